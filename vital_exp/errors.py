@@ -1,0 +1,32 @@
+"""The one exception a user sees: a mistake told in one line that names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+# Suggestions shown after "did you mean"; more than three read as noise.
+SUGGESTIONS = 3
+
+
+class UsageError(ValueError):
+    """A mistake in what the user asked for; the commands print it as one line and exit with code 2.
+
+    Args:
+        key: the configuration key (or Python argument) that holds the mistake, e.g. ``"model.name"``.
+        value: what it holds.
+        problem: what is wrong with it and what is allowed, without a final full stop.
+        options: every allowed value; the nearest to ``value`` are suggested.
+    """
+
+    def __init__(self, key: str, value: object, problem: str, options: Iterable[str] = ()) -> None:
+        self.key, self.value, self.problem = key, value, problem
+        near = nearest(str(value), options)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        super().__init__(f"{key}={value}: {problem}{hint}".replace("\n", " "))
+
+
+def nearest(value: str, options: Iterable[str], count: int = SUGGESTIONS) -> list[str]:
+    """Return up to ``count`` of ``options`` that are spelled most like ``value``, best first, ignoring case."""
+    by_lower = {option.lower(): option for option in options}
+    return [by_lower[match] for match in difflib.get_close_matches(value.lower(), by_lower, n=count, cutoff=0.5)]

@@ -1,0 +1,38 @@
+"""The unit of a network that a picture is made for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class Target:
+    """One unit: an output class, or a channel, a channel at one position, or a direction of a named layer.
+
+    Attributes:
+        kind: ``"class"``, ``"channel"``, ``"neuron"`` or ``"direction"``.
+        index: class, channel or direction number, from 0.
+        layer: module name of the layer; None for a class.
+        position: (row, column) in the layer's map, for a neuron.
+        variation: 1 for the first picture of the unit, 2, 3 ... for further ones.
+        label: a name for people ("golden retriever"); takes no part in equality.
+    """
+
+    kind: str
+    index: int
+    layer: str | None = None
+    position: tuple[int, int] | None = None
+    variation: int = 1
+    label: str = field(default="", compare=False)
+
+    @property
+    def name(self) -> str:
+        """A safe file name: class-207, channel-layer4.2-1935, neuron-layer4.2-1935-7-7, with _v2 for a variation."""
+        parts = [self.kind, *([self.layer] if self.layer else []), str(self.index), *map(str, self.position or ())]
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
+        return name if self.variation == 1 else f"{name}_v{self.variation}"
+
+    def labelled(self, label: str) -> Target:
+        """Return the same target with another label."""
+        return replace(self, label=label)
