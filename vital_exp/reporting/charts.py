@@ -1,0 +1,196 @@
+"""Loss curves of a run: streamed from history.csv, thinned to a few points, drawn as inline SVG."""
+
+from __future__ import annotations
+
+import csv
+import math
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+# Points kept of each curve, the last step among them: more than the chart has pixels to show.
+MAX_POINTS = 200
+# A linear axis hides whatever is this many times smaller than the largest value, so the axis turns logarithmic.
+LOG_RATIO = 20.0
+# Values further below the largest are cut off: a prior that vanishes must not squeeze the other terms.
+LOG_DECADES = 6.0
+# The sum of the terms, drawn in the colour of the text.
+TOTAL = "total"
+# Middle tones, told apart on white and on black, also by most colour-blind readers.
+TERM_COLOURS = ("#3f87d4", "#e0862a", "#2aa27a", "#c9559c", "#8d74dd", "#ab931c", "#d9544d", "#2aa3b8")
+
+# The drawing, in units of its viewBox (about one CSS pixel in a card).
+WIDTH, HEIGHT = 320.0, 132.0
+LEFT, RIGHT, TOP, BOTTOM = 38.0, 6.0, 8.0, 18.0
+
+Scale = Callable[[float], float]
+
+
+@dataclass
+class Curve:
+    """The loss terms of one target, thinned while they are read.
+
+    Attributes:
+        terms: names of the terms, in the order of the columns.
+        points: at most ``MAX_POINTS`` arrays (step, value of each term); NaN where the file has no number.
+    """
+
+    terms: tuple[str, ...]
+    points: list[array[float]] = field(default_factory=list)
+    _stride: int = 1
+    _seen: int = 0
+    _pending: tuple[float, Sequence[str]] | None = None
+
+    def add(self, step: float, cells: Sequence[str]) -> None:
+        """Take the next row; a step that was seen before (in a run that was continued) replaces what it redoes."""
+        if self._pending is not None and step <= self._pending[0]:
+            while self.points and self.points[-1][0] >= step:
+                self.points.pop()
+        self._pending = (step, cells)
+        if self._seen % self._stride == 0:
+            self._keep()
+        self._seen += 1
+
+    def _keep(self) -> None:
+        assert self._pending is not None
+        step, cells = self._pending
+        self.points.append(array("d", [step, *map(_number, cells)]))
+        if len(self.points) == MAX_POINTS:
+            del self.points[1::2]
+            self._stride *= 2
+
+    def close(self) -> None:
+        """Add the last row, if thinning has left it out."""
+        if self._pending is not None and (not self.points or self.points[-1][0] != self._pending[0]):
+            self._keep()
+
+    def series(self) -> dict[str, list[float]]:
+        """Return {term: values at ``points``} of the terms with at least one finite value."""
+        columns = {term: [point[1 + i] for point in self.points] for i, term in enumerate(self.terms)}
+        return {term: values for term, values in columns.items() if any(map(math.isfinite, values))}
+
+    def colour(self, term: str) -> str:
+        """Return the CSS colour of a term's line, the same in every chart of a run."""
+        if term == TOTAL or term not in self.terms:
+            return "currentColor"
+        return TERM_COLOURS[[t for t in self.terms if t != TOTAL].index(term) % len(TERM_COLOURS)]
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Return {target: curve} of a history.csv (columns target, step, then loss terms), thinned as it is read.
+
+    Rows that are cut short or have no number as step are passed over; a file without the two columns has no curves.
+    """
+    curves: dict[str, Curve] = {}
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = csv.reader(line.replace("\0", "") for line in file)
+        header = next(rows, [])
+        if header[:2] != ["target", "step"]:
+            return {}
+        terms = tuple(header[2:])
+        for row in rows:
+            if len(row) != len(header) or math.isnan(step := _number(row[1])):
+                continue
+            if row[0] not in curves:
+                curves[row[0]] = Curve(terms)
+            curves[row[0]].add(step, row[2:])
+    for curve in curves.values():
+        curve.close()
+    return curves
+
+
+def loss_chart(curve: Curve, title: str) -> str:
+    """Return the curve as one inline ``<svg>``, a line per term, described by ``title``; empty if nothing is finite.
+
+    The axis of the loss is logarithmic when all values are >= 0 and spread by more than ``LOG_RATIO``. The drawing has
+    no legend: ``Curve.colour`` gives the colours for one.
+    """
+    series = curve.series()
+    finite = [value for values in series.values() for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    y, ticks = _loss_axis(finite)
+    x = _linear(curve.points[0][0], curve.points[-1][0], LEFT, WIDTH - RIGHT)
+    steps = [x(point[0]) for point in curve.points]
+    # The total comes last, on top of the terms it sums.
+    order = sorted(series, key=lambda term: term == TOTAL)
+    lines = "".join(_line(steps, list(map(y, series[term])), curve.colour(term), term) for term in order)
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}" '
+        f'font-size="10" fill="currentColor">{_grid(y, ticks)}{_step_labels(curve)}'
+        f'<g fill="none" stroke-width="1.5" stroke-linejoin="round" stroke-linecap="round">{lines}</g></svg>'
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _linear(low: float, high: float, start: float, end: float) -> Scale:
+    span = (high - low) or 1.0
+    return lambda value: start + (end - start) * (value - low) / span
+
+
+def _loss_axis(values: list[float]) -> tuple[Scale, list[float]]:
+    """Return the scale from a loss to a height (NaN where there is none) and the values to mark."""
+    low, high = min(values), max(values)
+    positive = min((value for value in values if value > 0), default=high)
+    floor, ceiling = HEIGHT - BOTTOM, TOP
+    if low >= 0 and high / (positive or 1.0) > LOG_RATIO:
+        bottom = max(math.log10(positive), math.log10(high) - LOG_DECADES)
+        scale = _linear(bottom, math.log10(high), floor, ceiling)
+        return lambda v: scale(math.log10(v)) if v > 0 and math.log10(v) >= bottom else math.nan, _decades(bottom, high)
+    margin = 0.5 if high == low else 0.0
+    scale = _linear(low - margin, high + margin, floor, ceiling)
+    return lambda v: scale(v) if math.isfinite(v) else math.nan, _round_ticks(low - margin, high + margin)
+
+
+def _decades(bottom: float, high: float) -> list[float]:
+    """Return the powers of ten from 10**bottom to high, at most four of them."""
+    exponents = range(math.ceil(bottom), math.floor(math.log10(high)) + 1)
+    return [10.0**e for e in exponents[:: 1 + len(exponents) // 5]]
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """Return two to five round numbers between low and high."""
+    power = 10.0 ** math.floor(math.log10(high - low))
+    gap = next(power * m for m in (0.2, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0) if (high - low) / (power * m) <= 4)
+    return [gap * i for i in range(math.ceil(low / gap), math.floor(high / gap) + 1)]
+
+
+def _grid(y: Scale, ticks: list[float]) -> str:
+    rules = "".join(f'<path d="M{LEFT:.0f} {y(t):.1f}H{WIDTH - RIGHT:.0f}"/>' for t in ticks)
+    texts = "".join(f'<text x="{LEFT - 6:.0f}" y="{y(t) + 3.5:.1f}">{t:.3g}</text>' for t in ticks)
+    return (
+        f'<g stroke="currentColor" stroke-opacity=".14">{rules}</g><g text-anchor="end" fill-opacity=".62">{texts}</g>'
+    )
+
+
+def _step_labels(curve: Curve) -> str:
+    first, last = curve.points[0][0], curve.points[-1][0]
+    end = f'<text x="{WIDTH - RIGHT:.0f}" y="{HEIGHT - 5:.0f}" text-anchor="end">step {last:.0f}</text>'
+    start = f'<text x="{LEFT:.0f}" y="{HEIGHT - 5:.0f}">{first:.0f}</text>' if first != last else ""
+    return f'<g fill-opacity=".62">{start}{end}</g>'
+
+
+def _line(xs: list[float], ys: list[float], colour: str, term: str) -> str:
+    """Return one path, broken where a height is NaN; a point by itself becomes a dot of the line's width."""
+    data = "".join("M" + "L".join(run) + ("h0" if len(run) == 1 else "") for run in _runs(xs, ys))
+    return f'<path d="{data}" stroke="{colour}"><title>{escape(term)}</title></path>' if data else ""
+
+
+def _runs(xs: list[float], ys: list[float]) -> Iterator[list[str]]:
+    run: list[str] = []
+    for x, y in zip(xs, ys, strict=True):
+        if not math.isnan(y):
+            run.append(f"{x:.1f} {y:.1f}")
+        elif run:
+            yield run
+            run = []
+    if run:
+        yield run

@@ -1,0 +1,352 @@
+"""The gallery of a run folder: report.html, one file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from omegaconf import OmegaConf
+from PIL import Image
+
+from vital_exp.errors import UsageError
+from vital_exp.reporting.charts import TOTAL, Curve, loss_chart, read_curves
+
+# Bytes of pictures embedded as they are; a larger run is embedded as WebP, so that a browser still opens the page.
+EMBED_BYTES = 48_000_000
+# Quality (0-100) and longest side (pixels) of the WebP pictures: hardly told from the PNGs, at a sixth of their bytes.
+WEBP_QUALITY, WEBP_SIDE = 90, 512
+# Pictures up to this many pixels wide get narrower cards: enlarged less, they look less like mosaics.
+SMALL_SIDE = 96
+# The column of metrics.csv that says whether the judge recognised a picture.
+RECOGNISED = "top1"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture inside the page: a data: URI and its size in pixels."""
+
+    src: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss term of a target at its last step, and the colour of its line (empty if the chart has none)."""
+
+    name: str
+    value: object
+    colour: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page shows of one target."""
+
+    name: str
+    label: str
+    failed: bool
+    error: str
+    picture: Embedded | None
+    masked: Embedded | None
+    references: Embedded | None
+    recognised: bool | None
+    facts: list[tuple[str, object]]
+    terms: list[Term]
+    chart: Markup
+    sort: dict[str, float]
+
+
+@dataclass
+class Run:
+    """A run folder as it was read; what the folder does not hold is empty."""
+
+    folder: Path
+    results: list[dict[str, Any]]
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[str, dict[str, object]] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    config: str = ""
+    provenance: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def done(self) -> list[dict[str, Any]]:
+        """The targets with a picture."""
+        return [result for result in self.results if result.get("status") != "failed"]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all targets together."""
+        return sum(s for s in (_finite(result.get("seconds")) for result in self.results) if s is not None)
+
+    @property
+    def recognised(self) -> list[bool]:
+        """Of each finished target with a verdict, whether the judge recognised it."""
+        verdicts = (_verdict(self.scores.get(result["target"], {})) for result in self.done)
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def common(self, key: str) -> object:
+        """Return what all targets have recorded under ``key``, None if they differ: said once, not on every card."""
+        values = {repr(result.get(key)) for result in self.results}
+        return self.results[0].get(key) if len(values) == 1 else None
+
+
+def write_gallery(folder: Path) -> Path:
+    """Write ``folder/report.html`` from what the run folder holds and return its path.
+
+    Only results.jsonl is needed; every other part is shown if it is there. The page appears whole: it is written
+    beside its place and renamed. Nothing in it is fetched from anywhere.
+
+    Args:
+        folder: a run folder.
+
+    Raises:
+        UsageError: the folder has no results.jsonl.
+    """
+    run = read_run(Path(folder))
+    page = _environment().get_template("gallery.html")
+    config = _config_names(run.config)
+    chunks = page.generate(run=run, cards=_cards(run), count=len(run.results), small=_is_small(run), **config)
+    return _write_whole(run.folder / "report.html", chunks)
+
+
+def read_run(folder: Path) -> Run:
+    """Return what a run folder holds, but for the pictures; unreadable parts are left out and named in ``notes``.
+
+    Raises:
+        UsageError: the folder has no results.jsonl.
+    """
+    if not (folder / "results.jsonl").is_file():
+        raise UsageError("run", folder, "no results.jsonl there; a run folder holds one")
+    notes: list[str] = []
+    return Run(
+        folder=folder,
+        results=_read_results(folder / "results.jsonl", notes),
+        metrics=_read_metrics(folder / "metrics.json", notes),
+        scores=_read_scores(folder / "metrics.csv"),
+        curves=read_curves(folder / "history.csv") if (folder / "history.csv").is_file() else {},
+        config=_read_text(folder / ".hydra" / "config.yaml"),
+        provenance=_read_text(folder / "provenance.json"),
+        notes=notes,
+    )
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("vital_exp.reporting")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=format_number, duration=format_duration)
+    return environment
+
+
+def _write_whole(path: Path, chunks: Iterable[str]) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="replace") as file:
+            file.writelines(chunks)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+# Reading
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _read_results(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """Return one result per target, the last line of each, in the order of their first lines."""
+    results: dict[str, dict[str, Any]] = {}
+    lines = [line for line in _read_text(path).split("\n") if line.strip()]
+    broken = 0
+    for line in lines:
+        result = _json_object(line)
+        if "target" in result:
+            results[str(result["target"])] = {**result, "target": str(result["target"])}
+        else:
+            broken += 1
+    if broken:
+        notes.append(f"{broken} of {len(lines)} lines of {path.name} could not be read and are left out")
+    return list(results.values())
+
+
+def _read_metrics(path: Path, notes: list[str]) -> dict[str, dict[str, Any]]:
+    text = _read_text(path)
+    metrics = _json_object(text)
+    if text and not metrics:
+        notes.append(f"{path.name} could not be read and is left out")
+    return {name: entry if isinstance(entry, dict) else {"value": entry} for name, entry in metrics.items()}
+
+
+def _read_scores(path: Path) -> dict[str, dict[str, object]]:
+    """Return {target: {column: number or text}} of metrics.csv, without empty cells."""
+    rows = csv.DictReader(io.StringIO(_read_text(path).replace("\0", "")), restkey="", restval="")
+    return {
+        row["target"]: {key: _parse(cell) for key, cell in row.items() if key and key != "target" and cell}
+        for row in rows
+        if row.get("target")
+    }
+
+
+def _config_names(config: str) -> dict[str, str]:
+    """Return the names of the model and of the method in a composed configuration; empty where it has none."""
+    try:
+        tree = OmegaConf.to_container(OmegaConf.create(config), resolve=False)
+    except Exception:  # any mistake in a file that people may edit: the page can do without its title
+        tree = None
+    groups = tree if isinstance(tree, dict) else {}
+    model, method = (groups.get(key) for key in ("model", "method"))
+    model, method = (group if isinstance(group, dict) else {"name": group} for group in (model, method))
+    return {"model": str(model.get("name") or model.get("factory") or ""), "method": str(method.get("name") or "")}
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _parse(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _finite(value: object) -> float | None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if number else None  # type: ignore[arg-type]
+
+
+def _verdict(scores: dict[str, object]) -> bool | None:
+    value = _finite(scores.get(RECOGNISED))
+    return None if value is None else value >= 0.5
+
+
+# Cards
+
+
+def _cards(run: Run) -> Iterator[Card]:
+    """Yield the cards one by one: the page is written while they are made, so few pictures are held at a time."""
+    compress = sum(path.stat().st_size for path in (run.folder / "images").glob("*.png")) > EMBED_BYTES
+    for result in run.results:
+        yield _card(run, result, compress)
+
+
+def _is_small(run: Run) -> bool:
+    """Return whether the run's first picture is a small one."""
+    pictures = (_embed(run.folder / "images", f"{result['target']}.png", False) for result in run.done)
+    first = next((picture for picture in pictures if picture), None)
+    return first is not None and first.width <= SMALL_SIDE
+
+
+def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
+    name = result["target"]
+    failed = result.get("status") == "failed"
+    scores = run.scores.get(name, {})
+    terms = _terms(result, run.curves.get(name))
+    total = next((term.value for term in terms if term.name == TOTAL), None)
+    keys = {"activation": result.get("activation"), "loss": total, "seconds": result.get("seconds")}
+    return Card(
+        name=name,
+        label=str(result.get("label") or name),
+        failed=failed,
+        error=str(result.get("error") or "no reason was recorded") if failed else "",
+        picture=None if failed else _embed(run.folder / "images", f"{name}.png", compress),
+        masked=None if failed else _embed(run.folder / "images", f"{name}_masked.png", compress),
+        references=_embed(run.folder / "references", f"{name}.jpg", False),
+        recognised=None if failed else _verdict(scores),
+        facts=_facts(run, result) + [(key, value) for key, value in scores.items() if key != RECOGNISED],
+        terms=terms,
+        chart=_chart(run.curves.get(name), str(result.get("label") or name)),
+        sort={key: number for key, value in keys.items() if (number := _finite(value)) is not None},
+    )
+
+
+def _embed(folder: Path, name: str, compress: bool) -> Embedded | None:
+    """Return a picture of the run folder, or None if it is not there, not a picture, or not a plain file name."""
+    path = folder / name
+    if path.name != name or not path.is_file():
+        return None
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            size, mime = image.size, Image.MIME[image.format or "PNG"]
+            data, mime = (_webp(image), "image/webp") if compress else (path.read_bytes(), mime)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return Embedded(f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}", *size)
+
+
+def _webp(image: Image.Image) -> bytes:
+    picture = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+    picture.thumbnail((WEBP_SIDE, WEBP_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
+    return buffer.getvalue()
+
+
+def _facts(run: Run, result: dict[str, Any]) -> list[tuple[str, object]]:
+    """Return the numbers under a picture; those that were not recorded, or are told for all at once, are left out."""
+    facts = [(key, result.get(key)) for key in ("activation", "steps", "seed") if run.common(key) is None]
+    seconds = _finite(result.get("seconds"))
+    facts.append(("time", None if seconds is None else format_duration(seconds)))
+    return [(key, value) for key, value in facts if value is not None]
+
+
+def _terms(result: dict[str, Any], curve: Curve | None) -> list[Term]:
+    """Return the recorded loss terms, else the last ones of the curve; the total comes last."""
+    last = {term: values[-1] for term, values in curve.series().items()} if curve else {}
+    recorded = result.get("loss")
+    values: dict[str, object] = {**last, **recorded} if isinstance(recorded, dict) else dict(last)
+    names = sorted(values, key=lambda term: term == TOTAL)
+    return [Term(name, values[name], curve.colour(name) if curve and name in last else "") for name in names]
+
+
+def _chart(curve: Curve | None, label: str) -> Markup:
+    if curve is None or not curve.points:
+        return Markup("")
+    # The chart escapes what it takes from files itself.
+    return Markup(loss_chart(curve, f"Loss of {label} over {curve.points[-1][0]:.0f} steps"))
+
+
+# Words
+
+
+def format_number(value: object) -> str:
+    """Return a number as a person reads it: three digits, a true minus, a dash for none; text stays as it is."""
+    if value is None:
+        return "–"
+    if isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int) or value == 0 or not math.isfinite(value):
+        text = f"{value:.0f}"
+    elif abs(value) >= 1000:
+        text = f"{value:,.0f}".replace(",", "\u202f") if abs(value) < 1e7 else f"{value:.2e}"
+    else:
+        text = f"{value:#.3g}" if abs(value) >= 1e-3 else f"{value:.1e}"
+    return text.rstrip(".").replace("-", "−")
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds as 4.2 s, 3 min 20 s or 2 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
