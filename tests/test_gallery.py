@@ -165,6 +165,16 @@ def test_only_results_are_needed(tmp_path: Path) -> None:
     assert Page(write_gallery(tmp_path)).all("li", class_="card") == []
 
 
+def test_steps_and_seed_are_told_once_unless_they_differ(tmp_path: Path) -> None:
+    lines = [json.dumps(result("class-1", steps=40)), json.dumps(result("class-2", steps=50))]
+    (tmp_path / "results.jsonl").write_text(lines[0] + "\n")
+    page = Page(write_gallery(tmp_path))
+    assert "40 steps, seed 0" in page.texts["header"]
+    assert page.texts["dt"] == "activationtime"
+    (tmp_path / "results.jsonl").write_text("\n".join(lines))
+    assert Page(write_gallery(tmp_path)).texts["dt"] == "activationstepstime" * 2
+
+
 def test_a_folder_without_results_is_a_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"results\.jsonl"):
         write_gallery(tmp_path)

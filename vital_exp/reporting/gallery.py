@@ -304,7 +304,8 @@ def _webp(image: Image.Image) -> bytes:
 
 def _facts(run: Run, result: dict[str, Any]) -> list[tuple[str, object]]:
     """Return the numbers under a picture; those that were not recorded, or are told for all at once, are left out."""
-    facts = [(key, result.get(key)) for key in ("activation", "steps", "seed") if run.common(key) is None]
+    facts = [("activation", result.get("activation"))]
+    facts += [(key, result.get(key)) for key in ("steps", "seed") if run.common(key) is None]
     seconds = _finite(result.get("seconds"))
     facts.append(("time", None if seconds is None else format_duration(seconds)))
     return [(key, value) for key, value in facts if value is not None]
