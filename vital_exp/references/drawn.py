@@ -1,0 +1,456 @@
+"""A small image set drawn by code: ten classes of coloured shapes on textured grounds, as many images as wanted.
+
+Each class has its typical palette, ground and pose, as things in photographs have theirs. In the control set
+(``palettes="swapped"``) every image takes the palette and the ground of another class, so that only shape tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageColor, ImageDraw
+from torch import Tensor
+from torch.nn import functional
+
+from vital_exp.errors import UsageError
+from vital_exp.targets.unit import Target
+
+Array = NDArray[np.float32]
+Colour = tuple[int, int, int]
+Part = tuple[Array, str]  # outline (K, 2) in [-1, 1] with y downwards, and the role of its colour
+Texture = Callable[[np.random.Generator], Array]  # a stream -> the share of the second ground colour (64, 64) in [0, 1]
+
+SIZE = 64  # pixels; enough for a person to name the shape, small enough for a CPU
+CANVAS = 3 * SIZE  # shapes are drawn at three times the size and averaged down, for smooth edges
+PALETTES = ("typical", "swapped")
+REVISION = 1  # raise it whenever any pixel changes: fingerprints, and so cached statistics, depend on it
+
+RADIUS = (0.27, 0.34)  # half the object's extent, as a share of the image's side: 54 to 68 % across
+SHIFT = 0.06  # the object's centre, at most this far from the image's, as a share of the side
+STRETCH = 0.08  # width against height, at most this far from 1 either way
+COLOUR_JITTER = 14.0  # standard deviation of a palette colour, in 1/255
+LIGHT_GAIN = 0.10  # overall brightness, at most this far from 1
+LIGHT_SLOPE = 0.16  # the light falls off by at most this much from one border to the other
+NOISE = (0.005, 0.03)  # standard deviation of the sensor's noise
+SHADOW_OFFSET = (0.03, 0.04)  # the cast shadow lies to the lower right, as a share of the side
+SHADOW_TONE = 0.62  # the shadow's colour: the ground's mean, darkened
+DARK_TONE = 0.72  # a role "dark x" is the colour of x, darkened
+
+_ROWS, _COLUMNS = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / np.float32(SIZE)
+
+
+# --- outlines -------------------------------------------------------------------------------------------------------
+
+
+def _points(*pairs: tuple[float, float]) -> Array:
+    return np.array(pairs, dtype=np.float32)
+
+
+def _arc(x: float, y: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0, count: int = 28) -> Array:
+    """Points on an ellipse's arc, in degrees clockwise from the right, as (count, 2)."""
+    angle = np.radians(np.linspace(start, stop, count, dtype=np.float32))
+    return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1).astype(np.float32)
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> Array:
+    return _points((left, top), (right, top), (right, bottom), (left, bottom))
+
+
+def _between(outer: Array, inner: Array) -> Array:
+    """The area between two arcs or two closed curves, as one outline."""
+    return np.concatenate([outer, inner[::-1]])
+
+
+def _star() -> list[Part]:
+    angle = np.radians(np.arange(10, dtype=np.float32) * 36.0 - 90.0)
+    radius = np.where(np.arange(10) % 2 == 0, 1.08, 0.47)
+    outline = np.stack([radius * np.cos(angle), radius * np.sin(angle) + 0.08], axis=1).astype(np.float32)
+    facets = [np.stack([outline[i], outline[(i + 1) % 10], _points((0, 0.08))[0]]) for i in range(0, 10, 2)]
+    return [(outline, "main"), *((facet, "dark main") for facet in facets)]
+
+
+def _heart() -> list[Part]:
+    t = np.linspace(0, 2 * math.pi, 40, dtype=np.float32)
+    x = 16 * np.sin(t) ** 3
+    y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t))
+    outline = np.stack([x / 16.5, (y - 2.5) / 15.5], axis=1).astype(np.float32)
+    return [
+        (outline, "dark main"),
+        (outline * 0.84 - _points((0, 0.02)), "main"),
+        (_arc(-0.42, -0.42, 0.2, 0.15), "second"),
+    ]
+
+
+def _fish() -> list[Part]:
+    body = _between(_arc(-0.2, 0.42, 0.82, 0.98, 200, 340), _arc(-0.2, -0.42, 0.82, 0.98, 160, 20))
+    tail = _points((0.42, 0), (1.08, -0.58), (0.88, 0), (1.08, 0.58))
+    return [
+        (tail, "dark main"),
+        (_points((-0.35, -0.5), (0.1, -0.86), (0.3, -0.38)), "dark main"),
+        (body, "main"),
+        (_box(-0.28, -0.53, -0.02, 0.53), "second"),
+        (_box(0.26, -0.36, 0.42, 0.36), "second"),
+        (_arc(-0.62, -0.12, 0.13, 0.13, count=14), "second"),
+        (_arc(-0.64, -0.12, 0.075, 0.075, count=12), "accent"),
+    ]
+
+
+def _tree() -> list[Part]:
+    tiers = [(0.5, -1.1, -0.42), (0.68, -0.72, 0.08), (0.86, -0.28, 0.66)]
+    parts: list[Part] = [(_box(-0.15, 0.6, 0.15, 1.08), "second")]
+    for width, top, bottom in reversed(tiers):
+        parts.append((_points((0, top), (width, bottom), (-width, bottom)), "main"))
+        parts.append((_points((0, top), (width, bottom), (0.18, bottom)), "dark main"))
+    return parts
+
+
+def _house() -> list[Part]:
+    return [
+        (_box(0.4, -0.98, 0.64, -0.3), "dark main"),
+        (_box(-0.78, -0.2, 0.78, 0.98), "second"),
+        (_points((0, -1.0), (1.06, -0.08), (-1.06, -0.08)), "main"),
+        (_box(-0.14, 0.3, 0.24, 0.98), "accent"),
+        (_box(-0.62, 0.16, -0.28, 0.5), "accent"),
+        (_box(0.38, 0.16, 0.66, 0.5), "accent"),
+    ]
+
+
+def _mushroom() -> list[Part]:
+    cap = np.concatenate([_arc(0, 0.06, 1.04, 1.04, 180, 360), _arc(0, 0.06, 1.04, 0.2, 0, 180)])
+    stem = _points((-0.26, 0.0), (0.26, 0.0), (0.36, 0.94), (0.2, 1.04), (-0.2, 1.04), (-0.36, 0.94))
+    spots = [(-0.5, -0.34, 0.2), (0.1, -0.62, 0.22), (0.6, -0.24, 0.17), (0.06, -0.1, 0.15), (-0.76, 0.02, 0.1)]
+    return [
+        (stem, "second"),
+        (_box(-0.26, 0.1, 0.28, 0.36), "dark second"),
+        (cap, "main"),
+        *((_arc(x, y, r, 0.9 * r, count=16), "second") for x, y, r in spots),
+    ]
+
+
+def _moon() -> list[Part]:
+    outline = _between(_arc(0.1, 0, 1.02, 1.02, 52, 308, 36), _arc(0.5, 0, 0.82, 0.82, 79, 281, 30))
+    craters = [(-0.62, -0.12, 0.12), (-0.44, 0.44, 0.15), (-0.34, -0.56, 0.1)]
+    return [(outline, "main"), *((_arc(x, y, r, r, count=14), "dark main") for x, y, r in craters)]
+
+
+def _mug() -> list[Part]:
+    handle = _between(_arc(0.48, 0.12, 0.6, 0.56, -90, 90, 18), _arc(0.48, 0.12, 0.36, 0.32, -90, 90, 18))
+    body = np.concatenate([_arc(-0.2, -0.7, 0.78, 0.2, 180, 360), _arc(-0.2, 0.82, 0.7, 0.2, 0, 180)])
+    return [
+        (handle, "dark main"),
+        (body, "main"),
+        (_arc(-0.2, -0.7, 0.78, 0.2), "second"),
+        (_arc(-0.2, -0.67, 0.66, 0.14), "accent"),
+        (_box(-0.96, 0.02, 0.55, 0.34), "second"),
+    ]
+
+
+def _flower() -> list[Part]:
+    angles = np.radians(np.arange(6) * 60.0 + 30.0)
+    petals: list[Part] = [(_arc(0.64 * math.cos(a), 0.64 * math.sin(a), 0.41, 0.41, count=20), "main") for a in angles]
+    veins: list[Part] = [(_arc(0.5 * math.cos(a), 0.5 * math.sin(a), 0.2, 0.2, count=14), "dark main") for a in angles]
+    return [
+        *petals,
+        *veins,
+        (_arc(0, 0, 0.36, 0.36, count=24), "second"),
+        (_arc(0, 0, 0.2, 0.2, count=16), "dark second"),
+    ]
+
+
+def _doughnut() -> list[Part]:
+    t = np.linspace(0, 2 * math.pi, 49, dtype=np.float32)
+    wave = (0.87 + 0.05 * np.sin(7 * t))[:, None]
+    icing = _between((_arc(0, 0, 1, 1, count=49) * wave).astype(np.float32), _arc(0, 0, 0.42, 0.42, count=24))
+    sprinkles: list[Part] = []
+    for i, radius in enumerate((0.58, 0.72, 0.56, 0.7, 0.6, 0.72, 0.57, 0.7, 0.6)):
+        a, turn = math.radians(40 * i), 1.9 * i
+        along, across = np.array([math.cos(turn), math.sin(turn)]), np.array([-math.sin(turn), math.cos(turn)])
+        corners = [s * 0.11 * along + u * 0.042 * across for s, u in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+        bar = np.stack(corners) + radius * np.array([math.cos(a), math.sin(a)])
+        sprinkles.append((bar.astype(np.float32), "accent"))
+    return [
+        (_between(_arc(0, 0, 1.0, 1.0, count=40), _arc(0, 0, 0.34, 0.34, count=24)), "second"),
+        (icing, "main"),
+        *sprinkles,
+    ]
+
+
+# --- grounds --------------------------------------------------------------------------------------------------------
+
+
+def _clouds(stream: np.random.Generator, cells: int) -> Array:
+    """Smooth noise of ``cells`` by ``cells`` blobs, (64, 64) in [0, 1]."""
+    grid = Image.fromarray(stream.random((cells, cells), dtype=np.float32))
+    return np.clip(np.asarray(grid.resize((SIZE, SIZE), Image.Resampling.BICUBIC)), 0, 1)
+
+
+def _wave(phase: Array, sharpness: float = 2.0) -> Array:
+    """Bands of the two colours, one pair for each unit of ``phase``, with soft borders."""
+    return np.clip(0.5 + sharpness * np.sin(2 * math.pi * phase), 0, 1)
+
+
+def _checker(stream: np.random.Generator) -> Array:
+    cells = stream.uniform(3.6, 4.6)
+    dx, dy = stream.random(2, dtype=np.float32)
+    along = np.sin(math.pi * (cells * _COLUMNS + dx)) * np.sin(math.pi * (cells * _ROWS + dy))
+    return np.clip(0.5 + 6 * along, 0, 1)
+
+
+def _stripes(stream: np.random.Generator) -> Array:
+    count, slope = stream.uniform(5, 6.5), stream.uniform(0.8, 1.2)
+    return _wave(count * (_COLUMNS + slope * _ROWS) / 1.5 + stream.random(dtype=np.float32), 3)
+
+
+def _water(stream: np.random.Generator) -> Array:
+    ripple = 0.22 * np.sin(2 * math.pi * (stream.uniform(2, 3) * _COLUMNS + stream.random(dtype=np.float32)))
+    return _wave(stream.uniform(5, 6.5) * _ROWS + ripple + stream.random(dtype=np.float32), 0.7)
+
+
+def _snow(stream: np.random.Generator) -> Array:
+    flakes = (stream.random((SIZE, SIZE), dtype=np.float32) > 0.93).astype(np.float32)
+    return np.clip(0.25 + 0.45 * _ROWS + 0.25 * _clouds(stream, 5) + 0.6 * flakes, 0, 1)
+
+
+def _meadow(stream: np.random.Generator) -> Array:
+    horizon = stream.uniform(0.62, 0.74) + 0.03 * np.sin(2 * math.pi * (_COLUMNS + stream.random(dtype=np.float32)))
+    land = np.clip((_ROWS - horizon) * 20, 0, 1)
+    return np.clip(land * (0.8 + 0.3 * _clouds(stream, 16)) + 0.12 * (1 - land) * _clouds(stream, 4), 0, 1)
+
+
+def _soil(stream: np.random.Generator) -> Array:
+    return np.clip(2.2 * _clouds(stream, 11) - 0.6, 0, 1)
+
+
+def _dusk(stream: np.random.Generator) -> Array:
+    stars = (stream.random((SIZE, SIZE), dtype=np.float32) > 0.988).astype(np.float32)
+    return np.clip(stream.uniform(0.75, 0.95) * _ROWS + 0.15 * _clouds(stream, 4) + 0.9 * stars, 0, 1)
+
+
+def _wood(stream: np.random.Generator) -> Array:
+    grain = 0.5 * _clouds(stream, 4)
+    planks = np.abs((stream.uniform(2.6, 3.4) * _ROWS + stream.random(dtype=np.float32)) % 1 - 0.5) > 0.46
+    return np.clip(0.75 * _wave(7 * _ROWS + grain * 2, 0.5) + 0.7 * planks, 0, 1)
+
+
+def _grass(stream: np.random.Generator) -> Array:
+    blades = stream.random((1, SIZE), dtype=np.float32) * 0.5 + 0.5 * _clouds(stream, 22)
+    return np.clip(1.7 * blades - 0.35, 0, 1)
+
+
+def _dots(stream: np.random.Generator) -> Array:
+    count, (dx, dy) = stream.uniform(4.2, 5.2), stream.random(2, dtype=np.float32)
+    bump = np.cos(2 * math.pi * (count * _COLUMNS + dx)) + np.cos(2 * math.pi * (count * _ROWS + dy))
+    return np.clip(3 * (bump - 0.75), 0, 1)
+
+
+# --- the ten classes ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours of the shape by role and the two tones of the ground, each "#rrggbb"."""
+
+    main: str
+    second: str
+    accent: str
+    ground: str
+    other_ground: str
+
+
+@dataclass(frozen=True)
+class DrawnClass:
+    """One class: its shape, and the pose, palette and ground it typically has."""
+
+    name: str
+    outline: Callable[[], list[Part]]
+    tilt: float  # degrees either way
+    palette: Palette
+    texture: Texture
+
+
+CLASSES = (
+    DrawnClass("star", _star, 10, Palette("#ffce2e", "#fff0aa", "#c86e14", "#18265c", "#304a96"), _checker),
+    DrawnClass("heart", _heart, 8, Palette("#e01a3e", "#ffced6", "#780a28", "#fff0e2", "#f7c6cc"), _stripes),
+    DrawnClass("fish", _fish, 9, Palette("#fa7e1c", "#fff8ec", "#181824", "#187abc", "#56bee2"), _water),
+    DrawnClass("tree", _tree, 4, Palette("#187446", "#684228", "#dc3c32", "#accae6", "#f4f8fc"), _snow),
+    DrawnClass("house", _house, 3, Palette("#b03a2a", "#faeece", "#465482", "#96cef6", "#68b042"), _meadow),
+    DrawnClass("mushroom", _mushroom, 8, Palette("#d0241e", "#faf0dc", "#5a3c28", "#26341a", "#5e5c2c"), _soil),
+    DrawnClass("moon", _moon, 12, Palette("#faf4cc", "#d6cea8", "#a09678", "#2a1454", "#c468b0"), _dusk),
+    DrawnClass("mug", _mug, 4, Palette("#16a09e", "#e8faf4", "#46281c", "#d8a262", "#a66e3a"), _wood),
+    DrawnClass("flower", _flower, 30, Palette("#faf8fc", "#fcc41a", "#e68214", "#287a24", "#84c442"), _grass),
+    DrawnClass("doughnut", _doughnut, 180, Palette("#f06eaa", "#c48446", "#fffcc8", "#a8e2cc", "#f0fcf6"), _dots),
+)
+
+CLASS_NAMES: tuple[str, ...] = tuple(drawn.name for drawn in CLASSES)
+_RGB = {c.palette: {role: ImageColor.getrgb(tone) for role, tone in asdict(c.palette).items()} for c in CLASSES}
+_OUTLINES = tuple(tuple(drawn.outline()) for drawn in CLASSES)
+
+
+# --- drawing --------------------------------------------------------------------------------------------------------
+
+
+def draw(class_index: int, number: int, seed: int, palettes: str = "typical") -> Tensor:
+    """Draw one image, a function of its arguments alone.
+
+    Args:
+        class_index: 0 to 9, the position in ``CLASS_NAMES``.
+        number: which image of the class, from 0.
+        seed: which set, from 0.
+        palettes: ``"typical"``, or ``"swapped"`` for the colours and the ground of another class, drawn at random; the
+            shape's pose stays that of the typical image.
+
+    Returns:
+        (3, 64, 64) float32 RGB in [0, 1].
+
+    Raises:
+        UsageError: for a class, number, seed or palettes out of range.
+    """
+    _check(class_index, number, seed, palettes)
+    dress = CLASSES[_dress(class_index, number, seed, palettes)]
+    stream = np.random.default_rng([seed, class_index, number])
+    colours = _jittered(dress.palette, stream)
+    placement = _placement(CLASSES[class_index].tilt, stream)
+    shares = dress.texture(stream)[..., None]  # (64, 64, 1)
+    ground = colours["ground"] + (colours["other_ground"] - colours["ground"]) * shares  # (64, 64, 3) in 1/255
+    image = _paint(_OUTLINES[class_index], placement, colours, ground) / np.float32(255)
+    return torch.from_numpy(np.ascontiguousarray(_lit(image, stream).transpose(2, 0, 1)))
+
+
+def draw_set(count_per_class: int, seed: int, palettes: str = "typical") -> tuple[Tensor, Tensor]:
+    """Draw ``count_per_class`` images of every class.
+
+    Returns:
+        Images (10 * count_per_class, 3, 64, 64) float32 RGB in [0, 1], the classes one after the other, and their
+        labels (10 * count_per_class,) int64.
+    """
+    if count_per_class < 1:
+        raise UsageError("count_per_class", count_per_class, "must be at least 1")
+    images = [draw(c, n, seed, palettes) for c in range(len(CLASSES)) for n in range(count_per_class)]
+    return torch.stack(images), torch.arange(len(CLASSES)).repeat_interleave(count_per_class)
+
+
+def _check(class_index: int, number: int, seed: int, palettes: str) -> None:
+    if not 0 <= class_index < len(CLASSES):
+        raise UsageError("class_index", class_index, f"the drawn classes are 0 to {len(CLASSES) - 1}")
+    if number < 0:
+        raise UsageError("number", number, "must be at least 0")
+    if seed < 0:
+        raise UsageError("seed", seed, "must be at least 0")
+    if palettes not in PALETTES:
+        raise UsageError("palettes", palettes, f"must be one of {', '.join(PALETTES)}", PALETTES)
+
+
+def _dress(class_index: int, number: int, seed: int, palettes: str) -> int:
+    """The class that lends palette and ground: the own one, or any other, by a stream of its own."""
+    if palettes == "typical":
+        return class_index
+    other = np.random.default_rng([seed, class_index, number, 1]).integers(1, len(CLASSES))
+    return (class_index + int(other)) % len(CLASSES)
+
+
+def _jittered(palette: Palette, stream: np.random.Generator) -> dict[str, Array]:
+    """The palette's colours by role, each moved a little, (3,) in 0 to 255."""
+    roles = tuple(_RGB[palette])
+    base = np.array(tuple(_RGB[palette].values()), dtype=np.float32)
+    base = base + COLOUR_JITTER * stream.standard_normal((len(roles), 3), dtype=np.float32)
+    colours = dict(zip(roles, np.clip(base, 0, 255), strict=True))
+    return colours | {f"dark {role}": DARK_TONE * colours[role] for role in roles[:3]}
+
+
+def _placement(tilt: float, stream: np.random.Generator) -> Array:
+    """The map from outline to canvas pixels as (3, 2): two rows of turn and scale, one of shift."""
+    angle = math.radians(stream.uniform(-tilt, tilt))
+    radius = stream.uniform(*RADIUS) * CANVAS
+    wide, high = radius * (1 + stream.uniform(-STRETCH, STRETCH)), radius * (1 + stream.uniform(-STRETCH, STRETCH))
+    x, y = CANVAS * (0.5 + stream.uniform(-SHIFT, SHIFT, 2))
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.array([[wide * cos, wide * sin], [-high * sin, high * cos], [x, y]], dtype=np.float32)
+
+
+def _paint(outlines: tuple[Part, ...], placement: Array, colours: dict[str, Array], ground: Array) -> Array:
+    """The shape and its shadow on the ground, (64, 64, 3) in 0 to 255."""
+    canvas = Image.fromarray(ground.astype(np.uint8)).resize((CANVAS, CANVAS), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(canvas)
+    placed = [((points @ placement[:2] + placement[2]), role) for points, role in outlines]
+    shadow = _ink(SHADOW_TONE * ground.mean(axis=(0, 1)))
+    offset = CANVAS * np.array(SHADOW_OFFSET, dtype=np.float32)
+    for points, _ in placed:
+        pen.polygon((points + offset).ravel().tolist(), fill=shadow)
+    for points, role in placed:
+        pen.polygon(points.ravel().tolist(), fill=_ink(colours[role]))
+    return np.asarray(canvas.reduce(CANVAS // SIZE), dtype=np.float32)
+
+
+def _ink(colour: Array) -> Colour:
+    red, green, blue = colour.tolist()
+    return int(red), int(green), int(blue)
+
+
+def _lit(image: Array, stream: np.random.Generator) -> Array:
+    """The image under light that falls off to one side, with the sensor's noise, clipped to [0, 1]."""
+    angle, gain = stream.uniform(0, 2 * math.pi), 1 + stream.uniform(-LIGHT_GAIN, LIGHT_GAIN)
+    slope = stream.uniform(0, LIGHT_SLOPE)
+    light = gain + slope * (math.cos(angle) * (_COLUMNS - 0.5) + math.sin(angle) * (_ROWS - 0.5))
+    noise = stream.standard_normal(image.shape, dtype=np.float32) * np.float32(stream.uniform(*NOISE))
+    return np.clip(image * light[..., None].astype(np.float32) + noise, 0, 1)
+
+
+# --- as references --------------------------------------------------------------------------------------------------
+
+
+class DrawnReferences:
+    """The drawn set as reference images: those of a class for a class, a mixture of all classes for a hidden unit.
+
+    Args:
+        count: images for a target, at least 1.
+        seed: which set is drawn, at least 0.
+        size: side in pixels; None keeps 64, another size is resized (bilinear, antialiased).
+
+    Raises:
+        UsageError: for a count, seed or size out of range.
+    """
+
+    def __init__(self, count: int = 50, seed: int = 0, size: int | None = None) -> None:
+        for key, value, least in (("count", count, 1), ("seed", seed, 0), ("size", SIZE if size is None else size, 1)):
+            if value < least:
+                raise UsageError(f"references.{key}", value, f"must be at least {least}")
+        self.count, self.seed, self.size = count, seed, SIZE if size is None else size
+
+    def images(self, target: Target) -> Iterator[Tensor]:
+        """Yield ``count`` images, each (3, size, size) float32 RGB in [0, 1].
+
+        Raises:
+            UsageError: when the target is a class the set does not have.
+        """
+        self._check_class(target)
+        for number in range(self.count):
+            own = target.index if target.kind == "class" else number % len(CLASSES)
+            yield self._resized(draw(own, number, self.seed))
+
+    def fingerprint(self, target: Target) -> str:
+        """Return a hexadecimal hash of all that the target's images depend on; the same for every hidden unit."""
+        self._check_class(target)
+        own = CLASS_NAMES[target.index] if target.kind == "class" else "mixture"
+        return hashlib.sha256(f"drawn-{REVISION}/{own}/{self.count}/{self.seed}/{self.size}".encode()).hexdigest()
+
+    def class_indices(self) -> list[int]:
+        """Return the ten classes."""
+        return list(range(len(CLASSES)))
+
+    def _check_class(self, target: Target) -> None:
+        if target.kind == "class" and not 0 <= target.index < len(CLASSES):
+            raise UsageError("target.index", target.index, f"the drawn set has the classes 0 to {len(CLASSES) - 1}")
+
+    def _resized(self, image: Tensor) -> Tensor:
+        if self.size == SIZE:
+            return image
+        side = (self.size, self.size)
+        return functional.interpolate(image[None], side, mode="bilinear", antialias=True, align_corners=False)[0].clamp(
+            0, 1
+        )
