@@ -1,0 +1,161 @@
+"""Image files of every kind to RGB tensors as the network expects them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+_ORIENTATION = 0x0112  # EXIF tag
+# What undoes each EXIF orientation (EXIF 2.32, 4.6.4).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BYTE, _WORD, _LONG = 255, 65535, 2**31 - 1  # largest grey value of 8, 16 and (signed) 32 bits
+# A strip more elongated than this is cut to its middle first: at 1 x 10000 px the resized whole would take gigabytes.
+LONGEST_RATIO = 64
+
+
+class CorruptImageError(ValueError):
+    """A file that is no readable image; ``path`` is the file, ``reason`` one line that says why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"{printable(path)}: {reason}")
+
+
+def printable(name: str | Path) -> str:
+    """Return a file name as one line that any UTF-8 terminal or log can take: odd signs are escaped."""
+    text = str(name).encode("utf-8", "backslashreplace").decode()
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def load_rgb(path: str | Path) -> Image.Image:
+    """Return an image file as an upright 8-bit RGB picture.
+
+    EXIF orientation is applied; grey (1, 8, 16 bit), palette, CMYK and the rest are converted; transparent images lie
+    on white; of an animation it is the first frame.
+
+    Raises:
+        CorruptImageError: the file is missing, truncated, no image, or larger than Pillow's limit against
+            decompression bombs.
+    """
+    path = Path(path)
+    try:
+        # Pillow's warnings of odd metadata do not touch the pixels; that of a bomb comes before the memory is taken.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                if 0 in image.size:
+                    raise ValueError("it has no pixels")
+                return _to_rgb(_upright(image))
+    except Exception as error:  # decoders raise whatever a broken file leads them to (struct.error, SyntaxError, ...)
+        reason = str(error).replace(str(path), "the file") or type(error).__name__
+        raise CorruptImageError(path, printable(reason)) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image turned as its EXIF orientation says; unreadable EXIF counts as none."""
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # the pixels are sound: broken metadata is no reason to lose the image
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return any mode of Pillow as RGB, over white where it is transparent."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _deep_grey(np.asarray(image)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        opaque = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_grey(values: np.ndarray) -> Image.Image:
+    """Return grey values (H, W) of 16 or 32 bits, or floats in [0, 1] or [0, 255], as an 8-bit picture."""
+    grey = np.nan_to_num(values.astype(np.float32))
+    whites = (1, _BYTE) if values.dtype.kind == "f" else (_WORD, _LONG)
+    white = whites[0] if grey.max() <= whites[0] else whites[1]
+    return Image.fromarray(np.rint(grey * (_BYTE / white)).clip(0, _BYTE).astype(np.uint8))
+
+
+def fit(
+    image: Image.Image, size: int | tuple[int, int], resize: int | None = None, interpolation: str = "bilinear"
+) -> Tensor:
+    """Return an RGB picture at the network's input size: resized with antialiasing, cropped to its middle.
+
+    Equal to torchvision's Resize(resize), CenterCrop(size), ToTensor on the same picture.
+
+    Args:
+        image: in mode RGB.
+        size: the side, or (height, width), in px.
+        resize: what the shorter side becomes before the crop, in px; what the crop lacks is padded with black.
+            None: the smallest picture that covers the crop (for a square: shorter side = size).
+        interpolation: one of INTERPOLATIONS.
+
+    Returns:
+        float32 (3, height, width), RGB in [0, 1].
+
+    Raises:
+        UsageError: unknown interpolation.
+    """
+    if interpolation not in INTERPOLATIONS:
+        allowed = f"is unknown; one of {', '.join(INTERPOLATIONS)}"
+        raise UsageError("references.interpolation", interpolation, allowed, INTERPOLATIONS)
+    height, width = (size, size) if isinstance(size, int) else size
+    image = _without_far_ends(image)
+    scaled = image.resize(_scaled_size(image, height, width, resize), INTERPOLATIONS[interpolation])
+    pixels = np.asarray(_centre_crop(scaled, height, width))  # (H, W, 3)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous().to(torch.float32).div(_BYTE)
+
+
+def _without_far_ends(image: Image.Image) -> Image.Image:
+    """Return an image that is too elongated to be resized whole cut to its middle, others as they are."""
+    longest = LONGEST_RATIO * min(image.size)
+    width, height = (min(side, longest) for side in image.size)
+    return image if (width, height) == image.size else _centre_crop(image, height, width)
+
+
+def _scaled_size(image: Image.Image, height: int, width: int, resize: int | None) -> tuple[int, int]:
+    """Return (width, height) with the shorter side at ``resize``, or just covering the crop; torchvision's rounding."""
+    old_width, old_height = image.size
+    if resize is not None:
+        height = width = resize
+    if width * old_height >= height * old_width:  # the width is what decides
+        return width, max(1, width * old_height // old_width)
+    return max(1, height * old_width // old_height), height
+
+
+def _centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Return the middle of an image, padded with black where it is smaller; torchvision's rounding."""
+    left, top = _margin(image.width - width), _margin(image.height - height)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _margin(surplus: int) -> int:
+    return round(surplus / 2) if surplus >= 0 else -(-surplus // 2)

@@ -1,0 +1,298 @@
+"""Reference images from a folder: which subfolder belongs to which class, and which images a target gets."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from vital_exp.errors import UsageError, nearest
+from vital_exp.references.decoding import INTERPOLATIONS, CorruptImageError, fit, load_rgb, printable
+from vital_exp.targets.class_names import ClassNames, as_integer
+from vital_exp.targets.unit import Target
+
+_JPEG, _NETPBM = {".jpg", ".jpeg", ".jpe", ".jfif", ".jp2"}, {".ppm", ".pgm", ".pbm", ".pnm"}
+EXTENSIONS = frozenset(_JPEG | _NETPBM | {".png", ".apng", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
+# More broken files than this share say that something is wrong with the folder, not with a file.
+CORRUPT_LIMIT = 0.1
+_LISTED = 5  # names shown in a message
+
+
+class ReferenceWarning(UserWarning):
+    """References that are fewer, or other, than the user asked for."""
+
+
+class FolderReferences:
+    """Images of an ImageFolder tree: root/<class folder>/**/<image>, or of a root that holds images alone.
+
+    Class folders map to classes by name or synonym, WordNet id or index; if none does, by alphabetical order, provided
+    there are as many folders as classes. Folders of one class are merged; hidden files and folders are passed over. A
+    root with images and no folder of images serves every target. Targets in hidden layers draw on all images of the
+    tree, so the mapping is made, and its errors are raised, when a class is first asked for.
+
+    Args:
+        root: the folder.
+        class_names: the classes of the network.
+        count: images per target.
+        seed: which ones; the choice for a target does not depend on other targets, and is the same for its variations.
+        size: side or (height, width) of the images given, in px.
+        resize: what the shorter side becomes before the crop, in px; None for no margin.
+        interpolation: how they are resized, one of decoding.INTERPOLATIONS.
+
+    Raises:
+        UsageError: the root is missing, unreadable or without images, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        class_names: ClassNames,
+        count: int = 50,
+        seed: int = 0,
+        size: int | tuple[int, int] = 224,
+        resize: int | None = 256,
+        interpolation: str = "bilinear",
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self.count, self.seed = count, seed
+        self.size = size if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.resize, self.interpolation = resize, interpolation
+        self._given_names = class_names
+        self._found: dict[int | None, list[str]] = {}
+        self._check_options()
+        self._folders = _subfolders(self.root)
+        if next(_image_paths(self.root, "."), None) is None:
+            raise UsageError("references.root", printable(self.root), "holds no images")
+
+    def images(self, target: Target) -> Iterator[Tensor]:
+        """Yield the target's references one by one, each float32 (3, H, W) RGB in [0, 1]; one is in memory at a time.
+
+        Warns with ReferenceWarning, at the end, of corrupt images that were passed over, and of fewer than asked for.
+
+        Raises:
+            UsageError: the class has no images, or more than a tenth of those examined are corrupt.
+        """
+        return self._stream(target, self._ordered(target))
+
+    def fingerprint(self, target: Target) -> str:
+        """Return the SHA-256 over paths, sizes and times of the files the images come from, and over the options.
+
+        Nothing is decoded. Files that may stand in for corrupt ones count among them.
+
+        Raises:
+            UsageError: the class has no images.
+        """
+        options = (self.count, self.size, self.resize, self.interpolation, self.seed)
+        digest = hashlib.sha256(repr(options).encode())
+        for path in self._ordered(target)[: math.ceil(self.count / (1 - CORRUPT_LIMIT)) + 1]:
+            digest.update(os.fsencode(path) + _state(self.root / path))
+        return digest.hexdigest()
+
+    def class_indices(self) -> list[int] | None:
+        """Return the classes that have images, ascending; None when the images serve any target.
+
+        Raises:
+            UsageError: no folder could be mapped to a class.
+        """
+        if not self._image_folders:
+            return None
+        return sorted(index for index, folders in self._mapping.items() if set(folders) & set(self._image_folders))
+
+    @property
+    def class_names(self) -> ClassNames:
+        """The names of the classes: those given or, where they were mere numbers, the names of the class folders."""
+        if self._given_names.is_numbered and self._image_folders and self._is_alphabetical:
+            return ClassNames([printable(folder) for folder in self._folders])
+        return self._given_names
+
+    def _check_options(self) -> None:
+        size = (self.size,) if isinstance(self.size, int) else self.size
+        limits = {"count": (self.count,), "size": size, "resize": () if self.resize is None else (self.resize,)}
+        for key, numbers in limits.items():
+            if any(number < 1 for number in numbers):
+                raise UsageError(f"references.{key}", getattr(self, key), "must be at least 1")
+        if self.interpolation not in INTERPOLATIONS:
+            problem = f"is unknown; one of {', '.join(INTERPOLATIONS)}"
+            raise UsageError("references.interpolation", self.interpolation, problem, INTERPOLATIONS)
+
+    # Which images: paths are relative to the root, with "/", in a fixed order.
+
+    def _ordered(self, target: Target) -> list[str]:
+        """Return all images of a target in the order that its seed gives them."""
+        by_class = target.kind == "class"
+        paths = self._paths(target.index if by_class and self._image_folders else None)
+        if not paths:
+            raise UsageError("references.root", printable(self.root), self._no_images(target))
+        stream = f"class {target.index}" if by_class else replace(target, variation=1).name
+        entropy = hashlib.sha256(f"{self.seed} {stream}".encode()).digest()
+        order = np.random.default_rng(int.from_bytes(entropy, "big")).permutation(len(paths))
+        return [paths[position] for position in order]
+
+    def _paths(self, index: int | None) -> list[str]:
+        """Return the images of a class, of the whole tree for None; listed once."""
+        if index not in self._found:
+            folders = ["."] if index is None else self._mapping.get(index, [])
+            self._found[index] = sorted(path for folder in folders for path in _image_paths(self.root, folder))
+        return self._found[index]
+
+    def _no_images(self, target: Target) -> str:
+        label = target.label or self.class_names.label(target.index)
+        having = [self.class_names.label(index) for index in self.class_indices() or ()]
+        listed = nearest(label, having) or having[:_LISTED]
+        more = f" and {len(having) - len(listed)} more" if len(having) > len(listed) else ""
+        return f'holds no images of class {target.index} "{label}"; it has {", ".join(map(printable, listed))}{more}'
+
+    # Which folder is which class.
+
+    @cached_property
+    def _image_folders(self) -> list[str]:
+        """The folders at the top of the tree that hold an image at any depth."""
+        return [folder for folder in self._folders if next(_image_paths(self.root, folder), None) is not None]
+
+    @cached_property
+    def _recognised(self) -> dict[str, tuple[int, ...]]:
+        """For each folder the classes that its name can mean: one, none or, for an ambiguous name, several."""
+        names = self._given_names
+        return {folder: names.lookup(folder) or names.lookup(_wordnet_prefix(folder)) for folder in self._folders}
+
+    @property
+    def _is_alphabetical(self) -> bool:
+        return not any(self._recognised.values()) and len(self._folders) == len(self._given_names)
+
+    @cached_property
+    def _mapping(self) -> dict[int, list[str]]:
+        """The folders of each class that has any."""
+        if self._is_alphabetical:
+            self._warn_of_alphabet()
+            return {index: [folder] for index, folder in enumerate(self._folders)}
+        mapping: dict[int, list[str]] = {}
+        for folder, classes in self._recognised.items():
+            if len(classes) == 1:
+                mapping.setdefault(classes[0], []).append(folder)
+        strangers = [folder for folder in self._image_folders if len(self._recognised[folder]) != 1]
+        if not mapping or self._counts_otherwise(strangers):
+            raise UsageError("references.root", printable(self.root), self._no_mapping(strangers))
+        if strangers:
+            _warn(f"references.root={printable(self.root)}: no class is known by {self._described(strangers)}")
+        return mapping
+
+    def _counts_otherwise(self, strangers: list[str]) -> bool:
+        """Whether folders are numbers and some are no index: they count from 1, and every class would be off by one."""
+        return bool(strangers) and all(as_integer(folder) is not None for folder in self._image_folders)
+
+    def _no_mapping(self, strangers: list[str]) -> str:
+        classes = len(self._given_names)
+        ways = f"name, WordNet id or index from 0 to {classes - 1}"
+        if len(strangers) == len(self._image_folders):
+            ways += f", nor by alphabetical order ({len(self._folders)} folders, {classes} classes)"
+        return f"no class of this network is known by {self._described(strangers)}: not by {ways}"
+
+    def _described(self, folders: list[str]) -> str:
+        """Return some folder names for a message, with the classes that an ambiguous one can mean."""
+        more = f" and {len(folders) - _LISTED} more" if len(folders) > _LISTED else ""
+        return ", ".join(map(self._describe, folders[:_LISTED])) + more
+
+    def _describe(self, folder: str) -> str:
+        choices = " or ".join(map(str, self._recognised[folder]))
+        return f'"{printable(folder)}"' + (f" (class {choices}?)" if choices else "")
+
+    def _warn_of_alphabet(self) -> None:
+        if not self._given_names.is_numbered:
+            pair = f'"{printable(self._folders[0])}" is class 0 "{self._given_names.label(0)}"'
+            _warn(
+                f"references.root={printable(self.root)}: folders taken as classes in alphabetical order: {pair}, ..."
+            )
+
+    # What is made of them.
+
+    def _stream(self, target: Target, paths: list[str]) -> Iterator[Tensor]:
+        used, corrupt = 0, []
+        for path in paths:
+            if used == self.count:
+                break
+            try:
+                image = load_rgb(self.root / path)
+            except CorruptImageError as error:
+                corrupt.append(error)
+                self._limit(target, corrupt, len(paths))
+                continue
+            used += 1
+            yield fit(image, self.size, self.resize, self.interpolation)
+        if corrupt:
+            _warn(f"{target.name}: {len(corrupt)} corrupt among the references: {self._named(corrupt)}")
+        if used < self.count:
+            _warn(f"{target.name}: {used} references, fewer than references.count={self.count}")
+
+    def _limit(self, target: Target, corrupt: list[CorruptImageError], total: int) -> None:
+        """Raise as soon as more than a tenth of the images that will be examined are sure to be corrupt."""
+        examined = min(total, self.count + len(corrupt))
+        if len(corrupt) > CORRUPT_LIMIT * examined:
+            share = f"{len(corrupt)} of the {examined} images for {target.name} are corrupt, more than a tenth"
+            raise UsageError("references.root", printable(self.root), f"{share}: {self._named(corrupt)}")
+
+    def _named(self, corrupt: list[CorruptImageError]) -> str:
+        shown = (f"{printable(error.path.relative_to(self.root))} ({error.reason})" for error in corrupt[:_LISTED])
+        more = f" and {len(corrupt) - _LISTED} more" if len(corrupt) > _LISTED else ""
+        return ", ".join(shown) + more
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, ReferenceWarning, stacklevel=3)
+
+
+def _wordnet_prefix(folder: str) -> str:
+    """Return the WordNet id of a folder such as "n02099601-golden_retriever" (Stanford Dogs), else its name."""
+    match = re.match(r"(n[0-9]{8})[ _-]", folder)
+    return match[1] if match else folder
+
+
+def _state(path: Path) -> bytes:
+    """Return what changes when a file does: its size and its time."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UsageError("references.root", printable(path), f"cannot be read ({error.strerror})") from error
+    return f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode()
+
+
+def _subfolders(root: Path) -> list[str]:
+    """Return the names of the folders in ``root``, sorted; hidden ones are passed over.
+
+    Raises:
+        UsageError: ``root`` is missing, no folder, or unreadable.
+    """
+    if not root.is_dir():
+        problem = "is no folder" if root.exists() else "does not exist"
+        raise UsageError("references.root", printable(root), f"{problem}; give a folder of images")
+    return [entry.name for entry in _entries(root) if entry.is_dir()]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, sorted by name; hidden entries (as macOS's "._photo.jpg") are passed over."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UsageError("references.root", printable(folder), f"cannot be read ({error.strerror})") from error
+
+
+def _image_paths(root: Path, folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the images of a folder at any depth, relative to ``root``, with "/"; links that lead in circles end."""
+    here = os.path.realpath(root / folder)
+    if here in above:
+        return
+    for entry in _entries(root / folder):
+        path = entry.name if folder == "." else f"{folder}/{entry.name}"
+        if entry.is_dir():
+            yield from _image_paths(root, path, (*above, here))
+        elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+            yield path

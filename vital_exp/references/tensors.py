@@ -1,0 +1,83 @@
+"""Reference images that the user hands over as tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+from vital_exp.targets.class_names import ClassNames
+from vital_exp.targets.selection import parse_target
+from vital_exp.targets.unit import Target
+
+
+class TensorReferences:
+    """References from tensors (B, 3, H, W) in RGB, taken as they are: not clamped, resized or cast.
+
+    Args:
+        tensors: one tensor for all targets, or one per target ({target or any spelling of it: tensor}).
+            A variation of a target uses the tensor of the target unless it has its own.
+        class_names: what the spellings of classes refer to.
+
+    Raises:
+        UsageError: not a floating-point tensor of that shape, or a spelling that is no target.
+    """
+
+    def __init__(self, tensors: Tensor | Mapping[str | Target, Tensor], class_names: ClassNames) -> None:
+        self._shared: Tensor | None = None
+        self._by_target: dict[Target, Tensor] = {}
+        if isinstance(tensors, Mapping):
+            for spelling, tensor in tensors.items():
+                self._by_target[parse_target(spelling, class_names)] = _checked(tensor)
+        else:
+            self._shared = _checked(tensors)
+
+    def images(self, target: Target) -> Iterator[Tensor]:
+        """Yield the target's images one by one, each (3, H, W) RGB in the tensor's own dtype and on its device.
+
+        Raises:
+            UsageError: no tensor was given for the target.
+        """
+        return iter(self._tensor(target).detach())
+
+    def fingerprint(self, target: Target) -> str:
+        """Return the SHA-256 of the target's tensor: shape, dtype and bytes.
+
+        Raises:
+            UsageError: no tensor was given for the target.
+        """
+        tensor = self._tensor(target).detach().cpu().contiguous()
+        digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def class_indices(self) -> list[int] | None:
+        """Return the classes that have a tensor of their own, ascending; None when one tensor serves all targets."""
+        if self._shared is not None:
+            return None
+        return sorted({target.index for target in self._by_target if target.kind == "class"})
+
+    def _tensor(self, target: Target) -> Tensor:
+        if self._shared is not None:
+            return self._shared
+        for candidate in (target, replace(target, variation=1)):
+            if candidate in self._by_target:
+                return self._by_target[candidate]
+        names = [given.name for given in self._by_target]
+        given = f"; there are tensors for {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
+        raise UsageError("references", target.name, f"has no tensor of reference images{given}", names)
+
+
+def _checked(tensor: object) -> Tensor:
+    """Return ``tensor`` if it can hold reference images."""
+    if not isinstance(tensor, Tensor):
+        raise UsageError("references", type(tensor).__name__, "must be a tensor (B, 3, H, W), RGB in [0, 1]")
+    if tensor.ndim != 4 or tensor.shape[1] != 3 or 0 in tensor.shape:
+        raise UsageError("references", tuple(tensor.shape), "must have the shape (B, 3, H, W), RGB, with B, H, W >= 1")
+    if not tensor.is_floating_point():
+        raise UsageError("references", tensor.dtype, "must be a floating-point tensor, RGB in [0, 1]")
+    return tensor

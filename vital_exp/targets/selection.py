@@ -1,0 +1,147 @@
+"""From what a person writes to targets: class selections of the command line, and every spelling of one target."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from operator import index as exact_integer
+from typing import cast
+
+from vital_exp.errors import UsageError
+from vital_exp.targets.class_names import ClassNames, as_integer
+from vital_exp.targets.unit import Target
+
+_NUMBER = r"([0-9]{1,9})"
+_RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*")
+_VARIATION = re.compile(r"(?<=[0-9])_v([1-9][0-9]{0,8})$")
+_CHANNEL = re.compile(rf"(.+):{_NUMBER}", re.DOTALL)
+_POSITION = re.compile(rf"(.+):{_NUMBER}@\s*{_NUMBER}\s*,\s*{_NUMBER}\s*", re.DOTALL)
+_SAFE_UNIT = re.compile(rf"(channel|direction)-(.+)-{_NUMBER}")
+_SAFE_NEURON = re.compile(rf"neuron-(.+)-{_NUMBER}-{_NUMBER}-{_NUMBER}")
+_SAFE_CLASS = re.compile(rf"class-{_NUMBER}")
+
+_SPELLINGS = (
+    'is no target; write "class:207", "class:golden retriever", "layer4.2:1935" (a channel), '
+    '"layer4.2:1935@7,7" (a position) or a name of the run folder such as "channel-layer4.2-1935"'
+)
+
+
+def class_targets(
+    index: int | str | Iterable[int | str],
+    class_names: ClassNames,
+    variations: int = 1,
+    available: Sequence[int] | None = None,
+) -> list[Target]:
+    """Return the class targets that ``index`` selects, labelled, in its order and without duplicates.
+
+    Args:
+        index: a class number, a name, "0-999", "0-4,7,9-11", "all", or a list of these. Digits are always a number.
+        class_names: the names of the network's classes.
+        variations: how many targets per class; those of one class follow one another.
+        available: the classes that "all" means, e.g. those with references; None for every class.
+
+    Raises:
+        UsageError: unknown or ambiguous name, number out of range, nothing selected, fewer than one variation.
+    """
+    if variations < 1:
+        raise UsageError("target.variations", variations, "must be at least 1")
+    items = [index] if isinstance(index, str) or not isinstance(index, Iterable) else list(index)
+    classes = list(dict.fromkeys(number for item in items for number in _classes(item, class_names, available)))
+    if not classes:
+        raise UsageError("target.index", index, "selects no class")
+    return [
+        Target("class", number, variation=variation, label=class_names.label(number))
+        for number in classes
+        for variation in range(1, variations + 1)
+    ]
+
+
+def _classes(item: object, class_names: ClassNames, available: Sequence[int] | None) -> Iterable[int]:
+    """Yield the classes of one item of a selection."""
+    if isinstance(item, str):
+        return _spelled_classes(item, class_names, available)
+    try:
+        number = exact_integer(item)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(item, bool):
+        raise UsageError("target.index", item, 'is no class; give a number, a name, "0-999", "all" or a list of these')
+    return [class_names.check(number)]
+
+
+def _spelled_classes(text: str, class_names: ClassNames, available: Sequence[int] | None) -> Iterator[int]:
+    """Yield the classes of "all", a name, or numbers, ranges and names with commas between them."""
+    if text.strip().lower() == "all":
+        everything = range(len(class_names)) if available is None else sorted(available)
+        yield from (class_names.check(number) for number in everything)
+        return
+    # A name may hold a comma itself ("tench, Tinca tinca").
+    parts = [text] if class_names.lookup(text) else text.split(",")
+    for part in parts:
+        yield from _span(part, class_names)
+
+
+def _span(text: str, class_names: ClassNames) -> Iterable[int]:
+    """Return the classes of a number, a range "0-999" or a name."""
+    if match := _RANGE.fullmatch(text):
+        first, last = int(match[1]), int(match[2])
+        if first > last:
+            raise UsageError("target.index", text, f"is an empty range; did you mean {last}-{first}?")
+        return range(class_names.check(first), class_names.check(last) + 1)
+    return [_class_number(text, class_names, "target.index")]
+
+
+def _class_number(text: str, class_names: ClassNames, key: str) -> int:
+    """Return the class of a number or a name; digits are a number even where a class is called "7"."""
+    number = as_integer(text)
+    return class_names.find(text, key) if number is None else class_names.check(number, key)
+
+
+def parse_target(spelling: str | Target, class_names: ClassNames) -> Target:
+    """Return the target of any of its spellings; class targets carry their label.
+
+    Args:
+        spelling: "class:207", "class:golden retriever", "layer4.2:1935" (a channel), "layer4.2:1935@7,7" (a neuron),
+            a safe name of the run folder ("class-207", "channel-layer4.2-1935", "neuron-layer4.2-1935-7-7"), any of
+            these with "_v2" after its last number, or a Target, which passes through. A safe name gives the layer as
+            it is written there: where a layer's name held other signs than letters, digits, ".", "_" and "-", the
+            safe name no longer has them.
+        class_names: the names of the network's classes.
+
+    Raises:
+        UsageError: none of these, or a class that the network does not have.
+    """
+    if isinstance(spelling, Target):
+        return spelling
+    if not isinstance(spelling, str):
+        raise UsageError("targets", spelling, _SPELLINGS)
+    text = spelling.strip()
+    variation = _VARIATION.search(text)
+    body, number = (text[: variation.start()], int(variation[1])) if variation else (text, 1)
+    target = _class_target(body, number, class_names) or _layer_target(body, number)
+    if target is None:
+        raise UsageError("targets", spelling, _SPELLINGS)
+    return target
+
+
+def _class_target(body: str, variation: int, class_names: ClassNames) -> Target | None:
+    """Return the target of "class:207", "class:name" or "class-207", None for another kind of spelling."""
+    if body.startswith("class:"):
+        index = _class_number(body.removeprefix("class:"), class_names, "targets")
+    elif match := _SAFE_CLASS.fullmatch(body):
+        index = class_names.check(int(match[1]), "targets")
+    else:
+        return None
+    return Target("class", index, variation=variation, label=class_names.label(index))
+
+
+def _layer_target(body: str, variation: int) -> Target | None:
+    """Return the target of "layer:3", "layer:3@7,7" or a safe name of a unit in a layer, None when it is neither."""
+    if match := _POSITION.fullmatch(body) or _SAFE_NEURON.fullmatch(body):
+        layer, index, row, column = cast("tuple[str, str, str, str]", match.groups())
+        return Target("neuron", int(index), layer, (int(row), int(column)), variation)
+    if match := _CHANNEL.fullmatch(body):
+        return Target("channel", int(match[2]), match[1], variation=variation)
+    if match := _SAFE_UNIT.fullmatch(body):
+        return Target(match[1], int(match[3]), match[2], variation=variation)
+    return None
