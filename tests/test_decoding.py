@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -43,11 +44,11 @@ def assert_close(path: Path, expected: Image.Image, tolerance: int = 0) -> None:
     assert np.abs(pixels(decoded) - pixels(expected.convert("RGB"))).max() <= tolerance
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm", "gif"])
-@pytest.mark.parametrize("mode", ["1", "L", "P"])
+FORMATS = ("png", "bmp", "tiff", "ppm", "gif")
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(s, m) for s in FORMATS for m in "1LP" if s + m != "ppmP"])
 def test_grey_and_palette(tmp_path: Path, suffix: str, mode: str) -> None:
-    if (suffix, mode) == ("ppm", "P"):
-        pytest.skip("no such file")
     image = picture().convert(mode)
     assert_close(saved(image, tmp_path / f"x.{suffix}"), image)
 
@@ -196,8 +197,12 @@ def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
             load_rgb(path)
 
 
+ODD_NAMES = ("a\nb.png", "quo\"te's.png", "🦓 zebra.png", "back\\slash.png", "bad\udcff.png")
+
+
 def test_odd_file_names(tmp_path: Path) -> None:
-    for name in ("a\nb.png", "quo\"te's.png", "🦓 zebra.png", "back\\slash.png", "bad\udcff.png"):
+    # macOS refuses names that are not UTF-8.
+    for name in ODD_NAMES[: -1 if sys.platform == "darwin" else None]:
         assert load_rgb(saved(picture(), tmp_path / name)).size == (24, 16)
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(CorruptImageError) as caught:

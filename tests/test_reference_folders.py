@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -241,7 +242,7 @@ def test_links_to_a_folder_above_end(tree: Path) -> None:
 
 
 def test_odd_names_do_no_harm(tmp_path: Path) -> None:
-    odd = ["quo\"te's", "new\nline", "🦓", "comma, dot.", "bad\udcff"]
+    odd = ["quo\"te's", "new\nline", "🦓", "comma, dot.", "bad\udcff" if sys.platform != "darwin" else "bad"]
     for number, name in enumerate(odd):
         fill(tmp_path / name, 2, first=2 * number)
         (tmp_path / name / f"{name}.png").write_bytes(b"broken")
