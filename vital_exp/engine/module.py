@@ -1,0 +1,115 @@
+"""The LightningModule whose parameters are the pictures of a batch of targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vital_exp.images.parameterisation import Parameterisation
+from vital_exp.images.randomness import RandomStreams
+from vital_exp.images.transforms import Transform
+from vital_exp.objectives.terms import Objective
+
+
+class VisualizationModule(LightningModule):
+    """Optimises N pictures at once, each for its own target; no picture's gradient depends on another.
+
+    The network is reached through the objective and is no submodule: a checkpoint holds pictures, not weights.
+
+    Args:
+        pictures: the parameterisation; its parameters are the module's only ones.
+        objective: maps normalised pictures to one loss each.
+        transform: applied to the pictures before each step.
+        streams: the pictures' random streams.
+        optimizer: makes the optimiser from the parameters.
+        rate: maps a step to the learning rate.
+        steps: how many steps will be taken.
+    """
+
+    def __init__(
+        self,
+        pictures: Parameterisation,
+        objective: Objective,
+        transform: Transform,
+        streams: RandomStreams,
+        optimizer: Callable[[list[torch.nn.Parameter]], Optimizer],
+        rate: Callable[[int], float],
+        steps: int,
+    ) -> None:
+        super().__init__()
+        self.pictures = pictures
+        self._objective = objective
+        self._transform = transform
+        self._streams = streams
+        self._make_optimizer = optimizer
+        self._rate = rate
+        self.steps = steps
+        count = len(streams.names)
+        # Every step's terms, fetched once at the end: a value read at each step would make a GPU wait.
+        self._history = {name: torch.full((steps, count), torch.nan) for name in [*objective.terms, "total"]}
+        self._sensitivity = torch.zeros(())  # sum over steps of |dL/dx|, (N, 3, H, W)
+        self._input: Tensor | None = None
+
+    def configure_optimizers(self) -> Optimizer:
+        """Return the optimiser of the pictures."""
+        return self._make_optimizer(list(self.parameters()))
+
+    def train_dataloader(self) -> range:
+        """Return one item per step."""
+        return range(self.steps)
+
+    def on_fit_start(self) -> None:
+        """Bring the records to the pictures' device."""
+        self._history = {name: values.to(self.device) for name, values in self._history.items()}
+        self._sensitivity = self._sensitivity.to(self.device)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the sum of the pictures' losses, whose gradient is each picture's own."""
+        step = self.global_step
+        self._input = self.pictures.network_input()
+        if not self._input.is_leaf:
+            self._input.retain_grad()
+        losses, shares = self._objective(self._transform(self._input, self._streams, step))
+        for name, value in {**shares, "total": losses}.items():
+            self._history[name][step] = value.detach()
+        return losses.sum()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Add the gradient that the optimiser is about to use to the transparency map."""
+        assert self._input is not None
+        assert self._input.grad is not None
+        self._sensitivity = self._sensitivity + self._input.grad.abs()
+        self._input = None
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Take one step at the schedule's rate, then bring the pictures back into range."""
+        for group in optimizer.param_groups:
+            group["lr"] = self._rate(self.global_step)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.pictures.project()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the records beside pictures and optimiser."""
+        checkpoint["visualization"] = {"history": self._history, "sensitivity": self._sensitivity}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the records back."""
+        self._history = checkpoint["visualization"]["history"]
+        self._sensitivity = checkpoint["visualization"]["sensitivity"]
+
+    def history(self) -> dict[str, Tensor]:
+        """Return each term's weighted share of the loss and the total, (steps, N) on the CPU, NaN where not reached."""
+        return {name: values.cpu() for name, values in self._history.items()}
+
+    def latest_loss(self) -> Tensor:
+        """Return the mean total of the latest step, a scalar on the device."""
+        return self._history["total"][max(self.global_step - 1, 0)].mean()
+
+    def sensitivity(self) -> Tensor:
+        """Return the sum over steps of |dL/dx|, (N, 3, H, W), on the CPU."""
+        return self._sensitivity.cpu()

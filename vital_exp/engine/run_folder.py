@@ -1,0 +1,216 @@
+"""The run folder: what is finished is on disk and stays there; nothing half-written looks finished."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from vital_exp.config import picture_config
+from vital_exp.errors import UsageError
+from vital_exp.images.output import masked_picture, to_uint8
+from vital_exp.targets.unit import Target
+
+KEY = "hydra.run.dir"
+DIFFERENCES_SHOWN = 4
+
+
+class RunFolder:
+    """A folder that holds the pictures of one configuration.
+
+    Args:
+        path: the folder; made if it does not exist.
+        config: the composed configuration.
+        overrides: what the user asked for, recorded beside it.
+
+    Raises:
+        UsageError: the folder cannot be written, holds a run of another configuration, or holds a run and
+            ``resume`` is false.
+    """
+
+    def __init__(self, path: Path, config: DictConfig, overrides: Sequence[str] = ()) -> None:
+        self.path = path
+        self.images = path / "images"
+        self.checkpoint = path / "checkpoints" / "batch.ckpt"
+        recorded = path / ".hydra" / "config.yaml"
+        if recorded.is_file() and (path / "results.jsonl").is_file():
+            if not config.resume:
+                raise UsageError("resume", False, f"{path} holds a run already: choose another {KEY}, or resume=true")
+            _check_same(OmegaConf.load(recorded), config, path)
+        else:
+            self._start(config, overrides)
+        self._mend()
+
+    def _start(self, config: DictConfig, overrides: Sequence[str]) -> None:
+        """Record the configuration; results.jsonl, made last, marks the folder as a run."""
+        try:
+            for folder in (self.images, self.checkpoint.parent, self.path / ".hydra"):
+                folder.mkdir(parents=True, exist_ok=True)
+            with whole(self.path / ".hydra" / "config.yaml") as file:
+                file.write(OmegaConf.to_yaml(config, resolve=True))
+            with whole(self.path / ".hydra" / "overrides.yaml") as file:
+                file.write(OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+            with whole(self.path / "results.jsonl"):
+                pass
+        except OSError as error:
+            raise UsageError(KEY, self.path, f"the folder cannot be written ({error.strerror})") from error
+
+    def _mend(self) -> None:
+        """Drop a line torn by a kill, and history rows of targets that were not finished."""
+        results = self.results()
+        lines = (self.path / "results.jsonl").read_bytes().splitlines(keepends=True)
+        if len(lines) != len(results) or any(not line.endswith(b"\n") for line in lines):
+            with whole(self.path / "results.jsonl") as file:
+                file.writelines(json.dumps(result) + "\n" for result in results)
+        finished = {result["target"] for result in results}
+        history = self.path / "history.csv"
+        if history.is_file() and self._history_targets(history) - finished:
+            with history.open(newline="", encoding="utf-8") as old, whole(history) as file:
+                for number, line in enumerate(old):
+                    if number == 0 or (line.endswith("\n") and line.split(",", 1)[0] in finished):
+                        file.write(line)
+
+    @staticmethod
+    def _history_targets(history: Path) -> set[str]:
+        with history.open(encoding="utf-8") as file:
+            next(file, None)
+            return {line.split(",", 1)[0] for line in file}
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return one dict per finished or failed target, in the order they were finished; torn lines are left out."""
+        results: dict[str, dict[str, Any]] = {}
+        for line in (self.path / "results.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                result = json.loads(line)
+                results[result["target"]] = result
+            except (ValueError, KeyError, TypeError):
+                continue
+        return list(results.values())
+
+    def save_picture(self, target: Target, picture: Tensor, mask: Tensor) -> str:
+        """Write a picture (3, H, W) RGB in [0, 1] and, with the map (1, H, W), its masked form; return its path."""
+        _save_png(self.images / f"{target.name}.png", to_uint8(picture))
+        _save_png(self.images / f"{target.name}_masked.png", to_uint8(masked_picture(picture, mask)))
+        return f"images/{target.name}.png"
+
+    def load_picture(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return a finished target's picture (3, H, W) and map (1, H, W), float32 in [0, 1], from the PNG files."""
+        with Image.open(self.images / f"{name}.png") as image:
+            picture = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+        with Image.open(self.images / f"{name}_masked.png") as image:
+            mask = torch.from_numpy(np.array(image.getchannel("A")))[None].float() / 255
+        return picture, mask
+
+    def append_result(self, result: Mapping[str, Any]) -> None:
+        """Append one line to results.jsonl in one write, after its picture is on disk."""
+        line = (json.dumps(result) + "\n").encode()
+        handle = os.open(self.path / "results.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, line)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def append_history(self, target: Target, terms: Mapping[str, Sequence[float]]) -> None:
+        """Append every step of one target to history.csv."""
+        path = self.path / "history.csv"
+        new = not path.is_file()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if new:
+                writer.writerow(["target", "step", *terms])
+            columns = zip(*terms.values(), strict=True)
+            writer.writerows([target.name, step, *(f"{v:.7g}" for v in row)] for step, row in enumerate(columns))
+
+    def load_history(self) -> dict[str, dict[str, list[float]]]:
+        """Return the recorded terms of every finished target: {target: {term: values by step}}."""
+        path = self.path / "history.csv"
+        history: dict[str, dict[str, list[float]]] = {}
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    terms = history.setdefault(row.pop("target"), {})
+                    row.pop("step")
+                    for term, value in row.items():
+                        terms.setdefault(term, []).append(float(value))
+        return history
+
+    def save_references(self, target: Target, images: Iterable[Tensor], side: int = 96) -> None:
+        """Write a strip of the target's first reference images, (3, H, W) RGB each, for the gallery."""
+        tiles = [Image.fromarray(_to_image(to_uint8(image.clamp(0, 1)))).resize((side, side)) for image in images]
+        if not tiles:
+            return
+        strip = Image.new("RGB", (side * len(tiles), side))
+        for number, tile in enumerate(tiles):
+            strip.paste(tile, (number * side, 0))
+        path = self.path / "references" / f"{target.name}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        with whole(path, binary=True) as file:
+            strip.save(file, format="JPEG", quality=88)
+
+    def save_json(self, name: str, content: object) -> None:
+        """Write a JSON file whole."""
+        with whole(self.path / name) as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+
+    def load_json(self, name: str) -> Any:
+        """Return a JSON file's content, None when there is none."""
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def save_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Write a CSV file whole, one column per key of any row."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with whole(self.path / name) as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def drop_checkpoint(self) -> None:
+        """Remove the checkpoint of a batch whose results are written."""
+        self.checkpoint.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
+    """Open a file that appears under its name only when it is complete: written beside, then renamed."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") if binary else os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            yield file
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _save_png(path: Path, picture: Tensor) -> None:
+    with whole(path, binary=True) as file:
+        Image.fromarray(_to_image(picture)).save(file, format="PNG")
+
+
+def _to_image(picture: Tensor) -> np.ndarray:
+    array: np.ndarray = picture.permute(1, 2, 0).contiguous().numpy()  # (C, H, W) -> (H, W, C)
+    return array
+
+
+def _check_same(recorded: Any, config: DictConfig, path: Path) -> None:
+    old, new = picture_config(recorded), picture_config(config)
+    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    if differing:
+        shown = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} now)" for k in differing[:DIFFERENCES_SHOWN])
+        more = f" and {len(differing) - DIFFERENCES_SHOWN} more" if len(differing) > DIFFERENCES_SHOWN else ""
+        raise UsageError(KEY, path, f"holds a run of another configuration; it differs in {shown}{more}")

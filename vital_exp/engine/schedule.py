@@ -1,0 +1,17 @@
+"""The published learning rate: a linear warm-up, then a cosine to zero (METHODS 1.2)."""
+
+from __future__ import annotations
+
+import math
+
+WARMUP_STEPS = 100  # whatever the length of the run
+
+
+def learning_rate(step: int, steps: int, *, peak: float = 1.0, warmup: int = WARMUP_STEPS) -> float:
+    """Return the rate of step ``step`` (from 0) of ``steps``.
+
+    peak * (step + 1) / warmup while step < warmup, then peak * (1 + cos(pi (step - warmup) / (steps - warmup))) / 2.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (steps - warmup)))

@@ -1,0 +1,34 @@
+"""From a finished picture to what is saved: 8 bits, and the transparency map (METHODS 1.3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+COLOUR_PERCENTILES = (0.01, 0.99)
+MASK_PERCENTILE = 0.98
+
+
+def to_uint8(picture: Tensor) -> Tensor:
+    """Round values in [0, 1] to 0..255, uint8; truncating would darken every picture by half a level."""
+    return (picture.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def transparency(sensitivity: Tensor) -> Tensor:
+    """Return the map of each picture, (N, 1, H, W) in [0, 1].
+
+    Args:
+        sensitivity: (N, 3, H, W) sum over steps of |dL/dx|; its channel mean is clipped at the 98th percentile and
+            divided by its maximum. A map that is zero everywhere stays zero.
+    """
+    mean = sensitivity.float().mean(dim=1, keepdim=True)  # (N, 1, H, W)
+    most = mean.flatten(1).quantile(MASK_PERCENTILE, dim=1).view(-1, 1, 1, 1)
+    clipped = mean.minimum(most)
+    return clipped / clipped.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def masked_picture(picture: Tensor, mask: Tensor) -> Tensor:
+    """Return RGBA (4, H, W) in [0, 1]: colours clipped to their 1..99 percentiles and stretched, the map as alpha."""
+    low, high = picture.float().flatten().quantile(torch.tensor(COLOUR_PERCENTILES))
+    stretched = (picture.float().clamp(low, high) - low) / (high - low).clamp(min=torch.finfo(torch.float32).eps)
+    return torch.cat([stretched, mask.float()])

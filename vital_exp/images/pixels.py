@@ -1,0 +1,45 @@
+"""Pictures as plain pixels in the network's normalised space, as VITAL publishes them (METHODS 1.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vital_exp.images.parameterisation import Parameterisation
+from vital_exp.images.randomness import RandomStreams
+from vital_exp.models.network import Preprocessing
+
+
+class Pixels(Parameterisation):
+    """One parameter per pixel and channel; starts from N(0, I) in normalised space and is clamped to RGB in [0, 1].
+
+    Args:
+        preprocessing: the network's.
+        size: (height, width) of the pictures.
+        streams: the random streams of the pictures, for the start.
+        init: pictures to start from instead, (N, 3, H, W) normalised; taken as they are, not clamped.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        size: tuple[int, int],
+        streams: RandomStreams,
+        init: Tensor | None = None,
+    ) -> None:
+        super().__init__(preprocessing)
+        start = streams.normal((3, *size), "start") if init is None else init.clone()
+        self.pixels = nn.Parameter(start)  # (N, 3, H, W)
+
+    def forward(self) -> Tensor:
+        """Return the pictures, (N, 3, H, W) RGB, out of [0, 1] until the first :meth:`project`."""
+        return self.preprocessing.denormalise(self.pixels)
+
+    def network_input(self) -> Tensor:
+        """Return the parameters themselves: they live in the network's space."""
+        return self.pixels
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Clamp every channel to the normalised values of RGB 0 and 1."""
+        self.pixels.clamp_(*self.preprocessing.valid_range(self.pixels))

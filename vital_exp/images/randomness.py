@@ -1,0 +1,42 @@
+"""One random stream per picture: a function of seed, target and step, never of the batch it is in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class RandomStreams:
+    """Random numbers for a batch of pictures, drawn on the CPU so that every device sees the same.
+
+    Args:
+        seed: the run's seed.
+        names: the names of the targets, one per picture.
+    """
+
+    def __init__(self, seed: int, names: Sequence[str]) -> None:
+        self.seed = seed
+        self.names = tuple(names)
+
+    def _generators(self, purpose: str, step: int) -> list[torch.Generator]:
+        generators = []
+        for name in self.names:
+            digest = hashlib.blake2b(f"{self.seed}/{name}/{purpose}/{step}".encode(), digest_size=8).digest()
+            generators.append(torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1))
+        return generators
+
+    def normal(self, shape: Sequence[int], purpose: str, step: int = 0) -> Tensor:
+        """Return standard normal numbers (N, *shape), float32."""
+        return torch.stack([torch.randn(*shape, generator=g) for g in self._generators(purpose, step)])
+
+    def uniform(self, shape: Sequence[int], purpose: str, step: int = 0) -> Tensor:
+        """Return numbers uniform in [0, 1), (N, *shape), float32."""
+        return torch.stack([torch.rand(*shape, generator=g) for g in self._generators(purpose, step)])
+
+    def integers(self, low: int, high: int, count: int, purpose: str, step: int = 0) -> Tensor:
+        """Return integers uniform in [low, high], both included, (N, count), int64."""
+        draws = [torch.randint(low, high + 1, (count,), generator=g) for g in self._generators(purpose, step)]
+        return torch.stack(draws)

@@ -1,0 +1,169 @@
+"""Which layers of a network VITAL aligns: the default rule per architecture, and a listing of all layers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vital_exp.errors import UsageError
+from vital_exp.models.network import Recipe, VisionNetwork
+from vital_exp.models.taps import Taps, probe
+
+# METHODS' table: the paper's blocks of 12 and 24 deep vision transformers.
+VIT_BLOCKS = {12: (0, 4, 8, 11), 24: (2, 9, 20, 23)}
+# The paper's weight of total variation and of the L2 norm for vision transformers; convolutional networks take none.
+VIT_PRIOR = 3e-3
+# Stages of a timm network count from this reduction on; finer ones belong to the stem.
+FIRST_STAGE_REDUCTION = 4
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The layers to align with the weight of each, and the weights of the two image priors."""
+
+    layers: dict[str, float]
+    total_variation: float
+    l2: float
+
+
+def alignment(network: VisionNetwork, asked: Recipe) -> Alignment:
+    """Resolve what was asked for, then the network's own recipe, then the default rule.
+
+    Raises:
+        UsageError: an unknown layer, or as many weights as layers are not given.
+    """
+    layers = asked.layers or network.recipe.layers or default_layers(network)
+    Taps(network.module, layers)  # names the layer that does not exist
+    own_weights = network.recipe.layer_weights if layers == network.recipe.layers else None
+    weights = asked.layer_weights or own_weights or (1.0,) * len(layers)
+    if len(weights) != len(layers):
+        raise UsageError("model.layer_weights", list(weights), f"one weight per layer, and there are {len(layers)}")
+    prior = VIT_PRIOR if is_transformer(network.module) else 0.0
+    total_variation = _first(asked.total_variation, network.recipe.total_variation, prior)
+    l2 = _first(asked.l2, network.recipe.l2, prior)
+    return Alignment(dict(zip(layers, map(float, weights), strict=True)), total_variation, l2)
+
+
+def _first(*values: float | None) -> float:
+    return next(float(value) for value in values if value is not None)
+
+
+def is_transformer(module: nn.Module) -> bool:
+    """Whether the network holds an attention module."""
+    return any(type(m).__name__.endswith("Attention") for m in module.modules())
+
+
+def default_layers(network: VisionNetwork) -> tuple[str, ...]:
+    """Return the layers aligned on a network that has no named configuration.
+
+    Transformers: the patch embedding and four blocks. ConvNeXt: stem, downsampling convolutions, last block. DenseNet:
+    first convolution and the dense blocks. Other networks: the first convolution and the end of each stage (timm's
+    feature_info where there is one, else the last module at each map size).
+    """
+    names = [name for name, _ in network.module.named_modules()]
+    for rule in (_transformer_layers, _convnext_layers, _densenet_layers):
+        if found := rule(names):
+            return found
+    return _stage_layers(network) or _traced_layers(network)
+
+
+def _transformer_layers(names: list[str]) -> tuple[str, ...]:
+    """timm's patch_embed and blocks.N, torchvision's conv_proj and encoder.layers.encoder_layer_N."""
+    for embedding, pattern in (
+        ("patch_embed", r"blocks\.\d+"),
+        ("conv_proj", r"encoder\.layers\.encoder_layer_\d+"),
+        ("stem", r"blocks\.\d+"),
+    ):
+        blocks = [name for name in names if re.fullmatch(pattern, name)]
+        inside = [name for name in names if blocks and name.startswith(f"{blocks[0]}.")]
+        mixes_tokens = any(word in name for name in inside for word in ("attn", "attention", "mlp_tokens"))
+        if embedding in names and mixes_tokens:
+            depth = len(blocks)
+            chosen = VIT_BLOCKS.get(depth, (0, depth // 3, 2 * depth // 3, depth - 1))
+            return (embedding, *(blocks[i] for i in sorted(set(chosen))))
+    return ()
+
+
+def _convnext_layers(names: list[str]) -> tuple[str, ...]:
+    for stem, downsample, block in (
+        ("stem", r"stages\.[1-9]\.downsample\.1", r"stages\.\d+\.blocks\.\d+"),
+        ("features.0", r"features\.[246]\.1", r"features\.7\.\d+"),
+    ):
+        downsamples = [name for name in names if re.fullmatch(downsample, name)]
+        blocks = [name for name in names if re.fullmatch(block, name)]
+        convnext = any(name.endswith(("conv_dw", "block.0")) for name in names)
+        if stem in names and len(downsamples) == 3 and blocks and convnext:
+            return (stem, *downsamples, blocks[-1])
+    return ()
+
+
+def _densenet_layers(names: list[str]) -> tuple[str, ...]:
+    blocks = [name for name in names if re.fullmatch(r"features\.denseblock\d+", name)]
+    return ("features.conv0", *blocks) if blocks and "features.conv0" in names else ()
+
+
+def _first_convolution(module: nn.Module) -> str | None:
+    return next((name for name, m in module.named_modules() if isinstance(m, nn.Conv2d)), None)
+
+
+def _stage_layers(network: VisionNetwork) -> tuple[str, ...]:
+    """The first convolution and timm's stage ends, from quarter resolution on."""
+    features = getattr(getattr(network.module, "feature_info", None), "info", None) or getattr(
+        network.module, "feature_info", None
+    )
+    stem = _first_convolution(network.module)
+    if not isinstance(features, list) or stem is None:
+        return ()
+    known = dict(network.module.named_modules())
+    stages = [f["module"] for f in features if f.get("reduction", 0) >= FIRST_STAGE_REDUCTION and f["module"] in known]
+    return (stem, *stages) if len(stages) > 1 else ()
+
+
+def _traced_layers(network: VisionNetwork) -> tuple[str, ...]:
+    """The first convolution and the last module at each map size of one forward pass."""
+    stem = _first_convolution(network.module)
+    if stem is None:
+        raise UsageError("model.layers", None, "no default rule fits this network: name the layers to align")
+    shapes = layer_shapes(network)
+    modules = dict(network.module.named_modules())
+    tokens = is_transformer(network.module)  # its stages are sequences of blocks and hold no convolutions
+    last_at: dict[tuple[int, ...], str] = {}
+    convolutions: dict[tuple[int, ...], list[str]] = {}
+    for name, shape in shapes.items():
+        ends_a_stage = isinstance(modules[name], nn.Sequential) or not tokens
+        if len(shape) == 3 and shape[1] > 1 and ends_a_stage and not _inside_a_block_that_resizes(name, shapes, modules):
+            last_at[shape[1:]] = name  # shapes come in order of completion: containers after what they hold
+        if len(shape) == 3 and isinstance(modules[name], nn.Conv2d):
+            convolutions.setdefault(shape[1:], []).append(name)
+    stages = [name for size, name in last_at.items() if tokens or convolutions.get(size, [stem]) != [stem]]
+    return (stem, *(name for name in stages if name != stem))
+
+
+def _inside_a_block_that_resizes(name: str, shapes: dict[str, tuple[int, ...]], modules: dict[str, nn.Module]) -> bool:
+    """Whether a block (not a mere sequence) around the module puts out another map size: the module ends no stage."""
+    parents = [name[:i] for i, letter in enumerate(name) if letter == "."]
+    blocks = [parent for parent in parents if parent in shapes and not isinstance(modules[parent], nn.Sequential)]
+    return any(shapes[block][1:] != shapes[name][1:] for block in blocks)
+
+
+def layer_shapes(network: VisionNetwork) -> dict[str, tuple[int, ...]]:
+    """Return the shape (C, ...) of every module that runs in a forward pass at the network's input size."""
+    zeros = torch.zeros(1, 3, *network.preprocessing.size, dtype=network.dtype, device=network.device)
+    names = [name for name, _ in network.module.named_modules() if name]
+    return probe(network.module, names, zeros)
+
+
+def describe_layers(network: VisionNetwork) -> str:
+    """Return a table of all layers: name, channels, map size, kind; the aligned ones are marked."""
+    aligned = alignment(network, Recipe()).layers
+    modules = dict(network.module.named_modules())
+    rows = [("", "layer", "channels", "map", "kind")]
+    for name, (channels, *size) in layer_shapes(network).items():
+        mark = "*" if name in aligned else ""
+        rows.append((mark, name, str(channels), "x".join(map(str, size)), type(modules[name]).__name__))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, "", "* aligned by default; model.layers=[...] chooses others"])

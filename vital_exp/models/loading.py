@@ -1,0 +1,291 @@
+"""Build a network from timm, torchvision, a python factory or the embedded ones, and wrap it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vital_exp.errors import UsageError
+from vital_exp.models import embedded
+from vital_exp.models.checkpoints import load_checkpoint
+from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_SIZE, IMAGENET_STD, Preprocessing, Recipe, VisionNetwork
+from vital_exp.targets.class_names import ClassNames
+
+IMAGENET_CLASSES = 1000
+# The shorter side before the centre crop is 256 for an input of 224 (METHODS 1.2); the same ratio for other inputs ...
+RESIZE_RATIO = 256 / 224
+# ... but small networks (CIFAR's 32 px) see whole images.
+SMALLEST_CROPPED_INPUT = 128
+# Their published weights expect an input transform that torchvision sets only when it loads the weights itself.
+INCEPTIONS = ("googlenet", "inception_v3")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+
+
+@dataclass
+class ModelConfig:
+    """The keys of the configuration group ``model``; None means the network's own value or the default rule."""
+
+    source: str = "timm"
+    name: str | None = None
+    factory: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = True
+    weights: str = "DEFAULT"
+    checkpoint: str | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    size: int | Sequence[int] | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    class_names: str | Sequence[str] | None = None
+    layers: Sequence[str] | None = None
+    layer_weights: Sequence[float] | None = None
+    total_variation: float | None = None
+    l2: float | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """Layers, weights and priors as asked for."""
+        layers = None if self.layers is None else tuple(self.layers)
+        weights = None if self.layer_weights is None else tuple(self.layer_weights)
+        return Recipe(layers, weights, self.total_variation, self.l2)
+
+
+def build_network(config: ModelConfig, cache_dir: Path | None = None) -> VisionNetwork:
+    """Build the network a configuration names, with its weights, on the CPU.
+
+    Weights that were asked for by name and are not on disk are downloaded into ``cache_dir``.
+
+    Raises:
+        UsageError: unknown source, network, factory or checkpoint; weights that cannot be had; a wrong size.
+    """
+    if config.source not in SOURCES:
+        raise UsageError("model.source", config.source, f"one of {', '.join(SOURCES)}", SOURCES)
+    module, own = SOURCES[config.source](config, cache_dir)
+    if config.checkpoint:
+        load_checkpoint(module, config.checkpoint)
+    return wrap(module, config, own)
+
+
+def wrap(module: nn.Module, config: ModelConfig, own: Preprocessing | None = None) -> VisionNetwork:
+    """Wrap a module with the preprocessing and class names that the configuration gives, else its ``own``.
+
+    Raises:
+        UsageError: the network refuses the input size, or the class names do not match its outputs.
+    """
+    preprocessing = _preprocessing(config, own)
+    name = str(config.name or config.factory or type(module).__name__)
+    network = VisionNetwork(module, name, preprocessing, None, config.recipe)
+    network.class_names = _class_names(config.class_names, _outputs(network))
+    return network
+
+
+def _preprocessing(config: ModelConfig, own: Preprocessing | None) -> Preprocessing:
+    base = own or Preprocessing(IMAGENET_MEAN, IMAGENET_STD, (IMAGENET_SIZE, IMAGENET_SIZE))
+    size = base.size if config.size is None else _pair(config.size)
+    resize = config.resize or (base.resize if own and size == own.size else _default_resize(size))
+    interpolation = config.interpolation or base.interpolation
+    if interpolation not in INTERPOLATIONS:
+        raise UsageError("model.interpolation", interpolation, f"one of {', '.join(INTERPOLATIONS)}", INTERPOLATIONS)
+    mean, std = (
+        tuple(map(float, base_value if value is None else value))
+        for value, base_value in ((config.mean, base.mean), (config.std, base.std))
+    )
+    for key, value in (("model.mean", mean), ("model.std", std)):
+        if len(value) != len(base.mean):
+            raise UsageError(key, list(value), f"{len(base.mean)} values, one per colour channel")
+    return Preprocessing(mean, std, size, resize, interpolation)
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else tuple(map(int, size))
+    if min(height, width) < 1:
+        raise UsageError("model.size", size, "a side of at least 1 px")
+    return height, width
+
+
+def _default_resize(size: tuple[int, int]) -> int | None:
+    return round(min(size) * RESIZE_RATIO) if min(size) >= SMALLEST_CROPPED_INPUT else None
+
+
+@torch.no_grad()
+def _outputs(network: VisionNetwork) -> int | None:
+    """The number of class outputs, found by one forward pass; None for a network without a classifier."""
+    size = network.preprocessing.size
+    try:
+        output = network(torch.zeros(1, 3, *size, device=network.device))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise UsageError("model.size", "x".join(map(str, size)), f"the network refuses this input size: {first}") from None
+    has_classifier = isinstance(output, Tensor) and output.ndim == 2 and getattr(network.module, "num_classes", 1) != 0
+    return int(output.shape[1]) if has_classifier else None
+
+
+def _class_names(given: str | Sequence[str] | ClassNames | None, outputs: int | None) -> ClassNames | None:
+    if outputs is None:
+        return None
+    if given is None:
+        return ClassNames.imagenet() if outputs == IMAGENET_CLASSES else ClassNames.numbered(outputs)
+    names = given if isinstance(given, ClassNames) else ClassNames(_read_names(given))
+    if len(names) != outputs:
+        raise UsageError("model.class_names", f"{len(names)} names", f"the network has {outputs} classes")
+    return names
+
+
+def _read_names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """A list of names, or a file: a JSON list, or one name per line."""
+    if not isinstance(given, str):
+        return tuple(map(str, given))
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise UsageError("model.class_names", given, "a list of names, or a file with one name per line or a JSON list")
+    text = path.read_text(encoding="utf-8")
+    names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    return tuple(str(name).strip() for name in names if str(name).strip())
+
+
+def _from_timm(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.Module, Preprocessing]:
+    import timm
+
+    name = _required(config.name, "model.name", "the name of a timm network")
+    if not timm.is_model(name):
+        raise UsageError("model.name", name, "no such network in timm", timm.list_models())
+    arguments = _with_class_count(config)
+    pretrained = config.pretrained and not config.checkpoint
+    with _telling("model.name", name, pretrained):
+        module = timm.create_model(name, pretrained=pretrained, cache_dir=cache_dir, **arguments)
+    own = module.pretrained_cfg
+    size = tuple(own["input_size"][1:])
+    resize = round(min(size) / own.get("crop_pct", 1.0)) if min(size) >= SMALLEST_CROPPED_INPUT else None
+    return module, Preprocessing(tuple(own["mean"]), tuple(own["std"]), size, resize, own["interpolation"])
+
+
+def _from_torchvision(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.Module, Preprocessing]:
+    from torchvision import models
+
+    classifiers = models.list_models(module=models)
+    name = _required(config.name, "model.name", "the name of a torchvision classifier")
+    if name not in classifiers:
+        raise UsageError("model.name", name, "no such classifier in torchvision", classifiers)
+    choices = models.get_model_weights(name)
+    if config.weights not in ["DEFAULT", *(w.name for w in choices)]:
+        raise UsageError("model.weights", config.weights, f"one of {', '.join(w.name for w in choices)}")
+    weights = choices[config.weights]
+    preset = weights.transforms()
+    own = Preprocessing(
+        tuple(preset.mean), tuple(preset.std), (preset.crop_size[0],) * 2, preset.resize_size[0], preset.interpolation.value
+    )
+    pretrained = config.pretrained and not config.checkpoint
+    arguments = _with_class_count(config)
+    if name in INCEPTIONS:
+        arguments = {"transform_input": pretrained, "init_weights": False, **arguments}
+    with _telling("model.name", name, pretrained):
+        module = models.get_model(name, weights=None, **arguments)
+        if pretrained:
+            folder = cache_dir and str(cache_dir)
+            module.load_state_dict(weights.get_state_dict(model_dir=folder, weights_only=True, check_hash=True))
+    return module, own
+
+
+def _with_class_count(config: ModelConfig) -> dict[str, Any]:
+    """The constructor's arguments; a list of class names says how many outputs the classifier has."""
+    arguments = dict(config.arguments)
+    if config.class_names is not None and not isinstance(config.class_names, ClassNames):
+        arguments.setdefault("num_classes", len(_read_names(config.class_names)))
+    return arguments
+
+
+def _from_python(config: ModelConfig, _cache_dir: Path | None) -> tuple[nn.Module, None]:
+    spelling = _required(config.factory, "model.factory", "package.module:function or file.py:function")
+    module = find_factory(spelling, "model.factory")(**config.arguments)
+    if not isinstance(module, nn.Module):
+        raise UsageError("model.factory", spelling, f"returned {type(module).__name__}, not a torch.nn.Module")
+    return module, None
+
+
+def find_factory(spelling: str, key: str) -> Callable[..., Any]:
+    """Return the function that ``package.module:function`` or ``path/file.py:function`` names.
+
+    Raises:
+        UsageError: a wrong spelling, no such module or function.
+    """
+    place, separator, function = spelling.rpartition(":")
+    if not separator or not place:
+        raise UsageError(key, spelling, "package.module:function or file.py:function")
+    module = _import_file(Path(place), key) if place.endswith(".py") else _import_module(place, key)
+    if not hasattr(module, function):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise UsageError(key, spelling, f"{place} has no {function}", public)
+    return getattr(module, function)
+
+
+def _import_module(name: str, key: str) -> Any:
+    sys.path.insert(0, str(Path.cwd()))  # a module beside the user, as `python -m` would find it
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UsageError(key, name, f"cannot be imported ({error})") from error
+    finally:
+        sys.path.remove(str(Path.cwd()))
+
+
+def _import_file(path: Path, key: str) -> Any:
+    if not path.expanduser().is_file():
+        raise UsageError(key, path, "no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path.expanduser())
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # dataclasses and pickling look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_embedded(config: ModelConfig, _cache_dir: Path | None) -> tuple[nn.Module, Preprocessing]:
+    name = _required(config.name, "model.name", f"one of {', '.join(embedded.EMBEDDED)}")
+    if name not in embedded.EMBEDDED:
+        raise UsageError("model.name", name, f"one of {', '.join(embedded.EMBEDDED)}", embedded.EMBEDDED)
+    module = embedded.build(name)
+    if config.pretrained and not config.checkpoint:
+        load_checkpoint(module, embedded.weights_path(name))
+    return module, Preprocessing(embedded.MEAN, embedded.STD, (embedded.SIZE, embedded.SIZE))
+
+
+Source = Callable[[ModelConfig, "Path | None"], "tuple[nn.Module, Preprocessing | None]"]
+SOURCES: Mapping[str, Source] = {
+    "timm": _from_timm,
+    "torchvision": _from_torchvision,
+    "python": _from_python,
+    "embedded": _from_embedded,
+}
+
+
+def _required(value: str | None, key: str, what: str) -> str:
+    if not value:
+        raise UsageError(key, value, f"is needed: {what}")
+    return value
+
+
+class _telling:
+    """Turns a failure to fetch or build a named network into one line that says what to do."""
+
+    def __init__(self, key: str, name: str, pretrained: bool) -> None:
+        self.key, self.name, self.pretrained = key, name, pretrained
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, TypeError):
+            raise UsageError("model.arguments", self.name, f"the network does not take them: {error}") from error
+        if isinstance(error, (OSError, RuntimeError, ValueError)) and self.pretrained:
+            reason = str(error).strip().split("\n")[0][:150]
+            problem = f"its pretrained weights cannot be had ({reason}); give model.checkpoint=file or model.pretrained=false"
+            raise UsageError(self.key, self.name, problem) from error

@@ -1,0 +1,137 @@
+"""A frozen vision network together with what its input means: normalisation, size, class names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vital_exp.errors import UsageError
+from vital_exp.targets.class_names import ClassNames
+
+# ImageNet statistics, RGB in [0, 1]: what most classifiers were trained with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a natural image becomes the network's input.
+
+    Attributes:
+        mean, std: per channel, for RGB in [0, 1].
+        size: (height, width) of the input.
+        resize: the shorter side before the centre crop; None crops from the shorter side itself.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
+    """
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    size: tuple[int, int] = (IMAGENET_SIZE, IMAGENET_SIZE)
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+    def normalise(self, rgb: Tensor) -> Tensor:
+        """Map RGB (..., 3, H, W) in [0, 1] to the network's space, in the precision of ``rgb``."""
+        return (rgb - _per_channel(self.mean, rgb)) / _per_channel(self.std, rgb)
+
+    def denormalise(self, normalised: Tensor) -> Tensor:
+        """Map the network's space (..., 3, H, W) back to RGB; values are not clamped."""
+        return normalised * _per_channel(self.std, normalised) + _per_channel(self.mean, normalised)
+
+    def valid_range(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the normalised values of RGB 0 and of RGB 1, each (3, 1, 1)."""
+        zero, one = torch.zeros_like(_per_channel(self.mean, like)), torch.ones_like(_per_channel(self.mean, like))
+        return self.normalise(zero), self.normalise(one)
+
+
+def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What VITAL aligns on a network unless the configuration says otherwise (None: the default rule)."""
+
+    layers: tuple[str, ...] | None = None
+    layer_weights: tuple[float, ...] | None = None
+    total_variation: float | None = None
+    l2: float | None = None
+
+
+class VisionNetwork(nn.Module):
+    """A frozen network that takes RGB pictures.
+
+    Its parameters need no gradients and it stays in evaluation mode, so no running statistic ever changes.
+
+    Attributes:
+        module: the network itself; takes normalised (N, 3, H, W).
+        name: what the user called it.
+        preprocessing: see :class:`Preprocessing`.
+        class_names: one name per output class; None when the network has no class outputs.
+        recipe: layers, weights and priors that belong to this network.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str,
+        preprocessing: Preprocessing,
+        class_names: ClassNames | None,
+        recipe: Recipe | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module.eval().requires_grad_(False)
+        self.name = name
+        self.preprocessing = preprocessing
+        self.class_names = class_names
+        self.recipe = recipe or Recipe()
+        self._hash: str | None = None
+
+    def train(self, mode: bool = True) -> VisionNetwork:
+        """Stay in evaluation mode whatever is asked: the network is frozen."""
+        return super().train(False)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Return the network's output for RGB (N, 3, H, W) in [0, 1]: (N, classes) logits or features."""
+        return self.module(self.preprocessing.normalise(rgb).to(self.dtype))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of its weights."""
+        return next((p.dtype for p in self.module.parameters()), torch.float32)
+
+    @property
+    def classes(self) -> ClassNames:
+        """The class names; raises UsageError when the network has no class outputs."""
+        if self.class_names is None:
+            raise UsageError("target", "class", f"the network {self.name} has no class outputs: choose a hidden unit")
+        return self.class_names
+
+    def weights_hash(self) -> str:
+        """Return 16 hexadecimal digits of the sha256 of names, shapes and values of all weights and buffers."""
+        if self._hash is None:
+            digest = hashlib.sha256()
+            for name, value in sorted(self.module.state_dict().items()):
+                digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            self._hash = digest.hexdigest()[:16]
+        return self._hash
+
+
+def model_space(rgb: Tensor, network: VisionNetwork) -> Tensor:
+    """Return RGB (N, 3, H, W) as the network's normalised input, on its device and in its precision.
+
+    float64 pictures are normalised before they are cast: a round trip through RGB in float32 alone costs 5e-3 in the
+    first gradient of a ResNet-18.
+    """
+    return network.preprocessing.normalise(rgb).to(network.dtype).to(network.device)

@@ -1,0 +1,42 @@
+"""Alignment of feature distributions by sort matching: the heart of VITAL (METHODS 1.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sort_matching(features: Tensor, quantiles: Tensor) -> Tensor:
+    """Return the mean squared difference between sorted features and the references' mean sorted features.
+
+    That is the squared Wasserstein-2 distance per channel between the picture's values and the barycentre of the
+    references', averaged over channels. The sorting permutation is a constant of the backward pass.
+
+    Args:
+        features: (N, C, P) activations of N pictures at P positions, in any order of positions.
+        quantiles: (N, C, Q) or (C, Q) ascending values; interpolated when Q differs from P.
+
+    Returns:
+        (N,) losses, at least 0, in float32 (float64 if the features are).
+    """
+    if features.dtype in (torch.float16, torch.bfloat16):
+        features = features.float()  # differences of sorted values cancel in half precision
+    matched = resample_quantiles(quantiles, features.shape[-1]).to(features.dtype)
+    return (features.sort(dim=-1).values - matched).square().mean(dim=(1, 2))
+
+
+def resample_quantiles(quantiles: Tensor, positions: int) -> Tensor:
+    """Interpolate quantile functions (..., Q) linearly at ``positions`` midpoints: (..., positions), ascending.
+
+    The i-th of n sorted values stands for the probability (i + 0.5) / n.
+    """
+    known = quantiles.shape[-1]
+    if known == positions:
+        return quantiles
+    place = (torch.arange(positions, dtype=torch.float64) + 0.5) * known / positions - 0.5
+    place = place.clamp(0, known - 1)
+    lower = place.floor().long().clamp(max=max(known - 2, 0))
+    share = (place - lower).to(quantiles.dtype).to(quantiles.device)
+    lower = lower.to(quantiles.device)
+    upper = (lower + 1).clamp(max=known - 1)
+    return torch.lerp(quantiles[..., lower], quantiles[..., upper], share)
