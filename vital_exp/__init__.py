@@ -1,0 +1,22 @@
+"""vital_exp: pictures of what the units of a vision network detect.
+
+``from vital_exp import visualize, load_model``; the commands have the same names. Nothing heavy is imported until one of
+them is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vital_exp.api import Pictures, load_model, visualize
+
+__all__ = ["Pictures", "load_model", "visualize"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from vital_exp import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,7 +21,7 @@ from vital_exp.errors import UsageError, nearest
 # Mappings a user may add keys to.
 OPEN_MAPPINGS = ("model.arguments", "transforms", "objective")
 # Keys that change neither a picture nor what is recorded of it; a run may be resumed with others.
-INCIDENTAL = ("resume", "list", "dry_run", "checkpoint_every", "progress", "cache_dir", "logger", "evaluation", "trainer.log_every_n_steps")
+INCIDENTAL = ("resume", "list", "dry_run", "checkpoint_every", "progress", "pictures_every", "cache_dir", "logger", "evaluation", "trainer.log_every_n_steps")
 
 
 def config_dir() -> Path:

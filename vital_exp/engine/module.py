@@ -110,6 +110,10 @@ class VisualizationModule(LightningModule):
         """Return the mean total of the latest step, a scalar on the device."""
         return self._history["total"][max(self.global_step - 1, 0)].mean()
 
+    def terms_at(self, step: int, count: int) -> dict[str, float]:
+        """Return the mean over the first ``count`` pictures of each term and of the total at a step."""
+        return {name: float(values[step, :count].mean()) for name, values in self._history.items()}
+
     def sensitivity(self) -> Tensor:
         """Return the sum over steps of |dL/dx|, (N, 3, H, W), on the CPU."""
         return self._sensitivity.cpu()

@@ -68,7 +68,7 @@ class RunFolder:
 
     def _mend(self) -> None:
         """Drop a line torn by a kill, and history rows of targets that were not finished."""
-        results = self.results()
+        results = [result for result in self.results() if result.get("status") == "done"]  # failed ones are tried again
         lines = (self.path / "results.jsonl").read_bytes().splitlines(keepends=True)
         if len(lines) != len(results) or any(not line.endswith(b"\n") for line in lines):
             with whole(self.path / "results.jsonl") as file:
@@ -177,6 +177,16 @@ class RunFolder:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+
+    def checkpoint_of(self, names: Sequence[str]) -> Path | None:
+        """Return the checkpoint of the batch of these targets; None when there is none of exactly them."""
+        marker = self.checkpoint.with_suffix(".json")
+        if self.checkpoint.is_file() and marker.is_file() and json.loads(marker.read_text()) == list(names):
+            return self.checkpoint
+        self.drop_checkpoint()
+        with whole(marker) as file:
+            json.dump(list(names), file)
+        return None
 
     def drop_checkpoint(self) -> None:
         """Remove the checkpoint of a batch whose results are written."""

@@ -1,0 +1,1 @@
+"""How good are the pictures? Recognition by the network itself and by judges."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 COLOUR_PERCENTILES = (0.01, 0.99)
 MASK_PERCENTILE = 0.98
@@ -12,6 +13,18 @@ MASK_PERCENTILE = 0.98
 def to_uint8(picture: Tensor) -> Tensor:
     """Round values in [0, 1] to 0..255, uint8; truncating would darken every picture by half a level."""
     return (picture.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def quantised(picture: Tensor) -> Tensor:
+    """Return the picture as its PNG file holds it: float32 multiples of 1/255 in [0, 1], on the CPU."""
+    return to_uint8(picture).float() / 255
+
+
+def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return pictures (N, 3, H, W) at another (height, width), bilinear with antialiasing; unchanged at their own."""
+    if tuple(pictures.shape[-2:]) == tuple(size):
+        return pictures
+    return functional.interpolate(pictures, size, mode="bilinear", antialias=True)
 
 
 def transparency(sensitivity: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ STD = (0.25, 0.25, 0.25)
 
 # Widths and depths: the smallest of a few that still exceed the accuracy asked, with maps of 32, 16, 8 and 4 px.
 RESNET_CHANNELS = (24, 48, 96, 192)
-VIT_WIDTH, VIT_DEPTH, VIT_HEADS, VIT_PATCH = 128, 6, 4, 8
+VIT_WIDTH, VIT_DEPTH, VIT_HEADS, VIT_PATCH = 96, 6, 3, 8
 JUDGE_GROWTH, JUDGE_BLOCKS = 16, (2, 4, 6, 4)
 
 
@@ -42,7 +42,7 @@ def embedded_resnet() -> nn.Module:
 
 
 def embedded_vit() -> nn.Module:
-    """Return a vision transformer (patch_embed, blocks.0 ... blocks.5, norm, head) with random weights."""
+    """Return a vision transformer (patch_embed, blocks.0 ... blocks.5, fc_norm, head) with random weights."""
     return VisionTransformer(
         img_size=SIZE,
         patch_size=VIT_PATCH,
@@ -50,6 +50,8 @@ def embedded_vit() -> nn.Module:
         depth=VIT_DEPTH,
         num_heads=VIT_HEADS,
         num_classes=CLASSES,
+        class_token=False,
+        global_pool="avg",  # learns from few images; every token gets a gradient
     )
 
 

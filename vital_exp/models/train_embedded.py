@@ -33,10 +33,9 @@ COMMAND = "python -m vital_exp.models.train_embedded"
 TRAINING_SEED = 10_000
 HELD_OUT_SEED = 20_000
 
-BATCH_SIZE = 128
 WARM_UP = 0.1  # share of the steps in which the rate rises
 LABEL_SMOOTHING = 0.05  # keeps the logits of a network that soon knows every image moderate
-SWAPPED_SHARE = 1 / 3  # of the training images; enough that colour alone is a bad guess
+SWAPPED_SHARE = 1 / 2  # of the training images; enough that colour alone is a bad guess
 
 FLIP = 0.25  # probability; every class is still itself in the mirror, yet most face one way
 TURN = math.radians(12)
@@ -44,6 +43,8 @@ ZOOM = (0.8, 1.2)
 MOVE = 0.2  # share of half the side
 GAIN, OFFSET = 0.25, 0.1  # of each channel, either way
 GREY = 0.1  # probability of losing all colour
+NEGATIVE = 0.15  # probability of light turned dark
+MIXED = 0.3  # probability of red, green and blue in another order
 BLUR = 0.3  # probability of a 3 x 3 mean
 
 
@@ -55,6 +56,7 @@ class Recipe:
         steps: batches in all.
         rate: highest learning rate of AdamW.
         decay: weight decay.
+        batch_size: images in a batch.
         noise: largest standard deviation of the noise added to an image, RGB in [0, 1].
         attack: largest change of a pixel by a gradient-sign step on every batch, RGB in [0, 1]; 0 for none.
     """
@@ -62,14 +64,15 @@ class Recipe:
     steps: int
     rate: float
     decay: float
+    batch_size: int
     noise: float
     attack: float = 0.0
 
 
 RECIPES = {
-    "embedded_resnet": Recipe(steps=480, rate=4e-3, decay=0.02, noise=0.15),
-    "embedded_vit": Recipe(steps=480, rate=1e-3, decay=0.05, noise=0.10),
-    "embedded_judge": Recipe(steps=600, rate=4e-3, decay=0.02, noise=0.25, attack=0.03),
+    "embedded_resnet": Recipe(steps=480, rate=4e-3, decay=0.02, batch_size=128, noise=0.15),
+    "embedded_vit": Recipe(steps=1200, rate=1.5e-3, decay=0.05, batch_size=64, noise=0.05),
+    "embedded_judge": Recipe(steps=600, rate=4e-3, decay=0.02, batch_size=128, noise=0.25, attack=0.03),
 }
 
 
@@ -84,11 +87,11 @@ def training_set(count_per_class: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.cat([images for images, _ in sets]), torch.cat([labels for _, labels in sets])
 
 
-def batches(images: Tensor, labels: Tensor, steps: int, stream: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ``steps`` shuffled batches, each image once before any comes again."""
-    size = min(BATCH_SIZE, len(images))
+def batches(images: Tensor, labels: Tensor, recipe: Recipe, stream: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the recipe's shuffled batches, each image at most once before all others came."""
+    size = min(recipe.batch_size, len(images))
     order = torch.empty(0, dtype=torch.long)
-    for _ in range(steps):
+    for _ in range(recipe.steps):
         if len(order) < size:
             order = torch.randperm(len(images), generator=stream)
         chosen, order = order[:size], order[size:]
@@ -122,6 +125,10 @@ def _recoloured(images: Tensor, stream: torch.Generator) -> Tensor:
     gain = _uniform(3 * count, 1 - GAIN, 1 + GAIN, stream).view(count, 3, 1, 1)
     offset = _uniform(3 * count, -OFFSET, OFFSET, stream).view(count, 3, 1, 1)
     grey = torch.rand(count, 1, 1, 1, generator=stream) < GREY
+    negative = torch.rand(count, 1, 1, 1, generator=stream) < NEGATIVE
+    images = torch.where(negative, 1 - images, images)
+    mixed = torch.rand(count, 1, 1, 1, generator=stream) < MIXED
+    images = torch.where(mixed, images[:, torch.randperm(3, generator=stream)], images)
     return torch.where(grey, images.mean(1, keepdim=True), images) * gain + offset
 
 
@@ -162,7 +169,7 @@ def train(name: str, images: Tensor, labels: Tensor, recipe: Recipe, seed: int) 
     stream = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(_groups(network, recipe.decay), lr=recipe.rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe.steps))
-    progress = tqdm(batches(images, labels, recipe.steps, stream), name, total=recipe.steps, mininterval=2)
+    progress = tqdm(batches(images, labels, recipe, stream), name, total=recipe.steps, mininterval=2)
     for batch, wanted in progress:
         batch = augment(batch, recipe.noise, stream)
         if recipe.attack > 0:
@@ -223,6 +230,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
     state = {key: _stored(value) for key, value in network.state_dict().items()}
     part = path.with_suffix(".part")
     save_file(state, part)
+    part.chmod(0o644)  # safetensors writes for the owner alone; a package is for everyone
     part.replace(path)
 
 
@@ -246,7 +254,6 @@ def card_entry(name: str, path: Path, recipe: Recipe, seed: int, count_per_class
         "parameters": sum(p.numel() for p in network.parameters()),
         "seed": seed,
         "training_images": 10 * count_per_class,
-        "batch_size": BATCH_SIZE,
         **asdict(recipe),
         "held_out_images": 10 * held_out,
         "accuracy": {kind: round(accuracy(network, *drawn), 4) for kind, drawn in sets.items()},
@@ -315,7 +322,7 @@ architecture, judges pictures made for them.
 
 - Input: {size} x {size} px RGB in [0, 1], normalised by mean {mean} and standard deviation {std}.
 - Output: logits of {classes}.
-- Trained on typical drawings and a third of drawings with the palette and the ground of another class, moved, turned,
+- Trained on typical drawings and as many with the palette and the ground of another class, moved, turned,
   mirrored, recoloured, blurred and with noise, so that shape decides. Weights are stored in half precision.
 - Accuracy (the columns typical and swapped) is measured on the stored weights with drawings of another seed; "swapped"
   has every palette and ground replaced by that of another class. Chance is 10 %.
@@ -349,6 +356,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for key in ("steps", "count", "held_out", "threads"):
         if getattr(options, key) is not None and getattr(options, key) < 1:
             raise UsageError(key, getattr(options, key), "must be at least 1")
+    if options.seed < 0:
+        raise UsageError("seed", options.seed, "must be at least 0")
     return options
 
 

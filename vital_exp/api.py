@@ -1,0 +1,118 @@
+"""The Python functions of the commands' names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vital_exp.engine.request import Request
+from vital_exp.engine.run_folder import RunFolder
+from vital_exp.engine.visualization import Pictures, Visualization
+from vital_exp.models.checkpoints import load_checkpoint
+from vital_exp.models.loading import ModelConfig, build_network, wrap
+from vital_exp.models.named import model_config, model_overrides
+from vital_exp.models.network import VisionNetwork
+from vital_exp.targets.unit import Target
+
+__all__ = ["Pictures", "load_model", "visualize"]
+
+
+def load_model(
+    model: str | nn.Module,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | Sequence[int] | None = None,
+    class_names: Sequence[str] | str | None = None,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device | None = None,
+) -> VisionNetwork:
+    """Load or wrap a network for visualisation; it is frozen and put into evaluation mode.
+
+    Args:
+        model: an option of the group ``model`` (``"resnet50"``), a timm network, or a module of your own.
+        mean, std: per channel, for RGB in [0, 1]; ImageNet's unless the network has its own.
+        size: the input's side or (height, width) in px; 224 unless the network has its own.
+        class_names: one per output, or a file of them; ImageNet's for 1000 outputs.
+        checkpoint: local weights, .safetensors or weights-only .pth.
+        device: where to put it; where it is by default.
+
+    Returns:
+        The wrapped network: RGB in, logits out.
+
+    Raises:
+        UsageError: an unknown name, weights that cannot be had or do not fit, a size the network refuses.
+    """
+    keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
+    if isinstance(model, str):
+        from vital_exp.config import compose_config
+        from vital_exp.engine.setup import cache_dir
+
+        composed = compose_config(model_overrides(model))
+        config = model_config(composed)
+        for key, value in keys.items():
+            if value is not None:
+                setattr(config, key, value)
+        config.checkpoint = str(checkpoint) if checkpoint else config.checkpoint
+        network = build_network(config, cache_dir(composed))
+    else:
+        if checkpoint:
+            load_checkpoint(model, checkpoint)
+        network = wrap(model, ModelConfig(**keys))
+    return network if device is None else network.to(device)
+
+
+def visualize(
+    model: str | nn.Module | VisionNetwork,
+    targets: Sequence[str | Target] | str | Target,
+    *,
+    method: str = "vital",
+    references: str | Path | Tensor | Mapping[Any, Tensor] | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    init: Tensor | None = None,
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
+) -> Pictures:
+    """Make pictures of what units of a network detect.
+
+    Args:
+        model: a name, or a network (wrap it with :func:`load_model` to give mean, std and size).
+        targets: ``"class:207"``, ``"class:golden retriever"``, or Target objects.
+        method: an option of the group ``method``.
+        references: a folder of real images, a tensor (B, 3, H, W) RGB for all targets, or {target: tensor}. Tensors are
+            taken as they are, never clamped; float64 is normalised before it is cast.
+        steps: optimisation steps; the method's by default.
+        seed: with target and step it decides every random number.
+        init: pictures to start from, (N, 3, H, W) RGB, one per target.
+        overrides: as the command takes them, e.g. ``["transforms=none", "optimizer.lr=0.5"]``.
+        out: a run folder to write, or to go on with; None writes nothing but the cache of reference statistics.
+
+    Returns:
+        The pictures in the order of the targets. A failed one is NaN and says why in ``.results``.
+
+    Raises:
+        UsageError: a mistake in what was asked for.
+    """
+    quiet = [] if out else ["logger=none"]
+    request = Request.of(
+        model,
+        targets,
+        method=method,
+        references=references,
+        seed=seed,
+        steps=steps,
+        overrides=[*quiet, "progress=false", *overrides],
+    )
+    folder = RunFolder(Path(out), request.config, request.overrides) if out else None
+    run = Visualization(request.config, request.network, request.targets, request.references, init, folder)
+    pictures = run.run()
+    if folder:
+        from vital_exp.reporting.gallery import write_gallery
+
+        write_gallery(folder.path)
+    return pictures

@@ -1,0 +1,62 @@
+"""Targets into batches of one size: short ones are padded, and ``auto`` takes what fits into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from vital_exp.models.network import VisionNetwork
+from vital_exp.targets.unit import Target
+
+# Beyond these, larger batches were no faster per picture, and a failure costs more.
+LARGEST_AUTO_BATCH = {"cpu": 16, "cuda": 64, "mps": 16}
+# Share of the free memory that auto may plan with; the estimate leaves out the allocator's own overhead.
+MEMORY_SHARE = 0.5
+# Activations are kept for the backward pass once and pass through it as gradients once; sorting copies the tapped ones.
+ACTIVATION_COPIES = 2.5
+
+
+def batches(targets: Sequence[Target], batch_size: int) -> Iterator[tuple[list[Target], list[Target]]]:
+    """Yield (targets, the same padded to ``batch_size`` by repeating the last one).
+
+    A picture's bits may depend on the size of its batch, so every batch has the same.
+    """
+    for start in range(0, len(targets), batch_size):
+        batch = list(targets[start : start + batch_size])
+        yield batch, batch + [batch[-1]] * (batch_size - len(batch))
+
+
+def automatic_batch_size(network: VisionNetwork, size: tuple[int, int], count: int) -> int:
+    """Return the batch size for ``count`` pictures of a size: as many as fit into half of the free memory."""
+    fitting = int(free_memory(network.device) * MEMORY_SHARE / max(bytes_per_picture(network, size), 1))
+    return max(1, min(count, fitting, LARGEST_AUTO_BATCH.get(network.device.type, 16)))
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the free bytes of a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+@torch.no_grad()
+def bytes_per_picture(network: VisionNetwork, size: tuple[int, int]) -> int:
+    """Estimate the memory one more picture takes, from the activations of one forward pass."""
+    total = 0
+
+    def add(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal total
+        if isinstance(output, Tensor):
+            total += output.numel() * output.element_size()
+
+    leaves = [module for module in network.module.modules() if not list(module.children())]
+    handles = [leaf.register_forward_hook(add) for leaf in leaves]
+    try:
+        network(torch.zeros(1, 3, *size, device=network.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return int(total * ACTIVATION_COPIES)

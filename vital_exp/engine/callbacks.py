@@ -1,0 +1,111 @@
+"""What happens beside the optimisation: progress, checkpoints, loggers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from tqdm import tqdm
+
+from vital_exp.engine.module import VisualizationModule
+
+# Reading the loss makes a device wait, and a bar needs no more than a few updates a second.
+STEPS_PER_UPDATE = 10
+PICTURES_LOGGED = 16  # at most, per batch: dashboards of hundreds are slow to open
+
+
+class Progress(Callback):
+    """One bar over all batches: pictures done, the loss, the time left."""
+
+    def __init__(self, pictures: int, steps: int, batches: int, shown: bool) -> None:
+        self.pictures = pictures
+        self.done = 0
+        self.bar = tqdm(total=steps * batches, unit="step", disable=not shown, dynamic_ncols=True)
+        self._describe()
+
+    def _describe(self) -> None:
+        self.bar.set_description(f"pictures {self.done}/{self.pictures}")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Skip the steps a checkpoint has."""
+        self.bar.update(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Advance; now and then read the loss."""
+        if trainer.global_step % STEPS_PER_UPDATE == 0:
+            self.bar.set_postfix(loss=f"{float(pl_module.latest_loss()):.4g}", refresh=False)
+        self.bar.update(1)
+
+    def add_done(self, pictures: int) -> None:
+        """Count finished pictures."""
+        self.done += pictures
+        self._describe()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
+
+
+class Checkpoint(Callback):
+    """Keeps a half-made batch on disk, whole: written beside, then renamed."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path = path
+        self.every = every
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save after every so many steps, but not after the last: then the pictures follow."""
+        if trainer.global_step % self.every == 0 and trainer.global_step < pl_module.steps:
+            temporary = self.path.with_suffix(".part")
+            trainer.save_checkpoint(temporary)
+            os.replace(temporary, self.path)
+
+
+class LogTerms(Callback):
+    """Sends the terms' means over the batch, and now and then pictures, to Lightning loggers.
+
+    Args:
+        loggers: where to.
+        first_step: steps of the batches before, so that one run's steps only grow.
+        names: the targets of the batch.
+        every: steps between terms.
+        pictures_every: steps between pictures.
+    """
+
+    def __init__(
+        self, loggers: Sequence[Logger], first_step: int, names: Sequence[str], every: int, pictures_every: int
+    ) -> None:
+        self.loggers = loggers
+        self.first_step = first_step
+        self.names = names
+        self.every = every
+        self.pictures_every = pictures_every
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log what is due at this step."""
+        step = trainer.global_step - 1
+        last = trainer.global_step == pl_module.steps
+        if step % self.every == 0 or last:
+            terms = pl_module.terms_at(step, len(self.names))
+            for logger in self.loggers:
+                logger.log_metrics({f"loss/{name}": value for name, value in terms.items()}, self.first_step + step)
+        if step % self.pictures_every == 0 or last:
+            log_pictures(self.loggers, pl_module, self.names, self.first_step + step)
+
+
+@torch.no_grad()
+def log_pictures(loggers: Sequence[Logger], module: VisualizationModule, names: Sequence[str], step: int) -> None:
+    """Send the pictures as they are now to the loggers that can show them."""
+    names = names[:PICTURES_LOGGED]
+    pictures = module.pictures()[: len(names)].clamp(0, 1).float().cpu()
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image("pictures", list(pictures), step=step, caption=list(names))
+        elif isinstance(logger, TensorBoardLogger):
+            for name, picture in zip(names, pictures, strict=True):
+                logger.experiment.add_image(f"pictures/{name}", picture, step)

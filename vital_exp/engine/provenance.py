@@ -1,0 +1,47 @@
+"""Where a run comes from: versions, hashes, device, git revision."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from typing import Any
+
+from omegaconf import DictConfig
+
+from vital_exp.config import config_hash
+from vital_exp.models.network import VisionNetwork
+
+PACKAGES = ("vital-exp", "torch", "torchvision", "timm", "lightning", "hydra-core", "omegaconf", "torchmetrics", "wandb")
+
+
+def provenance(config: DictConfig, network: VisionNetwork, batch_size: int) -> dict[str, Any]:
+    """Return what is needed to make the same pictures again, ready for JSON."""
+    return {
+        "python": platform.python_version(),
+        "versions": {package: _version(package) for package in PACKAGES},
+        "device": str(network.device),
+        "machine": platform.machine(),
+        "git_revision": _git_revision(),
+        "network": network.name,
+        "weights_hash": network.weights_hash(),
+        "config_hash": config_hash(config),
+        "batch_size": batch_size,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """The revision of the working folder, if it is a git checkout."""
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,212 @@
+"""From a composed configuration to the objects of a run: network, targets, references, pictures, objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vital_exp.config import build, plain
+from vital_exp.engine.schedule import learning_rate
+from vital_exp.errors import UsageError
+from vital_exp.images.parameterisation import Parameterisation
+from vital_exp.images.randomness import RandomStreams
+from vital_exp.images.transforms import Compose
+from vital_exp.models.layers import alignment
+from vital_exp.models.named import model_config
+from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.objectives.terms import Objective, Problem
+from vital_exp.references.base import References
+from vital_exp.references.decoding import fit, load_rgb
+from vital_exp.references.drawn import DrawnReferences
+from vital_exp.references.folder import FolderReferences
+from vital_exp.references.statistics import ReferenceStatistics
+from vital_exp.targets.selection import class_targets
+from vital_exp.targets.unit import Target
+
+# Others scale the whole batch's loss and skip a step for all when one picture overflows.
+PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+
+
+def check_numbers(config: DictConfig) -> None:
+    """Check the keys that hold counts and choices.
+
+    Raises:
+        UsageError: the first that is not allowed.
+    """
+    for key, least in (("steps", 1), ("seed", 0), ("checkpoint_every", 1), ("pictures_every", 1)):
+        value = config[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UsageError(key, value, f"a whole number of at least {least}")
+    size = config.batch_size
+    if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise UsageError("batch_size", size, "a whole number of at least 1, or auto")
+    if config.trainer.precision not in PRECISIONS:
+        raise UsageError("trainer.precision", config.trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS)
+    if config.trainer.devices not in (1, "1", "auto") and not isinstance(config.trainer.devices, ListConfig):
+        raise UsageError("trainer.devices", config.trainer.devices, "one device per job: start a job for each")
+
+
+def device_of(config: DictConfig, network: VisionNetwork | None = None) -> torch.device:
+    """Return the device the configuration asks for; ``auto`` is where a given network is, else the best there is.
+
+    Raises:
+        UsageError: an unknown accelerator, or one this machine does not have.
+    """
+    name = config.trainer.accelerator
+    if name not in ACCELERATORS:
+        raise UsageError("trainer.accelerator", name, f"one of {', '.join(ACCELERATORS)}", ACCELERATORS)
+    if name == "auto" and network is not None:
+        return network.device
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    kind = "cuda" if name == "gpu" else name
+    if not available[kind]:
+        raise UsageError("trainer.accelerator", name, "this machine has none; cpu works everywhere")
+    devices = config.trainer.devices
+    number = devices[0] if isinstance(devices, ListConfig) else 0
+    return torch.device(kind, number) if kind == "cuda" else torch.device(kind)
+
+
+def cache_dir(config: DictConfig) -> Path:
+    """Return the cache folder of the configuration."""
+    return Path(config.cache_dir).expanduser()
+
+
+def pair(size: Any, key: str, default: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of a side, a [height, width] or None for the default.
+
+    Raises:
+        UsageError: anything else, or a side below 1.
+    """
+    if size is None:
+        return default
+    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple, ListConfig)) else ()
+    if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
+        raise UsageError(key, size, "a side of at least 1 px, or [height, width]")
+    return sides[0], sides[1]
+
+
+def references_of(config: DictConfig, network: VisionNetwork) -> References:
+    """Return the source of reference images that the configuration names."""
+    keys = config.references
+    if isinstance(keys.count, bool) or not isinstance(keys.count, int) or keys.count < 1:
+        raise UsageError("references.count", keys.count, "a whole number of at least 1")
+    own = network.preprocessing
+    size = pair(keys.size, "references.size", own.size)
+    if keys.source == "embedded":
+        if size[0] != size[1]:
+            raise UsageError("references.size", keys.size, "the embedded images are square: one side")
+        return DrawnReferences(keys.count, keys.seed, size[0])
+    if not keys.root:
+        raise UsageError("references.root", keys.root, "a folder of real images is needed, one sub-folder per class")
+    resize = own.resize and round(own.resize * min(size) / min(own.size))
+    names = network.classes if network.class_names else network.class_names
+    return FolderReferences(
+        Path(keys.root).expanduser(), names, keys.count, keys.seed, size, resize, own.interpolation  # type: ignore[arg-type]
+    )
+
+
+def targets_of(config: DictConfig, network: VisionNetwork, references: References) -> list[Target]:
+    """Return the targets the configuration selects.
+
+    Raises:
+        UsageError: an unknown class, or one that has no references.
+    """
+    index = plain(config)["target"]["index"]
+    available = references.class_indices()
+    names = getattr(references, "class_names", network.classes)
+    targets = class_targets(index, names, available=available)
+    check_references(targets, references)
+    return targets
+
+
+def check_references(targets: Sequence[Target], references: References) -> None:
+    """Make sure that every class target has references, before anything is optimised."""
+    available = references.class_indices()
+    for target in targets:
+        if target.kind == "class" and available is not None and target.index not in available:
+            references.fingerprint(target)  # says which class and what there is instead
+            raise UsageError("references.root", target.name, "no reference images of this class")
+
+
+def problem_of(
+    config: DictConfig, network: VisionNetwork, targets: Sequence[Target], references: References
+) -> Problem:
+    """Return what a batch of pictures is made for."""
+    folder = cache_dir(config) if config.references.cache else None
+    statistics = ReferenceStatistics(network, references, folder)
+    return Problem(network, tuple(targets), alignment(network, model_config(config).recipe), statistics)
+
+
+def objective_of(config: DictConfig, problem: Problem) -> Objective:
+    """Return the sum of the terms the configuration lists."""
+    terms = {name: build(node, problem=problem) for name, node in config.objective.items()}
+    return Objective(problem.network, terms)
+
+
+def transform_of(config: DictConfig) -> Compose:
+    """Return the transforms the configuration lists, in order."""
+    return Compose({name: build(node) for name, node in config.transforms.items()})
+
+
+def pictures_of(
+    config: DictConfig, network: VisionNetwork, streams: RandomStreams, init: Tensor | None = None
+) -> Parameterisation:
+    """Return the parameterisation; ``init`` (N, 3, H, W) RGB or image.init replaces the random start."""
+    keys = {key: value for key, value in config.image.items() if key not in ("size", "init")}
+    size = pair(config.image.size, "image.size", network.preprocessing.size)
+    if init is None and config.image.init != "noise":
+        init = _image_file(config.image.init, size).expand(len(streams.names), -1, -1, -1)
+    start = None
+    if init is not None:
+        start, size = model_space(init, network), (init.shape[-2], init.shape[-1])
+    from omegaconf import OmegaConf
+
+    pictures: Parameterisation = build(
+        OmegaConf.create(keys), preprocessing=network.preprocessing, size=size, streams=streams, init=start
+    )
+    return pictures.to(network.device, network.dtype)
+
+
+def _image_file(path: str, size: tuple[int, int]) -> Tensor:
+    if not Path(path).expanduser().is_file():
+        raise UsageError("image.init", path, "noise, or an image file that exists")
+    return fit(load_rgb(Path(path).expanduser()), size)[None]
+
+
+def optimizer_of(config: DictConfig) -> Callable[[list[torch.nn.Parameter]], Optimizer]:
+    """Return the function that makes the optimiser from the parameters."""
+    from omegaconf import OmegaConf
+
+    if not isinstance(config.optimizer.lr, (int, float)) or config.optimizer.lr <= 0:
+        raise UsageError("optimizer.lr", config.optimizer.lr, "a number above 0")
+    node = OmegaConf.create({key: value for key, value in config.optimizer.items() if key != "warmup"})
+    return lambda parameters: build(node, params=parameters)
+
+
+def rate_of(config: DictConfig) -> Callable[[int], float]:
+    """Return the schedule: step to learning rate."""
+    warmup = config.optimizer.warmup
+    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
+        raise UsageError("optimizer.warmup", warmup, "a whole number of steps, at least 0")
+    return partial(learning_rate, steps=config.steps, peak=config.optimizer.lr, warmup=warmup)
+
+
+def as_references(given: Tensor | Mapping[Any, Tensor] | str | Path, network: VisionNetwork) -> References | None:
+    """Return references handed to the Python API as tensors; None for a folder, which the configuration names."""
+    from vital_exp.references.tensors import TensorReferences
+
+    if isinstance(given, (str, Path)):
+        return None
+    from vital_exp.targets.class_names import ClassNames
+
+    return TensorReferences(given, network.class_names or ClassNames.numbered(1))

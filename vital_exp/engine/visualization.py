@@ -1,0 +1,328 @@
+"""Make the pictures of a configuration: batch after batch of targets, each kept as soon as it is finished."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from vital_exp.config import build, config_hash
+from vital_exp.engine import setup
+from vital_exp.engine.batching import automatic_batch_size, batches
+from vital_exp.engine.callbacks import Checkpoint, LogTerms, Progress
+from vital_exp.engine.logging import close_loggers, make_loggers
+from vital_exp.engine.module import VisualizationModule
+from vital_exp.engine.provenance import provenance
+from vital_exp.engine.run_folder import RunFolder
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.recognition import check_judge, recognition, summarise
+from vital_exp.images.output import quantised, transparency
+from vital_exp.images.randomness import RandomStreams
+from vital_exp.models.named import named_network
+from vital_exp.models.network import VisionNetwork
+from vital_exp.references.base import References
+from vital_exp.targets.unit import Target
+
+REFERENCES_SHOWN = 6  # beside each picture in the gallery
+
+
+@dataclass
+class Pictures:
+    """What a run made, in the order of its targets.
+
+    Attributes:
+        targets: the targets.
+        images: (N, 3, H, W) float32 RGB in [0, 1]; NaN where a target failed.
+        masks: (N, 1, H, W) in [0, 1], the transparency maps.
+        history: {target: {term: one value per step, "total": ...}}.
+        results: one dict per target, as in results.jsonl.
+        metrics: as in metrics.json.
+        rows: per-target values, as in metrics.csv.
+        path: the run folder; None when nothing was written.
+    """
+
+    targets: list[Target]
+    images: Tensor
+    masks: Tensor
+    history: dict[str, dict[str, list[float]]]
+    results: list[dict[str, Any]]
+    metrics: dict[str, dict[str, float | int]] = field(default_factory=dict)
+    rows: list[dict[str, float | int | str]] = field(default_factory=list)
+    path: Path | None = None
+
+
+@dataclass
+class _Finished:
+    """One target's picture in memory."""
+
+    picture: Tensor  # (3, H, W)
+    mask: Tensor  # (1, H, W)
+    history: dict[str, list[float]]
+
+
+class Visualization:
+    """One run: what to make, and what is made so far.
+
+    Args:
+        config: the composed configuration.
+        network: the frozen network, on its device.
+        targets: what to show, one picture each.
+        references: natural images of the targets.
+        init: (N, 3, H, W) RGB to start from, one per target; None for what the configuration says.
+        folder: where to keep everything; None keeps it in memory.
+    """
+
+    def __init__(
+        self,
+        config: DictConfig,
+        network: VisionNetwork,
+        targets: Sequence[Target],
+        references: References,
+        init: Tensor | None = None,
+        folder: RunFolder | None = None,
+    ) -> None:
+        if init is not None and (init.ndim != 4 or len(init) != len(targets)):
+            raise UsageError("init", tuple(init.shape), f"one picture (3, H, W) per target, and there are {len(targets)}")
+        self.config = config
+        self.network = network
+        self.targets = list(targets)
+        self.references = references
+        self.starts = {} if init is None else {t: x for t, x in zip(targets, init, strict=True)}
+        self.folder = folder
+        self.finished: dict[str, _Finished] = {}
+        self.results = {result["target"]: result for result in folder.results()} if folder else {}
+        self.loggers: list[Logger] = []
+        self.judges: dict[str, VisionNetwork] = {}
+
+    def run(self) -> Pictures:
+        """Make every picture that is not there yet, evaluate all, and return them."""
+        self.judges = self._load_judges()
+        size = self._resolve_batch_size()
+        self._record_provenance(size)
+        waiting = [target for target in self.targets if target.name not in self.results]
+        work = list(batches(waiting, size))
+        progress = Progress(len(self.targets), self.config.steps, len(work), self.config.progress)
+        progress.add_done(len(self.targets) - len(waiting))
+        self.loggers = make_loggers(self.config, self.folder)
+        try:
+            for number, (batch, padded) in enumerate(work):
+                self._make(number, batch, padded, progress)
+                progress.add_done(len(batch))
+            progress.close()
+            pictures = self._gather()
+            self._evaluate(pictures)
+        finally:
+            progress.close()
+            close_loggers(self.loggers, self.results)
+        return pictures
+
+    def _load_judges(self) -> dict[str, VisionNetwork]:
+        """Judges are loaded first: a mistake in one should not wait for the pictures."""
+        if not self.config.evaluation.enabled or self.network.class_names is None:
+            return {}
+        folder = setup.cache_dir(self.config)
+        specs = OmegaConf.to_container(self.config.evaluation.judges)
+        assert isinstance(specs, list)
+        judges = [named_network(spec, folder, "evaluation.judges") for spec in specs]  # type: ignore[arg-type]
+        for judge in judges:
+            check_judge(judge, self.network)
+        return {judge.name: judge.to(self.network.device) for judge in judges}
+
+    def _resolve_batch_size(self) -> int:
+        """The size of every batch; what auto chose is recorded, and a resumed run keeps it."""
+        if self.config.batch_size != "auto":
+            return int(self.config.batch_size)
+        recorded = (self.folder.load_json("provenance.json") or {}) if self.folder else {}
+        if "batch_size" in recorded:
+            return int(recorded["batch_size"])
+        size = setup.pair(self.config.image.size, "image.size", self.network.preprocessing.size)
+        return automatic_batch_size(self.network, size, len(self.targets))
+
+    def _record_provenance(self, batch_size: int) -> None:
+        if self.folder and self.folder.load_json("provenance.json") is None:
+            self.folder.save_json("provenance.json", provenance(self.config, self.network, batch_size))
+
+    def _make(self, number: int, batch: list[Target], padded: list[Target], progress: Progress) -> None:
+        """Optimise one batch and keep its pictures."""
+        started = time.perf_counter()
+        module = self._module(padded)
+        self._fit(number, module, batch, progress)
+        seconds = (time.perf_counter() - started) / len(batch)
+        with torch.no_grad():
+            pictures = module.pictures().detach().float().cpu()[: len(batch)]
+        masks = transparency(module.sensitivity()[: len(batch)])
+        history = {name: values[:, : len(batch)] for name, values in module.history().items()}
+        activations = self._activations(batch, pictures)
+        for i, target in enumerate(batch):
+            terms = {name: values[:, i].tolist() for name, values in history.items()}
+            result = self._result(target, terms, pictures[i], activations[i], seconds)
+            self._keep(target, result, _Finished(pictures[i], masks[i], terms))
+        if self.folder:
+            self.folder.drop_checkpoint()
+
+    def _module(self, padded: list[Target]) -> VisualizationModule:
+        config = self.config
+        problem = setup.problem_of(config, self.network, padded, self.references)
+        streams = RandomStreams(config.seed, [target.name for target in padded])
+        init = torch.stack([self.starts[target] for target in padded]) if self.starts else None
+        pictures = setup.pictures_of(config, self.network, streams, init)
+        check_size(self.network, pictures().shape[-2:])
+        objective = setup.objective_of(config, problem)
+        transform, optimizer = setup.transform_of(config), setup.optimizer_of(config)
+        return VisualizationModule(
+            pictures, objective, transform, streams, optimizer, setup.rate_of(config), config.steps
+        )
+
+    def _fit(self, number: int, module: VisualizationModule, batch: list[Target], progress: Progress) -> None:
+        config = self.config
+        first_step, names = number * config.steps, [target.name for target in batch]
+        callbacks: list[Any] = [progress]
+        if self.loggers:
+            every = config.trainer.log_every_n_steps
+            callbacks.append(LogTerms(self.loggers, first_step, names, every, config.pictures_every))
+        checkpoint = None
+        if self.folder:
+            callbacks.append(Checkpoint(self.folder.checkpoint, config.checkpoint_every))
+            checkpoint = self.folder.checkpoint_of([t.name for t in batch])
+        trainer = _trainer(config, self.network.device, callbacks)
+        try:
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            _explain_memory(error, len(module._streams.names))
+            raise
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+
+    def _activations(self, batch: list[Target], pictures: Tensor) -> list[float | None]:
+        """Each class's logit for its saved picture."""
+        if self.network.class_names is None or any(target.kind != "class" for target in batch):
+            return [None] * len(batch)
+        shown = quantised(pictures.nan_to_num())
+        return [float(row["activation"]) for row in recognition(self.network, {}, batch, shown)]
+
+    def _result(
+        self, target: Target, terms: dict[str, list[float]], picture: Tensor, activation: float | None, seconds: float
+    ) -> dict[str, Any]:
+        broken = next((step for step, value in enumerate(terms["total"]) if not math.isfinite(value)), None)
+        error = None
+        if broken is not None:
+            error = f"the loss is {terms['total'][broken]} at step {broken}"
+        elif not picture.isfinite().all():
+            error = f"the picture is not finite after step {len(terms['total']) - 1}"
+        return {
+            "target": target.name,
+            "kind": target.kind,
+            "layer": target.layer,
+            "index": target.index,
+            "label": target.label,
+            "status": "failed" if error else "done",
+            "image": None if error else f"images/{target.name}.png",
+            "seed": self.config.seed,
+            "steps": self.config.steps,
+            "loss": None if error else {name: values[-1] for name, values in terms.items()},
+            "activation": None if error else activation,
+            "seconds": round(seconds, 3),
+            "error": error,
+            "position": list(target.position) if target.position else None,
+            "variation": target.variation,
+            "config_hash": config_hash(self.config),
+        }
+
+    def _keep(self, target: Target, result: dict[str, Any], made: _Finished) -> None:
+        """Keep a picture: on disk if there is a folder, and its line last."""
+        if result["status"] == "failed":
+            made.picture = torch.full_like(made.picture, torch.nan)
+            made.mask = torch.zeros_like(made.mask)
+        if self.folder:
+            self.folder.append_history(target, made.history)
+            if result["status"] == "done":
+                self.folder.save_picture(target, made.picture, made.mask)
+                self.folder.save_references(target, islice(self.references.images(target), REFERENCES_SHOWN))
+            self.folder.append_result(result)
+        self.finished[target.name] = made
+        self.results[target.name] = result
+
+    def _gather(self) -> Pictures:
+        """All pictures, those of an earlier start read from disk."""
+        earlier = [t for t in self.targets if t.name not in self.finished]
+        history = self.folder.load_history() if self.folder and earlier else {}
+        for target in earlier:
+            assert self.folder is not None
+            picture, mask = self.folder.load_picture(target.name)
+            self.finished[target.name] = _Finished(picture, mask, history.get(target.name, {}))
+        made = [self.finished[target.name] for target in self.targets]
+        return Pictures(
+            targets=self.targets,
+            images=torch.stack([one.picture for one in made]),
+            masks=torch.stack([one.mask for one in made]),
+            history={t.name: one.history for t, one in zip(self.targets, made, strict=True)},
+            results=[self.results[target.name] for target in self.targets],
+            path=self.folder.path if self.folder else None,
+        )
+
+    def _evaluate(self, pictures: Pictures) -> None:
+        done = [i for i, result in enumerate(pictures.results) if result["status"] == "done"]
+        kinds = {target.kind for target in self.targets}
+        if not self.config.evaluation.enabled or not done or kinds != {"class"} or self.network.class_names is None:
+            return
+        targets = [self.targets[i] for i in done]
+        pictures.rows = recognition(self.network, self.judges, targets, quantised(pictures.images[done]))
+        pictures.metrics = summarise(pictures.rows)
+        if self.folder:
+            self.folder.save_json("metrics.json", pictures.metrics)
+            self.folder.save_table("metrics.csv", pictures.rows)
+
+
+def check_size(network: VisionNetwork, size: Sequence[int]) -> None:
+    """Run the network once on an empty picture.
+
+    Raises:
+        UsageError: it refuses pictures of this size.
+    """
+    if tuple(size) == tuple(network.preprocessing.size):
+        return
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, *size, device=network.device))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise UsageError("image.size", "x".join(map(str, size)), f"the network refuses this size: {first}") from None
+
+
+def _trainer(config: DictConfig, device: torch.device, callbacks: list[Any]) -> Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings, once per batch
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="GPU available but not used|MPS available but not used")
+        trainer: Trainer = build(
+            config.trainer,
+            max_steps=config.steps,
+            max_epochs=-1,
+            accelerator="gpu" if device.type == "cuda" else device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            logger=False,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    return trainer
+
+
+def _explain_memory(error: BaseException, batch_size: int) -> None:
+    """Raise UsageError if an error means that memory ran out."""
+    text = str(error).lower()
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "can't allocate memory" in text:
+        advice = f"try batch_size={batch_size // 2}" if batch_size > 1 else "try a smaller image.size"
+        raise UsageError("batch_size", batch_size, f"out of memory: {advice}") from error

@@ -1,0 +1,80 @@
+"""Is the target class recognised in its picture, by the network itself and by judges?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.intervals import bootstrap_mean
+from vital_exp.images.output import resized
+from vital_exp.models.network import VisionNetwork
+from vital_exp.targets.unit import Target
+
+TOP = 5
+PICTURES_PER_PASS = 16
+
+
+@torch.no_grad()
+def logits(network: VisionNetwork, pictures: Tensor) -> Tensor:
+    """Return (N, classes) float32 logits on the CPU for RGB pictures (N, 3, H, W), resized to the network's input."""
+    fitted = resized(pictures, network.preprocessing.size).to(network.device)
+    chunks = [network(chunk).float().cpu() for chunk in fitted.split(PICTURES_PER_PASS)]
+    return torch.cat(chunks)
+
+
+def check_judge(judge: VisionNetwork, network: VisionNetwork) -> None:
+    """Raise UsageError unless a judge tells the same classes apart as the network."""
+    if len(judge.classes) != len(network.classes):
+        problem = f"the judge has {len(judge.classes)} classes, the network {len(network.classes)}"
+        raise UsageError("evaluation.judges", judge.name, problem)
+
+
+def recognition(
+    network: VisionNetwork, judges: Mapping[str, VisionNetwork], targets: Sequence[Target], pictures: Tensor
+) -> list[dict[str, float | int | str]]:
+    """Return one row per class target: the network's opinion of its picture, then each judge's.
+
+    Columns: target, activation (the class's logit), top1 and top5 (1 or 0), probability; ``top1[judge]``,
+    ``top5[judge]`` and ``probability[judge]`` for each judge.
+
+    Args:
+        network: the network the pictures were made for.
+        judges: other networks with the same classes, by name.
+        targets: class targets.
+        pictures: (N, 3, H, W) RGB in [0, 1].
+    """
+    index = torch.tensor([target.index for target in targets])
+    own = logits(network, pictures)
+    rows: list[dict[str, float | int | str]] = [
+        {"target": target.name, "activation": float(value)}
+        for target, value in zip(targets, own.gather(1, index[:, None])[:, 0], strict=True)
+    ]
+    opinions = {"": own} | {f"[{name}]": logits(judge, pictures) for name, judge in judges.items()}
+    for suffix, scores in opinions.items():
+        rank = (scores > scores.gather(1, index[:, None])).sum(dim=1)  # classes that score above the target
+        probability = scores.softmax(dim=1).gather(1, index[:, None])[:, 0]
+        for row, place, share in zip(rows, rank.tolist(), probability.tolist(), strict=True):
+            row[f"top1{suffix}"] = int(place < 1)
+            if scores.shape[1] > TOP:
+                row[f"top5{suffix}"] = int(place < TOP)
+            row[f"probability{suffix}"] = share
+    return rows
+
+
+def summarise(rows: Sequence[Mapping[str, float | int | str]]) -> dict[str, dict[str, float | int]]:
+    """Return each metric's mean over the targets with its interval.
+
+    accuracy_top1 is the network's own; transfer_top1[judge] a judge's; likewise top5 and probability.
+    """
+    metrics = {}
+    for column in rows[0] if rows else ():
+        if column in ("target", "activation"):
+            continue
+        name, bracket, judge = column.partition("[")
+        if name != "probability":
+            name = f"{'transfer' if bracket else 'accuracy'}_{name}"
+        metrics[f"{name}{bracket}{judge}"] = bootstrap_mean([float(row[column]) for row in rows])
+    return metrics

@@ -1,0 +1,50 @@
+"""Networks by the names of the configuration group ``model``, or timm's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vital_exp.config import compose_config, options_of, plain
+from vital_exp.errors import UsageError
+from vital_exp.models.loading import ModelConfig, build_network
+from vital_exp.models.network import VisionNetwork
+
+
+def model_overrides(name: str, key: str = "model") -> list[str]:
+    """Return the overrides that choose a network: an option of the group ``model``, else a timm network.
+
+    Raises:
+        UsageError: neither has that name.
+    """
+    if name in options_of("model"):
+        return [f"model={name}"]
+    import timm
+
+    if timm.is_model(name):
+        return ["model=timm", f"model.name={name}"]
+    known = [*options_of("model"), *timm.list_models()]
+    raise UsageError(key, name, "neither an option of the group model nor a network of timm", known)
+
+
+def model_config(config: DictConfig) -> ModelConfig:
+    """Return the group ``model`` of a composed configuration."""
+    return ModelConfig(**plain(OmegaConf.create({"model": config.model}))["model"])
+
+
+def named_network(spec: str | Mapping[str, Any], cache_dir: Path | None = None, key: str = "model") -> VisionNetwork:
+    """Build a network from a name, or from the keys of the group ``model`` (a judge in a configuration).
+
+    Raises:
+        UsageError: an unknown name or key; see also :func:`build_network`.
+    """
+    if isinstance(spec, str):
+        return build_network(model_config(compose_config(model_overrides(spec, key))), cache_dir)
+    allowed: Sequence[str] = list(ModelConfig.__dataclass_fields__)
+    for name in spec:
+        if name not in allowed:
+            raise UsageError(f"{key}.{name}", spec[name], "no such key of a model", allowed)
+    return build_network(ModelConfig(**spec), cache_dir)
