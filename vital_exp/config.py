@@ -37,14 +37,28 @@ def compose_config(overrides: Sequence[str], name: str = "visualize") -> DictCon
     Raises:
         UsageError: an unknown group, option or key, or a value that cannot be read.
     """
+    overrides = [without_plus(override) for override in overrides]
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose(name, overrides=list(overrides))
-        OmegaConf.resolve(config)
+            config = compose(name, overrides=overrides)
+        config = normalised(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
-    check_added_keys(config, overrides)
+    check_added_keys(overrides, config)
     return config
+
+
+def normalised(config: DictConfig) -> DictConfig:
+    """Return a copy without Hydra's own part, interpolations resolved."""
+    copy = OmegaConf.create(plain(config))
+    OmegaConf.set_struct(copy, True)
+    return copy
+
+
+def without_plus(override: str) -> str:
+    """Drop the ``+`` before a group that the defaults list has already: both spellings choose an option."""
+    key = override.lstrip("+").split("=")[0]
+    return override.lstrip("+") if override.startswith("+") and key in groups() else override
 
 
 def explain(error: Exception, overrides: Sequence[str] = ()) -> UsageError:
@@ -94,16 +108,18 @@ def known_keys() -> list[str]:
     return found
 
 
-def check_added_keys(config: DictConfig, overrides: Sequence[str]) -> None:
+def check_added_keys(overrides: Sequence[str], config: DictConfig | None = None) -> None:
     """Refuse a key added with ``+`` that nothing reads: Hydra itself would accept it in silence.
 
     Raises:
         UsageError: the key is neither in an open mapping nor an argument of the object it was added to.
     """
-    for override in overrides:
+    added = [override for override in overrides if override.startswith("+")]
+    config = compose_config([o for o in overrides if "=" in o and o not in added]) if added and not config else config
+    for override in added:
         key, _, value = override.partition("=")
         key = key.lstrip("+")
-        if not override.startswith("+") or "/" in key or key.split("@")[0] in groups():
+        if "/" in key or key.split("@")[0] in groups():
             continue
         parent, _, name = key.rpartition(".")
         if any(parent == mapping or parent.startswith(f"{mapping}.") for mapping in OPEN_MAPPINGS):

@@ -1,0 +1,25 @@
+"""``python -m vital_exp <command> ...``: the commands without their console scripts."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from vital_exp.errors import nearest
+
+COMMANDS = ("visualize",)
+
+
+def main() -> None:
+    """Hand the arguments to the named command."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in COMMANDS:
+        near = nearest(name, COMMANDS)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        print(f"python -m vital_exp {name}: one of {', '.join(COMMANDS)}{hint}", file=sys.stderr)
+        sys.exit(2)
+    import_module(f"vital_exp.commands.{name}").main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What a run would do: targets, batches, and estimates of time, memory and disk."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from vital_exp.engine import setup
+from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture
+from vital_exp.engine.request import Request
+from vital_exp.images.randomness import RandomStreams
+from vital_exp.models.layers import layer_shapes
+from vital_exp.objectives.terms import Problem
+
+TIMED_STEPS = 3
+TARGETS_SHOWN = 10
+BYTES_PER_PIXEL_ON_DISK = 5  # measured: a picture, its masked form and its share of the gallery, as PNG
+BYTES_PER_HISTORY_ROW = 60  # a step of one target in history.csv
+
+
+class _BlankStatistics:
+    """Zeros in place of reference statistics: steps cost the same, and nothing has to be read."""
+
+    def __init__(self, request: Request) -> None:
+        self.shapes = layer_shapes(request.network)
+        self.device = request.network.device
+
+    def quantiles(self, targets: tuple[object, ...], layers: tuple[str, ...]) -> dict[str, Tensor]:
+        """Return zeros of each layer's shape, (N, C, Q)."""
+        sizes = {layer: (self.shapes[layer][0], int(torch.tensor(self.shapes[layer][1:]).prod())) for layer in layers}
+        return {layer: torch.zeros(len(targets), *size, device=self.device) for layer, size in sizes.items()}
+
+
+def describe_plan(request: Request) -> str:
+    """Return the plan as text; takes a few steps of the first batch to estimate the time."""
+    config, network = request.config, request.network
+    size = setup.pair(config.image.size, "image.size", network.preprocessing.size)
+    count = len(request.targets)
+    automatic = config.batch_size == "auto"
+    batch_size = automatic_batch_size(network, size, count) if automatic else config.batch_size
+    number = len(list(batches(request.targets, batch_size)))
+    seconds = _seconds_per_step(request, batch_size) * config.steps * number
+    memory = bytes_per_picture(network, size) * batch_size
+    kept = count * (size[0] * size[1] * BYTES_PER_PIXEL_ON_DISK + config.steps * BYTES_PER_HISTORY_ROW)
+    names = ", ".join(f"{target.name} ({target.label})" for target in request.targets[:TARGETS_SHOWN])
+    aligned = setup.problem_of(config, network, request.targets[:1], request.references).alignment.layers
+    lines = {
+        "model": f"{network.name}, {sum(p.numel() for p in network.module.parameters()):,} parameters, on {network.device}",
+        "method": f"{config.method.name}, {config.steps} steps",
+        "layers": ", ".join(f"{layer} x {weight:g}" for layer, weight in aligned.items()),
+        "targets": f"{count}: {names}{' ...' if count > TARGETS_SHOWN else ''}",
+        "batches": f"{number} of {batch_size}{' (auto)' if automatic else ''}, pictures of {size[0]} x {size[1]} px",
+        "time": f"about {_duration(seconds)}, and reading the references",
+        "memory": f"about {memory / 1e9:.2f} GB of activations",
+        "disk": f"about {kept / 1e6:.1f} MB in the run folder{_cache_note(request)}",
+    }
+    return "\n".join(f"{name:8} {value}" for name, value in lines.items())
+
+
+def _cache_note(request: Request) -> str:
+    if not request.config.references.cache:
+        return ""
+    problem = setup.problem_of(request.config, request.network, request.targets[:1], request.references)
+    shapes = layer_shapes(request.network)
+    numbers = sum(int(torch.tensor(shapes[layer]).prod()) for layer in problem.alignment.layers)
+    total = 4 * numbers * len({request.references.fingerprint(target) for target in request.targets})
+    return f", {total / 1e6:.1f} MB of reference statistics in {setup.cache_dir(request.config)}"
+
+
+def _seconds_per_step(request: Request, batch_size: int) -> float:
+    """Time a few steps of a batch on blank statistics, the first not counted."""
+    config, network = request.config, request.network
+    targets = tuple((request.targets * batch_size)[:batch_size])
+    real = setup.problem_of(config, network, targets, request.references)
+    problem = Problem(network, targets, real.alignment, _BlankStatistics(request))  # type: ignore[arg-type]
+    objective, transform = setup.objective_of(config, problem), setup.transform_of(config)
+    streams = RandomStreams(config.seed, [target.name for target in targets])
+    pictures = setup.pictures_of(config, network, streams)
+    started = 0.0
+    for step in range(TIMED_STEPS + 1):
+        if step == 1:
+            started = time.perf_counter()
+        losses, _ = objective(transform(pictures.network_input(), streams, step))
+        losses.sum().backward()
+        float(losses.detach().sum())  # waits for the device
+    return (time.perf_counter() - started) / TIMED_STEPS
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

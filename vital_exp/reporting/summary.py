@@ -1,0 +1,48 @@
+"""The closing table of a run on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from vital_exp.engine.visualization import Pictures
+
+ROWS_SHOWN = 40  # a longer table scrolls away what comes after it; the gallery has all
+
+
+def print_summary(pictures: Pictures, gallery: Path) -> None:
+    """Print target, loss, activation, recognised or not, seconds; then the metrics and the gallery's path."""
+    table = Table()
+    for column in ("target", "label", "loss", "activation", "recognised", "seconds"):
+        table.add_column(column, justify="left" if column in ("target", "label") else "right")
+    opinions = {row["target"]: row for row in pictures.rows}
+    for result in pictures.results[:ROWS_SHOWN]:
+        if result["status"] == "failed":
+            table.add_row(result["target"], result["label"], result["error"], style="red")
+            continue
+        row = opinions.get(result["target"], {})
+        table.add_row(
+            result["target"],
+            result["label"],
+            f"{result['loss']['total']:.4g}",
+            "" if result["activation"] is None else f"{result['activation']:.2f}",
+            ", ".join(_verdict(column, value) for column, value in row.items() if column.startswith("top1")),
+            f"{result['seconds']:.1f}",
+        )
+    console = Console()
+    console.print(table)
+    if len(pictures.results) > ROWS_SHOWN:
+        console.print(f"and {len(pictures.results) - ROWS_SHOWN} more")
+    for name, metric in pictures.metrics.items():
+        interval = f"({metric['low']:.3f} to {metric['high']:.3f}, n = {metric['n']})"
+        console.print(f"{name}: {metric['value']:.3f} {interval}", highlight=False, markup=False)
+    console.print(f"gallery: {gallery}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _verdict(column: str, value: object) -> str:
+    """Yes or no, with the judge's name if it is a judge's: top1[name]."""
+    _, _, judge = column.partition("[")
+    verdict = "yes" if value else "no"
+    return f"{judge.rstrip(']')}: {verdict}" if judge else verdict
