@@ -1,0 +1,41 @@
+# Everything runs in .venv, which is made when it is missing or pyproject.toml is newer.
+# Another interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    pictures of the embedded network's ten classes, into outputs/"
+	@echo "make test    lint, types and all tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   time per step against a plain transcription of the published loop"
+	@echo "make clean   remove the environment and what tools leave behind; outputs/ stays"
+
+demo: $(STAMP)
+	$(BIN)/vital-visualize
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy vital_exp
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/step_time.py --short
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing vital_exp with PyTorch into $(VENV): several minutes and several GB the first time"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
