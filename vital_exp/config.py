@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -39,13 +40,23 @@ def compose_config(overrides: Sequence[str], name: str = "visualize") -> DictCon
     """
     overrides = [without_plus(override) for override in overrides]
     try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose(name, overrides=overrides)
-        config = normalised(config)
+        config = normalised(_compose(name, overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
     check_added_keys(overrides, config)
     return config
+
+
+def _compose(name: str, overrides: list[str]) -> DictConfig:
+    """Compose with Hydra, also inside a running Hydra job, whose state is put back."""
+    state = GlobalHydra.instance()
+    outer = state.hydra
+    state.clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return compose(name, overrides=overrides)
+    finally:
+        state.hydra = outer
 
 
 def normalised(config: DictConfig) -> DictConfig:
@@ -93,8 +104,7 @@ def options_of(group: str) -> list[str]:
 
 def known_keys() -> list[str]:
     """Return the dotted keys of the default configuration, for suggestions."""
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = compose("visualize")
+    config = _compose("visualize", [])
     found: list[str] = []
 
     def walk(node: DictConfig, prefix: str) -> None:

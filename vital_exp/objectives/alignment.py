@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,26 @@ def sort_matching(features: Tensor, quantiles: Tensor) -> Tensor:
     if features.dtype in (torch.float16, torch.bfloat16):
         features = features.float()  # differences of sorted values cancel in half precision
     matched = resample_quantiles(quantiles, features.shape[-1]).to(features.dtype)
-    return (features.sort(dim=-1).values - matched).square().mean(dim=(1, 2))
+    losses: Tensor = _SortMatching.apply(features, matched)
+    return losses
+
+
+class _SortMatching(torch.autograd.Function):
+    """One sort forward, nothing but a product backward: sorting and its transposition are done in one place."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, quantiles: Tensor) -> Tensor:
+        ordered, order = features.sort(dim=-1)
+        difference = ordered - quantiles
+        # The gradient with respect to a feature is the difference at its rank.
+        ctx.save_for_backward(torch.empty_like(difference).scatter_(-1, order, difference))
+        return difference.square().mean(dim=(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        scale = gradient * (2.0 / (difference.shape[1] * difference.shape[2]))
+        return difference * scale[:, None, None], None
 
 
 def resample_quantiles(quantiles: Tensor, positions: int) -> Tensor:
