@@ -12,7 +12,17 @@ from omegaconf import DictConfig
 from vital_exp.config import config_hash
 from vital_exp.models.network import VisionNetwork
 
-PACKAGES = ("vital-exp", "torch", "torchvision", "timm", "lightning", "hydra-core", "omegaconf", "torchmetrics", "wandb")
+PACKAGES = (
+    "vital-exp",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "torchmetrics",
+    "wandb",
+)
 
 
 def provenance(config: DictConfig, network: VisionNetwork, batch_size: int) -> dict[str, Any]:

@@ -89,7 +89,9 @@ def pair(size: Any, key: str, default: tuple[int, int]) -> tuple[int, int]:
     """
     if size is None:
         return default
-    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple, ListConfig)) else ()
+    sides = (
+        (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple, ListConfig)) else ()
+    )
     if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
         raise UsageError(key, size, "a side of at least 1 px, or [height, width]")
     return sides[0], sides[1]
@@ -111,7 +113,13 @@ def references_of(config: DictConfig, network: VisionNetwork) -> References:
     resize = own.resize and round(own.resize * min(size) / min(own.size))
     names = network.classes if network.class_names else network.class_names
     return FolderReferences(
-        Path(keys.root).expanduser(), names, keys.count, keys.seed, size, resize, own.interpolation  # type: ignore[arg-type]
+        Path(keys.root).expanduser(),
+        names,
+        keys.count,
+        keys.seed,
+        size,
+        resize,
+        own.interpolation,  # type: ignore[arg-type]
     )
 
 

@@ -6,7 +6,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -94,7 +95,9 @@ class Visualization:
         folder: RunFolder | None = None,
     ) -> None:
         if init is not None and (init.ndim != 4 or len(init) != len(targets)):
-            raise UsageError("init", tuple(init.shape), f"one picture (3, H, W) per target, and there are {len(targets)}")
+            raise UsageError(
+                "init", tuple(init.shape), f"one picture (3, H, W) per target, and there are {len(targets)}"
+            )
         self.config = config
         self.network = network
         self.targets = list(targets)
@@ -196,9 +199,10 @@ class Visualization:
         if self.folder:
             callbacks.append(Checkpoint(self.folder.checkpoint, config.checkpoint_every))
             checkpoint = self.folder.checkpoint_of([t.name for t in batch])
-        trainer = _trainer(config, self.network.device, callbacks)
         try:
-            trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+            with _quiet_lightning():
+                trainer = _trainer(config, self.network.device, callbacks)
+                trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             _explain_memory(error, len(module._streams.names))
             raise
@@ -301,28 +305,46 @@ def check_size(network: VisionNetwork, size: Sequence[int]) -> None:
         raise UsageError("image.size", "x".join(map(str, size)), f"the network refuses this size: {first}") from None
 
 
-def _trainer(config: DictConfig, device: torch.device, callbacks: list[Any]) -> Trainer:
+# What Lightning warns of once per batch and a user can do nothing about.
+LIGHTNING_WARNINGS = (
+    r".*LeafSpec.*",  # Lightning 2.6 calls what torch 2.15 deprecates
+    r"(GPU|MPS) available but not used",  # the accelerator is the one that was asked for
+    r".*resuming from a checkpoint that ended before the epoch ended.*",  # steps are counted by the module itself
+)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings, once per batch
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="GPU available but not used|MPS available but not used")
-        trainer: Trainer = build(
-            config.trainer,
-            max_steps=config.steps,
-            max_epochs=-1,
-            accelerator="gpu" if device.type == "cuda" else device.type,
-            devices=[device.index or 0] if device.type == "cuda" else 1,
-            logger=False,
-            callbacks=callbacks,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        for message in LIGHTNING_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+def _trainer(config: DictConfig, device: torch.device, callbacks: list[Any]) -> Trainer:
+    trainer: Trainer = build(
+        config.trainer,
+        max_steps=config.steps,
+        max_epochs=-1,
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        logger=False,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     return trainer
 
 
 def _explain_memory(error: BaseException, batch_size: int) -> None:
     """Raise UsageError if an error means that memory ran out."""
     text = str(error).lower()
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "can't allocate memory" in text:
+    if (
+        isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    ):
         advice = f"try batch_size={batch_size // 2}" if batch_size > 1 else "try a smaller image.size"
         raise UsageError("batch_size", batch_size, f"out of memory: {advice}") from error

@@ -1,0 +1,6 @@
+"""What the optimisation minimises: alignment with references, and image priors."""
+
+from vital_exp.objectives.alignment import sort_matching
+from vital_exp.objectives.priors import l2_norm, total_variation
+
+__all__ = ["l2_norm", "sort_matching", "total_variation"]

@@ -61,7 +61,14 @@ class ReferenceStatistics:
     def _path(self, fingerprint: str, layers: tuple[str, ...]) -> Path:
         assert self.cache_dir is not None
         network = self.network
-        parts = (FORMAT, network.weights_hash(), str(network.module), repr(network.preprocessing), network.dtype, layers)
+        parts = (
+            FORMAT,
+            network.weights_hash(),
+            str(network.module),
+            repr(network.preprocessing),
+            network.dtype,
+            layers,
+        )
         key = hashlib.sha256("\n".join(map(str, (*parts, fingerprint))).encode()).hexdigest()
         return self.cache_dir / "quantiles" / f"{key}.safetensors"
 

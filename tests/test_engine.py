@@ -1,0 +1,303 @@
+"""The optimisation: invariants of DESIGN, batches, resuming, failures."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from PIL import Image
+from torch import Tensor, nn
+
+from vital_exp import load_model, visualize
+from vital_exp.engine import learning_rate, objective_and_gradient
+from vital_exp.engine import visualization as engine
+from vital_exp.errors import UsageError
+
+FAST = ["evaluation=none", "references.count=4"]
+BATCHED = [*FAST, "batch_size=3"]
+
+
+class TinyNetwork(nn.Module):
+    """Two convolutions with batch norm, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = nn.Sequential(nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.ReLU(inplace=True))
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.layer1(self.relu(self.bn1(self.conv1(x))))
+        return self.fc(features.mean(dim=(2, 3)))
+
+
+@pytest.fixture
+def network():  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    return load_model(TinyNetwork(), size=16)
+
+
+@pytest.fixture
+def references() -> Tensor:
+    return torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def names(*numbers: int) -> list[str]:
+    return [f"class:{number}" for number in numbers]
+
+
+@pytest.mark.parametrize("method", ["vital", "vital_fourier"])
+def test_a_picture_does_not_depend_on_order_or_company(network, references: Tensor, method: str) -> None:  # type: ignore[no-untyped-def]
+    def run(*numbers: int):  # type: ignore[no-untyped-def]
+        made = visualize(network, names(*numbers), method=method, references=references, steps=8, overrides=BATCHED)
+        return dict(zip(numbers, made.images, strict=True)), made.history
+
+    first, history = run(1, 2, 3, 4)
+    for other in ((4, 3, 2, 1), (2, 7), (3,), (4, 1)):
+        again, history_again = run(*other)
+        for number in set(other) & set(first):
+            assert torch.equal(again[number], first[number])
+            assert history_again[f"class-{number}"] == history[f"class-{number}"]
+
+
+def test_first_losses_agree_across_batch_sizes(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
+    together = visualize(network, names(*range(10)), references=references, steps=3, overrides=FAST)
+    for number in (0, 9):
+        alone = visualize(network, names(number), references=references, steps=3, overrides=FAST)
+        ours, theirs = (h.history[f"class-{number}"]["total"] for h in (together, alone))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_every_method_lowers_its_loss_in_twenty_steps(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
+    for method in ("vital", "vital_fourier"):
+        made = visualize(network, "class:3", method=method, references=references, steps=20, overrides=FAST)
+        losses = made.history["class-3"]["total"]
+        assert losses[-1] < losses[0]
+        assert made.images.min() >= 0
+        assert made.images.max() <= 1
+        assert made.masks.max() == 1
+
+
+def test_terms_sum_to_the_total_and_zero_terms_are_left_out(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
+    overrides = [*FAST, "objective.total_variation.weight=0.01"]
+    history = visualize(network, "class:0", references=references, steps=3, overrides=overrides).history["class-0"]
+    assert set(history) == {"alignment", "total_variation", "total"}
+    for a, b, total in zip(history["alignment"], history["total_variation"], history["total"], strict=True):
+        assert a + b == pytest.approx(total, rel=1e-6)
+
+
+def test_the_network_is_left_as_it_was(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
+    before = {name: value.clone() for name, value in network.module.state_dict().items()}
+    visualize(network, names(0, 1), references=references, steps=3, overrides=FAST)
+    assert all(torch.equal(value, before[name]) for name, value in network.module.state_dict().items())
+    assert all(not p.requires_grad and p.grad is None for p in network.module.parameters())
+    assert all(not m._forward_hooks for m in network.module.modules())
+    assert not network.module.training
+
+
+class _Interrupt(Callback):
+    """Ends a run abruptly after some steps."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_train_batch_end(self, trainer, *_: object) -> None:  # type: ignore[no-untyped-def]
+        if trainer.global_step == self.after:
+            raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize("method", ["vital", "vital_fourier"])
+def test_a_resumed_run_makes_the_same_bits(  # type: ignore[no-untyped-def]
+    network, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def run(out: Path):  # type: ignore[no-untyped-def]
+        overrides = [*FAST, "batch_size=2", "checkpoint_every=4"]
+        return visualize(
+            network, names(0, 1, 2), method=method, references=references, steps=10, overrides=overrides, out=out
+        )
+
+    whole = run(tmp_path / "whole")
+    real = engine._trainer
+    batches = []
+
+    def interrupted(config, device, callbacks):  # type: ignore[no-untyped-def]
+        batches.append(1)
+        return real(config, device, [*callbacks, _Interrupt(7)] if len(batches) == 2 else callbacks)
+
+    monkeypatch.setattr(engine, "_trainer", interrupted)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path / "killed")
+    assert len((tmp_path / "killed" / "results.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "killed" / "checkpoints" / "batch.ckpt").stat().st_size < 200_000  # pictures, not the network
+    monkeypatch.setattr(engine, "_trainer", real)
+    steps = []
+    record = engine.VisualizationModule.training_step
+    monkeypatch.setattr(
+        engine.VisualizationModule,
+        "training_step",
+        lambda self, *a: (steps.append(self.global_step), record(self, *a))[1],
+    )
+    resumed = run(tmp_path / "killed")
+    assert steps == list(range(4, 10))  # from the checkpoint on, and the finished batch not at all
+    for target in ("class-0", "class-1", "class-2"):
+        for suffix in ("", "_masked"):
+            file = f"images/{target}{suffix}.png"
+            assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        np.testing.assert_allclose(resumed.history[target]["total"], whole.history[target]["total"], rtol=1e-6)
+    assert [r["target"] for r in resumed.results] == ["class-0", "class-1", "class-2"]
+    assert not list((tmp_path / "killed" / "checkpoints").glob("*.ckpt"))
+
+
+def test_a_finished_run_is_not_made_again(network, references: Tensor, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    def run():  # type: ignore[no-untyped-def]
+        return visualize(network, names(5, 6), references=references, steps=4, overrides=FAST, out=tmp_path / "run")
+
+    first = run()
+    monkeypatch.setattr(engine, "_trainer", None)
+    second = run()
+    torch.testing.assert_close(second.images, first.images, rtol=0, atol=0.5 / 255 + 1e-6)
+    assert second.results == first.results
+    np.testing.assert_allclose(second.history["class-5"]["total"], first.history["class-5"]["total"], rtol=1e-6)
+
+
+def test_another_configuration_in_the_same_folder_is_refused(network, references: Tensor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    visualize(network, "class:0", references=references, steps=2, overrides=FAST, out=tmp_path / "run")
+    with pytest.raises(UsageError, match=r"optimizer\.lr"):
+        visualize(
+            network,
+            "class:0",
+            references=references,
+            steps=2,
+            overrides=[*FAST, "optimizer.lr=0.5"],
+            out=tmp_path / "run",
+        )
+    with pytest.raises(UsageError, match=r"references\.fingerprint"):
+        visualize(network, "class:0", references=references / 2, steps=2, overrides=FAST, out=tmp_path / "run")
+
+
+def test_torn_lines_of_a_killed_run_are_mended(network, references: Tensor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    run = tmp_path / "run"
+    visualize(network, "class:0", references=references, steps=2, overrides=FAST, out=run)
+    with (run / "results.jsonl").open("a") as file:
+        file.write('{"target": "class-1", "sta')
+    with (run / "history.csv").open("a") as file:
+        file.write("class-1,0,0.5,0.5\ncla")
+    visualize(network, "class:0", references=references, steps=2, overrides=FAST, out=run)
+    lines = (run / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["target"] for line in lines] == ["class-0"]
+    assert {line.split(",")[0] for line in (run / "history.csv").read_text().splitlines()} == {"target", "class-0"}
+
+
+def test_a_target_with_nan_fails_alone(network, references: Tensor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    broken = references.clone()
+    broken[:, :, 3, 3] = math.nan
+    given = {"class:0": references, "class:1": broken, "class:2": references}
+    made = visualize(network, names(0, 1, 2), references=given, steps=3, overrides=FAST, out=tmp_path / "run")
+    assert [result["status"] for result in made.results] == ["done", "failed", "done"]
+    assert "step 0" in made.results[1]["error"]
+    assert made.images[1].isnan().all()
+    alone = visualize(network, "class:0", references=references, steps=3, overrides=[*FAST, "batch_size=3"])
+    assert torch.equal(made.images[0], alone.images[0])
+    assert not (tmp_path / "run" / "images" / "class-1.png").exists()
+    assert "class-1" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_run_folder_holds_what_design_promises(network, references: Tensor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    run = tmp_path / "run"
+    made = visualize(network, names(7, 8), references=references, steps=3, overrides=["references.count=4"], out=run)
+    for file in ("results.jsonl", "history.csv", "metrics.json", "metrics.csv", "report.html", "provenance.json"):
+        assert (run / file).is_file(), file
+    assert (run / ".hydra" / "config.yaml").is_file()
+    with Image.open(run / "images" / "class-7.png") as image:
+        assert image.mode == "RGB"
+        saved = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    torch.testing.assert_close(saved, made.images[0], rtol=0, atol=0.5 / 255 + 1e-6)
+    with Image.open(run / "images" / "class-7_masked.png") as image:
+        assert image.mode == "RGBA"
+    result = json.loads((run / "results.jsonl").read_text().splitlines()[0])
+    assert (
+        list(result)
+        == (
+            "target kind layer index label status image seed steps loss activation seconds error position variation config_hash"
+        ).split()
+    )
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(metrics["accuracy_top1"]) == {"value", "low", "high", "n"}
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["batch_size"] == 2
+    assert provenance["versions"]["torch"] == torch.__version__.split("+")[0] or provenance["versions"]["torch"]
+    assert (run / "history.csv").read_text().splitlines()[0] == "target,step,alignment,total"
+
+
+def test_saved_activation_is_the_logit_of_the_saved_picture(network, references: Tensor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    made = visualize(network, "class:4", references=references, steps=3, out=tmp_path / "run")
+    with Image.open(tmp_path / "run" / "images" / "class-4.png") as image:
+        saved = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        assert network(saved)[0, 4].item() == pytest.approx(made.results[0]["activation"], abs=1e-5)
+
+
+def test_objective_and_gradient_is_what_the_optimisation_uses(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
+    start = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    overrides = [*FAST, "transforms=none", "optimizer.lr=0.01"]
+    losses, gradient = objective_and_gradient(network, names(0, 1), start, references=references, overrides=overrides)
+    made = visualize(network, names(0, 1), references=references, init=start, steps=1, overrides=overrides)
+    assert losses.tolist() == pytest.approx([made.history[f"class-{i}"]["total"][0] for i in range(2)])
+    step = (made.images - start) / torch.tensor(network.preprocessing.std).view(3, 1, 1)
+    moved = (gradient.abs() > 1e-6) & (made.images > 0.001) & (made.images < 0.999)
+    assert torch.equal(step[moved].sign(), -gradient[moved].sign())  # Adam's first step is the sign of the gradient
+
+
+@pytest.mark.parametrize("size", ["[17,23]", "24", "9"])
+def test_any_picture_size_against_references_of_another(network, references: Tensor, size: str) -> None:  # type: ignore[no-untyped-def]
+    overrides = [*FAST, f"image.size={size}"]
+    made = visualize(network, "class:0", references=references, steps=20, overrides=overrides)
+    losses = made.history["class-0"]["total"]
+    assert losses[-1] < losses[0]
+    expected = (17, 23) if size.startswith("[") else (int(size),) * 2
+    assert made.images.shape[-2:] == expected
+
+
+def test_double_precision_runs_in_double(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
+    overrides = [*FAST, "trainer.precision=64-true"]
+    torch.manual_seed(0)
+    made = visualize(load_model(TinyNetwork(), size=16), "class:0", references=references, steps=3, overrides=overrides)
+    torch.manual_seed(0)
+    single = visualize(load_model(TinyNetwork(), size=16), "class:0", references=references, steps=3, overrides=FAST)
+    np.testing.assert_allclose(made.history["class-0"]["total"], single.history["class-0"]["total"], rtol=1e-4)
+
+
+def test_bfloat16_lowers_the_loss_too(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
+    overrides = [*FAST, "trainer.precision=bf16-mixed"]
+    losses = visualize(network, "class:0", references=references, steps=20, overrides=overrides).history["class-0"][
+        "total"
+    ]
+    assert losses[-1] < losses[0]
+
+
+def test_image_init_starts_from_a_file(network, references: Tensor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    Image.new("RGB", (30, 20), (200, 100, 50)).save(tmp_path / "start.png")
+    overrides = [*FAST, f"image.init={tmp_path / 'start.png'}", "optimizer.lr=1e-6"]
+    made = visualize(network, "class:0", references=references, steps=1, overrides=overrides)
+    colour = torch.tensor([200, 100, 50]).view(3, 1, 1) / 255
+    torch.testing.assert_close(made.images[0], colour.expand(3, 16, 16), rtol=0, atol=1e-4)
+
+
+def test_learning_rate_warms_up_then_falls_to_zero() -> None:
+    assert [learning_rate(step, 12) for step in range(3)] == pytest.approx([0.01, 0.02, 0.03])
+    assert learning_rate(100, 2000) == pytest.approx(1.0)
+    assert learning_rate(1050, 2000) == pytest.approx(0.5)
+    assert learning_rate(1999, 2000) < 1e-5
+    assert learning_rate(0, 10, peak=0.05, warmup=0) == pytest.approx(0.05)
+
+
+def test_repeated_targets_are_made_once(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
+    made = visualize(network, ["class:1", "class-1"], references=references, steps=1, overrides=FAST)
+    assert len(made.images) == 1
