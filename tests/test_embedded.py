@@ -197,7 +197,8 @@ def threads() -> int:
 def test_augmentation_keeps_range_and_follows_its_stream() -> None:
     images, _ = draw_set(1, 0)
     first, again, other = (
-        train_embedded.augment(images, 0.1, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        train_embedded.augment(images, train_embedded.RECIPES["embedded_vit"], torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -207,7 +208,7 @@ def test_augmentation_keeps_range_and_follows_its_stream() -> None:
 
 def test_batches_visit_every_image_before_any_again() -> None:
     labels = torch.arange(12)
-    recipe = train_embedded.Recipe(steps=3, rate=1.0, decay=0.0, batch_size=4, noise=0.0)
+    recipe = train_embedded.Recipe(steps=3, rate=1.0, decay=0.0, batch_size=4, noise=0.0, swapped=0.5)
     drawn = train_embedded.batches(torch.zeros(12, 1), labels, recipe, torch.Generator().manual_seed(0))
     assert sorted(torch.cat([chosen for _, chosen in drawn]).tolist()) == list(range(12))
 
