@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from vital_exp.errors import UsageError
 
 
+# The name under which the pictures themselves, as the network takes them, are read like a layer.
+INPUT = "input"
+
+
 class _AllTapped(Exception):
     """Ends the forward pass once the last tapped layer has run."""
 
@@ -20,7 +24,7 @@ class Taps:
 
     Args:
         module: any network.
-        layers: names of its modules, as in ``module.named_modules()``.
+        layers: names of its modules, as in ``module.named_modules()``; ``"input"`` is the pictures themselves.
         key: the configuration key to blame for a wrong name.
 
     Raises:
@@ -30,11 +34,12 @@ class Taps:
     def __init__(self, module: nn.Module, layers: Sequence[str], key: str = "model.layers") -> None:
         modules = dict(module.named_modules())
         for layer in layers:
-            if layer not in modules or not layer:
+            if layer != INPUT and (layer not in modules or not layer):
                 known = [name for name in modules if name]
                 raise UsageError(key, layer, "no such layer in the network; list=layers prints them", known)
         self.module = module
-        self.layers = {layer: modules[layer] for layer in layers}
+        self.reads_input = INPUT in layers
+        self.layers = {layer: modules[layer] for layer in layers if layer != INPUT}
 
     def channels_last(self, name: str) -> bool:
         """Whether the layer's 4-D output is (N, H, W, C)."""
@@ -52,13 +57,13 @@ class Taps:
                 handle = layer.register_forward_hook(self._hook(name, activations, to_the_end))
                 hooks.callback(handle.remove)
             try:
-                output = self.module(pictures)
+                output = self.module(pictures) if self.layers or to_the_end else None
             except _AllTapped:
                 output = None
         missing = [name for name in self.layers if name not in activations]
         if missing:
             raise UsageError("model.layers", missing[0], "the network never runs this layer in a forward pass")
-        return activations, output
+        return {INPUT: pictures, **activations} if self.reads_input else activations, output
 
     def _hook(self, name: str, activations: dict[str, Tensor], to_the_end: bool):  # type: ignore[no-untyped-def]
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:

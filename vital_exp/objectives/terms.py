@@ -12,7 +12,7 @@ from torch import Tensor
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork
-from vital_exp.models.taps import Taps
+from vital_exp.models.taps import INPUT, Taps
 from vital_exp.objectives.alignment import resample_quantiles, sort_matching
 from vital_exp.objectives.priors import ORDERS, l2_norm, total_variation
 from vital_exp.references.statistics import ReferenceStatistics
@@ -57,6 +57,8 @@ class SortMatching(Term):
         weight: factor of the whole sum.
         layers: layers to align; None for the network's.
         layer_weights: one per layer; None for the network's, or 1 for layers given here.
+        depth_growth: factor by which each layer weighs more than the one before it; 1 as published.
+        pixel_weight: weight of the pictures' own values, matched like a layer's; 0 as published.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class SortMatching(Term):
         weight: float = 1.0,
         layers: Sequence[str] | None = None,
         layer_weights: Sequence[float] | None = None,
+        depth_growth: float = 1.0,
+        pixel_weight: float = 0.0,
     ) -> None:
         super().__init__(problem, weight)
         chosen = dict.fromkeys(layers, 1.0) if layers else problem.alignment.layers
@@ -73,8 +77,9 @@ class SortMatching(Term):
                 problem_text = f"one weight per layer, and there are {len(chosen)}"
                 raise UsageError("objective.alignment.layer_weights", list(layer_weights), problem_text)
             chosen = dict(zip(chosen, map(float, layer_weights), strict=True))
-        self.layer_weights = chosen
-        self.layers = tuple(chosen)
+        grown = {layer: own * depth_growth**depth for depth, (layer, own) in enumerate(chosen.items())}
+        self.layer_weights = {INPUT: float(pixel_weight), **grown} if pixel_weight else grown
+        self.layers = tuple(self.layer_weights)
         self.quantiles = problem.statistics.quantiles(problem.targets, self.layers) if weight else {}
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
@@ -129,6 +134,6 @@ class Objective:
 
     def __call__(self, pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total (N,) and each term's weighted share of it, (N,), for normalised pictures (N, 3, H, W)."""
-        activations = self.taps(pictures)[0] if self.taps.layers else {}
+        activations, _ = self.taps(pictures)
         shares = {name: term.weight * term(pictures, activations) for name, term in self.terms.items()}
         return torch.stack(list(shares.values())).sum(dim=0), shares

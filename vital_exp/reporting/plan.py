@@ -12,6 +12,7 @@ from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_p
 from vital_exp.engine.request import Request
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.layers import layer_shapes
+from vital_exp.models.taps import INPUT
 from vital_exp.objectives.terms import Problem
 
 TIMED_STEPS = 3
@@ -24,7 +25,7 @@ class _BlankStatistics:
     """Zeros in place of reference statistics: steps cost the same, and nothing has to be read."""
 
     def __init__(self, request: Request) -> None:
-        self.shapes = layer_shapes(request.network)
+        self.shapes = {INPUT: (3, *request.network.preprocessing.size), **layer_shapes(request.network)}
         self.device = request.network.device
 
     def quantiles(self, targets: tuple[object, ...], layers: tuple[str, ...]) -> dict[str, Tensor]:
