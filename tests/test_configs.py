@@ -1,0 +1,207 @@
+"""Every configuration composes, names things that exist, and every command of the documentation is one that works."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from vital_exp.config import compose_config, plain
+from vital_exp.config_tree import config_dir, groups, options_of
+from vital_exp.engine import setup
+from vital_exp.errors import UsageError
+from vital_exp.models.loading import SOURCES, ModelConfig
+from vital_exp.models.named import model_config
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = [(group, option) for group in groups() for option in options_of(group) if not option.startswith("_")]
+EXPERIMENTS = options_of("experiment")
+WITHOUT_DOWNLOAD = [n for n in EXPERIMENTS if compose_config([f"experiment={n}"]).model.source == "embedded"]
+NAMED_MODELS = [name for name in options_of("model") if compose_config([f"model={name}"]).model.layers]
+# What the engine hands over itself when it builds these.
+HANDED_OVER = {
+    "image": {"preprocessing", "size", "streams", "init"},
+    "objective": {"problem"},
+    "optimizer": {"params"},
+    "trainer": {"max_steps", "max_epochs", "devices"},
+    "logger": {"save_dir"},
+}
+# Keys of a group that something else than its _target_ reads.
+READ_ELSEWHERE = {"image": {"size", "init"}, "optimizer": {"warmup"}}
+
+
+def override_of(group: str, option: str) -> str:
+    return f"{group}=[{option}]" if group == "objective" else f"{group}={option}"
+
+
+def built_nodes(config: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (dotted key, node) of everything in a configuration that says what it builds."""
+
+    def walk(node: object, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if isinstance(node, dict):
+            if node.get("_target_"):
+                yield key, node
+            for name, child in node.items():
+                yield from walk(child, f"{key}.{name}" if key else name)
+
+    yield from walk(plain(config), "")
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(group: str, option: str) -> None:
+    config = compose_config([override_of(group, option)])
+    assert not OmegaConf.missing_keys(config)
+    setup.check_numbers(config)
+    model_config(config)  # knows every key of the group model
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_what_an_option_builds_exists_and_takes_its_keys(group: str, option: str) -> None:
+    for key, node in built_nodes(compose_config([override_of(group, option)])):
+        room = key.split(".")[0]
+        given = {name for name in node if name != "_target_"} - READ_ELSEWHERE.get(room, set())
+        signature = inspect.signature(get_class(node["_target_"]))
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        assert takes_any or given <= set(signature.parameters), f"{key}: {given - set(signature.parameters)}"
+        needed = {p.name for p in signature.parameters.values() if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+        assert needed <= given | HANDED_OVER.get(room, set()), key
+
+
+@pytest.mark.parametrize("method", options_of("method"))
+@pytest.mark.parametrize("model", ["resnet50", "vit_b_32", "timm"])
+def test_methods_and_models_combine(method: str, model: str) -> None:
+    config = compose_config([f"model={model}", f"method={method}"])
+    assert config.method.name == method
+    assert config.references.source == "folder"  # the drawn images belong to the embedded networks alone
+    assert {"alignment", "total_variation", "l2"} <= set(config.objective)
+
+
+def test_a_part_of_a_method_can_be_chosen_by_itself() -> None:
+    config = compose_config(["method=vital", "image=fourier", "transforms=none", "steps=7", "optimizer.lr=0.5"])
+    assert config.image._target_.endswith("Fourier")
+    assert plain(config)["transforms"] == {}
+    assert (config.steps, config.optimizer.lr) == (7, 0.5)
+
+
+def test_the_keys_of_a_model_are_those_the_code_knows() -> None:
+    keys = yaml.safe_load((config_dir() / "model/_keys.yaml").read_text())
+    assert keys == {**vars(ModelConfig()), "arguments": {}}
+
+
+@pytest.mark.parametrize("name", NAMED_MODELS)
+def test_a_named_model_has_the_layers_its_configuration_lists(name: str) -> None:
+    model = compose_config([f"model={name}"]).model
+    assert len(model.layers) == len(model.layer_weights)
+    if model.source == "torchvision":
+        from torchvision.models import get_model, get_model_weights
+
+        assert model.weights in [weights.name for weights in get_model_weights(model.name)]
+        with torch.device("meta"):
+            module = get_model(model.name, weights=None)
+    else:
+        import timm
+
+        assert timm.is_model_pretrained(model.name)
+        with torch.device("meta"):
+            module = timm.create_model(model.name)
+    assert set(model.layers) <= {key for key, _ in module.named_modules()}
+
+
+def test_every_source_of_networks_has_a_configuration() -> None:
+    assert {compose_config([f"model={name}"]).model.source for name in options_of("model")} == set(SOURCES)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes(name: str) -> None:
+    config = compose_config([f"experiment={name}"])
+    setup.check_numbers(config)
+    for judge in config.evaluation.judges:
+        assert not isinstance(judge, str) or judge in options_of("model")
+
+
+@pytest.mark.parametrize("name", WITHOUT_DOWNLOAD)
+def test_every_experiment_that_needs_no_download_runs(name: str, tmp_path: Path) -> None:
+    from vital_exp.engine.request import Request
+    from vital_exp.engine.run_folder import RunFolder
+    from vital_exp.engine.visualization import Visualization
+
+    short = ["steps=2", "target.index=0", "references.count=2", f"cache_dir={tmp_path}/cache", "progress=false"]
+    request = Request.from_config(compose_config([f"experiment={name}", *short, "trainer.accelerator=cpu"]))
+    folder = RunFolder(tmp_path / "run", request.config)
+    pictures = Visualization(request.config, request.network, request.targets, request.references, folder=folder).run()
+    assert [result["status"] for result in pictures.results] == ["done"]
+    assert bool(pictures.metrics) == request.config.evaluation.enabled
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("model=resnet51", "resnet50"),
+        ("method=vitall", "vital"),
+        ("stepz=3", "steps"),
+        ("target.indx=3", "target.index"),
+        ("+references.rot=photos", "references.root"),
+        ("model.argumants.depth=3", "model.arguments"),
+        ("logger=wandbb", "wandb"),
+    ],
+)
+def test_a_typo_is_one_line_with_the_nearest_spelling(override: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        compose_config([override])
+    message = str(caught.value)
+    key, _, value = override.lstrip("+").partition("=")
+    assert "\n" not in message
+    assert key in message
+    assert value in message
+    assert hint in message.split("did you mean")[1]
+
+
+# The documentation.
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def documented_commands() -> list[Any]:
+    """Every vital-visualize command in a code block, as its list of arguments."""
+    found = []
+    for document in documents():
+        blocks = re.findall(r"^```(?:bash|console|sh)\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
+        for line in "".join(blocks).replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["vital-visualize"]:
+                found.append(pytest.param(words[1:], id=f"{document.stem}: {' '.join(words[1:])[:60]}"))
+    return found
+
+
+@pytest.mark.parametrize("arguments", documented_commands())
+def test_every_documented_command_composes(arguments: list[str]) -> None:
+    overrides = [a for a in arguments if not a.startswith(("-", "hydra"))]
+    if "-m" in arguments:  # one job of the sweep
+        overrides = [re.sub(r"=([^\[{,]+),.*", r"=\1", override) for override in overrides]
+    compose_config(overrides)
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: path.stem)
+def test_every_link_to_a_file_has_its_file(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8")):
+        if not link.startswith(("http://", "https://")):
+            assert (document.parent / link).exists(), link
+
+
+def test_the_readme_names_every_group_and_option() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `([\w/]+)` \| (.+?) \|", readme, re.M)}
+    for group in groups():
+        missing = [o for o in options_of(group) if not o.startswith("_") and f"`{o}`" not in rows.get(group, "")]
+        assert not missing, f"{group}: {missing}"
