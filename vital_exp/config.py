@@ -1,35 +1,31 @@
-"""The configuration tree: where it is, composing it, checking it, building objects from it. Imports no torch."""
+"""The configuration: composing it, comparing it, building objects from it. Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from vital_exp.errors import UsageError, nearest
+from vital_exp.config_mistakes import ARGUMENTS, OPEN_MAPPINGS, check_overrides, check_values, explain
+from vital_exp.config_tree import config_dir, groups, options_of
+from vital_exp.errors import UsageError
 
-# Mappings a user may add keys to.
-OPEN_MAPPINGS = ("model.arguments", "transforms", "objective")
+__all__ = ["OPEN_MAPPINGS", "build", "canonical", "compose_config", "config_dir", "config_hash", "groups", "normalised"]
+__all__ += ["options_of", "picture_config", "plain", "set_keys"]
+
 # Keys that change neither a picture nor what is recorded of it; a run may be resumed with others.
-INCIDENTAL = ("resume", "list", "dry_run", "checkpoint_every", "progress", "pictures_every", "cache_dir", "logger", "evaluation", "trainer.log_every_n_steps")
-
-
-def config_dir() -> Path:
-    """Return the folder of the configuration tree: inside an installed wheel, or ``conf/`` of the checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+INCIDENTAL = (
+    *("resume", "list", "dry_run", "checkpoint_every", "progress", "pictures_every", "cache_dir"),
+    *("logger", "evaluation", "trainer.log_every_n_steps"),
+)
 
 
 def compose_config(overrides: Sequence[str], name: str = "visualize") -> DictConfig:
@@ -38,13 +34,12 @@ def compose_config(overrides: Sequence[str], name: str = "visualize") -> DictCon
     Raises:
         UsageError: an unknown group, option or key, or a value that cannot be read.
     """
-    overrides = [without_plus(override) for override in overrides]
+    overrides = [canonical(override) for override in overrides]
     try:
-        config = normalised(_compose(name, overrides))
+        check_overrides(overrides, compose_config)
+        return normalised(_compose(name, overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from error
-    check_added_keys(overrides, config)
-    return config
 
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
@@ -60,90 +55,28 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
 
 
 def normalised(config: DictConfig) -> DictConfig:
-    """Return a copy without Hydra's own part, interpolations resolved."""
+    """Return a copy without Hydra's own part, interpolations resolved.
+
+    Raises:
+        UsageError: a key whose kind of value is known holds another.
+    """
     copy = OmegaConf.create(plain(config))
+    check_values(copy)
     OmegaConf.set_struct(copy, True)
     return copy
 
 
-def without_plus(override: str) -> str:
-    """Drop the ``+`` before a group that the defaults list has already: both spellings choose an option."""
-    key = override.lstrip("+").split("=")[0]
-    return override.lstrip("+") if override.startswith("+") and key in groups() else override
+def canonical(override: str) -> str:
+    """Return the one spelling of an override that has several.
 
-
-def explain(error: Exception, overrides: Sequence[str] = ()) -> UsageError:
-    """Turn an error of Hydra or OmegaConf into one line that names the key, the value and the nearest allowed ones."""
-    text = " ".join(str(error).split())
-    if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]+)'", text):
-        group, option = match.groups()
-        options = options_of(group)
-        return UsageError(group, option, f"one of {', '.join(options)}", options)
-    match = re.search(r"Could not (?:override|append to config\.?) '([^'@]+)", text) or re.search(
-        r"[Kk]ey '([^']+)' is not in struct", text
-    )
-    if match:
-        key = match.group(1)
-        given = next((o for o in overrides if o.split("=")[0].lstrip("+~") == key), key)
-        near = nearest(key, [*known_keys(), *groups()])
-        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-        return UsageError(key, given.partition("=")[2], f"no such key{hint}")
-    return UsageError("configuration", " ".join(overrides), re.sub(r" See https?://\S+.*", "", text))
-
-
-def groups() -> list[str]:
-    """Return the names of the configuration groups."""
-    root = config_dir()
-    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_dir())
-
-
-def options_of(group: str) -> list[str]:
-    """Return the options of a configuration group, without the files that only hold shared keys."""
-    return sorted(p.stem for p in (config_dir() / group).glob("*.yaml") if not p.stem.startswith("_"))
-
-
-def known_keys() -> list[str]:
-    """Return the dotted keys of the default configuration, for suggestions."""
-    config = _compose("visualize", [])
-    found: list[str] = []
-
-    def walk(node: DictConfig, prefix: str) -> None:
-        for key in node:
-            found.append(f"{prefix}{key}")
-            child = OmegaConf.to_container(node, resolve=False)[key]  # type: ignore[index,call-overload]
-            if isinstance(child, dict):
-                walk(node[key], f"{prefix}{key}.")
-
-    walk(config, "")
-    return found
-
-
-def check_added_keys(overrides: Sequence[str], config: DictConfig | None = None) -> None:
-    """Refuse a key added with ``+`` that nothing reads: Hydra itself would accept it in silence.
-
-    Raises:
-        UsageError: the key is neither in an open mapping nor an argument of the object it was added to.
+    A ``+`` before a group goes, because the defaults list has every group already; an argument of the network may be
+    given with or without it.
     """
-    added = [override for override in overrides if override.startswith("+")]
-    config = compose_config([o for o in overrides if "=" in o and o not in added]) if added and not config else config
-    for override in added:
-        key, _, value = override.partition("=")
-        key = key.lstrip("+")
-        if "/" in key or key.split("@")[0] in groups():
-            continue
-        parent, _, name = key.rpartition(".")
-        if any(parent == mapping or parent.startswith(f"{mapping}.") for mapping in OPEN_MAPPINGS):
-            continue  # what reads these checks them itself
-        node = OmegaConf.select(config, parent) if parent else None
-        arguments = _arguments(node.get("_target_")) if isinstance(node, DictConfig) else []
-        if name not in arguments:
-            near = nearest(key, [f"{parent}.{argument}" for argument in arguments] or known_keys())
-            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-            raise UsageError(f"+{key}", value, f"no such key{hint}")
-
-
-def _arguments(target: str | None) -> list[str]:
-    return list(inspect.signature(get_class(target)).parameters) if target else []
+    bare = override.lstrip("+")
+    key = bare.split("=")[0]
+    if key in groups():
+        return bare
+    return f"++{bare}" if key == ARGUMENTS or key.startswith(f"{ARGUMENTS}.") else override
 
 
 def build(node: DictConfig, **objects: Any) -> Any:
@@ -152,15 +85,22 @@ def build(node: DictConfig, **objects: Any) -> Any:
     The one place that calls Hydra's instantiate.
 
     Raises:
-        UsageError: an argument that the object does not take.
+        UsageError: no such class, an argument that it does not take, or a value that it refuses.
     """
     if not isinstance(node, DictConfig) or not node.get("_target_"):
         raise UsageError("_target_", node, "what it builds is not said: _target_=package.module.Class is needed")
-    factory: Callable[..., Any] = instantiate(node, _partial_=True, _convert_="all")
+    target = str(node.get("_target_"))
+    try:
+        factory: Callable[..., Any] = instantiate(node, _partial_=True, _convert_="all")
+    except HydraException as error:
+        raise UsageError("_target_", target, "there is no such class") from error
     try:
         return factory(**objects)
-    except TypeError as error:
-        raise UsageError(str(node.get("_target_")), "", str(error)) from error
+    except (TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        key = node._get_full_key(None)
+        raise UsageError(f"{key}._target_" if key else "_target_", target, str(error).split("\n")[0]) from error
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

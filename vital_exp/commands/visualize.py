@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -18,11 +19,12 @@ LISTS = ("layers",)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; without a model or an experiment it is the demo."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    chosen = [a.lstrip("+") for a in given]
-    if not any(a.startswith(("model=", "experiment=", "--")) or a == "-h" for a in chosen):
-        given.append("experiment=demo")
-    if any(a.startswith("list=") or a == "dry_run=true" for a in chosen):
-        given += ["hydra.run.dir=.", "hydra/job_logging=stdout"]  # nothing is made, so no folder for it
+    bare = [argument.lstrip("+") for argument in given]
+    if not any(argument.startswith(("model=", "experiment=")) for argument in bare):
+        given.insert(0, "experiment=demo")
+    if any(re.fullmatch("dry_run=true|list=.*", argument, re.IGNORECASE) for argument in bare):
+        given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
+        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # nothing is made, so no folder for it
     run_app("vital-visualize", "visualize", visualize_job, given)
 
 

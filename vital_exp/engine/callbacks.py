@@ -20,23 +20,33 @@ PICTURES_LOGGED = 16  # at most, per batch: dashboards of hundreds are slow to o
 
 
 class Progress(Callback):
-    """One bar over all batches: pictures done, the loss, the time left."""
+    """One bar over all batches: pictures done, the loss, the time left.
+
+    It appears with the first step: a mistake that is found before is one line on a clean terminal.
+    """
 
     def __init__(self, pictures: int, steps: int, batches: int, shown: bool) -> None:
         self.pictures = pictures
+        self.steps = steps * batches
+        self.shown = shown
         self.done = 0
-        self.bar = tqdm(total=steps * batches, unit="step", disable=not shown, dynamic_ncols=True)
-        self._describe()
+        self.bar: tqdm | None = None
 
     def _describe(self) -> None:
-        self.bar.set_description(f"pictures {self.done}/{self.pictures}")
+        if self.bar is not None:
+            self.bar.set_description(f"pictures {self.done}/{self.pictures}")
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Skip the steps a checkpoint has."""
+        if self.bar is None:
+            self.bar = tqdm(total=self.steps, unit="step", disable=not self.shown, dynamic_ncols=True)
+            self._describe()
         self.bar.update(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Advance; now and then read the loss."""
+        if self.bar is None:
+            return
         if trainer.global_step % STEPS_PER_UPDATE == 0:
             self.bar.set_postfix(loss=f"{float(pl_module.latest_loss()):.4g}", refresh=False)
         self.bar.update(1)
@@ -48,7 +58,8 @@ class Progress(Callback):
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 class Checkpoint(Callback):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -12,6 +15,7 @@ from vital_exp.config import build, plain
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.errors import UsageError
 
+WANDB_MODE = "WANDB_MODE"  # the environment variable
 TABLE_COLUMNS = ("target", "label", "status", "total", "activation", "seconds", "error")
 
 
@@ -25,19 +29,46 @@ def make_loggers(config: DictConfig, folder: RunFolder | None) -> list[Logger]:
         return []
     logger: Logger = build(config.logger, save_dir=str(folder.path))
     if isinstance(logger, WandbLogger):
-        _start_wandb(logger)
+        _start_wandb(logger, bool(config.logger.get("offline")))
     logger.log_hyperparams(plain(config))
     return [logger]
 
 
-def _start_wandb(logger: WandbLogger) -> None:
+def _start_wandb(logger: WandbLogger, offline: bool) -> None:
     import wandb
 
+    # Asked first: wandb.init would prompt on a terminal.
+    if not offline and os.environ.get(WANDB_MODE, "online") in ("online", "shared") and not _logged_in():
+        raise UsageError("logger", "wandb", "no login: run `wandb login`, set WANDB_API_KEY, or logger.offline=true")
+    logger._wandb_init.pop("anonymous", None)  # Lightning hands over what wandb warns of
+    if offline:
+        logger._wandb_init["mode"] = "offline"  # wandb reads the variable that Lightning sets once per process only
     try:
-        _ = logger.experiment
-    except wandb.errors.Error as error:  # no login and no terminal to ask on, or a server that refuses
+        with _unchanged(WANDB_MODE):  # Lightning sets it, and a later job of a sweep may be online
+            _ = logger.experiment
+    except wandb.errors.Error as error:  # a server that refuses, or none
         reason = str(error).strip().split("\n")[0]
-        raise UsageError("logger", "wandb", f"{reason}: run `wandb login`, or set logger.offline=true") from error
+        raise UsageError("logger", "wandb", f"{reason}; logger.offline=true needs no server") from error
+
+
+def _logged_in() -> bool:
+    import wandb
+
+    if "prompt" in inspect.signature(wandb.login).parameters:
+        return bool(wandb.login(prompt=False, verify=False))
+    return bool(wandb.api.api_key)  # versions before 0.30
+
+
+@contextmanager
+def _unchanged(variable: str) -> Iterator[None]:
+    """Put an environment variable back afterwards."""
+    before = os.environ.get(variable)
+    try:
+        yield
+    finally:
+        os.environ.pop(variable, None)
+        if before is not None:
+            os.environ[variable] = before
 
 
 def close_loggers(loggers: Sequence[Logger], results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -49,7 +80,7 @@ def close_loggers(loggers: Sequence[Logger], results: Mapping[str, Mapping[str, 
             rows = [[_cell(result, column) for column in TABLE_COLUMNS] for result in results.values()]
             logger.log_table("results", columns=list(TABLE_COLUMNS), data=rows)
             logger.finalize("success")
-            wandb.finish(quiet=True)
+            wandb.finish()
         else:
             logger.finalize("success")
 

@@ -1,0 +1,1 @@
+"""Networks: loading them, their layers, and reading activations by module name."""

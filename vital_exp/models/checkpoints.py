@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -43,11 +44,14 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of an unusual pickle protocol, before it refuses or reads the file
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UsageError(KEY, path, f"not a readable checkpoint ({_first_line(error)})") from error
     except pickle.UnpicklingError as error:
-        problem = "holds pickled objects, which could run code when loaded; save its state_dict alone, or as .safetensors"
+        holds = "holds" if "Unsupported global" in str(error) else "is damaged or holds"
+        problem = f"{holds} pickled objects, which could run code; save the state_dict alone, or as .safetensors"
         raise UsageError(KEY, path, problem) from error
     return _tensors(content, path)
 
@@ -92,4 +96,5 @@ def _check(own: dict[str, Tensor], weights: dict[str, Tensor], path: Path | str)
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:200]
+    """The first sentence of a loader's message; what it says further is meant for programmers."""
+    return str(error).strip().split("\n")[0].split(". ")[0] or "it ends too early"

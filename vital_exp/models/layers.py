@@ -40,7 +40,9 @@ def alignment(network: VisionNetwork, asked: Recipe) -> Alignment:
     own_weights = network.recipe.layer_weights if layers == network.recipe.layers else None
     weights = asked.layer_weights or own_weights or (1.0,) * len(layers)
     if len(weights) != len(layers):
-        raise UsageError("model.layer_weights", list(weights), f"one weight per layer, and there are {len(layers)}")
+        raise UsageError(
+            "model.layer_weights", list(weights), f"one weight per layer, and there are {len(layers)}; null: all 1"
+        )
     prior = VIT_PRIOR if is_transformer(network.module) else 0.0
     total_variation = _first(asked.total_variation, network.recipe.total_variation, prior)
     l2 = _first(asked.l2, network.recipe.l2, prior)
@@ -134,7 +136,12 @@ def _traced_layers(network: VisionNetwork) -> tuple[str, ...]:
     convolutions: dict[tuple[int, ...], list[str]] = {}
     for name, shape in shapes.items():
         ends_a_stage = isinstance(modules[name], nn.Sequential) or not tokens
-        if len(shape) == 3 and shape[1] > 1 and ends_a_stage and not _inside_a_block_that_resizes(name, shapes, modules):
+        if (
+            len(shape) == 3
+            and shape[1] > 1
+            and ends_a_stage
+            and not _inside_a_block_that_resizes(name, shapes, modules)
+        ):
             last_at[shape[1:]] = name  # shapes come in order of completion: containers after what they hold
         if len(shape) == 3 and isinstance(modules[name], nn.Conv2d):
             convolutions.setdefault(shape[1:], []).append(name)

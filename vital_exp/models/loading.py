@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +56,44 @@ class ModelConfig:
 
     @property
     def recipe(self) -> Recipe:
-        """Layers, weights and priors as asked for."""
-        layers = None if self.layers is None else tuple(self.layers)
-        weights = None if self.layer_weights is None else tuple(self.layer_weights)
-        return Recipe(layers, weights, self.total_variation, self.l2)
+        """Layers, weights and priors as asked for.
+
+        Raises:
+            UsageError: no layer, one named twice, or a weight that is no number.
+        """
+        weights = None if self.layer_weights is None else numbers("model.layer_weights", self.layer_weights)
+        priors = {key: getattr(self, key) for key in ("total_variation", "l2")}
+        for key, value in priors.items():
+            if value is not None:
+                _number(f"model.{key}", value)
+        return Recipe(_layers(self.layers), weights, **priors)
+
+
+def _layers(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
+    """Layer names; those of an nn.Sequential are numbers to YAML, and a single one may come without brackets."""
+    if given is None:
+        return None
+    layers = (given,) if isinstance(given, str) else tuple(map(str, given))
+    if not layers or len(set(layers)) < len(layers):
+        raise UsageError("model.layers", list(layers), "different layers, at least one; null: the default rule")
+    return layers
+
+
+def _number(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        raise UsageError(key, value, "a finite number")
+    return float(value)
+
+
+def numbers(key: str, values: Any) -> tuple[float, ...]:
+    """Return the numbers of a list.
+
+    Raises:
+        UsageError: it is no list, or something in it is no finite number.
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise UsageError(key, values, "a list of numbers")
+    return tuple(_number(key, value) for value in values)
 
 
 def build_network(config: ModelConfig, cache_dir: Path | None = None) -> VisionNetwork:
@@ -92,25 +128,31 @@ def wrap(module: nn.Module, config: ModelConfig, own: Preprocessing | None = Non
 def _preprocessing(config: ModelConfig, own: Preprocessing | None) -> Preprocessing:
     base = own or Preprocessing(IMAGENET_MEAN, IMAGENET_STD, (IMAGENET_SIZE, IMAGENET_SIZE))
     size = base.size if config.size is None else _pair(config.size)
+    if config.resize is not None and not _is_side(config.resize):
+        raise UsageError("model.resize", config.resize, "a side of at least 1 px")
     resize = config.resize or (base.resize if own and size == own.size else _default_resize(size))
     interpolation = config.interpolation or base.interpolation
     if interpolation not in INTERPOLATIONS:
         raise UsageError("model.interpolation", interpolation, f"one of {', '.join(INTERPOLATIONS)}", INTERPOLATIONS)
-    mean, std = (
-        tuple(map(float, base_value if value is None else value))
-        for value, base_value in ((config.mean, base.mean), (config.std, base.std))
-    )
+    mean = base.mean if config.mean is None else numbers("model.mean", config.mean)
+    std = base.std if config.std is None else numbers("model.std", config.std)
     for key, value in (("model.mean", mean), ("model.std", std)):
         if len(value) != len(base.mean):
             raise UsageError(key, list(value), f"{len(base.mean)} values, one per colour channel")
+    if min(std) <= 0:
+        raise UsageError("model.std", list(std), "numbers above 0: pictures are divided by them")
     return Preprocessing(mean, std, size, resize, interpolation)
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else tuple(map(int, size))
-    if min(height, width) < 1:
-        raise UsageError("model.size", size, "a side of at least 1 px")
-    return height, width
+    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
+    if len(sides) != 2 or not all(map(_is_side, sides)):
+        raise UsageError("model.size", size, "a side of at least 1 px, or [height, width]")
+    return sides[0], sides[1]
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _default_resize(size: tuple[int, int]) -> int | None:
@@ -125,7 +167,9 @@ def _outputs(network: VisionNetwork) -> int | None:
         output = network(torch.zeros(1, 3, *size, device=network.device))
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         first = str(error).strip().split("\n")[0]
-        raise UsageError("model.size", "x".join(map(str, size)), f"the network refuses this input size: {first}") from None
+        raise UsageError(
+            "model.size", "x".join(map(str, size)), f"the network refuses this input size: {first}"
+        ) from None
     has_classifier = isinstance(output, Tensor) and output.ndim == 2 and getattr(network.module, "num_classes", 1) != 0
     return int(output.shape[1]) if has_classifier else None
 
@@ -148,8 +192,13 @@ def _read_names(given: str | Sequence[str]) -> tuple[str, ...]:
     path = Path(given).expanduser()
     if not path.is_file():
         raise UsageError("model.class_names", given, "a list of names, or a file with one name per line or a JSON list")
-    text = path.read_text(encoding="utf-8")
-    names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except ValueError as error:
+        raise UsageError("model.class_names", given, f"cannot be read: {error}") from error
+    if not isinstance(names, list):
+        raise UsageError("model.class_names", given, "a JSON list of names, in the order of the network's outputs")
     return tuple(str(name).strip() for name in names if str(name).strip())
 
 
@@ -163,7 +212,7 @@ def _from_timm(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.Module, 
     pretrained = config.pretrained and not config.checkpoint
     with _telling("model.name", name, pretrained):
         module = timm.create_model(name, pretrained=pretrained, cache_dir=cache_dir, **arguments)
-    own = module.pretrained_cfg
+    own: Any = module.pretrained_cfg
     size = tuple(own["input_size"][1:])
     resize = round(min(size) / own.get("crop_pct", 1.0)) if min(size) >= SMALLEST_CROPPED_INPUT else None
     return module, Preprocessing(tuple(own["mean"]), tuple(own["std"]), size, resize, own["interpolation"])
@@ -182,7 +231,11 @@ def _from_torchvision(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.M
     weights = choices[config.weights]
     preset = weights.transforms()
     own = Preprocessing(
-        tuple(preset.mean), tuple(preset.std), (preset.crop_size[0],) * 2, preset.resize_size[0], preset.interpolation.value
+        tuple(preset.mean),
+        tuple(preset.std),
+        (preset.crop_size[0],) * 2,
+        preset.resize_size[0],
+        preset.interpolation.value,
     )
     pretrained = config.pretrained and not config.checkpoint
     arguments = _with_class_count(config)
@@ -206,7 +259,12 @@ def _with_class_count(config: ModelConfig) -> dict[str, Any]:
 
 def _from_python(config: ModelConfig, _cache_dir: Path | None) -> tuple[nn.Module, None]:
     spelling = _required(config.factory, "model.factory", "package.module:function or file.py:function")
-    module = find_factory(spelling, "model.factory")(**config.arguments)
+    factory = find_factory(spelling, "model.factory")
+    try:
+        inspect.signature(factory).bind(**config.arguments)
+    except TypeError as error:
+        raise UsageError("model.arguments", config.arguments, f"{spelling} does not take them: {error}") from error
+    module = factory(**config.arguments)
     if not isinstance(module, nn.Module):
         raise UsageError("model.factory", spelling, f"returned {type(module).__name__}, not a torch.nn.Module")
     return module, None
@@ -242,7 +300,8 @@ def _import_file(path: Path, key: str) -> Any:
     if not path.expanduser().is_file():
         raise UsageError(key, path, "no such file")
     spec = importlib.util.spec_from_file_location(path.stem, path.expanduser())
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)  # dataclasses and pickling look their module up by name
     spec.loader.exec_module(module)
@@ -253,6 +312,8 @@ def _from_embedded(config: ModelConfig, _cache_dir: Path | None) -> tuple[nn.Mod
     name = _required(config.name, "model.name", f"one of {', '.join(embedded.EMBEDDED)}")
     if name not in embedded.EMBEDDED:
         raise UsageError("model.name", name, f"one of {', '.join(embedded.EMBEDDED)}", embedded.EMBEDDED)
+    if config.arguments:
+        raise UsageError("model.arguments", config.arguments, "the embedded networks take none")
     module = embedded.build(name)
     if config.pretrained and not config.checkpoint:
         load_checkpoint(module, embedded.weights_path(name))
@@ -284,8 +345,10 @@ class _telling:
 
     def __exit__(self, kind: type | None, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, TypeError):
-            raise UsageError("model.arguments", self.name, f"the network does not take them: {error}") from error
-        if isinstance(error, (OSError, RuntimeError, ValueError)) and self.pretrained:
+            raise UsageError("model.arguments", self.name, f"this network does not take them: {error}") from error
+        if isinstance(error, (OSError, RuntimeError, ValueError)):
             reason = str(error).strip().split("\n")[0][:150]
-            problem = f"its pretrained weights cannot be had ({reason}); give model.checkpoint=file or model.pretrained=false"
+            advice = "give model.checkpoint=file or model.pretrained=false"
+            cannot = f"its pretrained weights cannot be had ({reason}); {advice}"
+            problem = cannot if self.pretrained else f"cannot be built: {reason}"
             raise UsageError(self.key, self.name, problem) from error

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vital_exp.config import compose_config, options_of, plain
-from vital_exp.errors import UsageError
+from vital_exp.errors import UsageError, nearest
 from vital_exp.models.loading import ModelConfig, build_network
 from vital_exp.models.network import VisionNetwork
 
@@ -43,8 +43,12 @@ def named_network(spec: str | Mapping[str, Any], cache_dir: Path | None = None, 
     """
     if isinstance(spec, str):
         return build_network(model_config(compose_config(model_overrides(spec, key))), cache_dir)
+    if not isinstance(spec, Mapping):
+        raise UsageError(key, spec, "a name, or the keys of the group model")
     allowed: Sequence[str] = list(ModelConfig.__dataclass_fields__)
     for name in spec:
         if name not in allowed:
-            raise UsageError(f"{key}.{name}", spec[name], "no such key of a model", allowed)
+            near = nearest(name, allowed)
+            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+            raise UsageError(f"{key}.{name}", spec[name], f"no such key of a model{hint}")
     return build_network(ModelConfig(**spec), cache_dir)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
 
-
 # The name under which the pictures themselves, as the network takes them, are read like a layer.
 INPUT = "input"
 
@@ -98,6 +97,10 @@ def _channels_last(module: nn.Module, layer: nn.Module) -> bool:
     """Whether a layer's 4-D output is (N, H, W, C): timm says so of a network; torchvision's Swin is known."""
     if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
         return False  # they know no other order, whatever the network does around them
+    if isinstance(layer, nn.Linear) or isinstance(getattr(layer, "fc2", None), nn.Linear):
+        return True  # likewise; the second are timm's Mlp, inside the blocks of a ConvNeXt
+    if isinstance(layer, nn.LayerNorm):
+        return not type(layer).__name__.endswith("2d")  # timm's LayerNorm2d takes (N, C, H, W)
     timm_format = getattr(module, "output_fmt", None)
     if timm_format is not None:
         return str(getattr(timm_format, "value", timm_format)).upper() == "NHWC"

@@ -1,0 +1,178 @@
+"""Mistakes in a configuration: found before anything runs, or told in one line where Hydra tells them in many.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from vital_exp.config_tree import groups, known_keys, options_of
+from vital_exp.errors import UsageError, nearest
+
+# What is handed on to the network's constructor.
+ARGUMENTS = "model.arguments"
+# Mappings of named parts; a user may add and take away parts.
+PARTS = ("transforms", "objective")
+# Mappings a user may add keys to.
+OPEN_MAPPINGS = (ARGUMENTS, *PARTS)
+# Where reference images come from: the values of references.source.
+SOURCES = ("embedded", "folder")
+# Arguments of built objects that the engine hands over, so that a value of the user's would be lost.
+SET_BY_ENGINE = (
+    *(f"trainer.{name}" for name in ("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time", "logger")),
+    *(f"trainer.{name}" for name in ("callbacks", "strategy", "num_nodes", "barebones", "default_root_dir")),
+    *("trainer.enable_*", "trainer.accumulate_grad_batches", "trainer.fast_dev_run", "trainer.limit_train_batches"),
+    *("image.preprocessing", "image.streams", "optimizer.params", "objective.*.problem", "logger.save_dir"),
+)
+NOT_THERE = object()
+
+
+def explain(error: Exception, overrides: Sequence[str] = ()) -> UsageError:
+    """Turn an error of Hydra or OmegaConf into one line that names the key, the value and the nearest allowed ones."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        return UsageError("argument", error.override, f"cannot be read as key=value ({text.partition(' See http')[0]})")
+    if match := re.search(r"Could not (?:find|load) '([\w/]+)/([^'/]+)'", text):
+        return _no_such_option(*match.groups())
+    if match := re.search(r"Ambiguous value for argument '([^=']+)=([^']*)'", text):
+        key, value = match.groups()
+        return UsageError(key, value, f"several values: -m makes a job of each, {key}=[{value}] is one list")
+    match = re.search(r"full_key: ([^\s']+)", text) or re.search(
+        r"(?:Could not override|Could not append to config\.?|[Kk]ey) '([^'@]+)'", text
+    )
+    if match:
+        key = match.group(1)
+        given = next((o for o in overrides if o.split("=")[0].lstrip("+~") == key), key)
+        return _no_such_key(key, given.partition("=")[2])
+    return UsageError("configuration", " ".join(overrides), re.sub(r" See https?://\S+.*", "", text))
+
+
+def _no_such_option(group: str, option: str) -> UsageError:
+    options = options_of(group)
+    return UsageError(group, option, f"one of {', '.join(options)}", options)
+
+
+def _no_such_key(key: str, value: object, options: Sequence[str] = ()) -> UsageError:
+    """The mistake of a key that is not there: which option would have it, or what is spelled like it."""
+    known = known_keys()
+    if owners := known.get(key.lstrip("+")):
+        return UsageError(key, value, f"no such key here: it belongs to {' and '.join(owners)}")
+    near = nearest(key.lstrip("+"), [*options, *known, *groups()])
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return UsageError(key, value, f"no such key{hint}")
+
+
+def check_overrides(overrides: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> None:
+    """Refuse what Hydra would accept in silence, or refuse with a traceback.
+
+    Args:
+        overrides: as the user gave them; one of several values stands for all.
+        compose: makes the configuration of the overrides that add nothing.
+
+    Raises:
+        UsageError: a group without an option; a key added with ``+`` that nothing reads, that the engine sets or that
+            is there already; a key taken away with ``~`` that is not a part of the objective or the transforms.
+    """
+    added: list[str] = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if re.match(r"hydra[./]", key):
+            continue  # Hydra's own; it checks them
+        if not key:
+            raise UsageError("argument", override, "cannot be read as key=value")
+        if override.startswith("~"):
+            _check_deleted(key, value)
+        elif key in groups() and re.fullmatch(r"(null|[-\d.]+|true|false|)", value, re.IGNORECASE):
+            raise _no_such_option(key, value)
+        elif override.startswith("+"):
+            added.append(override)
+    if added:
+        config = compose([_one_job(override) for override in overrides if override not in added])
+        for override in added:
+            _check_added(override, config)
+
+
+def _one_job(override: str) -> str:
+    """Return an override with the first of its values, where several make a sweep."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    return f"{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}"
+
+
+def _check_deleted(key: str, value: str) -> None:
+    parent = key.rpartition(".")[0]
+    if parent not in PARTS:
+        allowed = ", ".join(f"~{mapping}.<name>" for mapping in PARTS)
+        raise UsageError(f"~{key}", value, f"only parts can be taken away: {allowed}")
+
+
+def _check_added(override: str, config: DictConfig) -> None:
+    """Check one key that starts with ``+`` against the configuration without it."""
+    key, _, value = override.lstrip("+").partition("=")
+    parent, _, name = key.rpartition(".")
+    there = OmegaConf.select(config, key, default=NOT_THERE) is not NOT_THERE
+    if there and not override.startswith("++"):
+        raise UsageError(f"+{key}", value, f"the key is there already: {key}={value}")
+    if there or "/" in key or key.split("@")[0] in groups() or key == ARGUMENTS:
+        return
+    if any(fnmatch(key, pattern) for pattern in SET_BY_ENGINE):
+        raise UsageError(f"+{key}", value, "the engine sets this itself")
+    node = OmegaConf.select(config, parent) if parent else None
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    if not target and any(f"{parent}.".startswith(f"{mapping}.") for mapping in (*PARTS, ARGUMENTS)):
+        return  # a new part, checked as a whole, or an argument of a network, which checks it itself
+    options = _arguments(target)
+    if name not in options:
+        raise _no_such_key(f"+{key}", value, [f"{parent}.{option}" for option in options])
+
+
+def _arguments(target: str | None) -> list[str]:
+    return list(inspect.signature(get_object(target)).parameters) if target else []
+
+
+def check_values(config: DictConfig) -> None:
+    """Check the kinds of values that whoever reads the key would stumble over.
+
+    Raises:
+        UsageError: the first that is not allowed, or a part of the objective or the transforms without a _target_.
+    """
+    for key, (allowed, described) in VALUES.items():
+        value = OmegaConf.select(config, key)
+        if not allowed(value):
+            raise UsageError(key, value, described)
+    for mapping in PARTS:
+        for name, node in (config.get(mapping) or {}).items():
+            if not isinstance(node, DictConfig) or not node.get("_target_"):
+                raise UsageError(f"{mapping}.{name}", node, "what it builds is not said: _target_=package.module.Class")
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("resume", "dry_run", "progress", "evaluation.enabled"), (_is_flag, "true or false")),
+    **dict.fromkeys(("references.cache", "model.pretrained"), (_is_flag, "true or false")),
+    "trainer.log_every_n_steps": (_is_count, "a whole number of at least 1"),
+    "cache_dir": (lambda value: isinstance(value, str) and value != "", "a folder"),
+    "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),
+    "references.root": (lambda value: value is None or isinstance(value, str), "a folder of real images"),
+    "evaluation.judges": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50,densenet121]"),
+    "objective": (lambda value: isinstance(value, DictConfig), "at least one term, objective=[alignment]"),
+    ARGUMENTS: (lambda value: isinstance(value, DictConfig), "a mapping, {pad_type: same}"),
+}

@@ -1,0 +1,55 @@
+"""Where the configuration tree is, and what groups, options and keys it has. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+# Words of a configuration file that are no keys of the composed configuration.
+NOT_KEYS = ("defaults", "hydra", "_target_")
+
+
+def config_dir() -> Path:
+    """Return the folder of the configuration tree: inside an installed wheel, or ``conf/`` of the checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def groups() -> list[str]:
+    """Return the names of the configuration groups."""
+    root = config_dir()
+    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_dir())
+
+
+def options_of(group: str) -> list[str]:
+    """Return the options of a configuration group, without the files that only hold shared keys."""
+    return sorted(p.stem for p in (config_dir() / group).glob("*.yaml") if not p.stem.startswith("_"))
+
+
+def known_keys() -> dict[str, list[str]]:
+    """Return every dotted key of the tree with the options that bring it; none for a key that is always there."""
+    found: dict[str, list[str]] = {}
+    always: set[str] = set()
+    for path in sorted(config_dir().rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        group = "/".join(path.relative_to(config_dir()).parts[:-1])
+        package = re.match(r"# @package (\S+)", text)
+        place = package[1].replace("_global_", "") if package else group.replace("/", ".")
+        for key in _flat(yaml.safe_load(text), place):
+            found.setdefault(key, []).append(f"{group}={path.stem}")
+            if not group or path.stem.startswith("_"):
+                always.add(key)
+    return {key: [] if key in always else owners for key, owners in found.items()}
+
+
+def _flat(node: object, prefix: str) -> Iterator[str]:
+    """Yield the dotted keys of a configuration file, those of mappings too."""
+    for name, value in node.items() if isinstance(node, dict) else ():
+        if name not in NOT_KEYS:
+            key = f"{prefix}.{name}" if prefix else str(name)
+            yield key
+            yield from _flat(value, key)
