@@ -1,6 +1,6 @@
 """A network that no library has: the ResNet of the CIFAR experiments (He et al. 2016, section 4.2), 32 px, ten classes.
 
-    vital-visualize model=python model.factory=examples/my_network.py:resnet model.arguments.depth=20 ...
+    vital-visualize model=python model.factory=my_network.py:resnet "model.arguments={depth: 20}" ...
 
 The page docs/your-own-model.md goes through it.
 """
