@@ -18,6 +18,8 @@ VIT_BLOCKS = {12: (0, 4, 8, 11), 24: (2, 9, 20, 23)}
 VIT_PRIOR = 3e-3
 # Stages of a timm network count from this reduction on; finer ones belong to the stem.
 FIRST_STAGE_REDUCTION = 4
+# What torchvision and others call the part that holds no stage.
+CLASSIFIERS = ("classifier", "head", "fc")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def _first(*values: float | None) -> float:
 
 def is_transformer(module: nn.Module) -> bool:
     """Whether the network holds an attention module."""
-    return any(type(m).__name__.endswith("Attention") for m in module.modules())
+    return any(re.search(r"Attention(V\d+)?$", type(m).__name__) for m in module.modules())
 
 
 def default_layers(network: VisionNetwork) -> tuple[str, ...]:
@@ -94,7 +96,8 @@ def _convnext_layers(names: list[str]) -> tuple[str, ...]:
         ("stem", r"stages\.[1-9]\.downsample\.1", r"stages\.\d+\.blocks\.\d+"),
         ("features.0", r"features\.[246]\.1", r"features\.7\.\d+"),
     ):
-        downsamples = [name for name in names if re.fullmatch(downsample, name)]
+        parents = {name.rpartition(".")[0] for name in names}  # an EfficientNet has blocks in these places
+        downsamples = [name for name in names if re.fullmatch(downsample, name) and name not in parents]
         blocks = [name for name in names if re.fullmatch(block, name)]
         convnext = any(name.endswith(("conv_dw", "block.0")) for name in names)
         if stem in names and len(downsamples) == 3 and blocks and convnext:
@@ -135,6 +138,8 @@ def _traced_layers(network: VisionNetwork) -> tuple[str, ...]:
     last_at: dict[tuple[int, ...], str] = {}
     convolutions: dict[tuple[int, ...], list[str]] = {}
     for name, shape in shapes.items():
+        if name.split(".")[0] in CLASSIFIERS:
+            continue  # a SqueezeNet's is a convolution
         ends_a_stage = isinstance(modules[name], nn.Sequential) or not tokens
         if (
             len(shape) == 3

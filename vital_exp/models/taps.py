@@ -86,10 +86,16 @@ def channels_first(activation: Tensor, channels_last: bool = False) -> Tensor:
 
 
 def _first_tensor(output: object, name: str) -> Tensor:
+    found = _within(output)
+    if not isinstance(found, Tensor):
+        raise UsageError("model.layers", name, f"the layer returns {type(found).__name__}, not a tensor")
+    return found
+
+
+def _within(output: object) -> object:
+    """A layer's output, the first of several."""
     while isinstance(output, (tuple, list)) and output:
         output = output[0]
-    if not isinstance(output, Tensor):
-        raise UsageError("model.layers", name, f"the layer returns {type(output).__name__}, not a tensor")
     return output
 
 
@@ -116,6 +122,7 @@ def probe(module: nn.Module, layers: Sequence[str], pictures: Tensor) -> dict[st
         for name in layers:
 
             def note(_module: nn.Module, _inputs: object, output: object, name: str = name) -> None:
+                output = _within(output)
                 if isinstance(output, Tensor) and output.ndim >= 2:
                     shapes[name] = tuple(channels_first(output, _channels_last(module, _module)).shape[1:])
 

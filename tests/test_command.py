@@ -1,0 +1,188 @@
+"""The command vital-visualize: what it runs, what it prints, what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from tests.tiny import ON_CPU, SHORT, command, image_folder
+from vital_exp.commands import hydra_app, visualize
+from vital_exp.config import compose_config, groups, options_of, picture_config
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    return tmp_path
+
+
+def composed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[DictConfig]:
+    """The configuration of each job that the command would run."""
+    jobs: list[DictConfig] = []
+
+    def remember(config: DictConfig) -> int:
+        jobs.append(visualize.normalised(config))
+        return 0
+
+    monkeypatch.setattr(visualize, "visualize_job", remember)
+    assert command(*arguments) == 0
+    return jobs
+
+
+def test_no_argument_is_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    (config,) = composed(monkeypatch)
+    assert picture_config(config) == picture_config(compose_config(["experiment=demo"]))
+    assert config.method.name == "vital_fourier"
+    assert (config.target.index, config.evaluation.judges) == ("all", ["embedded_judge"])
+
+
+@pytest.mark.parametrize("arguments", [["experiment=demo"], ["+experiment=demo"], ["steps=200"]])
+def test_the_demo_by_other_names(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (config,) = composed(monkeypatch, *arguments)
+    assert config == compose_config(["experiment=demo"])
+
+
+def test_with_a_model_the_method_is_vital(monkeypatch: pytest.MonkeyPatch) -> None:
+    (config,) = composed(monkeypatch, "model=embedded_resnet")
+    assert (config.method.name, config.steps) == ("vital", 2000)
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_a_sweep_without_a_model_sweeps_the_demo(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = composed(monkeypatch, "steps=7", flag, "seed=0,1", "hydra.sweep.dir=sweep")
+    assert [(job.seed, job.steps, job.method.name) for job in jobs] == [
+        (0, 7, "vital_fourier"),
+        (1, 7, "vital_fourier"),
+    ]
+
+
+def test_arguments_of_the_network_need_no_plus(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ["model=timm", "model.name=mobilenetv2_100"]
+    for spelling in (
+        "model.arguments={pad_type:same}",
+        "model.arguments.pad_type=same",
+        "+model.arguments.pad_type=same",
+    ):
+        (config,) = composed(monkeypatch, *model, spelling)
+        assert config.model.arguments == {"pad_type": "same"}
+
+
+def test_what_is_known_may_be_forced_and_parts_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    (config,) = composed(monkeypatch, "++steps=3", "~transforms.flip", "~objective.l2")
+    assert config.steps == 3
+    assert list(config.transforms) == ["jitter"]
+    assert list(config.objective) == ["alignment", "total_variation"]
+
+
+def test_a_run_folder_holds_everything() -> None:
+    photos = image_folder(Path("photos"), ["star", "heart"])
+    run = ("references=folder", f"references.root={photos}", "target.index=[star,1]", "evaluation=basic")
+    assert command(*SHORT, *ON_CPU, "logger=csv", *run, "evaluation.judges=[embedded_vit]", "hydra.run.dir=run") == 0
+    folder = Path("run")
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    pictures = {f"images/class-{i}{kind}.png" for i in (0, 1) for kind in ("", "_masked")}
+    files = {"results.jsonl", "history.csv", "metrics.json", "metrics.csv", "report.html", "provenance.json"}
+    assert {*pictures, *files, ".hydra/config.yaml", ".hydra/overrides.yaml"} <= names
+    assert not [name for name in names if name.endswith((".part", ".ckpt"))]
+    results = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    keys = {"target", "kind", "layer", "index", "label", "status", "image", "seed", "steps", "loss", "activation"}
+    keys |= {"seconds", "error", "position", "variation", "config_hash"}
+    assert [set(result) for result in results] == [keys, keys]
+    assert [(r["target"], r["label"], r["status"]) for r in results] == [
+        ("class-0", "star", "done"),
+        ("class-1", "heart", "done"),
+    ]
+    with (folder / "history.csv").open(newline="") as file:
+        assert [(row["target"], row["step"]) for row in csv.DictReader(file)] == [
+            (f"class-{i}", str(step)) for i in (0, 1) for step in (0, 1)
+        ]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"accuracy_top1", "transfer_top1[embedded_vit]"} <= set(metrics)
+    assert all(set(metric) == {"value", "low", "high", "n"} for metric in metrics.values())
+    recorded = OmegaConf.load(folder / ".hydra/config.yaml")
+    assert recorded.references.root == str(photos)  # type: ignore[union-attr]
+    assert "steps=2" in OmegaConf.load(folder / ".hydra/overrides.yaml")
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["batch_size"] == 1
+    assert provenance["weights_hash"]
+
+
+def test_a_sweep_makes_a_folder_for_each_job() -> None:
+    assert command(*SHORT, *ON_CPU, "-m", "seed=0,1", "hydra.sweep.dir=sweep") == 0
+    runs = [Path("sweep") / name for name in ("0", "1")]
+    assert [json.loads((run / "results.jsonl").read_text())["seed"] for run in runs] == [0, 1]
+    first, second = ((run / "images/class-0.png").read_bytes() for run in runs)
+    assert first != second
+
+
+def test_layers_are_listed_and_nothing_is_left(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("model=embedded_resnet", "list=layers", "hydra.run.dir=run") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["layer", "channels", "map", "kind"] in lines
+    assert ["*", "layer4", "192", "4x4", "Sequential"] in lines
+    assert ["layer4.0.conv1", "192", "4x4", "Conv2d"] in lines
+    assert list(workplace.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["true", "True"])
+def test_a_dry_run_tells_the_plan_and_leaves_nothing(
+    value: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (*SHORT, *ON_CPU, "target.index=[0,1,2]", "batch_size=2", "references.cache=false", "hydra.run.dir=run")
+    assert command(*arguments, f"dry_run={value}") == 0
+    plan = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert {"model", "method", "layers", "targets", "batches", "time", "memory", "disk"} <= set(plan)
+    assert plan["targets"].startswith("3: class-0 (star)")
+    assert plan["batches"].startswith("2 of 2")
+    assert list(workplace.iterdir()) == []
+
+
+def test_help_names_groups_options_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--help") == 0
+    text = capsys.readouterr().out
+    lines = dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line)
+    for group in groups():
+        assert set(options_of(group)) <= set(lines[group].split(", ")), group
+    for key in ("references.root", "target.index", "model.checkpoint", "batch_size", "dry_run=true", "list=layers"):
+        assert key in text
+
+
+def test_the_configuration_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("steps=9", "--cfg", "job", "seed=3") == 0
+    shown = OmegaConf.create(capsys.readouterr().out)
+    assert (shown.steps, shown.seed, shown.method.name) == (9, 3, "vital_fourier")
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_config: DictConfig) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(visualize, "visualize_job", interrupted)
+    assert command("hydra.run.dir=run") == hydra_app.INTERRUPTED
+    assert "hydra.run.dir" in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_config: DictConfig) -> int:
+        raise AttributeError("a fault")
+
+    monkeypatch.setattr(visualize, "visualize_job", broken)
+    with pytest.raises(AttributeError, match="a fault"):
+        command("hydra.run.dir=run")
+
+
+def test_a_job_in_another_process_hands_its_exit_code_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's joblib and submitit launchers run jobs elsewhere: only an exception finds its way back."""
+    processes = iter(range(10))
+    monkeypatch.setattr(hydra_app.os, "getpid", lambda: next(processes))
+    monkeypatch.setattr(visualize, "visualize_job", lambda _config: 1)
+    assert command("hydra.run.dir=run") == hydra_app.SOME_FAILED

@@ -1,0 +1,260 @@
+"""A user's mistake ends in one line that names the key, the value and what is allowed, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import ON_CPU, SHORT, command, image_folder
+from vital_exp.objectives.terms import Objective
+
+MISTAKE, SOME_FAILED = 2, 3
+FOLDER = ("references=folder",)
+
+# Arguments after the shortest run's, and words of the line.
+MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "unknown model": (("model=resnet51",), ("model=resnet51", "did you mean resnet50")),
+    "unknown model with +": (("+model=resnet51",), ("model=resnet51", "did you mean resnet50")),
+    "unknown timm network": (("model=timm", "model.name=resnet5x"), ("model.name=resnet5x", "did you mean resnet50")),
+    "no name for timm": (("model=timm",), ("model.name", "needed")),
+    "unknown tag": (
+        ("model=timm", "model.name=resnet50.tv", "model.pretrained=false"),
+        ("model.name=resnet50.tv", "tag"),
+    ),
+    "unknown torchvision network": (("model=torchvision", "model.name=resnet5x"), ("model.name=resnet5x", "resnet50")),
+    "unknown source": (("model.source=tim",), ("model.source=tim", "did you mean timm")),
+    "no factory": (("model=python",), ("model.factory", "package.module:function")),
+    "factory without function": (("model=python", "model.factory=os"), ("model.factory=os", "package.module:function")),
+    "unknown module": (("model=python", "model.factory=no_module:f"), ("model.factory=no_module", "no_module")),
+    "unknown function": (("model=python", "model.factory=os:getcwdd"), ("os:getcwdd", "did you mean getcwd")),
+    "unknown file": (("model=python", "model.factory=no.py:f"), ("model.factory=no.py", "no such file")),
+    "factory of something else": (("model=python", "model.factory=os:getcwd"), ("os:getcwd", "str", "torch.nn.Module")),
+    "unknown argument of a factory": (
+        ("model=python", "model.factory=tests.tiny:tiny_net", "model.arguments={clases:3}"),
+        ("model.arguments", "clases"),
+    ),
+    "argument of an embedded network": (("model.arguments.a=1",), ("model.arguments", "none")),
+    "unknown layer": (("model.layers=[layer44]",), ("model.layers=layer44", "did you mean layer4", "list=layers")),
+    "no layers": (("model.layers=[]",), ("model.layers=[]", "at least one")),
+    "a layer twice": (("model.layers=[layer4,layer4]",), ("model.layers", "different")),
+    "too few layer weights": (("model.layer_weights=[1]",), ("model.layer_weights=[1.0]", "there are 5")),
+    "layer weights are words": (("model.layer_weights=[a,b]",), ("model.layer_weights=a", "number")),
+    "prior is a word": (("model.total_variation=x",), ("model.total_variation=x", "number")),
+    "two means": (("model.mean=[1,2]",), ("model.mean=[1.0, 2.0]", "3 values")),
+    "mean is a word": (("model.mean=abc",), ("model.mean=abc", "numbers")),
+    "std is zero": (("model.std=[0,1,1]",), ("model.std=[0.0, 1.0, 1.0]", "above 0")),
+    "size is a word": (("model.size=abc",), ("model.size=abc", "[height, width]")),
+    "three sizes": (("model.size=[64,64,3]",), ("model.size=[64, 64, 3]", "[height, width]")),
+    "size the network refuses": (("model=embedded_vit", "model.size=96"), ("model.size=96x96", "refuses")),
+    "picture the network refuses": (("model=embedded_vit", "image.size=96"), ("image.size=96x96", "refuses")),
+    "interpolation": (("model.interpolation=bilineer",), ("model.interpolation=bilineer", "did you mean bilinear")),
+    "two class names": (("model.class_names=[a,b]",), ("model.class_names", "10 classes")),
+    "missing checkpoint": (("model.checkpoint=no.pth",), ("model.checkpoint=no.pth", "no such file")),
+    "unknown class": (("target.index=starr",), ("target.index=starr", "did you mean star")),
+    "class out of range": (("target.index=10",), ("target.index=10", "0 to 9")),
+    "no class": (("target.index=[]",), ("target.index=[]",)),
+    "unknown method": (("method=vitall",), ("method=vitall", "did you mean vital")),
+    "unknown method with +": (("+method=vitall",), ("method=vitall", "did you mean vital")),
+    "unknown logger": (("logger=wandbb",), ("logger=wandbb", "did you mean wandb")),
+    "unknown experiment": (("+experiment=dmo",), ("experiment=dmo", "did you mean demo")),
+    "no option": (("experiment=null",), ("experiment=null", "one of demo")),
+    "unknown term": (("objective=[alignmnt]",), ("objective=alignmnt", "did you mean alignment")),
+    "no terms": (("objective=[]",), ("objective", "at least one term")),
+    "unknown key": (("stepz=3",), ("stepz=3", "did you mean steps")),
+    "unknown key with +": (("+stepz=3",), ("+stepz=3", "did you mean steps")),
+    "unknown key with ++": (("++stepz=3",), ("stepz=3", "did you mean steps")),
+    "unknown key taken away": (("~stepz",), ("~stepz", "taken away")),
+    "needed key taken away": (("~steps",), ("~steps", "taken away")),
+    "known key with +": (("+steps=3",), ("+steps=3", "steps=3", "already")),
+    "unknown option key": (("optimizer.lrr=1",), ("optimizer.lrr=1", "did you mean optimizer.lr")),
+    "unknown option key with +": (("+optimizer.lrr=1",), ("+optimizer.lrr=1", "did you mean optimizer.lr")),
+    "unknown group": (("modell=resnet50",), ("modell=resnet50", "did you mean model")),
+    "unknown mapping": (("+foo.bar=1",), ("+foo.bar=1", "no such key")),
+    "key of another option": (("image.decay=2",), ("image.decay=2", "image=fourier")),
+    "root of embedded references": (("references.root=photos",), ("references.root=photos", "references=folder")),
+    "argument of a term": (("+objective.l2.wait=1",), ("objective.l2.wait=1", "did you mean objective.l2.weight")),
+    "a transform that is none": (("+transforms.foo=1",), ("transforms.foo=1", "_target_")),
+    "a key of the engine": (("+trainer.max_steps=9",), ("+trainer.max_steps=9", "engine")),
+    "unknown class of an optimiser": (("optimizer._target_=torch.optim.Adem",), ("torch.optim.Adem", "no such class")),
+    "value an optimiser refuses": (("optimizer.betas=[2,3]",), ("torch.optim.Adam", "beta")),
+    "no equals sign": (("steps",), ("steps", "key=value")),
+    "no key": (("=3",), ("=3", "key=value")),
+    "bracket": (("steps=[1",), ("steps=[1", "key=value")),
+    "several values without -m": (("seed=0,1",), ("seed=0,1", "-m")),
+    "no references": (FOLDER, ("references.root", "folder of real images")),
+    "missing references": ((*FOLDER, "references.root=nowhere"), ("references.root=nowhere", "does not exist")),
+    "empty references": ((*FOLDER, "references.root={empty}"), ("references.root=", "no images")),
+    "references are a file": ((*FOLDER, "references.root={file}"), ("references.root=", "no folder")),
+    "class without references": (
+        (*FOLDER, "references.root={photos}", "target.index=5"),
+        ("references.root=", 'class 5 "mushroom"', "star"),
+    ),
+    "unknown folders": (
+        (*FOLDER, "references.root={strange}"),
+        ("references.root=", '"abc"', "name, WordNet id or index"),
+    ),
+    "corrupt references": (
+        (*FOLDER, "references.root={corrupt}", "references.count=8"),
+        ("references.root=", "corrupt", "broken"),
+    ),
+    "unknown references": (("references.source=foldr",), ("references.source=foldr", "folder")),
+    "references.count=0": (("references.count=0",), ("references.count=0", "at least 1")),
+    "steps=0": (("steps=0",), ("steps=0", "at least 1")),
+    "steps=1.5": (("steps=1.5",), ("steps=1.5", "whole number")),
+    "steps=": (("steps=",), ("steps=", "whole number")),
+    "batch_size=0": (("batch_size=0",), ("batch_size=0", "at least 1", "auto")),
+    "batch_size=x": (("batch_size=x",), ("batch_size=x", "at least 1", "auto")),
+    "seed=-1": (("seed=-1",), ("seed=-1", "at least 0")),
+    "image.size=0": (("image.size=0",), ("image.size=0", "at least 1 px")),
+    "missing start": (("image.init=no.png",), ("image.init=no.png", "noise")),
+    "optimizer.lr=0": (("optimizer.lr=0",), ("optimizer.lr=0", "above 0")),
+    "precision": (("trainer.precision=16-mixed",), ("trainer.precision=16-mixed", "bf16-mixed")),
+    "accelerator": (("trainer.accelerator=cudaa",), ("trainer.accelerator=cudaa", "did you mean cuda")),
+    "no cuda": (("trainer.accelerator=cuda",), ("trainer.accelerator=cuda", "cpu")),
+    "two devices": (("trainer.devices=2",), ("trainer.devices=2", "one device per job")),
+    "log steps": (("trainer.log_every_n_steps=0",), ("trainer.log_every_n_steps=0", "at least 1")),
+    "unknown judge": (
+        ("evaluation=basic", "evaluation.judges=[embedded_juge]"),
+        ("evaluation.judges=embedded_juge", "did you mean embedded_judge"),
+    ),
+    "judge of other classes": (
+        ("evaluation=basic", "evaluation.judges=[{name:resnet10t,pretrained:false}]"),
+        ("evaluation.judges=resnet10t", "1000 classes", "10"),
+    ),
+    "key of a judge": (
+        ("evaluation=basic", "evaluation.judges=[{nam:x}]"),
+        ("evaluation.judges.nam=x", "did you mean name"),
+    ),
+    "judges are no list": (("evaluation.judges=resnet50",), ("evaluation.judges=resnet50", "list")),
+    "resume is a word": (("resume=maybe",), ("resume=maybe", "true or false")),
+    "run folder is a file": (("hydra.run.dir={file}",), ("hydra.run.dir=", "cannot be made")),
+    "run folder below a file": (("hydra.run.dir={file}/run",), ("hydra.run.dir=", "cannot be made")),
+    "cache below a file": (("cache_dir={file}", "references.cache=true"), ("cache_dir=", "Not a directory")),
+    "no cache folder": (("cache_dir=null",), ("cache_dir=", "folder")),
+    "unknown list": (("list=nonsense",), ("list=nonsense", "one of layers")),
+    "no login": (("logger=wandb",), ("logger=wandb", "wandb login", "logger.offline=true")),
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("places")
+    (root / "empty").mkdir()
+    (root / "file").write_text("")
+    image_folder(root / "photos", ["star", "heart"])
+    image_folder(root / "strange", ["abc", "def"])
+    image_folder(root / "corrupt", ["star"], count=4, corrupt=4)
+    return {path.name: path for path in root.iterdir()}
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder of somebody without a login, whose computer has no GPU."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return tmp_path
+
+
+def line_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, "\n".join(lines)
+    return lines[0]
+
+
+def _placed(argument: str, places: dict[str, Path]) -> str:
+    for name, path in places.items():
+        argument = argument.replace(f"{{{name}}}", str(path))
+    return argument
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, words = MISTAKES[mistake]
+    placed = [_placed(argument, places) for argument in arguments]
+    code = command(*SHORT, *ON_CPU, "references.cache=false", "progress=true", "hydra.run.dir=run", *placed)
+    line = line_of(capsys)
+    assert code == MISTAKE, line
+    assert line.startswith("vital-visualize: ")
+    assert all(word in line for word in words), line
+
+
+def test_a_changed_configuration_is_refused_with_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    run = (*SHORT, *ON_CPU, "hydra.run.dir=run")
+    assert command(*run) == 0
+    recorded = {
+        path: path.read_bytes() for path in Path("run").rglob("*") if path.suffix in (".yaml", ".jsonl", ".png")
+    }
+    capsys.readouterr()
+    assert command(*run, "seed=1", "optimizer.lr=0.5") == MISTAKE
+    line = line_of(capsys)
+    assert "hydra.run.dir=" in line
+    assert "seed (0 there, 1 now)" in line
+    assert "optimizer.lr (1.0 there, 0.5 now)" in line
+    assert command(*run, "resume=false") == MISTAKE
+    assert "resume=False" in line_of(capsys)
+    assert {path: path.read_bytes() for path in recorded} == recorded
+
+
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried ..."),
+)
+
+
+@pytest.mark.parametrize(("error", "batch_size"), [(OUT_OF_MEMORY[0], 8), (OUT_OF_MEMORY[1], 8), (OUT_OF_MEMORY[1], 1)])
+def test_out_of_memory_says_what_to_try(
+    error: Exception, batch_size: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forward(_self: Objective, _pictures: Tensor) -> None:
+        raise error
+
+    monkeypatch.setattr(Objective, "__call__", forward)
+    assert command(*SHORT, *ON_CPU, "hydra.run.dir=run", f"batch_size={batch_size}") == MISTAKE
+    advice = "try batch_size=4" if batch_size > 1 else "image.size"
+    line = line_of(capsys)
+    assert f"batch_size={batch_size}" in line
+    assert advice in line
+
+
+def test_a_mistake_in_one_job_of_a_sweep_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = ("-m", "hydra.sweep.dir=sweep", "target.index=0,99")
+    assert command(*SHORT, *ON_CPU, *sweep) == MISTAKE
+    assert "job 1: target.index=99" in line_of(capsys)
+    assert json.loads(Path("sweep/0/results.jsonl").read_text())["status"] == "done"
+
+
+def test_a_target_that_fails_leaves_the_others_and_the_exit_code_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Objective.__call__
+    calls = []
+
+    def forward(self: Objective, pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, shares = original(self, pictures)
+        calls.append(None)
+        return (losses * losses.new_tensor([1.0, torch.nan]) if len(calls) == 2 else losses), shares
+
+    monkeypatch.setattr(Objective, "__call__", forward)
+    assert command(*SHORT, *ON_CPU, "steps=3", "target.index=[0,1]", "batch_size=2", "hydra.run.dir=run") == SOME_FAILED
+    good, bad = map(json.loads, Path("run/results.jsonl").read_text().splitlines())
+    assert (good["status"], bad["status"], bad["image"], bad["loss"]) == ("done", "failed", None, None)
+    assert "step 1" in bad["error"]
+    assert not Path("run/images/class-1.png").exists()
+
+
+def test_the_module_suggests_the_nearest_command() -> None:
+    command_line = [sys.executable, "-m", "vital_exp", "visualise", "steps=3"]
+    done = subprocess.run(command_line, capture_output=True, text=True, check=False)
+    assert done.returncode == MISTAKE
+    assert len(done.stderr.splitlines()) == 1
+    assert "did you mean visualize" in done.stderr
