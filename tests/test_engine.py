@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -222,12 +223,10 @@ def test_the_run_folder_holds_what_design_promises(network, references: Tensor, 
     with Image.open(run / "images" / "class-7_masked.png") as image:
         assert image.mode == "RGBA"
     result = json.loads((run / "results.jsonl").read_text().splitlines()[0])
-    assert (
-        list(result)
-        == (
-            "target kind layer index label status image seed steps loss activation seconds error position variation config_hash"
-        ).split()
-    )
+    assert set(result) == {
+        *("target", "kind", "layer", "index", "label", "position", "variation"),
+        *("status", "image", "error", "seed", "steps", "loss", "activation", "seconds", "config_hash"),
+    }
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics["accuracy_top1"]) == {"value", "low", "high", "n"}
     provenance = json.loads((run / "provenance.json").read_text())
@@ -301,3 +300,34 @@ def test_learning_rate_warms_up_then_falls_to_zero() -> None:
 def test_repeated_targets_are_made_once(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
     made = visualize(network, ["class:1", "class-1"], references=references, steps=1, overrides=FAST)
     assert len(made.images) == 1
+
+
+def test_every_spelling_finds_a_targets_history(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
+    history = visualize(network, "class:1", references=references, steps=1, overrides=FAST).history
+    assert history["class:1"] == history["class-1"] == history["class:class 1"]
+    for wrong in ("class-2", "class:nonsense", "nonsense"):
+        with pytest.raises(KeyError):
+            history[wrong]
+
+
+def test_references_of_one_run_may_differ_in_size(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
+    given = {"class:0": references, "class:1": references[:, :, :12, :10]}
+    made = visualize(network, names(0, 1), references=given, steps=20, overrides=FAST)
+    for target in ("class-0", "class-1"):
+        assert made.history[target]["total"][-1] < made.history[target]["total"][0]
+
+
+def test_ctrl_c_is_told_as_one(network, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """Lightning answers Ctrl-C with exit code 1 and takes its effect away; a later one must still work."""
+    step = engine.VisualizationModule.training_step
+
+    def interrupted(self, *arguments: object):  # type: ignore[no-untyped-def]
+        if self.global_step == 2:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(engine.VisualizationModule, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        visualize(network, "class:0", references=references, steps=5, overrides=FAST, out=tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (tmp_path / "run" / "results.jsonl").read_text() == ""

@@ -1,7 +1,7 @@
 """vital_exp: pictures of what the units of a vision network detect.
 
-``from vital_exp import visualize, load_model``; the commands have the same names. Nothing heavy is imported until one of
-them is used.
+``from vital_exp import visualize, load_model``; the commands have the same names. Nothing heavy is imported before
+one of them is used.
 """
 
 from __future__ import annotations

@@ -39,13 +39,13 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Skip the steps a checkpoint has."""
         if self.bar is None:
-            self.bar = tqdm(total=self.steps, unit="step", disable=not self.shown, dynamic_ncols=True)
+            self.bar = tqdm(total=self.steps, unit="step", disable=None if self.shown else True, dynamic_ncols=True)
             self._describe()
         self.bar.update(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Advance; now and then read the loss."""
-        if self.bar is None:
+        if self.bar is None or self.bar.disable:
             return
         if trainer.global_step % STEPS_PER_UPDATE == 0:
             self.bar.set_postfix(loss=f"{float(pl_module.latest_loss()):.4g}", refresh=False)

@@ -111,15 +111,8 @@ def references_of(config: DictConfig, network: VisionNetwork) -> References:
     if not keys.root:
         raise UsageError("references.root", keys.root, "a folder of real images is needed, one sub-folder per class")
     resize = own.resize and round(own.resize * min(size) / min(own.size))
-    names = network.classes if network.class_names else network.class_names
     return FolderReferences(
-        Path(keys.root).expanduser(),
-        names,
-        keys.count,
-        keys.seed,
-        size,
-        resize,
-        own.interpolation,  # type: ignore[arg-type]
+        Path(keys.root).expanduser(), network.classes, keys.count, keys.seed, size, resize, own.interpolation
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -34,9 +35,28 @@ from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
+from vital_exp.targets.class_names import ClassNames
+from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 
 REFERENCES_SHOWN = 6  # beside each picture in the gallery
+
+
+class History(dict[str, dict[str, list[float]]]):
+    """Terms by step of each target, by its name in the run folder; every other spelling of a target finds it too."""
+
+    def __init__(self, terms: Mapping[str, dict[str, list[float]]], class_names: ClassNames) -> None:
+        super().__init__(terms)
+        self._class_names = class_names
+
+    def __missing__(self, spelling: str) -> dict[str, list[float]]:
+        try:
+            name = parse_target(spelling, self._class_names).name
+        except UsageError as error:
+            raise KeyError(spelling) from error
+        if name == spelling:
+            raise KeyError(spelling)
+        return self[name]
 
 
 @dataclass
@@ -57,7 +77,7 @@ class Pictures:
     targets: list[Target]
     images: Tensor
     masks: Tensor
-    history: dict[str, dict[str, list[float]]]
+    history: History
     results: list[dict[str, Any]]
     metrics: dict[str, dict[str, float | int]] = field(default_factory=dict)
     rows: list[dict[str, float | int | str]] = field(default_factory=list)
@@ -102,7 +122,7 @@ class Visualization:
         self.network = network
         self.targets = list(targets)
         self.references = references
-        self.starts = {} if init is None else {t: x for t, x in zip(targets, init, strict=True)}
+        self.starts = {} if init is None else dict(zip(targets, init, strict=True))
         self.folder = folder
         self.finished: dict[str, _Finished] = {}
         self.results = {result["target"]: result for result in folder.results()} if folder else {}
@@ -112,6 +132,7 @@ class Visualization:
     def run(self) -> Pictures:
         """Make every picture that is not there yet, evaluate all, and return them."""
         self.judges = self._load_judges()
+        check_size(self.network, self._picture_size())
         size = self._resolve_batch_size()
         self._record_provenance(size)
         waiting = [target for target in self.targets if target.name not in self.results]
@@ -138,7 +159,7 @@ class Visualization:
         folder = setup.cache_dir(self.config)
         specs = OmegaConf.to_container(self.config.evaluation.judges)
         assert isinstance(specs, list)
-        judges = [named_network(spec, folder, "evaluation.judges") for spec in specs]  # type: ignore[arg-type]
+        judges = [named_network(spec, folder, "evaluation.judges") for spec in specs]
         for judge in judges:
             check_judge(judge, self.network)
         return {judge.name: judge.to(self.network.device) for judge in judges}
@@ -150,8 +171,12 @@ class Visualization:
         recorded = (self.folder.load_json("provenance.json") or {}) if self.folder else {}
         if "batch_size" in recorded:
             return int(recorded["batch_size"])
-        size = setup.pair(self.config.image.size, "image.size", self.network.preprocessing.size)
-        return automatic_batch_size(self.network, size, len(self.targets))
+        return automatic_batch_size(self.network, self._picture_size(), len(self.targets))
+
+    def _picture_size(self) -> tuple[int, int]:
+        for start in self.starts.values():
+            return start.shape[-2], start.shape[-1]
+        return setup.pair(self.config.image.size, "image.size", self.network.preprocessing.size)
 
     def _record_provenance(self, batch_size: int) -> None:
         if self.folder and self.folder.load_json("provenance.json") is None:
@@ -181,7 +206,6 @@ class Visualization:
         streams = RandomStreams(config.seed, [target.name for target in padded])
         init = torch.stack([self.starts[target] for target in padded]) if self.starts else None
         pictures = setup.pictures_of(config, self.network, streams, init)
-        check_size(self.network, pictures().shape[-2:])
         objective = setup.objective_of(config, problem)
         transform, optimizer = setup.transform_of(config), setup.optimizer_of(config)
         return VisualizationModule(
@@ -206,8 +230,9 @@ class Visualization:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             _explain_memory(error, len(module._streams.names))
             raise
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        except SystemExit as ending:  # how Lightning answers Ctrl-C, which it also leaves without effect from then on
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from ending
 
     def _activations(self, batch: list[Target], pictures: Tensor) -> list[float | None]:
         """Each class's logit for its saved picture."""
@@ -271,7 +296,9 @@ class Visualization:
             targets=self.targets,
             images=torch.stack([one.picture for one in made]),
             masks=torch.stack([one.mask for one in made]),
-            history={t.name: one.history for t, one in zip(self.targets, made, strict=True)},
+            history=History(
+                {target.name: one.history for target, one in zip(self.targets, made, strict=True)}, self.network.classes
+            ),
             results=[self.results[target.name] for target in self.targets],
             path=self.folder.path if self.folder else None,
         )

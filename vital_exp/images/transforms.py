@@ -76,12 +76,12 @@ class _Roll(torch.autograd.Function):
     """A circular shift per picture in one gather; its gradient is the opposite shift."""
 
     @staticmethod
-    def forward(ctx, pictures: Tensor, shifts: Tensor) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: D102
+    def forward(ctx, pictures: Tensor, shifts: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(shifts)
         return _roll(pictures, shifts)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]  # noqa: D102
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (shifts,) = ctx.saved_tensors
         return _roll(gradient, -shifts), None
 

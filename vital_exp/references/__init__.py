@@ -1,0 +1,1 @@
+"""Natural images of a target, and the statistics of their features."""

@@ -68,6 +68,7 @@ class FolderReferences:
         self.resize, self.interpolation = resize, interpolation
         self._given_names = class_names
         self._found: dict[int | None, list[str]] = {}
+        self._told_few: set[str] = set()
         self._check_options()
         self._folders = _subfolders(self.root)
         if next(_image_paths(self.root, "."), None) is None:
@@ -86,14 +87,17 @@ class FolderReferences:
     def fingerprint(self, target: Target) -> str:
         """Return the SHA-256 over paths, sizes and times of the files the images come from, and over the options.
 
-        Nothing is decoded. Files that may stand in for corrupt ones count among them.
+        Nothing is decoded. Files that may stand in for corrupt ones count among them. Warns of fewer images than asked
+        for: when the statistics of an earlier run are used, nothing else is asked of the images.
 
         Raises:
             UsageError: the class has no images.
         """
         options = (self.count, self.size, self.resize, self.interpolation, self.seed)
         digest = hashlib.sha256(repr(options).encode())
-        for path in self._ordered(target)[: math.ceil(self.count / (1 - CORRUPT_LIMIT)) + 1]:
+        paths = self._ordered(target)
+        self._tell_few(target, len(paths))
+        for path in paths[: math.ceil(self.count / (1 - CORRUPT_LIMIT)) + 1]:
             digest.update(os.fsencode(path) + _state(self.root / path))
         return digest.hexdigest()
 
@@ -229,7 +233,12 @@ class FolderReferences:
             yield fit(image, self.size, self.resize, self.interpolation)
         if corrupt:
             _warn(f"{target.name}: {len(corrupt)} corrupt among the references: {self._named(corrupt)}")
-        if used < self.count:
+        self._tell_few(target, used)
+
+    def _tell_few(self, target: Target, used: int) -> None:
+        """Warn, once per target, when there are fewer images than asked for."""
+        if used < self.count and target.name not in self._told_few:
+            self._told_few.add(target.name)
             _warn(f"{target.name}: {used} references, fewer than references.count={self.count}")
 
     def _limit(self, target: Target, corrupt: list[CorruptImageError], total: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import Taps
+from vital_exp.objectives.alignment import resample_quantiles
 from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
 
@@ -46,7 +47,7 @@ class ReferenceStatistics:
             if fingerprint not in found:
                 found[fingerprint] = self._of_target(target, fingerprint, tuple(layers))
         device = self.network.device
-        return {layer: torch.stack([found[f][layer] for f in fingerprints]).to(device) for layer in layers}
+        return {layer: _stacked([found[f][layer] for f in fingerprints]).to(device) for layer in layers}
 
     def _of_target(self, target: Target, fingerprint: str, layers: tuple[str, ...]) -> dict[str, Tensor]:
         if self.cache_dir is None:
@@ -71,6 +72,12 @@ class ReferenceStatistics:
         )
         key = hashlib.sha256("\n".join(map(str, (*parts, fingerprint))).encode()).hexdigest()
         return self.cache_dir / "quantiles" / f"{key}.safetensors"
+
+
+def _stacked(quantiles: Sequence[Tensor]) -> Tensor:
+    """Stack (C, Q) of each target, at the finest resolution any of them has: references may differ in size."""
+    finest = max(one.shape[-1] for one in quantiles)
+    return torch.stack([resample_quantiles(one, finest) for one in quantiles])
 
 
 @torch.no_grad()

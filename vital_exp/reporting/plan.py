@@ -47,8 +47,9 @@ def describe_plan(request: Request) -> str:
     kept = count * (size[0] * size[1] * BYTES_PER_PIXEL_ON_DISK + config.steps * BYTES_PER_HISTORY_ROW)
     names = ", ".join(f"{target.name} ({target.label})" for target in request.targets[:TARGETS_SHOWN])
     aligned = setup.problem_of(config, network, request.targets[:1], request.references).alignment.layers
+    parameters = sum(p.numel() for p in network.module.parameters())
     lines = {
-        "model": f"{network.name}, {sum(p.numel() for p in network.module.parameters()):,} parameters, on {network.device}",
+        "model": f"{network.name}, {parameters:,} parameters, on {network.device}",
         "method": f"{config.method.name}, {config.steps} steps",
         "layers": ", ".join(f"{layer} x {weight:g}" for layer, weight in aligned.items()),
         "targets": f"{count}: {names}{' ...' if count > TARGETS_SHOWN else ''}",

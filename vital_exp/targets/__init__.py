@@ -1,0 +1,1 @@
+"""Units of a network, and the ways people name them."""
