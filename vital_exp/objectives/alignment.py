@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vital_exp.objectives.sorting import sort_rows
+
 
 def sort_matching(features: Tensor, quantiles: Tensor) -> Tensor:
     """Return the mean squared difference between sorted features and the references' mean sorted features.
@@ -33,8 +35,8 @@ class _SortMatching(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, quantiles: Tensor) -> Tensor:
-        ordered, order = features.sort(dim=-1)
-        difference = ordered - quantiles
+        ordered, order = sort_rows(features)
+        difference = ordered.sub_(quantiles)
         # The gradient with respect to a feature is the difference at its rank.
         ctx.save_for_backward(torch.empty_like(difference).scatter_(-1, order, difference))
         return difference.square().mean(dim=(1, 2))

@@ -1,0 +1,251 @@
+"""One VITAL step by the library against a plain transcription of the published loop, interleaved, in one run.
+
+    python benchmarks/step_time.py                  # ResNet-50, 224 px, 50 references
+    python benchmarks/step_time.py --short          # under a minute on two idle cores
+    python benchmarks/step_time.py --clock cpu      # ratios of processor time, for a machine that is busy
+
+The library's step is timed inside Lightning's loop as ``visualize`` runs it. Networks have random weights: that changes
+no time. Exit code 1 when the losses differ or a ratio is below its goal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torchvision
+from lightning.pytorch import LightningModule, Trainer
+from published_loop import PublishedLoop, reference_activations
+from torch import Tensor, nn
+
+from vital_exp import load_model
+from vital_exp.engine import objective_and_gradient, setup
+from vital_exp.engine.callbacks import Progress
+from vital_exp.engine.request import Request
+from vital_exp.engine.visualization import Visualization
+from vital_exp.models.network import model_space
+
+NETWORKS = ("resnet18", "resnet50", "densenet121", "convnext_base")  # those without image priors
+LIBRARY, PUBLISHED, KEPT = "library", "published", "published, references kept sorted"
+GOALS = {PUBLISHED: 10.0, KEPT: 1.6}  # times the library's step, for ResNet-50 at 224 px on a CPU
+LOSS_TOLERANCE = {"32": 1e-4, "bf16": 1e-2}  # relative; bfloat16 keeps 8 bits
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+LIBRARY_STEPS = 4  # per round: a fit of one step would time the start of a loop
+LONG_ROUNDS, SHORT_ROUNDS = 7, 3
+NETWORK_SEED, STATISTICS_SEED, REFERENCES_SEED, START_SEED = 0, 100, 1, 2
+
+
+class Stopwatch(Progress):
+    """The engine's own progress callback, silent, which also times the loop from its first step to its last."""
+
+    def __init__(self, steps: int, clock: Callable[[], float]) -> None:
+        super().__init__(1, steps, 1, shown=False)
+        self.clock = clock
+        self.started = self.ended = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start: trainer, optimiser and pictures are made."""
+        self.started = self.clock()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Note the end of a step, the loss read included."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self.ended = self.clock()
+
+
+def random_network(name: str) -> nn.Module:
+    """Return a torchvision network with seeded random weights and batch-norm statistics."""
+    torch.manual_seed(NETWORK_SEED)
+    network: nn.Module = torchvision.models.get_model(name, weights=None).eval()
+    generator = _generator(STATISTICS_SEED)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean = torch.randn(module.num_features, generator=generator) * 0.1
+            module.running_var = torch.rand(module.num_features, generator=generator) + 0.5
+    return network
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Contest:
+    """The library and both transcriptions, on the same network, references and start.
+
+    Args:
+        options: of the command line.
+        folder: for the library's cache of reference statistics.
+    """
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.clock = CLOCKS[options.clock]
+        self.bf16 = options.precision == "bf16"
+        shape = (3, options.size, options.size)
+        self.references = torch.rand(options.references, *shape, generator=_generator(REFERENCES_SEED))
+        self.start = torch.rand(options.batch, *shape, generator=_generator(START_SEED))
+        self.overrides = [f"cache_dir={folder}", "trainer.accelerator=cpu", f"batch_size={options.batch}"]
+        precision = f"trainer.precision={PRECISIONS[options.precision]}"
+        names = [f"class:{index}" for index in range(options.batch)]
+        module = random_network(options.network)
+        self.request = Request.of(
+            load_model(copy.deepcopy(module), size=options.size),
+            names,
+            references=self.references,
+            steps=LIBRARY_STEPS,
+            overrides=[*self.overrides, precision, "evaluation=none"],
+        )
+        self.loops = self._loops(module)
+
+    def _loops(self, module: nn.Module) -> dict[str, PublishedLoop]:
+        """Make both transcriptions, and the library's statistics: none of them is timed."""
+        request, network = self.request, self.request.network
+        problem = setup.problem_of(request.config, network, request.targets, request.references)
+        weights = problem.alignment.layers
+        problem.statistics.quantiles(request.targets, list(weights))
+        start = model_space(self.start, network)
+        valid = network.preprocessing.valid_range(start)
+        activations = reference_activations(module, list(weights), model_space(self.references, network))
+        return {
+            name: PublishedLoop(module, weights, activations, start, valid, keep_sorted=name == KEPT, bf16=self.bf16)
+            for name in (PUBLISHED, KEPT)
+        }
+
+    def first_losses(self) -> dict[str, Tensor]:
+        """Return the losses (N,) of the start by each, without jitter."""
+        request, overrides = self.request, [*self.overrides, "transforms=none"]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            library, _ = objective_and_gradient(
+                request.network, request.targets, self.start, references=self.references, overrides=overrides
+            )
+        normalised = model_space(self.start, request.network)
+        with torch.no_grad():
+            return {LIBRARY: library} | {name: loop.losses(normalised) for name, loop in self.loops.items()}
+
+    def library_seconds(self) -> float:
+        """Return the seconds of one step, from a fit of a few by the engine."""
+        request = self.request
+        work = Visualization(request.config, request.network, request.targets, request.references, self.start)
+        stopwatch = Stopwatch(LIBRARY_STEPS, self.clock)
+        work._fit(0, work._module(request.targets), request.targets, stopwatch)
+        stopwatch.close()
+        return (stopwatch.ended - stopwatch.started) / LIBRARY_STEPS
+
+    def loop_seconds(self, name: str) -> float:
+        """Return the seconds of one step of a transcription."""
+        started = self.clock()
+        self.loops[name].step()
+        return self.clock() - started
+
+    def round(self) -> dict[str, float]:
+        """Return the seconds of a step of each, taken one after the other."""
+        return {LIBRARY: self.library_seconds()} | {name: self.loop_seconds(name) for name in self.loops}
+
+
+def summary(rounds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Return for each the median and least seconds, and the ratios to the library's within each round."""
+    table = {}
+    for name in rounds[0]:
+        seconds = [times[name] for times in rounds]
+        ratios = [times[name] / times[LIBRARY] for times in rounds]
+        table[name] = {
+            "seconds": median(seconds),
+            "least_seconds": min(seconds),
+            "least_ratio": min(ratios),
+            "ratio": median(ratios),
+            "largest_ratio": max(ratios),
+        }
+    return table
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run the contest; return everything that is printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        contest = Contest(options, Path(folder))
+        losses = contest.first_losses()
+        contest.round()  # warm-up
+        rounds = [contest.round() for _ in range(options.rounds)]
+    library = losses[LIBRARY]
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        **{key: value for key, value in vars(options).items() if key != "json"},
+        "first_loss": {name: loss.tolist() for name, loss in losses.items()},
+        "loss_difference": max(float((loss / library - 1).abs().max()) for loss in losses.values()),
+        "rounds_seconds": rounds,
+        "steps": summary(rounds),
+    }
+
+
+def problems(result: Mapping[str, Any]) -> list[str]:
+    """Return what falls short of the goals, one line each; goals of speed are ResNet-50's."""
+    found = []
+    if result["loss_difference"] > LOSS_TOLERANCE[result["precision"]]:
+        found.append(f"the first losses differ by {result['loss_difference']:.1e}")
+    if (result["network"], result["size"], result["references"], result["precision"]) == ("resnet50", 224, 50, "32"):
+        for name, goal in GOALS.items():
+            if result["steps"][name]["ratio"] < goal:
+                found.append(f"{name}: {result['steps'][name]['ratio']:.2f} times the library's step, not {goal:g}")
+    return found
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """Return the result as a small table."""
+    lines = [
+        f"{result['network']}, {result['size']} px, batch of {result['batch']}, {result['references']} references, "
+        f"precision {result['precision']}; torch {result['torch']}, {result['threads']} threads, "
+        f"{result['clock']} clock, {result['rounds']} rounds",
+        f"first losses agree to {result['loss_difference']:.1e}",
+        "",
+        f"{'one step of':34}{'seconds':>10}{'least':>9}{'ratio':>10}{'(least':>9}{'largest)':>10}",
+    ]
+    for name, row in result["steps"].items():
+        lines.append(
+            f"{name:34}{row['seconds']:10.3f}{row['least_seconds']:9.3f}{row['ratio']:10.2f}"
+            f"{row['least_ratio']:9.2f}{row['largest_ratio']:10.2f}"
+        )
+    return "\n".join([*lines, *(f"short of the goal: {line}" for line in problems(result))])
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="resnet50", choices=NETWORKS, help="of torchvision, random weights")
+    parser.add_argument("--size", type=int, default=224, help="side of the pictures in px")
+    parser.add_argument("--references", type=int, default=50, help="reference images")
+    parser.add_argument("--batch", type=int, default=1, help="pictures optimised together")
+    parser.add_argument("--rounds", type=int, help=f"after one of warm-up; {LONG_ROUNDS}, or {SHORT_ROUNDS} if --short")
+    parser.add_argument("--precision", default="32", choices=list(PRECISIONS), help="of the network's activations")
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="cpu: processor time of all threads")
+    parser.add_argument("--short", action="store_true", help="fewer rounds")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    options = parser.parse_args(arguments)
+    if options.rounds is None:
+        options.rounds = SHORT_ROUNDS if options.short else LONG_ROUNDS
+    for key in ("size", "references", "batch", "rounds"):
+        if getattr(options, key) < 1:
+            parser.error(f"--{key} {getattr(options, key)}: at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, and return 1 if a goal is missed."""
+    options = parse(arguments)
+    result = measure(options)
+    print(report(result))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 1 if problems(result) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

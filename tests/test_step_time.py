@@ -1,0 +1,137 @@
+"""The benchmark's transcription of the published loop agrees with the library, and its command reports."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from vital_exp import load_model
+from vital_exp.engine import learning_rate, objective_and_gradient
+from vital_exp.models.network import model_space
+from vital_exp.objectives.alignment import sort_matching
+from vital_exp.objectives.sorting import LONG_ROW, sort_rows
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import published_loop
+import step_time
+
+LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
+SIZE = 64
+QUICK = ["--network=resnet18", f"--size={SIZE}", "--references=2"]
+
+
+def random_pictures(count: int, seed: int) -> Tensor:
+    return torch.rand(count, 3, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def make_loop(keep_sorted: bool, start: Tensor, references: Tensor, **options) -> published_loop.PublishedLoop:  # type: ignore[no-untyped-def]
+    module = step_time.random_network("resnet18")
+    network = load_model(module, size=SIZE)
+    activations = published_loop.reference_activations(module, LAYERS, model_space(references, network))
+    x = model_space(start, network)
+    valid = network.preprocessing.valid_range(x)
+    weights = dict.fromkeys(LAYERS, 1.0)
+    return published_loop.PublishedLoop(module, weights, activations, x, valid, keep_sorted=keep_sorted, **options)
+
+
+@pytest.mark.parametrize("keep_sorted", [False, True])
+def test_first_loss_and_gradient_are_the_library_s(keep_sorted: bool) -> None:
+    references, start = random_pictures(3, 0), random_pictures(2, 1)
+    loop = make_loop(keep_sorted, start, references)
+    losses = loop.losses(loop.pictures)
+    (gradient,) = torch.autograd.grad(losses.sum(), loop.pictures)
+    network = load_model(step_time.random_network("resnet18"), size=SIZE)
+    overrides = ["transforms=none", "references.cache=false"]
+    wanted, wanted_gradient = objective_and_gradient(
+        network, ["class:0", "class:1"], start, references=references, overrides=overrides
+    )
+    torch.testing.assert_close(losses.detach(), wanted, rtol=1e-5, atol=0)
+    assert (gradient - wanted_gradient).norm() <= 1e-5 * wanted_gradient.norm()
+
+
+def test_a_step_is_the_published_one() -> None:
+    loop = make_loop(False, random_pictures(1, 1), random_pictures(2, 0))
+    before = loop.pictures.detach().clone()
+    loop.step()
+    moved = (loop.pictures.detach() - before).abs()
+    assert moved.max().item() == pytest.approx(learning_rate(0, 2000), rel=1e-3)  # Adam's first step is lr * sign
+    low, high = loop.valid
+    assert bool((loop.pictures >= low).all())
+    assert bool((loop.pictures <= high).all())
+    assert loop.network.get_parameter("conv1.weight").grad is not None
+
+
+def test_rates_are_the_library_s() -> None:
+    wanted = [learning_rate(step, 300) for step in range(300)]
+    assert list(published_loop.rates(300)) == pytest.approx(wanted)
+
+
+def test_the_command_measures_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert step_time.main([*QUICK, "--rounds=2", "--batch=2", f"--json={tmp_path / 'out.json'}"]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["loss_difference"] <= 1e-4
+    for row in result["steps"].values():
+        assert 0 < row["least_seconds"] <= row["seconds"]
+        assert row["least_ratio"] <= row["ratio"] <= row["largest_ratio"]
+    assert result["steps"][step_time.LIBRARY]["ratio"] == 1
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (step_time.LIBRARY, step_time.PUBLISHED, torch.__version__))
+
+
+def test_bfloat16_losses_agree_roughly() -> None:
+    options = step_time.parse([*QUICK, "--rounds=1", "--precision=bf16"])
+    assert step_time.problems(step_time.measure(options)) == []
+
+
+def test_goals_are_those_of_resnet50() -> None:
+    result = {"network": "resnet50", "size": 224, "references": 50, "precision": "32", "loss_difference": 1e-3}
+    rounds = [{step_time.LIBRARY: 1.0, step_time.PUBLISHED: 9.0, step_time.KEPT: 1.7}]
+    found = step_time.problems({**result, "steps": step_time.summary(rounds)})
+    assert [line.split(":")[0] for line in found] == ["the first losses differ by 1.0e-03", step_time.PUBLISHED]
+
+
+@pytest.mark.parametrize("positions", [49, 784, 9000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_are_sorted_as_torch_does(positions: int, dtype: torch.dtype) -> None:
+    features = torch.randn(2, 512, positions, generator=torch.Generator().manual_seed(0)).to(dtype)
+    features[0] = features[0].relu()
+    features[1, :8] = features[1, :8].round(decimals=1)  # many equal values
+    features[1, 8, :2] = torch.tensor([-torch.inf, torch.inf])
+    transposed = features.transpose(1, 2).contiguous().transpose(1, 2)  # as tokens come
+    wanted, wanted_order = features.sort(dim=-1)
+    for given in (features, transposed):
+        ordered, order = sort_rows(given)
+        assert torch.equal(ordered, wanted)
+        assert torch.equal(features.gather(-1, order), wanted)
+        assert torch.equal(order.sort(dim=-1).values, torch.arange(positions).expand_as(order))
+        if positions < LONG_ROW:
+            different = order != wanted_order
+            assert not different[wanted != 0].any()
+
+
+def test_a_value_that_is_no_number_reaches_the_loss() -> None:
+    features = torch.randn(2, 64, 500, generator=torch.Generator().manual_seed(0))
+    for nan in (torch.nan, -torch.nan):
+        features[1, 3, 7] = nan
+        losses = sort_matching(features, torch.zeros(64, 500))
+        assert losses.isnan().tolist() == [False, True]
+
+
+def test_sorting_does_not_depend_on_threads() -> None:
+    features = torch.randn(1, 7, 3000, generator=torch.Generator().manual_seed(0)).relu()
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 9):
+            torch.set_num_threads(count)
+            found.append(sort_rows(features)[1])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
