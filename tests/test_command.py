@@ -107,7 +107,7 @@ def test_a_run_folder_holds_everything() -> None:
     assert {"accuracy_top1", "transfer_top1[embedded_vit]"} <= set(metrics)
     assert all(set(metric) == {"value", "low", "high", "n"} for metric in metrics.values())
     recorded = OmegaConf.load(folder / ".hydra/config.yaml")
-    assert recorded.references.root == str(photos)  # type: ignore[union-attr]
+    assert recorded.references.root == str(photos)
     assert "steps=2" in OmegaConf.load(folder / ".hydra/overrides.yaml")
     provenance = json.loads((folder / "provenance.json").read_text())
     assert provenance["batch_size"] == 1

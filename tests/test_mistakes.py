@@ -237,7 +237,7 @@ def test_a_mistake_in_one_job_of_a_sweep_leaves_the_others(capsys: pytest.Captur
 
 def test_a_target_that_fails_leaves_the_others_and_the_exit_code_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Objective.__call__
-    calls = []
+    calls: list[None] = []
 
     def forward(self: Objective, pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         losses, shares = original(self, pictures)

@@ -134,7 +134,7 @@ def wandb_records(path: Path) -> Iterator[Any]:
         parts += raw[place + WANDB_HEADER : place + WANDB_HEADER + length]
         place += WANDB_HEADER + length
         if kind in (1, 4):  # whole, or the last part
-            record = wandb_internal_pb2.Record()
+            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
             record.ParseFromString(parts)
             parts = b""
             yield record

@@ -18,6 +18,7 @@ NESTING = ("state_dict", "model_state_dict", "model", "state_dict_ema", "net", "
 # What wrappers (DataParallel, torch.compile, Lightning modules) put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 KEY = "model.checkpoint"
+COUNTER = "num_batches_tracked"
 # Names shown when a checkpoint belongs to another network.
 NAMES_SHOWN = 3
 
@@ -30,8 +31,10 @@ def load_checkpoint(module: nn.Module, path: Path | str) -> None:
     Raises:
         UsageError: no such file, a file that would execute code, or the weights of another network.
     """
-    weights = _without_prefix(read_weights(path), set(module.state_dict()))
     own = module.state_dict()
+    weights = _without_prefix(read_weights(path), set(own))
+    # Counters of training steps, which checkpoints of before torch 0.4 and exported networks lack.
+    weights = {name: value for name, value in own.items() if name.endswith(COUNTER)} | weights
     _check(own, weights, path)
     module.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()}, strict=True)
 
@@ -80,7 +83,7 @@ def _without_prefix(weights: dict[str, Tensor], own: set[str]) -> dict[str, Tens
 
 def _check(own: dict[str, Tensor], weights: dict[str, Tensor], path: Path | str) -> None:
     missing = [name for name in own if name not in weights]
-    unexpected = [name for name in weights if name not in own]
+    unexpected = sorted((name for name in weights if name not in own), key=lambda name: name.endswith(COUNTER))
     shapes = [
         f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
         for name, value in own.items()
