@@ -118,6 +118,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "accelerator": (("trainer.accelerator=cudaa",), ("trainer.accelerator=cudaa", "did you mean cuda")),
     "no cuda": (("trainer.accelerator=cuda",), ("trainer.accelerator=cuda", "cpu")),
     "two devices": (("trainer.devices=2",), ("trainer.devices=2", "one device per job")),
+    "two named devices": (("trainer.devices=[0,1]",), ("trainer.devices=[0, 1]", "one device per job")),
+    "seed of the references": (("references.seed=x",), ("references.seed=x", "whole number")),
     "log steps": (("trainer.log_every_n_steps=0",), ("trainer.log_every_n_steps=0", "at least 1")),
     "unknown judge": (
         ("evaluation=basic", "evaluation.judges=[embedded_juge]"),

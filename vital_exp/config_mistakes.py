@@ -169,6 +169,8 @@ VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("resume", "dry_run", "progress", "evaluation.enabled"), (_is_flag, "true or false")),
     **dict.fromkeys(("references.cache", "model.pretrained"), (_is_flag, "true or false")),
     "trainer.log_every_n_steps": (_is_count, "a whole number of at least 1"),
+    "trainer.devices": (lambda value: not isinstance(value, ListConfig) or len(value) == 1, "one device per job"),
+    "references.seed": (lambda value: _is_count(value) or (value == 0 and not _is_flag(value)), "a whole number"),
     "cache_dir": (lambda value: isinstance(value, str) and value != "", "a folder"),
     "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),
     "references.root": (lambda value: value is None or isinstance(value, str), "a folder of real images"),
