@@ -10,7 +10,7 @@ from torch import Tensor
 from vital_exp.objectives.sorting import sort_rows
 
 
-def sort_matching(features: Tensor, quantiles: Tensor) -> Tensor:
+def sort_matching(features: Tensor, quantiles: Tensor, channel_weights: Tensor | None = None) -> Tensor:
     """Return the mean squared difference between sorted features and the references' mean sorted features.
 
     That is the squared Wasserstein-2 distance per channel between the picture's values and the barycentre of the
@@ -19,6 +19,7 @@ def sort_matching(features: Tensor, quantiles: Tensor) -> Tensor:
     Args:
         features: (N, C, P) activations of N pictures at P positions, in any order of positions.
         quantiles: (N, C, Q) or (C, Q) ascending values; interpolated when Q differs from P.
+        channel_weights: (N, C) or (C,) factors of the squared differences; None weighs all channels 1.
 
     Returns:
         (N,) losses, at least 0, in float32 (float64 if the features are).
@@ -26,7 +27,8 @@ def sort_matching(features: Tensor, quantiles: Tensor) -> Tensor:
     if features.dtype in (torch.float16, torch.bfloat16):
         features = features.float()  # differences of sorted values cancel in half precision
     matched = resample_quantiles(quantiles, features.shape[-1]).to(features.dtype)
-    losses: Tensor = _SortMatching.apply(features, matched)
+    weights = None if channel_weights is None else channel_weights.to(features.dtype)
+    losses: Tensor = _SortMatching.apply(features, matched, weights)
     return losses
 
 
@@ -34,18 +36,22 @@ class _SortMatching(torch.autograd.Function):
     """One sort forward, nothing but a product backward: sorting and its transposition are done in one place."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, quantiles: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor, quantiles: Tensor, channel_weights: Tensor | None) -> Tensor:
         ordered, order = sort_rows(features)
         difference = ordered.sub_(quantiles)
-        # The gradient with respect to a feature is the difference at its rank.
+        squared = difference.square()
+        if channel_weights is not None:
+            squared *= channel_weights[..., None]
+            difference *= channel_weights[..., None]
+        # The gradient with respect to a feature is the weighted difference at its rank.
         ctx.save_for_backward(torch.empty_like(difference).scatter_(-1, order, difference))
-        return difference.square().mean(dim=(1, 2))
+        return squared.mean(dim=(1, 2))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (difference,) = ctx.saved_tensors
         scale = gradient * (2.0 / (difference.shape[1] * difference.shape[2]))
-        return difference * scale[:, None, None], None
+        return difference * scale[:, None, None], None, None
 
 
 def resample_quantiles(quantiles: Tensor, positions: int) -> Tensor:

@@ -19,6 +19,10 @@ from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.targets.unit import Target
 
 
+# Share of a layer's mean variance below which a channel counts as hardly varying.
+FLOOR_SHARE = 0.1
+
+
 @dataclass(frozen=True)
 class Problem:
     """What a batch of pictures is made for: the network, one target per picture, and their references."""
@@ -59,6 +63,8 @@ class SortMatching(Term):
         layer_weights: one per layer; None for the network's, or 1 for layers given here.
         depth_growth: factor by which each layer weighs more than the one before it; 1 as published.
         pixel_weight: weight of the pictures' own values, matched like a layer's; 0 as published.
+        standardise: divide each channel's squared differences by the variance of its reference values, so that no
+            channel and no layer counts for more because its values are larger; False as published.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class SortMatching(Term):
         layer_weights: Sequence[float] | None = None,
         depth_growth: float = 1.0,
         pixel_weight: float = 0.0,
+        standardise: bool = False,
     ) -> None:
         super().__init__(problem, weight)
         chosen = dict.fromkeys(layers, 1.0) if layers else problem.alignment.layers
@@ -81,6 +88,8 @@ class SortMatching(Term):
         self.layer_weights = {INPUT: float(pixel_weight), **grown} if pixel_weight else grown
         self.layers = tuple(self.layer_weights)
         self.quantiles = problem.statistics.quantiles(problem.targets, self.layers) if weight else {}
+        precisions = {layer: channel_precision(values) for layer, values in self.quantiles.items()}
+        self.channel_weights = precisions if standardise else {}
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
         """Return the (N,) weighted sum over layers."""
@@ -89,8 +98,18 @@ class SortMatching(Term):
             features = activations[layer].flatten(2)  # (N, C, H, W) -> (N, C, P)
             if self.quantiles[layer].shape[-1] != features.shape[-1]:
                 self.quantiles[layer] = resample_quantiles(self.quantiles[layer], features.shape[-1])
-            total = total + weight * sort_matching(features, self.quantiles[layer])
+            total = total + weight * sort_matching(features, self.quantiles[layer], self.channel_weights.get(layer))
         return total
+
+
+def channel_precision(quantiles: Tensor) -> Tensor:
+    """Return one over the variance of each channel's reference values, (N, C), for quantiles (N, C, Q).
+
+    A tenth of the layer's mean variance is added: a channel that hardly varies must not rule the others.
+    """
+    variance = quantiles.var(dim=-1, correction=0)  # (N, C)
+    floor = FLOOR_SHARE * variance.mean(dim=-1, keepdim=True)
+    return 1.0 / (variance + floor).clamp(min=torch.finfo(variance.dtype).tiny)
 
 
 class TotalVariation(Term):
