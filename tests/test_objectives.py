@@ -11,7 +11,8 @@ from torch.autograd import gradcheck
 
 from vital_exp.errors import UsageError
 from vital_exp.objectives import l2_norm, sort_matching, total_variation
-from vital_exp.objectives.alignment import resample_quantiles
+from vital_exp.objectives.terms import channel_precision
+from vital_exp.references.quantiles import resample_quantiles
 
 
 def numpy_sort_matching(features: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
@@ -60,6 +61,24 @@ def test_sort_matching_equals_sort_argsort_gather() -> None:
     torch.testing.assert_close(ours, published)
     (a,), (b,) = (torch.autograd.grad(value.sum(), features) for value in (ours, published))
     torch.testing.assert_close(a, b)
+
+
+def test_channel_weights_are_factors_of_the_squared_differences() -> None:
+    generator = torch.Generator().manual_seed(6)
+    features = torch.randn(2, 3, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    quantiles = torch.randn(2, 3, 8, generator=generator, dtype=torch.float64).sort(dim=-1).values
+    weights = torch.rand(2, 3, generator=generator, dtype=torch.float64)
+    expected = ((features.detach().sort(dim=-1).values - quantiles).square().mean(dim=-1) * weights).mean(dim=-1)
+    torch.testing.assert_close(sort_matching(features.detach(), quantiles, weights), expected)
+    assert gradcheck(lambda x: sort_matching(x, quantiles, weights), features)
+
+
+def test_channel_precision_is_one_over_the_variance_with_a_floor() -> None:
+    quantiles = torch.tensor([[[0.0, 2.0], [5.0, 5.0], [0.0, 4.0]]])
+    variance = np.array([1.0, 0.0, 4.0])
+    expected = 1 / (variance + 0.1 * variance.mean())
+    np.testing.assert_allclose(channel_precision(quantiles)[0].numpy(), expected, rtol=1e-6)
+    assert channel_precision(torch.zeros(1, 2, 3)).isfinite().all()
 
 
 def test_sort_matching_in_half_precision_returns_float32() -> None:

@@ -20,10 +20,14 @@ class UsageError(ValueError):
     """
 
     def __init__(self, key: str, value: object, problem: str, options: Iterable[str] = ()) -> None:
-        self.key, self.value, self.problem = key, value, problem
-        near = nearest(str(value), options)
+        self.key, self.value, self.problem, self.options = key, value, problem, tuple(options)
+        near = nearest(str(value), self.options)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         super().__init__(f"{key}={value}: {problem}{hint}".replace("\n", " "))
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Rebuild from the arguments: worker processes hand exceptions back pickled."""
+        return type(self), (self.key, self.value, self.problem, self.options)
 
 
 def nearest(value: str, options: Iterable[str], count: int = SUGGESTIONS) -> list[str]:

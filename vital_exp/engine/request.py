@@ -43,6 +43,7 @@ class Request:
         network = build_network(model_config(config), setup.cache_dir(config))
         network = _placed(network, config, device)
         _ = network.classes
+        setup.check_recipe(config, network)
         references = setup.references_of(config, network)
         targets = setup.targets_of(config, network, references)
         return cls(config, network, targets, references, tuple(overrides))
@@ -71,6 +72,7 @@ class Request:
             set_keys(config, references__root=str(references), references__source="folder")
         setup.check_numbers(config)
         network = _network(model, config)
+        setup.check_recipe(config, network)
         given = None if references is None else setup.as_references(references, network)
         source = given or setup.references_of(config, network)
         spellings = [targets] if isinstance(targets, (str, Target)) else list(targets)

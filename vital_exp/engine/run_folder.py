@@ -44,7 +44,7 @@ class RunFolder:
         self.images = path / "images"
         self.checkpoint = path / "checkpoints" / "batch.ckpt"
         recorded = path / ".hydra" / "config.yaml"
-        if recorded.is_file() and (path / "results.jsonl").is_file():
+        if recorded.is_file() and self._begun():
             if not config.resume:
                 raise UsageError("resume", False, f"{path} holds a run already: choose another {KEY}, or resume=true")
             _check_same(OmegaConf.load(recorded), config, path)
@@ -52,9 +52,16 @@ class RunFolder:
             self._start(config, overrides)
         self._mend()
 
+    def _begun(self) -> bool:
+        """Whether anything was made here: a finished target, or a checkpoint of a batch."""
+        results = self.path / "results.jsonl"
+        return results.is_file() and (self.checkpoint.is_file() or results.stat().st_size > 0)
+
     def _start(self, config: DictConfig, overrides: Sequence[str]) -> None:
         """Record the configuration; results.jsonl, made last, marks the folder as a run."""
         try:
+            for stale in ("history.csv", "provenance.json"):  # of an earlier start that made nothing
+                (self.path / stale).unlink(missing_ok=True)
             for folder in (self.images, self.checkpoint.parent, self.path / ".hydra"):
                 folder.mkdir(parents=True, exist_ok=True)
             with whole(self.path / ".hydra" / "config.yaml") as file:

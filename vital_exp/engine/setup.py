@@ -23,7 +23,7 @@ from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.objectives.terms import Objective, Problem
 from vital_exp.references.base import References
-from vital_exp.references.decoding import fit, load_rgb
+from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
 from vital_exp.references.drawn import DrawnReferences
 from vital_exp.references.folder import FolderReferences
 from vital_exp.references.statistics import ReferenceStatistics
@@ -139,6 +139,19 @@ def check_references(targets: Sequence[Target], references: References) -> None:
             raise UsageError("references.root", target.name, "no reference images of this class")
 
 
+def check_recipe(config: DictConfig, network: VisionNetwork) -> None:
+    """Check layers, rates and transforms before anything is computed.
+
+    Raises:
+        UsageError: the first mistake among them.
+    """
+    alignment(network, model_config(config).recipe)
+    pair(config.image.size, "image.size", network.preprocessing.size)
+    rate_of(config)
+    optimizer_of(config)
+    transform_of(config)
+
+
 def problem_of(
     config: DictConfig, network: VisionNetwork, targets: Sequence[Target], references: References
 ) -> Problem:
@@ -150,7 +163,11 @@ def problem_of(
 
 def objective_of(config: DictConfig, problem: Problem) -> Objective:
     """Return the sum of the terms the configuration lists."""
-    terms = {name: build(node, problem=problem) for name, node in config.objective.items()}
+    for name, node in config.objective.items():
+        weight = node.get("weight")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float, type(None))):
+            raise UsageError(f"objective.{name}.weight", weight, "a number")
+    terms = {str(name): build(node, problem=problem) for name, node in config.objective.items()}
     return Objective(problem.network, terms)
 
 
@@ -179,9 +196,13 @@ def pictures_of(
 
 
 def _image_file(path: str, size: tuple[int, int]) -> Tensor:
-    if not Path(path).expanduser().is_file():
+    place = Path(path).expanduser()
+    if not place.is_file():
         raise UsageError("image.init", path, "noise, or an image file that exists")
-    return fit(load_rgb(Path(path).expanduser()), size)[None]
+    try:
+        return fit(load_rgb(place), size)[None]
+    except CorruptImageError as error:
+        raise UsageError("image.init", path, f"not a readable image ({error.reason})") from error
 
 
 def optimizer_of(config: DictConfig) -> Callable[[list[torch.nn.Parameter]], Optimizer]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vital_exp.objectives.sorting import sort_rows
+from vital_exp.references.quantiles import resample_quantiles
 
 
 def sort_matching(features: Tensor, quantiles: Tensor, channel_weights: Tensor | None = None) -> Tensor:
@@ -52,20 +53,3 @@ class _SortMatching(torch.autograd.Function):
         (difference,) = ctx.saved_tensors
         scale = gradient * (2.0 / (difference.shape[1] * difference.shape[2]))
         return difference * scale[:, None, None], None, None
-
-
-def resample_quantiles(quantiles: Tensor, positions: int) -> Tensor:
-    """Interpolate quantile functions (..., Q) linearly at ``positions`` midpoints: (..., positions), ascending.
-
-    The i-th of n sorted values stands for the probability (i + 0.5) / n.
-    """
-    known = quantiles.shape[-1]
-    if known == positions:
-        return quantiles
-    place = (torch.arange(positions, dtype=torch.float64) + 0.5) * known / positions - 0.5
-    place = place.clamp(0, known - 1)
-    lower = place.floor().long().clamp(max=max(known - 2, 0))
-    share = (place - lower).to(quantiles.dtype).to(quantiles.device)
-    lower = lower.to(quantiles.device)
-    upper = (lower + 1).clamp(max=known - 1)
-    return torch.lerp(quantiles[..., lower], quantiles[..., upper], share)

@@ -13,11 +13,11 @@ from vital_exp.errors import UsageError
 from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.taps import INPUT, Taps
-from vital_exp.objectives.alignment import resample_quantiles, sort_matching
+from vital_exp.objectives.alignment import sort_matching
 from vital_exp.objectives.priors import ORDERS, l2_norm, total_variation
+from vital_exp.references.quantiles import resample_quantiles
 from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.targets.unit import Target
-
 
 # Share of a layer's mean variance below which a channel counts as hardly varying.
 FLOOR_SHARE = 0.1
@@ -44,8 +44,6 @@ class Term(ABC):
     layers: tuple[str, ...] = ()
 
     def __init__(self, problem: Problem, weight: float) -> None:
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise UsageError("objective.*.weight", weight, "a number")
         self.weight = float(weight)
 
     @abstractmethod

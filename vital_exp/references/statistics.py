@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import Taps
-from vital_exp.objectives.alignment import resample_quantiles
 from vital_exp.references.base import References
+from vital_exp.references.quantiles import resample_quantiles
 from vital_exp.targets.unit import Target
 
 # Images passed through the network together; a constant, so that the statistics do not depend on anything else.

@@ -10,6 +10,7 @@ from torch import Tensor
 from vital_exp.engine import setup
 from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture
 from vital_exp.engine.request import Request
+from vital_exp.engine.visualization import check_size
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.taps import INPUT
@@ -38,6 +39,7 @@ def describe_plan(request: Request) -> str:
     """Return the plan as text; takes a few steps of the first batch to estimate the time."""
     config, network = request.config, request.network
     size = setup.pair(config.image.size, "image.size", network.preprocessing.size)
+    check_size(network, size)
     count = len(request.targets)
     automatic = config.batch_size == "auto"
     batch_size = automatic_batch_size(network, size, count) if automatic else config.batch_size
