@@ -17,11 +17,11 @@ from vital_exp.engine import objective_and_gradient
 from vital_exp.models.named import model_config
 from vital_exp.models.network import model_space
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import published_loop
 
+ROOT = Path(__file__).resolve().parents[1]
 CIFAR_CLASSES = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 FACTORY = ROOT / "examples" / "my_network.py"
 
