@@ -43,7 +43,7 @@ def test_no_argument_is_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (config.target.index, config.evaluation.judges) == ("all", ["embedded_judge"])
 
 
-@pytest.mark.parametrize("arguments", [["experiment=demo"], ["+experiment=demo"], ["steps=200"]])
+@pytest.mark.parametrize("arguments", [["experiment=demo"], ["+experiment=demo"], ["progress=true"]])
 def test_the_demo_by_other_names(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     (config,) = composed(monkeypatch, *arguments)
     assert config == compose_config(["experiment=demo"])

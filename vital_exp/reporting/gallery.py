@@ -29,6 +29,8 @@ WEBP_QUALITY, WEBP_SIDE = 90, 512
 SMALL_SIDE = 96
 # The column of metrics.csv that says whether the judge recognised a picture.
 RECOGNISED = "top1"
+# Columns of metrics.csv that a card tells by other means.
+TOLD_ELSEWHERE = (RECOGNISED, "activation")
 
 
 @dataclass(frozen=True)
@@ -273,7 +275,7 @@ def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
         masked=None if failed else _embed(run.folder / "images", f"{name}_masked.png", compress),
         references=_embed(run.folder / "references", f"{name}.jpg", False),
         recognised=None if failed else _verdict(scores),
-        facts=_facts(run, result) + [(key, value) for key, value in scores.items() if key != RECOGNISED],
+        facts=_facts(run, result) + [(key, value) for key, value in scores.items() if key not in TOLD_ELSEWHERE],
         terms=terms,
         chart=_chart(run.curves.get(name), str(result.get("label") or name)),
         sort={key: number for key, value in keys.items() if (number := _finite(value)) is not None},
