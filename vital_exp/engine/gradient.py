@@ -48,10 +48,10 @@ def objective_and_gradient(
     """
     request = Request.of(model, targets, method=method, references=references, seed=seed, overrides=overrides)
     if pictures.ndim != 4 or len(pictures) != len(request.targets):
-        problem = f"one picture (3, H, W) per target, and there are {len(request.targets)}"
-        raise UsageError("pictures", tuple(pictures.shape), problem)
-    problem_ = setup.problem_of(request.config, request.network, request.targets, request.references)
-    objective = setup.objective_of(request.config, problem_)
+        wanted = f"one picture (3, H, W) per target, and there are {len(request.targets)}"
+        raise UsageError("pictures", tuple(pictures.shape), wanted)
+    problem = setup.problem_of(request.config, request.network, request.targets, request.references)
+    objective = setup.objective_of(request.config, problem)
     transform = setup.transform_of(request.config)
     streams = RandomStreams(request.config.seed, [target.name for target in request.targets])
     x = model_space(pictures, request.network).detach().requires_grad_()

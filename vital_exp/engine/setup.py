@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -27,6 +27,7 @@ from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
 from vital_exp.references.drawn import DrawnReferences
 from vital_exp.references.folder import FolderReferences
 from vital_exp.references.statistics import ReferenceStatistics
+from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import class_targets
 from vital_exp.targets.unit import Target
 
@@ -187,8 +188,6 @@ def pictures_of(
     start = None
     if init is not None:
         start, size = model_space(init, network), (init.shape[-2], init.shape[-1])
-    from omegaconf import OmegaConf
-
     pictures: Parameterisation = build(
         OmegaConf.create(keys), preprocessing=network.preprocessing, size=size, streams=streams, init=start
     )
@@ -207,8 +206,6 @@ def _image_file(path: str, size: tuple[int, int]) -> Tensor:
 
 def optimizer_of(config: DictConfig) -> Callable[[list[torch.nn.Parameter]], Optimizer]:
     """Return the function that makes the optimiser from the parameters."""
-    from omegaconf import OmegaConf
-
     if not isinstance(config.optimizer.lr, (int, float)) or config.optimizer.lr <= 0:
         raise UsageError("optimizer.lr", config.optimizer.lr, "a number above 0")
     node = OmegaConf.create({key: value for key, value in config.optimizer.items() if key != "warmup"})
@@ -229,6 +226,4 @@ def as_references(given: Tensor | Mapping[Any, Tensor] | str | Path, network: Vi
 
     if isinstance(given, (str, Path)):
         return None
-    from vital_exp.targets.class_names import ClassNames
-
     return TensorReferences(given, network.class_names or ClassNames.numbered(1))
