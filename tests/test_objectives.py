@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 
 from vital_exp.errors import UsageError
 from vital_exp.objectives import l2_norm, sort_matching, total_variation
-from vital_exp.objectives.terms import channel_precision
+from vital_exp.objectives.alignment_terms import channel_precision
 from vital_exp.references.quantiles import resample_quantiles
 
 
