@@ -12,6 +12,8 @@ from vital_exp.errors import UsageError
 
 # The name under which the pictures themselves, as the network takes them, are read like a layer.
 INPUT = "input"
+# The name under which the network's output is read like a layer.
+OUTPUT = "output"
 
 
 class _AllTapped(Exception):
@@ -23,7 +25,8 @@ class Taps:
 
     Args:
         module: any network.
-        layers: names of its modules, as in ``module.named_modules()``; ``"input"`` is the pictures themselves.
+        layers: names of its modules, as in ``module.named_modules()``; ``"input"`` is the pictures themselves,
+            ``"output"`` what the network returns.
         key: the configuration key to blame for a wrong name.
 
     Raises:
@@ -33,12 +36,12 @@ class Taps:
     def __init__(self, module: nn.Module, layers: Sequence[str], key: str = "model.layers") -> None:
         modules = dict(module.named_modules())
         for layer in layers:
-            if layer != INPUT and (layer not in modules or not layer):
+            if layer not in (INPUT, OUTPUT) and (layer not in modules or not layer):
                 known = [name for name in modules if name]
                 raise UsageError(key, layer, "no such layer in the network; list=layers prints them", known)
         self.module = module
-        self.reads_input = INPUT in layers
-        self.layers = {layer: modules[layer] for layer in layers if layer != INPUT}
+        self.reads_input, self.reads_output = INPUT in layers, OUTPUT in layers
+        self.layers = {layer: modules[layer] for layer in layers if layer not in (INPUT, OUTPUT)}
 
     def channels_last(self, name: str) -> bool:
         """Whether the layer's 4-D output is (N, H, W, C)."""
@@ -48,9 +51,11 @@ class Taps:
         """Run the network on normalised pictures (N, 3, H, W).
 
         Returns the activations, channels first: (N, C, H, W), (N, C, T) for tokens or (N, C, 1) for vectors, and the
-        network's output, which is None unless ``to_the_end``: otherwise the pass ends at the last tapped layer.
+        network's output, which is None unless ``to_the_end`` or ``"output"`` is read: otherwise the pass ends at the
+        last tapped layer.
         """
         activations: dict[str, Tensor] = {}
+        to_the_end = to_the_end or self.reads_output
         with ExitStack() as hooks:
             for name, layer in self.layers.items():
                 handle = layer.register_forward_hook(self._hook(name, activations, to_the_end))
@@ -62,7 +67,11 @@ class Taps:
         missing = [name for name in self.layers if name not in activations]
         if missing:
             raise UsageError("model.layers", missing[0], "the network never runs this layer in a forward pass")
-        return {INPUT: pictures, **activations} if self.reads_input else activations, output
+        if self.reads_input:
+            activations = {INPUT: pictures, **activations}
+        if self.reads_output:
+            activations[OUTPUT] = channels_first(_first_tensor(output, OUTPUT))
+        return activations, output
 
     def _hook(self, name: str, activations: dict[str, Tensor], to_the_end: bool):  # type: ignore[no-untyped-def]
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:

@@ -1,0 +1,111 @@
+"""Read-outs: what a target reads from its layer, as a linear map of the layer's channels at some positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+from vital_exp.models.taps import OUTPUT
+from vital_exp.targets.unit import Target
+
+Position = tuple[int, int]
+# Instead of a position: the one where the read-out of the picture at hand is largest.
+STRONGEST: Position = (-1, -1)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What the targets of a batch read from one layer.
+
+    Attributes:
+        layer: module name, or ``"output"`` for the network's output.
+        vectors: (N, C), one direction in the layer's channels per picture; a unit's is its unit vector.
+        positions: per picture None for the whole map, (row, column) for one position of it ((0, token) of tokens), or
+            STRONGEST.
+    """
+
+    layer: str
+    vectors: Tensor
+    positions: tuple[Position | None, ...]
+
+    def map(self, activation: Tensor) -> Tensor:
+        """Return the read-out at each position, (N, P), of an activation (N, C, ...) of the layer."""
+        values = activation.flatten(2)  # (N, C, P)
+        vectors = self.vectors.to(values)
+        return torch.einsum("ncp,nc->np", values, vectors)
+
+    def mask(self, activation: Tensor) -> Tensor:
+        """Return 1 where a picture's target reads and 0 elsewhere, (N, P), for an activation (N, C, ...)."""
+        values = self.map(activation)
+        mask = torch.ones_like(values)
+        for number, position in enumerate(self.positions):
+            if position is not None:
+                here = values[number].argmax() if position == STRONGEST else _flat(position, activation)
+                mask[number] = 0
+                mask[number, here] = 1
+        return mask
+
+    def value(self, activation: Tensor) -> Tensor:
+        """Return the largest read-out where the target reads, (N,): what mining ranks images by."""
+        values = self.map(activation)
+        return values.masked_fill(self.mask(activation) == 0, -torch.inf).amax(dim=1)
+
+    def mean(self, activation: Tensor) -> Tensor:
+        """Return the mean read-out where the target reads, (N,): what activation maximisation maximises."""
+        mask = self.mask(activation)
+        return (self.map(activation) * mask).sum(dim=1) / mask.sum(dim=1)
+
+    def of(self, picture: int, count: int, *, strongest: bool = False) -> Readout:
+        """Return one picture's read-out repeated for ``count`` images, a neuron's at their strongest position if so asked.
+
+        A reference image shows what excites a neuron wherever it excites the neuron's channel most.
+        """
+        position = self.positions[picture]
+        if strongest and position is not None:
+            position = STRONGEST
+        return replace(self, vectors=self.vectors[picture].expand(count, -1), positions=(position,) * count)
+
+
+def _flat(position: Position, activation: Tensor) -> int:
+    return position[0] * activation.shape[-1] + position[1]
+
+
+def readout(targets: Sequence[Target], channels: int, vectors: Tensor | None = None) -> Readout:
+    """Return what targets of one layer read from its ``channels``.
+
+    Args:
+        targets: all of one layer, or all classes.
+        channels: of the layer, or classes of the network.
+        vectors: (K, C) directions, for direction targets.
+    """
+    rows = []
+    for target in targets:
+        if target.kind == "direction":
+            assert vectors is not None
+            rows.append(vectors[target.index].float())
+        else:
+            rows.append(torch.nn.functional.one_hot(torch.tensor(target.index), channels).float())
+    layer = targets[0].layer or OUTPUT
+    return Readout(layer, torch.stack(rows), tuple(target.position for target in targets))
+
+
+def check_unit(target: Target, shape: Sequence[int], key: str = "target.index") -> None:
+    """Make sure that a layer whose activation is (C, ...) has a target's channel and position.
+
+    Raises:
+        UsageError: it has not; says what it has.
+    """
+    channels, *size = shape
+    if target.kind != "direction" and target.index >= channels:
+        raise UsageError(key, target.index, f"{target.layer} has {channels} channels, 0 to {channels - 1}")
+    if target.position is None:
+        return
+    height, width = (size[0], size[1]) if len(size) == 2 else (1, size[0])
+    row, column = target.position
+    if row >= height or column >= width:
+        wanted = f"a [row, column] of the {height}x{width} map of {target.layer}, counted from 0"
+        raise UsageError("target.position", [row, column], wanted)
