@@ -111,7 +111,7 @@ class Contest:
         request, network = self.request, self.request.network
         problem = setup.problem_of(request.config, network, request.targets, request.references)
         weights = problem.alignment.layers
-        problem.statistics.quantiles(request.targets, list(weights))
+        problem.statistics.of(request.targets, list(weights))
         start = model_space(self.start, network)
         valid = network.preprocessing.valid_range(start)
         activations = reference_activations(module, list(weights), model_space(self.references, network))

@@ -26,7 +26,7 @@ PARTS = ("transforms", "objective")
 # Mappings a user may add keys to.
 OPEN_MAPPINGS = (ARGUMENTS, *PARTS)
 # Where reference images come from: the values of references.source.
-SOURCES = ("embedded", "folder")
+SOURCES = ("embedded", "folder", "mined")
 # Arguments of built objects that the engine hands over, so that a value of the user's would be lost.
 SET_BY_ENGINE = (
     *(f"trainer.{name}" for name in ("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time", "logger")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import psutil
 import torch
@@ -20,13 +21,27 @@ ACTIVATION_COPIES = 2.5
 
 
 def batches(targets: Sequence[Target], batch_size: int) -> Iterator[tuple[list[Target], list[Target]]]:
-    """Yield (targets, the same padded to ``batch_size`` by repeating the last one).
+    """Yield (targets of one layer, the same padded to ``batch_size`` by repeating the last one).
 
-    A picture's bits may depend on the size of its batch, so every batch has the same.
+    A picture's bits may depend on the size of its batch, so every batch has the same. What a layer's units are made
+    for, the layers below it, is not what another's are.
     """
-    for start in range(0, len(targets), batch_size):
-        batch = list(targets[start : start + batch_size])
+    for layer in dict.fromkeys(target.layer for target in targets):
+        batch: list[Target] = []
+        for variations in _units([target for target in targets if target.layer == layer]):
+            if batch and len(batch) + len(variations) > batch_size:
+                yield batch, batch + [batch[-1]] * (batch_size - len(batch))
+                batch = []
+            batch = batch + variations
         yield batch, batch + [batch[-1]] * (batch_size - len(batch))
+
+
+def _units(targets: Sequence[Target]) -> list[list[Target]]:
+    """Group the variations of a unit: each is to differ from the others, so they are made together."""
+    units: dict[Target, list[Target]] = {}
+    for target in targets:
+        units.setdefault(replace(target, variation=1), []).append(target)
+    return list(units.values())
 
 
 def automatic_batch_size(network: VisionNetwork, size: tuple[int, int], count: int) -> int:

@@ -53,6 +53,7 @@ class VisualizationModule(LightningModule):
         # Every step's terms, fetched once at the end: a value read at each step would make a GPU wait.
         self._history = {name: torch.full((steps, count), torch.nan) for name in [*objective.terms, "total"]}
         self._sensitivity = torch.zeros(())  # sum over steps of |dL/dx|, (N, 3, H, W)
+        self._dead = torch.zeros(count, dtype=torch.bool)  # no gradient from the target at the first and the last step
         self._input: Tensor | None = None
 
     def configure_optimizers(self) -> Optimizer:
@@ -67,6 +68,7 @@ class VisualizationModule(LightningModule):
         """Bring the records to the pictures' device."""
         self._history = {name: values.to(self.device) for name, values in self._history.items()}
         self._sensitivity = self._sensitivity.to(self.device)
+        self._dead = self._dead.to(self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the sum of the pictures' losses, whose gradient is each picture's own."""
@@ -77,7 +79,18 @@ class VisualizationModule(LightningModule):
         losses, shares = self._objective(self._transform(self._input, self._streams, step))
         for name, value in {**shares, "total": losses}.items():
             self._history[name][step] = value.detach()
+        if step in (0, self.steps - 1):
+            self._note_dead(self._objective.aimed(shares), first=step == 0)
         return losses.sum()
+
+    def _note_dead(self, losses: Tensor, first: bool) -> None:
+        """Note the pictures for which the terms that know the target have a gradient of exactly zero."""
+        assert self._input is not None
+        if not losses.requires_grad:
+            return
+        (gradient,) = torch.autograd.grad(losses.sum(), self._input, retain_graph=True)
+        zero = gradient.flatten(1).abs().amax(dim=1) == 0
+        self._dead = zero if first else self._dead & zero
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Add the gradient that the optimiser is about to use to the transparency map."""
@@ -95,12 +108,14 @@ class VisualizationModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the records beside pictures and optimiser."""
-        checkpoint["visualization"] = {"history": self._history, "sensitivity": self._sensitivity}
+        records = {"history": self._history, "sensitivity": self._sensitivity, "dead": self._dead}
+        checkpoint["visualization"] = records
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the records back."""
         self._history = checkpoint["visualization"]["history"]
         self._sensitivity = checkpoint["visualization"]["sensitivity"]
+        self._dead = checkpoint["visualization"]["dead"]
 
     def history(self) -> dict[str, Tensor]:
         """Return each term's weighted share of the loss and the total, (steps, N) on the CPU, NaN where not reached."""
@@ -113,6 +128,10 @@ class VisualizationModule(LightningModule):
     def terms_at(self, step: int, count: int) -> dict[str, float]:
         """Return the mean over the first ``count`` pictures of each term and of the total at a step."""
         return {name: float(values[step, :count].mean()) for name, values in self._history.items()}
+
+    def dead(self) -> list[bool]:
+        """Return for each picture whether nothing in it reached its target, at the first step and at the last."""
+        return [bool(one) for one in self._dead.cpu()]
 
     def sensitivity(self) -> Tensor:
         """Return the sum over steps of |dL/dx|, (N, 3, H, W), on the CPU."""

@@ -42,10 +42,15 @@ class Request:
         device = setup.device_of(config)
         network = build_network(model_config(config), setup.cache_dir(config))
         network = _placed(network, config, device)
-        _ = network.classes
-        setup.check_recipe(config, network)
-        references = setup.references_of(config, network)
-        targets = setup.targets_of(config, network, references)
+        if config.target.kind == "class":
+            _ = network.classes
+        setup.check_recipe(config, network, config.target.get("layer"))
+        if config.target.kind == "class":
+            references = setup.references_of(config, network)
+            targets = setup.targets_of(config, network, references)
+        else:
+            targets = setup.targets_of(config, network)
+            references = setup.references_of(config, network, targets)
         return cls(config, network, targets, references, tuple(overrides))
 
     @classmethod
@@ -65,26 +70,48 @@ class Request:
         Raises:
             UsageError: the first mistake in it.
         """
+        spellings = [targets] if isinstance(targets, (str, Target)) else list(targets)
+        kind = _kind(spellings)
         named = model_overrides(model) if isinstance(model, str) else ["model=python"]
-        asked = [*named, f"method={method}", f"seed={seed}", *([] if steps is None else [f"steps={steps}"])]
+        asked = [*named, f"target={kind}", f"method={method}", f"seed={seed}"]
+        asked += [] if steps is None else [f"steps={steps}"]
+        asked += [_references_override(references, kind)] if isinstance(references, (str, Path)) else []
         config = compose_config([*asked, *map(str, overrides)])
         if isinstance(references, (str, Path)):
-            set_keys(config, references__root=str(references), references__source="folder")
+            set_keys(config, references__root=str(references))
         setup.check_numbers(config)
         network = _network(model, config)
-        setup.check_recipe(config, network)
+        chosen = _chosen(spellings, kind, network)
+        set_keys(config, target__layer=chosen[0].layer)
+        for layer in dict.fromkeys(target.layer for target in chosen):
+            setup.check_recipe(config, network, layer)
+        setup.check_units(config, network, chosen)
         given = None if references is None else setup.as_references(references, network)
-        source = given or setup.references_of(config, network)
-        spellings = [targets] if isinstance(targets, (str, Target)) else list(targets)
-        chosen = [parse_target(spelling, network.classes) for spelling in spellings]
-        for target in chosen:
-            if target.kind != "class":
-                raise UsageError("targets", target.name, "class units only so far")
-        if not chosen:
-            raise UsageError("targets", "[]", "at least one target")
+        source = given or setup.references_of(config, network, chosen)
         setup.check_references(chosen, source)
         _record(config, network, chosen, given)
-        return cls(config, network, list(dict.fromkeys(chosen)), source, (*asked, *map(str, overrides)))
+        return cls(config, network, chosen, source, (*asked, *map(str, overrides)))
+
+
+def _kind(spellings: Sequence[str | Target]) -> str:
+    """The option of the group ``target`` for what was asked for: class units, or those of hidden layers."""
+    if not spellings:
+        raise UsageError("targets", "[]", "at least one target")
+    kinds = [parse_target(spelling, None).kind for spelling in spellings]
+    if "class" in kinds and set(kinds) != {"class"}:
+        hidden = next(s for s, kind in zip(spellings, kinds, strict=True) if kind != "class")
+        raise UsageError("targets", hidden, "classes and hidden units need other references: two calls")
+    return kinds[0]
+
+
+def _references_override(references: str | Path, kind: str) -> str:
+    return "references=folder" if kind == "class" else "references=mined"
+
+
+def _chosen(spellings: Sequence[str | Target], kind: str, network: VisionNetwork) -> list[Target]:
+    """The targets, each once."""
+    names = network.classes if kind == "class" else None
+    return list(dict.fromkeys(parse_target(spelling, names) for spelling in spellings))
 
 
 def _network(model: str | nn.Module | VisionNetwork, config: DictConfig) -> VisionNetwork:

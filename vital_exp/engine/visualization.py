@@ -29,8 +29,9 @@ from vital_exp.engine.module import VisualizationModule
 from vital_exp.engine.provenance import provenance
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.errors import UsageError
+from vital_exp.evaluation.activation import unit_activations
 from vital_exp.evaluation.recognition import check_judge, recognition, summarise
-from vital_exp.images.output import quantised, transparency
+from vital_exp.images.output import quantised, resized, transparency
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
@@ -192,10 +193,11 @@ class Visualization:
             pictures = module.pictures().detach().float().cpu()[: len(batch)]
         masks = transparency(module.sensitivity()[: len(batch)])
         history = {name: values[:, : len(batch)] for name, values in module.history().items()}
-        activations = self._activations(batch, pictures)
+        activations, dead = self._activations(batch, pictures), module.dead()
         for i, target in enumerate(batch):
             terms = {name: values[:, i].tolist() for name, values in history.items()}
-            result = self._result(target, terms, pictures[i], activations[i], seconds)
+            error = _failure(terms["total"], pictures[i], dead[i])
+            result = self._result(target, terms, error, activations[i], seconds)
             self._keep(target, result, _Finished(pictures[i], masks[i], terms))
         if self.folder:
             self.folder.drop_checkpoint()
@@ -204,13 +206,21 @@ class Visualization:
         config = self.config
         problem = setup.problem_of(config, self.network, padded, self.references)
         streams = RandomStreams(config.seed, [target.name for target in padded])
-        init = torch.stack([self.starts[target] for target in padded]) if self.starts else None
-        pictures = setup.pictures_of(config, self.network, streams, init)
+        pictures = setup.pictures_of(config, self.network, streams, self._start(padded))
         objective = setup.objective_of(config, problem)
         transform, optimizer = setup.transform_of(config), setup.optimizer_of(config)
         return VisualizationModule(
             pictures, objective, transform, streams, optimizer, setup.rate_of(config), config.steps
         )
+
+    def _start(self, padded: list[Target]) -> Tensor | None:
+        """What the pictures start from, (N, 3, H, W) RGB: what was handed over, or a reference of each; None: noise."""
+        if self.starts:
+            return torch.stack([self.starts[target] for target in padded])
+        if self.config.image.init != "reference":
+            return None
+        first = {target: next(iter(self.references.images(target))) for target in dict.fromkeys(padded)}
+        return resized(torch.stack([first[target] for target in padded]), self._picture_size())
 
     def _fit(self, number: int, module: VisualizationModule, batch: list[Target], progress: Progress) -> None:
         config = self.config
@@ -235,21 +245,15 @@ class Visualization:
             raise KeyboardInterrupt from ending
 
     def _activations(self, batch: list[Target], pictures: Tensor) -> list[float | None]:
-        """Each class's logit for its saved picture."""
-        if self.network.class_names is None or any(target.kind != "class" for target in batch):
+        """What each saved picture makes of its target: a class's logit, a hidden unit's largest activation."""
+        if batch[0].kind == "class" and self.network.class_names is None:
             return [None] * len(batch)
-        shown = quantised(pictures.nan_to_num())
-        return [float(row["activation"]) for row in recognition(self.network, {}, batch, shown)]
+        read = setup.readout_of(self.config, self.network, batch)
+        return list(map(float, unit_activations(self.network, read, quantised(pictures.nan_to_num()))))
 
     def _result(
-        self, target: Target, terms: dict[str, list[float]], picture: Tensor, activation: float | None, seconds: float
+        self, target: Target, terms: dict[str, list[float]], error: str | None, activation: float | None, seconds: float
     ) -> dict[str, Any]:
-        broken = next((step for step, value in enumerate(terms["total"]) if not math.isfinite(value)), None)
-        error = None
-        if broken is not None:
-            error = f"the loss is {terms['total'][broken]} at step {broken}"
-        elif not picture.isfinite().all():
-            error = f"the picture is not finite after step {len(terms['total']) - 1}"
         return {
             "target": target.name,
             "kind": target.kind,
@@ -314,6 +318,18 @@ class Visualization:
         if self.folder:
             self.folder.save_json("metrics.json", pictures.metrics)
             self.folder.save_table("metrics.csv", pictures.rows)
+
+
+def _failure(losses: Sequence[float], picture: Tensor, dead: bool) -> str | None:
+    """Why a picture is no result; None when it is one."""
+    broken = next((step for step, value in enumerate(losses) if not math.isfinite(value)), None)
+    if broken is not None:
+        return f"the loss is {losses[broken]} at step {broken}"
+    if not picture.isfinite().all():
+        return f"the picture is not finite after step {len(losses) - 1}"
+    if dead:
+        return "the gradient is exactly zero: nothing in the picture reaches the unit; try image.init=reference"
+    return None
 
 
 def check_size(network: VisionNetwork, size: Sequence[int]) -> None:

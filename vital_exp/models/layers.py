@@ -16,6 +16,9 @@ from vital_exp.models.taps import Taps, probe
 VIT_BLOCKS = {12: (0, 4, 8, 11), 24: (2, 9, 20, 23)}
 # The paper's weight of total variation and of the L2 norm for vision transformers; convolutional networks take none.
 VIT_PRIOR = 3e-3
+# Hidden units (METHODS 1.3): the first layer counts less, and both priors are the same for every network.
+UNIT_STEM_WEIGHT = 0.1
+UNIT_PRIOR = 3e-7
 # Stages of a timm network count from this reduction on; finer ones belong to the stem.
 FIRST_STAGE_REDUCTION = 4
 # What torchvision and others call the part that holds no stage.
@@ -48,6 +51,29 @@ def alignment(network: VisionNetwork, asked: Recipe) -> Alignment:
     prior = VIT_PRIOR if is_transformer(network.module) else 0.0
     total_variation = _first(asked.total_variation, network.recipe.total_variation, prior)
     l2 = _first(asked.l2, network.recipe.l2, prior)
+    return Alignment(dict(zip(layers, map(float, weights), strict=True)), total_variation, l2)
+
+
+def unit_alignment(network: VisionNetwork, asked: Recipe, target_layer: str) -> Alignment:
+    """Resolve what is aligned for units of a hidden layer: what was asked for, else the network's layers below it.
+
+    Raises:
+        UsageError: an unknown layer, one that is not below the target, or not as many weights as layers.
+    """
+    Taps(network.module, [target_layer], "target.layer")
+    order = list(layer_shapes(network))  # in order of completion: what a layer holds comes before it
+    if target_layer not in order:
+        raise UsageError("target.layer", target_layer, "the network never runs this layer in a forward pass")
+    below = order[: order.index(target_layer)]
+    layers = asked.layers or tuple(name for name in network.recipe.layers or default_layers(network) if name in below)
+    Taps(network.module, layers)
+    for layer in layers:
+        if layer not in below:
+            raise UsageError("model.layers", layer, f"not below the target's layer {target_layer}", below)
+    weights = asked.layer_weights or tuple(UNIT_STEM_WEIGHT if depth == 0 else 1.0 for depth in range(len(layers)))
+    if len(weights) != len(layers):
+        raise UsageError("model.layer_weights", list(weights), f"one weight per layer, and there are {len(layers)}")
+    total_variation, l2 = _first(asked.total_variation, UNIT_PRIOR), _first(asked.l2, UNIT_PRIOR)
     return Alignment(dict(zip(layers, map(float, weights), strict=True)), total_variation, l2)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vital_exp.config import compose_config, options_of, plain
+from vital_exp.config import compose_config, config_dir, options_of, plain
 from vital_exp.errors import UsageError, nearest
 from vital_exp.models.loading import ModelConfig, build_network
-from vital_exp.models.network import VisionNetwork
+from vital_exp.models.network import Recipe, VisionNetwork
 
 
 def model_overrides(name: str, key: str = "model") -> list[str]:
@@ -33,6 +34,23 @@ def model_overrides(name: str, key: str = "model") -> list[str]:
 def model_config(config: DictConfig) -> ModelConfig:
     """Return the group ``model`` of a composed configuration."""
     return ModelConfig(**plain(OmegaConf.create({"model": config.model}))["model"])
+
+
+def own_recipe(config: ModelConfig) -> Recipe:
+    """Return the part of a recipe that differs from the named configuration of its network: what was asked for.
+
+    A named configuration is for class units; hidden units take other weights and priors (METHODS 1.3) unless the user
+    says otherwise.
+    """
+    asked = config.recipe
+    for option in options_of("model"):
+        file = OmegaConf.load(config_dir() / "model" / f"{option}.yaml")
+        assert isinstance(file, DictConfig)
+        keys = plain(file)
+        if (keys.get("source"), keys.get("name")) == (config.source, config.name):
+            own = ModelConfig(**{key: keys[key] for key in vars(Recipe()) if key in keys}).recipe
+            return replace(asked, **{key: None for key, value in vars(own).items() if value == getattr(asked, key)})
+    return asked
 
 
 def named_network(spec: str | Mapping[str, Any], cache_dir: Path | None = None, key: str = "model") -> VisionNetwork:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,13 +13,16 @@ from vital_exp.models.taps import INPUT
 from vital_exp.objectives.alignment import sort_matching
 from vital_exp.objectives.terms import Problem, Term
 from vital_exp.references.quantiles import resample_quantiles
+from vital_exp.references.statistics import READOUT
 
 # Share of a layer's mean variance below which a channel counts as hardly varying.
 FLOOR_SHARE = 0.1
 
 
-class SortMatching(Term):
-    """Weighted sum over layers of sort matching with the references (METHODS 1.1).
+class DistributionTerm(Term):
+    """Weighted sum over layers of a distance between the distributions of each channel's features (METHODS 1.1, 1.3).
+
+    For hidden units with relevance the features are masked by it, and each channel counts by its importance.
 
     Args:
         problem: what the pictures are made for.
@@ -27,6 +31,7 @@ class SortMatching(Term):
         layer_weights: one per layer; None for the network's, or 1 for layers given here.
         depth_growth: factor by which each layer weighs more than the one before it; 1 as published.
         pixel_weight: weight of the pictures' own values, matched like a layer's; 0 as published.
+        readout_weight: weight of what the target itself reads, matched like a layer of one channel; 0 as published.
         standardise: divide each channel's squared differences by the variance of its reference values, so that no
             channel and no layer counts for more because its values are larger; False as published.
     """
@@ -39,31 +44,77 @@ class SortMatching(Term):
         layer_weights: Sequence[float] | None = None,
         depth_growth: float = 1.0,
         pixel_weight: float = 0.0,
+        readout_weight: float = 0.0,
         standardise: bool = False,
     ) -> None:
         super().__init__(problem, weight)
-        chosen = dict.fromkeys(layers, 1.0) if layers else problem.alignment.layers
-        if layer_weights is not None:
-            if len(layer_weights) != len(chosen):
-                problem_text = f"one weight per layer, and there are {len(chosen)}"
-                raise UsageError("objective.alignment.layer_weights", list(layer_weights), problem_text)
-            chosen = dict(zip(chosen, map(float, layer_weights), strict=True))
-        grown = {layer: own * depth_growth**depth for depth, (layer, own) in enumerate(chosen.items())}
-        self.layer_weights = {INPUT: float(pixel_weight), **grown} if pixel_weight else grown
-        self.layers = tuple(self.layer_weights)
-        self.quantiles = problem.statistics.quantiles(problem.targets, self.layers) if weight else {}
-        precisions = {layer: channel_precision(values) for layer, values in self.quantiles.items()}
-        self.channel_weights = precisions if standardise else {}
+        hidden = _layer_weights(problem, layers, layer_weights)
+        grown = {layer: own * depth_growth**depth for depth, (layer, own) in enumerate(hidden.items())}
+        around = {INPUT: float(pixel_weight), READOUT: float(readout_weight)}
+        if readout_weight and problem.relevance is None:
+            raise UsageError("objective.alignment.readout_weight", readout_weight, "hidden units only: target=channel")
+        self.layer_weights = {layer: own for layer, own in {**around, **grown}.items() if own or layer in grown}
+        if not self.layer_weights:
+            wanted = f"no layer below {problem.readout.layer} to align; objective.alignment.readout_weight=1 aligns it"
+            raise UsageError("model.layers", "none", wanted)
+        self.readout, self.relevance = problem.readout, problem.relevance
+        self.masked = [layer for layer in grown if problem.relevance and problem.relevance.has_maps]
+        tapped = [problem.readout.layer if layer == READOUT else layer for layer in self.layer_weights]
+        self.layers = tuple(dict.fromkeys(tapped))
+        self.quantiles: dict[str, Tensor] = {}
+        self.channel_weights: dict[str, Tensor] = {}
+        if weight:
+            statistics = problem.statistics.of(problem.targets, tuple(self.layer_weights))
+            self.quantiles, self.channel_weights = statistics.quantiles, dict(statistics.importance)
+        if standardise:
+            for layer, values in self.quantiles.items():
+                self.channel_weights[layer] = self.channel_weights.get(layer, 1.0) * channel_precision(values)
+
+    @abstractmethod
+    def distance(self, features: Tensor, quantiles: Tensor, channel_weights: Tensor | None) -> Tensor:
+        """Return (N,) distances between features (N, C, P) and ascending reference values (N, C, P).
+
+        ``channel_weights`` (N, C) are the factors of the channels; None weighs all 1.
+        """
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
         """Return the (N,) weighted sum over layers."""
+        masks = self.relevance.masks(pictures, self.masked) if self.relevance and self.masked else {}
         total = pictures.new_zeros(len(pictures))
         for layer, weight in self.layer_weights.items():
-            features = activations[layer].flatten(2)  # (N, C, H, W) -> (N, C, P)
+            features = self._features(layer, activations)
+            if layer in masks:
+                features = features * masks[layer]
             if self.quantiles[layer].shape[-1] != features.shape[-1]:
                 self.quantiles[layer] = resample_quantiles(self.quantiles[layer], features.shape[-1])
-            total = total + weight * sort_matching(features, self.quantiles[layer], self.channel_weights.get(layer))
+            total = total + weight * self.distance(features, self.quantiles[layer], self.channel_weights.get(layer))
         return total
+
+    def _features(self, layer: str, activations: Mapping[str, Tensor]) -> Tensor:
+        if layer == READOUT:
+            return self.readout.map(activations[self.readout.layer])[:, None]  # (N, 1, P)
+        return activations[layer].flatten(2)  # (N, C, H, W) -> (N, C, P)
+
+
+class SortMatching(DistributionTerm):
+    """Sort matching: VITAL's distance."""
+
+    def distance(self, features: Tensor, quantiles: Tensor, channel_weights: Tensor | None) -> Tensor:
+        """Return the mean squared difference of sorted values."""
+        return sort_matching(features, quantiles, channel_weights)
+
+
+def _layer_weights(
+    problem: Problem, layers: Sequence[str] | None, layer_weights: Sequence[float] | None
+) -> dict[str, float]:
+    """Return the layers to align with the weight of each."""
+    chosen = dict.fromkeys(layers, 1.0) if layers else problem.alignment.layers
+    if layer_weights is None:
+        return chosen
+    if len(layer_weights) != len(chosen):
+        problem_text = f"one weight per layer, and there are {len(chosen)}"
+        raise UsageError("objective.alignment.layer_weights", list(layer_weights), problem_text)
+    return dict(zip(chosen, map(float, layer_weights), strict=True))
 
 
 def channel_precision(quantiles: Tensor) -> Tensor:

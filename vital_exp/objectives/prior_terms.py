@@ -14,6 +14,8 @@ from vital_exp.objectives.terms import Problem, Term
 class TotalVariation(Term):
     """Total variation of the pictures in normalised space; weight None takes the network's (METHODS 1.2)."""
 
+    knows_target = False
+
     def __init__(self, problem: Problem, weight: float | None = None, order: str = "l2") -> None:
         super().__init__(problem, problem.alignment.total_variation if weight is None else weight)
         if order not in ORDERS:
@@ -27,6 +29,8 @@ class TotalVariation(Term):
 
 class L2(Term):
     """The norm of the pictures in normalised space; weight None takes the network's (METHODS 1.2)."""
+
+    knows_target = False
 
     def __init__(self, problem: Problem, weight: float | None = None) -> None:
         super().__init__(problem, problem.alignment.l2 if weight is None else weight)

@@ -14,17 +14,30 @@ from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.taps import Taps
 from vital_exp.references.statistics import ReferenceStatistics
+from vital_exp.relevance.weights import Relevance
+from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a batch of pictures is made for: the network, one target per picture, and their references."""
+    """What a batch of pictures is made for.
+
+    Attributes:
+        network: the frozen network.
+        targets: one per picture, all of one layer or all classes.
+        readout: what the targets read from their layer, or from the network's output.
+        alignment: the layers to align, their weights, the weights of the priors.
+        statistics: of the targets' references.
+        relevance: how relevant the pictures' features are for hidden units; None for classes.
+    """
 
     network: VisionNetwork
     targets: tuple[Target, ...]
+    readout: Readout
     alignment: Alignment
     statistics: ReferenceStatistics
+    relevance: Relevance | None = None
 
 
 class Term(ABC):
@@ -36,6 +49,7 @@ class Term(ABC):
     """
 
     layers: tuple[str, ...] = ()
+    knows_target = True  # False for priors, which are the same whatever the target
 
     def __init__(self, problem: Problem, weight: float) -> None:
         self.weight = float(weight)
@@ -64,3 +78,8 @@ class Objective:
         activations, _ = self.taps(pictures)
         shares = {name: term.weight * term(pictures, activations) for name, term in self.terms.items()}
         return torch.stack(list(shares.values())).sum(dim=0), shares
+
+    def aimed(self, shares: Mapping[str, Tensor]) -> Tensor:
+        """Return the sum of the shares of the terms that know the target, (N,); a plain 0 when there is none."""
+        known = [share for name, share in shares.items() if self.terms[name].knows_target]
+        return torch.stack(known).sum(dim=0) if known else torch.zeros(())

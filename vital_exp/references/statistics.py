@@ -1,4 +1,4 @@
-"""Mean sorted features of reference images: constants of the optimisation, kept on disk (METHODS 1.1)."""
+"""Mean sorted features of reference images: constants of the optimisation, kept on disk (METHODS 1.1, 1.3)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -15,96 +16,195 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import Taps
+from vital_exp.models.taps import INPUT, Taps
 from vital_exp.references.base import References
 from vital_exp.references.quantiles import resample_quantiles
+from vital_exp.relevance.maps import activations_and_relevance
+from vital_exp.relevance.weights import Relevance, channel_correlation, channel_importance, spatial_masks
+from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
 
 # Images passed through the network together; a constant, so that the statistics do not depend on anything else.
 IMAGES_PER_PASS = 8
-FORMAT = "mean sorted features, 1"  # part of the cache's key: a change of what is stored needs another
+FORMAT = "mean sorted features, 2"  # part of the cache's key: a change of what is stored needs another
+# The name under which the target's own read-out, a single channel, is matched like a layer.
+READOUT = "readout"
+QUANTILES, IMPORTANCE = "quantiles/", "importance/"  # prefixes of the names in a cache file
+
+
+@dataclass
+class LayerStatistics:
+    """What the references of a batch of targets are like.
+
+    Attributes:
+        quantiles: for each layer the ascending mean sorted features, (N, C, Q); masked where relevance has maps.
+        importance: for each layer the importance of its channels for the target, (N, C); empty without relevance.
+    """
+
+    quantiles: dict[str, Tensor]
+    importance: dict[str, Tensor]
 
 
 class ReferenceStatistics:
-    """Computes the mean sorted features of a target's reference images, once.
+    """Computes the statistics of targets' reference images, once.
 
     Args:
         network: the frozen network.
         references: the images.
         cache_dir: a folder for the results of earlier runs; None keeps nothing.
+        relevance: masks and weighs the features of hidden units; None for classes.
     """
 
-    def __init__(self, network: VisionNetwork, references: References, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        network: VisionNetwork,
+        references: References,
+        cache_dir: Path | None = None,
+        relevance: Relevance | None = None,
+    ) -> None:
         self.network = network
         self.references = references
         self.cache_dir = cache_dir
+        self.relevance = relevance
 
-    def quantiles(self, targets: Sequence[Target], layers: Sequence[str]) -> dict[str, Tensor]:
-        """Return for each layer the ascending mean quantiles of each target, (N, C, Q) on the network's device."""
+    def of(self, targets: Sequence[Target], layers: Sequence[str]) -> LayerStatistics:
+        """Return the statistics of each target at each layer, on the network's device.
+
+        Args:
+            targets: one per picture, those of ``relevance`` in its order.
+            layers: module names, ``"input"`` for the images themselves, ``"readout"`` for what the target reads.
+        """
         found: dict[str, dict[str, Tensor]] = {}
-        fingerprints = [self.references.fingerprint(target) for target in targets]
-        for target, fingerprint in zip(targets, fingerprints, strict=True):
-            if fingerprint not in found:
-                found[fingerprint] = self._of_target(target, fingerprint, tuple(layers))
-        device = self.network.device
-        return {layer: _stacked([found[f][layer] for f in fingerprints]).to(device) for layer in layers}
+        keys = [self._key(number, target, tuple(layers)) for number, target in enumerate(targets)]
+        for number, (target, key) in enumerate(zip(targets, keys, strict=True)):
+            if key not in found:
+                found[key] = self._of_target(number, target, tuple(layers), key)
 
-    def _of_target(self, target: Target, fingerprint: str, layers: tuple[str, ...]) -> dict[str, Tensor]:
-        if self.cache_dir is None:
-            return mean_quantiles(self.network, layers, self.references.images(target))
-        path = self._path(fingerprint, layers)
-        if (kept := _read(path, layers)) is not None:
+        def gathered(prefix: str) -> dict[str, Tensor]:
+            named = [{n.removeprefix(prefix): v for n, v in found[k].items() if n.startswith(prefix)} for k in keys]
+            return {layer: _stacked([one[layer] for one in named]).to(self.network.device) for layer in named[0]}
+
+        return LayerStatistics(gathered(QUANTILES), gathered(IMPORTANCE))
+
+    def _of_target(self, number: int, target: Target, layers: tuple[str, ...], key: str) -> dict[str, Tensor]:
+        path = self.cache_dir / "quantiles" / f"{key}.safetensors" if self.cache_dir else None
+        if path and (kept := _read(path, layers)) is not None:
             return kept
-        result = mean_quantiles(self.network, layers, self.references.images(target))
-        _write_whole(path, result)
+        images = self.references.images(target)
+        result = reference_statistics(self.network, layers, images, self.relevance, number)
+        if path:
+            _write_whole(path, result)
         return result
 
-    def _path(self, fingerprint: str, layers: tuple[str, ...]) -> Path:
-        assert self.cache_dir is not None
-        network = self.network
+    def _key(self, number: int, target: Target, layers: tuple[str, ...]) -> str:
+        """What the statistics of a target depend on, as a hash: the name of its file in the cache."""
+        network, unit = self.network, ""
+        if self.relevance:
+            readout = self.relevance.readout.of(number, 1)
+            unit = f"{self.relevance.method} {readout.layer} {readout.vectors.tolist()} {readout.positions}"
         parts = (
-            FORMAT,
-            network.weights_hash(),
-            str(network.module),
-            repr(network.preprocessing),
-            network.dtype,
-            layers,
+            *(FORMAT, network.weights_hash(), str(network.module), repr(network.preprocessing), network.dtype),
+            *(layers, self.references.fingerprint(target), unit),
         )
-        key = hashlib.sha256("\n".join(map(str, (*parts, fingerprint))).encode()).hexdigest()
-        return self.cache_dir / "quantiles" / f"{key}.safetensors"
+        return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 
-def _stacked(quantiles: Sequence[Tensor]) -> Tensor:
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
     """Stack (C, Q) of each target, at the finest resolution any of them has: references may differ in size."""
-    finest = max(one.shape[-1] for one in quantiles)
-    return torch.stack([resample_quantiles(one, finest) for one in quantiles])
+    if rows[0].ndim == 1:
+        return torch.stack(list(rows))
+    finest = max(one.shape[-1] for one in rows)
+    return torch.stack([resample_quantiles(one, finest) for one in rows])
 
 
 @torch.no_grad()
-def mean_quantiles(network: VisionNetwork, layers: Sequence[str], images: Iterator[Tensor]) -> dict[str, Tensor]:
-    """Sort each channel of each image's activations over positions and average over the images.
+def reference_statistics(
+    network: VisionNetwork,
+    layers: Sequence[str],
+    images: Iterator[Tensor],
+    relevance: Relevance | None = None,
+    number: int = 0,
+) -> dict[str, Tensor]:
+    """Sort each channel of each image's (masked) activations over positions and average over the images.
 
     Memory does not grow with the number of images: a few are in memory at a time.
 
     Args:
         network: the frozen network.
-        layers: module names.
+        layers: module names, ``"input"`` or ``"readout"``.
         images: (3, H, W) RGB each, all of one size; float64 is normalised before it is cast.
+        relevance: how relevant features are; None matches all features alike.
+        number: which of the targets of ``relevance`` the images show.
 
     Returns:
-        For each layer (C, Q) ascending float32 values on the CPU, Q the number of positions.
+        For each layer ``"quantiles/<layer>"``, (C, Q) ascending float32 values on the CPU, Q the number of positions;
+        with relevance also ``"importance/<layer>"``, (C,).
     """
-    taps = Taps(network.module, layers)
-    sums: dict[str, Tensor] = {}
-    count = 0
+    sums = _Sums()
     while chunk := list(islice(images, IMAGES_PER_PASS)):
-        activations, _ = taps(model_space(torch.stack(chunk), network))
-        count += len(chunk)
-        for layer, activation in activations.items():
-            ordered = activation.flatten(2).float().sort(dim=-1).values.sum(dim=0)  # (B, C, ...) -> (C, Q)
-            exact = ordered.cpu().double()
-            sums[layer] = sums[layer] + exact if layer in sums else exact
-    return {layer: (total / count).float() for layer, total in sums.items()}
+        pictures = model_space(torch.stack(chunk), network)
+        readout = relevance.readout.of(number, len(chunk), strongest=True) if relevance else None
+        sums.add(*_features(network, layers, pictures, relevance, readout))
+    return sums.result(relevance.method if relevance else "none")
+
+
+def _features(
+    network: VisionNetwork,
+    layers: Sequence[str],
+    pictures: Tensor,
+    relevance: Relevance | None,
+    readout: Readout | None,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
+    """Return activations (B, C, P), relevance (B, C, ...) and the target's largest read-outs (B,) of some images."""
+    hidden = [layer for layer in layers if layer not in (INPUT, READOUT)]
+    maps: dict[str, Tensor] = {}
+    if relevance is None or readout is None:
+        activations, _ = Taps(network.module, layers)(pictures)
+        return {layer: values.flatten(2) for layer, values in activations.items()}, maps, None
+    if relevance.has_maps:
+        _, maps, _ = activations_and_relevance(network.module, pictures, hidden, readout, relevance.method)
+    activations, _ = Taps(network.module, [*dict.fromkeys([*hidden, readout.layer])])(pictures)
+    features = {layer: activations[layer].flatten(2) for layer in hidden}
+    features |= {INPUT: pictures.flatten(2)} if INPUT in layers else {}
+    features |= {READOUT: readout.map(activations[readout.layer])[:, None]} if READOUT in layers else {}
+    return features, maps, readout.value(activations[readout.layer])
+
+
+@dataclass
+class _Sums:
+    """What is accumulated over the reference images of one target, in double precision on the CPU."""
+
+    count: int = 0
+    quantiles: dict[str, Tensor] = field(default_factory=dict)  # (C, Q)
+    importance: dict[str, Tensor] = field(default_factory=dict)  # (C,)
+    means: dict[str, list[Tensor]] = field(default_factory=dict)  # (B, C) of each pass
+    values: list[Tensor] = field(default_factory=list)  # (B,) of each pass
+
+    def add(self, features: dict[str, Tensor], maps: dict[str, Tensor], values: Tensor | None) -> None:
+        for layer, activation in features.items():
+            masked = activation * spatial_masks(maps[layer]).to(activation) if layer in maps else activation
+            self._sum(self.quantiles, layer, masked.float().sort(dim=-1).values)  # (B, C, Q)
+            if layer in maps:
+                self._sum(self.importance, layer, channel_importance(maps[layer]))  # (B, C)
+            if values is not None:
+                self.means.setdefault(layer, []).append(activation.mean(dim=-1).float().cpu())
+        if values is not None:
+            self.values.append(values.float().cpu())
+        self.count += len(next(iter(features.values())))
+
+    @staticmethod
+    def _sum(sums: dict[str, Tensor], layer: str, values: Tensor) -> None:
+        exact = values.sum(dim=0).cpu().double()
+        sums[layer] = sums[layer] + exact if layer in sums else exact
+
+    def result(self, method: str) -> dict[str, Tensor]:
+        quantiles = {QUANTILES + layer: (total / self.count).float() for layer, total in self.quantiles.items()}
+        importance = {layer: (total / self.count).float() for layer, total in self.importance.items()}
+        if method == "correlation":
+            hidden = [layer for layer in self.means if layer not in (INPUT, READOUT)]
+            values = torch.cat(self.values)
+            importance = {layer: channel_correlation(torch.cat(self.means[layer]), values) for layer in hidden}
+        return quantiles | {IMPORTANCE + layer: weights for layer, weights in importance.items()}
 
 
 def _read(path: Path, layers: Sequence[str]) -> dict[str, Tensor] | None:
@@ -113,7 +213,7 @@ def _read(path: Path, layers: Sequence[str]) -> dict[str, Tensor] | None:
         kept = load_file(path)
     except (OSError, SafetensorError):
         return None
-    return {layer: kept[layer] for layer in layers} if set(kept) == set(layers) else None
+    return kept if {f"{QUANTILES}{layer}" for layer in layers} <= set(kept) else None
 
 
 def _write_whole(path: Path, content: dict[str, Tensor]) -> None:

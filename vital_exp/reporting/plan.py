@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from vital_exp.engine import setup
 from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture
@@ -14,7 +14,7 @@ from vital_exp.engine.visualization import check_size
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.taps import INPUT
-from vital_exp.objectives.terms import Problem
+from vital_exp.references.statistics import READOUT, LayerStatistics
 
 TIMED_STEPS = 3
 TARGETS_SHOWN = 10
@@ -27,12 +27,15 @@ class _BlankStatistics:
 
     def __init__(self, request: Request) -> None:
         self.shapes = {INPUT: (3, *request.network.preprocessing.size), **layer_shapes(request.network)}
+        if layer := request.targets[0].layer:
+            self.shapes[READOUT] = (1, *self.shapes[layer][1:])
         self.device = request.network.device
 
-    def quantiles(self, targets: tuple[object, ...], layers: tuple[str, ...]) -> dict[str, Tensor]:
+    def of(self, targets: tuple[object, ...], layers: tuple[str, ...]) -> LayerStatistics:
         """Return zeros of each layer's shape, (N, C, Q)."""
         sizes = {layer: (self.shapes[layer][0], int(torch.tensor(self.shapes[layer][1:]).prod())) for layer in layers}
-        return {layer: torch.zeros(len(targets), *size, device=self.device) for layer, size in sizes.items()}
+        zeros = {layer: torch.zeros(len(targets), *size, device=self.device) for layer, size in sizes.items()}
+        return LayerStatistics(zeros, {})
 
 
 def describe_plan(request: Request) -> str:
@@ -47,7 +50,8 @@ def describe_plan(request: Request) -> str:
     seconds = _seconds_per_step(request, batch_size) * config.steps * number
     memory = bytes_per_picture(network, size) * batch_size
     kept = count * (size[0] * size[1] * BYTES_PER_PIXEL_ON_DISK + config.steps * BYTES_PER_HISTORY_ROW)
-    names = ", ".join(f"{target.name} ({target.label})" for target in request.targets[:TARGETS_SHOWN])
+    shown = request.targets[:TARGETS_SHOWN]
+    names = ", ".join(f"{target.name} ({target.label})" if target.label else target.name for target in shown)
     aligned = setup.problem_of(config, network, request.targets[:1], request.references).alignment.layers
     parameters = sum(p.numel() for p in network.module.parameters())
     lines = {
@@ -76,9 +80,9 @@ def _cache_note(request: Request) -> str:
 def _seconds_per_step(request: Request, batch_size: int) -> float:
     """Time a few steps of a batch on blank statistics, the first not counted."""
     config, network = request.config, request.network
-    targets = tuple((request.targets * batch_size)[:batch_size])
+    targets = (request.targets[:1] * batch_size)[:batch_size]
     real = setup.problem_of(config, network, targets, request.references)
-    problem = Problem(network, targets, real.alignment, _BlankStatistics(request))  # type: ignore[arg-type]
+    problem = replace(real, statistics=_BlankStatistics(request))  # type: ignore[arg-type]
     objective, transform = setup.objective_of(config, problem), setup.transform_of(config)
     streams = RandomStreams(config.seed, [target.name for target in targets])
     pictures = setup.pictures_of(config, network, streams)

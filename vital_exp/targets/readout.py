@@ -60,7 +60,7 @@ class Readout:
         return (self.map(activation) * mask).sum(dim=1) / mask.sum(dim=1)
 
     def of(self, picture: int, count: int, *, strongest: bool = False) -> Readout:
-        """Return one picture's read-out repeated for ``count`` images, a neuron's at their strongest position if so asked.
+        """Return one picture's read-out for ``count`` images; ``strongest`` moves a neuron's to the strongest position.
 
         A reference image shows what excites a neuron wherever it excites the neuron's channel most.
         """

@@ -81,6 +81,37 @@ def _spelled_classes(text: str, class_names: ClassNames, available: Sequence[int
         yield from _span(part, class_names)
 
 
+def unit_targets(
+    kind: str,
+    layer: str,
+    index: int | str | Iterable[int | str],
+    units: int,
+    position: tuple[int, int] | None = None,
+    variations: int = 1,
+) -> list[Target]:
+    """Return the targets in a hidden layer that ``index`` selects, in its order and without duplicates.
+
+    Args:
+        kind: ``"channel"``, ``"neuron"`` or ``"direction"``.
+        layer: module name.
+        index: a number, "0-63", "0-4,7", "all", or a list of these.
+        units: how many there are: the layer's channels, or the directions of a file.
+        position: (row, column) of a neuron.
+        variations: how many targets per unit; those of one unit follow one another.
+
+    Raises:
+        UsageError: no number, out of range, nothing selected, fewer than one variation.
+    """
+    names = ClassNames.numbered(units)
+    try:
+        chosen = class_targets(index, names, variations)
+    except UsageError as error:
+        what = "directions" if kind == "direction" else f"channels of {layer}"
+        problem = f'is none of the {units} {what}, 0 to {units - 1}; "0-63", "all" and lists select several'
+        raise error if error.key == "target.variations" else UsageError("target.index", error.value, problem) from None
+    return [Target(kind, one.index, layer, position, one.variation) for one in chosen]
+
+
 def _span(text: str, class_names: ClassNames) -> Iterable[int]:
     """Return the classes of a number, a range "0-999" or a name."""
     if match := _RANGE.fullmatch(text):
@@ -97,7 +128,7 @@ def _class_number(text: str, class_names: ClassNames, key: str) -> int:
     return class_names.find(text, key) if number is None else class_names.check(number, key)
 
 
-def parse_target(spelling: str | Target, class_names: ClassNames) -> Target:
+def parse_target(spelling: str | Target, class_names: ClassNames | None) -> Target:
     """Return the target of any of its spellings; class targets carry their label.
 
     Args:
@@ -106,7 +137,8 @@ def parse_target(spelling: str | Target, class_names: ClassNames) -> Target:
             these with "_v2" after its last number, or a Target, which passes through. A safe name gives the layer as
             it is written there: where a layer's name held other signs than letters, digits, ".", "_" and "-", the
             safe name no longer has them.
-        class_names: the names of the network's classes.
+        class_names: the names of the network's classes; None when they do not matter, or there are none: the class of
+            a target is then 0.
 
     Raises:
         UsageError: none of these, or a class that the network does not have.
@@ -124,8 +156,10 @@ def parse_target(spelling: str | Target, class_names: ClassNames) -> Target:
     return target
 
 
-def _class_target(body: str, variation: int, class_names: ClassNames) -> Target | None:
+def _class_target(body: str, variation: int, class_names: ClassNames | None) -> Target | None:
     """Return the target of "class:207", "class:name" or "class-207", None for another kind of spelling."""
+    if class_names is None:
+        return Target("class", 0) if body.startswith("class:") or _SAFE_CLASS.fullmatch(body) else None
     if body.startswith("class:"):
         index = _class_number(body.removeprefix("class:"), class_names, "targets")
     elif match := _SAFE_CLASS.fullmatch(body):

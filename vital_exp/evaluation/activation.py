@@ -1,0 +1,38 @@
+"""How strongly pictures drive the units they were made for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vital_exp.evaluation.recognition import PICTURES_PER_PASS
+from vital_exp.images.output import resized
+from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.taps import OUTPUT, Taps
+from vital_exp.targets.readout import Readout
+
+
+@torch.no_grad()
+def unit_activations(network: VisionNetwork, readout: Readout, pictures: Tensor) -> Tensor:
+    """Return what each picture's own target reads of it, (N,) float32 on the CPU.
+
+    A class's logit; a channel's spatial maximum; a neuron's activation at its position.
+
+    Args:
+        network: the network the pictures were made for.
+        readout: one target per picture.
+        pictures: (N, 3, H, W) RGB in [0, 1]; class units see them at the network's input size.
+    """
+    taps = Taps(network.module, [readout.layer])
+    values = []
+    for start in range(0, len(pictures), PICTURES_PER_PASS):
+        part = slice(start, start + PICTURES_PER_PASS)
+        read = replace(readout, vectors=readout.vectors[part], positions=readout.positions[part])
+        shown = pictures[part]
+        if readout.layer == OUTPUT:
+            shown = resized(shown, network.preprocessing.size)
+        activations, _ = taps(model_space(shown, network))
+        values.append(read.value(activations[readout.layer]).float().cpu())
+    return torch.cat(values)

@@ -1,0 +1,71 @@
+"""From relevance to what weighs features: masks over space, importance of channels (METHODS 1.3, 1.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vital_exp.models.network import VisionNetwork
+from vital_exp.relevance.maps import activations_and_relevance
+from vital_exp.targets.readout import Readout
+
+EPSILON = 1e-6  # of the min-max scaling, published
+# Methods that weigh channels only, from statistics of the references instead of a map for each picture.
+WITHOUT_MAPS = ("correlation", "none")
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """How relevant each feature of a batch of pictures is for each picture's target.
+
+    Attributes:
+        network: the frozen network.
+        readout: what the targets read.
+        method: one of ``vital_exp.relevance.METHODS``.
+    """
+
+    network: VisionNetwork
+    readout: Readout
+    method: str
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the method gives a map for each picture."""
+        return self.method not in WITHOUT_MAPS
+
+    def masks(self, pictures: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Return (N, C, P) masks in [0, 1] at each layer for normalised pictures (N, 3, H, W), without a graph."""
+        _, relevance, _ = activations_and_relevance(
+            self.network.module, pictures.detach(), layers, self.readout, self.method
+        )
+        return {layer: spatial_masks(values) for layer, values in relevance.items()}
+
+
+def spatial_masks(relevance: Tensor) -> Tensor:
+    """Min-max scale relevance (N, C, ...) over space, per image and channel: (N, C, P) in [0, 1)."""
+    values = relevance.flatten(2)  # (N, C, P)
+    low, high = values.amin(dim=-1, keepdim=True), values.amax(dim=-1, keepdim=True)
+    return (values - low) / (high - low + EPSILON)
+
+
+def channel_importance(relevance: Tensor) -> Tensor:
+    """Return each image's largest relevance over space, min-max scaled over channels: (B, C) for (B, C, ...)."""
+    largest = relevance.flatten(2).amax(dim=-1)  # (B, C)
+    low, high = largest.amin(dim=-1, keepdim=True), largest.amax(dim=-1, keepdim=True)
+    return (largest - low) / (high - low + EPSILON)
+
+
+def channel_correlation(means: Tensor, values: Tensor) -> Tensor:
+    """Return the positive part of each channel's correlation with the target over images, (C,) in [0, 1].
+
+    Args:
+        means: (B, C) spatial means of a layer's channels.
+        values: (B,) what the target reads of the same images.
+    """
+    x, y = means.double() - means.double().mean(dim=0), values.double() - values.double().mean()
+    scale = (x.square().sum(dim=0) * y.square().sum()).sqrt()  # (C,)
+    correlation = (x * y[:, None]).sum(dim=0) / scale.clamp(min=torch.finfo(torch.float64).tiny)
+    return correlation.clamp(min=0).to(means.dtype)

@@ -1,0 +1,52 @@
+"""Directions in a layer's channels, from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+
+KEY = "target.vectors"
+
+
+def load_directions(spec: str) -> Tensor:
+    """Return the directions of a file, (K, C) float32.
+
+    Args:
+        spec: a .safetensors or .npy file, with ``#name`` for one of several tensors; a tensor (C,) is one direction.
+
+    Raises:
+        UsageError: no such file or tensor, another kind of file, not one or two axes, a vector that is zero or not
+            finite.
+    """
+    place, _, name = spec.partition("#")
+    path = Path(place).expanduser()
+    if not path.is_file():
+        raise UsageError(KEY, spec, "no such file; a .safetensors or .npy file of vectors (K, C) is needed")
+    vectors = torch.atleast_2d(_tensor(path, name, spec).float())
+    if vectors.ndim != 2 or 0 in vectors.shape:
+        raise UsageError(KEY, spec, f"holds a tensor {tuple(vectors.shape)}; (K, C) is needed, one row per direction")
+    if not vectors.isfinite().all() or (vectors == 0).all(dim=1).any():
+        raise UsageError(KEY, spec, "holds a direction that is zero or not finite")
+    return vectors
+
+
+def _tensor(path: Path, name: str, spec: str) -> Tensor:
+    try:
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        tensors = load_file(path)
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        problem = f"cannot be read as .safetensors or .npy ({str(error).splitlines()[0]})"
+        raise UsageError(KEY, spec, problem) from None
+    if not name and len(tensors) == 1:
+        return next(iter(tensors.values()))
+    if name not in tensors:
+        raise UsageError(KEY, spec, f"name one of its tensors, file#name: {', '.join(tensors)}", list(tensors))
+    return tensors[name]
