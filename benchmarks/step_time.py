@@ -28,8 +28,9 @@ from published_loop import PublishedLoop, reference_activations
 from torch import Tensor, nn
 
 from vital_exp import load_model
-from vital_exp.engine import objective_and_gradient, setup
+from vital_exp.engine import objective_and_gradient
 from vital_exp.engine.callbacks import Progress
+from vital_exp.engine.problem import problem_of
 from vital_exp.engine.request import Request
 from vital_exp.engine.visualization import Visualization
 from vital_exp.models.network import model_space
@@ -109,7 +110,7 @@ class Contest:
     def _loops(self, module: nn.Module) -> dict[str, PublishedLoop]:
         """Make both transcriptions, and the library's statistics: none of them is timed."""
         request, network = self.request, self.request.network
-        problem = setup.problem_of(request.config, network, request.targets, request.references)
+        problem = problem_of(request.config, network, request.targets, request.references)
         weights = problem.alignment.layers
         problem.statistics.of(request.targets, list(weights))
         start = model_space(self.start, network)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.engine import setup
+from vital_exp.engine.problem import problem_of
 from vital_exp.engine.request import Request
 from vital_exp.errors import UsageError
 from vital_exp.images.randomness import RandomStreams
@@ -50,7 +51,7 @@ def objective_and_gradient(
     if pictures.ndim != 4 or len(pictures) != len(request.targets):
         wanted = f"one picture (3, H, W) per target, and there are {len(request.targets)}"
         raise UsageError("pictures", tuple(pictures.shape), wanted)
-    problem = setup.problem_of(request.config, request.network, request.targets, request.references)
+    problem = problem_of(request.config, request.network, request.targets, request.references)
     objective = setup.objective_of(request.config, problem)
     transform = setup.transform_of(request.config)
     streams = RandomStreams(request.config.seed, [target.name for target in request.targets])

@@ -12,6 +12,14 @@ from torch import Tensor, nn
 
 from vital_exp.config import compose_config, set_keys
 from vital_exp.engine import setup
+from vital_exp.engine.problem import (
+    as_references,
+    check_alignment,
+    check_references,
+    check_units,
+    references_of,
+    targets_of,
+)
 from vital_exp.errors import UsageError
 from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.named import model_config, model_overrides
@@ -44,13 +52,14 @@ class Request:
         network = _placed(network, config, device)
         if config.target.kind == "class":
             _ = network.classes
-        setup.check_recipe(config, network, config.target.get("layer"))
+        check_alignment(config, network, config.target.get("layer"))
+        setup.check_optimisation(config, network)
         if config.target.kind == "class":
-            references = setup.references_of(config, network)
-            targets = setup.targets_of(config, network, references)
+            references = references_of(config, network)
+            targets = targets_of(config, network, references)
         else:
-            targets = setup.targets_of(config, network)
-            references = setup.references_of(config, network, targets)
+            targets = targets_of(config, network)
+            references = references_of(config, network, targets)
         return cls(config, network, targets, references, tuple(overrides))
 
     @classmethod
@@ -84,11 +93,12 @@ class Request:
         chosen = _chosen(spellings, kind, network)
         set_keys(config, target__layer=chosen[0].layer)
         for layer in dict.fromkeys(target.layer for target in chosen):
-            setup.check_recipe(config, network, layer)
-        setup.check_units(config, network, chosen)
-        given = None if references is None else setup.as_references(references, network)
-        source = given or setup.references_of(config, network, chosen)
-        setup.check_references(chosen, source)
+            check_alignment(config, network, layer)
+        setup.check_optimisation(config, network)
+        check_units(config, network, chosen)
+        given = None if references is None else as_references(references, network)
+        source = given or references_of(config, network, chosen)
+        check_references(chosen, source)
         _record(config, network, chosen, given)
         return cls(config, network, chosen, source, (*asked, *map(str, overrides)))
 

@@ -26,6 +26,7 @@ from vital_exp.engine.batching import automatic_batch_size, batches
 from vital_exp.engine.callbacks import Checkpoint, LogTerms, Progress
 from vital_exp.engine.logging import close_loggers, make_loggers
 from vital_exp.engine.module import VisualizationModule
+from vital_exp.engine.problem import problem_of, readout_of
 from vital_exp.engine.provenance import provenance
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.errors import UsageError
@@ -204,7 +205,7 @@ class Visualization:
 
     def _module(self, padded: list[Target]) -> VisualizationModule:
         config = self.config
-        problem = setup.problem_of(config, self.network, padded, self.references)
+        problem = problem_of(config, self.network, padded, self.references)
         streams = RandomStreams(config.seed, [target.name for target in padded])
         pictures = setup.pictures_of(config, self.network, streams, self._start(padded))
         objective = setup.objective_of(config, problem)
@@ -248,7 +249,7 @@ class Visualization:
         """What each saved picture makes of its target: a class's logit, a hidden unit's largest activation."""
         if batch[0].kind == "class" and self.network.class_names is None:
             return [None] * len(batch)
-        read = setup.readout_of(self.config, self.network, batch)
+        read = readout_of(self.config, self.network, batch)
         return list(map(float, unit_activations(self.network, read, quantised(pictures.nan_to_num()))))
 
     def _result(

@@ -9,6 +9,7 @@ import torch
 
 from vital_exp.engine import setup
 from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture
+from vital_exp.engine.problem import problem_of
 from vital_exp.engine.request import Request
 from vital_exp.engine.visualization import check_size
 from vital_exp.images.randomness import RandomStreams
@@ -52,7 +53,7 @@ def describe_plan(request: Request) -> str:
     kept = count * (size[0] * size[1] * BYTES_PER_PIXEL_ON_DISK + config.steps * BYTES_PER_HISTORY_ROW)
     shown = request.targets[:TARGETS_SHOWN]
     names = ", ".join(f"{target.name} ({target.label})" if target.label else target.name for target in shown)
-    aligned = setup.problem_of(config, network, request.targets[:1], request.references).alignment.layers
+    aligned = problem_of(config, network, request.targets[:1], request.references).alignment.layers
     parameters = sum(p.numel() for p in network.module.parameters())
     lines = {
         "model": f"{network.name}, {parameters:,} parameters, on {network.device}",
@@ -70,7 +71,7 @@ def describe_plan(request: Request) -> str:
 def _cache_note(request: Request) -> str:
     if not request.config.references.cache:
         return ""
-    problem = setup.problem_of(request.config, request.network, request.targets[:1], request.references)
+    problem = problem_of(request.config, request.network, request.targets[:1], request.references)
     shapes = layer_shapes(request.network)
     numbers = sum(int(torch.tensor(shapes[layer]).prod()) for layer in problem.alignment.layers)
     total = 4 * numbers * len({request.references.fingerprint(target) for target in request.targets})
@@ -81,7 +82,7 @@ def _seconds_per_step(request: Request, batch_size: int) -> float:
     """Time a few steps of a batch on blank statistics, the first not counted."""
     config, network = request.config, request.network
     targets = (request.targets[:1] * batch_size)[:batch_size]
-    real = setup.problem_of(config, network, targets, request.references)
+    real = problem_of(config, network, targets, request.references)
     problem = replace(real, statistics=_BlankStatistics(request))  # type: ignore[arg-type]
     objective, transform = setup.objective_of(config, problem), setup.transform_of(config)
     streams = RandomStreams(config.seed, [target.name for target in targets])
