@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,9 @@ from vital_exp.relevance.weights import Relevance
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
 
+# Before the name of a layer: its activation for the pictures a term compares with.
+GIVEN = "given/"
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -30,6 +34,8 @@ class Problem:
         alignment: the layers to align, their weights, the weights of the priors.
         statistics: of the targets' references.
         relevance: how relevant the pictures' features are for hidden units; None for classes.
+        starts: (N, 3, H, W) RGB, the pictures before the first step where they start from an image; None for noise.
+        size: (height, width) of the pictures; None for the network's input size.
     """
 
     network: VisionNetwork
@@ -38,9 +44,34 @@ class Problem:
     alignment: Alignment
     statistics: ReferenceStatistics
     relevance: Relevance | None = None
+    starts: Tensor | None = None
+    size: tuple[int, int] | None = None
 
 
-class Term(ABC):
+class Part(ABC):
+    """What takes part in an objective: a term, or a rule for the gradient."""
+
+    def during(self, step: int) -> AbstractContextManager[None]:
+        """Return what surrounds the forward pass of a step (from 0): where a part watches or changes the network."""
+        return nullcontext()
+
+
+class GradientRule(Part):
+    """Changes how gradients flow back through the network; it has no value of its own.
+
+    Args:
+        problem: what the pictures are made for.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.network = problem.network
+
+    @abstractmethod
+    def during(self, step: int) -> AbstractContextManager[None]:
+        """Return what changes the gradients of a forward pass made inside it."""
+
+
+class Term(Part):
     """One term: its weight in the sum, the layers it reads, and its value.
 
     Args:
@@ -50,6 +81,8 @@ class Term(ABC):
 
     layers: tuple[str, ...] = ()
     knows_target = True  # False for priors, which are the same whatever the target
+    given: Tensor | None = None  # (N, 3, H, W) normalised pictures to compare with; they take the same transforms
+    compared: tuple[str, ...] = ()  # the layers of the given pictures that are read, under "given/<layer>"
 
     def __init__(self, problem: Problem, weight: float) -> None:
         self.weight = float(weight)
@@ -64,20 +97,61 @@ class Objective:
 
     Args:
         network: the frozen network.
-        terms: by name; terms of weight 0 are left out.
+        parts: by name; terms of weight 0 are left out.
+
+    Attributes:
+        terms: the terms of the sum, by name.
+        given: by the name of a term the normalised pictures (N, 3, H, W) it compares with. Whoever transforms the
+            pictures of a step hands these over likewise transformed.
     """
 
-    def __init__(self, network: VisionNetwork, terms: Mapping[str, Term]) -> None:
-        self.terms = {name: term for name, term in terms.items() if term.weight != 0}
+    def __init__(self, network: VisionNetwork, parts: Mapping[str, Part]) -> None:
+        named = {name: part for name, part in parts.items() if isinstance(part, Term)}
+        self.terms = {name: term for name, term in named.items() if term.weight != 0}
         if not self.terms:
-            raise UsageError("objective", list(terms), "at least one term with a weight other than 0")
+            raise UsageError("objective", list(parts), "at least one term with a weight other than 0")
+        rules = [part for part in parts.values() if isinstance(part, GradientRule)]
+        self.parts: list[Part] = [*rules, *self.terms.values()]
         self.taps = Taps(network.module, list(dict.fromkeys(sum((t.layers for t in self.terms.values()), ()))))
+        self.given = {name: term.given for name, term in self.terms.items() if term.given is not None}
+        self.given_taps = {name: Taps(network.module, self.terms[name].compared) for name in self.given}
 
-    def __call__(self, pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total (N,) and each term's weighted share of it, (N,), for normalised pictures (N, 3, H, W)."""
-        activations, _ = self.taps(pictures)
-        shares = {name: term.weight * term(pictures, activations) for name, term in self.terms.items()}
+    def __call__(
+        self, pictures: Tensor, *, step: int = 0, given: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the total (N,) and each term's weighted share of it, (N,), for normalised pictures (N, 3, H, W).
+
+        Args:
+            pictures: as the network takes them, after the transforms.
+            step: of the optimisation, from 0; rules for the gradient may end after some steps.
+            given: ``self.given`` after the same transforms; None takes it as it is.
+        """
+        with ExitStack() as around:
+            for part in self.parts:
+                around.enter_context(part.during(step))
+            activations, _ = self.taps(pictures)
+        compared = self._given_activations(self.given if given is None else given)
+        shares = {
+            name: term.weight * term(pictures, {**activations, **compared.get(name, {})})
+            for name, term in self.terms.items()
+        }
         return torch.stack(list(shares.values())).sum(dim=0), shares
+
+    @torch.no_grad()
+    def _given_activations(self, given: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Return the activations of the pictures that terms compare with, under the names of their terms."""
+        found = {name: self.given_taps[name](pictures)[0] for name, pictures in given.items()}
+        return {name: {GIVEN + layer: values for layer, values in one.items()} for name, one in found.items()}
+
+    @property
+    def caption(self) -> str:
+        """The sum in words: ``alignment + 0.5 diversity``."""
+        words = ""
+        for name, term in self.terms.items():
+            size = "" if abs(term.weight) == 1 else f"{abs(term.weight):g} "
+            sign = " - " if term.weight < 0 else " + "
+            words += f"{sign if words else '-' * (term.weight < 0)}{size}{name}"
+        return words
 
     def aimed(self, shares: Mapping[str, Tensor]) -> Tensor:
         """Return the sum of the shares of the terms that know the target, (N,); a plain 0 when there is none."""
