@@ -71,11 +71,17 @@ class DistributionTerm(Term):
                 self.channel_weights[layer] = self.channel_weights.get(layer, 1.0) * channel_precision(values)
 
     @abstractmethod
-    def distance(self, features: Tensor, quantiles: Tensor, channel_weights: Tensor | None) -> Tensor:
-        """Return (N,) distances between features (N, C, P) and ascending reference values (N, C, P).
+    def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
+        """Return (N,) distances between features (N, C, P) and what :meth:`reference` returns for their layer.
 
         ``channel_weights`` (N, C) are the factors of the channels; None weighs all 1.
         """
+
+    def reference(self, layer: str, positions: int) -> Tensor:
+        """Return what a layer's features are compared with: ascending reference values (N, C, positions)."""
+        if self.quantiles[layer].shape[-1] != positions:
+            self.quantiles[layer] = resample_quantiles(self.quantiles[layer], positions)
+        return self.quantiles[layer]
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
         """Return the (N,) weighted sum over layers."""
@@ -85,9 +91,8 @@ class DistributionTerm(Term):
             features = self._features(layer, activations)
             if layer in masks:
                 features = features * masks[layer]
-            if self.quantiles[layer].shape[-1] != features.shape[-1]:
-                self.quantiles[layer] = resample_quantiles(self.quantiles[layer], features.shape[-1])
-            total = total + weight * self.distance(features, self.quantiles[layer], self.channel_weights.get(layer))
+            reference = self.reference(layer, features.shape[-1])
+            total = total + weight * self.distance(features, reference, self.channel_weights.get(layer))
         return total
 
     def _features(self, layer: str, activations: Mapping[str, Tensor]) -> Tensor:
@@ -99,9 +104,9 @@ class DistributionTerm(Term):
 class SortMatching(DistributionTerm):
     """Sort matching: VITAL's distance."""
 
-    def distance(self, features: Tensor, quantiles: Tensor, channel_weights: Tensor | None) -> Tensor:
+    def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
         """Return the mean squared difference of sorted values."""
-        return sort_matching(features, quantiles, channel_weights)
+        return sort_matching(features, reference, channel_weights)
 
 
 def _layer_weights(

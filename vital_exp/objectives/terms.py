@@ -48,7 +48,7 @@ class Problem:
     size: tuple[int, int] | None = None
 
 
-class Part(ABC):
+class Part:
     """What takes part in an objective: a term, or a rule for the gradient."""
 
     def during(self, step: int) -> AbstractContextManager[None]:
@@ -56,7 +56,7 @@ class Part(ABC):
         return nullcontext()
 
 
-class GradientRule(Part):
+class GradientRule(Part, ABC):
     """Changes how gradients flow back through the network; it has no value of its own.
 
     Args:
@@ -71,7 +71,7 @@ class GradientRule(Part):
         """Return what changes the gradients of a forward pass made inside it."""
 
 
-class Term(Part):
+class Term(Part, ABC):
     """One term: its weight in the sum, the layers it reads, and its value.
 
     Args:

@@ -1,0 +1,84 @@
+"""Terms that match distributions of features otherwise than by sorting (METHODS 1.5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from vital_exp.objectives.alignment_terms import DistributionTerm
+from vital_exp.objectives.distances import (
+    BINS,
+    HIGHEST_MOMENT,
+    check_bins,
+    check_highest,
+    gaussian_kl,
+    gram_matching,
+    histogram_kl,
+    moment_matching,
+)
+from vital_exp.objectives.gram import mean_grams
+from vital_exp.objectives.terms import Problem
+
+
+class GaussianKL(DistributionTerm):
+    """KL divergence of normal distributions, in closed form; options as :class:`DistributionTerm`."""
+
+    def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
+        """Return the divergence from the references in nats, mean over channels."""
+        return gaussian_kl(features, reference, channel_weights)
+
+
+class HistogramKL(DistributionTerm):
+    """KL divergence of soft histograms.
+
+    Args:
+        problem: what the pictures are made for.
+        bins: of each histogram.
+        options: as :class:`DistributionTerm`.
+    """
+
+    def __init__(self, problem: Problem, bins: int = BINS, **options: Any) -> None:
+        self.bins = check_bins(bins)
+        super().__init__(problem, **options)
+
+    def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
+        """Return the divergence from the references in nats, mean over channels."""
+        return histogram_kl(features, reference, channel_weights, self.bins)
+
+
+class MomentMatching(DistributionTerm):
+    """Squared differences of mean, standard deviation and skewness.
+
+    Args:
+        problem: what the pictures are made for.
+        highest: 1 compares means, 2 also standard deviations, 3 also skewness.
+        options: as :class:`DistributionTerm`.
+    """
+
+    def __init__(self, problem: Problem, highest: int = HIGHEST_MOMENT, **options: Any) -> None:
+        self.highest = check_highest(highest)
+        super().__init__(problem, **options)
+
+    def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
+        """Return the squared differences, mean over channels."""
+        return moment_matching(features, reference, channel_weights, self.highest)
+
+
+class GramMatching(DistributionTerm):
+    """Gram matrices against the mean of the references' Gram matrices (Gatys et al. 2016).
+
+    They need a pass of their own over the references: quantiles do not tell which channels go together.
+    """
+
+    def __init__(self, problem: Problem, **options: Any) -> None:
+        super().__init__(problem, **options)
+        self.grams = mean_grams(problem, tuple(self.layer_weights)) if self.weight else {}
+
+    def reference(self, layer: str, positions: int) -> Tensor:
+        """Return the references' mean Gram matrices, (N, C, C)."""
+        return self.grams[layer]
+
+    def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
+        """Return the mean squared difference of the Gram matrices."""
+        return gram_matching(features, reference, channel_weights)
