@@ -16,8 +16,8 @@ from vital_exp import load_model
 from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_STD, VisionNetwork
 
 
-def published_network(arch: str, seed: int = 0) -> nn.Module:
-    """A seeded random network with batch-norm statistics that are not trivial."""
+def published_network(arch: str, seed: int = 0, affine: bool = False) -> nn.Module:
+    """A seeded random network with batch-norm statistics, and if so asked factors and biases, that are not trivial."""
     torch.manual_seed(seed)
     network: nn.Module = getattr(torchvision.models, arch)(weights=None).eval()
     generator = torch.Generator().manual_seed(seed + 100)
@@ -27,6 +27,9 @@ def published_network(arch: str, seed: int = 0) -> nn.Module:
             assert module.running_var is not None
             module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
             module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+            if affine:
+                module.weight.data.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+                module.bias.data.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
     return network
 
 

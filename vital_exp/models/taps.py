@@ -45,7 +45,11 @@ class Taps:
 
     def channels_last(self, name: str) -> bool:
         """Whether the layer's 4-D output is (N, H, W, C)."""
-        return _channels_last(self.module, self.layers[name])
+        return name in self.layers and _channels_last(self.module, self.layers[name])
+
+    def channels_first(self, name: str, activation: Tensor) -> Tensor:
+        """Return a layer's output as (N, C, H, W), (N, C, T) or (N, C, 1)."""
+        return channels_first(activation, self.channels_last(name))
 
     def __call__(self, pictures: Tensor, *, to_the_end: bool = False) -> tuple[dict[str, Tensor], Tensor | None]:
         """Run the network on normalised pictures (N, 3, H, W).
@@ -70,7 +74,7 @@ class Taps:
         if self.reads_input:
             activations = {INPUT: pictures, **activations}
         if self.reads_output:
-            activations[OUTPUT] = channels_first(_first_tensor(output, OUTPUT))
+            activations[OUTPUT] = channels_first(first_tensor(output, OUTPUT))
         return activations, output
 
     def _hook(self, name: str, activations: dict[str, Tensor], to_the_end: bool):  # type: ignore[no-untyped-def]
@@ -78,7 +82,7 @@ class Taps:
             if name in activations:
                 return  # a layer that runs twice is read the first time
             # Cloned, because the next ReLU may be in place (a ResNet's bn1 would read min 0.0 instead of -1.9).
-            activations[name] = channels_first(_first_tensor(output, name), self.channels_last(name)).clone()
+            activations[name] = self.channels_first(name, first_tensor(output, name)).clone()
             if not to_the_end and len(activations) == len(self.layers):
                 raise _AllTapped
 
@@ -94,7 +98,12 @@ def channels_first(activation: Tensor, channels_last: bool = False) -> Tensor:
     return activation.reshape(activation.shape[0], -1, 1)  # (N, D) -> (N, D, 1)
 
 
-def _first_tensor(output: object, name: str) -> Tensor:
+def first_tensor(output: object, name: str) -> Tensor:
+    """Return a layer's output, the first of several.
+
+    Raises:
+        UsageError: it is no tensor.
+    """
     found = _within(output)
     if not isinstance(found, Tensor):
         raise UsageError("model.layers", name, f"the layer returns {type(found).__name__}, not a tensor")

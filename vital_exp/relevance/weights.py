@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from vital_exp.models.network import VisionNetwork
-from vital_exp.relevance.maps import activations_and_relevance
+from vital_exp.relevance.maps import WITHOUT_MAPS, activations_and_relevance
 from vital_exp.targets.readout import Readout
 
 EPSILON = 1e-6  # of the min-max scaling, published
-# Methods that weigh channels only, from statistics of the references instead of a map for each picture.
-WITHOUT_MAPS = ("correlation", "none")
 
 
 @dataclass(frozen=True)

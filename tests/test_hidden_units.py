@@ -1,0 +1,234 @@
+"""Hidden units as targets: what they read, the relevance-weighted objective, their pictures, users' mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.tiny import tiny_net
+from vital_exp import load_model, visualize
+from vital_exp.engine import objective_and_gradient
+from vital_exp.engine.batching import batches
+from vital_exp.errors import UsageError
+from vital_exp.models.network import VisionNetwork
+from vital_exp.relevance.maps import activations_and_relevance
+from vital_exp.relevance.weights import channel_correlation, channel_importance, spatial_masks
+from vital_exp.targets.readout import STRONGEST, Readout, readout
+from vital_exp.targets.selection import unit_targets
+from vital_exp.targets.unit import Target
+
+SIZE = 32
+UNIT = Target("channel", 3, "layer1")
+SHORT = ["evaluation=none", "references.cache=false", "relevance=gradient_x_activation", "batch_size=2"]
+
+
+def tiny(dead: int | None = None) -> VisionNetwork:
+    """The tiny network; channel ``dead`` of layer1 never leaves zero."""
+    module = tiny_net()
+    if dead is not None:
+        with torch.no_grad():
+            module.layer1[0].bias[dead] = -1e3
+    return load_model(module, size=SIZE)
+
+
+def images(count: int = 3, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+def test_readout_reads_a_channel_a_position_and_a_direction() -> None:
+    activation = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    targets = [Target("channel", 2, "l"), Target("neuron", 1, "l", (3, 4)), Target("direction", 0, "l")]
+    read = readout(targets, 4, torch.tensor([[1.0, -2.0, 0.0, 3.0]]))
+    values = activation.numpy()
+    np.testing.assert_allclose(read.map(activation)[0], values[0, 2].ravel(), rtol=1e-6)
+    projected = values[2, 0] - 2 * values[2, 1] + 3 * values[2, 3]
+    expected = [values[0, 2].max(), values[1, 1, 3, 4], projected.max()]
+    np.testing.assert_allclose(read.value(activation), expected, rtol=1e-5)
+    np.testing.assert_allclose(read.mean(activation), [values[0, 2].mean(), expected[1], projected.mean()], rtol=1e-4)
+
+
+def test_a_neuron_is_read_from_references_where_its_channel_is_strongest() -> None:
+    activation = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    read = readout([Target("neuron", 1, "l", (0, 0))], 3).of(0, 2, strongest=True)
+    assert read.positions == (STRONGEST, STRONGEST)
+    np.testing.assert_allclose(read.value(activation), activation[:, 1].flatten(1).amax(dim=1))
+    assert read.mask(activation).sum(dim=1).tolist() == [1, 1]
+
+
+def test_masks_importance_and_correlation_equal_numpy() -> None:
+    relevance = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    flat = relevance.numpy().reshape(2, 3, 16)
+    low, high = flat.min(-1, keepdims=True), flat.max(-1, keepdims=True)
+    np.testing.assert_allclose(spatial_masks(relevance), (flat - low) / (high - low + 1e-6), rtol=1e-12)
+    most = flat.max(-1)
+    spread = most.max(-1, keepdims=True) - most.min(-1, keepdims=True) + 1e-6
+    np.testing.assert_allclose(channel_importance(relevance), (most - most.min(-1, keepdims=True)) / spread, rtol=1e-12)
+    means, values = torch.randn(20, 5, generator=torch.Generator().manual_seed(3)).double(), torch.arange(20.0).double()
+    expected = [max(np.corrcoef(means[:, c], values)[0, 1], 0) for c in range(5)]
+    np.testing.assert_allclose(channel_correlation(means, values), expected, rtol=1e-9)
+
+
+def test_correlation_of_a_constant_channel_is_zero() -> None:
+    assert channel_correlation(torch.ones(4, 2), torch.arange(4.0)).tolist() == [0, 0]
+
+
+def plain_loss(network: VisionNetwork, target: Target, picture: Tensor, references: Tensor) -> float:
+    """METHODS 1.3 in plain numpy, from relevance and activations: one aligned layer of weight 0.1, priors 3e-7."""
+    read = readout([target], 16)
+    x, refs = network.preprocessing.normalise(picture), network.preprocessing.normalise(references)
+    method = "gradient_x_activation"
+    activation, relevance, _ = activations_and_relevance(network.module, x, ["conv1"], read, method)
+    of_refs, relevance_of_refs, _ = activations_and_relevance(
+        network.module, refs, ["conv1"], read.of(0, len(refs)), method
+    )
+
+    def masked(activations: Tensor, scores: Tensor) -> np.ndarray:
+        flat = scores.flatten(2).double().numpy()
+        low, high = flat.min(-1, keepdims=True), flat.max(-1, keepdims=True)
+        sorted_values: np.ndarray = np.sort((flat - low) / (high - low + 1e-6) * activations.flatten(2).numpy(), -1)
+        return sorted_values
+
+    most = relevance_of_refs["conv1"].flatten(2).numpy().max(-1)
+    low, high = most.min(-1, keepdims=True), most.max(-1, keepdims=True)
+    weight = ((most - low) / (high - low + 1e-6)).mean(0)
+    difference = masked(activation["conv1"], relevance["conv1"])[0] - masked(
+        of_refs["conv1"], relevance_of_refs["conv1"]
+    ).mean(0)
+    pixels = x[0].numpy()
+    shifts = (pixels[:, :, 1:] - pixels[:, :, :-1], pixels[:, 1:] - pixels[:, :-1])
+    diagonals = (pixels[:, 1:, 1:] - pixels[:, :-1, :-1], pixels[:, 1:, :-1] - pixels[:, :-1, 1:])
+    priors = sum(np.linalg.norm(d) for d in (*shifts, *diagonals)) + np.linalg.norm(pixels)
+    return float(0.1 * (weight[:, None] * difference**2).mean() + 3e-7 * priors)
+
+
+def test_the_objective_is_relevance_weighted_sort_matching_below_the_target() -> None:
+    network, picture, references = tiny(), images(1, 5), images(4, 6)
+    losses, gradient = objective_and_gradient(
+        network, "layer1:3", picture, references=references, overrides=[*SHORT, "transforms=none"]
+    )
+    expected = plain_loss(network, Target("channel", 3, "layer1"), picture, references)
+    assert float(losses[0]) == pytest.approx(expected, rel=1e-5)
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", ["lrp", "guided_backprop", "gradient_x_activation", "correlation", "none"])
+def test_pictures_of_hidden_units_by_every_relevance(method: str, tmp_path: Path) -> None:
+    made = visualize(
+        tiny(), ["layer1:3", "layer1:5@2,1"], references=images(), steps=3, out=tmp_path / "run",
+        overrides=["evaluation=none", "references.cache=false", f"relevance={method}", "logger=none"],
+    )  # fmt: skip
+    assert [result["target"] for result in made.results] == ["channel-layer1-3", "neuron-layer1-5-2-1"]
+    assert all(result["status"] == "done" and result["activation"] is not None for result in made.results)
+    assert made.results[1]["position"] == [2, 1]
+    assert made.masks.amax() == 1
+    assert (tmp_path / "run" / "images" / "neuron-layer1-5-2-1_masked.png").is_file()
+    assert set(made.history["layer1:3"]) == {"alignment", "total_variation", "l2", "total"}
+
+
+def test_a_picture_of_a_unit_does_not_depend_on_company_or_order() -> None:
+    def pictures(targets: list[str]) -> dict[str, Tensor]:
+        made = visualize(tiny(), targets, references=images(), steps=4, overrides=SHORT)
+        return dict(zip(targets, made.images, strict=True))
+
+    together = pictures(["layer1:3", "relu:2", "layer1:1", "layer1:7"])
+    other = pictures(["layer1:7", "layer1:3"])
+    for target, picture in other.items():
+        torch.testing.assert_close(picture, together[target], rtol=0, atol=0)
+
+
+def test_the_readout_itself_can_be_matched() -> None:
+    network, picture, reference = tiny(), images(1, 7), images(1, 8)
+
+    def loss(weight: float) -> float:
+        given = [*SHORT, "transforms=none", f"objective.alignment.readout_weight={weight}"]
+        losses, _ = objective_and_gradient(network, "layer1:3", picture, references=reference, overrides=given)
+        return float(losses[0])
+
+    read = [activations_and_relevance(network.module, network.preprocessing.normalise(x), [], readout([UNIT], 16), "lrp")
+            for x in (picture, reference)]  # fmt: skip
+    ours, theirs = (np.sort(values[0].double().numpy()) for _, _, values in read)
+    assert loss(2.0) - loss(0.0) == pytest.approx(2 * np.mean((ours - theirs) ** 2), rel=1e-3)
+
+
+def test_batches_hold_one_layer_and_whole_units() -> None:
+    units = [Target("channel", i, "a", variation=v) for i in range(2) for v in (1, 2, 3)]
+    mixed = [*units[:4], Target("channel", 0, "b"), *units[4:]]
+    made = list(batches(mixed, 4))
+    assert [[t.name for t in batch] for batch, _ in made] == [
+        ["channel-a-0", "channel-a-0_v2", "channel-a-0_v3"],
+        ["channel-a-1", "channel-a-1_v2", "channel-a-1_v3"],
+        ["channel-b-0"],
+    ]
+    assert {len(padded) for _, padded in made} == {4}
+
+
+def test_unit_selections() -> None:
+    assert [t.index for t in unit_targets("channel", "l", "0-2,5", 8)] == [0, 1, 2, 5]
+    assert len(unit_targets("channel", "l", "all", 8)) == 8
+    assert unit_targets("neuron", "l", 3, 8, (1, 2)) == [Target("neuron", 3, "l", (1, 2))]
+    assert [t.name for t in unit_targets("channel", "l", 1, 8, variations=2)] == ["channel-l-1", "channel-l-1_v2"]
+
+
+def test_directions_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "concepts.safetensors"
+    save_file({"concepts": torch.eye(16)[:3]}, path)
+    made = visualize(
+        tiny(), ["direction-layer1-2"], references=images(), steps=2, overrides=[*SHORT, f"target.vectors={path}"]
+    )
+    channel = visualize(tiny(), ["layer1:2"], references=images(), steps=2, overrides=SHORT)
+    first = made.history["direction-layer1-2"]["alignment"][0]
+    assert made.results[0]["kind"] == "direction"
+    assert first != channel.history["layer1:2"]["alignment"][0]  # another start: a stream of its own
+    assert made.results[0]["status"] == "done"
+
+
+def test_a_unit_that_nothing_reaches_says_so() -> None:
+    made = visualize(tiny(dead=3), ["layer1:3", "layer1:5"], references=images(), steps=3, overrides=SHORT)
+    assert [result["status"] for result in made.results] == ["failed", "done"]
+    assert "gradient is exactly zero" in made.results[0]["error"]
+    assert made.images[0].isnan().all()
+
+
+def test_pictures_can_start_from_a_reference() -> None:
+    made = visualize(
+        tiny(), "layer1:3", references=images(), steps=1,
+        overrides=[*SHORT, "image.init=reference", "optimizer.lr=1e-9", "transforms=none"],
+    )  # fmt: skip
+    torch.testing.assert_close(made.images[0], images()[0], rtol=0, atol=1e-5)
+
+
+MISTAKES = [
+    ("layer1:99", [], r"targets=99: layer1 has 16 channels, 0 to 15"),
+    ("layer1:3@9,9", [], r"target.position=\[9, 9\]: a \[row, column\] of the 8x8 map of layer1"),
+    ("layer9:3", [], r"target.layer=layer9: no such layer in the network.*did you mean layer1"),
+    ("layer1:3", ["model.layers=[layer1]"], r"model.layers=layer1: not below the target's layer layer1"),
+    ("layer1:3", ["model.layers=[fc]"], r"model.layers=fc: not below the target's layer layer1"),
+    ("conv1:3", [], r"no layer below conv1 to align; objective.alignment.readout_weight=1 aligns it"),
+    ("direction-layer1-0", [], r"target.vectors=None: a .safetensors or .npy file of directions is needed"),
+    ("direction-layer1-0", ["target.vectors=nowhere.npy"], r"target.vectors=nowhere.npy: no such file"),
+    ("class:1", ["relevance=lrp"], r"relevance=lrp: hidden units only"),
+    ("layer1:3", ["relevance.method=lpr"], r"relevance.method=lpr: one of .*did you mean lrp"),
+]
+
+
+@pytest.mark.parametrize(("target", "overrides", "message"), MISTAKES)
+def test_mistakes_are_told_in_one_line(target: str, overrides: list[str], message: str) -> None:
+    given = [o for o in SHORT if not (o.startswith("relevance") and any("relevance" in x for x in overrides))]
+    with pytest.raises(UsageError, match=message):
+        visualize(tiny(), target, references=images(), steps=1, overrides=[*given, *overrides])
+
+
+def test_classes_and_hidden_units_are_two_calls() -> None:
+    with pytest.raises(UsageError, match="two calls"):
+        visualize(tiny(), ["class:1", "layer1:3"], references=images(), steps=1)
+
+
+def test_a_readout_holds_one_row_per_picture() -> None:
+    read = Readout("l", torch.eye(3), (None, (0, 1), None))
+    assert read.of(1, 2).vectors.tolist() == [[0, 1, 0], [0, 1, 0]]
+    assert read.of(1, 2).positions == ((0, 1), (0, 1))

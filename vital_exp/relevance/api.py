@@ -1,0 +1,56 @@
+"""Relevance maps of a network by name, for images in RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vital_exp.errors import UsageError
+from vital_exp.models.layers import layer_shapes
+from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.taps import Taps
+from vital_exp.relevance.maps import WITH_MAPS, activations_and_relevance
+from vital_exp.targets.readout import check_unit, readout
+from vital_exp.targets.selection import parse_target
+from vital_exp.targets.unit import Target
+
+
+def relevance_maps(
+    model: str | nn.Module | VisionNetwork,
+    images: Tensor,
+    target: str | Target,
+    layers: Sequence[str],
+    method: str = "lrp",
+) -> dict[str, Tensor]:
+    """Return how relevant each activation of the layers is for a unit, image by image (METHODS 1.3).
+
+    Args:
+        model: a name, or a network wrapped by :func:`vital_exp.load_model`.
+        images: (N, 3, H, W) RGB, taken as they are; float64 is normalised before it is cast.
+        target: ``"layer4.2:1935"``, with ``@7,7`` at one position; ``"class:207"`` is the logit.
+        layers: module names, the target's layer or layers below it.
+        method: ``"lrp"``, ``"lrp_restricted"``, ``"attn_lrp"``, ``"guided_backprop"`` or ``"gradient_x_activation"``.
+
+    Returns:
+        For each layer (N, C, H, W), or (N, C, T) of tokens, on the network's device.
+
+    Raises:
+        UsageError: an unknown method, layer or unit, a layer above the target, an operation no rule covers.
+    """
+    from vital_exp.api import load_model
+
+    if method not in WITH_MAPS:
+        raise UsageError("method", method, f"one of {', '.join(WITH_MAPS)}", WITH_MAPS)
+    network = model if isinstance(model, VisionNetwork) else load_model(model)
+    unit = parse_target(target, network.class_names)
+    if unit.kind == "class":
+        channels = len(network.classes)
+    else:
+        Taps(network.module, [str(unit.layer)], "target")
+        shape = layer_shapes(network)[str(unit.layer)]
+        check_unit(unit, shape, "target")
+        channels = shape[0]
+    read = readout([unit] * len(images), channels)
+    _, maps, _ = activations_and_relevance(network.module, model_space(images, network), layers, read, method)
+    return maps

@@ -1,0 +1,299 @@
+"""A forward pass whose operations carry relevance rules, whatever modules they are written in."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from vital_exp.relevance import operations
+
+# What an operation is called, without the marks of in-place and reflected forms: iadd, add_ and radd are add.
+ALIASES = {"_max_pool2d": "max_pool2d", "max_pool2d_with_indices": "max_pool2d", "concat": "cat", "concatenate": "cat"}
+# Operations that move values or sum them up unchanged: their gradient is their rule.
+MOVEMENTS = frozenset(
+    {
+        *("cat", "stack", "chunk", "split", "unbind", "getitem", "__getitem__", "select", "narrow", "pad", "roll"),
+        *("reshape", "view", "view_as", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "T"),
+        *("swapaxes", "movedim", "expand", "expand_as", "repeat", "contiguous", "clone", "flip", "to", "type", "float"),
+        *("double", "type_as", "t", "mT", "rearrange", "_pad"),
+    }
+)
+# Operations through which relevance passes unchanged; the first argument is the activation.
+IDENTITIES = frozenset(
+    {
+        *(
+            "batch_norm",
+            "layer_norm",
+            "group_norm",
+            "instance_norm",
+            "rms_norm",
+            "dropout",
+            "dropout2d",
+            "feature_dropout",
+        ),
+        *("relu", "relu6", "hardtanh", "clamp", "clamp_min", "gelu", "silu", "hardswish", "leaky_relu", "elu", "mish"),
+        *("sigmoid", "hardsigmoid", "tanh", "stochastic_depth"),
+    }
+)
+GUIDED = frozenset(
+    {"relu", "relu6", "hardtanh", "clamp", "clamp_min", "gelu", "silu", "hardswish", "leaky_relu", "elu"}
+)
+IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div"}
+
+
+class Uncovered(Exception):
+    """An operation on an activation has no rule; its name."""
+
+
+class RelevancePass(TorchFunctionMode):
+    """While it is active, operations on activations that need a gradient get the backward pass of their rule.
+
+    In-place operations are carried out out of place. An operation without a rule raises Uncovered.
+
+    Attributes:
+        counts: how often each rule was installed, by operation; ``"residual_sum"`` counts sums of two activations.
+
+    Args:
+        epsilon_rules: linear layers and convolutions follow AttnLRP's gamma rules instead of z+.
+    """
+
+    def __init__(self, epsilon_rules: bool = False) -> None:
+        super().__init__()
+        self.epsilon_rules = epsilon_rules
+        self.counts: Counter[str] = Counter()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Carry out one operation with its rule."""
+        keywords = dict(kwargs or {})
+        if not any(map(_needs_gradient, (*args, *keywords.values()))):
+            return func(*args, **keywords)
+        name = operation_name(func)
+        if name in MOVEMENTS:
+            return func(*args, **keywords)
+        rule = self.rule(name)
+        if rule is None:
+            result = func(*args, **keywords)
+            if _needs_gradient(result) and not _same(result, args):
+                raise Uncovered(name)
+            return result
+        return rule(func, args, keywords)
+
+    def rule(self, name: str) -> Callable[..., Tensor] | None:
+        """Return how to carry out an operation; None when there is no rule for it."""
+        if name in IDENTITIES:
+            return self._identity
+        return getattr(self, f"_{name}", None) if name in RULED else None
+
+    def _note(self, name: str) -> None:
+        self.counts[name] += 1
+
+    def _identity(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        self._note(operation_name(func))
+        return operations.identity(_value(func, args, keywords), args[0])
+
+    def _conv2d(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        x, weight, bias, options = _linear_arguments(args, keywords)
+
+        def convolve(v: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+            return F.conv2d(v, w, b, *options, **keywords)
+
+        return self._weights("conv2d", func(*args, **keywords), x, weight, bias, convolve, operations.GAMMA_CONVOLUTION)
+
+    def _linear(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        x, weight, bias, _ = _linear_arguments(args, keywords)
+        return self._weights("linear", func(*args, **keywords), x, weight, bias, F.linear, operations.GAMMA_LINEAR)
+
+    def _weights(
+        self,
+        name: str,
+        value: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        linear: Callable[..., Tensor],
+        gamma: float,
+    ) -> Tensor:
+        self._note(name)
+        if self.epsilon_rules:
+            return operations.gamma(value, x, weight.detach(), bias, linear, gamma)
+        return operations.z_plus(value, x, weight.detach(), linear)
+
+    def _max_pool2d(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        self._note("max_pool2d")
+        value = func(*args, **keywords)
+        stride = _argument(args, keywords, 2, "stride") or _argument(args, keywords, 1, "kernel_size")
+        return operations.pooled(value, args[0], lambda v: operations.average_like_maximum(v, stride, value.shape))
+
+    def _avg_pool2d(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        self._note(operation_name(func))
+        value = func(*args, **keywords)
+        return operations.pooled(value, args[0], lambda v: func(v, *args[1:], **keywords))
+
+    _adaptive_avg_pool2d = _mean = _avg_pool2d
+
+    def _add(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        a, b = args[0], args[1] if len(args) > 1 else keywords["other"]
+        value = torch.add(a, b)
+        if not (_needs_gradient(a) and _needs_gradient(b)):  # a constant, such as a position embedding, is a bias
+            self._note("bias")
+            return operations.identity(value, a if _needs_gradient(a) else b)
+        self._note("residual_sum")
+        return operations.residual_sum(value, a, b)
+
+    def _sub(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        return self._add(func, (args[0], -args[1] if not isinstance(args[1], Tensor) else args[1].neg()), keywords)
+
+    def _mul(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        a, b = args[0], args[1] if len(args) > 1 else keywords["other"]
+        value = torch.mul(a, b)
+        if not (_needs_gradient(a) and _needs_gradient(b)):  # layer scale, or a number
+            self._note("scale")
+            return operations.identity(value, a if _needs_gradient(a) else b)
+        self._note("product")
+        return operations.product(value, a, b)
+
+    def _div(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        self._note("scale")
+        return operations.identity(torch.div(*args, **keywords), args[0])
+
+    def _matmul(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        self._note("matmul")
+        return operations.matrix_product(torch.matmul(*args, **keywords), args[0], args[1])
+
+    _bmm = _matmul
+
+    def _softmax(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        self._note("softmax")
+        return operations.softmax(func(*args, **keywords), args[0], _argument(args, keywords, 1, "dim"))
+
+    def _scaled_dot_product_attention(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        query, key, value = args[:3]
+        mask, scale = _argument(args, keywords, 3, "attn_mask"), keywords.get("scale")
+        if _argument(args, keywords, 5, "is_causal"):
+            raise Uncovered("causal attention")
+        return self._attend(query, key, value, mask, scale)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float | None) -> Tensor:
+        """Scaled dot products, softmax, weighted sum, each by its own rule."""
+        query = operations.identity(query * (scale or 1 / math.sqrt(query.shape[-1])), query)
+        scores = self._matmul(torch.matmul, (query, key.transpose(-2, -1)), {})
+        if mask is not None:
+            offset = torch.where(mask, 0.0, -math.inf) if mask.dtype == torch.bool else mask
+            scores = operations.identity(scores + offset, scores)
+        return self._matmul(torch.matmul, (self._softmax(torch.softmax, (scores, -1), {}), value), {})
+
+    def _multi_head_attention_forward(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """torchvision's attention: one projection to queries, keys and values of one input, heads, one projection."""
+        x, heads = args[0], args[4]
+        weight, bias, out_weight, out_bias = args[5], args[6], args[11], args[12]
+        if args[1] is not x or args[2] is not x or weight is None:
+            raise Uncovered("attention between different inputs")
+        projected = self._linear(F.linear, (x, weight, bias), {})  # (T, N, 3 D)
+        length, count, width = x.shape
+        query, key, value = (
+            part.reshape(length, count, heads, width // heads).permute(1, 2, 0, 3)  # (N, heads, T, D / heads)
+            for part in projected.chunk(3, dim=-1)
+        )
+        mixed = self._attend(query, key, value, None, None).permute(2, 0, 1, 3).reshape(length, count, width)
+        return self._linear(F.linear, (mixed, out_weight, out_bias), {}), None
+
+
+RULED = frozenset(
+    {
+        *("conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "add", "sub", "mul", "div"),
+        *("matmul", "bmm", "softmax", "scaled_dot_product_attention", "multi_head_attention_forward"),
+    }
+)
+
+
+class GuidedPass(TorchFunctionMode):
+    """While it is active, activation functions let only positive gradients back (guided backpropagation).
+
+    In-place operations are carried out out of place; everything else is as it is.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Carry out one operation."""
+        keywords = dict(kwargs or {})
+        name = operation_name(func)
+        if name in GUIDED and _needs_gradient(args[0]):
+            return operations.guided(
+                _value(func, args, keywords), args[0], lambda x: _derivative(func, x, args[1:], keywords)
+            )
+        return _value(func, args, keywords)
+
+
+class OutOfPlacePass(TorchFunctionMode):
+    """While it is active, in-place operations are carried out out of place, so that activations stay what they were."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Carry out one operation."""
+        return _value(func, args, dict(kwargs or {}))
+
+
+def operation_name(func: Any) -> str:
+    """Return an operation's plain name: relu for relu_, add for __iadd__."""
+    name = str(getattr(func, "__name__", func))
+    if name in MOVEMENTS or name in ALIASES:
+        return ALIASES.get(name, name)
+    name = name.removeprefix("__").removesuffix("__").rstrip("_")
+    name = IN_PLACE.get(name, name)
+    return {"radd": "add", "rmul": "mul", "truediv": "div", "rsub": "sub"}.get(name, name)
+
+
+def _value(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """Carry out an operation, out of place if it is an in-place one on an activation."""
+    if keywords.get("inplace"):
+        keywords = {**keywords, "inplace": False}
+    name = str(getattr(func, "__name__", ""))
+    in_place = (name.endswith("_") and not name.endswith("__")) or name.removeprefix("__").removesuffix(
+        "__"
+    ) in IN_PLACE
+    if not in_place or not args or not _needs_gradient(args[0]):
+        return func(*args, **keywords)
+    plain = operation_name(func)
+    outside = getattr(torch, plain, None) or getattr(F, plain)
+    return outside(*args, **keywords)
+
+
+def _derivative(func: Any, x: Tensor, rest: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    with torch.enable_grad():
+        variable = x.detach().requires_grad_()
+        (derivative,) = torch.autograd.grad(_value(func, (variable, *rest), keywords).sum(), variable)
+    return derivative
+
+
+def _linear_arguments(args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    """Return input, weight, bias and further positional arguments; ``keywords`` keeps only further ones."""
+    x = args[0]
+    weight = args[1] if len(args) > 1 else keywords.pop("weight")
+    bias = args[2] if len(args) > 2 else keywords.pop("bias", None)
+    return x, weight, bias, args[3:]
+
+
+def _argument(args: tuple[Any, ...], keywords: Mapping[str, Any], place: int, name: str) -> Any:
+    return args[place] if len(args) > place else keywords.get(name)
+
+
+def _needs_gradient(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.requires_grad
+    return isinstance(value, (list, tuple)) and any(map(_needs_gradient, value))
+
+
+def _same(result: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation returned one of its arguments, such as ``x.requires_grad_()``."""
+    return any(result is argument for argument in args)

@@ -1,0 +1,151 @@
+"""Relevance of the activations below a target for what the target reads (METHODS 1.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from vital_exp.errors import UsageError
+from vital_exp.models.layers import is_transformer
+from vital_exp.models.taps import OUTPUT, Taps, first_tensor
+from vital_exp.relevance.forward import GuidedPass, OutOfPlacePass, RelevancePass, Uncovered
+from vital_exp.targets.readout import Readout
+
+LRP = ("lrp", "lrp_restricted", "attn_lrp")
+WITH_MAPS = (*LRP, "guided_backprop", "gradient_x_activation")
+# These weigh channels only, from statistics of the references instead of a map for each picture.
+WITHOUT_MAPS = ("correlation", "none")
+METHODS = (*WITH_MAPS, *WITHOUT_MAPS)
+
+
+class _TargetReached(Exception):
+    """Ends the forward pass once the target's layer has run."""
+
+
+def activations_and_relevance(
+    module: nn.Module, pictures: Tensor, layers: Sequence[str], readout: Readout, method: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Return activations, their relevance for what the pictures' targets read, and what these read.
+
+    Args:
+        module: the network.
+        pictures: (N, 3, H, W) normalised.
+        layers: where relevance is asked for: at the target's layer or below it.
+        readout: one target per picture; the forward pass ends at its layer.
+        method: ``"lrp"`` (on networks with attention the same as ``"attn_lrp"``), ``"lrp_restricted"``,
+            ``"attn_lrp"``, ``"guided_backprop"`` or ``"gradient_x_activation"``.
+
+    Returns:
+        Activations and relevance at each layer, (N, C, ...) channels first, and the read-out (N, P) of the target's
+        layer; all without a graph.
+
+    Raises:
+        UsageError: a layer that does not come before the target, or an operation that no rule covers.
+    """
+    mode = _pass(module, method)
+    with torch.enable_grad():
+        try:
+            activations = _activations(module, pictures, [*layers, readout.layer], mode)
+        except Uncovered as operation:
+            raise _uncovered(module, pictures, readout, method, str(operation)) from None
+        target = activations[readout.layer]
+        relevance = start(target.detach(), readout, method)
+        below = [layer for layer in layers if layer != readout.layer]
+        found = torch.autograd.grad(target, [activations[layer] for layer in below], relevance, allow_unused=True)
+    maps = {readout.layer: relevance, **dict(zip(below, found, strict=True))}
+    for layer in below:
+        if maps[layer] is None:
+            raise UsageError("model.layers", layer, f"does not influence the target's layer {readout.layer}")
+    read = readout.map(target.detach())
+    return {layer: activations[layer].detach() for layer in layers}, _maps(maps, activations, layers, method), read
+
+
+def _maps(
+    maps: dict[str, Tensor], activations: dict[str, Tensor], layers: Sequence[str], method: str
+) -> dict[str, Tensor]:
+    """From what came back to the layers to relevance."""
+    if method == "guided_backprop":
+        return {layer: maps[layer].clamp(min=0) for layer in layers}
+    if method == "gradient_x_activation":
+        return {layer: maps[layer] * activations[layer].detach() for layer in layers}
+    return {layer: maps[layer] for layer in layers}
+
+
+def start(activation: Tensor, readout: Readout, method: str) -> Tensor:
+    """Return what relevance starts from at the target's layer, in the shape of its activation (N, C, ...).
+
+    LRP: v_c A_c(p) where the read-out is positive and the target reads; restricted: v_c, only where the read-out is the
+    largest share of the norm of all channels. Gradients: that of the mean read-out.
+    """
+    values, vectors = activation.flatten(2), readout.vectors.to(activation)[:, :, None]  # (N, C, P), (N, C, 1)
+    read, mask = readout.map(activation), readout.mask(activation)  # (N, P)
+    if method == "lrp_restricted":
+        share = (read / values.norm(dim=1).clamp(min=torch.finfo(values.dtype).tiny)).masked_fill(mask == 0, -torch.inf)
+        place = nn.functional.one_hot(share.argmax(dim=1), share.shape[1]).to(values)
+        begun = vectors * place[:, None]
+    elif method in LRP:
+        begun = vectors * values * (mask * (read > 0))[:, None]
+    else:
+        begun = vectors * (mask / mask.sum(dim=1, keepdim=True))[:, None]
+    return begun.view_as(activation)
+
+
+def _pass(module: nn.Module, method: str) -> TorchFunctionMode:
+    if method == "guided_backprop":
+        return GuidedPass()
+    if method == "gradient_x_activation":
+        return OutOfPlacePass()
+    return RelevancePass(epsilon_rules=method == "attn_lrp" or is_transformer(module))
+
+
+def _activations(
+    module: nn.Module, pictures: Tensor, layers: Sequence[str], mode: TorchFunctionMode
+) -> dict[str, Tensor]:
+    """Run the network up to the last of the layers under a mode; return activations that are parts of its graph."""
+    taps = Taps(module, layers)
+    target, found = layers[-1], {}
+
+    def note(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> object:
+            if name in found:
+                return None
+            found[name] = first_tensor(output, name)
+            if name == target:
+                raise _TargetReached
+            return None
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, layer in taps.layers.items():
+            hooks.callback(layer.register_forward_hook(note(name)).remove)
+        try:
+            with mode:
+                output = module(pictures.detach().requires_grad_())
+            if taps.reads_output:
+                found[OUTPUT] = first_tensor(output, OUTPUT)
+        except _TargetReached:
+            pass
+    missing = [name for name in layers if name not in found]
+    if missing:
+        raise UsageError("model.layers", missing[0], f"not below the target's layer {target}")
+    return {name: taps.channels_first(name, value) for name, value in found.items()}
+
+
+def _uncovered(module: nn.Module, pictures: Tensor, readout: Readout, method: str, operation: str) -> UsageError:
+    """Run again to find the module that has the operation without a rule."""
+    running: list[str] = []
+    with ExitStack() as hooks:
+        for name, part in module.named_modules():
+            hooks.callback(part.register_forward_pre_hook(lambda *_, name=name: running.append(name)).remove)
+            hooks.callback(part.register_forward_hook(lambda *_: running.pop() and None).remove)
+        with suppress(Uncovered):
+            _activations(module, pictures, [readout.layer], _pass(module, method))
+    place = next((name for name in reversed(running) if name), type(module).__name__)
+    problem = f"no rule for the operation {operation} in {place}; relevance=gradient_x_activation works on any network"
+    return UsageError("relevance", method, problem)
