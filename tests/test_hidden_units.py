@@ -149,9 +149,10 @@ def test_the_readout_itself_can_be_matched() -> None:
         losses, _ = objective_and_gradient(network, "layer1:3", picture, references=reference, overrides=given)
         return float(losses[0])
 
-    read = [activations_and_relevance(network.module, network.preprocessing.normalise(x), [], readout([UNIT], 16), "lrp")
-            for x in (picture, reference)]  # fmt: skip
-    ours, theirs = (np.sort(values[0].double().numpy()) for _, _, values in read)
+    read = readout([UNIT], 16)
+    inputs = (network.preprocessing.normalise(x) for x in (picture, reference))
+    maps = [activations_and_relevance(network.module, x, [], read, "lrp")[2] for x in inputs]
+    ours, theirs = (np.sort(values[0].double().numpy()) for values in maps)
     assert loss(2.0) - loss(0.0) == pytest.approx(2 * np.mean((ours - theirs) ** 2), rel=1e-3)
 
 

@@ -56,7 +56,8 @@ def activations_and_relevance(
         target = activations[readout.layer]
         relevance = start(target.detach(), readout, method)
         below = [layer for layer in layers if layer != readout.layer]
-        found = torch.autograd.grad(target, [activations[layer] for layer in below], relevance, allow_unused=True)
+        tapped = [activations[layer] for layer in below]
+        found = torch.autograd.grad(target, tapped, relevance, allow_unused=True) if below else ()
     maps = {readout.layer: relevance, **dict(zip(below, found, strict=True))}
     for layer in below:
         if maps[layer] is None:
