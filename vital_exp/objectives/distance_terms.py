@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
+from vital_exp.errors import UsageError
 from vital_exp.objectives.alignment_terms import DistributionTerm
+from vital_exp.objectives.checks import whole_number
 from vital_exp.objectives.distances import (
     BINS,
     HIGHEST_MOMENT,
-    check_bins,
-    check_highest,
     gaussian_kl,
     gram_matching,
     histogram_kl,
@@ -19,6 +19,8 @@ from vital_exp.objectives.distances import (
 )
 from vital_exp.objectives.gram import mean_grams
 from vital_exp.objectives.terms import Problem
+
+FEWEST_BINS = 4
 
 
 class GaussianKL(DistributionTerm):
@@ -39,7 +41,7 @@ class HistogramKL(DistributionTerm):
     """
 
     def __init__(self, problem: Problem, bins: int = BINS, **options: Any) -> None:
-        self.bins = check_bins(bins)
+        self.bins = whole_number(bins, FEWEST_BINS, "objective.alignment.bins")
         super().__init__(problem, **options)
 
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
@@ -57,7 +59,9 @@ class MomentMatching(DistributionTerm):
     """
 
     def __init__(self, problem: Problem, highest: int = HIGHEST_MOMENT, **options: Any) -> None:
-        self.highest = check_highest(highest)
+        self.highest = whole_number(highest, 1, "objective.alignment.highest")
+        if highest > HIGHEST_MOMENT:
+            raise UsageError("objective.alignment.highest", highest, f"at most {HIGHEST_MOMENT}")
         super().__init__(problem, **options)
 
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vital_exp.errors import UsageError
-
 # Share of a layer's mean squared reference value that is added to every variance of its channels (ours): a channel
 # that never varies in the references would otherwise make every picture infinitely far.
 VARIANCE_FLOOR = 1e-3
@@ -148,20 +146,6 @@ def variance_floor(quantiles: Tensor) -> Tensor:
     """Return what is added to the variances of a layer's channels, (N,), for reference values (N, C, Q)."""
     least = torch.finfo(quantiles.dtype).eps
     return (VARIANCE_FLOOR * quantiles.square().mean(dim=(1, 2))).clamp(min=least)
-
-
-def check_bins(bins: object) -> int:
-    """Return the number of bins; raises UsageError unless it is a whole number of at least 4."""
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 4:
-        raise UsageError("objective.alignment.bins", bins, "a whole number of at least 4")
-    return bins
-
-
-def check_highest(highest: object) -> int:
-    """Return the highest moment to compare; raises UsageError unless it is 1, 2 or 3."""
-    if isinstance(highest, bool) or highest not in range(1, HIGHEST_MOMENT + 1):
-        raise UsageError("objective.alignment.highest", highest, "1 (mean), 2 (and deviation) or 3 (and skewness)")
-    return int(str(highest))
 
 
 def _exact(values: Tensor) -> Tensor:

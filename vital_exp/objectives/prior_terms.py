@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.objectives.priors import ORDERS, l2_norm, total_variation
+from vital_exp.objectives.checks import not_negative, whole_number
+from vital_exp.objectives.priors import ORDERS, boundary_complexity, high_frequency, l1_norm, l2_norm, total_variation
 from vital_exp.objectives.terms import Problem, Term
 
 
@@ -38,3 +39,66 @@ class L2(Term):
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
         """Return the (N,) norms."""
         return l2_norm(pictures)
+
+
+class L1(Term):
+    """The sum of absolute values of the pictures in normalised space, where 0 is the mean colour of natural images."""
+
+    knows_target = False
+
+    def __init__(self, problem: Problem, weight: float = 1.0) -> None:
+        super().__init__(problem, weight)
+
+    def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
+        """Return the (N,) sums."""
+        return l1_norm(pictures)
+
+
+class HighFrequency(Term):
+    """The mean square of what the pictures have above a frequency, in normalised space.
+
+    Prototype Generation (Tagade and Rumbelow 2023) asks for such a penalty and publishes no formula that we found; this
+    one is ours.
+
+    Args:
+        problem: what the pictures are made for.
+        weight: factor of the term.
+        cutoff: in cycles per pixel; 0.25 has a period of four pixels.
+    """
+
+    knows_target = False
+
+    def __init__(self, problem: Problem, weight: float = 1.0, cutoff: float = 0.25) -> None:
+        super().__init__(problem, weight)
+        self.cutoff = not_negative(cutoff, "objective.high_frequency.cutoff")
+        if self.cutoff >= 0.5:
+            raise UsageError("objective.high_frequency.cutoff", cutoff, "below 0.5, the finest grating along an axis")
+
+    def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
+        """Return the (N,) mean squares."""
+        return high_frequency(pictures, self.cutoff)
+
+
+class Boundary(Term):
+    """Lucid's boundary penalty: a frame without detail and of one grey, on the pictures as RGB.
+
+    Args:
+        problem: what the pictures are made for.
+        weight: factor of the term.
+        width: of the frame in pixels.
+        colour: of the frame, in [0, 1].
+    """
+
+    knows_target = False
+
+    def __init__(self, problem: Problem, weight: float = 1.0, width: int = 20, colour: float = 0.5) -> None:
+        super().__init__(problem, weight)
+        self.width = whole_number(width, 1, "objective.boundary.width")
+        self.colour = not_negative(colour, "objective.boundary.colour")
+        if self.colour > 1:
+            raise UsageError("objective.boundary.colour", colour, "between 0 and 1")
+        self.preprocessing = problem.network.preprocessing
+
+    def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
+        """Return the (N,) penalties."""
+        return boundary_complexity(self.preprocessing.denormalise(pictures), self.width, self.colour)

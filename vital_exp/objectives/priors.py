@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vital_exp.errors import UsageError
 
 ORDERS = ("l1", "l2")
+# Lucid's boundary penalty: how wide its blur is, and how much the distance from a plain colour counts beside it.
+BLUR_SIDE = 5
+COLOUR_FACTOR = 0.8
 
 
 def total_variation(x: Tensor, order: str = "l2") -> Tensor:
@@ -37,3 +42,51 @@ def total_variation(x: Tensor, order: str = "l2") -> Tensor:
 def l2_norm(x: Tensor) -> Tensor:
     """Return the Frobenius norm of each picture (N, C, H, W): (N,)."""
     return x.flatten(1).norm(dim=1)
+
+
+def l1_norm(x: Tensor) -> Tensor:
+    """Return the sum of absolute values of each picture (N, C, H, W): (N,)."""
+    return x.flatten(1).abs().sum(dim=1)
+
+
+def high_frequency(x: Tensor, cutoff: float) -> Tensor:
+    """Return the mean square of what each picture has above a frequency, (N,).
+
+    By Parseval that is the sum of |FFT|^2 over the frequencies beyond the cutoff, over C (H W)^2.
+
+    Args:
+        x: (N, C, H, W) pictures.
+        cutoff: in cycles per pixel; the finest grating along an axis has 0.5.
+    """
+    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    height, width = x.shape[-2:]
+    rows = torch.fft.fftfreq(height, device=x.device, dtype=x.dtype)[:, None]
+    columns = torch.fft.rfftfreq(width, device=x.device, dtype=x.dtype)
+    kept = torch.hypot(rows, columns) > cutoff  # (H, W // 2 + 1)
+    fine = torch.fft.irfft2(torch.fft.rfft2(x) * kept, s=(height, width))
+    return fine.square().mean(dim=(1, 2, 3))
+
+
+def boundary_complexity(x: Tensor, width: int, colour: float) -> Tensor:
+    """Return Lucid's boundary penalty of each picture, (N,).
+
+    The sum over a frame of (blur(x) - x)^2 + 0.8 (x - colour)^2. The blur is the mean over 5x5 pixels, those of the
+    window's own frame counting half, and only those inside the picture.
+
+    Args:
+        x: (N, C, H, W) RGB pictures.
+        width: of the frame in pixels.
+        colour: what the frame is drawn to, in [0, 1].
+    """
+    frame = x.new_ones(x.shape[-2:])
+    frame[width : x.shape[-2] - width, width : x.shape[-1] - width] = 0
+    complexity = (_blurred(x) - x).square() + COLOUR_FACTOR * (x - colour).square()
+    return (complexity * frame).sum(dim=(1, 2, 3))
+
+
+def _blurred(x: Tensor) -> Tensor:
+    window = x.new_full((1, 1, BLUR_SIDE, BLUR_SIDE), 0.5)
+    window[..., 1:-1, 1:-1] = 1
+    channels = x.shape[1]
+    sums = functional.conv2d(x, window.expand(channels, 1, -1, -1), padding=BLUR_SIDE // 2, groups=channels)
+    return sums / functional.conv2d(torch.ones_like(x[:1, :1]), window, padding=BLUR_SIDE // 2)

@@ -1,0 +1,72 @@
+"""What activation maximisation maximises: read-outs, their cosine-weighted form, squared activations (METHODS 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vital_exp.objectives.distances import gram_matrix
+from vital_exp.targets.readout import Readout
+
+# Lucid's: added to each norm of a cosine, and the least cosine, so that a picture that points away can turn around.
+COSINE_EPSILON = 1e-4
+LEAST_COSINE = 0.1
+GRAM_EPSILON = 1e-5  # Lucid's: the least norm by which a Gram matrix is divided
+
+
+def read_activation(activation: Tensor, readout: Readout, cosine_power: float = 0.0) -> Tensor:
+    """Return the mean over positions of dot * max(0.1, cos)^p, (N,), where a target reads its layer.
+
+    dot is the read-out of a position and cos that of the angle between its channels and the target's vector (Lucid's
+    direction objective). p = 0 is the mean read-out: a channel's mean, a neuron's activation, a class's logit.
+
+    Args:
+        activation: (N, C, ...) of the layer.
+        readout: what each picture's target reads.
+        cosine_power: p.
+    """
+    values = readout.map(activation)  # (N, P)
+    if cosine_power:
+        norms = activation.flatten(2).norm(dim=1)  # (N, P)
+        target_norms = readout.vectors.to(activation).norm(dim=1, keepdim=True)  # (N, 1)
+        cosine = values / (COSINE_EPSILON + norms) / (COSINE_EPSILON + target_norms)
+        values = values * cosine.clamp(min=LEAST_COSINE) ** cosine_power
+    mask = readout.mask(activation)
+    return (values * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+def mean_square(activation: Tensor) -> Tensor:
+    """Return the mean squared activation (N,) of (N, C, ...): what DeepDream maximises (Mordvintsev et al. 2015)."""
+    return activation.flatten(1).square().mean(dim=1)
+
+
+def dot_cosine(activation: Tensor, given: Tensor, cosine_power: float = 0.0) -> Tensor:
+    """Return dot * max(0.1, cos)^p, (N,), of whole activations (N, C, ...): Lucid's caricature objective.
+
+    Lucid's own notebook divides by one norm only; here cos is the cosine.
+    """
+    ours, theirs = activation.flatten(1), given.flatten(1)
+    dot = (ours * theirs).sum(dim=1)
+    if not cosine_power:
+        return dot
+    norms = (COSINE_EPSILON + ours.norm(dim=1)) * (COSINE_EPSILON + theirs.norm(dim=1))
+    return dot * (dot / norms).clamp(min=LEAST_COSINE) ** cosine_power
+
+
+def relative_distance(activation: Tensor, given: Tensor) -> Tensor:
+    """Return ||a - a0||^2 / ||a0||^2, (N,), of activations (N, C, ...) (Mahendran and Vedaldi 2015)."""
+    wanted = given.flatten(1)
+    return (activation.flatten(1) - wanted).square().sum(dim=1) / wanted.square().sum(dim=1).clamp(min=COSINE_EPSILON)
+
+
+def position_distance(activation: Tensor, given: Tensor) -> Tensor:
+    """Return the mean over positions of ||a(p) - a0(p)||, (N,), of activations (N, C, ...): accentuation's."""
+    return (activation.flatten(2) - given.flatten(2)).norm(dim=1).mean(dim=1)
+
+
+def gram_cosines(activation: Tensor) -> Tensor:
+    """Return the cosine of the Gram matrices of each pair of pictures, (N, N), for activations (N, C, ...)."""
+    grams = gram_matrix(activation.flatten(2)).flatten(1)  # (N, C * C)
+    directions = grams / grams.norm(dim=1, keepdim=True).clamp(min=GRAM_EPSILON)
+    with torch.autocast(directions.device.type, enabled=False):
+        return directions @ directions.mT

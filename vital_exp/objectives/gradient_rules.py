@@ -1,0 +1,148 @@
+"""Rules that change how gradients flow back through the network; they have no value of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from vital_exp.errors import UsageError
+from vital_exp.models.taps import INPUT, OUTPUT, Taps
+from vital_exp.objectives.checks import whole_number
+from vital_exp.objectives.terms import GradientRule, Problem
+from vital_exp.references.statistics import ReferenceStatistics
+from vital_exp.relevance.weights import Relevance
+
+REDIRECTED_STEPS = 16  # Lucid's
+SIX = 6.0  # where a ReLU6 ends
+
+
+class RedirectedReLU(GradientRule):
+    """Lets a gradient through ReLUs that block all of it, for the first steps (Olah et al. 2017).
+
+    Of a picture whose gradient a ReLU (or ReLU6) blocks everywhere, what pushes its inputs back towards where the ReLU
+    is open passes; other pictures have the usual gradient. A dead unit comes to life.
+
+    Args:
+        problem: what the pictures are made for.
+        steps: for how many steps.
+    """
+
+    def __init__(self, problem: Problem, steps: int = REDIRECTED_STEPS) -> None:
+        super().__init__(problem)
+        self.steps = whole_number(steps, 0, "objective.redirected_relu.steps")
+
+    def during(self, step: int) -> AbstractContextManager[Any]:
+        """Replace the gradient of ReLUs for the first steps."""
+        return _RedirectedReLUs() if step < self.steps else nullcontext()
+
+
+class _RedirectedReLUs(TorchFunctionMode):
+    """Every ReLU and ReLU6 called inside has the redirected gradient, modules and functions alike."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        names = ("input", "min_val", "max_val", "inplace") if function is functional.hardtanh else ("input", "inplace")
+        named = dict(zip(names, args, strict=False)) | kwargs
+        top = _ceiling(function, named)
+        if top is None:
+            return function(*args, **kwargs)
+        opened = _Redirected.apply(named["input"], top)
+        return named["input"].copy_(opened) if named.get("inplace") or function in IN_PLACE else opened
+
+
+RELUS = (functional.relu, torch.relu, Tensor.relu)
+IN_PLACE = (torch.relu_, Tensor.relu_, functional.relu_)
+
+
+def _ceiling(function: Callable[..., Any], named: dict[str, Any]) -> float | None:
+    """Return the largest output of a ReLU (inf) or ReLU6 (6); None for other functions."""
+    if function in RELUS or function in IN_PLACE:
+        return torch.inf
+    limits = (named.get("min_val", -1.0), named.get("max_val", 1.0))
+    if function is functional.relu6 or (function is functional.hardtanh and limits == (0.0, SIX)):
+        return SIX
+    return None
+
+
+class _Redirected(torch.autograd.Function):
+    """A ReLU (up to ``top``) with Lucid's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, top: float) -> Tensor:
+        ctx.save_for_backward(x <= 0, x >= top)
+        return x.clamp(0, top)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        below, above = ctx.saved_tensors
+        usual = gradient.masked_fill(below | above, 0)
+        # A descent step lowers what has a positive gradient.
+        redirected = gradient.masked_fill((below & (gradient > 0)) | (above & (gradient < 0)), 0)
+        blocked = usual.flatten(1).eq(0).all(dim=1).view(-1, *([1] * (gradient.ndim - 1)))
+        return torch.where(blocked, redirected, usual), None
+
+
+class CorrelationGuidance(GradientRule):
+    """Scales the gradient at each channel of some layers by its correlation with the target (METHODS 1.5).
+
+    The weight of a channel is the positive part of the correlation, over the target's references, between its mean
+    activation and the target's: the backward signal runs through the channels that go with the target.
+
+    Args:
+        problem: what the pictures are made for.
+        layers: where; None for the aligned layers.
+    """
+
+    def __init__(self, problem: Problem, layers: Sequence[str] | None = None) -> None:
+        super().__init__(problem)
+        chosen = tuple(layers) if layers else tuple(problem.alignment.layers)
+        if not chosen or INPUT in chosen or OUTPUT in chosen:
+            raise UsageError("objective.correlation_guidance.layers", layers, "the names of hidden layers are needed")
+        self.taps = Taps(self.network.module, chosen, "objective.correlation_guidance.layers")
+        known = problem.statistics
+        relevance = Relevance(known.network, problem.readout, "correlation")
+        statistics = ReferenceStatistics(known.network, known.references, known.cache_dir, relevance)
+        self.weights = statistics.of(problem.targets, chosen).importance  # (N, C) by layer
+
+    @contextmanager
+    def during(self, step: int) -> Iterator[None]:
+        """Scale the gradients of the layers' outputs."""
+        with ExitStack() as hooks:
+            for name, layer in self.taps.layers.items():
+                hooks.callback(layer.register_forward_hook(self._hook(name)).remove)
+            yield
+
+    def _hook(self, name: str):  # type: ignore[no-untyped-def]
+        def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor:
+            if not isinstance(output, Tensor):
+                wanted = f"the layer returns {type(output).__name__}, not a tensor"
+                raise UsageError("objective.correlation_guidance.layers", name, wanted)
+            shape = [len(output), *([1] * (output.ndim - 1))]
+            channels = 1 if output.ndim == 4 and not self.taps.channels_last(name) else -1
+            shape[channels] = output.shape[channels]
+            scaled: Tensor = _Scaled.apply(output, self.weights[name].to(output).view(shape))
+            return scaled
+
+        return hook
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity whose gradient is multiplied by weights."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(weights)
+        return x.clone()  # not a view: the next ReLU may be in place
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (weights,) = ctx.saved_tensors
+        return gradient * weights, None
