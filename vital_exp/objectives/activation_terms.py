@@ -81,13 +81,9 @@ class Interpolation(Term):
         variations: int = 2,
     ) -> None:
         super().__init__(problem, weight)
-        if isinstance(variations, bool) or not isinstance(variations, int) or variations < 2:
-            raise UsageError(
-                "target.variations", variations, "interpolation needs 2 or more, one picture for each step"
-            )
-        if isinstance(other, bool) or not isinstance(other, int) or other < 0:
-            raise UsageError("objective.interpolation.other", other, "the number of another unit, from 0")
-        self.readout, self.other = problem.readout, other
+        whole_number(variations, 2, "target.variations")
+        self.other = whole_number(other, 0, "objective.interpolation.other")
+        self.readout = problem.readout
         self.other_layer = other_layer or problem.readout.layer
         if self.other_layer != OUTPUT:
             Taps(problem.network.module, [self.other_layer], "objective.interpolation.other_layer")

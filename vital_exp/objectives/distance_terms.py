@@ -23,7 +23,20 @@ from vital_exp.objectives.terms import Problem
 FEWEST_BINS = 4
 
 
-class GaussianKL(DistributionTerm):
+class Divergence(DistributionTerm):
+    """A distance without a unit: standardising changes nothing, so a preset that asks for it may be kept.
+
+    Args:
+        problem: what the pictures are made for.
+        standardise: without effect.
+        options: as :class:`DistributionTerm`.
+    """
+
+    def __init__(self, problem: Problem, standardise: bool = False, **options: Any) -> None:
+        super().__init__(problem, standardise=False, **options)
+
+
+class GaussianKL(Divergence):
     """KL divergence of normal distributions, in closed form; options as :class:`DistributionTerm`."""
 
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
@@ -31,7 +44,7 @@ class GaussianKL(DistributionTerm):
         return gaussian_kl(features, reference, channel_weights)
 
 
-class HistogramKL(DistributionTerm):
+class HistogramKL(Divergence):
     """KL divergence of soft histograms.
 
     Args:
