@@ -48,7 +48,7 @@ def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[
             raise UsageError("references.size", keys.size, "the embedded images are square: one side")
         return DrawnReferences(keys.count, keys.seed, size[0])
     if keys.source == "mined":
-        return mined_references(config, network, targets)
+        return mined_references(config, network, targets, _directions(config, network, targets), cache_dir(config))
     if not keys.root:
         raise UsageError("references.root", keys.root, "a folder of real images is needed, one sub-folder per class")
     resize = own.resize and round(own.resize * min(size) / min(own.size))
@@ -187,9 +187,15 @@ def readout_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Tar
     layer = targets[0].layer
     if layer is None:
         return readout(targets, len(network.classes))
-    shape = _shape(layer, network)
-    directions = directions_of(plain(config)["target"], shape[0]) if targets[0].kind == "direction" else None
-    return readout(targets, shape[0], directions)
+    return readout(targets, _shape(layer, network)[0], _directions(config, network, targets))
+
+
+def _directions(config: DictConfig, network: VisionNetwork, targets: Sequence[Target]) -> Tensor | None:
+    """Return the directions of direction targets, (K, C)."""
+    if targets[0].kind != "direction":
+        return None
+    layer = str(targets[0].layer)
+    return directions_of({**plain(config)["target"], "layer": layer}, _shape(layer, network)[0])
 
 
 def as_references(given: Tensor | Mapping[Any, Tensor] | str | Path, network: VisionNetwork) -> References | None:

@@ -47,7 +47,7 @@ REFERENCES_SHOWN = 6  # beside each picture in the gallery
 class History(dict[str, dict[str, list[float]]]):
     """Terms by step of each target, by its name in the run folder; every other spelling of a target finds it too."""
 
-    def __init__(self, terms: Mapping[str, dict[str, list[float]]], class_names: ClassNames) -> None:
+    def __init__(self, terms: Mapping[str, dict[str, list[float]]], class_names: ClassNames | None) -> None:
         super().__init__(terms)
         self._class_names = class_names
 
@@ -302,7 +302,8 @@ class Visualization:
             images=torch.stack([one.picture for one in made]),
             masks=torch.stack([one.mask for one in made]),
             history=History(
-                {target.name: one.history for target, one in zip(self.targets, made, strict=True)}, self.network.classes
+                {target.name: one.history for target, one in zip(self.targets, made, strict=True)},
+                self.network.class_names,
             ),
             results=[self.results[target.name] for target in self.targets],
             path=self.folder.path if self.folder else None,

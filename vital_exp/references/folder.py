@@ -71,7 +71,7 @@ class FolderReferences:
         self._told_few: set[str] = set()
         self._check_options()
         self._folders = _subfolders(self.root)
-        if next(_image_paths(self.root, "."), None) is None:
+        if next(image_paths(self.root, "."), None) is None:
             raise UsageError("references.root", printable(self.root), "holds no images")
 
     def images(self, target: Target) -> Iterator[Tensor]:
@@ -145,7 +145,7 @@ class FolderReferences:
         """Return the images of a class, of the whole tree for None; listed once."""
         if index not in self._found:
             folders = ["."] if index is None else self._mapping.get(index, [])
-            self._found[index] = sorted(path for folder in folders for path in _image_paths(self.root, folder))
+            self._found[index] = sorted(path for folder in folders for path in image_paths(self.root, folder))
         return self._found[index]
 
     def _no_images(self, target: Target) -> str:
@@ -160,7 +160,7 @@ class FolderReferences:
     @cached_property
     def _image_folders(self) -> list[str]:
         """The folders at the top of the tree that hold an image at any depth."""
-        return [folder for folder in self._folders if next(_image_paths(self.root, folder), None) is not None]
+        return [folder for folder in self._folders if next(image_paths(self.root, folder), None) is not None]
 
     @cached_property
     def _recognised(self) -> dict[str, tuple[int, ...]]:
@@ -239,7 +239,7 @@ class FolderReferences:
         """Warn, once per target, when there are fewer images than asked for."""
         if used < self.count and target.name not in self._told_few:
             self._told_few.add(target.name)
-            _warn(f"{target.name}: {used} references, fewer than references.count={self.count}")
+            warn_of_few(target, used, self.count)
 
     def _limit(self, target: Target, corrupt: list[CorruptImageError], total: int) -> None:
         """Raise as soon as more than a tenth of the images that will be examined are sure to be corrupt."""
@@ -252,6 +252,11 @@ class FolderReferences:
         shown = (f"{printable(error.path.relative_to(self.root))} ({error.reason})" for error in corrupt[:_LISTED])
         more = f" and {len(corrupt) - _LISTED} more" if len(corrupt) > _LISTED else ""
         return ", ".join(shown) + more
+
+
+def warn_of_few(target: Target, used: int, count: int) -> None:
+    """Warn that a target has fewer references than asked for."""
+    _warn(f"{target.name}: {used} references, fewer than references.count={count}")
 
 
 def _warn(message: str) -> None:
@@ -294,14 +299,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise UsageError("references.root", printable(folder), f"cannot be read ({error.strerror})") from error
 
 
-def _image_paths(root: Path, folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the images of a folder at any depth, relative to ``root``, with "/"; links that lead in circles end."""
+def image_paths(root: Path, folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the images of a folder at any depth, relative to ``root``, with "/", in a fixed order; link circles end."""
     here = os.path.realpath(root / folder)
     if here in above:
         return
     for entry in _entries(root / folder):
         path = entry.name if folder == "." else f"{folder}/{entry.name}"
         if entry.is_dir():
-            yield from _image_paths(root, path, (*above, here))
+            yield from image_paths(root, path, (*above, here))
         elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
             yield path
