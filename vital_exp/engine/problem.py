@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from vital_exp.config import plain
-from vital_exp.engine.mined import mined_references
 from vital_exp.engine.setup import cache_dir, pair
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import Alignment, alignment, layer_shapes, unit_alignment
@@ -48,6 +47,8 @@ def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[
             raise UsageError("references.size", keys.size, "the embedded images are square: one side")
         return DrawnReferences(keys.count, keys.seed, size[0])
     if keys.source == "mined":
+        from vital_exp.engine.mined import mined_references
+
         return mined_references(config, network, targets, _directions(config, network, targets), cache_dir(config))
     if not keys.root:
         raise UsageError("references.root", keys.root, "a folder of real images is needed, one sub-folder per class")
