@@ -34,6 +34,7 @@ from vital_exp.objectives.activation import (
     read_activation,
     relative_distance,
 )
+from vital_exp.objectives.algebra import term
 from vital_exp.objectives.batch_norm_terms import real_batch_norms, statistics_distance
 from vital_exp.objectives.gradient_rules import CorrelationGuidance, RedirectedReLU
 from vital_exp.objectives.priors import boundary_complexity, high_frequency, l1_norm, l2_norm
@@ -219,6 +220,45 @@ def test_the_options_of_the_group_run_through_the_engine() -> None:
     expected = -network(False)(picture)[:, 1] + 0.1 * total_variation(x)
     torch.testing.assert_close(losses, expected)
     assert gradient.abs().sum() > 0
+
+
+def test_operators_give_the_overrides_of_a_sum() -> None:
+    total = term("alignment/kl_gaussian") + 0.5 * term("diversity", layer="layer1") - 2 * term("boundary", width=3)
+    assert str(total) == "alignment + 0.5 diversity - 2 boundary"
+    config = compose_config(total.overrides)
+    weights = {name: part.weight for name, part in config.objective.items()}
+    assert weights == {"alignment": 1, "diversity": 0.5, "boundary": -2}
+    assert config.objective.alignment._target_.endswith("GaussianKL")
+    assert (config.objective.diversity.layer, config.objective.boundary.width) == ("layer1", 3)
+    assert str(total + term("redirected_relu", steps=4)) == str(total)
+    assert compose_config((total + term("redirected_relu", steps=4)).overrides).objective.redirected_relu.steps == 4
+    doubled = -(2 * total)
+    assert [one.weight for one in doubled.terms] == [-2, -1, 4]
+    assert [one.weight for one in total.terms] == [1, 0.5, -2]
+
+
+def test_every_kind_of_value_survives_as_an_override() -> None:
+    values = {"image": "a 'b' \\ c=d, e.png", "layer": None}
+    config = compose_config(
+        (term("caricature", **values) + term("alignment", layers=["a.1", "b"], standardise=True)).overrides
+    )
+    assert {key: config.objective.caricature[key] for key in values} == values
+    assert list(config.objective.alignment.layers) == ["a.1", "b"]
+    assert config.objective.alignment.standardise is True
+
+
+@pytest.mark.parametrize(
+    ("mistake", "hint"),
+    [
+        (lambda: term("activatoin"), "activation"),
+        (lambda: term("alignment/gran"), "gram"),
+        (lambda: term("l1") + term("l1"), "each option once"),
+        (lambda: term("l1") * "2", "numbers"),
+    ],
+)
+def test_mistakes_in_sums(mistake: Any, hint: str) -> None:
+    with pytest.raises(UsageError, match=hint):
+        mistake()
 
 
 # The formulas, against numpy.

@@ -14,6 +14,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.taps import Taps
+from vital_exp.objectives.algebra import caption
 from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.relevance.weights import Relevance
 from vital_exp.targets.readout import Readout
@@ -146,12 +147,7 @@ class Objective:
     @property
     def caption(self) -> str:
         """The sum in words: ``alignment + 0.5 diversity``."""
-        words = ""
-        for name, term in self.terms.items():
-            size = "" if abs(term.weight) == 1 else f"{abs(term.weight):g} "
-            sign = " - " if term.weight < 0 else " + "
-            words += f"{sign if words else '-' * (term.weight < 0)}{size}{name}"
-        return words
+        return caption({name: term.weight for name, term in self.terms.items()})
 
     def aimed(self, shares: Mapping[str, Tensor]) -> Tensor:
         """Return the sum of the shares of the terms that know the target, (N,); a plain 0 when there is none."""

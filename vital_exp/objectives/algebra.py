@@ -1,0 +1,111 @@
+"""Sums of terms in Python, by operators: ``term("activation") + 0.5 * term("diversity", layer="layer3")``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from vital_exp.config_tree import known_keys, options_of
+from vital_exp.errors import UsageError
+
+GROUP = "objective"
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """One option of the group, its weight and what else is set in it."""
+
+    name: str
+    choice: str  # of the group below it; "" where there is none
+    weight: float | None  # None for a rule, which is no term of the sum
+    options: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A weighted sum of terms; ``overrides`` is what ``visualize`` takes, and ``str`` its caption.
+
+    Operators change nothing in place. Every weight is the one written, 1 without any.
+    """
+
+    terms: tuple[_Weighted, ...]
+
+    def __add__(self, other: Sum) -> Sum:
+        """Return the sum of both."""
+        if twice := {term.name for term in self.terms} & {term.name for term in other.terms}:
+            raise UsageError(GROUP, twice.pop(), "is in the sum already: each option once")
+        return Sum(self.terms + other.terms)
+
+    def __mul__(self, factor: float) -> Sum:
+        """Return the sum with all weights multiplied."""
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)):
+            raise UsageError(GROUP, factor, "terms are multiplied by numbers")
+        scaled = (None if term.weight is None else term.weight * factor for term in self.terms)
+        return Sum(tuple(replace(term, weight=weight) for term, weight in zip(self.terms, scaled, strict=True)))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Sum:
+        """Return the sum with the opposite weights."""
+        return self * -1
+
+    def __sub__(self, other: Sum) -> Sum:
+        """Return the difference."""
+        return self + -other
+
+    def __str__(self) -> str:
+        """Return the sum in words: ``alignment + 0.5 diversity``."""
+        return caption({term.name: term.weight for term in self.terms if term.weight is not None})
+
+    @property
+    def overrides(self) -> list[str]:
+        """The sum as overrides: ``visualize(model, targets, overrides=total.overrides)``."""
+        lines = [f"{GROUP}=[{','.join(term.name for term in self.terms)}]"]
+        for term in self.terms:
+            lines += [f"{GROUP}/{term.name}={term.choice}"] if term.choice else []
+            settings = {**({} if term.weight is None else {"weight": term.weight}), **dict(term.options)}
+            lines += [f"{GROUP}.{term.name}.{key}={_written(value)}" for key, value in settings.items()]
+        return lines
+
+
+def term(name: str, **options: Any) -> Sum:
+    """Return one option of the group ``objective``, ``"alignment/kl_gaussian"`` one of a group below it.
+
+    Args:
+        name: of the option.
+        options: its keys; ``weight`` is given by multiplication.
+
+    Raises:
+        UsageError: no such option.
+    """
+    option, _, choice = name.partition("/")
+    if option not in options_of(GROUP):
+        raise UsageError(GROUP, option, f"one of {', '.join(options_of(GROUP))}", options_of(GROUP))
+    if choice and choice not in options_of(f"{GROUP}/{option}"):
+        known = options_of(f"{GROUP}/{option}")
+        raise UsageError(f"{GROUP}/{option}", choice, f"one of {', '.join(known)}", known)
+    weight = 1.0 if f"{GROUP}.{option}.weight" in known_keys() else None
+    return Sum((_Weighted(option, choice, weight, tuple(options.items())),))
+
+
+def caption(weights: dict[str, float]) -> str:
+    """Return a weighted sum in words: ``alignment + 0.5 diversity - total_variation``."""
+    words = ""
+    for name, weight in weights.items():
+        sign = " - " if weight < 0 else " + "
+        size = "" if abs(weight) == 1 else f"{abs(weight):g} "
+        words += (sign if words else "-" * (weight < 0)) + size + name
+    return words
+
+
+def _written(value: Any) -> str:
+    """Return a value as an override spells it."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, str):
+        return QuotedString(value, Quote.single).with_quotes()
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return repr(value)
