@@ -641,6 +641,7 @@ def test_a_dead_unit_has_a_gradient_for_the_first_steps() -> None:
         x = pictures().requires_grad_()
         (gradient,) = torch.autograd.grad(built(x, step=step)[0].sum(), x)
         sizes.append(float(gradient.abs().sum()))
+    assert built.settled == 16
     assert min(sizes[:2]) > 0
     assert sizes[2] == 0
 

@@ -35,11 +35,11 @@ class RedirectedReLU(GradientRule):
 
     def __init__(self, problem: Problem, steps: int = REDIRECTED_STEPS) -> None:
         super().__init__(problem)
-        self.steps = whole_number(steps, 0, "objective.redirected_relu.steps")
+        self.until = whole_number(steps, 0, "objective.redirected_relu.steps")
 
     def during(self, step: int) -> AbstractContextManager[Any]:
         """Replace the gradient of ReLUs for the first steps."""
-        return _RedirectedReLUs() if step < self.steps else nullcontext()
+        return _RedirectedReLUs() if step < self.until else nullcontext()
 
 
 class _RedirectedReLUs(TorchFunctionMode):

@@ -64,6 +64,8 @@ class GradientRule(Part, ABC):
         problem: what the pictures are made for.
     """
 
+    until = 0  # the first step at which it no longer acts; 0 for a rule that always does
+
     def __init__(self, problem: Problem) -> None:
         self.network = problem.network
 
@@ -102,6 +104,7 @@ class Objective:
 
     Attributes:
         terms: the terms of the sum, by name.
+        settled: the first step from which on no rule ends: gradients before it are not the network's own.
         given: by the name of a term the normalised pictures (N, 3, H, W) it compares with. Whoever transforms the
             pictures of a step hands these over likewise transformed.
     """
@@ -112,6 +115,7 @@ class Objective:
         if not self.terms:
             raise UsageError("objective", list(parts), "at least one term with a weight other than 0")
         rules = [part for part in parts.values() if isinstance(part, GradientRule)]
+        self.settled = max((rule.until for rule in rules), default=0)
         self.parts: list[Part] = [*rules, *self.terms.values()]
         self.taps = Taps(network.module, list(dict.fromkeys(sum((t.layers for t in self.terms.values()), ()))))
         self.given = {name: term.given for name, term in self.terms.items() if term.given is not None}
