@@ -42,6 +42,8 @@ IDENTITIES = frozenset(
         *("sigmoid", "hardsigmoid", "tanh", "stochastic_depth"),
     }
 )
+# What normalises an activation is taken as constant, as in batch and layer norm (ConvNeXt V2's response norm).
+CONSTANTS = frozenset({"norm", "var", "std", "var_mean", "rsqrt"})
 GUIDED = frozenset(
     {"relu", "relu6", "hardtanh", "clamp", "clamp_min", "gelu", "silu", "hardswish", "leaky_relu", "elu"}
 )
@@ -79,19 +81,16 @@ class RelevancePass(TorchFunctionMode):
         name = operation_name(func)
         if name in MOVEMENTS:
             return func(*args, **keywords)
-        rule = self.rule(name)
-        if rule is None:
-            result = func(*args, **keywords)
-            if _needs_gradient(result) and not _same(result, args):
-                raise Uncovered(name)
-            return result
-        return rule(func, args, keywords)
-
-    def rule(self, name: str) -> Callable[..., Tensor] | None:
-        """Return how to carry out an operation; None when there is no rule for it."""
+        if name in CONSTANTS:
+            return _detached(func(*args, **keywords))
         if name in IDENTITIES:
-            return self._identity
-        return getattr(self, f"_{name}", None) if name in RULED else None
+            return self._identity(func, args, keywords)
+        if name in RULED:
+            return getattr(self, f"_{name}")(func, args, keywords)
+        result = func(*args, **keywords)
+        if _needs_gradient(result) and not _same(result, args):
+            raise Uncovered(name)
+        return result
 
     def _note(self, name: str) -> None:
         self.counts[name] += 1
@@ -161,6 +160,13 @@ class RelevancePass(TorchFunctionMode):
         self._note("product")
         return operations.product(value, a, b)
 
+    def _addcmul(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        offset, a, b = args[:3]
+        factor = keywords.get("value", 1)
+        product = self._mul(torch.mul, (a, b), {}) if _needs_gradient(a) or _needs_gradient(b) else a * b
+        scaled = product if factor == 1 else self._mul(torch.mul, (product, factor), {})
+        return self._add(torch.add, (offset, scaled), {})
+
     def _div(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
         self._note("scale")
         return operations.identity(torch.div(*args, **keywords), args[0])
@@ -210,6 +216,7 @@ class RelevancePass(TorchFunctionMode):
 RULED = frozenset(
     {
         *("conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "add", "sub", "mul", "div"),
+        "addcmul",
         *("matmul", "bmm", "softmax", "scaled_dot_product_attention", "multi_head_attention_forward"),
     }
 )
@@ -292,6 +299,10 @@ def _needs_gradient(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.requires_grad
     return isinstance(value, (list, tuple)) and any(map(_needs_gradient, value))
+
+
+def _detached(result: Any) -> Any:
+    return result.detach() if isinstance(result, Tensor) else tuple(part.detach() for part in result)
 
 
 def _same(result: Any, args: tuple[Any, ...]) -> bool:

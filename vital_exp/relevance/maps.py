@@ -48,33 +48,33 @@ def activations_and_relevance(
         UsageError: a layer that does not come before the target, or an operation that no rule covers.
     """
     mode = _pass(module, method)
+    taps = Taps(module, [*layers, readout.layer])
     with torch.enable_grad():
         try:
-            activations = _activations(module, pictures, [*layers, readout.layer], mode)
+            outputs = _outputs(taps, pictures, readout.layer, mode)
         except Uncovered as operation:
-            raise _uncovered(module, pictures, readout, method, str(operation)) from None
-        target = activations[readout.layer]
+            raise _uncovered(taps, pictures, readout.layer, method, str(operation)) from None
+        target = taps.channels_first(readout.layer, outputs[readout.layer])
         relevance = start(target.detach(), readout, method)
         below = [layer for layer in layers if layer != readout.layer]
-        tapped = [activations[layer] for layer in below]
-        found = torch.autograd.grad(target, tapped, relevance, allow_unused=True) if below else ()
-    maps = {readout.layer: relevance, **dict(zip(below, found, strict=True))}
-    for layer in below:
-        if maps[layer] is None:
+        tapped = [outputs[layer] for layer in below]
+        flow = torch.autograd.grad(target, tapped, relevance, allow_unused=True) if below else ()
+    for layer, arrived in zip(below, flow, strict=True):
+        if arrived is None:
             raise UsageError("model.layers", layer, f"does not influence the target's layer {readout.layer}")
-    read = readout.map(target.detach())
-    return {layer: activations[layer].detach() for layer in layers}, _maps(maps, activations, layers, method), read
+    maps = {layer: taps.channels_first(layer, arrived) for layer, arrived in zip(below, flow, strict=True)}
+    activations = {layer: taps.channels_first(layer, outputs[layer].detach()) for layer in layers}
+    maps = _maps({readout.layer: relevance, **maps}, activations, method)
+    return activations, maps, readout.map(target.detach())
 
 
-def _maps(
-    maps: dict[str, Tensor], activations: dict[str, Tensor], layers: Sequence[str], method: str
-) -> dict[str, Tensor]:
-    """From what came back to the layers to relevance."""
+def _maps(flow: dict[str, Tensor], activations: dict[str, Tensor], method: str) -> dict[str, Tensor]:
+    """Return relevance at each layer from what came back to it."""
     if method == "guided_backprop":
-        return {layer: maps[layer].clamp(min=0) for layer in layers}
+        return {layer: flow[layer].clamp(min=0) for layer in activations}
     if method == "gradient_x_activation":
-        return {layer: maps[layer] * activations[layer].detach() for layer in layers}
-    return {layer: maps[layer] for layer in layers}
+        return {layer: flow[layer] * activations[layer] for layer in activations}
+    return {layer: flow[layer] for layer in activations}
 
 
 def start(activation: Tensor, readout: Readout, method: str) -> Tensor:
@@ -104,21 +104,15 @@ def _pass(module: nn.Module, method: str) -> TorchFunctionMode:
     return RelevancePass(epsilon_rules=method == "attn_lrp" or is_transformer(module))
 
 
-def _activations(
-    module: nn.Module, pictures: Tensor, layers: Sequence[str], mode: TorchFunctionMode
-) -> dict[str, Tensor]:
-    """Run the network up to the last of the layers under a mode; return activations that are parts of its graph."""
-    taps = Taps(module, layers)
-    target, found = layers[-1], {}
+def _outputs(taps: Taps, pictures: Tensor, target: str, mode: TorchFunctionMode) -> dict[str, Tensor]:
+    """Run the network up to the target's layer under a mode; return the layers' outputs, as parts of its graph."""
+    found: dict[str, Tensor] = {}
 
     def note(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> object:
-            if name in found:
-                return None
-            found[name] = first_tensor(output, name)
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            found.setdefault(name, first_tensor(output, name))
             if name == target:
                 raise _TargetReached
-            return None
 
         return hook
 
@@ -127,26 +121,26 @@ def _activations(
             hooks.callback(layer.register_forward_hook(note(name)).remove)
         try:
             with mode:
-                output = module(pictures.detach().requires_grad_())
+                output = taps.module(pictures.detach().requires_grad_())
             if taps.reads_output:
                 found[OUTPUT] = first_tensor(output, OUTPUT)
         except _TargetReached:
             pass
-    missing = [name for name in layers if name not in found]
+    missing = [name for name in taps.layers if name not in found]
     if missing:
         raise UsageError("model.layers", missing[0], f"not below the target's layer {target}")
-    return {name: taps.channels_first(name, value) for name, value in found.items()}
+    return found
 
 
-def _uncovered(module: nn.Module, pictures: Tensor, readout: Readout, method: str, operation: str) -> UsageError:
+def _uncovered(taps: Taps, pictures: Tensor, target: str, method: str, operation: str) -> UsageError:
     """Run again to find the module that has the operation without a rule."""
     running: list[str] = []
     with ExitStack() as hooks:
-        for name, part in module.named_modules():
+        for name, part in taps.module.named_modules():
             hooks.callback(part.register_forward_pre_hook(lambda *_, name=name: running.append(name)).remove)
             hooks.callback(part.register_forward_hook(lambda *_: running.pop() and None).remove)
         with suppress(Uncovered):
-            _activations(module, pictures, [readout.layer], _pass(module, method))
-    place = next((name for name in reversed(running) if name), type(module).__name__)
+            _outputs(taps, pictures, target, _pass(taps.module, method))
+    place = next((name for name in reversed(running) if name), type(taps.module).__name__)
     problem = f"no rule for the operation {operation} in {place}; relevance=gradient_x_activation works on any network"
     return UsageError("relevance", method, problem)

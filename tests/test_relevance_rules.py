@@ -1,0 +1,365 @@
+"""Every relevance rule against its twin in explicit matrix form, in float64; rules installed; families; mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.tiny import tiny_net
+from vital_exp import load_model
+from vital_exp.errors import UsageError
+from vital_exp.models.taps import Taps
+from vital_exp.relevance import relevance_maps
+from vital_exp.relevance.forward import RelevancePass
+from vital_exp.relevance.maps import activations_and_relevance
+from vital_exp.targets.readout import Readout, readout
+from vital_exp.targets.unit import Target
+
+EPSILON = 1e-5
+Array = np.ndarray
+
+
+def stabilised(z: Array) -> Array:
+    return z + np.where(z < 0, -EPSILON, EPSILON)
+
+
+def matrix(linear: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Array:
+    """The matrix (outputs, inputs) of a linear map of one image, from its action on every unit vector."""
+    size = int(np.prod(shape))
+    basis = torch.eye(size, dtype=torch.float64).reshape(size, *shape)
+    return linear(basis).reshape(size, -1).T.numpy()
+
+
+def flow(operation: Callable[[Tensor], Tensor], x: Tensor, relevance: Tensor, epsilon_rules: bool = False) -> Array:
+    """What a relevance pass gives to the input of an operation."""
+    leaf = x.clone().requires_grad_()
+    with RelevancePass(epsilon_rules):
+        out = operation(leaf)
+    (arrived,) = torch.autograd.grad(out, leaf, relevance)
+    return arrived.flatten(1).numpy()
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def z_plus_twin(weights: Array, x: Array, relevance: Array) -> Array:
+    """x+ w+ + x- w- for dense weights (outputs, inputs), x (N, inputs), relevance (N, outputs)."""
+    up, down, positive, negative = weights.clip(0), weights.clip(None, 0), x.clip(0), x.clip(None, 0)
+    share = relevance / stabilised(positive @ up.T + negative @ down.T)
+    return positive * (share @ up) + negative * (share @ down)
+
+
+def _linear_cases() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    torch.manual_seed(0)
+    return {
+        "convolution": (nn.Conv2d(3, 4, 3, padding=1, stride=2), (3, 6, 5)),
+        "depthwise": (nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), (4, 5, 5)),
+        "grouped": (nn.Conv2d(4, 6, 1, groups=2), (4, 3, 3)),
+        "linear": (nn.Linear(7, 5), (7,)),
+        "linear over tokens": (nn.Linear(4, 3), (5, 4)),
+    }
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("name", list(_linear_cases()))
+def test_z_plus_in_matrix_form(name: str, signed: bool) -> None:
+    module, shape = _linear_cases()[name]
+    module = module.double().requires_grad_(False)
+    x = random(2, *shape, seed=1) if signed else random(2, *shape, seed=1).abs()
+    with torch.no_grad():
+        offset = module(torch.zeros(1, *shape, dtype=torch.float64))
+        weights = matrix(lambda basis: module(basis) - offset, shape)
+        relevance = random(*module(x).shape, seed=2)
+    expected = z_plus_twin(weights, x.flatten(1).numpy(), relevance.flatten(1).numpy())
+    np.testing.assert_allclose(flow(module, x, relevance), expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_gamma_rules_in_matrix_form(kind: str) -> None:
+    module, shape = _linear_cases()[kind]
+    module = module.double().requires_grad_(False)
+    gamma = 0.05 if kind == "linear" else 0.25
+    x = random(2, *shape, seed=3)
+    with torch.no_grad():
+        offset = module(torch.zeros(1, *shape, dtype=torch.float64))
+        weights = matrix(lambda basis: module(basis) - offset, shape)
+        value, relevance = module(x), random(*module(x).shape, seed=4)
+    bias = offset.flatten().numpy()
+    flat, arriving, out = x.flatten(1).numpy(), relevance.flatten(1).numpy(), value.flatten(1).numpy()
+    expected = np.zeros_like(flat)
+    for sign in (1, -1):
+        own, other = (weights.clip(0), weights.clip(None, 0)) if sign > 0 else (weights.clip(None, 0), weights.clip(0))
+        first, second = weights + gamma * own, weights + gamma * other
+        shifted = bias + gamma * (bias.clip(0) if sign > 0 else bias.clip(None, 0))
+        z = flat.clip(0) @ first.T + flat.clip(None, 0) @ second.T + shifted
+        share = np.where((out >= 0) == (sign > 0), arriving, 0) / stabilised(z)
+        expected += flat.clip(0) * (share @ first) + flat.clip(None, 0) * (share @ second)
+    np.testing.assert_allclose(flow(module, x, relevance, epsilon_rules=True), expected, rtol=1e-8, atol=1e-10)
+
+
+POOLS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "average": (lambda x: F.avg_pool2d(x, 2), lambda x: F.avg_pool2d(x, 2)),
+    "adaptive": (lambda x: F.adaptive_avg_pool2d(x, 1), lambda x: x.mean((2, 3), keepdim=True)),
+    "mean": (lambda x: x.mean((2, 3)), lambda x: x.mean((2, 3))),
+    "maximum": (lambda x: F.max_pool2d(x, 3, 2, 1), lambda x: F.avg_pool2d(x, 2)),
+    "maximum module": (nn.MaxPool2d(2), lambda x: F.avg_pool2d(x, 2)),
+}
+
+
+@pytest.mark.parametrize("name", list(POOLS))
+def test_pooling_is_proportional_to_the_average(name: str) -> None:
+    pooling, average = POOLS[name]
+    x = random(2, 3, 6, 6, seed=5).abs()
+    relevance = random(*pooling(x).shape, seed=6)
+    weights = matrix(average, (3, 6, 6))
+    flat = x.flatten(1).numpy()
+    expected = flat * ((relevance.flatten(1).numpy() / stabilised(flat @ weights.T)) @ weights)
+    np.testing.assert_allclose(flow(pooling, x, relevance), expected, rtol=1e-8, atol=1e-12)
+
+
+IDENTITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "batch norm": nn.BatchNorm2d(3).double().eval(),
+    "layer norm": nn.LayerNorm(4).double(),
+    "group norm": nn.GroupNorm(1, 3).double(),
+    "relu": nn.ReLU(),
+    "relu in place": nn.Sequential(nn.Identity(), nn.ReLU(inplace=True)),
+    "relu6 in place": nn.ReLU6(inplace=True),
+    "gelu": nn.GELU(),
+    "silu in place": nn.SiLU(inplace=True),
+    "hardswish": nn.Hardswish(inplace=True),
+    "dropout": nn.Dropout(0.5).eval(),
+    "layer scale": lambda x: x * torch.full((4,), 0.3, dtype=torch.float64),
+    "layer scale in place": lambda x: x.mul_(torch.full((4,), 0.3, dtype=torch.float64)),
+    "number": lambda x: 2 * x / 3,
+    "position embedding": lambda x: x + torch.ones(1, 1, 4, 4, dtype=torch.float64),
+    "scaled and shifted": lambda x: torch.addcmul(torch.ones(4, dtype=torch.float64), torch.ones(4).double(), x),
+}
+
+
+@pytest.mark.parametrize("name", list(IDENTITIES))
+def test_relevance_passes_unchanged(name: str) -> None:
+    x, relevance = random(2, 3, 4, 4, seed=7), random(2, 3, 4, 4, seed=8)
+
+    def operation(v: Tensor) -> Tensor:
+        return IDENTITIES[name](v * 1)  # not a leaf, which nothing may change in place
+
+    np.testing.assert_allclose(flow(operation, x, relevance), relevance.flatten(1).numpy(), rtol=0, atol=0)
+
+
+def test_residual_sums_split_by_magnitude_and_concatenations_into_parts() -> None:
+    x, relevance = random(2, 6, seed=9), random(2, 6, seed=10)
+    a, b = random(6, 6, seed=11), random(6, 6, seed=12)
+    main, shortcut = F.linear(x, a), F.linear(x, b)
+    rho = (main.abs() / (main.abs() + shortcut.abs())).numpy()
+    arriving = relevance.numpy()
+    expected = z_plus_twin(a.numpy(), x.numpy(), rho * arriving)
+    expected = expected + z_plus_twin(b.numpy(), x.numpy(), (1 - rho) * arriving)
+    for add in (torch.add, lambda u, v: u + v, lambda u, v: u.add_(v), lambda u, v: u.__iadd__(v)):
+        ours = flow(lambda v, add=add: add(F.linear(v, a), F.linear(v, b)), x, relevance)  # type: ignore[misc]
+        np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-10)
+    both = torch.cat([relevance, 2 * relevance], dim=1)
+    np.testing.assert_allclose(flow(lambda v: torch.cat([v, v], dim=1), x, both), 3 * arriving, rtol=1e-12)
+
+
+def attention_twin(x: Array, weights: list[Array], relevance: Array) -> Array:
+    """One head in plain matrices: scores, Taylor softmax, weighted sum; half of a product's relevance to each factor."""
+    query, key, value = (x @ w.T for w in weights)
+    scaled = query / np.sqrt(query.shape[-1])
+    scores = scaled @ key.swapaxes(-1, -2)
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    flow_out = relevance / stabilised(2 * (shares @ value))
+    to_shares = shares * (flow_out @ value.swapaxes(-1, -2))
+    to_value = value * (shares.swapaxes(-1, -2) @ flow_out)
+    to_scores = scores * (to_shares - shares * to_shares.sum(-1, keepdims=True))
+    flow_scores = to_scores / stabilised(2 * scores)
+    to_query, to_key = scaled * (flow_scores @ key), key * (flow_scores.swapaxes(-1, -2) @ scaled)
+    parts = zip(weights, (to_query, to_key, to_value), strict=True)
+    return sum(  # type: ignore[no-any-return]
+        np.stack([z_plus_twin(w, image, arriving) for image, arriving in zip(x, part, strict=True)])
+        for w, part in parts
+    )
+
+
+def test_attention_in_matrix_form() -> None:
+    x, relevance = random(2, 5, 4, seed=13), random(2, 5, 4, seed=14)
+    weights = [random(4, 4, seed=s) for s in (15, 16, 17)]
+
+    def fused(v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(*(F.linear(v, w)[:, None] for w in weights))[:, 0]
+
+    def explicit(v: Tensor) -> Tensor:
+        query, key, value = (F.linear(v, w) for w in weights)
+        return ((query / 2) @ key.transpose(-2, -1)).softmax(dim=-1) @ value
+
+    expected = attention_twin(x.numpy(), [w.numpy() for w in weights], relevance.numpy()).reshape(2, -1)
+    np.testing.assert_allclose(flow(fused, x, relevance), expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(flow(explicit, x, relevance), expected, rtol=1e-8, atol=1e-10)
+
+
+def test_torchvisions_attention_is_timms() -> None:
+    torch.manual_seed(0)
+    packed = nn.MultiheadAttention(8, 2, batch_first=True).double().eval().requires_grad_(False)
+    x, relevance = random(2, 5, 8, seed=18), random(2, 5, 8, seed=19)
+
+    def by_hand(v: Tensor) -> Tensor:
+        projected = F.linear(v, packed.in_proj_weight, packed.in_proj_bias)
+        query, key, value = projected.reshape(2, 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(2, 5, 8)
+        return packed.out_proj(mixed)
+
+    def theirs(v: Tensor) -> Tensor:
+        return packed(v, v, v, need_weights=False)[0]  # type: ignore[no-any-return]
+
+    torch.testing.assert_close(theirs(x), by_hand(x))
+    np.testing.assert_allclose(flow(theirs, x, relevance), flow(by_hand, x, relevance), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", {"residual_sum": 8, "conv2d": 20, "batch_norm": 20, "relu": 17, "max_pool2d": 1, "linear": 1}),
+        ("resnet50", {"residual_sum": 16, "conv2d": 53, "batch_norm": 53, "relu": 49, "max_pool2d": 1, "linear": 1}),
+        ("densenet121", {"residual_sum": 0, "conv2d": 120, "batch_norm": 121, "relu": 121, "avg_pool2d": 3}),
+    ],
+)
+def test_as_many_rules_are_installed_as_a_network_has_operations(
+    library: str, name: str, expected: dict[str, int]
+) -> None:
+    made = timm.create_model(name) if library == "timm" else getattr(torchvision.models, name)(weights=None)
+    network = made.eval().requires_grad_(False)
+    with RelevancePass() as rules:
+        network(torch.zeros(1, 3, 64, 64).requires_grad_())
+    assert {operation: rules.counts[operation] for operation in expected} == expected
+
+
+def tv(name: str) -> nn.Module:
+    network: nn.Module = getattr(torchvision.models, name)(weights=None)
+    return network
+
+
+def small_vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(64, 16, 3, 2, 32, 64, num_classes=4)
+
+
+ENCODER = "encoder.layers.encoder_layer_"
+# Network, layers, target's layer, size.
+FAMILIES: dict[str, tuple[Callable[[], nn.Module], list[str], str, int]] = {
+    "resnet18": (lambda: tv("resnet18"), ["conv1", "layer1", "layer2"], "layer3", 64),
+    "timm resnet50": (lambda: timm.create_model("resnet50"), ["conv1", "layer1"], "layer2.1", 64),
+    "densenet": (lambda: tv("densenet121"), ["features.conv0", "features.denseblock1"], "features.denseblock2", 64),
+    "convnext": (
+        lambda: timm.create_model("convnext_atto"),
+        ["stem", "stages.1.downsample.1"],
+        "stages.2.blocks.1",
+        64,
+    ),
+    "convnextv2": (lambda: timm.create_model("convnextv2_atto"), ["stem"], "stages.1.blocks.1", 64),
+    "mobilenetv2": (lambda: timm.create_model("mobilenetv2_100"), ["conv_stem", "blocks.1"], "blocks.3", 64),
+    "squeezenet": (lambda: tv("squeezenet1_1"), ["features.0"], "features.7", 64),
+    "timm vit": (
+        lambda: timm.create_model("vit_tiny_patch16_224", img_size=64),
+        *(["patch_embed", "blocks.0"], "blocks.4", 64),
+    ),
+    "torchvision vit": (small_vit, ["conv_proj", f"{ENCODER}0"], f"{ENCODER}2", 64),
+    "swin": (
+        lambda: timm.create_model("swin_tiny_patch4_window7_224", img_size=56, window_size=7),
+        *(["patch_embed"], "layers.0", 56),
+    ),
+    "efficientnet": (lambda: timm.create_model("efficientnet_b0"), ["conv_stem", "blocks.1"], "blocks.2", 64),
+}
+
+
+def strongest_channel(network: nn.Module, layer: str, x: Tensor) -> Readout:
+    """The read-out of the layer's most active channel: some channels of a random network never are."""
+    with torch.no_grad():
+        activations, _ = Taps(network, [layer])(x)
+    values = activations[layer].flatten(2).amax(dim=-1)  # (N, C)
+    return readout([Target("channel", int(values.amin(dim=0).argmax()), layer)] * len(x), values.shape[1])
+
+
+@pytest.mark.parametrize("method", ["lrp", "guided_backprop", "gradient_x_activation"])
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_relevance_reaches_every_layer_of_every_family(family: str, method: str) -> None:
+    make, layers, target, size = FAMILIES[family]
+    torch.manual_seed(1)
+    network = make().eval().requires_grad_(False)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    x = torch.randn(1, 3, size, size)
+    read = strongest_channel(network, target, x)
+    activations, maps, _ = activations_and_relevance(network, x, layers, read, method)
+    for layer in layers:
+        assert maps[layer].shape == activations[layer].shape
+        assert maps[layer].isfinite().all()
+        assert maps[layer].abs().sum() > 0, layer
+    assert all((value == before[name]).all() for name, value in network.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("target", ["layer4.0", "layer3"])
+def test_relevance_is_conserved_down_to_the_stage_below(name: str, target: str) -> None:
+    torch.manual_seed(2)
+    network = timm.create_model(name, zero_init_last=False).eval().requires_grad_(False)
+    below = "layer3" if target == "layer4.0" else "layer2"
+    x = torch.randn(2, 3, 96, 96)
+    read = strongest_channel(network, target, x)
+    _, maps, _ = activations_and_relevance(network, x, [below, target], read, "lrp")
+    sums = {layer: values.sum((1, 2, 3)) for layer, values in maps.items()}
+    assert (sums[target] > 0).all()
+    torch.testing.assert_close(sums[below], sums[target], rtol=1e-3, atol=0)
+
+
+class Cumulative(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(dim=1)
+
+
+def test_an_operation_without_a_rule_is_named_with_its_module() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), Cumulative()), nn.Conv2d(4, 2, 1)).eval()
+    images = torch.rand(1, 3, 8, 8)
+    with pytest.raises(UsageError, match=r"no rule for the operation cumsum in 1\.1; relevance=gradient_x_activation"):
+        relevance_maps(load_model(network, size=8), images, "2:0", ["0"])
+    assert relevance_maps(load_model(network, size=8), images, "2:0", ["0"], "gradient_x_activation")["0"].shape[1] == 4
+
+
+def test_relevance_of_a_class_starts_from_its_logit() -> None:
+    network, images = load_model(tiny_net(), size=32), torch.rand(2, 3, 32, 32)
+    maps = relevance_maps(network, images, "class:1", ["conv1", "layer1"], "gradient_x_activation")
+    assert maps["layer1"].shape == (2, 16, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("target", "layers", "method", "message"),
+    [
+        ("layer1:1", ["layer1", "conv1"], "lpr", r"method=lpr: one of lrp, .*did you mean lrp"),
+        ("layer1:1", ["fc"], "lrp", r"model.layers=fc: not below the target's layer layer1"),
+        ("layer1:1", ["conv9"], "lrp", r"model.layers=conv9: no such layer.*did you mean conv1"),
+        ("layer2:1", ["conv1"], "lrp", r"target=layer2: no such layer"),
+        ("layer1:16", ["conv1"], "lrp", r"target=16: layer1 has 16 channels, 0 to 15"),
+    ],
+)
+def test_mistakes(target: str, layers: list[str], method: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        relevance_maps(load_model(tiny_net(), size=32), torch.rand(1, 3, 32, 32), target, layers, method)
+
+
+def test_guided_backprop_passes_positive_gradients_through_open_relus() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(inplace=True), nn.Conv2d(2, 1, 1, bias=False)).eval()
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor([1.0, -1.0]).view(2, 1, 1, 1))
+        module[2].weight.copy_(torch.tensor([2.0, -3.0]).view(1, 2, 1, 1))
+    x = torch.tensor([[[[1.0, -1.0]]]])
+    read = Readout("2", torch.ones(1, 1), (None,))
+    _, maps, _ = activations_and_relevance(module.requires_grad_(False), x, ["0"], read, "guided_backprop")
+    # d mean / d relu = [2, -3] / 2; the second is negative, the first open at the first position only.
+    assert maps["0"][0].tolist() == [[[1.0, 0.0]], [[0.0, 0.0]]]
