@@ -1,4 +1,4 @@
-"""The result of mining: one sqlite file that says which images drive which unit."""
+"""The result of mining: one sqlite file that says which images and patches drive which unit."""
 
 from __future__ import annotations
 
@@ -6,39 +6,62 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vital_exp.errors import UsageError
 from vital_exp.mining.images import ImageFolder
+from vital_exp.mining.meta import (
+    FORMAT,
+    Meta,
+    describe_images,
+    describe_network,
+    images_difference,
+    network_difference,
+)
+from vital_exp.mining.patches import Box
 from vital_exp.models.network import VisionNetwork
 
-FORMAT = 1
+NAME = "index.sqlite"
+KEY = "references.index"
+TOP, BOTTOM = "top", "bottom"
+IMAGE, PATCH = "image", "patch"
+
 SCHEMA = """
--- One row per unit, side and rank.
+-- One row per unit, side, region and rank.
 CREATE TABLE units (
-    layer TEXT NOT NULL,        -- module name
-    channel INTEGER NOT NULL,   -- of the layer, or the number of a direction
-    rank INTEGER NOT NULL,      -- from 0
-    side TEXT NOT NULL,         -- top: largest values; bottom: smallest; patch: best windows of the top images
-    image TEXT NOT NULL,        -- path relative to the folder, with /
-    activation REAL NOT NULL,   -- the unit's pooled value; a patch's is that of the window enlarged to the input
-    x0 INTEGER, y0 INTEGER, x1 INTEGER, y1 INTEGER,  -- box in px of the image as the network sees it; NULL: all of it
-    PRIMARY KEY (layer, channel, side, rank)
+  layer TEXT NOT NULL,       -- module name
+  channel INTEGER NOT NULL,  -- of the layer, from 0; the number of the direction where meta.layers says directions
+  side TEXT NOT NULL,        -- top: drives the unit most; bottom: least
+  region TEXT NOT NULL,      -- image: whole images; patch: windows of the top images, at most one of each
+  rank INTEGER NOT NULL,     -- from 1
+  image TEXT NOT NULL,       -- path relative to meta.folder, with / (bytes where it is no text)
+  activation REAL NOT NULL,  -- the unit's, pooled over positions; a patch's is that of the patch enlarged to the input
+  x0 INTEGER, y0 INTEGER, x1 INTEGER, y1 INTEGER,
+      -- box of a patch, null for whole images: px of the picture the network sees (resized and cropped as in
+      -- meta.preprocessing), x to the right, y down, x1 and y1 outside
+  PRIMARY KEY (layer, channel, side, region, rank)
 ) WITHOUT ROWID;
-CREATE TABLE corrupt (image TEXT PRIMARY KEY, reason TEXT NOT NULL);  -- files that were passed over
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);        -- JSON values: network, folder, settings
+CREATE TABLE corrupt (image TEXT NOT NULL, reason TEXT NOT NULL);     -- files that could not be read
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;  -- what the index is of; values are JSON
 """
-SIDES = ("top", "bottom", "patch")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image or patch of a unit; see the columns of the table."""
+    """One image, or patch of an image, of a unit.
+
+    Attributes:
+        layer, channel: the unit; where directions were mined ``channel`` is the number of one.
+        rank: from 1.
+        side: ``"top"`` or ``"bottom"``.
+        image: path relative to the folder.
+        activation: the unit's for this image or patch, pooled over positions.
+        box: (x0, y0, x1, y1) of a patch in px of the picture the network sees, x1 and y1 outside; None: all of it.
+    """
 
     layer: str
     channel: int
@@ -46,129 +69,141 @@ class Row:
     side: str
     image: str
     activation: float
-    box: tuple[int, int, int, int] | None
+    box: Box | None = None
 
 
-@dataclass(frozen=True)
 class Index:
-    """A finished mining index.
+    """A finished index; every question opens the file anew, so nothing stays open.
 
     Attributes:
         path: the sqlite file.
+        meta: what it is of, see :func:`vital_exp.mining.meta.describe`.
+        corrupt: reason by path, of the files that could not be read.
     """
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.meta: dict[str, Any] = {key: json.loads(value) for key, value in self._ask("SELECT key, value FROM meta")}
+        self.corrupt: dict[str, str] = {
+            _path(image): reason for image, reason in self._ask("SELECT image, reason FROM corrupt ORDER BY rowid")
+        }
 
     @classmethod
-    def open(cls, path: str | Path) -> Index:
-        """Return the index of a file, or of the folder that holds it.
+    def open(cls, path: str | Path, key: str = KEY) -> Index:
+        """Open an index file, or the one in a folder.
 
         Raises:
-            UsageError: no such file, or it is no finished index of this version.
+            UsageError: there is none, or the file is none, or one of another version.
         """
         place = Path(path).expanduser()
-        place = place / "index.sqlite" if place.is_dir() else place
+        place = place / NAME if place.is_dir() else place
         if not place.is_file():
-            raise UsageError("references.index", path, "no such file; vital-mine writes index.sqlite")
-        index = cls(place)
+            raise UsageError(key, path, f"no {NAME} there; vital-mine writes one when it is finished")
         try:
-            known = index.meta.get("format")
-        except (sqlite3.DatabaseError, ValueError):
-            known = None
-        if known != FORMAT:
-            raise UsageError("references.index", path, "is no index of vital-mine, or of another version")
+            index = cls(place.resolve())
+        except (sqlite3.Error, ValueError) as error:
+            raise UsageError(key, path, f"is no index of vital-mine ({error})") from None
+        if index.meta.get("format") != FORMAT:
+            raise UsageError(key, path, "is an index of another version; mine again")
         return index
 
-    @cached_property
-    def meta(self) -> dict[str, Any]:
-        """The network, folder and settings: model, weights, folder, fingerprint, layers, k, pooling, patch, images."""
-        with self._connection() as connection:
-            return {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM meta")}
-
-    @property
-    def corrupt(self) -> dict[str, str]:
-        """The images that were passed over, with the reason."""
-        with self._connection() as connection:
-            return dict(connection.execute("SELECT image, reason FROM corrupt ORDER BY image"))
-
     def top(self, layer: str, channel: int, k: int | None = None) -> list[Row]:
-        """Return the images that drive a unit most, the strongest first."""
-        return self._rows(layer, channel, "top", k)
+        """Return the images that drive a unit most, strongest first, at most ``k``.
+
+        Raises:
+            UsageError: the unit was not mined.
+        """
+        return self._rows(layer, channel, TOP, IMAGE, k)
 
     def bottom(self, layer: str, channel: int, k: int | None = None) -> list[Row]:
-        """Return the images that drive a unit least, the weakest first."""
-        return self._rows(layer, channel, "bottom", k)
+        """Return the images that drive a unit least, lowest first; see :meth:`top`."""
+        return self._rows(layer, channel, BOTTOM, IMAGE, k)
 
     def patches(self, layer: str, channel: int, k: int | None = None) -> list[Row]:
-        """Return the best patches of the strongest images, at most one of each, the strongest first."""
-        return self._rows(layer, channel, "patch", k)
+        """Return the strongest patches of the top images, at most one of each; see :meth:`top`."""
+        return self._rows(layer, channel, TOP, PATCH, k)
 
     def largest_activation(self, layer: str, channel: int) -> float:
-        """Return the unit's largest value over all images."""
+        """Return the unit's activation by the image that drives it most."""
         return self.top(layer, channel, 1)[0].activation
 
     def units(self) -> list[tuple[str, int]]:
-        """Return (layer, channel) of every unit."""
-        query = "SELECT DISTINCT layer, channel FROM units ORDER BY layer, channel"
-        with self._connection() as connection:
-            return [(layer, channel) for layer, channel in connection.execute(query)]
+        """Return (layer, channel) of every unit, layers in the order they were asked for."""
+        order = {one["layer"]: place for place, one in enumerate(self.meta["layers"])}
+        found = self._ask("SELECT DISTINCT layer, channel FROM units")
+        return sorted(found, key=lambda unit: (order[unit[0]], unit[1]))
 
-    def check(self, network: VisionNetwork, folder: ImageFolder) -> None:
-        """Make sure that the index was made with a network, and of a folder as it is now.
+    def check(self, network: VisionNetwork, folder: ImageFolder, key: str = KEY) -> None:
+        """Make sure that the index is of this network and of these images as they are now.
 
         Raises:
-            UsageError: it was not; says of which.
+            UsageError: says which differs.
         """
-        if self.meta["weights"] != network.weights_hash():
-            problem = f"was mined with {self.meta['model']} ({self.meta['weights']}), not {network.name}"
-            raise UsageError("references.index", self.path, f"{problem} ({network.weights_hash()})")
-        if self.meta["preprocessing"] != repr(network.preprocessing):
-            raise UsageError("references.index", self.path, f"was mined with {self.meta['preprocessing']}")
-        if self.meta["fingerprint"] != folder.fingerprint:
-            changed = Path(self.meta["folder"]) == folder.root.resolve()
-            what = "the folder has changed since" if changed else f"not {folder.root}"
-            raise UsageError("references.index", self.path, f"was mined of {self.meta['folder']}, {what}")
+        differs = network_difference(self.meta, describe_network(network))
+        differs = differs or images_difference(self.meta, describe_images(folder))
+        if differs:
+            raise UsageError(key, self.path, f"was mined with {differs}")
 
-    def _rows(self, layer: str, channel: int, side: str, k: int | None) -> list[Row]:
-        query = "SELECT * FROM units WHERE layer = ? AND channel = ? AND side = ? ORDER BY rank LIMIT ?"
-        with self._connection() as connection:
-            found = connection.execute(query, (layer, channel, side, -1 if k is None else k)).fetchall()
-        if not found:
-            known = [f"{layer}:{channel}" for layer, channel in self.units()]
-            unit = f"{layer}:{channel}"
-            raise UsageError("references.index", unit, f"this unit was not mined; {self.path} has {len(known)}", known)
-        return [_row(columns) for columns in found]
+    def _rows(self, layer: str, channel: int, side: str, region: str, k: int | None) -> list[Row]:
+        rows = self._ask(
+            "SELECT rank, image, activation, x0, y0, x1, y1 FROM units"
+            " WHERE layer = ? AND channel = ? AND side = ? AND region = ? AND rank <= ? ORDER BY rank",
+            (layer, channel, side, region, self.meta["k"] if k is None else k),
+        )
+        if not rows:
+            self._explain(layer, channel, region)
+        return [
+            Row(layer, channel, rank, side, _path(image), activation, None if x0 is None else (x0, y0, x1, y1))
+            for rank, image, activation, x0, y0, x1, y1 in rows
+        ]
 
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        uri = f"{self.path.resolve().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
-            yield connection
+    def _explain(self, layer: str, channel: int, region: str) -> None:
+        """Raise the mistake behind an empty answer."""
+        mined = {one["layer"]: one for one in self.meta["layers"]}
+        if layer not in mined:
+            raise UsageError("layer", layer, f"was not mined; {self.path} has {', '.join(mined)}", mined)
+        if region == PATCH and self.meta["patch"] is None:
+            raise UsageError(KEY, self.path, "was mined without patches")
+        what = "directions" if mined[layer]["directions"] else "channels"
+        raise UsageError("channel", channel, f"of {layer} the {what} {mined[layer]['channels']} were mined")
+
+    def _ask(self, question: str, values: tuple[object, ...] = ()) -> list[Any]:
+        with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return connection.execute(question, values).fetchall()
 
 
-def _row(columns: tuple[Any, ...]) -> Row:
-    layer, channel, rank, side, image, activation, *box = columns
-    return Row(
-        layer, channel, rank, side, image, activation, None if box[0] is None else (box[0], box[1], box[2], box[3])
-    )
-
-
-def write_index(path: Path, rows: Iterable[Row], corrupt: dict[str, str], meta: dict[str, Any]) -> Index:
-    """Write an index, which appears under its name only when it is complete."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+def write_index(path: Path, rows: Iterable[Row], corrupt: Mapping[str, str], meta: Meta) -> Index:
+    """Write an index whole: beside its place, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     os.close(handle)
     try:
         with closing(sqlite3.connect(temporary)) as connection, connection:
             connection.executescript(SCHEMA)
-            flat = (
-                (*(r.layer, r.channel, r.rank, r.side, r.image, r.activation), *(r.box or [None] * 4)) for r in rows
-            )
-            connection.executemany(f"INSERT INTO units VALUES ({', '.join('?' * 10)})", flat)
-            connection.executemany("INSERT INTO corrupt VALUES (?, ?)", corrupt.items())
-            values = ((key, json.dumps(value)) for key, value in {"format": FORMAT, **meta}.items())
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", values)
+            connection.executemany("INSERT INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_values, rows))
+            connection.executemany("INSERT INTO corrupt VALUES (?, ?)", ((_text(p), r) for p, r in corrupt.items()))
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", ((k, json.dumps(v)) for k, v in meta.items()))
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
     return Index(path)
+
+
+def _values(row: Row) -> tuple[object, ...]:
+    region, box = (PATCH, row.box) if row.box else (IMAGE, (None,) * 4)
+    unit = (row.layer, row.channel, row.side, region, row.rank)
+    return (*unit, _text(row.image), row.activation, *box)
+
+
+def _text(path: str) -> str | bytes:
+    """Return a path as sqlite can hold it: file names need not be text."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
+def _path(stored: str | bytes) -> str:
+    return os.fsdecode(stored) if isinstance(stored, bytes) else stored

@@ -1,51 +1,59 @@
-"""Mine a folder: one streaming pass over its images, then the best patches of the strongest (METHODS 1.4)."""
+"""Find the images, and the patches of them, that drive the units of a network most and least (METHODS 1.4)."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
-from vital_exp.mining.extremes import NONE, Extremes
+from vital_exp.mining import index as indices
+from vital_exp.mining import state as states
 from vital_exp.mining.images import ImageFolder
-from vital_exp.mining.index import Index, Row, write_index
-from vital_exp.mining.patches import PUBLISHED, PatchSettings, best_patches
+from vital_exp.mining.index import BOTTOM, TOP, Index, Row, write_index
+from vital_exp.mining.meta import Meta, describe, images_difference, network_difference, settings_difference
+from vital_exp.mining.passes import Passes
+from vital_exp.mining.patches import PUBLISHED, PatchSettings
 from vital_exp.mining.state import MiningState
+from vital_exp.mining.top import NOTHING, TopK
 from vital_exp.mining.units import Units, select_units
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.decoding import printable
 
-IMAGES_PER_SAVE = 2048
-PATCHED_IMAGES_PER_SAVE = 64  # each is some tens of forward passes
+FOLDER_KEY = "hydra.run.dir"
 
 
 @dataclass
 class Mining:
-    """One mining run.
+    """One mining: a streaming pass over the images, then one over the windows of those that rank.
+
+    It keeps the numbers of k images per unit and side, whatever the number of images. An interrupted mining goes on,
+    and a finished one is not made again.
 
     Attributes:
         units: what is mined.
         folder: the images.
-        k: how many images on each side.
-        patch: which windows of the strongest images are tried; None for no patches.
-        batch_size: images passed through the network together.
-        workers: processes that decode images; 0 decodes in this one.
-        progress: a progress bar on the terminal.
+        k: images per unit and side, and patches per unit.
+        patch: which windows of the top images are tried; None for no patches.
+        batch_size: pictures in the network at once; rounding apart the result does not depend on it.
+        workers: processes that decode images; 0: none but this one.
+        progress: whether progress bars are shown on a terminal.
+        save_every: pictures in the network between saves of what can be resumed.
     """
 
     units: Units
     folder: ImageFolder
     k: int = 50
     patch: PatchSettings | None = PUBLISHED
-    batch_size: int = 16
+    batch_size: int = 32
     workers: int = 0
     progress: bool = False
+    save_every: int = 2000
 
     def check(self) -> None:
         """Check the settings.
@@ -53,153 +61,146 @@ class Mining:
         Raises:
             UsageError: the first that is not allowed.
         """
-        for key, least in (("k", 1), ("batch_size", 1), ("workers", 0)):
+        for key, least in (("k", 1), ("batch_size", 1), ("workers", 0), ("save_every", 1)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(key, value, f"a whole number of at least {least}")
         count = len(self.folder.paths)
         if self.k > count:
-            raise UsageError("k", self.k, f"{printable(self.folder.root)} holds only {count} images")
+            raise UsageError("k", self.k, f"{printable(self.folder.root)} holds {count} images")
         if self.patch:
             self.patch.check(self.units.network.preprocessing.size)
 
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """What the index is of."""
+        return describe(self.units, self.folder, self.k, self.patch)
+
     @property
     def key(self) -> str:
-        """A hash of all that the result depends on."""
-        directions = {layer: vectors.tolist() for layer, vectors in self.units.directions.items()}
-        parts = (
-            *(self.units.network.weights_hash(), repr(self.units.network.preprocessing), self.folder.fingerprint),
-            *(dict(self.units.channels), self.units.pooling, directions, self.k, self.patch),
-        )
-        return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:24]
+        """A hash of all that the index depends on."""
+        return str(self.meta["key"])
 
     def run(self, out: Path) -> Index:
-        """Mine into a folder, or go on there; returns the finished index.
+        """Mine into the folder ``out``, or go on there; return the finished index, out/index.sqlite.
 
         Raises:
-            UsageError: see :meth:`check`; the folder holds the index of another mining.
+            UsageError: see :meth:`check`; the folder holds the index of something else; no image can be read.
         """
         self.check()
-        finished, kept = out / "index.sqlite", out / "mining.safetensors"
+        finished, kept = out / indices.NAME, out / states.NAME
         if finished.is_file():
-            index = Index.open(finished)
-            if index.meta["key"] != self.key:
-                raise UsageError("hydra.run.dir", out, "holds an index of another network, folder or settings")
+            index = Index.open(finished, FOLDER_KEY)
+            self._check_same(out, "index", index.meta)
             return index
-        out.mkdir(parents=True, exist_ok=True)
-        state = MiningState({layer: Extremes.empty(len(c), self.k) for layer, c in self.units.channels.items()})
-        state.load(kept, self.key)
-        self._scan(state, kept)
-        if self.patch:
-            self._search(state, kept)
-        corrupt = {self.folder.paths[number]: reason for number, reason in sorted(state.corrupt.items())}
-        index = write_index(finished, self._rows(state), corrupt, self._meta())
+        passes = self._passes(kept)
+        state = passes.start(self.k)
+        if (old := states.read_meta(kept)) is not None:
+            self._check_same(out, "unfinished index", old)
+            state.load(kept)
+        passes.run(state)
+        corrupt = self._corrupt(state)
+        index = write_index(finished, self._rows(passes, state), corrupt, self.meta)
         kept.unlink(missing_ok=True)
         return index
 
-    @torch.no_grad()
-    def _scan(self, state: MiningState, kept: Path) -> None:
-        """Let all images pass that have not yet."""
-        total = len(self.folder.paths)
-        if state.scanned >= total:
-            return
-        saved = state.scanned
-        with self._bar("images", total, state.scanned) as bar:
-            for numbers, images, corrupt in self.folder.batches(self.batch_size, self.workers, state.scanned):
-                if numbers:
-                    for layer, values in self.units.values(images).items():
-                        state.extremes[layer].add(values, torch.tensor(numbers))
-                state.corrupt |= corrupt
-                state.scanned += len(numbers) + len(corrupt)
-                bar.update(len(numbers) + len(corrupt))
-                if state.scanned - saved >= IMAGES_PER_SAVE:
-                    saved = state.scanned
-                    state.save(kept, self.key)
-        state.save(kept, self.key)
+    def _passes(self, kept: Path) -> Passes:
+        def save(state: MiningState) -> None:
+            state.save(kept, self.meta)
 
-    def _search(self, state: MiningState, kept: Path) -> None:
-        """Find the best patch of every strongest image that has none yet; each image is decoded once."""
-        assert self.patch is not None
-        state.begin_patches()
-        top = {layer: found.images[0] for layer, found in state.extremes.items()}  # (U, k)
-        numbers = sorted({int(n) for images in top.values() for n in images.unique() if n != NONE})
-        with self._bar("patches", len(numbers), state.searched) as bar:
-            for number in numbers[state.searched :]:
-                places = {layer: (images == number).nonzero() for layer, images in top.items()}  # (u, 2)
-                wanted = {layer: place[:, 0].tolist() for layer, place in places.items() if len(place)}
-                image = self.folder.load(self.folder.paths[number])
-                found = best_patches(self.units, self.patch, image, wanted, self.batch_size)
-                for layer, (values, windows) in found.items():
-                    state.patch_values[layer][tuple(places[layer].T)] = values
-                    state.patch_windows[layer][tuple(places[layer].T)] = windows
-                state.searched += 1
-                bar.update(1)
-                if state.searched % PATCHED_IMAGES_PER_SAVE == 0:
-                    state.save(kept, self.key)
+        settings = (self.patch, self.batch_size, self.workers, self.save_every, self.progress)
+        return Passes(self.units, self.folder, *settings, save)
 
-    def _rows(self, state: MiningState) -> Iterator[Row]:
-        for layer, channels in self.units.channels.items():
-            found = state.extremes[layer]
-            for unit, channel in enumerate(channels):
-                for side, name in enumerate(("top", "bottom")):
-                    numbers, values = found.images[side, unit].tolist(), found.values[side, unit].tolist()
-                    for rank, (number, value) in enumerate(zip(numbers, values, strict=True)):
-                        if number != NONE:
-                            yield Row(layer, channel, rank, name, self.folder.paths[number], value, None)
-                if self.patch:
-                    yield from self._patch_rows(state, layer, unit, channel)
+    def _check_same(self, out: Path, what: str, old: Meta) -> None:
+        """Refuse a folder that holds the index, or the state, of something else; says of what."""
+        for difference in (network_difference, images_difference):
+            if text := difference(old, self.meta):
+                raise UsageError(FOLDER_KEY, out, f"holds an {what} mined with {text}; choose another folder")
+        if text := settings_difference(old, self.meta):
+            raise UsageError(FOLDER_KEY, out, f"holds an {what} of other settings, {text}; choose another folder")
 
-    def _patch_rows(self, state: MiningState, layer: str, unit: int, channel: int) -> Iterator[Row]:
-        assert self.patch is not None
-        boxes = self.patch.windows(*self.folder.preprocessing.size)
-        values, numbers = state.patch_values[layer][unit], state.extremes[layer].images[0, unit]
-        order = [place for place in values.argsort(descending=True, stable=True).tolist() if numbers[place] != NONE]
-        for rank, place in enumerate(order):
-            box = boxes[int(state.patch_windows[layer][unit, place])]
-            path = self.folder.paths[int(numbers[place])]
-            yield Row(layer, channel, rank, "patch", path, float(values[place]), box)
+    def _corrupt(self, state: MiningState) -> dict[str, str]:
+        """Return path and reason of the images that could not be read."""
+        corrupt = {self.folder.paths[number]: reason for number, reason in sorted(state.corrupt.items())}
+        if len(corrupt) == len(self.folder.paths):
+            path, reason = next(iter(corrupt.items()))
+            problem = f"none of its {len(corrupt)} images can be read ({printable(path)}: {reason})"
+            raise UsageError(self.folder.key, printable(self.folder.root), problem)
+        return corrupt
 
-    def _meta(self) -> dict[str, object]:
-        network = self.units.network
-        return {
-            "key": self.key,
-            "model": network.name,
-            "weights": network.weights_hash(),
-            "preprocessing": repr(network.preprocessing),
-            "folder": str(self.folder.root.resolve()),
-            "fingerprint": self.folder.fingerprint,
-            "images": len(self.folder.paths),
-            "layers": self.units.layers,
-            "directions": sorted(self.units.directions),
-            "k": self.k,
-            "pooling": self.units.pooling,
-            "patch": asdict(self.patch) if self.patch else None,
-        }
+    def _rows(self, passes: Passes, state: MiningState) -> Iterator[Row]:
+        """Yield the rows of the index."""
+        for layer in self.units.layers:
+            yield from self._side(layer, state.top[layer], TOP)
+            yield from self._side(layer, state.bottom[layer], BOTTOM)
+            if self.patch:
+                yield from self._patches(passes, layer, state.patches[layer])
 
-    def _bar(self, unit: str, total: int, done: int) -> tqdm:
-        return tqdm(total=total, initial=done, unit=f" {unit}", disable=None if self.progress else True)
+    def _side(self, layer: str, best: TopK, side: str) -> Iterator[Row]:
+        sign = -1 if side == BOTTOM else 1
+        for unit, rank, value, number in _ranked(best):
+            channel = self.units.channels[layer][unit]
+            yield Row(layer, channel, rank, side, self.folder.paths[number], sign * value)
+
+    def _patches(self, passes: Passes, layer: str, best: TopK) -> Iterator[Row]:
+        for unit, rank, value, number in _ranked(best):
+            image, window = divmod(number, len(passes.boxes))
+            channel = self.units.channels[layer][unit]
+            yield Row(layer, channel, rank, TOP, self.folder.paths[image], value, passes.boxes[window])
 
 
-def mine_network(
+def _ranked(best: TopK) -> Iterator[tuple[int, int, float, int]]:
+    """Yield unit, rank, value and number of all that rank."""
+    for unit, (values, numbers) in enumerate(zip(best.values.tolist(), best.numbers.tolist(), strict=True)):
+        for rank, (value, number) in enumerate(zip(values, numbers, strict=True), start=1):
+            if number != NOTHING:
+                yield unit, rank, value, number
+
+
+def mine(
     network: VisionNetwork,
-    layers: Sequence[str],
+    layers: Sequence[str] | str,
     images: str | Path,
-    out: Path,
     *,
     k: int = 50,
+    out: str | Path | None = None,
     channels: object = "all",
+    directions: Mapping[str, Tensor] | None = None,
     pooling: str = "max",
     patch: PatchSettings | None = PUBLISHED,
-    directions: Mapping[str, Tensor] | None = None,
-    batch_size: int = 16,
+    batch_size: int = 32,
     workers: int = 0,
+    save_every: int = 2000,
     progress: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> Index:
-    """Mine a folder for units of a network; see :func:`vital_exp.mine` and :class:`Mining`.
+    """Find the top and bottom images of every asked unit, and the best patches of the top ones; see :class:`Mining`.
+
+    Args:
+        network: on the device where it is to run.
+        layers: module names; ``"output"`` is the network's output.
+        images: a folder, any tree.
+        k: images per unit and side, and patches per unit.
+        out: the folder of the index; None keeps it in the cache.
+        channels: of every layer, or {layer: ...}: ``"all"``, ``"0-63"``, a number or a list of these.
+        directions: for some layers (K, C) directions, mined in place of channels.
+        pooling: what ranks an image: the ``"max"`` or the ``"mean"`` over positions.
+        patch: which windows of the top images are tried; None for no patches.
+        batch_size, workers, save_every, progress: see :class:`Mining`.
+        cache_dir: the cache, where ``out`` is None; by default the commands' own.
+
+    Returns:
+        The index.
 
     Raises:
-        UsageError: an unknown layer, a channel out of range, no images, fewer images than ``k``.
+        UsageError: an unknown layer, a channel out of range, no images, fewer than ``k``, none that can be read;
+            ``out`` holds the index of something else.
     """
-    units = select_units(network, layers, channels, pooling, directions)
-    folder = ImageFolder(Path(images).expanduser(), network.preprocessing)
-    return Mining(units, folder, k, patch, batch_size, workers, progress).run(out)
+    folder = ImageFolder(images, network.preprocessing)
+    units = select_units(network, [layers] if isinstance(layers, str) else layers, channels, pooling, directions)
+    mining = Mining(units, folder, k, patch, batch_size, workers, progress, save_every)
+    mining.check()
+    if out is None:
+        cache = Path(compose_config([]).cache_dir if cache_dir is None else cache_dir)
+        return mining.run(cache.expanduser() / "mining" / mining.key)
+    return mining.run(Path(out).expanduser())

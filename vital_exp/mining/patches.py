@@ -1,8 +1,10 @@
-"""Windows of a picture, their boxes and what they look like to the network (METHODS 1.4)."""
+"""Windows of a picture: which there are, which hold a unit's strongest position, what they show (METHODS 1.4)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isqrt
 
 import torch
 from torch import Tensor
@@ -11,35 +13,51 @@ from vital_exp.errors import UsageError
 from vital_exp.images.output import resized
 
 Box = tuple[int, int, int, int]
-# METHODS 1.4: windows of 64 px of a picture of 224 px; other inputs take the same share.
-PUBLISHED_SIDE, PUBLISHED_INPUT = 64, 224
+SEARCHES = ("all", "strongest")
+# METHODS 1.4: windows of 64 px, half of each shared with the next.
+PUBLISHED_SIDE, PUBLISHED_OVERLAP = 64, 0.5
+# Tokens before those of a square grid (class, distillation, registers); a longer rest is no grid.
+MOST_PREFIX_TOKENS = 8
 
 
-def default_side(size: tuple[int, int]) -> int:
-    """Return the side of a window in px for an input (height, width): 64 of 224."""
-    return max(1, round(min(size) * PUBLISHED_SIDE / PUBLISHED_INPUT))
+@dataclass(frozen=True)
+class PatchSettings:
+    """Which windows of an image are tried.
 
-
-def window_boxes(size: tuple[int, int], side: int, overlap: float) -> list[Box]:
-    """Return the boxes (x0, y0, x1, y1) of all windows of a picture, row by row; x1 and y1 are outside.
-
-    Args:
-        size: (height, width) of the picture in px.
-        side: of a window in px.
+    Attributes:
+        size: side in px of the picture the network sees.
         overlap: share of its side that a window has in common with the next, in [0, 1); the last window of a row or
             column ends at the border, and may overlap more.
-
-    Raises:
-        UsageError: a side or an overlap that is not allowed.
+        search: ``"all"`` windows, or for each unit those that hold the ``"strongest"`` position of its map.
     """
-    if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= min(size):
-        allowed = f"a whole number of px, 1 to {min(size)}, the network's input"
-        raise UsageError("patch.size", side, allowed)
-    if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 <= overlap < 1:
-        raise UsageError("patch.overlap", overlap, "a number of at least 0 and below 1")
-    stride = max(1, round(side * (1 - overlap)))
-    rows, columns = (_starts(length, side, stride) for length in size)
-    return [(x, y, x + side, y + side) for y in rows for x in columns]
+
+    size: int = PUBLISHED_SIDE
+    overlap: float = PUBLISHED_OVERLAP
+    search: str = "all"
+
+    def check(self, size: tuple[int, int], key: str = "patch") -> None:
+        """Make sure that pictures of (height, width) have such windows.
+
+        Raises:
+            UsageError: they have not.
+        """
+        side, overlap = self.size, self.overlap
+        if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= min(size):
+            allowed = f"a whole number of px, 1 to {min(size)}: the network's input is {size[0]}x{size[1]}"
+            raise UsageError(f"{key}.size", side, allowed)
+        if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 <= overlap < 1:
+            raise UsageError(f"{key}.overlap", overlap, "a number of at least 0 and below 1")
+        if self.search not in SEARCHES:
+            raise UsageError(f"{key}.search", self.search, f"one of {', '.join(SEARCHES)}", SEARCHES)
+
+    def windows(self, height: int, width: int) -> list[Box]:
+        """Return the boxes (x0, y0, x1, y1) of all windows of a picture, row by row; x1 and y1 are outside."""
+        stride = max(1, round(self.size * (1 - self.overlap)))
+        rows, columns = (_starts(length, self.size, stride) for length in (height, width))
+        return [(x, y, x + self.size, y + self.size) for y in rows for x in columns]
+
+
+PUBLISHED = PatchSettings()
 
 
 def _starts(length: int, side: int, stride: int) -> list[int]:
@@ -47,10 +65,42 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
     return starts if starts[-1] == length - side else [*starts, length - side]
 
 
-def cut(pictures: Tensor, boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
-    """Return the boxes of pictures (N, 3, H, W), all of one size, enlarged to (height, width): (N * boxes, 3, ...).
+def crops(pictures: Tensor, boxes: Sequence[Box]) -> Tensor:
+    """Return boxes of one size of pictures (N, 3, H, W), not enlarged: (N, W, 3, height, width) of the boxes."""
+    return torch.stack([pictures[:, :, y0:y1, x0:x1] for x0, y0, x1, y1 in boxes], dim=1)
 
-    The windows of a picture follow one another.
+
+def enlarged(picture: Tensor, box: Box) -> Tensor:
+    """Return the part of a picture (3, H, W) in the box, at the picture's own size: what the network was shown."""
+    size = (picture.shape[-2], picture.shape[-1])
+    return resized(crops(picture[None], [box])[:, 0], size)[0]
+
+
+def windows_over(strongest: Tensor, shape: Sequence[int], boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
+    """Return which windows hold a position of a layer's map, as booleans (..., W).
+
+    Args:
+        strongest: (...) int64, flat positions in the map.
+        shape: of the map: (rows, columns), or (tokens,) where those after a few first ones make a square grid.
+        boxes: the W windows.
+        size: (height, width) of the picture in px.
+
+    A position without a place in the picture (a class token's, or of no grid) counts as held by every window.
     """
-    windows = torch.stack([pictures[:, :, y0:y1, x0:x1] for x0, y0, x1, y1 in boxes], dim=1)  # (N, W, 3, side, side)
-    return resized(windows.flatten(0, 1), size)
+    prefix, rows, columns = _grid(shape)
+    place = strongest - prefix
+    y = (place.div(columns, rounding_mode="floor") + 0.5) * size[0] / rows
+    x = (place % columns + 0.5) * size[1] / columns
+    x0, y0, x1, y1 = torch.tensor(boxes, device=strongest.device).T
+    held = (x0 <= x[..., None]) & (x[..., None] < x1) & (y0 <= y[..., None]) & (y[..., None] < y1)
+    return held | (place < 0)[..., None]
+
+
+def _grid(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return the number of positions before the grid, its rows and its columns."""
+    if len(shape) == 2:
+        return 0, shape[0], shape[1]
+    positions = int(torch.Size(shape).numel())
+    side = isqrt(positions)
+    prefix = positions - side * side
+    return (prefix, side, side) if side > 1 and prefix <= MOST_PREFIX_TOKENS else (positions, 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.models.layers import layer_shapes
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import Taps
 from vital_exp.targets.selection import unit_targets
@@ -24,41 +24,71 @@ class Units:
     Attributes:
         network: the frozen network.
         channels: for each layer the numbers of its channels, or of the given directions.
-        pooling: how a unit's map becomes one number: its spatial ``"max"`` or ``"mean"``.
+        pooling: how a unit's map becomes one number: ``"max"`` or ``"mean"`` over positions; tokens are positions, a
+            class token among them.
         directions: for some layers (K, C) read-outs that are mined in place of channels.
+        shapes: for each layer the shape of its map, (rows, columns), (tokens,) or (1,).
     """
 
     network: VisionNetwork
     channels: Mapping[str, Sequence[int]]
     pooling: str
     directions: Mapping[str, Tensor]
+    shapes: Mapping[str, tuple[int, ...]]
 
     @property
     def layers(self) -> list[str]:
         """The layers' names."""
         return list(self.channels)
 
+    @torch.inference_mode()
     def maps(self, images: Tensor) -> dict[str, Tensor]:
-        """Return for each layer the units' maps, (B, U, P), of RGB images (B, 3, H, W)."""
+        """Return for each layer the units' maps, (B, U, P), of RGB images (B, 3, H, W), on the network's device."""
         activations, _ = Taps(self.network.module, self.layers, "layers")(model_space(images, self.network))
-        maps = {}
-        for layer, activation in activations.items():
-            values = activation.flatten(2)  # (B, C, P)
-            if layer in self.directions:
-                values = torch.einsum("bcp,kc->bkp", values, self.directions[layer].to(values))
-            numbers = self.channels[layer]
-            maps[layer] = values if len(numbers) == values.shape[1] else values[:, list(numbers)]
-        return maps
+        return {layer: self._of_units(layer, activations[layer].flatten(2)) for layer in self.layers}
+
+    def _of_units(self, layer: str, values: Tensor) -> Tensor:
+        """Return the units' part (B, U, P) of a layer's channels (B, C, P)."""
+        if layer in self.directions:
+            values = torch.einsum("bcp,kc->bkp", values, self.directions[layer].to(values))
+        numbers = self.channels[layer]
+        return values if len(numbers) == values.shape[1] else values[:, list(numbers)]
 
     def values(self, images: Tensor) -> dict[str, Tensor]:
-        """Return for each layer the units' values, (B, U) float32 on the CPU."""
-        pooled = {layer: pool(values, self.pooling) for layer, values in self.maps(images).items()}
-        return {layer: values.float().cpu() for layer, values in pooled.items()}
+        """Return for each layer the units' values, (B, U) float32 on the network's device."""
+        return {layer: pool(maps, self.pooling).float() for layer, maps in self.maps(images).items()}
+
+    def strongest(self, images: Tensor) -> dict[str, Tensor]:
+        """Return for each layer the flat position of each unit's largest value, (B, U)."""
+        return {layer: maps.argmax(dim=2) for layer, maps in self.maps(images).items()}
+
+    def describe(self) -> list[dict[str, object]]:
+        """Return layers, units and directions, ready for JSON."""
+        hashes = {layer: _hash(vectors) for layer, vectors in self.directions.items()}
+        return [
+            {"layer": layer, "channels": spans(numbers), "directions": hashes.get(layer)}
+            for layer, numbers in self.channels.items()
+        ]
 
 
 def pool(maps: Tensor, pooling: str) -> Tensor:
     """Return the spatial maximum or mean of maps (..., P)."""
     return maps.amax(dim=-1) if pooling == "max" else maps.mean(dim=-1)
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Return ascending numbers as "0-63,70"."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in found)
+
+
+def _hash(vectors: Tensor) -> str:
+    return hashlib.sha256(vectors.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def select_units(
@@ -68,33 +98,54 @@ def select_units(
     pooling: str = "max",
     directions: Mapping[str, Tensor] | None = None,
 ) -> Units:
-    """Return the units of the layers.
+    """Return the units of the layers, their numbers ascending.
 
     Args:
         network: the frozen network.
-        layers: module names.
+        layers: module names; ``"output"`` is the network's output.
         channels: "all", numbers, "0-63", a list of these; the same for every layer, or {layer: selection}.
         pooling: ``"max"`` or ``"mean"``.
-        directions: for some layers (K, C) read-outs in place of channels.
+        directions: for some layers (K, C) read-outs in place of channels; ``channels`` then are their numbers.
 
     Raises:
-        UsageError: no layer, an unknown one, a channel out of range, an unknown pooling.
+        UsageError: no layer, an unknown one, a channel out of range, an unknown pooling, directions that do not fit.
     """
-    if not layers:
-        raise UsageError("layers", list(layers), "at least one layer; list=layers prints them")
+    if not layers or len(set(layers)) < len(layers):
+        raise UsageError("layers", list(layers), "different layers, at least one; list=layers prints them")
     if pooling not in POOLINGS:
         raise UsageError("pooling", pooling, f"one of {', '.join(POOLINGS)}", POOLINGS)
-    Taps(network.module, layers, "layers")  # names the layer that does not exist
-    shapes, given = layer_shapes(network), dict(directions or {})
+    shapes, given = map_shapes(network, layers), dict(directions or {})
     chosen = {}
-    for layer in dict.fromkeys(layers):
-        if layer not in shapes:
-            raise UsageError("layers", layer, "the network never runs this layer in a forward pass")
+    for layer in layers:
+        if layer in given:
+            _check_directions(given[layer], layer, shapes[layer][0])
         count = len(given[layer]) if layer in given else shapes[layer][0]
         selection = channels[layer] if isinstance(channels, Mapping) else channels
         try:
             targets = unit_targets("direction" if layer in given else "channel", layer, selection, count)  # type: ignore[arg-type]
         except UsageError as error:
             raise UsageError("channels", error.value, error.problem) from None
-        chosen[layer] = [target.index for target in targets]
-    return Units(network, chosen, pooling, given)
+        chosen[layer] = sorted(target.index for target in targets)
+    return Units(network, chosen, pooling, given, {layer: shape[1:] for layer, shape in shapes.items()})
+
+
+@torch.no_grad()
+def map_shapes(network: VisionNetwork, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return the shape (C, ...) of each layer's activation, found by one forward pass.
+
+    Raises:
+        UsageError: a name that is no layer (the nearest are suggested), or a layer that never runs.
+    """
+    taps = Taps(network.module, layers, "layers")
+    zeros = torch.zeros(1, 3, *network.preprocessing.size, dtype=network.dtype, device=network.device)
+    try:
+        activations, _ = taps(zeros)
+    except UsageError as error:
+        raise UsageError("layers", error.value, error.problem) from None
+    return {layer: tuple(activations[layer].shape[1:]) for layer in layers}
+
+
+def _check_directions(vectors: Tensor, layer: str, width: int) -> None:
+    if vectors.ndim != 2 or vectors.shape[1] != width:
+        problem = f"must have the shape (K, {width}), one row per direction: {layer} has {width} channels"
+        raise UsageError("directions", tuple(vectors.shape), problem)

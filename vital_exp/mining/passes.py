@@ -1,0 +1,137 @@
+"""The two passes of mining: over all images, then over the windows of the images that rank (METHODS 1.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vital_exp.images.output import resized
+from vital_exp.mining.images import ImageBatch, ImageFolder
+from vital_exp.mining.patches import PatchSettings, crops, windows_over
+from vital_exp.mining.state import IMAGES_PASS, PATCHES_PASS, MiningState
+from vital_exp.mining.top import NOTHING, TopK
+from vital_exp.mining.units import Units
+
+# Windows that hold one position: what a search of the strongest expects per image when it forms batches.
+WINDOWS_OVER_A_POSITION = 4
+
+
+@dataclass
+class Passes:
+    """Runs a mining from the state it is in.
+
+    Attributes:
+        units: what is mined.
+        folder: the images.
+        patch: which windows are tried; None for no patches.
+        batch_size: pictures in the network at once.
+        workers: processes that decode images.
+        save_every: pictures in the network between saves.
+        progress: whether bars are shown on a terminal.
+        save: called with the state now and then.
+    """
+
+    units: Units
+    folder: ImageFolder
+    patch: PatchSettings | None
+    batch_size: int
+    workers: int
+    save_every: int
+    progress: bool
+    save: Callable[[MiningState], None]
+
+    def __post_init__(self) -> None:
+        self.device = self.units.network.device
+        self.size = self.units.network.preprocessing.size
+        self.boxes = self.patch.windows(*self.size) if self.patch else []
+
+    def start(self, k: int) -> MiningState:
+        """Return the state before the first image."""
+        counts = {layer: len(numbers) for layer, numbers in self.units.channels.items()}
+
+        def empty() -> dict[str, TopK]:
+            return {layer: TopK(count, k, self.device) for layer, count in counts.items()}
+
+        return MiningState(empty(), empty(), empty())
+
+    def run(self, state: MiningState) -> None:
+        """Run what is left to do."""
+        if state.phase == IMAGES_PASS:
+            self._pass(state, range(len(self.folder.paths)), self.batch_size, self._add_images)
+            state.phase, state.position = PATCHES_PASS, 0
+            self.save(state)
+        if self.patch:
+            windows = len(self.boxes) if self.patch.search == "all" else WINDOWS_OVER_A_POSITION
+            self._pass(state, wanted(state.top), max(1, self.batch_size // windows), self._add_patches)
+
+    def _pass(
+        self,
+        state: MiningState,
+        numbers: Sequence[int],
+        size: int,
+        add: Callable[[MiningState, Tensor, Tensor], int],
+    ) -> None:
+        """Hand the images of these numbers, from the state's position on, to ``add``, ``size`` at once."""
+        unsaved = 0
+        for batch in self._batches(numbers, state.position, size, state.phase):
+            if batch.pixels is not None:
+                unsaved += add(state, batch.rgb(self.device), batch.numbers.to(self.device))
+            state.corrupt |= batch.corrupt
+            state.position += batch.count
+            if unsaved >= self.save_every:
+                self.save(state)
+                unsaved = 0
+
+    def _batches(self, numbers: Sequence[int], position: int, size: int, phase: str) -> Iterator[ImageBatch]:
+        """Yield batches behind a progress bar."""
+        loaded = self.folder.batches(numbers[position:], size, self.workers, pin_memory=self.device.type == "cuda")
+        hidden = None if self.progress else True
+        with tqdm(
+            total=len(numbers), initial=position, desc=phase, unit="image", disable=hidden, dynamic_ncols=True
+        ) as bar:
+            for batch in loaded:
+                yield batch
+                bar.update(batch.count)
+
+    def _add_images(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> int:
+        """Rank images by every unit; return how many pictures the network saw."""
+        for layer, values in self.units.values(rgb).items():
+            state.top[layer].add(values, numbers)
+            state.bottom[layer].add(-values, numbers)
+        return len(rgb)
+
+    def _add_patches(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> int:
+        """Rank the best window of each image, for the units that have the image among their top ones."""
+        asked = self._asked(state, rgb, numbers)
+        needed = torch.stack([one.any(dim=1) for one in asked.values()]).any(dim=0)  # (N, W)
+        windows = crops(rgb, self.boxes)[needed]  # (M, 3, side, side); each is seen once, by all who ask for it
+        parts = [self.units.values(resized(chunk, self.size)) for chunk in windows.split(self.batch_size)]
+        for layer, by_unit in asked.items():
+            values = torch.cat([part[layer] for part in parts])  # (M, U)
+            everywhere = values.new_full((*needed.shape, values.shape[1]), -torch.inf)  # (N, W, U)
+            everywhere[needed] = values.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+            best, window = everywhere.masked_fill(~by_unit.transpose(1, 2), -torch.inf).max(dim=1)  # (N, U)
+            state.patches[layer].add(best, numbers[:, None] * len(self.boxes) + window)
+        return len(windows)
+
+    def _asked(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> dict[str, Tensor]:
+        """Return for each layer which windows of which images its units ask for, (N, U, W)."""
+        asked = {}
+        strongest = self.units.strongest(rgb) if self.patch and self.patch.search == "strongest" else {}
+        for layer, top in state.top.items():
+            ranks = (top.numbers == numbers[:, None, None]).any(dim=2)[..., None]  # (N, U, 1)
+            asked[layer] = ranks.expand(-1, -1, len(self.boxes))
+            if strongest:
+                held = windows_over(strongest[layer], self.units.shapes[layer], self.boxes, self.size)
+                asked[layer] = asked[layer] & held
+        return asked
+
+
+def wanted(tops: dict[str, TopK]) -> list[int]:
+    """Return the numbers of all images that rank, ascending."""
+    found = torch.cat([top.numbers.flatten() for top in tops.values()]).unique()
+    return [int(number) for number in found.tolist() if number != NOTHING]
