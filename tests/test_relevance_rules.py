@@ -170,7 +170,7 @@ def test_residual_sums_split_by_magnitude_and_concatenations_into_parts() -> Non
 
 
 def attention_twin(x: Array, weights: list[Array], relevance: Array) -> Array:
-    """One head in plain matrices: scores, Taylor softmax, weighted sum; half of a product's relevance to each factor."""
+    """One head in plain matrices: scores, Taylor softmax, weighted sum; half a product's relevance to each factor."""
     query, key, value = (x @ w.T for w in weights)
     scaled = query / np.sqrt(query.shape[-1])
     scores = scaled @ key.swapaxes(-1, -2)
@@ -363,3 +363,24 @@ def test_guided_backprop_passes_positive_gradients_through_open_relus() -> None:
     _, maps, _ = activations_and_relevance(module.requires_grad_(False), x, ["0"], read, "guided_backprop")
     # d mean / d relu = [2, -3] / 2; the second is negative, the first open at the first position only.
     assert maps["0"][0].tolist() == [[[1.0, 0.0]], [[0.0, 0.0]]]
+
+
+def test_z_plus_agrees_with_zennit() -> None:
+    zennit = pytest.importorskip("zennit.rules")
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 3, stride=2), nn.ReLU()).double()
+    x = random(2, 3, 9, 9, seed=20)
+    read = readout([Target("channel", 2, "3")] * 2, 5)
+    network = network.eval().requires_grad_(False)
+    _, ours, value = activations_and_relevance(network, x, ["0"], read, "lrp")
+    rule = zennit.ZPlus(stabilizer=lambda z: z + EPSILON, zero_params="bias")
+    handle = rule.register(network[2])
+    try:
+        hidden = network[0](x).relu().requires_grad_()
+        out = network[2](hidden)
+        start = torch.zeros_like(out)
+        start[:, 2] = value.reshape(2, *out.shape[2:])
+        (theirs,) = torch.autograd.grad(out, hidden, start)
+    finally:
+        handle.remove()
+    torch.testing.assert_close(ours["0"], theirs, rtol=1e-8, atol=1e-12)

@@ -30,7 +30,7 @@ from vital_exp.engine.problem import problem_of, readout_of
 from vital_exp.engine.provenance import provenance
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.errors import UsageError
-from vital_exp.evaluation.activation import unit_activations
+from vital_exp.evaluation.activation import activation_rows, unit_activations
 from vital_exp.evaluation.recognition import check_judge, recognition, summarise
 from vital_exp.images.output import quantised, resized, transparency
 from vital_exp.images.randomness import RandomStreams
@@ -156,7 +156,7 @@ class Visualization:
 
     def _load_judges(self) -> dict[str, VisionNetwork]:
         """Judges are loaded first: a mistake in one should not wait for the pictures."""
-        if not self.config.evaluation.enabled or self.network.class_names is None:
+        if not self.config.evaluation.enabled or self.network.class_names is None or self.targets[0].layer is not None:
             return {}
         folder = setup.cache_dir(self.config)
         specs = OmegaConf.to_container(self.config.evaluation.judges)
@@ -311,15 +311,22 @@ class Visualization:
 
     def _evaluate(self, pictures: Pictures) -> None:
         done = [i for i, result in enumerate(pictures.results) if result["status"] == "done"]
-        kinds = {target.kind for target in self.targets}
-        if not self.config.evaluation.enabled or not done or kinds != {"class"} or self.network.class_names is None:
+        if not self.config.evaluation.enabled or not done:
             return
-        targets = [self.targets[i] for i in done]
-        pictures.rows = recognition(self.network, self.judges, targets, quantised(pictures.images[done]))
+        pictures.rows = self._rows([self.targets[i] for i in done], pictures, done)
         pictures.metrics = summarise(pictures.rows)
-        if self.folder:
+        if self.folder and pictures.rows:
             self.folder.save_json("metrics.json", pictures.metrics)
             self.folder.save_table("metrics.csv", pictures.rows)
+
+    def _rows(self, targets: list[Target], pictures: Pictures, done: list[int]) -> list[dict[str, float | int | str]]:
+        """What metrics.csv says of each target: who recognises a class, how strongly a hidden unit is driven."""
+        if any(target.kind != "class" for target in targets):
+            activations = [pictures.results[i]["activation"] for i in done]
+            return activation_rows(targets, activations, self.references)
+        if self.network.class_names is None:
+            return []
+        return recognition(self.network, self.judges, targets, quantised(pictures.images[done]))
 
 
 def _failure(losses: Sequence[float], picture: Tensor, dead: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,27 @@ from vital_exp.evaluation.recognition import PICTURES_PER_PASS
 from vital_exp.images.output import resized
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import OUTPUT, Taps
+from vital_exp.references.base import References
 from vital_exp.targets.readout import Readout
+from vital_exp.targets.unit import Target
+
+
+def activation_rows(
+    targets: Sequence[Target], activations: Sequence[float], references: References
+) -> list[dict[str, float | int | str]]:
+    """Return one row per hidden unit: its activation by its picture, and that as a share of its largest natural one.
+
+    The share, ``activation_ratio``, is there when the references are mined and the largest natural activation is
+    positive.
+    """
+    rows: list[dict[str, float | int | str]] = []
+    largest = getattr(references, "largest_activation", None)
+    for target, activation in zip(targets, activations, strict=True):
+        row: dict[str, float | int | str] = {"target": target.name, "activation": activation}
+        if largest and (natural := largest(target)) > 0:
+            row["activation_ratio"] = activation / natural
+        rows.append(row)
+    return rows
 
 
 @torch.no_grad()

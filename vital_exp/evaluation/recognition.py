@@ -14,6 +14,8 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.unit import Target
 
 TOP = 5
+# Columns whose metric has their own name.
+UNPREFIXED = ("probability", "activation_ratio")
 PICTURES_PER_PASS = 16
 
 
@@ -67,14 +69,15 @@ def recognition(
 def summarise(rows: Sequence[Mapping[str, float | int | str]]) -> dict[str, dict[str, float | int]]:
     """Return each metric's mean over the targets with its interval.
 
-    accuracy_top1 is the network's own; transfer_top1[judge] a judge's; likewise top5 and probability.
+    accuracy_top1 is the network's own; transfer_top1[judge] a judge's; likewise top5 and probability. activation_ratio
+    is that of hidden units.
     """
     metrics = {}
     for column in rows[0] if rows else ():
         if column in ("target", "activation"):
             continue
         name, bracket, judge = column.partition("[")
-        if name != "probability":
+        if name not in UNPREFIXED:
             name = f"{'transfer' if bracket else 'accuracy'}_{name}"
         metrics[f"{name}{bracket}{judge}"] = bootstrap_mean([float(row[column]) for row in rows])
     return metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,9 @@ ROWS_SHOWN = 40  # a longer table scrolls away what comes after it; the gallery 
 def print_summary(pictures: Pictures, gallery: Path) -> None:
     """Print target, loss, activation, recognised or not, seconds; then the metrics and the gallery's path."""
     table = Table()
-    for column in ("target", "label", "loss", "activation", "recognised", "seconds"):
+    hidden = pictures.targets[0].layer is not None
+    opinion = "of largest natural" if hidden else "recognised"
+    for column in ("target", "label", "loss", "activation", opinion, "seconds"):
         table.add_column(column, justify="left" if column in ("target", "label") else "right")
     opinions = {row["target"]: row for row in pictures.rows}
     for result in pictures.results[:ROWS_SHOWN]:
@@ -28,7 +31,7 @@ def print_summary(pictures: Pictures, gallery: Path) -> None:
             result["label"],
             f"{result['loss']['total']:.4g}",
             "" if result["activation"] is None else f"{result['activation']:.2f}",
-            ", ".join(_verdict(column, value) for column, value in row.items() if column.startswith("top1")),
+            _share(row) if hidden else ", ".join(_verdict(c, v) for c, v in row.items() if c.startswith("top1")),
             f"{result['seconds']:.1f}",
         )
     console = Console()
@@ -39,6 +42,11 @@ def print_summary(pictures: Pictures, gallery: Path) -> None:
         interval = f"({metric['low']:.3f} to {metric['high']:.3f}, n = {metric['n']})"
         console.print(f"{name}: {metric['value']:.3f} {interval}", highlight=False, markup=False)
     console.print(f"gallery: {gallery}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _share(row: Mapping[str, object]) -> str:
+    ratio = row.get("activation_ratio")
+    return f"{ratio:.0%}" if isinstance(ratio, float) else ""
 
 
 def _verdict(column: str, value: object) -> str:
