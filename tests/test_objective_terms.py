@@ -69,8 +69,8 @@ class Capability:
 
 TABLE = (
     *(Capability(f"alignment.{how}") for how in options_of("objective/alignment")),
-    Capability("alignment.moments", options=("highest=2", "standardise=true")),
-    Capability("alignment.gram", options=("standardise=true", "pixel_weight=1.0")),
+    Capability("alignment.moments", options=("highest=2", "standardise=channel")),
+    Capability("alignment.gram", options=("standardise=channel", "pixel_weight=1.0")),
     Capability("activation"),
     Capability("activation", options=("cosine_power=2.0",)),
     Capability("activation", kinds=("channel",), options=("position=centre",)),
@@ -240,11 +240,11 @@ def test_operators_give_the_overrides_of_a_sum() -> None:
 def test_every_kind_of_value_survives_as_an_override() -> None:
     values = {"image": "a 'b' \\ c=d, e.png", "layer": None}
     config = compose_config(
-        (term("caricature", **values) + term("alignment", layers=["a.1", "b"], standardise=True)).overrides
+        (term("caricature", **values) + term("alignment", layers=["a.1", "b"], standardise="layer")).overrides
     )
     assert {key: config.objective.caricature[key] for key in values} == values
     assert list(config.objective.alignment.layers) == ["a.1", "b"]
-    assert config.objective.alignment.standardise is True
+    assert config.objective.alignment.standardise == "layer"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 
 from vital_exp.errors import UsageError
 from vital_exp.objectives import l2_norm, sort_matching, total_variation
-from vital_exp.objectives.alignment_terms import channel_precision
+from vital_exp.objectives.alignment_terms import channel_precision, layer_precision
 from vital_exp.references.quantiles import resample_quantiles
 
 
@@ -79,6 +79,9 @@ def test_channel_precision_is_one_over_the_variance_with_a_floor() -> None:
     expected = 1 / (variance + 0.1 * variance.mean())
     np.testing.assert_allclose(channel_precision(quantiles)[0].numpy(), expected, rtol=1e-6)
     assert channel_precision(torch.zeros(1, 2, 3)).isfinite().all()
+    by_layer = 1 / quantiles[0].numpy().var(axis=-1).mean()
+    np.testing.assert_allclose(layer_precision(quantiles)[0].numpy(), [by_layer] * quantiles.shape[1], rtol=1e-6)
+    assert layer_precision(torch.zeros(1, 2, 3)).isfinite().all()
 
 
 def test_sort_matching_in_half_precision_returns_float32() -> None:

@@ -42,7 +42,7 @@ def mined_references(
         raise UsageError("references", "mined", "hidden units only: classes take references=folder")
     if keys.region not in REGIONS:
         raise UsageError("references.region", keys.region, f"one of {', '.join(REGIONS)}", REGIONS)
-    folder = ImageFolder(image_folder(config, cache), network.preprocessing)
+    folder = ImageFolder(image_folder(config, cache), network.preprocessing, "references.root")
     if keys.index:
         index = Index.open(keys.index)
         index.check(network, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -32,8 +32,9 @@ class DistributionTerm(Term):
         depth_growth: factor by which each layer weighs more than the one before it; 1 as published.
         pixel_weight: weight of the pictures' own values, matched like a layer's; 0 as published.
         readout_weight: weight of what the target itself reads, matched like a layer of one channel; 0 as published.
-        standardise: divide each channel's squared differences by the variance of its reference values, so that no
-            channel and no layer counts for more because its values are larger; False as published.
+        standardise: what squared differences are divided by, so that none counts for more because its values are
+            larger: ``"channel"``: the variance of the channel's reference values; ``"layer"``: that variance's mean over
+            the layer; ``"none"``: nothing, as published.
     """
 
     def __init__(
@@ -45,9 +46,12 @@ class DistributionTerm(Term):
         depth_growth: float = 1.0,
         pixel_weight: float = 0.0,
         readout_weight: float = 0.0,
-        standardise: bool = False,
+        standardise: str = "none",
     ) -> None:
         super().__init__(problem, weight)
+        if standardise not in PRECISIONS:
+            known = tuple(PRECISIONS)
+            raise UsageError("objective.alignment.standardise", standardise, f"one of {', '.join(known)}", known)
         hidden = _layer_weights(problem, layers, layer_weights)
         grown = {layer: own * depth_growth**depth for depth, (layer, own) in enumerate(hidden.items())}
         around = {INPUT: float(pixel_weight), READOUT: float(readout_weight)}
@@ -66,9 +70,8 @@ class DistributionTerm(Term):
         if weight:
             statistics = problem.statistics.of(problem.targets, tuple(self.layer_weights))
             self.quantiles, self.channel_weights = statistics.quantiles, dict(statistics.importance)
-        if standardise:
-            for layer, values in self.quantiles.items():
-                self.channel_weights[layer] = self.channel_weights.get(layer, 1.0) * channel_precision(values)
+        for layer, values in self.quantiles.items() if standardise != "none" else ():
+            self.channel_weights[layer] = self.channel_weights.get(layer, 1.0) * PRECISIONS[standardise](values)
 
     @abstractmethod
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
@@ -130,3 +133,17 @@ def channel_precision(quantiles: Tensor) -> Tensor:
     variance = quantiles.var(dim=-1, correction=0)  # (N, C)
     floor = FLOOR_SHARE * variance.mean(dim=-1, keepdim=True)
     return 1.0 / (variance + floor).clamp(min=torch.finfo(variance.dtype).tiny)
+
+
+def layer_precision(quantiles: Tensor) -> Tensor:
+    """Return one over the mean variance of the channels' reference values, (N, C), for quantiles (N, C, Q)."""
+    variance = quantiles.var(dim=-1, correction=0)  # (N, C)
+    mean = variance.mean(dim=-1, keepdim=True).expand_as(variance)
+    return 1.0 / mean.clamp(min=torch.finfo(variance.dtype).tiny)
+
+
+PRECISIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "none": torch.ones_like,
+    "channel": channel_precision,
+    "layer": layer_precision,
+}

@@ -32,8 +32,8 @@ class Divergence(DistributionTerm):
         options: as :class:`DistributionTerm`.
     """
 
-    def __init__(self, problem: Problem, standardise: bool = False, **options: Any) -> None:
-        super().__init__(problem, standardise=False, **options)
+    def __init__(self, problem: Problem, standardise: str = "none", **options: Any) -> None:
+        super().__init__(problem, standardise="none", **options)
 
 
 class GaussianKL(Divergence):
