@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from vital_exp.engine.request import Request
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.visualization import Pictures, Visualization
+from vital_exp.mining.index import Index
+from vital_exp.mining.mine import mine as mine_network
 from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.unit import Target
 
-__all__ = ["Pictures", "load_model", "visualize"]
+__all__ = ["Index", "Pictures", "load_model", "mine", "visualize"]
 
 
 def load_model(
@@ -82,10 +84,12 @@ def visualize(
 
     Args:
         model: a name, or a network (wrap it with :func:`load_model` to give mean, std and size).
-        targets: ``"class:207"``, ``"class:golden retriever"``, or Target objects.
+        targets: ``"class:207"``, ``"class:golden retriever"``, ``"layer4.2:1935"`` (a channel), ``"layer4.2:1935@7,7"``
+            (a position), or Target objects; classes and hidden units are two calls.
         method: an option of the group ``method``.
-        references: a folder of real images, a tensor (B, 3, H, W) RGB for all targets, or {target: tensor}. Tensors are
-            taken as they are, never clamped; float64 is normalised before it is cast.
+        references: a folder of real images (of classes, by sub-folder; hidden units find in it what drives them), a
+            tensor (B, 3, H, W) RGB for all targets, or {target: tensor}. Tensors are taken as they are, never clamped;
+            float64 is normalised before it is cast.
         steps: optimisation steps; the method's by default.
         seed: with target and step it decides every random number.
         init: pictures to start from, (N, 3, H, W) RGB, one per target.
@@ -116,3 +120,32 @@ def visualize(
 
         write_gallery(folder.path)
     return pictures
+
+
+def mine(
+    model: str | nn.Module | VisionNetwork,
+    layers: Sequence[str] | str,
+    images: str | Path,
+    *,
+    k: int = 50,
+    out: str | Path | None = None,
+    **options: Any,
+) -> Index:
+    """Find the images of a folder, and the patches of them, that drive the units of layers most and least.
+
+    Args:
+        model: a name, or a network (wrap it with :func:`load_model` to give mean, std and size).
+        layers: module names.
+        images: a folder, any tree.
+        k: images on each side, and patches, per unit.
+        out: the folder of the index, to write or to go on with; None keeps it in the cache.
+        options: channels, pooling, patch, batch_size, workers, ..., see :func:`vital_exp.mining.mine.mine`.
+
+    Returns:
+        The index: ``.top("layer3.5", 7)``, ``.bottom(...)``, ``.patches(...)`` are lists of rows.
+
+    Raises:
+        UsageError: an unknown layer, a channel out of range, no images, fewer than ``k``.
+    """
+    network = model if isinstance(model, VisionNetwork) else load_model(model)
+    return mine_network(network, layers, images, k=k, out=out, **options)

@@ -33,8 +33,8 @@ class DistributionTerm(Term):
         pixel_weight: weight of the pictures' own values, matched like a layer's; 0 as published.
         readout_weight: weight of what the target itself reads, matched like a layer of one channel; 0 as published.
         standardise: what squared differences are divided by, so that none counts for more because its values are
-            larger: ``"channel"``: the variance of the channel's reference values; ``"layer"``: that variance's mean over
-            the layer; ``"none"``: nothing, as published.
+            larger: ``"channel"``: the variance of the channel's reference values; ``"layer"``: its mean over
+            the layer's; ``"none"``: nothing, as published.
     """
 
     def __init__(
