@@ -698,6 +698,7 @@ def test_correlation_guidance_scales_the_gradient_by_the_correlation_with_the_ta
         ("boundary", "class", ("colour=2",), "between 0 and 1"),
         ("alignment.kl_histogram", "class", ("bins=1",), "bins"),
         ("alignment.moments", "class", ("highest=4",), "at most 3"),
+        ("alignment.kl_gaussian", "class", ("standardise=chanel",), "channel"),
         ("redirected_relu", "class", ("steps=-1",), "steps"),
         ("correlation_guidance", "channel", ("layers=[conv9]",), "conv1"),
     ],

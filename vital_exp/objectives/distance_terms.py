@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.objectives.alignment_terms import DistributionTerm
+from vital_exp.objectives.alignment_terms import PRECISIONS, DistributionTerm
 from vital_exp.objectives.checks import whole_number
 from vital_exp.objectives.distances import (
     BINS,
@@ -33,6 +33,9 @@ class Divergence(DistributionTerm):
     """
 
     def __init__(self, problem: Problem, standardise: str = "none", **options: Any) -> None:
+        if standardise not in PRECISIONS:
+            known = tuple(PRECISIONS)
+            raise UsageError("objective.alignment.standardise", standardise, f"one of {', '.join(known)}", known)
         super().__init__(problem, standardise="none", **options)
 
 
