@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vital_exp.config_mistakes import ARGUMENTS, OPEN_MAPPINGS, check_overrides, check_values, explain
-from vital_exp.config_tree import config_dir, groups, options_of
+from vital_exp.config_tree import VISUALIZE, config_dir, groups, options_of, strange_groups
 from vital_exp.errors import UsageError
 
 __all__ = ["OPEN_MAPPINGS", "build", "canonical", "compose_config", "config_dir", "config_hash", "groups", "normalised"]
@@ -28,45 +28,46 @@ INCIDENTAL = (
 )
 
 
-def compose_config(overrides: Sequence[str], name: str = "visualize") -> DictConfig:
+def compose_config(overrides: Sequence[str], command: str = VISUALIZE) -> DictConfig:
     """Compose the configuration a command would get with these overrides.
 
     Raises:
         UsageError: an unknown group, option or key, or a value that cannot be read.
     """
-    overrides = [canonical(override) for override in overrides]
+    overrides = [canonical(override, command) for override in overrides]
     try:
-        check_overrides(overrides, compose_config)
-        return normalised(_compose(name, overrides))
+        check_overrides(overrides, compose_config, command)
+        return normalised(_compose(command, overrides), command)
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, overrides) from error
+        raise explain(error, overrides, command) from error
 
 
-def _compose(name: str, overrides: list[str]) -> DictConfig:
+def _compose(command: str, overrides: list[str]) -> DictConfig:
     """Compose with Hydra, also inside a running Hydra job, whose state is put back."""
     state = GlobalHydra.instance()
     outer = state.hydra
     state.clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose(name, overrides=overrides)
+            return compose(command, overrides=overrides)
     finally:
         state.hydra = outer
 
 
-def normalised(config: DictConfig) -> DictConfig:
-    """Return a copy without Hydra's own part, interpolations resolved.
+def normalised(config: DictConfig, command: str = VISUALIZE) -> DictConfig:
+    """Return a copy of a command's configuration without Hydra's part and other commands', interpolations resolved.
 
     Raises:
         UsageError: a key whose kind of value is known holds another.
     """
-    copy = OmegaConf.create(plain(config))
-    check_values(copy)
+    strange = strange_groups(command)
+    copy = OmegaConf.create({key: value for key, value in plain(config).items() if key not in strange})
+    check_values(copy, command)
     OmegaConf.set_struct(copy, True)
     return copy
 
 
-def canonical(override: str) -> str:
+def canonical(override: str, command: str = VISUALIZE) -> str:
     """Return the one spelling of an override that has several.
 
     A ``+`` before a group goes, because the defaults list has every group already; an argument of the network may be
@@ -74,7 +75,7 @@ def canonical(override: str) -> str:
     """
     bare = override.lstrip("+")
     key = bare.split("=")[0]
-    if key in groups():
+    if key in groups(command):
         return bare
     return f"++{bare}" if key == ARGUMENTS or key.startswith(f"{ARGUMENTS}.") else override
 

@@ -16,7 +16,7 @@ from hydra.errors import OverrideParseException
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from vital_exp.config_tree import groups, known_keys, options_of
+from vital_exp.config_tree import VISUALIZE, groups, known_keys, options_of, strange_groups
 from vital_exp.errors import UsageError, nearest
 
 # What is handed on to the network's constructor.
@@ -37,7 +37,7 @@ SET_BY_ENGINE = (
 NOT_THERE = object()
 
 
-def explain(error: Exception, overrides: Sequence[str] = ()) -> UsageError:
+def explain(error: Exception, overrides: Sequence[str] = (), command: str = VISUALIZE) -> UsageError:
     """Turn an error of Hydra or OmegaConf into one line that names the key, the value and the nearest allowed ones."""
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
@@ -53,7 +53,7 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> UsageError:
     if match:
         key = match.group(1)
         given = next((o for o in overrides if o.split("=")[0].lstrip("+~") == key), key)
-        return _no_such_key(key, given.partition("=")[2])
+        return _no_such_key(key, given.partition("=")[2], command)
     return UsageError("configuration", " ".join(overrides), re.sub(r" See https?://\S+.*", "", text))
 
 
@@ -62,22 +62,25 @@ def _no_such_option(group: str, option: str) -> UsageError:
     return UsageError(group, option, f"one of {', '.join(options)}", options)
 
 
-def _no_such_key(key: str, value: object, options: Sequence[str] = ()) -> UsageError:
+def _no_such_key(key: str, value: object, command: str, options: Sequence[str] = ()) -> UsageError:
     """The mistake of a key that is not there: which option would have it, or what is spelled like it."""
-    known = known_keys()
+    known = known_keys(command)
     if owners := known.get(key.lstrip("+")):
         return UsageError(key, value, f"no such key here: it belongs to {' and '.join(owners)}")
-    near = nearest(key.lstrip("+"), [*options, *known, *groups()])
+    near = nearest(key.lstrip("+"), [*options, *known, *groups(command)])
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     return UsageError(key, value, f"no such key{hint}")
 
 
-def check_overrides(overrides: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> None:
+def check_overrides(
+    overrides: Sequence[str], compose: Callable[[Sequence[str], str], DictConfig], command: str = VISUALIZE
+) -> None:
     """Refuse what Hydra would accept in silence, or refuse with a traceback.
 
     Args:
         overrides: as the user gave them; one of several values stands for all.
-        compose: makes the configuration of the overrides that add nothing.
+        compose: makes the command's configuration of the overrides that add nothing.
+        command: whose configuration it is.
 
     Raises:
         UsageError: a group without an option; a key added with ``+`` that nothing reads, that the engine sets or that
@@ -90,16 +93,18 @@ def check_overrides(overrides: Sequence[str], compose: Callable[[Sequence[str]],
             continue  # Hydra's own; it checks them
         if not key:
             raise UsageError("argument", override, "cannot be read as key=value")
+        if re.split(r"[.@/]", key)[0] in strange_groups(command):
+            raise _no_such_key(key, value, command)
         if override.startswith("~"):
-            _check_deleted(key, value)
-        elif key in groups() and re.fullmatch(r"(null|[-\d.]+|true|false|)", value, re.IGNORECASE):
+            _check_deleted(key, value, command)
+        elif key in groups(command) and re.fullmatch(r"(null|[-\d.]+|true|false|)", value, re.IGNORECASE):
             raise _no_such_option(key, value)
         elif override.startswith("+"):
             added.append(override)
     if added:
-        config = compose([_one_job(override) for override in overrides if override not in added])
+        config = compose([_one_job(override) for override in overrides if override not in added], command)
         for override in added:
-            _check_added(override, config)
+            _check_added(override, config, command)
 
 
 def _one_job(override: str) -> str:
@@ -110,21 +115,21 @@ def _one_job(override: str) -> str:
     return f"{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}"
 
 
-def _check_deleted(key: str, value: str) -> None:
-    parent = key.rpartition(".")[0]
-    if parent not in PARTS:
-        allowed = ", ".join(f"~{mapping}.<name>" for mapping in PARTS)
+def _check_deleted(key: str, value: str, command: str) -> None:
+    parts = [mapping for mapping in PARTS if mapping in groups(command)]
+    if key.rpartition(".")[0] not in parts:
+        allowed = ", ".join(f"~{mapping}.<name>" for mapping in parts) or "here are none"
         raise UsageError(f"~{key}", value, f"only parts can be taken away: {allowed}")
 
 
-def _check_added(override: str, config: DictConfig) -> None:
+def _check_added(override: str, config: DictConfig, command: str) -> None:
     """Check one key that starts with ``+`` against the configuration without it."""
     key, _, value = override.lstrip("+").partition("=")
     parent, _, name = key.rpartition(".")
     there = OmegaConf.select(config, key, default=NOT_THERE) is not NOT_THERE
     if there and not override.startswith("++"):
         raise UsageError(f"+{key}", value, f"the key is there already: {key}={value}")
-    if there or "/" in key or key.split("@")[0] in groups() or key == ARGUMENTS:
+    if there or "/" in key or key.split("@")[0] in groups(command) or key == ARGUMENTS:
         return
     if any(fnmatch(key, pattern) for pattern in SET_BY_ENGINE):
         raise UsageError(f"+{key}", value, "the engine sets this itself")
@@ -134,20 +139,20 @@ def _check_added(override: str, config: DictConfig) -> None:
         return  # a new part, checked as a whole, or an argument of a network, which checks it itself
     options = _arguments(target)
     if name not in options:
-        raise _no_such_key(f"+{key}", value, [f"{parent}.{option}" for option in options])
+        raise _no_such_key(f"+{key}", value, command, [f"{parent}.{option}" for option in options])
 
 
 def _arguments(target: str | None) -> list[str]:
     return list(inspect.signature(get_object(target)).parameters) if target else []
 
 
-def check_values(config: DictConfig) -> None:
-    """Check the kinds of values that whoever reads the key would stumble over.
+def check_values(config: DictConfig, command: str = VISUALIZE) -> None:
+    """Check the kinds of values of a command that whoever reads the key would stumble over.
 
     Raises:
         UsageError: the first that is not allowed, or a part of the objective or the transforms without a _target_.
     """
-    for key, (allowed, described) in VALUES.items():
+    for key, (allowed, described) in VALUES[command].items():
         value = OmegaConf.select(config, key)
         if not allowed(value):
             raise UsageError(key, value, described)
@@ -165,16 +170,36 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-VALUES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("resume", "dry_run", "progress", "evaluation.enabled"), (_is_flag, "true or false")),
-    **dict.fromkeys(("references.cache", "model.pretrained"), (_is_flag, "true or false")),
-    "trainer.log_every_n_steps": (_is_count, "a whole number of at least 1"),
-    "trainer.devices": (lambda value: not isinstance(value, ListConfig) or len(value) == 1, "one device per job"),
-    "references.seed": (lambda value: _is_count(value) or (value == 0 and not _is_flag(value)), "a whole number"),
+Check = tuple[Callable[[Any], bool], str]
+FLAG: Check = (_is_flag, "true or false")
+ONE_DEVICE: Check = (lambda value: not isinstance(value, ListConfig) or len(value) == 1, "one device per job")
+# Keys of every command that has a network.
+COMMON: Mapping[str, Check] = {
+    **dict.fromkeys(("progress", "model.pretrained"), FLAG),
+    "trainer.devices": ONE_DEVICE,
     "cache_dir": (lambda value: isinstance(value, str) and value != "", "a folder"),
-    "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),
-    "references.root": (lambda value: value is None or isinstance(value, str), "a folder of real images"),
-    "evaluation.judges": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50,densenet121]"),
-    "objective": (lambda value: isinstance(value, DictConfig), "at least one term, objective=[alignment]"),
     ARGUMENTS: (lambda value: isinstance(value, DictConfig), "a mapping, {pad_type: same}"),
+}
+VALUES: Mapping[str, Mapping[str, Check]] = {
+    "visualize": {
+        **COMMON,
+        **dict.fromkeys(("resume", "dry_run", "evaluation.enabled", "references.cache"), FLAG),
+        "trainer.log_every_n_steps": (_is_count, "a whole number of at least 1"),
+        "references.seed": (lambda value: _is_count(value) or (value == 0 and not _is_flag(value)), "a whole number"),
+        "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),
+        "references.root": (lambda value: value is None or isinstance(value, str), "a folder of real images"),
+        "evaluation.judges": (
+            lambda value: isinstance(value, ListConfig),
+            "a list of networks, [resnet50,densenet121]",
+        ),
+        "objective": (lambda value: isinstance(value, DictConfig), "at least one term, objective=[alignment]"),
+    },
+    "mine": {
+        **COMMON,
+        **dict.fromkeys(("patches", "sheets"), FLAG),
+        "images": (lambda value: value is None or isinstance(value, str), "a folder of images"),
+        "directions": (lambda value: value is None or isinstance(value, str), "a file of directions, of one layer"),
+        "spectrum": (lambda value: isinstance(value, (bool, str)), "true, false or a folder of images"),
+        "spectrum_size": (_is_count, "a side in px, at least 1"),
+    },
 }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import yaml
 
+# The command whose configuration is meant when none is named.
+VISUALIZE = "visualize"
 # Words of a configuration file that are no keys of the composed configuration.
 NOT_KEYS = ("defaults", "hydra", "_target_")
 
@@ -19,10 +22,32 @@ def config_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
-def groups() -> list[str]:
-    """Return the names of the configuration groups."""
+def groups(command: str = VISUALIZE) -> list[str]:
+    """Return the names of the configuration groups of a command: those its defaults list has, and groups in them."""
+    listed, _ = _of_command(command)
+    return [group for group in _all_groups() if group.split("/")[0] in listed]
+
+
+def strange_groups(command: str) -> list[str]:
+    """Return the names of the groups that other commands have and this one has neither as groups nor as keys."""
+    listed, keys = _of_command(command)
+    return [group for group in _all_groups() if group.split("/")[0] not in listed | keys]
+
+
+def _all_groups() -> list[str]:
     root = config_dir()
     return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_dir())
+
+
+@cache
+def _of_command(command: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The groups in the defaults list of a command's own file, and the file's keys.
+
+    Optional groups do not count: they are there because an option of another group chooses one of theirs.
+    """
+    content = yaml.safe_load((config_dir() / f"{command}.yaml").read_text(encoding="utf-8"))
+    listed = frozenset(group for entry in content["defaults"] if isinstance(entry, dict) for group in entry)
+    return listed, frozenset(content) - {"defaults", "hydra"}
 
 
 def options_of(group: str) -> list[str]:
@@ -30,13 +55,16 @@ def options_of(group: str) -> list[str]:
     return sorted(p.stem for p in (config_dir() / group).glob("*.yaml") if not p.stem.startswith("_"))
 
 
-def known_keys() -> dict[str, list[str]]:
-    """Return every dotted key of the tree with the options that bring it; none for a key that is always there."""
+def known_keys(command: str = VISUALIZE) -> dict[str, list[str]]:
+    """Return every dotted key of a command with the options that bring it; none for a key that is always there."""
     found: dict[str, list[str]] = {}
     always: set[str] = set()
+    own = {*groups(command), ""}
     for path in sorted(config_dir().rglob("*.yaml")):
-        text = path.read_text(encoding="utf-8")
         group = "/".join(path.relative_to(config_dir()).parts[:-1])
+        if group not in own or (not group and path.stem != command):
+            continue  # another command's
+        text = path.read_text(encoding="utf-8")
         package = re.match(r"# @package (\S+)", text)
         place = package[1].replace("_global_", "") if package else group.replace("/", ".")
         for key in _flat(yaml.safe_load(text), place):

@@ -41,23 +41,23 @@ def run_app(command: str, config_name: str, job: Callable[[DictConfig], int], ar
     process = os.getpid()
 
     def run_job(config: DictConfig) -> int:
-        code = _exit_code(command, job, config)
+        code = _exit_code(command, config_name, job, config)
         if code and os.getpid() != process:
             raise JobEnded(code)
         codes.append(code)
         return code  # a plain number: the launcher keeps what a job returns, or raises, alive during the later jobs
 
-    overrides = [canonical(argument) for argument in arguments if _is_override(argument)]
+    overrides = [canonical(argument, config_name) for argument in arguments if _is_override(argument)]
     # Flags first: argparse takes the overrides on one side of them only.
     sys.argv = [command, *(argument for argument in arguments if not _is_override(argument)), *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a traceback and exiting with 1
     try:
-        check_overrides(overrides, compose_config)
+        check_overrides(overrides, compose_config, config_name)
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_job)()
     except JobEnded as end:
         codes.append(end.args[0])
     except (UsageError, HydraException, OmegaConfBaseException) as error:
-        codes.append(_tell(command, _mistake(error, overrides)))
+        codes.append(_tell(command, _mistake(error, overrides, config_name)))
     except OSError as error:
         key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(arguments) else "hydra.run.dir"
         codes.append(_tell(command, f"{key}={error.filename}: the folder cannot be made ({error.strerror})"))
@@ -67,14 +67,14 @@ def run_app(command: str, config_name: str, job: Callable[[DictConfig], int], ar
     sys.exit(next((code for code in (INTERRUPTED, MISTAKE, SOME_FAILED) if code in codes), 0))
 
 
-def _exit_code(command: str, job: Callable[[DictConfig], int], config: DictConfig) -> int:
+def _exit_code(command: str, config_name: str, job: Callable[[DictConfig], int], config: DictConfig) -> int:
     """Run one job and tell its mistake, if it has one."""
     settings = HydraConfig.get()
     name = f"{command}: job {settings.job.num}" if settings.mode == RunMode.MULTIRUN else command
     try:
         return SOME_FAILED if job(config) else 0
     except (UsageError, HydraException, OmegaConfBaseException) as error:
-        return _tell(name, _mistake(error, settings.overrides.task))
+        return _tell(name, _mistake(error, settings.overrides.task, config_name))
     except OSError as error:
         folders = {"cache_dir": str(config.cache_dir), "hydra.run.dir": settings.runtime.output_dir}
         return _tell(name, _file_problem(error, folders))
@@ -91,8 +91,8 @@ def _file_problem(error: OSError, folders: dict[str, str]) -> str:
     return f"{key}={place}: {error.strerror or error}"
 
 
-def _mistake(error: Exception, overrides: Sequence[str]) -> str:
-    return str(error if isinstance(error, UsageError) else explain(error, overrides))
+def _mistake(error: Exception, overrides: Sequence[str], config_name: str) -> str:
+    return str(error if isinstance(error, UsageError) else explain(error, overrides, config_name))
 
 
 def _tell(name: str, message: str, code: int = MISTAKE) -> int:
