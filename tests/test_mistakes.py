@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -219,7 +220,7 @@ OUT_OF_MEMORY = (
 def test_out_of_memory_says_what_to_try(
     error: Exception, batch_size: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def forward(_self: Objective, _pictures: Tensor) -> None:
+    def forward(_self: Objective, _pictures: Tensor, **_options: object) -> None:
         raise error
 
     monkeypatch.setattr(Objective, "__call__", forward)
@@ -241,8 +242,8 @@ def test_a_target_that_fails_leaves_the_others_and_the_exit_code_says_so(monkeyp
     original = Objective.__call__
     calls: list[None] = []
 
-    def forward(self: Objective, pictures: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        losses, shares = original(self, pictures)
+    def forward(self: Objective, pictures: Tensor, **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, shares = original(self, pictures, **options)
         calls.append(None)
         return (losses * losses.new_tensor([1.0, torch.nan]) if len(calls) == 2 else losses), shares
 

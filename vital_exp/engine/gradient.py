@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,13 @@ def objective_and_gradient(
         wanted = f"one picture (3, H, W) per target, and there are {len(request.targets)}"
         raise UsageError("pictures", tuple(pictures.shape), wanted)
     problem = problem_of(request.config, request.network, request.targets, request.references)
+    problem = replace(problem, starts=pictures, size=(pictures.shape[-2], pictures.shape[-1]))
     objective = setup.objective_of(request.config, problem)
     transform = setup.transform_of(request.config)
     streams = RandomStreams(request.config.seed, [target.name for target in request.targets])
     x = model_space(pictures, request.network).detach().requires_grad_()
     with torch.enable_grad():
-        losses, _ = objective(transform(x, streams, step))
+        given = {name: transform(one, streams, step) for name, one in objective.given.items()}
+        losses, _ = objective(transform(x, streams, step), step=step, given=given)
         (gradient,) = torch.autograd.grad(losses.sum(), x)
     return losses.detach(), gradient

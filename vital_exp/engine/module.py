@@ -76,11 +76,13 @@ class VisualizationModule(LightningModule):
         self._input = self.pictures.network_input()
         if not self._input.is_leaf:
             self._input.retain_grad()
-        losses, shares = self._objective(self._transform(self._input, self._streams, step))
+        given = {name: self._transform(one, self._streams, step) for name, one in self._objective.given.items()}
+        losses, shares = self._objective(self._transform(self._input, self._streams, step), step=step, given=given)
         for name, value in {**shares, "total": losses}.items():
             self._history[name][step] = value.detach()
-        if step in (0, self.steps - 1):
-            self._note_dead(self._objective.aimed(shares), first=step == 0)
+        first = min(self._objective.settled, self.steps - 1)  # before, a rule may bring dead units to life
+        if step in (first, self.steps - 1):
+            self._note_dead(self._objective.aimed(shares), first=step == first)
         return losses.sum()
 
     def _note_dead(self, losses: Tensor, first: bool) -> None:

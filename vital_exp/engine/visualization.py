@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -207,7 +207,12 @@ class Visualization:
         config = self.config
         problem = problem_of(config, self.network, padded, self.references)
         streams = RandomStreams(config.seed, [target.name for target in padded])
-        pictures = setup.pictures_of(config, self.network, streams, self._start(padded))
+        start = self._start(padded)
+        pictures = setup.pictures_of(config, self.network, streams, start)
+        problem = replace(problem, size=self._picture_size())
+        if start is not None or config.image.init != "noise":
+            with torch.no_grad():
+                problem = replace(problem, starts=pictures())
         objective = setup.objective_of(config, problem)
         transform, optimizer = setup.transform_of(config), setup.optimizer_of(config)
         return VisualizationModule(

@@ -14,29 +14,13 @@ from vital_exp.engine.request import Request
 from vital_exp.engine.visualization import check_size
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.layers import layer_shapes
-from vital_exp.models.taps import INPUT
-from vital_exp.references.statistics import READOUT, LayerStatistics
+from vital_exp.references.tensors import TensorReferences
+from vital_exp.targets.class_names import ClassNames
 
 TIMED_STEPS = 3
 TARGETS_SHOWN = 10
 BYTES_PER_PIXEL_ON_DISK = 5  # measured: a picture, its masked form and its share of the gallery, as PNG
 BYTES_PER_HISTORY_ROW = 60  # a step of one target in history.csv
-
-
-class _BlankStatistics:
-    """Zeros in place of reference statistics: steps cost the same, and nothing has to be read."""
-
-    def __init__(self, request: Request) -> None:
-        self.shapes = {INPUT: (3, *request.network.preprocessing.size), **layer_shapes(request.network)}
-        if layer := request.targets[0].layer:
-            self.shapes[READOUT] = (1, *self.shapes[layer][1:])
-        self.device = request.network.device
-
-    def of(self, targets: tuple[object, ...], layers: tuple[str, ...]) -> LayerStatistics:
-        """Return zeros of each layer's shape, (N, C, Q)."""
-        sizes = {layer: (self.shapes[layer][0], int(torch.tensor(self.shapes[layer][1:]).prod())) for layer in layers}
-        zeros = {layer: torch.zeros(len(targets), *size, device=self.device) for layer, size in sizes.items()}
-        return LayerStatistics(zeros, {})
 
 
 def describe_plan(request: Request) -> str:
@@ -81,17 +65,21 @@ def _cache_note(request: Request) -> str:
 def _seconds_per_step(request: Request, batch_size: int) -> float:
     """Time a few steps of a batch on blank statistics, the first not counted."""
     config, network = request.config, request.network
-    targets = (request.targets[:1] * batch_size)[:batch_size]
-    real = problem_of(config, network, targets, request.references)
-    problem = replace(real, statistics=_BlankStatistics(request))  # type: ignore[arg-type]
-    objective, transform = setup.objective_of(config, problem), setup.transform_of(config)
+    _, targets = next(batches(request.targets, batch_size))
+    # Blank references in place of the real ones: steps cost the same, and nothing has to be read.
+    blank = TensorReferences(torch.zeros(1, 3, *network.preprocessing.size), ClassNames.numbered(1))
     streams = RandomStreams(config.seed, [target.name for target in targets])
     pictures = setup.pictures_of(config, network, streams)
+    with torch.no_grad():
+        problem = replace(problem_of(config, network, targets, blank), starts=pictures())
+    problem.statistics.cache_dir = None
+    objective, transform = setup.objective_of(config, problem), setup.transform_of(config)
     started = 0.0
     for step in range(TIMED_STEPS + 1):
         if step == 1:
             started = time.perf_counter()
-        losses, _ = objective(transform(pictures.network_input(), streams, step))
+        given = {name: transform(one, streams, step) for name, one in objective.given.items()}
+        losses, _ = objective(transform(pictures.network_input(), streams, step), step=step, given=given)
         losses.sum().backward()
         float(losses.detach().sum())  # waits for the device
     return (time.perf_counter() - started) / TIMED_STEPS
