@@ -12,6 +12,8 @@ from vital_exp.models.network import Preprocessing
 class Parameterisation(nn.Module, ABC):
     """A batch of pictures as a function of trainable parameters, the first axis of each parameter being the picture.
 
+    A picture has as many channels as the network's mean has values: 3 for RGB, 1 for grey.
+
     Args:
         preprocessing: the network's, for going between RGB and its normalised space.
     """
@@ -19,14 +21,15 @@ class Parameterisation(nn.Module, ABC):
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.preprocessing = preprocessing
+        self.channels = len(preprocessing.mean)
 
     @abstractmethod
     def forward(self) -> Tensor:
-        """Return the pictures, (N, 3, H, W) RGB; in [0, 1] after :meth:`project`."""
+        """Return the pictures, (N, C, H, W) RGB or grey; in [0, 1] after :meth:`project`."""
 
     @abstractmethod
     def network_input(self) -> Tensor:
-        """Return the pictures in the network's normalised space, (N, 3, H, W), with a graph to the parameters."""
+        """Return the pictures in the network's normalised space, (N, C, H, W), with a graph to the parameters."""
 
     def project(self) -> None:
         """Bring the parameters back to what shows a valid picture, in place; called after every step."""

@@ -17,7 +17,7 @@ class Pixels(Parameterisation):
         preprocessing: the network's.
         size: (height, width) of the pictures.
         streams: the random streams of the pictures, for the start.
-        init: pictures to start from instead, (N, 3, H, W) normalised; taken as they are, not clamped.
+        init: pictures to start from instead, (N, C, H, W) normalised; taken as they are, not clamped.
     """
 
     def __init__(
@@ -28,11 +28,11 @@ class Pixels(Parameterisation):
         init: Tensor | None = None,
     ) -> None:
         super().__init__(preprocessing)
-        start = streams.normal((3, *size), "start") if init is None else init.clone()
-        self.pixels = nn.Parameter(start)  # (N, 3, H, W)
+        start = streams.normal((self.channels, *size), "start") if init is None else init.clone()
+        self.pixels = nn.Parameter(start)  # (N, C, H, W)
 
     def forward(self) -> Tensor:
-        """Return the pictures, (N, 3, H, W) RGB, out of [0, 1] until the first :meth:`project`."""
+        """Return the pictures, (N, C, H, W) RGB or grey, out of [0, 1] until the first :meth:`project`."""
         return self.preprocessing.denormalise(self.pixels)
 
     def network_input(self) -> Tensor:

@@ -15,16 +15,28 @@ class RandomStreams:
     Args:
         seed: the run's seed.
         names: the names of the targets, one per picture.
+        branch: sets streams of the same pictures apart; see :meth:`branched`.
     """
 
-    def __init__(self, seed: int, names: Sequence[str]) -> None:
+    def __init__(self, seed: int, names: Sequence[str], branch: str = "") -> None:
         self.seed = seed
         self.names = tuple(names)
+        self.branch = branch
+
+    def branched(self, label: str) -> RandomStreams:
+        """Return streams of the same pictures that are independent of these, the same ones for the same label."""
+        return RandomStreams(self.seed, self.names, f"{self.branch}/{label}")
+
+    def view(self, number: int) -> RandomStreams:
+        """Return the streams of the number-th transformed view of each picture in a step; view 0 is these streams."""
+        return self.branched(f"view {number}") if number else self
 
     def _generators(self, purpose: str, step: int) -> list[torch.Generator]:
         generators = []
         for name in self.names:
-            digest = hashlib.blake2b(f"{self.seed}/{name}/{purpose}/{step}".encode(), digest_size=8).digest()
+            digest = hashlib.blake2b(
+                f"{self.seed}/{name}/{purpose}/{step}{self.branch}".encode(), digest_size=8
+            ).digest()
             generators.append(torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1))
         return generators
 

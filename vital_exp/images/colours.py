@@ -1,0 +1,33 @@
+"""The decorrelated colour space of Fourier and MACO pictures (Lucid; METHODS 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# The square root of the colour covariance of ImageNet's images, from Lucid (METHODS 3).
+COLOUR_CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
+# A picture is kept this far from 0 and 1 when it is turned back into what a sigmoid made it from.
+LOGIT_MARGIN = 1e-3
+
+
+def colour_matrix(channels: int = 3) -> Tensor:
+    """Return the (C, C) matrix from decorrelated to natural colours, float32.
+
+    For RGB it is Lucid's, divided by its largest column norm; the correlations of other channels are not known, and
+    theirs is the identity.
+    """
+    if channels != 3:
+        return torch.eye(channels)
+    matrix = torch.tensor(COLOUR_CORRELATION, dtype=torch.float64)
+    return (matrix / matrix.norm(dim=0).max()).float()
+
+
+def mixed(pictures: Tensor, matrix: Tensor) -> Tensor:
+    """Apply a (C, C) matrix to the colours of pictures (N, C, H, W)."""
+    return torch.einsum("nchw,dc->ndhw", pictures, matrix)
+
+
+def decorrelated_logits(pictures: Tensor, matrix: Tensor) -> Tensor:
+    """Invert ``sigmoid(mixed(x, matrix))`` for pictures (N, C, H, W) in [0, 1], clamped to [0.001, 0.999]."""
+    return mixed(pictures.clamp(LOGIT_MARGIN, 1 - LOGIT_MARGIN).logit(), torch.linalg.inv(matrix))

@@ -1,0 +1,161 @@
+"""Random crops resized to the network's input: a picture seen from nearer, as MACO and Feature Accentuation do it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vital_exp.images.randomness import RandomStreams
+from vital_exp.images.transforms.base import Resizing
+from vital_exp.images.transforms.checks import choice, flag, interval, number, whole
+from vital_exp.images.transforms.resampling import along_axes, antialiased_boxes, axis_weights, boxes
+
+POSITIONS = ("uniform", "centre")
+CENTRE_STD = 0.15  # of a box's middle, as a share of the side: Horama and xplique
+SMALLEST, WHOLE = 0.05, 1.0  # shares of the side that a box is clipped to: xplique's
+
+
+class Crop(Resizing, ABC):
+    """One box of every picture, its size and place drawn anew at each step, resized to one size.
+
+    Args:
+        position: ``"uniform"``: anywhere inside the picture; ``"centre"``: its middle normal about the picture's with
+            standard deviation 0.15 of the side, so that it may reach beyond the border, where all is grey.
+        antialias: average over what a pixel of the result covers; matters for boxes larger than the result, and costs
+            more.
+        size: side or [height, width] of the result; None for the network's input size.
+    """
+
+    def __init__(self, position: str, antialias: bool, size: int | Sequence[int] | None) -> None:
+        super().__init__(size, "transforms.crop.size")
+        self.position = choice(position, "transforms.crop.position", POSITIONS)
+        self.antialias = flag(antialias, "transforms.crop.antialias")
+
+    @abstractmethod
+    def shares(self, streams: RandomStreams, step: int) -> Tensor:
+        """Return the size of each picture's box as a share of the picture's sides, (N,) float64."""
+
+    def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
+        """Return the resized boxes, (N, C, *size)."""
+        sides = torch.tensor(pictures.shape[-2:], dtype=torch.float64)
+        share = self.shares(streams, step)[:, None]  # (N, 1)
+        start = (self._middles(share, streams, step) - share / 2) * sides  # (N, 2), upper left
+        shape = share * sides
+        (top, left), (height, width) = start.to(pictures).unbind(1), shape.to(pictures).unbind(1)
+        crop = antialiased_boxes if self.antialias else boxes
+        return crop(pictures, top, left, (height, width), self.size_of(pictures))
+
+    def _middles(self, share: Tensor, streams: RandomStreams, step: int) -> Tensor:
+        """Return the boxes' middles as shares of the sides, (N, 2): down, right."""
+        if self.position == "centre":
+            return 0.5 + CENTRE_STD * streams.normal((2,), "crop position", step).double()
+        return share / 2 + (1 - share) * streams.uniform((2,), "crop position", step)
+
+
+class NormalCrop(Crop):
+    """Boxes whose size is N(mean, std) of the side, clipped to 0.05 .. 1: MACO's, with 0.25 and 0.1 (METHODS 3)."""
+
+    def __init__(
+        self,
+        mean: float,
+        std: float,
+        position: str = "uniform",
+        antialias: bool = False,
+        size: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(position, antialias, size)
+        self.mean = number(mean, "transforms.crop.mean", 0, 1)
+        self.std = number(std, "transforms.crop.std", 0, 1)
+
+    def shares(self, streams: RandomStreams, step: int) -> Tensor:
+        """Return mean + std * normal, clipped, (N,)."""
+        return _normal_shares(self.mean, self.std, streams, step)
+
+
+class ShrinkingCrop(Crop):
+    """Boxes whose mean size goes in a line from ``first`` to ``last`` within ``steps`` steps: xplique's MACO.
+
+    Args:
+        first, last: shares of the side.
+        std: standard deviation about the mean; the size is clipped to 0.05 .. 1.
+        steps: after so many steps the mean stays at ``last``.
+        position, antialias, size: as for :class:`Crop`.
+    """
+
+    def __init__(
+        self,
+        first: float,
+        last: float,
+        std: float,
+        steps: int,
+        position: str = "centre",
+        antialias: bool = False,
+        size: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(position, antialias, size)
+        self.first = number(first, "transforms.crop.first", 0, 1)
+        self.last = number(last, "transforms.crop.last", 0, 1)
+        self.std = number(std, "transforms.crop.std", 0, 1)
+        self.steps = whole(steps, "transforms.crop.steps")
+
+    def shares(self, streams: RandomStreams, step: int) -> Tensor:
+        """Return the step's mean + std * normal, clipped, (N,)."""
+        way = min(1.0, step / max(1, self.steps - 1))
+        return _normal_shares(self.first + (self.last - self.first) * way, self.std, streams, step)
+
+
+class UniformCrop(Crop):
+    """Boxes whose size is uniform in [low, high] of the side: Accentuation's, with 0.05 and 0.99, and Horama's.
+
+    Args:
+        share: [low, high].
+        horama_quirk: draw from [high, 2 high - low] instead, as Horama does when it is asked for [low, high].
+        position, antialias, size: as for :class:`Crop`.
+    """
+
+    def __init__(
+        self,
+        share: Sequence[float],
+        horama_quirk: bool = False,
+        position: str = "uniform",
+        antialias: bool = False,
+        size: int | Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(position, antialias, size)
+        self.low, self.high = interval(share, "transforms.crop.share", 0.001, 1)
+        if flag(horama_quirk, "transforms.crop.horama_quirk"):
+            self.low, self.high = self.high, 2 * self.high - self.low
+
+    def shares(self, streams: RandomStreams, step: int) -> Tensor:
+        """Return low + (high - low) * uniform, (N,)."""
+        return self.low + (self.high - self.low) * streams.uniform((1,), "crop size", step)[:, 0].double()
+
+
+class ToInputSize(Resizing):
+    """Resizes the whole pictures to the network's input size, bilinear with antialiasing; nothing where they have it.
+
+    Args:
+        size: side or [height, width]; None for the network's input size.
+    """
+
+    def __init__(self, size: int | Sequence[int] | None = None) -> None:
+        super().__init__(size, "transforms.input_size.size")
+
+    def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
+        """Return the resized pictures, (N, C, *size)."""
+        size = self.size_of(pictures)
+        if size == tuple(pictures.shape[-2:]):
+            return pictures
+        zero = torch.zeros(1, dtype=pictures.dtype, device=pictures.device)
+        rows, columns = (
+            axis_weights(zero, zero + side, count, side) for side, count in zip(pictures.shape[-2:], size, strict=True)
+        )
+        return along_axes(pictures, rows, columns)
+
+
+def _normal_shares(mean: float, std: float, streams: RandomStreams, step: int) -> Tensor:
+    drawn = streams.normal((1,), "crop size", step)[:, 0].double()
+    return (mean + std * drawn).clamp(SMALLEST, WHOLE)

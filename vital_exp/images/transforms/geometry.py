@@ -1,0 +1,95 @@
+"""Transforms that scale and turn every picture about its centre, each by an amount of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vital_exp.images.randomness import RandomStreams
+from vital_exp.images.transforms.checks import OUTSIDE, choice, interval, number, numbers
+from vital_exp.images.transforms.resampling import affine
+
+
+class Scale:
+    """Scales every picture by one of ``factors``, drawn alike; the size stays, so that a factor above 1 crops (Lucid).
+
+    Args:
+        factors: each above 0; one that stands there twice is drawn twice as often.
+        outside: what comes in from beyond the border: ``"grey"``, ``"reflect"`` or ``"edge"``.
+    """
+
+    def __init__(self, factors: Sequence[float], outside: str = "grey") -> None:
+        self.factors = numbers(factors, "transforms.scale.factors", 0.01, 100)
+        self.outside = choice(outside, "transforms.scale.outside", OUTSIDE)
+
+    def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
+        """Return the scaled pictures, (N, C, H, W)."""
+        factor = _drawn(self.factors, streams, "scale", step)
+        still = torch.zeros_like(factor)
+        return affine(pictures, inverse_map(still, factor, still, still), self.outside)
+
+
+class Rotate:
+    """Turns every picture by one of ``degrees``, counter-clockwise, drawn alike (Lucid).
+
+    Args:
+        degrees: one that stands there twice is drawn twice as often.
+        outside: what comes in from beyond the border: ``"grey"``, ``"reflect"`` or ``"edge"``.
+    """
+
+    def __init__(self, degrees: Sequence[float], outside: str = "grey") -> None:
+        self.degrees = numbers(degrees, "transforms.rotate.degrees", -360, 360)
+        self.outside = choice(outside, "transforms.rotate.outside", OUTSIDE)
+
+    def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
+        """Return the turned pictures, (N, C, H, W)."""
+        angle = _drawn(self.degrees, streams, "rotate", step)
+        still = torch.zeros_like(angle)
+        return affine(pictures, inverse_map(angle, torch.ones_like(angle), still, still), self.outside)
+
+
+class RandomAffine:
+    """Turns, scales and moves every picture at once, each amount uniform in an interval.
+
+    Args:
+        degrees: the largest angle either way.
+        translate: the largest shift either way along each axis, as a share of the side.
+        scale: [low, high].
+        outside: what comes in from beyond the border: ``"grey"``, ``"reflect"`` or ``"edge"``.
+    """
+
+    def __init__(self, degrees: float, translate: float, scale: Sequence[float], outside: str = "grey") -> None:
+        self.degrees = number(degrees, "transforms.affine.degrees", 0, 180)
+        self.translate = number(translate, "transforms.affine.translate", 0, 1)
+        self.scale = interval(scale, "transforms.affine.scale", 0.01, 100)
+        self.outside = choice(outside, "transforms.affine.outside", OUTSIDE)
+
+    def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
+        """Return the moved pictures, (N, C, H, W)."""
+        height, width = pictures.shape[-2:]
+        draws = streams.uniform((4,), "affine", step).double()  # (N, 4) in [0, 1)
+        low, high = self.scale
+        angle = self.degrees * (2 * draws[:, 0] - 1)
+        right, down = (self.translate * (2 * draws[:, 2:] - 1) * torch.tensor([width, height])).unbind(dim=1)
+        return affine(pictures, inverse_map(angle, low + (high - low) * draws[:, 1], right, down), self.outside)
+
+
+def inverse_map(degrees: Tensor, factor: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """Return the inverse of scaling, turning counter-clockwise and then moving: (N, 2, 3) for (x, y, 1), y downwards.
+
+    Args:
+        degrees, factor, right, down: (N,) each; the shifts in pixels.
+    """
+    angle = degrees.deg2rad()
+    cos, sin = angle.cos() / factor, angle.sin() / factor
+    x = torch.stack([cos, -sin, sin * down - cos * right], dim=1)
+    y = torch.stack([sin, cos, -sin * right - cos * down], dim=1)
+    return torch.stack([x, y], dim=1)
+
+
+def _drawn(values: Sequence[float], streams: RandomStreams, purpose: str, step: int) -> Tensor:
+    """Return one of the values for each picture, (N,) float64."""
+    which = streams.integers(0, len(values) - 1, 1, purpose, step)[:, 0]
+    return torch.tensor(values, dtype=torch.float64)[which]
