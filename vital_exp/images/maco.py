@@ -1,0 +1,109 @@
+"""Pictures as the phases of a Fourier spectrum of fixed magnitude (MACO; Fel et al. 2023, arXiv 2306.06805)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vital_exp.errors import UsageError
+from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed
+from vital_exp.images.parameterisation import Parameterisation
+from vital_exp.images.randomness import RandomStreams
+from vital_exp.images.spectrum import EMBEDDED, magnitude_for
+from vital_exp.models.network import Preprocessing
+
+EPSILON = 1e-4  # added to standard deviations, Horama
+
+
+class Maco(Parameterisation):
+    """irfft2(r e^{i phi}): only the phases phi are optimised, the magnitudes r are those of natural images (METHODS 3).
+
+    Per picture, inside the graph: phases are standardised, the spatial picture is standardised, its colours are
+    correlated as in natural images, and a sigmoid brings it into range.
+
+    Args:
+        preprocessing: the network's.
+        size: (height, width) of the pictures.
+        streams: the random streams of the pictures; the phases start from N(0, 1), as published.
+        init: pictures to start from, (N, C, H, W) normalised. Their phases are taken, not their magnitudes; these
+            phases keep the mean and spread they have, where a start from noise has 0 and 1.
+        magnitude: a .npy or .safetensors file (C, H, W // 2 + 1), or ``"embedded"`` for the drawn images'.
+        resample: how a magnitude of another size is fitted, ``"frequency"`` or ``"bilinear"``; see
+            :func:`vital_exp.images.spectrum.resampled`.
+        values_range: [low, high] of what the network sees, in its own space, the same for all channels, as Horama and
+            xplique have it; None for the network's valid range, channel by channel.
+    """
+
+    magnitude: Tensor
+    colours: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        size: tuple[int, int],
+        streams: RandomStreams,
+        init: Tensor | None = None,
+        magnitude: str = EMBEDDED,
+        resample: str = "frequency",
+        values_range: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(preprocessing)
+        self.size = size
+        self.values_range = None if values_range is None else _range(values_range)
+        fixed = magnitude_for(magnitude, self.channels, size, resample)
+        self.register_buffer("magnitude", fixed, persistent=False)  # (C, H, W // 2 + 1)
+        self.register_buffer("colours", colour_matrix(self.channels), persistent=False)
+        if init is None:
+            start, moments = streams.normal(fixed.shape, "start"), (torch.zeros(()), torch.ones(()))
+        else:
+            self.to(init)
+            logits = decorrelated_logits(preprocessing.denormalise(init), self.colours)
+            start = torch.fft.rfft2(logits).angle()
+            moments = _moments(start)
+        self.register_buffer("mean", moments[0], persistent=False)
+        self.register_buffer("spread", moments[1], persistent=False)
+        self.phase = nn.Parameter(start)  # (N, C, H, W // 2 + 1) in radians
+
+    def forward(self) -> Tensor:
+        """Return the pictures, (N, C, H, W) RGB or grey in [0, 1]."""
+        if self.values_range is None:
+            return self._unit()
+        return self.preprocessing.denormalise(self.network_input()).clamp(0, 1)
+
+    def network_input(self) -> Tensor:
+        """Return the pictures in the network's space, (N, C, H, W)."""
+        if self.values_range is None:
+            return self.preprocessing.normalise(self._unit())
+        low, high = self.values_range
+        return low + (high - low) * self._unit()
+
+    def _unit(self) -> Tensor:
+        """Return the pictures before they are scaled to a range, (N, C, H, W) in (0, 1)."""
+        phase = self.mean + self.spread * _standardised(self.phase)
+        spectrum = torch.polar(self.magnitude.expand_as(phase), phase)
+        spatial = _standardised(torch.fft.irfft2(spectrum, s=self.size))
+        return mixed(spatial, self.colours).sigmoid()
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each picture's mean, and standard deviation + 1e-4, (N, 1, 1, 1)."""
+    axes = (1, 2, 3)
+    return values.mean(dim=axes, keepdim=True), values.std(dim=axes, keepdim=True) + EPSILON
+
+
+def _standardised(values: Tensor) -> Tensor:
+    mean, std = _moments(values)
+    return (values - mean) / std
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    numbers = list(values) if isinstance(values, (list, tuple)) else []
+    if len(numbers) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in numbers):
+        raise UsageError("image.values_range", values, "[low, high], or null for the network's valid range")
+    if numbers[0] >= numbers[1]:
+        raise UsageError("image.values_range", values, "[low, high], the lower number first")
+    return float(numbers[0]), float(numbers[1])
