@@ -54,16 +54,9 @@ def mined_references(
 
 
 def image_folder(config: DictConfig, cache: Path) -> Path:
-    """Return the folder of images to mine; without one an embedded network has drawn images.
-
-    Raises:
-        UsageError: no folder is named.
-    """
+    """Return the folder of images to mine; without one it is the embedded networks' drawn images."""
     if config.references.root:
         return Path(config.references.root).expanduser()
-    if config.model.source != "embedded":
-        wanted = "a folder of real images is needed, any tree: the images that drive the unit most are found in it"
-        raise UsageError("references.root", config.references.root, wanted)
     return drawn_folder(cache)
 
 

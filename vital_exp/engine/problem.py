@@ -20,6 +20,7 @@ from vital_exp.objectives.terms import Problem
 from vital_exp.references.base import References
 from vital_exp.references.drawn import DrawnReferences
 from vital_exp.references.folder import FolderReferences
+from vital_exp.references.none import NoReferences
 from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.relevance import METHODS as RELEVANCE_METHODS
@@ -47,11 +48,13 @@ def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[
             raise UsageError("references.size", keys.size, "the embedded images are square: one side")
         return DrawnReferences(keys.count, keys.seed, size[0])
     if keys.source == "mined":
+        if not keys.root and not keys.index and config.model.source != "embedded":
+            return NoReferences("a folder of real images is needed: those that drive the unit most are found in it")
         from vital_exp.engine.mined import mined_references
 
         return mined_references(config, network, targets, _directions(config, network, targets), cache_dir(config))
     if not keys.root:
-        raise UsageError("references.root", keys.root, "a folder of real images is needed, one sub-folder per class")
+        return NoReferences("a folder of real images is needed, one sub-folder per class")
     resize = own.resize and round(own.resize * min(size) / min(own.size))
     names = network.class_names or ClassNames.numbered(1)  # a network without classes asks for images of none
     root = Path(keys.root).expanduser()

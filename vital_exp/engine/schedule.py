@@ -1,17 +1,23 @@
-"""The published learning rate: a linear warm-up, then a cosine to zero (METHODS 1.2)."""
+"""Learning rates: a linear warm-up, then a cosine to zero as published (METHODS 1.2), or a constant rate."""
 
 from __future__ import annotations
 
 import math
 
 WARMUP_STEPS = 100  # whatever the length of the run
+SCHEDULES = ("cosine", "constant")
 
 
-def learning_rate(step: int, steps: int, *, peak: float = 1.0, warmup: int = WARMUP_STEPS) -> float:
+def learning_rate(
+    step: int, steps: int, *, peak: float = 1.0, warmup: int = WARMUP_STEPS, schedule: str = "cosine"
+) -> float:
     """Return the rate of step ``step`` (from 0) of ``steps``.
 
-    peak * (step + 1) / warmup while step < warmup, then peak * (1 + cos(pi (step - warmup) / (steps - warmup))) / 2.
+    peak * (step + 1) / warmup while step < warmup, then peak * (1 + cos(pi (step - warmup) / (steps - warmup))) / 2, or
+    with the schedule ``"constant"`` peak.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
+    if schedule == "constant":
+        return peak
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (steps - warmup)))

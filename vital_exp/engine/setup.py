@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vital_exp.config import build
-from vital_exp.engine.schedule import learning_rate
+from vital_exp.engine.schedule import SCHEDULES, learning_rate
 from vital_exp.errors import UsageError
 from vital_exp.images.parameterisation import Parameterisation
 from vital_exp.images.randomness import RandomStreams
@@ -147,7 +147,9 @@ def optimizer_of(config: DictConfig) -> Callable[[list[torch.nn.Parameter]], Opt
     """Return the function that makes the optimiser from the parameters."""
     if not isinstance(config.optimizer.lr, (int, float)) or config.optimizer.lr <= 0:
         raise UsageError("optimizer.lr", config.optimizer.lr, "a number above 0")
-    node = OmegaConf.create({key: value for key, value in config.optimizer.items() if key != "warmup"})
+    node = OmegaConf.create(
+        {key: value for key, value in config.optimizer.items() if key not in ("warmup", "schedule")}
+    )
     return lambda parameters: build(node, params=parameters)
 
 
@@ -156,4 +158,7 @@ def rate_of(config: DictConfig) -> Callable[[int], float]:
     warmup = config.optimizer.warmup
     if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
         raise UsageError("optimizer.warmup", warmup, "a whole number of steps, at least 0")
-    return partial(learning_rate, steps=config.steps, peak=config.optimizer.lr, warmup=warmup)
+    schedule = config.optimizer.schedule
+    if schedule not in SCHEDULES:
+        raise UsageError("optimizer.schedule", schedule, f"one of {', '.join(SCHEDULES)}", SCHEDULES)
+    return partial(learning_rate, steps=config.steps, peak=config.optimizer.lr, warmup=warmup, schedule=schedule)

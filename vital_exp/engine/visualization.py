@@ -37,6 +37,7 @@ from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
+from vital_exp.references.none import NoReferences
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -288,7 +289,8 @@ class Visualization:
             self.folder.append_history(target, made.history)
             if result["status"] == "done":
                 self.folder.save_picture(target, made.picture, made.mask)
-                self.folder.save_references(target, islice(self.references.images(target), REFERENCES_SHOWN))
+                if not isinstance(self.references, NoReferences):
+                    self.folder.save_references(target, islice(self.references.images(target), REFERENCES_SHOWN))
             self.folder.append_result(result)
         self.finished[target.name] = made
         self.results[target.name] = result
