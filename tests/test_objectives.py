@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
+from vital_exp.engine import objective_and_gradient
 from vital_exp.errors import UsageError
 from vital_exp.objectives import l2_norm, sort_matching, total_variation
 from vital_exp.objectives.alignment_terms import channel_precision, layer_precision
@@ -137,3 +138,22 @@ def test_total_variation_of_a_flat_picture_is_zero_with_a_finite_gradient() -> N
 def test_an_unknown_order_is_refused() -> None:
     with pytest.raises(UsageError, match="l1, l2"):
         total_variation(torch.zeros(1, 3, 4, 4), "l3")
+
+
+@pytest.mark.parametrize(("model", "expected"), [("embedded_resnet", "layer"), ("embedded_vit", "channel")])
+def test_what_is_standardised_automatically_suits_the_architecture(model: str, expected: str) -> None:
+    """One channel of massive activations would rule a transformer's layer."""
+    pictures = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    losses = {}
+    for kind in ("auto", "layer", "channel"):
+        given = [f"objective.alignment.standardise={kind}", "transforms=none", "references.count=2"]
+        losses[kind] = float(objective_and_gradient(model, "class:3", pictures, overrides=given)[0])
+    assert losses["auto"] == losses[expected]
+    assert losses["layer"] != losses["channel"]
+
+
+def test_an_unknown_way_to_standardise_is_a_mistake() -> None:
+    with pytest.raises(UsageError, match=r"objective.alignment.standardise=chanel: one of auto.*did you mean channel"):
+        objective_and_gradient(
+            "embedded_resnet", "class:3", torch.rand(1, 3, 64, 64), overrides=["objective.alignment.standardise=chanel"]
+        )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.models.layers import is_transformer
 from vital_exp.models.taps import INPUT
 from vital_exp.objectives.alignment import sort_matching
 from vital_exp.objectives.terms import Problem, Term
@@ -33,8 +34,9 @@ class DistributionTerm(Term):
         pixel_weight: weight of the pictures' own values, matched like a layer's; 0 as published.
         readout_weight: weight of what the target itself reads, matched like a layer of one channel; 0 as published.
         standardise: what squared differences are divided by, so that none counts for more because its values are
-            larger: ``"channel"``: the variance of the channel's reference values; ``"layer"``: its mean over
-            the layer's; ``"none"``: nothing, as published.
+            larger: ``"channel"``: the variance of the channel's reference values; ``"layer"``: its mean over the layer's;
+            ``"auto"``: channel for transformers, where one channel of massive activations would rule its layer, else
+            layer; ``"none"``: nothing, as published.
     """
 
     def __init__(
@@ -49,8 +51,8 @@ class DistributionTerm(Term):
         standardise: str = "none",
     ) -> None:
         super().__init__(problem, weight)
-        if standardise not in PRECISIONS:
-            known = tuple(PRECISIONS)
+        known = ("auto", *PRECISIONS)
+        if standardise not in known:
             raise UsageError("objective.alignment.standardise", standardise, f"one of {', '.join(known)}", known)
         hidden = _layer_weights(problem, layers, layer_weights)
         grown = {layer: own * depth_growth**depth for depth, (layer, own) in enumerate(hidden.items())}
@@ -70,6 +72,8 @@ class DistributionTerm(Term):
         if weight:
             statistics = problem.statistics.of(problem.targets, tuple(self.layer_weights))
             self.quantiles, self.channel_weights = statistics.quantiles, dict(statistics.importance)
+        if standardise == "auto":
+            standardise = "channel" if is_transformer(problem.network.module) else "layer"
         for layer, values in self.quantiles.items() if standardise != "none" else ():
             self.channel_weights[layer] = self.channel_weights.get(layer, 1.0) * PRECISIONS[standardise](values)
 

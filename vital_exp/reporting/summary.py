@@ -18,17 +18,20 @@ def print_summary(pictures: Pictures, gallery: Path) -> None:
     table = Table()
     hidden = pictures.targets[0].layer is not None
     opinion = "of largest natural" if hidden else "recognised"
-    for column in ("target", "label", "loss", "activation", opinion, "seconds"):
-        table.add_column(column, justify="left" if column in ("target", "label") else "right")
+    table.add_column("target", overflow="fold")
+    if not hidden:
+        table.add_column("label")
+    for column in ("loss", "activation", opinion, "seconds"):
+        table.add_column(column, justify="right")
     opinions = {row["target"]: row for row in pictures.rows}
     for result in pictures.results[:ROWS_SHOWN]:
+        named = [result["target"]] if hidden else [result["target"], result["label"]]
         if result["status"] == "failed":
-            table.add_row(result["target"], result["label"], result["error"], style="red")
+            table.add_row(*named, result["error"], style="red")
             continue
         row = opinions.get(result["target"], {})
         table.add_row(
-            result["target"],
-            result["label"],
+            *named,
             f"{result['loss']['total']:.4g}",
             "" if result["activation"] is None else f"{result['activation']:.2f}",
             _share(row) if hidden else ", ".join(_verdict(c, v) for c, v in row.items() if c.startswith("top1")),
