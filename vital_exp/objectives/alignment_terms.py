@@ -32,9 +32,10 @@ class DistributionTerm(Term):
         layer_weights: one per layer; None for the network's, or 1 for layers given here.
         depth_growth: factor by which each layer weighs more than the one before it; 1 as published.
         pixel_weight: weight of the pictures' own values, matched like a layer's; 0 as published.
-        readout_weight: weight of what the target itself reads, matched like a layer of one channel; 0 as published.
+        readout_weight: for hidden units, weight of what the target itself reads, matched like a layer of one channel;
+            0 as published. Classes have no such layer.
         standardise: what squared differences are divided by, so that none counts for more because its values are
-            larger: ``"channel"``: the variance of the channel's reference values; ``"layer"``: its mean over the layer's;
+            larger: ``"channel"``: the variance of the channel's reference values; ``"layer"``: its mean over the layer;
             ``"auto"``: channel for transformers, where one channel of massive activations would rule its layer, else
             layer; ``"none"``: nothing, as published.
     """
@@ -56,9 +57,7 @@ class DistributionTerm(Term):
             raise UsageError("objective.alignment.standardise", standardise, f"one of {', '.join(known)}", known)
         hidden = _layer_weights(problem, layers, layer_weights)
         grown = {layer: own * depth_growth**depth for depth, (layer, own) in enumerate(hidden.items())}
-        around = {INPUT: float(pixel_weight), READOUT: float(readout_weight)}
-        if readout_weight and problem.relevance is None:
-            raise UsageError("objective.alignment.readout_weight", readout_weight, "hidden units only: target=channel")
+        around = {INPUT: float(pixel_weight), READOUT: float(readout_weight) if problem.relevance else 0.0}
         self.layer_weights = {layer: own for layer, own in {**around, **grown}.items() if own or layer in grown}
         if not self.layer_weights:
             wanted = f"no layer below {problem.readout.layer} to align; objective.alignment.readout_weight=1 aligns it"
