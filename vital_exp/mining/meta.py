@@ -23,7 +23,7 @@ def describe(units: Units, folder: ImageFolder, k: int, patch: PatchSettings | N
     """Return all that an index depends on, and names for people, ready for JSON.
 
     Keys: format, key (a hash of what decides the content), network, weights, architecture, preprocessing, folder,
-    images, fingerprint, layers, k, pooling, patch (null: no patches).
+    images, fingerprint, layers, k, pooling, patch (size, overlap, search; null: no patches).
     """
     meta = {
         "format": FORMAT,
@@ -32,7 +32,7 @@ def describe(units: Units, folder: ImageFolder, k: int, patch: PatchSettings | N
         "layers": units.describe(),
         "k": k,
         "pooling": units.pooling,
-        "patch": vars(patch) if patch else None,
+        "patch": {**vars(patch), "size": patch.side(*folder.preprocessing.size)} if patch else None,
     }
     content = {key: meta[key] for key in (*NETWORK, *IMAGES, *SETTINGS)}  # names of things take no part
     return {"key": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24], **meta}

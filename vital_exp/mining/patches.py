@@ -14,8 +14,8 @@ from vital_exp.images.output import resized
 
 Box = tuple[int, int, int, int]
 SEARCHES = ("all", "strongest")
-# METHODS 1.4: windows of 64 px, half of each shared with the next.
-PUBLISHED_SIDE, PUBLISHED_OVERLAP = 64, 0.5
+# METHODS 1.4: windows of 64 px of a picture of 224 px, half of each shared with the next.
+PUBLISHED_SIDE, PUBLISHED_INPUT, PUBLISHED_OVERLAP = 64, 224, 0.5
 # Tokens before those of a square grid (class, distillation, registers); a longer rest is no grid.
 MOST_PREFIX_TOKENS = 8
 
@@ -25,13 +25,13 @@ class PatchSettings:
     """Which windows of an image are tried.
 
     Attributes:
-        size: side in px of the picture the network sees.
+        size: side in px of the picture the network sees; None: 64 of 224, in proportion.
         overlap: share of its side that a window has in common with the next, in [0, 1); the last window of a row or
             column ends at the border, and may overlap more.
         search: ``"all"`` windows, or for each unit those that hold the ``"strongest"`` position of its map.
     """
 
-    size: int = PUBLISHED_SIDE
+    size: int | None = None
     overlap: float = PUBLISHED_OVERLAP
     search: str = "all"
 
@@ -41,7 +41,7 @@ class PatchSettings:
         Raises:
             UsageError: they have not.
         """
-        side, overlap = self.size, self.overlap
+        side, overlap = self.side(*size), self.overlap
         if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= min(size):
             allowed = f"a whole number of px, 1 to {min(size)}: the network's input is {size[0]}x{size[1]}"
             raise UsageError(f"{key}.size", side, allowed)
@@ -50,11 +50,16 @@ class PatchSettings:
         if self.search not in SEARCHES:
             raise UsageError(f"{key}.search", self.search, f"one of {', '.join(SEARCHES)}", SEARCHES)
 
+    def side(self, height: int, width: int) -> int:
+        """Return the side of a window of a picture, in px."""
+        return max(1, round(min(height, width) * PUBLISHED_SIDE / PUBLISHED_INPUT)) if self.size is None else self.size
+
     def windows(self, height: int, width: int) -> list[Box]:
         """Return the boxes (x0, y0, x1, y1) of all windows of a picture, row by row; x1 and y1 are outside."""
-        stride = max(1, round(self.size * (1 - self.overlap)))
-        rows, columns = (_starts(length, self.size, stride) for length in (height, width))
-        return [(x, y, x + self.size, y + self.size) for y in rows for x in columns]
+        side = self.side(height, width)
+        stride = max(1, round(side * (1 - self.overlap)))
+        rows, columns = (_starts(length, side, stride) for length in (height, width))
+        return [(x, y, x + side, y + side) for y in rows for x in columns]
 
 
 PUBLISHED = PatchSettings()

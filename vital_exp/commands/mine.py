@@ -1,0 +1,177 @@
+"""vital-mine: find the images and patches that drive units; compute the MACO spectrum of an image folder."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from vital_exp.commands.hydra_app import run_app
+from vital_exp.config import normalised
+from vital_exp.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vital_exp.mining.mine import Mining
+    from vital_exp.mining.units import Units
+    from vital_exp.models.network import VisionNetwork
+
+COMMAND = "mine"
+# What there is to mine when nothing is said: a part of the embedded network, so that it takes no more than a minute.
+DEMO = ("channels=0-31", "k=12", "patch.search=strongest")
+LISTS = ("layers",)
+CORRUPT_SHOWN = 5
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; with no argument an embedded network and images drawn by code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not any(re.match(r"\+*(model|images|layers|spectrum|list)=", argument) for argument in given):
+        given = [*DEMO, *given]
+    if any(re.match(r"\+*list=", argument) for argument in given):
+        given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
+        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # nothing is made, so no folder for it
+    run_app("vital-mine", COMMAND, mine_job, given)
+
+
+def mine_job(config: DictConfig) -> int:
+    """Run one job; returns the number of failed targets, of which there are none: corrupt images are listed."""
+    config = normalised(config, COMMAND)
+    if config.list is not None:
+        return _list(config)
+    out = Path(HydraConfig.get().runtime.output_dir)
+    return _spectrum(config, out) if config.spectrum else _mine(config, out)
+
+
+def _mine(config: DictConfig, out: Path) -> int:
+    from vital_exp.mining.page import write_page
+    from vital_exp.mining.sheets import write_sheets
+
+    mining = _mining(config)
+    index = mining.run(out)
+    _record(config, out, mining)
+    _tell_corrupt(index.corrupt, len(mining.folder.paths))
+    print(f"index: {index.path} ({len(index.units())} units of {', '.join(mining.units.layers)})")
+    if config.sheets:
+        units = list(write_sheets(index, mining.folder, out, config.progress))
+        print(f"page: {write_page(index, out, units)} (contact sheets of {len(units)} units)")
+    return 0
+
+
+def _mining(config: DictConfig) -> Mining:
+    """Return what the configuration asks for."""
+    from vital_exp.engine.setup import device_of
+    from vital_exp.mining.images import ImageFolder
+    from vital_exp.mining.mine import Mining
+    from vital_exp.mining.patches import PatchSettings
+
+    device = device_of(config)
+    network = _network(config)
+    folder = ImageFolder(_folder(config), network.preprocessing)
+    units = _units(config, network.to(device))
+    patch = PatchSettings(**config.patch) if config.patches else None
+    return Mining(
+        *(units, folder, config.k, patch, config.batch_size, config.workers, config.progress, config.save_every)
+    )
+
+
+def _network(config: DictConfig) -> VisionNetwork:
+    from vital_exp.engine.setup import cache_dir
+    from vital_exp.models.loading import build_network
+    from vital_exp.models.named import model_config
+
+    return build_network(model_config(config), cache_dir(config))
+
+
+def _folder(config: DictConfig) -> Path:
+    """Return the folder of images; without one an embedded network has drawn ones."""
+    from vital_exp.engine.setup import cache_dir
+    from vital_exp.mining.drawn import drawn_folder
+
+    if config.images:
+        return Path(config.images)
+    if config.model.source != "embedded":
+        raise UsageError("images", config.images, "a folder of images is needed, any tree")
+    return drawn_folder(cache_dir(config))
+
+
+def _units(config: DictConfig, network: VisionNetwork) -> Units:
+    from vital_exp.mining.units import select_units
+
+    layers = [config.layers] if isinstance(config.layers, (str, int)) else config.layers
+    layers = _default_layers(network) if layers is None else list(map(str, layers))
+    channels: Any = OmegaConf.to_container(config)["channels"]  # type: ignore[index, call-overload]
+    return select_units(network, layers, channels, config.pooling, _directions(config, layers))
+
+
+def _default_layers(network: VisionNetwork) -> list[str]:
+    from vital_exp.models.layers import alignment
+    from vital_exp.models.network import Recipe
+
+    return list(alignment(network, Recipe()).layers)[-1:]
+
+
+def _directions(config: DictConfig, layers: list[str]) -> dict[str, Tensor]:
+    from vital_exp.targets.directions import load_directions
+
+    if config.directions is None:
+        return {}
+    if len(layers) != 1:
+        raise UsageError("directions", config.directions, f"directions are of one layer, and layers={layers}")
+    try:
+        return {layers[0]: load_directions(config.directions)}
+    except UsageError as error:
+        raise UsageError("directions", error.value, error.problem, error.options) from None
+
+
+def _record(config: DictConfig, out: Path, mining: Mining) -> None:
+    """Write what was asked for, and where the index comes from."""
+    import json
+
+    from vital_exp.engine.provenance import provenance
+    from vital_exp.engine.run_folder import whole
+
+    (out / ".hydra").mkdir(exist_ok=True)
+    with whole(out / ".hydra" / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(config, resolve=True))
+    with whole(out / "provenance.json") as file:
+        json.dump(provenance(config, mining.units.network, mining.batch_size), file, indent=2)
+
+
+def _tell_corrupt(corrupt: dict[str, str], count: int) -> None:
+    from vital_exp.references.decoding import printable
+
+    if corrupt:
+        shown = [f"{printable(path)} ({reason})" for path, reason in list(corrupt.items())[:CORRUPT_SHOWN]]
+        more = f" and {len(corrupt) - CORRUPT_SHOWN} more" if len(corrupt) > CORRUPT_SHOWN else ""
+        print(f"{len(corrupt)} of {count} images could not be read: {', '.join(shown)}{more}")
+
+
+def _spectrum(config: DictConfig, out: Path) -> int:
+    from vital_exp.mining.spectrum import FolderSpectrum
+
+    named = isinstance(config.spectrum, str)
+    root, key = (config.spectrum, "spectrum") if named else (_folder(config), "images")
+    spectrum = FolderSpectrum.of(root, config.spectrum_size, key)
+    path = spectrum.write(out, config.workers, config.progress)
+    _tell_corrupt(spectrum.corrupt, len(spectrum.folder.paths))
+    print(f"spectrum: {path} (image=maco image.magnitude={path})")
+    return 0
+
+
+def _list(config: DictConfig) -> int:
+    if config.list not in LISTS:
+        raise UsageError("list", config.list, f"one of {', '.join(LISTS)}", LISTS)
+    from vital_exp.models.layers import describe_layers
+
+    print(describe_layers(_network(config)))
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The page of a mining: index.html, the contact sheets of all units."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from vital_exp.mining.index import Index
+from vital_exp.mining.sheets import sheet_path
+from vital_exp.references.decoding import printable
+
+NAME = "index.html"
+# Bytes of sheets that go into the page; with more the page shows the files beside it.
+EMBED_BYTES = 48_000_000
+CORRUPT_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page shows of one unit."""
+
+    layer: str
+    channel: int
+    largest: float
+    patch: float | None
+    src: str
+    width: int
+    height: int
+
+
+def write_page(index: Index, out: Path, units: Sequence[tuple[str, int]]) -> Path:
+    """Write ``out/index.html`` of the units' sheets and return its path.
+
+    Nothing is fetched from anywhere: the sheets are inside the page, or beside it when they are many.
+    """
+    sizes = (os.path.getsize(out / sheet_path(*unit)) for unit in units)
+    embedded = sum(sizes) <= EMBED_BYTES
+    loader = PackageLoader("vital_exp.mining")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    corrupt = [(printable(path), reason) for path, reason in list(index.corrupt.items())[:CORRUPT_SHOWN]]
+    chunks = environment.get_template("mining.html").generate(
+        meta=index.meta,
+        cards=_cards(index, out, units, embedded),
+        count=len(units),
+        mined=len(index.units()),
+        corrupt=corrupt,
+        corrupt_count=len(index.corrupt),
+        embedded=embedded,
+    )
+    path, temporary = out / NAME, out / f".{NAME}.{os.getpid()}.part"
+    try:
+        with temporary.open("w", encoding="utf-8", errors="replace") as file:
+            file.writelines(chunks)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _cards(index: Index, out: Path, units: Sequence[tuple[str, int]], embedded: bool) -> Iterator[Card]:
+    """Yield the cards one by one: the page is written while they are made."""
+    for layer, channel in units:
+        place = sheet_path(layer, channel)
+        with Image.open(out / place) as image:
+            size = image.size
+        data = base64.b64encode((out / place).read_bytes()).decode("ascii") if embedded else ""
+        src = f"data:image/jpeg;base64,{data}" if embedded else place
+        patch = index.patches(layer, channel, 1)[0].activation if index.meta["patch"] else None
+        yield Card(layer, channel, index.largest_activation(layer, channel), patch, src, *size)

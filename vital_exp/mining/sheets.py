@@ -1,0 +1,133 @@
+"""Contact sheets: one picture per unit of what drives it most and least."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from tqdm import tqdm
+
+from vital_exp.images.output import to_uint8
+from vital_exp.mining.images import ImageFolder
+from vital_exp.mining.index import Index, Row
+from vital_exp.mining.patches import Box
+from vital_exp.references.decoding import CorruptImageError
+
+FOLDER = "sheets"
+# More than so many are neither looked at nor quick to make: of each layer the first ones are drawn.
+MOST_SHEETS = 2048
+COLUMNS, PATCH_ROWS = 10, 2
+TILE, GAP, MARGIN, LINE = 96, 4, 14, 24  # px
+TEXT, TITLE = 13, 16  # px
+INK, QUIET, PAPER, NO_IMAGE = "#1d1c1a", "#6b6862", "#ffffff", "#d8d5cf"
+FRAME = ("#ffffff", "#1d1c1a")  # a light line in a dark one: seen on any image
+JPEG_QUALITY = 82
+VIEWS_KEPT = 512  # decoded images, of the size of the network's input: units share many
+
+
+class Sheets:
+    """Draws contact sheets of the units of an index.
+
+    Args:
+        index: the finished index.
+        folder: its images.
+    """
+
+    def __init__(self, index: Index, folder: ImageFolder) -> None:
+        self.index, self.folder = index, folder
+        self._view = lru_cache(VIEWS_KEPT)(self._load)
+        self._fonts = ImageFont.load_default(TEXT), ImageFont.load_default(TITLE)
+
+    def draw(self, layer: str, channel: int) -> Image.Image:
+        """Return the sheet of a unit: strongest patches, strongest images with their patches framed, weakest images."""
+        patches = self.index.patches(layer, channel, COLUMNS * PATCH_ROWS) if self.index.meta["patch"] else []
+        top = self.index.top(layer, channel, COLUMNS)
+        bottom = self.index.bottom(layer, channel, COLUMNS)
+        boxes = {row.image: row.box for row in patches}
+        parts = [
+            ("patches that drive it most", patches, [self._tile(row.image, row.box) for row in patches]),
+            ("images that drive it most", top, [self._tile(row.image, frame=boxes.get(row.image)) for row in top]),
+            ("images that drive it least", bottom, [self._tile(row.image) for row in bottom]),
+        ]
+        return self._page(f"{layer} : {channel}", [part for part in parts if part[1]])
+
+    def _page(self, title: str, parts: Sequence[tuple[str, Sequence[Row], Sequence[Image.Image]]]) -> Image.Image:
+        height = 2 * MARGIN + LINE + sum(LINE + self._height(len(tiles)) for _, _, tiles in parts)
+        page = Image.new("RGB", (2 * MARGIN + COLUMNS * (TILE + GAP) - GAP, height), PAPER)
+        pen, (small, large) = ImageDraw.Draw(page), self._fonts
+        pen.text((MARGIN, MARGIN - 2), title, INK, large)
+        y = MARGIN + LINE
+        for text, rows, tiles in parts:
+            pen.text((MARGIN, y + 3), f"{text}, {rows[0].activation:.3g} to {rows[-1].activation:.3g}", QUIET, small)
+            y += LINE
+            for number, tile in enumerate(tiles):
+                row, column = divmod(number, COLUMNS)
+                page.paste(tile, (MARGIN + column * (TILE + GAP), y + row * (tile.height + GAP)))
+            y += self._height(len(tiles))
+        return page
+
+    def _height(self, tiles: int) -> int:
+        return -(-tiles // COLUMNS) * (self._size[1] + GAP)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """Width and height of a tile that holds a whole image."""
+        height, width = self.folder.preprocessing.size
+        return TILE, round(TILE * height / width)
+
+    def _tile(self, path: str, box: Box | None = None, frame: Box | None = None) -> Image.Image:
+        """Return an image, or the box of it, as a tile; ``frame`` is drawn around a part."""
+        view = self._view(path)
+        if view is None:
+            return Image.new("RGB", self._size, NO_IMAGE)
+        tile = view.resize(self._size if box is None else (TILE, TILE), Image.Resampling.BICUBIC, box)
+        if frame is not None:
+            scale = self._size[0] / view.width
+            x0, y0, x1, y1 = (round(side * scale) for side in frame)
+            for outset, colour in enumerate(reversed(FRAME)):
+                inside = (x0 + outset, y0 + outset, x1 - 1 - outset, y1 - 1 - outset)
+                ImageDraw.Draw(tile).rectangle(inside, outline=colour)
+        return tile
+
+    def _load(self, path: str) -> Image.Image | None:
+        try:
+            return _as_image(self.folder.load(path))
+        except CorruptImageError:  # sound when it was mined
+            return None
+
+
+def _as_image(view: Tensor) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(to_uint8(view).permute(1, 2, 0).numpy()))
+
+
+def sheet_path(layer: str, channel: int) -> str:
+    """Return where the sheet of a unit is, relative to the run folder."""
+    return f"{FOLDER}/{re.sub(r'[^A-Za-z0-9._-]', '_', layer)}/{channel}.jpg"
+
+
+def drawn_units(index: Index) -> list[tuple[str, int]]:
+    """Return the units that get a sheet: all, or as many of each layer."""
+    units, layers = index.units(), [one["layer"] for one in index.meta["layers"]]
+    each = max(1, MOST_SHEETS // len(layers))
+    by_layer = {layer: [unit for unit in units if unit[0] == layer] for layer in layers}
+    return [unit for layer in layers for unit in by_layer[layer][: each if len(units) > MOST_SHEETS else None]]
+
+
+def write_sheets(index: Index, folder: ImageFolder, out: Path, progress: bool = False) -> Iterator[tuple[str, int]]:
+    """Write ``out/sheets/<layer>/<channel>.jpg`` of units, those that are there already excepted; yield the units."""
+    sheets = Sheets(index, folder)
+    units = drawn_units(index)
+    for layer, channel in tqdm(units, desc="sheets", unit="sheet", disable=None if progress else True):
+        path = out / sheet_path(layer, channel)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}.part")
+            sheets.draw(layer, channel).save(temporary, "JPEG", quality=JPEG_QUALITY, optimize=True)
+            temporary.replace(path)
+        yield layer, channel
