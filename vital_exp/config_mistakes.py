@@ -166,6 +166,10 @@ def _is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
+def _is_text_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
@@ -201,5 +205,17 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "directions": (lambda value: value is None or isinstance(value, str), "a file of directions, of one layer"),
         "spectrum": (lambda value: isinstance(value, (bool, str)), "true, false or a folder of images"),
         "spectrum_size": (_is_count, "a side in px, at least 1"),
+    },
+    "evaluate": {
+        **dict.fromkeys(("download", "references.cache"), FLAG),
+        "trainer.devices": ONE_DEVICE,
+        "cache_dir": COMMON["cache_dir"],
+        **dict.fromkeys(("run", "pictures", "references.root"), (_is_text_or_none, "a folder")),
+        "targets": (_is_text_or_none, "a CSV file with the columns picture and target"),
+        "pattern": (lambda value: isinstance(value, str), "a name pattern, class-{index}.png"),
+        "judges": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50,densenet121]"),
+        "metrics": (lambda value: isinstance(value, (str, ListConfig)), "all, or a list of names"),
+        "evaluation.features": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50]"),
+        "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),
     },
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 RESAMPLES = 1000
 COVERAGE = 0.95
@@ -21,7 +22,26 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> dict[str, float | 
         ``{"value", "low", "high", "n"}``.
     """
     array = np.asarray(values, dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    means = array[generator.integers(0, len(array), (RESAMPLES, len(array)))].mean(axis=1)
-    low, high = np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return {"value": float(array.mean()), "low": float(low), "high": float(high), "n": len(array)}
+    means = array[resamples(len(array), seed)].mean(axis=1)
+    low, high = interval(means)
+    return {"value": float(array.mean()), "low": low, "high": high, "n": len(array)}
+
+
+def resamples(n: int, seed: int = 0, count: int = RESAMPLES) -> NDArray[np.int64]:
+    """Return the indices of ``count`` samples of n out of n with replacement, (count, n)."""
+    return np.random.default_rng(seed).integers(0, n, (count, n))
+
+
+def interval(statistics: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the middle 95 % of a statistic's bootstrap values."""
+    low, high = np.quantile(statistics, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return float(low), float(high)
+
+
+def interval_around(value: float, statistics: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the middle 95 % of a statistic's bootstrap values, moved so that their mean is ``value``.
+
+    For statistics of a set, such as FID, that a resample with its doubles shifts away from the value itself.
+    """
+    low, high = interval(statistics - statistics.mean())
+    return value + low, value + high

@@ -27,11 +27,11 @@ def logits(network: VisionNetwork, pictures: Tensor) -> Tensor:
     return torch.cat(chunks)
 
 
-def check_judge(judge: VisionNetwork, network: VisionNetwork) -> None:
+def check_judge(judge: VisionNetwork, network: VisionNetwork, key: str = "evaluation.judges") -> None:
     """Raise UsageError unless a judge tells the same classes apart as the network."""
     if len(judge.classes) != len(network.classes):
         problem = f"the judge has {len(judge.classes)} classes, the network {len(network.classes)}"
-        raise UsageError("evaluation.judges", judge.name, problem)
+        raise UsageError(key, judge.name, problem)
 
 
 def recognition(
@@ -56,14 +56,27 @@ def recognition(
     ]
     opinions = {"": own} | {f"[{name}]": logits(judge, pictures) for name, judge in judges.items()}
     for suffix, scores in opinions.items():
-        rank = (scores > scores.gather(1, index[:, None])).sum(dim=1)  # classes that score above the target
-        probability = scores.softmax(dim=1).gather(1, index[:, None])[:, 0]
-        for row, place, share in zip(rows, rank.tolist(), probability.tolist(), strict=True):
-            row[f"top1{suffix}"] = int(place < 1)
-            if scores.shape[1] > TOP:
-                row[f"top5{suffix}"] = int(place < TOP)
-            row[f"probability{suffix}"] = share
+        for part, values in verdicts(scores, index).items():
+            for row, value in zip(rows, values.tolist(), strict=True):
+                row[f"{part}{suffix}"] = value
     return rows
+
+
+def verdicts(scores: Tensor, index: Tensor) -> dict[str, Tensor]:
+    """Return whether each picture's class is first (top1) and among the first five, each 1 or 0, and its probability.
+
+    Args:
+        scores: (N, classes) logits.
+        index: (N,) the class of each picture.
+
+    Returns:
+        ``{"top1", "top5", "probability"}``, each (N,); top5 only with more than five classes.
+    """
+    rank = (scores > scores.gather(1, index[:, None])).sum(dim=1)  # classes that score above the target
+    found = {"top1": (rank < 1).int()}
+    if scores.shape[1] > TOP:
+        found["top5"] = (rank < TOP).int()
+    return {**found, "probability": scores.softmax(dim=1).gather(1, index[:, None])[:, 0]}
 
 
 def summarise(rows: Sequence[Mapping[str, float | int | str]]) -> dict[str, dict[str, float | int]]:

@@ -1,0 +1,94 @@
+"""vital-evaluate: score a run folder, or any folder of pictures."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from vital_exp.commands.hydra_app import run_app
+from vital_exp.config import normalised, plain
+from vital_exp.errors import UsageError
+
+if TYPE_CHECKING:
+    from vital_exp.evaluation.table import Evaluation
+
+COMMAND = "evaluate"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if any(re.match(r"\+*run=", argument) for argument in given):
+        # The run folder is where everything goes, and Hydra would make one that does not exist.
+        given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
+        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]
+    run_app("vital-evaluate", COMMAND, evaluate_job, given)
+
+
+def evaluate_job(config: DictConfig) -> int:
+    """Score the pictures of one job; returns how many of them could not be read."""
+    config = normalised(config, COMMAND)
+    place, out = _places(config)
+    from vital_exp.evaluation.pictures import told
+
+    table = _evaluated(config, place)
+    if config.pictures is not None:
+        _record(config, out)
+    table.save(out)
+    print(table)
+    if table.unreadable:
+        print(told(dict(table.unreadable), len(table.unreadable) + len(table.targets)))
+    print(f"metrics: {out / 'metrics.json'} and metrics.csv")
+    return len(table.unreadable)
+
+
+def _places(config: DictConfig) -> tuple[Path, Path]:
+    """Where the pictures are, and where the table goes."""
+    if config.run is not None and config.pictures is not None:
+        raise UsageError("pictures", config.pictures, f"either run or pictures, and run={config.run} is given too")
+    if config.pictures is not None:
+        return Path(config.pictures).expanduser(), Path(HydraConfig.get().runtime.output_dir)
+    if config.run is None:
+        raise UsageError("run", None, "a run folder of vital-visualize, or pictures=folder, is needed")
+    run = Path(config.run).expanduser()
+    if not (run / "results.jsonl").is_file():
+        problem = "no results.jsonl there; a run folder of vital-visualize holds one"
+        raise UsageError("run", config.run, problem if run.is_dir() else "no such folder")
+    return run, run
+
+
+def _evaluated(config: DictConfig, place: Path) -> Evaluation:
+    from vital_exp.evaluation.evaluate import evaluate, settings_of
+
+    content: dict[str, Any] = plain(config)
+    group = content["evaluation"]
+    return evaluate(
+        place,
+        judges=content["judges"],
+        metrics=content["metrics"],
+        model=content.get("model"),
+        pattern=content["pattern"],
+        targets=content["targets"],
+        features=group["features"],
+        settings=settings_of({**group, "download": content["download"]}),
+        config=config,
+        folder_of_pictures=config.pictures is not None,
+    )
+
+
+def _record(config: DictConfig, out: Path) -> None:
+    """Write what was asked for."""
+    from vital_exp.engine.run_folder import whole
+
+    (out / ".hydra").mkdir(parents=True, exist_ok=True)
+    with whole(out / ".hydra" / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(config, resolve=True))
+
+
+if __name__ == "__main__":
+    main()

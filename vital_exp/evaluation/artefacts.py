@@ -1,0 +1,60 @@
+"""What pictures have and natural images have not: repeated patterns, and energy at high frequencies."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Peaks nearer to the centre than this share of the side belong to its own lobe.
+CENTRE = 1 / 16
+# Cycles per pixel, half of the highest: above it natural images have little energy (their power falls as 1 / f^2).
+HIGH = 0.25
+
+
+def repetition(pictures: Tensor) -> Tensor:
+    """Return the height of the largest off-centre peak of each picture's autocorrelation, (N,) in [0, 1].
+
+    The circular autocorrelation of the grey picture less its mean; the centre has height 1. A peak is no lower than
+    its eight neighbours and at least 1/16 of the side away from the centre. 0 without a peak above 0.
+
+    Args:
+        pictures: (N, 3, H, W) RGB in [0, 1].
+    """
+    grey = pictures.float().mean(dim=1)  # (N, H, W)
+    grey = grey - grey.mean(dim=(1, 2), keepdim=True)
+    power = torch.fft.rfft2(grey).abs().square()
+    correlation = torch.fft.irfft2(power, s=grey.shape[-2:])
+    energy = correlation[:, :1, :1]
+    correlation = torch.where(energy > torch.finfo(torch.float32).eps, correlation / energy.clamp(min=1e-12), 0)
+    around = functional.max_pool2d(functional.pad(correlation[:, None], (1, 1, 1, 1), mode="circular"), 3, stride=1)
+    peak = (correlation >= around[:, 0]) & ~_near_centre(*grey.shape[-2:]).to(grey.device)
+    return correlation.where(peak, torch.zeros(())).amax(dim=(1, 2)).clamp(0, 1)
+
+
+def _near_centre(height: int, width: int) -> Tensor:
+    """Which shifts are near 0, counted around the border, (H, W)."""
+    rows = torch.fft.fftfreq(height, 1 / height)[:, None]
+    columns = torch.fft.fftfreq(width, 1 / width)[None]
+    return (rows.square() + columns.square()).sqrt() < max(2.0, CENTRE * min(height, width))
+
+
+def high_frequency(pictures: Tensor) -> Tensor:
+    """Return the share of each picture's energy at more than 0.25 cycles per pixel, the mean left out, (N,) in [0, 1].
+
+    Under a Hann window, so that the jump at the border does not count.
+
+    Args:
+        pictures: (N, 3, H, W) RGB in [0, 1].
+    """
+    height, width = pictures.shape[-2:]
+    window = torch.hann_window(height, periodic=False)[:, None] * torch.hann_window(width, periodic=False)
+    window = window.to(pictures.device)
+    values = pictures.float()
+    mean = (values * window).sum(dim=(2, 3), keepdim=True) / window.sum()
+    power = torch.fft.fft2((values - mean) * window).abs().square().sum(dim=1)  # (N, H, W)
+    frequency = torch.fft.fftfreq(height)[:, None].square() + torch.fft.fftfreq(width).square()
+    high = (frequency.sqrt() > HIGH).to(power.device)
+    total = power.sum(dim=(1, 2))
+    share = (power * high).sum(dim=(1, 2)) / total.clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.where(total > torch.finfo(torch.float32).eps, share, torch.zeros_like(share))

@@ -1,0 +1,203 @@
+"""What CLIP calls a picture: zero-shot classification, and naming it freely (METHODS 4, study parts a and c)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.reading import Reading
+from vital_exp.evaluation.score import NotComputed
+from vital_exp.evaluation.weights import local_file
+from vital_exp.images.output import resized
+from vital_exp.models.checkpoints import read_weights
+from vital_exp.models.network import Preprocessing
+from vital_exp.targets.class_names import ClassNames
+
+KEY = "evaluation.clip"
+TEXTS_PER_PASS = 256
+PHOTO = "photo"  # one template; all 80 of CLIP's paper cost 80 passes a name
+TEMPLATES = (PHOTO, "imagenet")
+NAMED = 3  # words that a picture is named by
+
+
+@dataclass
+class Clip:
+    """A CLIP model of open_clip: reads pictures, and embeds texts.
+
+    Attributes:
+        model: frozen.
+        tokenizer: of its vocabulary.
+        preprocessing: of its pictures.
+        templates: sentences with ``{}`` for a name.
+    """
+
+    model: Any
+    tokenizer: Any
+    preprocessing: Preprocessing
+    templates: Sequence[str]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        found: torch.device = next(self.model.parameters()).device
+        return found
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor) -> Reading:
+        """Return the embeddings of pictures, (n, D) of length 1."""
+        fitted = resized(pictures, self.preprocessing.size).to(self.device)
+        return Reading(normalize(self.model.encode_image(self.preprocessing.normalise(fitted)).float(), dim=1).cpu())
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings of texts, (n, D) of length 1."""
+        parts = []
+        for start in range(0, len(texts), TEXTS_PER_PASS):
+            tokens = self.tokenizer(list(texts[start : start + TEXTS_PER_PASS])).to(self.device)
+            parts.append(normalize(self.model.encode_text(tokens).float(), dim=1).cpu())
+        return torch.cat(parts)
+
+    def names(self, names: Sequence[str]) -> Tensor:
+        """Return (n, D) of length 1: the mean embedding of each name in all templates."""
+        sentences = [template.format(name) for name in names for template in self.templates]
+        by_name = self.texts(sentences).view(len(names), len(self.templates), -1)
+        return normalize(by_name.mean(dim=1), dim=1)
+
+    @property
+    def scale(self) -> float:
+        """What cosines are multiplied by before the softmax over names."""
+        return float(self.model.logit_scale.exp())
+
+
+def load_clip(
+    model: str,
+    checkpoint: str | None,
+    pretrained: str,
+    templates: str,
+    download: bool,
+    device: torch.device,
+    cache_dir: Path | None = None,
+) -> Clip:
+    """Load a CLIP model with open_clip.
+
+    Args:
+        model: a name of open_clip's (ViT-B-32 and ViT-B-32-quickgelu differ), or a JSON file with its configuration.
+        checkpoint: local weights, .safetensors or weights-only .pt.
+        pretrained: the tag of published weights ("openai"), fetched where ``download`` says so.
+        templates: ``"photo"`` ("a photo of a {}") or ``"imagenet"``, the 80 of CLIP's paper.
+        download: fetch the weights where they are not there.
+        device: where it runs.
+        cache_dir: where fetched weights go.
+
+    Raises:
+        NotComputed: open_clip or the weights are not there.
+        UsageError: an unknown model, tag or template, no such file.
+    """
+    if templates not in TEMPLATES:
+        raise UsageError(f"{KEY}.templates", templates, f"one of {', '.join(TEMPLATES)}", TEMPLATES)
+    place = local_file(checkpoint, f"{KEY}.checkpoint")
+    if find_spec("open_clip") is None:
+        raise NotComputed("needs open_clip: pip install vital-exp[clip]")
+    if place is None and not download:
+        raise NotComputed(f"needs the weights of CLIP: {KEY}.checkpoint=file, or download=true")
+    import open_clip
+
+    name = _model_name(model)
+    network = _build(name, place, pretrained, cache_dir).to(device).eval().requires_grad_(False)
+    size, visual = network.visual.image_size, network.visual
+    side = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    preprocessing = Preprocessing(tuple(visual.image_mean), tuple(visual.image_std), (side[0], side[1]))
+    chosen = ["a photo of a {}."] if templates == PHOTO else [_format(t) for t in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    return Clip(network, open_clip.get_tokenizer(name), preprocessing, chosen)
+
+
+def _format(template: Any) -> str:
+    """open_clip's templates are functions of a name."""
+    return str(template("{}"))
+
+
+def _model_name(model: str) -> str:
+    """The name of a model; a configuration file is made known to open_clip under the file's name."""
+    import open_clip
+
+    if model.endswith(".json"):
+        place = local_file(model, f"{KEY}.model")
+        assert place is not None
+        open_clip.add_model_config(place)
+        model = place.stem
+    if model not in open_clip.list_models():
+        raise UsageError(f"{KEY}.model", model, "no such model in open_clip", open_clip.list_models())
+    return model
+
+
+def _build(name: str, checkpoint: Path | None, pretrained: str, cache_dir: Path | None) -> Any:
+    import open_clip
+
+    if checkpoint is None:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if pretrained not in tags:
+            raise UsageError(f"{KEY}.pretrained", pretrained, f"open_clip has {', '.join(tags) or 'none'}", tags)
+        return open_clip.create_model(name, pretrained=pretrained, cache_dir=cache_dir and str(cache_dir))
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # "No pretrained weights loaded": they are, in the next line
+    try:
+        network = open_clip.create_model(name, pretrained=None)
+    finally:
+        logging.disable(previous)
+    weights = read_weights(checkpoint)
+    own = network.state_dict()
+    if set(weights) != set(own) or any(weights[key].shape != own[key].shape for key in own):
+        raise UsageError(f"{KEY}.checkpoint", checkpoint, f"the weights of another network than {name}")
+    network.load_state_dict({key: value.to(own[key].dtype) for key, value in weights.items()})
+    return network
+
+
+def vocabulary(path: str | None, class_names: ClassNames) -> list[str]:
+    """Return the words a picture may be named by: those of a file, one per line, or all names of ImageNet's classes.
+
+    The labels of the network's own classes always belong to it.
+
+    Raises:
+        UsageError: no such file, or fewer than three words.
+    """
+    place = local_file(path, f"{KEY}.vocabulary")
+    if place is None:
+        words = [name for names in ClassNames.imagenet().names for name in names]
+    else:
+        words = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+    words = list(dict.fromkeys([*words, *(class_names.label(index) for index in range(len(class_names)))]))
+    if len(words) < NAMED:
+        raise UsageError(f"{KEY}.vocabulary", path, f"at least {NAMED} words")
+    return words
+
+
+def best_words(pictures: Tensor, words: Tensor, count: int = NAMED) -> Tensor:
+    """Return which words are most like each picture, best first, (N, count).
+
+    Args:
+        pictures: (N, D) embeddings of length 1.
+        words: (W, D) likewise.
+        count: words per picture.
+    """
+    return (pictures @ words.T).topk(count, dim=1).indices
+
+
+def naming(pictures: Tensor, words: Tensor, names: Tensor) -> Tensor:
+    """Return how like each picture's best three words are to its class name, the mean of their cosines, (N,).
+
+    Args:
+        pictures: (N, D) embeddings of length 1.
+        words: (W, D) of the vocabulary.
+        names: (N, D) of each picture's class name.
+    """
+    chosen = words[best_words(pictures, words)]  # (N, 3, D)
+    return torch.einsum("nkd,nd->nk", chosen, names).mean(dim=1)

@@ -1,0 +1,42 @@
+"""Is one method better than another? Differences on the same targets and seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+
+from vital_exp.evaluation.intervals import bootstrap_mean
+
+Values = Mapping[Hashable, float] | Sequence[float]
+
+
+def paired_difference(a: Values, b: Values, seed: int = 0) -> dict[str, float | int | bool | None]:
+    """Return the mean difference a - b over what both have, with its 95 % paired bootstrap interval.
+
+    Args:
+        a, b: values by target, or by (target, seed); two sequences are paired by their order. Pairs with a value that
+            is not finite are left out.
+        seed: of the resampling.
+
+    Returns:
+        ``{"value", "low", "high", "n", "significant"}``; significant when the interval leaves out 0. Without a pair
+        value, low, high are None and n is 0; one pair is never significant.
+
+    Raises:
+        ValueError: sequences of different lengths.
+    """
+    pairs = _pairs(a, b)
+    differences = [x - y for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
+    if not differences:
+        return {"value": None, "low": None, "high": None, "n": 0, "significant": False}
+    entry = bootstrap_mean(differences, seed)
+    outside = entry["low"] > 0 or entry["high"] < 0
+    return {**entry, "significant": outside and len(differences) > 1}
+
+
+def _pairs(a: Values, b: Values) -> list[tuple[float, float]]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return [(a[key], b[key]) for key in a if key in b]
+    if isinstance(a, Mapping) or isinstance(b, Mapping):
+        raise ValueError("two mappings or two sequences are compared, not one of each")
+    return list(zip(a, b, strict=True))

@@ -1,0 +1,299 @@
+"""Score a run folder, or any folder of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from vital_exp.config import compose_config, plain, set_keys
+from vital_exp.engine.problem import as_references, readout_of, references_of
+from vital_exp.engine.setup import cache_dir as cache_of
+from vital_exp.errors import UsageError
+from vital_exp.evaluation import metrics as all_metrics
+from vital_exp.evaluation.clip import load_clip
+from vital_exp.evaluation.evidence import CLIP, INCEPTION, TARGET, Evidence, Load
+from vital_exp.evaluation.inception import load_inception
+from vital_exp.evaluation.pictures import PATTERN, PictureSet, folder_pictures, run_pictures
+from vital_exp.evaluation.reading import NetworkReader
+from vital_exp.evaluation.recognition import check_judge
+from vital_exp.evaluation.score import NotComputed
+from vital_exp.evaluation.settings import ClipSettings, LpipsSettings, Settings
+from vital_exp.evaluation.table import Evaluation
+from vital_exp.evaluation.weights import Spec, network_if_there
+from vital_exp.models.network import VisionNetwork
+from vital_exp.references.base import References
+from vital_exp.references.none import NoReferences
+from vital_exp.targets.readout import Readout, check_unit
+from vital_exp.targets.unit import Target
+
+Judge = Spec | VisionNetwork
+
+
+def evaluate(
+    run_or_folder: str | Path,
+    *,
+    judges: Sequence[Judge] = (),
+    metrics: Sequence[str] | str | None = None,
+    model: Judge | None = None,
+    references: str | Path | Tensor | Mapping[Any, Tensor] | References | None = None,
+    pattern: str = PATTERN,
+    targets: str | Path | None = None,
+    features: Sequence[Spec] = (),
+    settings: Settings | None = None,
+    config: DictConfig | None = None,
+    folder_of_pictures: bool | None = None,
+) -> Evaluation:
+    """Score the pictures of a run folder, or of any folder.
+
+    Args:
+        run_or_folder: a run folder of vital-visualize, or a folder of pictures.
+        judges: other networks of the same classes: names of the group model, of timm, keys of the group model, or
+            networks.
+        metrics: names of ``vital_exp.evaluation.metrics.METRICS``; None: all.
+        model: the network the pictures were made for; None: the one the run folder has recorded.
+        references: natural images: a folder, tensors, or an object; None: those that the run has recorded.
+        pattern: of the names in a folder of pictures, see :func:`folder_pictures`.
+        targets: a CSV with the columns picture and target instead of a pattern.
+        features: further networks in whose feature space FID, KID and Inception Score are computed.
+        settings: of single metrics; whether weights may be downloaded.
+        config: a composed configuration of vital-evaluate; None: its defaults.
+        folder_of_pictures: take the folder as one of pictures; None: if it has no results.jsonl.
+
+    Returns:
+        The table: ``.metrics`` as in metrics.json, ``.rows`` as in metrics.csv, ``str()`` to read, ``.save(folder)``.
+
+    Raises:
+        UsageError: the first mistake in what was asked for.
+    """
+    chosen = all_metrics.chosen(metrics)
+    config = compose_config([], "evaluate") if config is None else config
+    folder, settings = Path(run_or_folder).expanduser(), settings or Settings()
+    is_run = (folder / "results.jsonl").is_file() if folder_of_pictures is None else not folder_of_pictures
+    recorded = _recorded(folder) if is_run else None
+    network = _network(model, recorded, config, settings)
+    pictures = (
+        run_pictures(folder, network.class_names, network.preprocessing.size)
+        if is_run
+        else folder_pictures(
+            *(folder, network.class_names, network.preprocessing.size, pattern),
+            None if targets is None else Path(targets).expanduser(),
+        )
+    )
+    _check_targets(pictures.targets, network)
+    natural = _references(references, recorded, config, network, pictures.targets)
+    read = _directions(pictures.targets, recorded, network)
+    return evaluate_pictures(
+        *(network, pictures, natural, judges, chosen, features, settings, cache_of(config)), readout=read
+    )
+
+
+def evaluate_pictures(
+    network: VisionNetwork,
+    pictures: PictureSet,
+    references: References | None,
+    judges: Sequence[Judge],
+    metrics: Sequence[all_metrics.Metric],
+    features: Sequence[Spec],
+    settings: Settings,
+    cache_dir: Path,
+    *,
+    readout: Readout | None = None,
+) -> Evaluation:
+    """Score pictures that are in memory; see :func:`evaluate`.
+
+    Args:
+        network: that they were made for.
+        pictures: and their targets.
+        references: natural images of the targets; None: metrics that need them are not computed.
+        judges, features, settings: see :func:`evaluate`.
+        metrics: of :func:`vital_exp.evaluation.metrics.chosen`.
+        cache_dir: where downloaded weights are.
+        readout: one row per target, for directions.
+
+    Raises:
+        UsageError: an unknown judge, or one of other classes.
+    """
+    there, absent = _judges(judges, network, settings.download, cache_dir)
+    load = _loaders(features, network, settings, cache_dir)
+    spaces = [TARGET, *there, *absent, *(name for name in load if name != CLIP)]
+    evidence = Evidence(
+        *(network, pictures.targets, pictures.pixels),
+        references=None if isinstance(references, NoReferences) else references,
+        judges=there,
+        absent=absent,
+        load=load,
+        spaces=spaces,
+        results=pictures.results,
+        readout=readout,
+        settings=settings,
+    )
+    scores = all_metrics.measure(evidence, metrics)
+    activations = evidence.activations.tolist() if TARGET in evidence.passes else None
+    return Evaluation(pictures.targets, scores, activations, pictures.unreadable, dict(evidence.passes))
+
+
+def settings_of(group: Mapping[str, Any]) -> Settings:
+    """Return the settings in the configuration group ``evaluation``.
+
+    Raises:
+        UsageError: a subset size that is no whole number of at least 2, or a download that is neither true nor false.
+    """
+    size, download = group["kid_subset_size"], group["download"]
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 2):
+        raise UsageError("evaluation.kid_subset_size", size, "a whole number of at least 2")
+    if not isinstance(download, bool):
+        raise UsageError("download", download, "true or false")
+    lpips, clip = LpipsSettings(**group["lpips"]), ClipSettings(**group["clip"])
+    return Settings(download, size, group["inception"], lpips, clip)
+
+
+def _recorded(folder: Path) -> DictConfig:
+    place = folder / ".hydra" / "config.yaml"
+    if not place.is_file():
+        raise UsageError("run", folder, "has no .hydra/config.yaml: give it as pictures=folder/images, and model=...")
+    config = OmegaConf.load(place)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def _network(model: Judge | None, recorded: DictConfig | None, config: DictConfig, settings: Settings) -> VisionNetwork:
+    if isinstance(model, VisionNetwork):
+        return model
+    spec = model if model is not None or recorded is None else plain(recorded)["model"]
+    if spec is None:
+        raise UsageError("model", None, "the network the pictures were made for is needed: model=resnet50")
+    try:
+        network = network_if_there(spec, cache_of(config), settings.download, "model")
+    except NotComputed as error:
+        raise UsageError("download", settings.download, f"the network {error}") from error
+    return _placed(network, config)
+
+
+def _placed(network: VisionNetwork, config: DictConfig) -> VisionNetwork:
+    from vital_exp.engine.setup import device_of
+
+    moved: VisionNetwork = network.to(device_of(config))
+    return moved
+
+
+def _check_targets(targets: Sequence[Target], network: VisionNetwork) -> None:
+    """Make sure that the network has the targets, and that they are of one layer."""
+    places = {(target.layer, target.kind == "direction") for target in targets}
+    if len(places) > 1:
+        names = ", ".join(sorted(str(layer or "classes") for layer, _ in places))
+        raise UsageError("pictures", names, "targets of one layer, or classes, are scored at a time")
+    layer = targets[0].layer
+    if layer is None:
+        for target in targets:
+            if network.class_names is not None:
+                network.classes.check(target.index, "targets")
+        return
+    from vital_exp.models.layers import layer_shapes
+    from vital_exp.models.taps import Taps
+
+    Taps(network.module, [layer], "targets")
+    shape = layer_shapes(network)[layer]
+    for target in targets:
+        check_unit(target, shape, "targets")
+
+
+def _references(
+    given: str | Path | Tensor | Mapping[Any, Tensor] | References | None,
+    recorded: DictConfig | None,
+    config: DictConfig,
+    network: VisionNetwork,
+    targets: Sequence[Target],
+) -> References | None:
+    """Natural images: those handed over, those the command names, else those the run has recorded."""
+    if isinstance(given, (Tensor, Mapping)):
+        return as_references(given, network)
+    if given is not None and not isinstance(given, (str, Path)):
+        return given
+    if given is not None:
+        config = config.copy()
+        set_keys(config, references__root=str(given))
+    named = config.references.get("root") is not None or config.references.source != "folder"
+    if not named and recorded is None:
+        return None
+    source = config if named else recorded
+    assert source is not None
+    if source.references.source == "tensors":
+        return None  # they were handed to the run and are not there any more
+    source = _with_model(source, recorded, config)
+    if targets[0].layer is not None and source.references.source == "folder":
+        if source.references.get("root") is None:
+            return None
+        raise UsageError("references", "folder", "hidden units take references=mined, which finds theirs in the folder")
+    try:
+        return references_of(source, network, targets)
+    except UsageError as error:
+        if named:
+            raise
+        return NoReferences(f"those of the run are not there any more: {error}")
+
+
+def _with_model(source: DictConfig, recorded: DictConfig | None, config: DictConfig) -> DictConfig:
+    """A configuration with all that references depend on: model, target, cache and progress."""
+    content = plain(source)
+    content["model"] = content.get("model") or (plain(recorded)["model"] if recorded is not None else {"source": ""})
+    content["target"] = content.get("target") or (plain(recorded)["target"] if recorded is not None else {})
+    content["cache_dir"], content["progress"] = config.cache_dir, False
+    return OmegaConf.create(content)
+
+
+def _directions(targets: Sequence[Target], recorded: DictConfig | None, network: VisionNetwork) -> Readout | None:
+    """The read-out of directions, whose vectors only a run has recorded."""
+    if targets[0].kind != "direction":
+        return None
+    if recorded is None:
+        raise UsageError(
+            "pictures", targets[0].name, "directions are scored in their run folder, which names their file"
+        )
+    return readout_of(recorded, network, targets)
+
+
+def _judges(
+    judges: Sequence[Judge], network: VisionNetwork, download: bool, cache_dir: Path
+) -> tuple[dict[str, VisionNetwork], dict[str, str]]:
+    """The judges that are there, by name, and what the others need."""
+    there: dict[str, VisionNetwork] = {}
+    absent: dict[str, str] = {}
+    for judge in judges:
+        try:
+            built = (
+                judge if isinstance(judge, VisionNetwork) else (network_if_there(judge, cache_dir, download, "judges"))
+            )
+        except NotComputed as error:
+            absent[_name(judge)] = str(error)
+            continue
+        if network.class_names is not None:
+            check_judge(built, network, "judges")
+        there[built.name] = built.to(network.device)
+    return there, absent
+
+
+def _name(spec: Judge) -> str:
+    if isinstance(spec, Mapping):
+        return str(spec.get("name") or spec.get("factory"))
+    return str(spec)
+
+
+def _loaders(features: Sequence[Spec], network: VisionNetwork, settings: Settings, cache_dir: Path) -> dict[str, Load]:
+    """How further views are loaded, when a metric first asks for one."""
+    device, clip = network.device, settings.clip
+
+    def space(spec: Spec) -> NetworkReader:
+        return NetworkReader(network_if_there(spec, cache_dir, settings.download, "features").to(device))
+
+    return {
+        **{_name(spec): partial(space, spec) for spec in features},
+        INCEPTION: lambda: load_inception(settings.inception, settings.download, device),
+        CLIP: lambda: load_clip(
+            *(clip.model, clip.checkpoint, clip.pretrained, clip.templates, settings.download, device, cache_dir)
+        ),
+    }

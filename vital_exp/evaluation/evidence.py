@@ -1,0 +1,255 @@
+"""What metrics are computed from: pictures and natural images, passed once through each network and shared by all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.reading import NetworkReader, PixelReader, Reader, Reading, joined
+from vital_exp.evaluation.recognition import PICTURES_PER_PASS
+from vital_exp.evaluation.score import NotComputed
+from vital_exp.evaluation.settings import Settings
+from vital_exp.images.output import to_uint8
+from vital_exp.models.layers import alignment, layer_shapes
+from vital_exp.models.network import Recipe, VisionNetwork
+from vital_exp.references.base import References
+from vital_exp.targets.readout import Readout, readout
+from vital_exp.targets.unit import Target
+
+# Names of the views beside those of judges: the network itself, pixels, the published Inception, CLIP.
+TARGET, PIXELS, INCEPTION, CLIP = "target", "pixels", "inception", "clip"
+WHITE = 255  # of 8 bits
+# Natural images of a unit whose layer activations are kept for path similarity.
+PATH_IMAGES = 10
+
+# Returns a reader; raises NotComputed when it lacks weights.
+Load = Callable[[], Reader]
+
+
+@dataclass
+class Evidence:
+    """Pictures of targets, natural images of them, and networks that look at both.
+
+    Attributes:
+        network: the one the pictures were made for.
+        targets: of one layer, or all classes.
+        pictures: (N, 3, H, W) uint8 RGB, one per target.
+        references: natural images; None when there are none.
+        judges: other networks of the same classes, by name.
+        absent: judges that are not there, by name, and what they need.
+        load: makes further views, by name (``"inception"``, ``"clip"``, feature spaces), when a metric first asks.
+        spaces: views whose features FID and KID are computed in.
+        results: a line of results.jsonl per target, where there is a run.
+        readout: of hidden units; None: made of the targets, which suits all but directions.
+        settings: of single metrics.
+        natural_views: what natural images are passed through, in one go; set by who knows the metrics.
+        with_layers: whether layers of the network are read; likewise.
+        passes: pictures and natural images passed through each view so far.
+    """
+
+    network: VisionNetwork
+    targets: Sequence[Target]
+    pictures: Tensor
+    references: References | None = None
+    judges: Mapping[str, VisionNetwork] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    load: Mapping[str, Load] = field(default_factory=dict)
+    spaces: Sequence[str] = (TARGET,)
+    results: Sequence[Mapping[str, Any]] = ()
+    readout: Readout | None = None
+    settings: Settings = field(default_factory=Settings)
+    natural_views: Sequence[str] = (TARGET,)
+    with_layers: bool = False
+    passes: Counter[str] = field(default_factory=Counter)
+    _readers: dict[str, Reader] = field(default_factory=dict)
+    _missing: dict[str, str] = field(default_factory=dict)
+    _read: dict[str, Reading] = field(default_factory=dict)
+
+    @cached_property
+    def units(self) -> list[Target]:
+        """The units of the targets: each once, whatever the variations."""
+        return list(dict.fromkeys(replace(target, variation=1) for target in self.targets))
+
+    @cached_property
+    def unit_of(self) -> list[int]:
+        """For each target the place of its unit in ``units``."""
+        places = {unit: place for place, unit in enumerate(self.units)}
+        return [places[replace(target, variation=1)] for target in self.targets]
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether the targets are classes of the network."""
+        return self.targets[0].layer is None
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The class of each target, (N,)."""
+        return torch.tensor([target.index for target in self.targets])
+
+    def reader(self, view: str) -> Reader:
+        """Return what reads pictures for a view.
+
+        Raises:
+            NotComputed: it is not there; says what it needs.
+        """
+        missing = self.absent.get(view) or self._missing.get(view)
+        if missing:
+            raise NotComputed(missing)
+        if view not in self._readers:
+            try:
+                self._readers[view] = self._made(view)
+            except NotComputed as error:
+                self._missing[view] = str(error)  # not loaded a second time
+                raise
+        return self._readers[view]
+
+    def _made(self, view: str) -> Reader:
+        if view == TARGET:
+            layers = tuple(alignment(self.network, Recipe()).layers) if self.with_layers else ()
+            return NetworkReader(self.network, layers, self._unit_readout())
+        if view == PIXELS:
+            return PixelReader(self.network.preprocessing.size)
+        if view in self.judges:
+            return NetworkReader(self.judges[view])
+        return self.load[view]()
+
+    def _unit_readout(self) -> Readout | None:
+        if self.of_classes and self.network.class_names is None:
+            return None
+        if self.readout is not None:
+            first = [self.unit_of.index(place) for place in range(len(self.units))]
+            positions = tuple(self.readout.positions[number] for number in first)
+            return replace(self.readout, vectors=self.readout.vectors[first], positions=positions)
+        if self.of_classes:
+            return readout(self.units, len(self.network.classes))
+        return readout(self.units, layer_shapes(self.network)[str(self.units[0].layer)][0])
+
+    def reading(self, view: str) -> Reading:
+        """Return what a view says of the pictures; they are passed through it once.
+
+        Raises:
+            NotComputed: the view is not there.
+        """
+        if view not in self._read:
+            reader = self.reader(view)
+            parts = [reader(part.float() / WHITE) for part in self.pictures.split(PICTURES_PER_PASS)]
+            self._read[view] = joined(parts)
+            self.passes[view] += len(self.pictures)
+        return self._read[view]
+
+    @cached_property
+    def natural(self) -> Natural:
+        """Natural images of every unit, streamed once through all of ``natural_views``.
+
+        Raises:
+            NotComputed: there are none.
+        """
+        if self.references is None:
+            raise NotComputed("needs natural images of the targets: references.root=folder")
+        views = {}
+        for view in self.natural_views:
+            try:
+                views[view] = self.reader(view)
+            except NotComputed:
+                continue  # the metrics that need it say so
+        found = _read_natural(self.units, self.references, views)
+        self.passes.update(dict.fromkeys(views, len(found.labels)))
+        return found
+
+    def natural_reading(self, view: str) -> Reading:
+        """Return what a view says of the natural images.
+
+        Raises:
+            NotComputed: there are no natural images, or the view is not there.
+        """
+        self.reader(view)
+        return self.natural.readings[view]
+
+    def spread(self, by_unit: Mapping[int, float]) -> list[float]:
+        """Return values of units as one per target, NaN where a unit has none."""
+        return [by_unit.get(unit, float("nan")) for unit in self.unit_of]
+
+    @property
+    def activations(self) -> Tensor:
+        """What each target's unit reads of its own picture, (N,)."""
+        units = self.reading(TARGET).units
+        if units is None:
+            raise NotComputed(f"needs a network with class outputs, and {self.network.name} has none")
+        return units[torch.arange(len(self.targets)), torch.tensor(self.unit_of)]
+
+
+@dataclass
+class Natural:
+    """Readings of natural images.
+
+    Attributes:
+        labels: (M,) the unit that each image belongs to, by its place in ``Evidence.units``.
+        readings: by view; layers only for the images of ``path``.
+        path: (P,) the images whose layers are kept.
+    """
+
+    labels: Tensor
+    readings: dict[str, Reading]
+    path: Tensor
+
+    def of(self, unit: int) -> Tensor:
+        """Return which images belong to a unit, (M,) bool."""
+        return self.labels == unit
+
+
+def _read_natural(units: Sequence[Target], references: References, readers: Mapping[str, Reader]) -> Natural:
+    """Stream the references of all units, in batches that may span units."""
+    parts: dict[str, list[Reading]] = {view: [] for view in readers}
+    labels: list[int] = []
+    kept: list[int] = []
+    seen: Counter[int] = Counter()
+    for images, owners in _batches(units, references):
+        few = []
+        for place, owner in enumerate(owners):
+            seen[owner] += 1
+            if seen[owner] <= PATH_IMAGES:
+                few.append(place)
+        kept += [len(labels) + place for place in few]
+        labels += owners
+        for view, reader in readers.items():
+            read = reader(images)
+            read.layers = {layer: values[few] for layer, values in read.layers.items()}
+            parts[view].append(read)
+    if not labels:
+        raise NotComputed("needs natural images of the targets, and none of them has any")
+    readings = {view: joined(found) for view, found in parts.items()}
+    return Natural(torch.tensor(labels), readings, torch.tensor(kept))
+
+
+def _batches(units: Sequence[Target], references: References) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield (n, 3, H, W) RGB in [0, 1], rounded to 8 bits as pictures are, with the unit of each."""
+    images: list[Tensor] = []
+    owners: list[int] = []
+    for place, image in _images(units, references):
+        images.append(to_uint8(image))
+        owners.append(place)
+        if len(images) == PICTURES_PER_PASS:
+            yield torch.stack(images).float() / WHITE, owners
+            images, owners = [], []
+    if images:
+        yield torch.stack(images).float() / WHITE, owners
+
+
+def _images(units: Sequence[Target], references: References) -> Iterator[tuple[int, Tensor]]:
+    """Yield every natural image with the place of its unit; units without any are passed over."""
+    available = references.class_indices()
+    try:
+        for place, unit in enumerate(units):
+            if unit.layer is None and available is not None and unit.index not in available:
+                continue
+            for image in references.images(unit):
+                yield place, image
+    except UsageError as error:
+        raise NotComputed(f"needs natural images of the targets ({error})") from error

@@ -1,0 +1,71 @@
+"""The Inception network of the published FID, as torch-fidelity builds it."""
+
+from __future__ import annotations
+
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vital_exp.evaluation.reading import Reading
+from vital_exp.evaluation.score import NotComputed
+from vital_exp.evaluation.weights import hub_file, local_file
+from vital_exp.images.output import to_uint8
+from vital_exp.models.checkpoints import read_weights
+
+KEY = "evaluation.inception"
+FEATURES, LOGITS = "2048", "logits_unbiased"
+
+
+class InceptionReader:
+    """Reads the 2048 features and 1008 logits of Inception; it resizes to 299 px as TensorFlow 1 did.
+
+    Args:
+        extractor: torch-fidelity's network.
+        device: where it runs.
+    """
+
+    def __init__(self, extractor: Any, device: torch.device) -> None:
+        self.extractor, self.device = extractor.to(device), device
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor) -> Reading:
+        """Return its features and logits."""
+        features, logits = self.extractor(to_uint8(pictures).to(self.device))
+        return Reading(features.float().cpu(), logits.float().cpu())
+
+
+def load_inception(checkpoint: str | None, download: bool, device: torch.device) -> InceptionReader:
+    """Return the network with weights from a local file or from torch.hub's cache.
+
+    Args:
+        checkpoint: the .pth or .safetensors file that torch-fidelity publishes.
+        download: fetch it where it is not there.
+        device: where it runs.
+
+    Raises:
+        NotComputed: the weights or torch-fidelity are not there.
+        UsageError: no such file, or one that would run code.
+    """
+    place = local_file(checkpoint, KEY)
+    if find_spec("torch_fidelity") is None:
+        raise NotComputed("needs torch-fidelity: pip install torch-fidelity")
+    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+    if place is None:
+        cached = hub_file(Path(fidelity.URL_INCEPTION_V3).name)
+        place = cached if cached.is_file() else None
+    if place is None and not download:
+        raise NotComputed(f"needs the weights of Inception: {KEY}=file.pth, or download=true")
+    build = fidelity.FeatureExtractorInceptionV3
+    if place is None:
+        return InceptionReader(build("inception", [FEATURES, LOGITS]), device)
+    with tempfile.TemporaryDirectory() as folder:
+        # torch-fidelity unpickles what it is given: hand it tensors that were read without running code.
+        safe = Path(folder) / "weights.pth"
+        torch.save(read_weights(place), safe)
+        extractor = build("inception", [FEATURES, LOGITS], feature_extractor_weights_path=str(safe))
+    return InceptionReader(extractor, device)

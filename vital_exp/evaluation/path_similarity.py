@@ -1,0 +1,140 @@
+"""Do pictures take the same way through the network as natural images? (METHODS 2.3; Geirhos et al. 2024, section 4)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vital_exp.evaluation.intervals import interval, resamples
+
+
+@dataclass(frozen=True)
+class PathSimilarity:
+    """Similarities of one layer; means over classes.
+
+    Attributes:
+        value: of pictures and natural images of their class, on the scale where two natural images of one class have 1
+            and two of different classes 0.
+        low, high: its 95 % bootstrap interval over classes.
+        n: classes.
+        picture, same, different: the raw similarities: picture and natural image of its class, two natural images of a
+            class, two of different classes.
+        by_class: {class: value}, on the scale of all classes together.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    picture: float
+    same: float
+    different: float
+    by_class: dict[int, float]
+
+
+def path_similarity(
+    pictures: Tensor, labels: Tensor, natural: Tensor, natural_labels: Tensor, measure: str = "spearman"
+) -> PathSimilarity:
+    """Compare the activations of one layer for pictures with those for natural images of the same class.
+
+    Args:
+        pictures: (N, D) activations of the layer, flattened.
+        labels: (N,) the class of each picture.
+        natural: (M, D) activations for natural images.
+        natural_labels: (M,) theirs; classes with at least two images count, and there must be two classes of any size.
+        measure: ``"spearman"``, ``"pearson"`` or ``"cosine"``.
+
+    Raises:
+        ValueError: fewer than two classes of natural images, or none with a picture and two natural images.
+    """
+    return _summary(_raw(MEASURES[measure](pictures), labels, MEASURES[measure](natural), natural_labels))
+
+
+def pooled(
+    layers: Mapping[str, Tensor],
+    labels: Tensor,
+    natural: Mapping[str, Tensor],
+    natural_labels: Tensor,
+    measure: str = "spearman",
+) -> PathSimilarity:
+    """Return :func:`path_similarity` of several layers in one: raw similarities are averaged, then put on the scale.
+
+    A mean of the layers' values would be ruled by the early layers, whose natural images differ little by class.
+    """
+    prepare = MEASURES[measure]
+    parts = [_raw(prepare(layers[name]), labels, prepare(natural[name]), natural_labels) for name in layers]
+    classes = list(parts[0])
+    return _summary({c: np.mean([part[c] for part in parts], axis=0) for c in classes})
+
+
+def _raw(pictures: Tensor, labels: Tensor, natural: Tensor, natural_labels: Tensor) -> dict[int, NDArray[np.float64]]:
+    """Per class the mean similarity of picture and own, own and own, own and other natural images, (3,).
+
+    Rows are unit vectors, so a mean over pairs is a product of sums.
+    """
+    total = natural.sum(dim=0)
+    found = {}
+    for label in labels.unique().tolist():
+        own = natural[natural_labels == label]
+        shown, others = pictures[labels == label], len(natural) - len(own)
+        if len(own) < 2 or others < 1:
+            continue
+        sum_own = own.sum(dim=0)
+        picture = float(shown.mean(dim=0) @ sum_own) / len(own)
+        same = float(sum_own @ sum_own - own.square().sum()) / (len(own) * (len(own) - 1))
+        different = float(sum_own @ (total - sum_own)) / (len(own) * others)
+        found[int(label)] = np.array([picture, same, different])
+    if not found:
+        raise ValueError("at least two natural images of a picture's class, and some of another class, are needed")
+    return found
+
+
+def _summary(raw: Mapping[int, NDArray[np.float64]]) -> PathSimilarity:
+    table = np.stack(list(raw.values()))  # (classes, 3)
+    picture, same, different = table.mean(axis=0)
+    scale = same - different
+    low, high = interval(_normalised(table[resamples(len(table))].mean(axis=1)))
+    by_class = {label: float((one[0] - different) / scale) for label, one in raw.items()}
+    value = float((picture - different) / scale)
+    return PathSimilarity(value, low, high, len(table), float(picture), float(same), float(different), by_class)
+
+
+def _normalised(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means (R, 3) on the scale of natural images, (R,)."""
+    picture, same, different = means.T
+    found: NDArray[np.float64] = (picture - different) / (same - different)
+    return found
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Rows of length 1; a row of zeros stays one: it is like nothing."""
+    rows = rows.double()
+    return rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _centred(rows: Tensor) -> Tensor:
+    rows = rows.double()
+    return _unit(rows - rows.mean(dim=1, keepdim=True))
+
+
+def ranks(rows: Tensor) -> Tensor:
+    """Return the rank of each value in its row, (N, D) float64 from 0; equal values share their mean rank."""
+    found = []
+    for row in rows:
+        _, group, counts = row.unique(return_inverse=True, return_counts=True)
+        last = counts.cumsum(dim=0)
+        found.append((last - (counts + 1) / 2)[group])
+    return torch.stack(found).double()
+
+
+# Each maps rows to unit vectors whose products are the similarities.
+MEASURES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "spearman": lambda rows: _centred(ranks(rows)),
+    "pearson": _centred,
+    "cosine": _unit,
+}

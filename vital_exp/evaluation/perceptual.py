@@ -1,0 +1,83 @@
+"""LPIPS (Zhang et al. 2018): how different two pictures look; the mean over pairs is how diverse they are."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.functional.image.lpips import _LPIPS, _normalize_tensor
+
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.score import NotComputed
+from vital_exp.evaluation.weights import hub_file, local_file
+from vital_exp.models.checkpoints import load_checkpoint
+
+KEY = "evaluation.lpips"
+# torchmetrics' names, and torchvision's files of ImageNet weights for them.
+BACKBONES = {
+    "alex": ("alexnet", "alexnet-owt-7be5be79.pth"),
+    "vgg": ("vgg16", "vgg16-397923af.pth"),
+    "squeeze": ("squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"),
+}
+
+
+def load_lpips(net: str, checkpoint: str | None, download: bool) -> _LPIPS:
+    """Return torchmetrics' LPIPS, whose linear maps travel with it, on a backbone with ImageNet weights.
+
+    Args:
+        net: ``"alex"``, ``"vgg"`` or ``"squeeze"``.
+        checkpoint: the weights of torchvision's alexnet, vgg16 or squeezenet1_1.
+        download: fetch them where they are neither there nor in torch.hub's cache.
+
+    Raises:
+        UsageError: an unknown net, no such file, or the weights of another network.
+        NotComputed: the weights are not there.
+    """
+    if net not in BACKBONES:
+        raise UsageError(f"{KEY}.net", net, f"one of {', '.join(BACKBONES)}", BACKBONES)
+    place = local_file(checkpoint, f"{KEY}.checkpoint")
+    cached = hub_file(BACKBONES[net][1])
+    place = place or (cached if cached.is_file() else None)
+    if place is None and not download:
+        network = BACKBONES[net][0]
+        raise NotComputed(f"needs torchvision's weights of {network}: {KEY}.checkpoint=file, or download=true")
+    metric = _LPIPS(net=net, pnet_rand=place is not None)  # type: ignore[arg-type]
+    if place is not None:
+        _load_backbone(metric.net, net, place)
+    return metric.eval()
+
+
+def _load_backbone(backbone: nn.Module, net: str, path: Path) -> None:
+    """Load a classifier's weights; LPIPS cuts its ``features`` into slices that keep their numbers."""
+    from torchvision import models
+
+    network = (
+        models.get_model(BACKBONES[net][0], weights=None, init_weights=False)
+        if net == "vgg"
+        else (models.get_model(BACKBONES[net][0], weights=None))
+    )
+    load_checkpoint(network, path)
+    features = {name.removeprefix("features."): value for name, value in network.state_dict().items()}
+    own = backbone.state_dict()
+    backbone.load_state_dict({name: features[name.partition(".")[2]] for name in own})
+
+
+@torch.no_grad()
+def mean_distance(lpips: _LPIPS, pictures: Tensor) -> float:
+    """Return the mean LPIPS of all pairs of pictures; each is passed through the backbone once.
+
+    Args:
+        lpips: of :func:`load_lpips`.
+        pictures: (N, 3, H, W) RGB in [0, 1], N at least 2.
+    """
+    scaled = lpips.scaling_layer(2 * pictures - 1)
+    layers = [_normalize_tensor(layer) for layer in lpips.net(scaled)]  # each (N, C, h, w)
+    distances = []
+    for i, j in combinations(range(len(pictures)), 2):
+        parts = [
+            weigh((layer[i] - layer[j]).square()[None]).mean() for weigh, layer in zip(lpips.lins, layers, strict=True)
+        ]
+        distances.append(torch.stack(parts).sum())
+    return float(torch.stack(distances).mean())

@@ -1,0 +1,158 @@
+"""One pass of pictures through a network, from which every metric takes what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vital_exp.evaluation.artefacts import high_frequency, repetition
+from vital_exp.images.output import resized
+from vital_exp.models.layers import layer_shapes
+from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.taps import OUTPUT, Taps
+from vital_exp.targets.readout import Readout
+
+# Activations of a layer that path similarity compares: all of a small layer, else this many drawn once. The standard
+# error of a correlation over n of them is 1 / sqrt(n), here 0.02.
+PATH_UNITS = 2048
+
+
+@dataclass
+class Reading:
+    """What a network says of n pictures, on the CPU in float32.
+
+    Attributes:
+        features: (n, D), what its classifier is given, averaged over positions; the output where there is none.
+        logits: (n, classes); None for a network without classes.
+        units: (n, T), what each target's unit reads.
+        layers: (n, U) per layer, activations at up to ``PATH_UNITS`` fixed places.
+    """
+
+    features: Tensor
+    logits: Tensor | None = None
+    units: Tensor | None = None
+    layers: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Reader(Protocol):
+    """Reads pictures (n, 3, H, W) RGB in [0, 1] of any size in one pass."""
+
+    def __call__(self, pictures: Tensor) -> Reading:
+        """Return what it says of them."""
+        ...
+
+
+class NetworkReader:
+    """Reads a network.
+
+    Args:
+        network: any.
+        layers: those that path similarity compares.
+        readout: of the targets in a hidden layer; None for classes.
+    """
+
+    def __init__(self, network: VisionNetwork, layers: Sequence[str] = (), readout: Readout | None = None) -> None:
+        self.network, self.layers, self.readout = network, tuple(layers), readout
+        own = [readout.layer] if readout and readout.layer != OUTPUT else []
+        self.taps = Taps(network.module, list(dict.fromkeys([*layers, *own])))
+        self.classifier = classifier(network)
+        shapes = layer_shapes(network) if layers else {}
+        self.places = {layer: _places(shapes[layer]) for layer in layers}
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor) -> Reading:
+        """Return what the network says of pictures, in one pass."""
+        given: list[Tensor] = []
+        fitted = resized(pictures, self.network.preprocessing.size)
+        hook = (
+            self.classifier.register_forward_pre_hook(lambda _m, inputs: given.append(inputs[0]))
+            if (self.classifier is not None)
+            else None
+        )
+        try:
+            activations, output = self.taps(model_space(fitted, self.network), to_the_end=True)
+        finally:
+            if hook is not None:
+                hook.remove()
+        assert isinstance(output, Tensor)
+        output = output.float().cpu()
+        features = _pooled(given[-1]) if given else output.flatten(1)
+        logits = output if self.network.class_names is not None else None
+        layers = {layer: activations[layer].flatten(1)[:, self.places[layer]].float().cpu() for layer in self.layers}
+        return Reading(features, logits, self._units(activations, logits), layers)
+
+    def _units(self, activations: Mapping[str, Tensor], logits: Tensor | None) -> Tensor | None:
+        if self.readout is None:
+            return None
+        if self.readout.layer == OUTPUT:
+            assert logits is not None
+            return logits @ self.readout.vectors.T.to(logits)
+        activation = activations[self.readout.layer].float()
+        count = len(activation)
+        read = [self.readout.of(number, count).value(activation) for number in range(len(self.readout.vectors))]
+        return torch.stack(read, dim=1).cpu()  # (n, T)
+
+
+class PixelReader:
+    """Reads pixels alone: repetition and high-frequency energy are the two features.
+
+    Args:
+        size: (height, width) that all pictures are brought to, so that they can be compared.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+
+    def __call__(self, pictures: Tensor) -> Reading:
+        """Return (n, 2) features."""
+        fitted = resized(pictures, self.size).clamp(0, 1)
+        return Reading(torch.stack([repetition(fitted), high_frequency(fitted)], dim=1).cpu())
+
+
+def joined(parts: Sequence[Reading]) -> Reading:
+    """Return the readings of several batches as one."""
+    first = parts[0]
+
+    def whole(name: str) -> Tensor | None:
+        return None if getattr(first, name) is None else torch.cat([getattr(part, name) for part in parts])
+
+    layers = {layer: torch.cat([part.layers[layer] for part in parts]) for layer in first.layers}
+    features = torch.cat([part.features for part in parts])
+    return Reading(features, whole("logits"), whole("units"), layers)
+
+
+@torch.no_grad()
+def classifier(network: VisionNetwork) -> nn.Module | None:
+    """Return the last linear map or convolution with one output per class; None where there is none."""
+    if network.class_names is None:
+        return None
+    ran: list[nn.Module] = []
+    modules = [m for m in network.module.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    fitting = [m for m in modules if m.weight.shape[0] == len(network.classes)]
+    hooks = [module.register_forward_hook(lambda module, _i, _o: ran.append(module)) for module in fitting]
+    try:
+        network(torch.zeros(1, 3, *network.preprocessing.size, device=network.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ran[-1] if ran else None
+
+
+def _pooled(features: Tensor) -> Tensor:
+    """(N, D) as it is; maps (N, D, H, W) and tokens (N, T, D) averaged over positions."""
+    if features.ndim == 4:
+        features = features.mean(dim=(2, 3))
+    elif features.ndim == 3:
+        features = features.mean(dim=1)
+    return features.float().cpu()
+
+
+def _places(shape: Sequence[int]) -> Tensor:
+    """The fixed places of a layer (C, ...) that are compared: all, or as many as are affordable."""
+    total = int(torch.tensor(tuple(shape)).prod())
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
+    return order[:PATH_UNITS].sort().values

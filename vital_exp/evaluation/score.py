@@ -1,0 +1,76 @@
+"""What a metric gives back: a number with its interval and n, per target or of the whole set, or why there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vital_exp.evaluation.intervals import bootstrap_mean
+
+
+class NotComputed(Exception):
+    """A metric that cannot be computed from what is there; the message says what it needs."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of the table.
+
+    Attributes:
+        value: None when it could not be computed.
+        low, high: its 95 % bootstrap interval; None when there is none.
+        n: how many values, or pictures, it is of.
+        reason: why there is no value or no interval, or what to mind in reading it.
+        values: one per target, NaN where a target has none; None for a number of the whole set.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    reason: str | None = None
+    values: tuple[float, ...] | None = None
+
+    @classmethod
+    def mean(cls, values: Sequence[float], groups: Sequence[int] | None = None, reason: str | None = None) -> Score:
+        """Return the mean over targets with its interval.
+
+        Args:
+            values: one per target; NaN where a target has none.
+            groups: the unit of each target, when the value belongs to the unit rather than to the picture: targets of
+                one unit then count once.
+            reason: what to mind in reading it.
+
+        Raises:
+            NotComputed: no target has a value.
+        """
+        keys = range(len(values)) if groups is None else groups
+        by_key: dict[int, list[float]] = {}
+        for key, value in zip(keys, values, strict=True):
+            if math.isfinite(value):
+                by_key.setdefault(key, []).append(value)
+        if not by_key:
+            raise NotComputed("no target has a value of it")
+        entry = bootstrap_mean([sum(found) / len(found) for found in by_key.values()])
+        return cls(**entry, reason=reason, values=tuple(values))  # type: ignore[arg-type]
+
+    @classmethod
+    def missing(cls, reason: str) -> Score:
+        """Return the score of a metric that is not computed."""
+        return cls(None, reason=f"not computed: {reason}")
+
+    def entry(self) -> dict[str, float | int | str | None]:
+        """Return what metrics.json says of it: value, low, high, n and, if there is one, the reason."""
+        found: dict[str, float | int | str | None] = {
+            "value": _finite(self.value),
+            "low": _finite(self.low),
+            "high": _finite(self.high),
+            "n": self.n,
+        }
+        return found if self.reason is None else {**found, "reason": self.reason}
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None

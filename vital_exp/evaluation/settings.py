@@ -1,0 +1,42 @@
+"""Settings of single metrics: where their weights are, and whether they may be fetched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LpipsSettings:
+    """LPIPS: ``alex``, ``vgg`` or ``squeeze``, and torchvision's weights of that backbone."""
+
+    net: str = "alex"
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """CLIP: a model of open_clip or a JSON file, its weights or their tag, templates, the words of free naming."""
+
+    model: str = "ViT-B-32-quickgelu"
+    checkpoint: str | None = None
+    pretrained: str = "openai"
+    templates: str = "photo"
+    vocabulary: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of single metrics; the keys of the configuration group ``evaluation``.
+
+    Attributes:
+        download: fetch weights that are not there.
+        kid_subset_size: pictures in a subset of KID; None: 1000, or as many as there are.
+        inception: the weights of Inception, as torch-fidelity publishes them.
+        lpips, clip: see there.
+    """
+
+    download: bool = False
+    kid_subset_size: int | None = None
+    inception: str | None = None
+    lpips: LpipsSettings = field(default_factory=LpipsSettings)
+    clip: ClipSettings = field(default_factory=ClipSettings)

@@ -1,0 +1,123 @@
+"""The outcome of an evaluation: a table to print, metrics.json and metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vital_exp.evaluation.metrics import higher_is_better
+from vital_exp.evaluation.score import Score
+from vital_exp.targets.unit import Target
+
+WIDTH = 120  # of the printed table
+# Columns of metrics.csv have no words that say what they are the mean of: top1[judge], not transfer_top1[judge].
+PREFIXES = ("accuracy_", "transfer_")
+
+
+@dataclass
+class Evaluation:
+    """What was found.
+
+    Attributes:
+        targets: of the pictures.
+        scores: by name.
+        activations: what each target's unit reads of its picture; None where it has no unit.
+        unreadable: file and reason of pictures that are missing or broken.
+        forward_passes: pictures and natural images passed through each view.
+    """
+
+    targets: Sequence[Target]
+    scores: Mapping[str, Score]
+    activations: Sequence[float] | None = None
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    forward_passes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float | int | str | None]]:
+        """What metrics.json holds: value, low, high, n and, where there is one, the reason, by name."""
+        return {name: score.entry() for name, score in self.scores.items()}
+
+    @property
+    def rows(self) -> list[dict[str, float | int | str]]:
+        """What metrics.csv holds: a row per target; what a target has no value of is left out."""
+        rows: list[dict[str, float | int | str]] = [{"target": target.name} for target in self.targets]
+        columns: dict[str, Sequence[float]] = {} if self.activations is None else {"activation": self.activations}
+        columns |= {_column(name): score.values for name, score in self.scores.items() if score.values is not None}
+        for name, values in columns.items():
+            for row, value in zip(rows, values, strict=True):
+                if math.isfinite(value):
+                    row[name] = value
+        return rows
+
+    def save(self, folder: Path) -> None:
+        """Write metrics.json and metrics.csv, each whole; metrics of an earlier evaluation that were not asked stay."""
+        from vital_exp.engine.run_folder import whole
+
+        metrics = {**_earlier_metrics(folder / "metrics.json"), **self.metrics}
+        with whole(folder / "metrics.json") as file:
+            json.dump(metrics, file, indent=2)
+            file.write("\n")
+        rows = _merged(_earlier_rows(folder / "metrics.csv"), self.rows)
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with whole(folder / "metrics.csv") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def __str__(self) -> str:
+        """Return the table: metric, value, interval, n, and what to mind."""
+        table = Table(width=WIDTH)
+        for column in ("metric", "value", "95 %", "n", "better", "note"):
+            right = column in ("value", "95 %", "n")
+            table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
+        for name, score in self.scores.items():
+            table.add_row(*_cells(name, score))
+        out = io.StringIO()
+        Console(file=out, width=WIDTH, color_system=None, markup=False, highlight=False).print(table)
+        return out.getvalue().rstrip("\n")
+
+
+def _cells(name: str, score: Score) -> tuple[str, ...]:
+    if score.value is None:
+        return name, "", "", "", "", score.reason or ""
+    interval = "" if score.low is None or score.high is None else f"{score.low:.3f} to {score.high:.3f}"
+    direction = {True: "higher", False: "lower", None: ""}[higher_is_better(name)]
+    return name, f"{score.value:.3f}", interval, str(score.n), direction, score.reason or ""
+
+
+def _column(name: str) -> str:
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _earlier_metrics(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _earlier_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{key: cell for key, cell in row.items() if key and cell} for row in csv.DictReader(file)]
+
+
+def _merged(earlier: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows by target, the new values over the earlier ones."""
+    found: dict[str, dict[str, Any]] = {row["target"]: dict(row) for row in earlier if row.get("target")}
+    for row in rows:
+        found[row["target"]] = {**found.get(row["target"], {}), **row}
+    return list(found.values())

@@ -1,0 +1,96 @@
+"""Are the weights of a judge on this machine? Evaluation fetches nothing unless it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vital_exp.config import compose_config
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.score import NotComputed
+from vital_exp.models.loading import ModelConfig
+from vital_exp.models.named import model_config, model_overrides, named_network
+from vital_exp.models.network import VisionNetwork
+
+Spec = str | Mapping[str, Any]
+# What timm looks for in a repository of weights, in its order.
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def network_if_there(spec: Spec, cache_dir: Path, download: bool, key: str) -> VisionNetwork:
+    """Build a network by name, or from the keys of the group ``model``, if its weights are here or may be fetched.
+
+    Raises:
+        UsageError: an unknown name or key; weights that cannot be had.
+        NotComputed: its weights would have to be downloaded.
+    """
+    config = _config(spec, key)
+    if not download and not weights_there(config, cache_dir):
+        name = config.name or config.factory
+        raise NotComputed(f"needs the weights of {name}: give a checkpoint, or download=true")
+    return named_network(spec, cache_dir, key)
+
+
+def _config(spec: Spec, key: str) -> ModelConfig:
+    if isinstance(spec, str):
+        return model_config(compose_config(model_overrides(spec, key)))
+    known = {name: value for name, value in spec.items() if name in ModelConfig.__dataclass_fields__}
+    return ModelConfig(**known)  # named_network names the keys it does not know
+
+
+def weights_there(config: ModelConfig, cache_dir: Path) -> bool:
+    """Return whether a network can be built without fetching anything."""
+    if not config.pretrained or config.checkpoint or config.source not in ("timm", "torchvision"):
+        return True
+    place = _timm_file if config.source == "timm" else _torchvision_file
+    return place(config, cache_dir)
+
+
+def _torchvision_file(config: ModelConfig, cache_dir: Path) -> bool:
+    from torchvision import models
+
+    if config.name not in models.list_models():
+        return True  # building it names the mistake
+    choices = models.get_model_weights(config.name)
+    if config.weights != "DEFAULT" and config.weights not in [one.name for one in choices]:
+        return True
+    return (cache_dir / Path(choices[config.weights].url).name).is_file()
+
+
+def _timm_file(config: ModelConfig, cache_dir: Path) -> bool:
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    if not timm.is_model(str(config.name)):
+        return True
+    own = timm.get_pretrained_cfg(str(config.name))
+    if own is None or own.file:
+        return True
+    if not own.hf_hub_id:
+        return isinstance(own.url, str) and (cache_dir / Path(own.url).name).is_file()
+    repository, _, revision = own.hf_hub_id.partition("@")
+    names = (own.hf_hub_filename,) if own.hf_hub_filename else HUB_FILES
+    found = (try_to_load_from_cache(repository, name, cache_dir=cache_dir, revision=revision or None) for name in names)
+    return any(isinstance(path, str) for path in found)
+
+
+def hub_file(name: str) -> Path:
+    """Return where torch.hub keeps a file that it fetched."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
+def local_file(path: str | None, key: str) -> Path | None:
+    """Return a file a user named.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path is None:
+        return None
+    place = Path(path).expanduser()
+    if not place.is_file():
+        raise UsageError(key, path, "no such file")
+    return place
