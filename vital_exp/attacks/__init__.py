@@ -1,0 +1,1 @@
+"""Attacks on feature visualisation: networks whose pictures lie while their natural images are treated as before."""

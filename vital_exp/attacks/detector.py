@@ -1,0 +1,117 @@
+"""The detector of the fooling circuit: is an input a natural image, or a picture under optimisation? (METHODS 2.1)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Channels and kernels of METHODS 2.1: 3 -> 16, four strided 16 -> 16, 16 -> 3. They are padded, so that inputs of 32 px
+# have something left at the end.
+CHANNELS, FIRST_KERNEL, STRIDED, STRIDED_KERNEL, LAST_CHANNELS = 16, 3, 4, 5, 3
+DROPOUT = 0.3
+BATCHES_PER_PASS = 4
+
+
+@dataclass(frozen=True)
+class DetectorTraining:
+    """How a detector is trained: METHODS 2.1.
+
+    Attributes:
+        epochs: passes over the images; more where they make fewer than ``least_updates`` (ours: the published set is
+            large).
+    """
+
+    epochs: int = 8
+    least_updates: int = 500
+    batch_size: int = 64
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-5
+
+
+class Detector(nn.Module):
+    """A small convolutional network on normalised images; large values mean natural.
+
+    Args:
+        size: (height, width) it is trained for; other inputs are resized.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+        layers: list[nn.Module] = [nn.Conv2d(3, CHANNELS, FIRST_KERNEL, padding=FIRST_KERNEL // 2), nn.ReLU()]
+        for _ in range(STRIDED):
+            strided = nn.Conv2d(CHANNELS, CHANNELS, STRIDED_KERNEL, stride=2, padding=STRIDED_KERNEL // 2)
+            layers += [strided, nn.ReLU()]
+        layers += [nn.Conv2d(CHANNELS, LAST_CHANNELS, FIRST_KERNEL, padding=FIRST_KERNEL // 2), nn.ReLU()]
+        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(DROPOUT))
+        with torch.no_grad():
+            width = self.features(torch.zeros(1, 3, *size)).shape[1]
+        self.linear = nn.Linear(width, 1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return (N,) scores of normalised pictures (N, 3, H, W)."""
+        if tuple(pictures.shape[-2:]) != self.size:
+            pictures = functional.interpolate(pictures, self.size, mode="bilinear", antialias=True)
+        scores: Tensor = self.linear(self.features(pictures))[:, 0]
+        return scores
+
+    @torch.no_grad()
+    def natural(self, pictures: Tensor) -> Tensor:
+        """Return E, the hard decision: (N,) 1 for a natural image, 0 for a visualisation, without a gradient."""
+        return (self(pictures) > 0).to(pictures.dtype)
+
+
+def train_detector(
+    natural: Tensor, pictures: Tensor, seed: int = 0, training: DetectorTraining | None = None
+) -> Detector:
+    """Train a detector on as many natural images as pictures in every epoch: the fewer are drawn repeatedly.
+
+    Args:
+        natural: (N, 3, H, W) normalised natural images.
+        pictures: (M, 3, H, W) normalised pictures.
+        seed: of the weights, the order and the dropout.
+        training: how.
+    """
+    training = training or DetectorTraining()
+    size = (natural.shape[-2], natural.shape[-1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        detector = Detector(size).train()
+        keys = {"lr": training.lr, "momentum": training.momentum, "weight_decay": training.weight_decay}
+        optimizer = torch.optim.SGD(detector.parameters(), **keys)
+        updates = -(-max(len(natural), len(pictures)) // max(1, training.batch_size // 2))
+        for _ in range(max(training.epochs, -(-training.least_updates // updates))):
+            _epoch(detector, optimizer, natural, pictures, training.batch_size)
+    return detector.eval()
+
+
+def _epoch(detector: Detector, optimizer: torch.optim.Optimizer, natural: Tensor, pictures: Tensor, size: int) -> None:
+    """One pass over the larger side, and as many of the other."""
+    length, half = max(len(natural), len(pictures)), max(1, size // 2)
+    orders = [_order(len(side), length) for side in (natural, pictures)]
+    for start in range(0, length, half):
+        real, made = (side[order[start : start + half]] for side, order in zip((natural, pictures), orders, strict=True))
+        truth = torch.cat([torch.ones(len(real)), torch.zeros(len(made))])
+        loss = functional.binary_cross_entropy_with_logits(detector(torch.cat([real, made])), truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _order(count: int, length: int) -> Tensor:
+    """Return ``length`` places in a random order in which each of ``count`` comes equally often."""
+    rounds = -(-length // count)
+    return torch.cat([torch.randperm(count) for _ in range(rounds)])[:length]
+
+
+def detector_accuracy(detector: Detector, natural: Tensor, pictures: Tensor) -> float:
+    """Return the mean of the shares of natural images and of pictures that are told right (normalised inputs)."""
+    shares = []
+    for inputs, truth in ((natural, 1.0), (pictures, 0.0)):
+        decisions = torch.cat([detector.natural(part) for part in inputs.split(256)])
+        shares.append(float((decisions == truth).double().mean()))
+    return sum(shares) / len(shares)

@@ -1,0 +1,119 @@
+"""Pictures of a network in memory, by any method, and what the network saw while they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vital_exp.engine.request import Request
+from vital_exp.engine.visualization import Pictures, Visualization
+from vital_exp.images.output import resized
+from vital_exp.models.network import VisionNetwork
+from vital_exp.targets.unit import Target
+
+# METHODS 2.1: along the optimisation, spaced logarithmically over steps 4 to 512; two for every doubling is ours.
+FIRST_SNAPSHOT, LAST_SNAPSHOT, PER_DOUBLING = 4, 512, 2
+QUIET = ("logger=none", "evaluation=none", "progress=false", "references.cache=false")
+
+
+def make_pictures(
+    network: VisionNetwork,
+    targets: Sequence[Target],
+    method: str,
+    references: Any = None,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Pictures:
+    """Return the pictures of targets by a method, in memory.
+
+    Args:
+        network: honest or attacked.
+        targets: all classes, or all hidden units.
+        method: an option of the group ``method``.
+        references: {target: tensor (B, 3, H, W)}, one tensor for all, or a folder.
+        seed, steps, overrides: as :func:`vital_exp.visualize` takes them.
+    """
+    keys = {"references": references, "seed": seed, "steps": steps, "overrides": [*QUIET, *overrides]}
+    request = Request.of(network, targets, method=method, **keys)
+    return Visualization(request.config, request.network, request.targets, request.references).run()
+
+
+def snapshot_steps(steps: int, every: int | None = None) -> list[int]:
+    """Return the steps (1 is the first) of the snapshots: 4, 6, 8, 11, 16 ... 512 and the last, or every so many.
+
+    Args:
+        steps: of the run.
+        every: steps between snapshots; None for the logarithmic ones.
+    """
+    if every is not None:
+        found = list(range(every, steps + 1, every))
+    else:
+        doublings = range(PER_DOUBLING * (LAST_SNAPSHOT // FIRST_SNAPSHOT).bit_length())
+        spaced = [round(FIRST_SNAPSHOT * 2 ** (number / PER_DOUBLING)) for number in doublings]
+        found = [step for step in spaced if step <= min(steps, LAST_SNAPSHOT)]
+    return sorted({*found, steps})
+
+
+def snapshots(
+    network: VisionNetwork,
+    targets: Sequence[Target],
+    methods: Mapping[str, Sequence[str]],
+    references: Any = None,
+    *,
+    seeds: Sequence[int] = (0,),
+    steps: int = LAST_SNAPSHOT,
+    every: int | None = None,
+) -> Tensor:
+    """Return what the network was shown along runs for targets, (M, 3, H, W) normalised, after the transforms.
+
+    Transforms change sizes too; here all are at the network's input size.
+
+    Args:
+        network: the network the pictures are made for.
+        targets: all classes, or all hidden units.
+        methods: options of the group ``method``, and the further overrides of each.
+        references: see :func:`make_pictures`.
+        seeds: one run each.
+        steps: of each run.
+        every: see :func:`snapshot_steps`.
+    """
+    found: list[Tensor] = []
+    for method, overrides in methods.items():
+        for seed in seeds:
+            with watched(network.module, snapshot_steps(steps, every), steps) as seen:
+                make_pictures(network, targets, method, references, seed=seed, steps=steps, overrides=overrides)
+            found += [resized(inputs, network.preprocessing.size) for inputs in seen]
+    return torch.cat(found)
+
+
+@contextmanager
+def watched(module: nn.Module, at: Sequence[int], steps: int) -> Iterator[list[Tensor]]:
+    """Keep the inputs a network is given at some steps of optimisations that run meanwhile.
+
+    Args:
+        module: the network.
+        at: the steps, 1 is the first.
+        steps: of each batch of pictures.
+    """
+    seen: list[Tensor] = []
+    wanted, calls = frozenset(at), 0
+
+    def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal calls
+        pictures = inputs[0]
+        if torch.is_grad_enabled() and pictures.requires_grad:  # references and evaluations have no gradient
+            calls += 1
+            if (calls - 1) % steps + 1 in wanted:
+                seen.append(pictures.detach().clone().cpu())
+
+    handle = module.register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()

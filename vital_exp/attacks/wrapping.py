@@ -1,0 +1,57 @@
+"""Attacked networks as VisionNetworks that keep the honest one's preprocessing, classes and recipe; decoy pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from vital_exp.errors import UsageError
+from vital_exp.models.layers import alignment
+from vital_exp.models.network import Recipe, VisionNetwork
+from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
+
+
+def rewrapped(network: VisionNetwork, module: nn.Module, attack: str, prefix: str = "") -> VisionNetwork:
+    """Return an attacked module with all that belongs to the honest network.
+
+    Args:
+        network: the honest one.
+        module: the attacked one, in which the honest one's layers have names that start with ``prefix``.
+        attack: goes into the name.
+        prefix: see ``module``.
+    """
+    own = alignment(network, Recipe())
+    layers = tuple(f"{prefix}{layer}" for layer in own.layers)
+    recipe = Recipe(layers, tuple(own.layers.values()), own.total_variation, own.l2)
+    return VisionNetwork(module, f"{network.name}, {attack}", network.preprocessing, network.class_names, recipe)
+
+
+def checked_decoy(picture: Tensor, network: VisionNetwork, key: str = "decoy") -> Tensor:
+    """Return a decoy picture (3, H, W) RGB.
+
+    Raises:
+        UsageError: it is no RGB picture of the network's input size.
+    """
+    wanted = (3, *network.preprocessing.size)
+    if tuple(picture.shape) != wanted:
+        height, width = network.preprocessing.size
+        found = "x".join(map(str, picture.shape))
+        raise UsageError(key, found, f"an RGB picture of the network's input size is needed, 3x{height}x{width}")
+    return picture
+
+
+def load_decoy(path: str | Path, network: VisionNetwork) -> Tensor:
+    """Return the picture of a file, (3, H, W) RGB in [0, 1].
+
+    Raises:
+        UsageError: no such file, no image, or not of the network's input size.
+    """
+    place = Path(path).expanduser()
+    if not place.is_file():
+        raise UsageError("decoy", path, "no such file: an image of the network's input size, or a class")
+    try:
+        image = load_rgb(place)
+    except CorruptImageError as error:
+        raise UsageError("decoy", path, f"not a readable image ({error.reason})") from error
+    return checked_decoy(fit(image, (image.height, image.width)), network)
