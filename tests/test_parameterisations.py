@@ -351,7 +351,11 @@ def test_broken_and_nameless_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
     (tmp_path / "broken.npy").write_bytes(b"")
     save_file({"magnitud": torch.ones(3, 8, 5), "b": torch.ones(1)}, tmp_path / "two.safetensors")
-    for name, problem in (("broken.safetensors", "readable"), ("broken.npy", "readable"), ("two.safetensors", "no tensor magnitude")):
+    for name, problem in (
+        ("broken.safetensors", "readable"),
+        ("broken.npy", "readable"),
+        ("two.safetensors", "no tensor magnitude"),
+    ):
         with pytest.raises(UsageError, match=problem):
             load_magnitude(str(tmp_path / name), 3)
 
