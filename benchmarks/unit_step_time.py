@@ -37,7 +37,10 @@ def step(target: str, relevance: str, size: int) -> Callable[[], None]:
         request.config, problem_of(request.config, network, request.targets, request.references)
     )
     streams = RandomStreams(0, [request.targets[0].name])
-    transform, pictures = setup.transform_of(request.config), setup.pictures_of(request.config, network, streams)
+    transform, pictures = (
+        setup.transform_of(request.config, network),
+        setup.pictures_of(request.config, network, streams),
+    )
 
     def take() -> None:
         losses, _ = objective(transform(pictures.network_input(), streams, 0))

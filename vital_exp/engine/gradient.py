@@ -55,7 +55,7 @@ def objective_and_gradient(
     problem = problem_of(request.config, request.network, request.targets, request.references)
     problem = replace(problem, starts=pictures, size=(pictures.shape[-2], pictures.shape[-1]))
     objective = setup.objective_of(request.config, problem)
-    transform = setup.transform_of(request.config)
+    transform = setup.transform_of(request.config, request.network)
     streams = RandomStreams(request.config.seed, [target.name for target in request.targets])
     x = model_space(pictures, request.network).detach().requires_grad_()
     with torch.enable_grad():

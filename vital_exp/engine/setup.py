@@ -98,7 +98,7 @@ def check_optimisation(config: DictConfig, network: VisionNetwork) -> None:
     pair(config.image.size, "image.size", network.preprocessing.size)
     rate_of(config)
     optimizer_of(config)
-    transform_of(config)
+    transform_of(config, network)
 
 
 def objective_of(config: DictConfig, problem: Problem) -> Objective:
@@ -111,9 +111,10 @@ def objective_of(config: DictConfig, problem: Problem) -> Objective:
     return Objective(problem.network, terms)
 
 
-def transform_of(config: DictConfig) -> Compose:
-    """Return the transforms the configuration lists, in order."""
-    return Compose({name: build(node) for name, node in config.transforms.items()})
+def transform_of(config: DictConfig, network: VisionNetwork | None = None) -> Compose:
+    """Return the transforms the configuration lists, in order; crops are resized to the network's input, if given."""
+    parts = {str(name): build(node) for name, node in config.transforms.items()}
+    return Compose(parts, network.preprocessing.size if network else None)
 
 
 def pictures_of(

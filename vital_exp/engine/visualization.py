@@ -215,7 +215,7 @@ class Visualization:
             with torch.no_grad():
                 problem = replace(problem, starts=pictures())
         objective = setup.objective_of(config, problem)
-        transform, optimizer = setup.transform_of(config), setup.optimizer_of(config)
+        transform, optimizer = setup.transform_of(config, self.network), setup.optimizer_of(config)
         return VisualizationModule(
             pictures, objective, transform, streams, optimizer, setup.rate_of(config), config.steps
         )

@@ -73,7 +73,7 @@ def _seconds_per_step(request: Request, batch_size: int) -> float:
     with torch.no_grad():
         problem = replace(problem_of(config, network, targets, blank), starts=pictures())
     problem.statistics.cache_dir = None
-    objective, transform = setup.objective_of(config, problem), setup.transform_of(config)
+    objective, transform = setup.objective_of(config, problem), setup.transform_of(config, network)
     started = 0.0
     for step in range(TIMED_STEPS + 1):
         if step == 1:
