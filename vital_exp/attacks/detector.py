@@ -81,8 +81,9 @@ def train_detector(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = Detector(size).train()
-        keys = {"lr": training.lr, "momentum": training.momentum, "weight_decay": training.weight_decay}
-        optimizer = torch.optim.SGD(detector.parameters(), **keys)
+        optimizer = torch.optim.SGD(
+            detector.parameters(), training.lr, training.momentum, weight_decay=training.weight_decay
+        )
         updates = -(-max(len(natural), len(pictures)) // max(1, training.batch_size // 2))
         for _ in range(max(training.epochs, -(-training.least_updates // updates))):
             _epoch(detector, optimizer, natural, pictures, training.batch_size)
@@ -94,7 +95,9 @@ def _epoch(detector: Detector, optimizer: torch.optim.Optimizer, natural: Tensor
     length, half = max(len(natural), len(pictures)), max(1, size // 2)
     orders = [_order(len(side), length) for side in (natural, pictures)]
     for start in range(0, length, half):
-        real, made = (side[order[start : start + half]] for side, order in zip((natural, pictures), orders, strict=True))
+        real, made = (
+            side[order[start : start + half]] for side, order in zip((natural, pictures), orders, strict=True)
+        )
         truth = torch.cat([torch.ones(len(real)), torch.zeros(len(made))])
         loss = functional.binary_cross_entropy_with_logits(detector(torch.cat([real, made])), truth)
         optimizer.zero_grad()

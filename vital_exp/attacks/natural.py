@@ -44,7 +44,9 @@ class NaturalImages:
         for label in self.classes:
             places = (self.labels == label).nonzero()[:, 0]
             last[places[-max(1, round(held_out * len(places))) :]] = True
-        return NaturalImages(self.images[~last], self.labels[~last]), NaturalImages(self.images[last], self.labels[last])
+        return NaturalImages(self.images[~last], self.labels[~last]), NaturalImages(
+            self.images[last], self.labels[last]
+        )
 
     def accuracy(self, network: VisionNetwork) -> float:
         """Return the share of images whose class has the largest logit."""
