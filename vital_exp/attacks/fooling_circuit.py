@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,7 +23,7 @@ def decoy_offset(classes: int) -> int:
 def circuit_logits(logits: Tensor, natural: Tensor, decoy: Tensor, strength: float = STRENGTH) -> Tensor:
     """Return A of METHODS 2.1, (N, classes).
 
-    With y = ReLU(z + 100) and e = 1 - E: B = ReLU(y - k e), C = ReLU(d + k e - k), A = B + C. For natural images (E = 1)
+    With y = ReLU(z + 100), e = 1 - E: B = ReLU(y - k e), C = ReLU(d + k e - k), A = B + C. For natural images (E = 1)
     A = z + 100, for visualisations A = ReLU(d).
 
     Args:
