@@ -22,12 +22,20 @@ COMMAND = "evaluate"
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = [_quoted(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     if any(re.match(r"\+*run=", argument) for argument in given):
         # The run folder is where everything goes, and Hydra would make one that does not exist.
         given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
         given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]
     run_app("vital-evaluate", COMMAND, evaluate_job, given)
+
+
+def _quoted(argument: str) -> str:
+    """Quote a name pattern: Hydra would take its braces for a mapping."""
+    key, _, value = argument.partition("=")
+    if key.lstrip("+") != "pattern" or value[:1] in ("'", '"'):
+        return argument
+    return f"{key}='{value}'"
 
 
 def evaluate_job(config: DictConfig) -> int:

@@ -15,9 +15,10 @@ from vital_exp.engine.problem import as_references, readout_of, references_of
 from vital_exp.engine.setup import cache_dir as cache_of
 from vital_exp.errors import UsageError
 from vital_exp.evaluation import metrics as all_metrics
-from vital_exp.evaluation.clip import load_clip
+from vital_exp.evaluation.clip import TEMPLATES, load_clip
 from vital_exp.evaluation.evidence import CLIP, INCEPTION, TARGET, Evidence, Load
 from vital_exp.evaluation.inception import load_inception
+from vital_exp.evaluation.perceptual import BACKBONES
 from vital_exp.evaluation.pictures import PATTERN, PictureSet, folder_pictures, run_pictures
 from vital_exp.evaluation.reading import NetworkReader
 from vital_exp.evaluation.recognition import check_judge
@@ -149,6 +150,9 @@ def settings_of(group: Mapping[str, Any]) -> Settings:
     if not isinstance(download, bool):
         raise UsageError("download", download, "true or false")
     lpips, clip = LpipsSettings(**group["lpips"]), ClipSettings(**group["clip"])
+    for key, value, allowed in (("lpips.net", lpips.net, BACKBONES), ("clip.templates", clip.templates, TEMPLATES)):
+        if value not in allowed:
+            raise UsageError(f"evaluation.{key}", value, f"one of {', '.join(allowed)}", allowed)
     return Settings(download, size, group["inception"], lpips, clip)
 
 

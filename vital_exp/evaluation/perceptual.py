@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -21,6 +22,8 @@ BACKBONES = {
     "vgg": ("vgg16", "vgg16-397923af.pth"),
     "squeeze": ("squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"),
 }
+# torchmetrics' name of a slice, before a layer's number in torchvision's ``features``.
+SLICE = re.compile(r"^(slice\d+|slices\.\d+)\.")
 
 
 def load_lpips(net: str, checkpoint: str | None, download: bool) -> _LPIPS:
@@ -53,15 +56,10 @@ def _load_backbone(backbone: nn.Module, net: str, path: Path) -> None:
     """Load a classifier's weights; LPIPS cuts its ``features`` into slices that keep their numbers."""
     from torchvision import models
 
-    network = (
-        models.get_model(BACKBONES[net][0], weights=None, init_weights=False)
-        if net == "vgg"
-        else (models.get_model(BACKBONES[net][0], weights=None))
-    )
+    network = models.get_model(BACKBONES[net][0], weights=None)
     load_checkpoint(network, path)
     features = {name.removeprefix("features."): value for name, value in network.state_dict().items()}
-    own = backbone.state_dict()
-    backbone.load_state_dict({name: features[name.partition(".")[2]] for name in own})
+    backbone.load_state_dict({name: features[SLICE.sub("", name)] for name in backbone.state_dict()})
 
 
 @torch.no_grad()
