@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from safetensors.torch import load_file
+from torch import Tensor
 
-from tests.tiny import tiny_net
+from tests.tiny import image_folder, tiny_net
+from vital_exp.errors import UsageError
 from vital_exp.images.output import to_uint8
+from vital_exp.mining import state as states
 from vital_exp.mining.images import ImageFolder
-from vital_exp.mining.index import Index, Row
+from vital_exp.mining.index import Index
 from vital_exp.mining.mine import mine
-from vital_exp.mining.patches import PatchSettings, enlarged
+from vital_exp.mining.patches import PatchSettings, enlarged, windows_over
+from vital_exp.mining.references import MinedReferences
+from vital_exp.mining.spectrum import FolderSpectrum, magnitude_spectrum
+from vital_exp.mining.state import MiningState
+from vital_exp.mining.top import TopK
+from vital_exp.mining.units import Units
 from vital_exp.models.loading import ModelConfig, wrap
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.drawn import draw
+from vital_exp.references.folder import ReferenceWarning
+from vital_exp.targets.unit import Target
 
 IMAGES, SIDE = 30, 32
 LAYERS = ("bn1", "layer1")
@@ -46,23 +60,18 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def brute_force(network: VisionNetwork, picture: Tensor, pooling: str = "max") -> dict[str, np.ndarray]:
-    """Every channel's pooled activation for one picture, without Taps or hooks."""
-    module = network.module
-    assert isinstance(module, nn.Module)
+def brute_force(network: VisionNetwork, pictures: Tensor, pooling: str = "max") -> dict[str, np.ndarray]:
+    """Every channel's pooled activation for pictures (N, 3, H, W), (N, C), without Taps or hooks."""
+    module: Any = network.module
     with torch.no_grad():
-        first = module.bn1(module.conv1(network.preprocessing.normalise(picture[None])))  # type: ignore[operator]
-        second = module.layer1(first.relu())  # type: ignore[operator]
-    flat = {"bn1": first.flatten(2)[0].numpy(), "layer1": second.flatten(2)[0].numpy()}
-    return {layer: maps.max(1) if pooling == "max" else maps.mean(1) for layer, maps in flat.items()}
+        first = module.bn1(module.conv1(network.preprocessing.normalise(pictures)))
+        second = module.layer1(first.relu())
+    flat = {"bn1": first.flatten(2).numpy(), "layer1": second.flatten(2).numpy()}
+    return {layer: maps.max(2) if pooling == "max" else maps.mean(2) for layer, maps in flat.items()}
 
 
 def readable(folder: ImageFolder) -> list[str]:
     return [path for path in folder.paths if Path(path).name not in ("broken.png", "torn.jpg")]
-
-
-def flat(rows: list[Row]) -> list[tuple[object, ...]]:
-    return [(row.rank, row.image, row.box) for row in rows]
 
 
 def all_rows(index: Index) -> list[tuple[object, ...]]:
@@ -77,9 +86,9 @@ def test_top_and_bottom_are_those_of_a_sort_of_everything(
     index = mine(network, LAYERS, photos, k=7, out=tmp_path, pooling=pooling, batch_size=4, patch=None)
     folder = ImageFolder(photos, network.preprocessing)
     paths = readable(folder)
-    values = [brute_force(network, folder.load(path), pooling) for path in paths]
+    values = brute_force(network, torch.stack([folder.load(path) for path in paths]), pooling)
     for layer in LAYERS:
-        table = np.stack([one[layer] for one in values])  # (images, C)
+        table = values[layer]  # (images, C)
         for channel in range(table.shape[1]):
             # lexsort: by value, and images that tie in their order
             order = np.lexsort((np.arange(len(paths)), -table[:, channel].round(5)))[:7]
@@ -107,9 +116,9 @@ def test_patches_are_the_best_windows_of_the_top_images(network: VisionNetwork, 
     best: dict[tuple[str, str], list[tuple[float, tuple[int, int, int, int]]]] = {}
     for path in readable(folder):
         picture = folder.load(path)
-        tried = [brute_force(network, enlarged(picture, box)) for box in windows(SIDE)]
+        tried = brute_force(network, torch.stack([enlarged(picture, box) for box in windows(SIDE)]))
         for layer in LAYERS:
-            table = np.stack([one[layer] for one in tried])  # (windows, C)
+            table = tried[layer]  # (windows, C)
             best[layer, path] = [(float(t.max()), windows(SIDE)[int(t.round(5).argmax())]) for t in table.T]
     for layer, channels in zip(LAYERS, (8, 16), strict=True):
         for channel in range(channels):
@@ -139,8 +148,8 @@ def test_the_search_over_the_strongest_position_tries_the_windows_that_hold_it(
             y, x = (y + 0.5) * 2, (x + 0.5) * 2  # a map of half the picture's side
             holding = [box for box in windows(SIDE) if box[0] <= x < box[2] and box[1] <= y < box[3]]
             assert holding
-            values = [brute_force(network, enlarged(picture, box))["bn1"][channel] for box in holding]
-            assert row.activation == pytest.approx(max(values), abs=1e-5)
+            values = brute_force(network, torch.stack([enlarged(picture, box) for box in holding]))["bn1"][:, channel]
+            assert row.activation == pytest.approx(values.max(), abs=1e-5)
             assert row.box in holding
 
 
@@ -162,3 +171,429 @@ def test_the_result_does_not_depend_on_the_batch_size_or_the_workers(
             assert row[:6] == same[:6]
             assert row[6] == pytest.approx(same[6], abs=1e-6)
             assert row[7:] == same[7:]
+
+
+# Going on.
+
+
+class Interrupted(Exception):
+    """What a test stops a mining with."""
+
+
+def interrupt_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a mining stop right after it has been saved so often."""
+    original, counted = MiningState.save, []
+
+    def save(self: MiningState, path: Path, meta: dict[str, object]) -> None:
+        original(self, path, meta)
+        counted.append(path)
+        if len(counted) == saves:
+            raise Interrupted
+
+    monkeypatch.setattr(MiningState, "save", save)
+
+
+# Of 32 files in batches of 4, saved every 8: the images pass saves 4 times and at its end, then come the patches.
+@pytest.mark.parametrize("saves", [1, 3, 5, 8])
+def test_an_interrupted_mining_goes_on_to_the_same_index(
+    saves: int, network: VisionNetwork, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse = PatchSettings(16, 0.0)
+    settings: dict[str, Any] = {"k": 6, "patch": coarse, "batch_size": 4, "save_every": 8}
+    whole = mine(network, LAYERS, photos, out=tmp_path / "whole", **settings)
+    out = tmp_path / "interrupted"
+    with monkeypatch.context() as patched:
+        interrupt_after(saves, patched)
+        with pytest.raises(Interrupted):
+            mine(network, LAYERS, photos, out=out, **settings)
+    assert [path.name for path in out.iterdir()] == [states.NAME]  # nothing that looks like an index
+    with pytest.raises(UsageError, match=r"no index\.sqlite there"):
+        Index.open(out)
+    shown = count_images(monkeypatch)
+    index = mine(network, LAYERS, photos, out=out, **settings)
+    assert sum(shown) < IMAGES + IMAGES * len(coarse.windows(SIDE, SIDE))  # what was done is not done again
+    assert all_rows(index) == all_rows(whole)
+    assert index.corrupt == whole.corrupt
+    assert [path.name for path in out.iterdir()] == ["index.sqlite"]
+
+
+def count_images(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of pictures that the network is shown from now on."""
+    original, shown = Units.maps, []
+
+    def maps(self: Units, images: Tensor) -> dict[str, Tensor]:
+        shown.append(len(images))
+        return original(self, images)
+
+    monkeypatch.setattr(Units, "maps", maps)
+    return shown
+
+
+def test_a_finished_index_is_not_made_again(
+    network: VisionNetwork, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = mine(network, "layer1", photos, k=5, out=tmp_path, patch=PATCH)
+    shown = count_images(monkeypatch)
+    again = mine(network, "layer1", photos, k=5, out=tmp_path, patch=PATCH, batch_size=5)
+    assert again.path == first.path
+    assert shown == []
+
+
+def test_a_damaged_state_is_made_again(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / states.NAME).write_bytes(b"torn")
+    assert mine(network, "layer1", photos, k=5, out=tmp_path, patch=None).top("layer1", 0)
+
+
+def test_without_a_folder_the_index_is_in_the_cache(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:
+    index = mine(network, "layer1", photos, k=3, patch=None, cache_dir=tmp_path)
+    assert index.path == tmp_path / "mining" / index.meta["key"] / "index.sqlite"
+    other = mine(network, "layer1", photos, k=4, patch=None, cache_dir=tmp_path)
+    assert other.path != index.path
+    assert mine(network, "layer1", photos, k=3, patch=None).path.is_relative_to(os.environ["VITAL_CACHE"])
+
+
+# What the index says.
+
+
+def test_corrupt_images_are_listed_and_never_rank(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:
+    index = mine(network, "layer1", photos, k=IMAGES + 2, out=tmp_path, patch=None)
+    assert sorted(index.corrupt) == ["0/broken.png", "2/torn.jpg"]
+    assert all(index.corrupt.values())
+    for channel in range(16):
+        ranked = [row.image for row in index.top("layer1", channel)]
+        assert sorted(ranked) == readable(ImageFolder(photos, network.preprocessing))
+
+
+def test_the_file_reads_as_it_documents(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:
+    index = mine(network, LAYERS, photos, k=4, out=tmp_path, channels="1-2,5", patch=PATCH)
+    with closing(sqlite3.connect(index.path)) as connection:
+        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(units)")]
+        meta = {key: json.loads(value) for key, value in connection.execute("SELECT * FROM meta")}
+        counts = connection.execute("SELECT side, region, COUNT(*), COUNT(x0) FROM units GROUP BY 1, 2").fetchall()
+    assert columns == ["layer", "channel", "side", "region", "rank", "image", "activation", "x0", "y0", "x1", "y1"]
+    units = 2 * 3 * 4
+    assert sorted(counts) == [("bottom", "image", units, 0), ("top", "image", units, 0), ("top", "patch", units, units)]
+    assert meta == index.meta
+    assert meta["network"] == network.name
+    assert meta["weights"] == network.weights_hash()
+    assert meta["folder"] == str(photos.resolve())
+    assert (meta["images"], meta["k"], meta["pooling"]) == (IMAGES + 2, 4, "max")
+    assert meta["patch"] == {"size": 12, "overlap": 0.5, "search": "all"}
+    assert meta["layers"] == [{"layer": layer, "channels": "1-2,5", "directions": None} for layer in LAYERS]
+    assert index.units() == [(layer, channel) for layer in LAYERS for channel in (1, 2, 5)]
+    assert index.largest_activation("bn1", 5) == index.top("bn1", 5)[0].activation
+
+
+def test_a_file_name_that_is_no_text(network: VisionNetwork, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+        (tmp_path / "a.png").rename(tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    index = mine(network, "layer1", tmp_path, k=1, out=tmp_path / "out", patch=None, channels=0)
+    assert index.top("layer1", 0)[0].image == name
+
+
+def test_values_that_are_no_numbers_never_rank() -> None:
+    top = TopK(units=1, k=3)
+    top.add(torch.tensor([[1.0], [torch.nan], [3.0]]), torch.arange(3))
+    assert top.numbers.tolist() == [[2, 0, -1]]
+
+
+def test_of_equal_values_the_first_stay() -> None:
+    whole, parts = TopK(2, 4), TopK(2, 4)
+    values = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 2.0, 1.0, 0.0]).expand(2, -1).T
+    whole.add(values, torch.arange(8))
+    for part in torch.arange(8).split(3):
+        parts.add(values[part], part)
+    assert whole.numbers.tolist() == parts.numbers.tolist() == [[5, 1, 2, 4]] * 2
+
+
+def test_directions_are_mined_like_channels(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:
+    vectors = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    given = {"layer1": vectors}
+    index = mine(network, "layer1", photos, k=5, out=tmp_path, directions=given, patch=None)
+    folder = ImageFolder(photos, network.preprocessing)
+    paths = readable(folder)
+    with torch.no_grad():
+        module: Any = network.module
+        normalised = network.preprocessing.normalise(torch.stack([folder.load(path) for path in paths]))
+        maps = module.layer1(module.bn1(module.conv1(normalised)).relu())
+    values = np.einsum("nchw,kc->nkhw", maps.numpy(), vectors.numpy()).max((2, 3))
+    for direction in range(3):
+        order = np.lexsort((np.arange(len(paths)), -values[:, direction].round(5)))[:5]
+        assert [row.image for row in index.top("layer1", direction)] == [paths[place] for place in order]
+
+
+def test_tokens_are_positions_the_class_token_among_them(photos: Path, tmp_path: Path) -> None:
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3).eval()
+    network = wrap(vit, ModelConfig(size=32))
+    settings = PatchSettings(16, 0.5, "strongest")
+    index = mine(network, "blocks.1", photos, k=4, out=tmp_path, channels="0-9", patch=settings)
+    folder = ImageFolder(photos, network.preprocessing)
+    paths = readable(folder)
+    with torch.no_grad():
+        normalised = network.preprocessing.normalise(torch.stack([folder.load(path) for path in paths]))
+        tokens = vit.blocks(vit.norm_pre(vit._pos_embed(vit.patch_embed(normalised))))  # (N, 5, D)
+    assert tokens.shape[1] == 5
+    values = tokens.amax(1).numpy()
+    for channel in range(10):
+        order = np.lexsort((np.arange(len(paths)), -values[:, channel].round(5)))[:4]
+        assert [row.image for row in index.top("blocks.1", channel)] == [paths[place] for place in order]
+        assert len(index.patches("blocks.1", channel)) == 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "position", "held"),
+    [
+        ((2, 2), 0, [0]),  # the centre of the upper left quarter, (4, 4), is in the first window alone
+        ((2, 2), 3, [3]),
+        ((1, 1), 0, [3]),  # the centre (8, 8): windows end before their x1 and y1
+        ((5,), 0, [0, 1, 2, 3]),  # a class token is everywhere
+        ((5,), 2, [1]),  # the second token after it: upper right
+        ((1,), 0, [0, 1, 2, 3]),  # a vector has no places
+    ],
+)
+def test_windows_over_a_position(shape: tuple[int, ...], position: int, held: list[int]) -> None:
+    boxes = PatchSettings(8, 0.0).windows(16, 16)
+    found = windows_over(torch.tensor(position), shape, boxes, (16, 16))
+    assert found.nonzero().flatten().tolist() == held
+
+
+def test_windows_end_at_the_border() -> None:
+    assert PatchSettings(64, 0.5).windows(224, 224)[:2] == [(0, 0, 64, 64), (32, 0, 96, 64)]
+    assert len(PatchSettings(64, 0.5).windows(224, 224)) == 36
+    assert PatchSettings().side(224, 224) == 64
+    assert PatchSettings(10, 0.0).windows(10, 25) == [(0, 0, 10, 10), (10, 0, 20, 10), (15, 0, 25, 10)]
+
+
+# As references.
+
+
+def references(index: Index, photos: Path, network: VisionNetwork, count: int, region: str) -> MinedReferences:
+    folder = ImageFolder(photos, network.preprocessing)
+    return MinedReferences(lambda: index, index.meta["key"], folder, count, region)
+
+
+@pytest.fixture(scope="module")
+def index(network: VisionNetwork, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return mine(network, LAYERS, photos, k=6, out=tmp_path_factory.mktemp("index"), patch=PATCH)
+
+
+@pytest.mark.parametrize("region", ["patch", "image"])
+def test_references_drive_the_unit_as_the_index_says(
+    region: str, index: Index, network: VisionNetwork, photos: Path
+) -> None:
+    mined = references(index, photos, network, 4, region)
+    assert mined.class_indices() is None
+    for target in (Target("channel", 3, "layer1"), Target("neuron", 5, "bn1", (2, 2))):
+        images, rows = list(mined.images(target)), mined.rows(target)
+        assert len(images) == len(rows) == 4
+        for image, row in zip(images, rows, strict=True):
+            assert image.shape == (3, SIDE, SIDE)
+            assert 0 <= image.min() <= image.max() <= 1
+            assert (row.box is None) == (region == "image")
+            value = brute_force(network, image[None])[str(target.layer)][0, target.index]
+            assert row.activation == pytest.approx(value, abs=1e-5)
+        assert mined.largest_activation(target) == index.top(str(target.layer), target.index)[0].activation
+
+
+def test_the_fingerprint_of_references_tells_them_apart(index: Index, network: VisionNetwork, photos: Path) -> None:
+    target, other = Target("channel", 3, "layer1"), Target("channel", 4, "layer1")
+    prints = [
+        references(index, photos, network, *options).fingerprint(target) for options in ((4, "patch"), (3, "patch"))
+    ]
+    prints.append(references(index, photos, network, 4, "image").fingerprint(target))
+    prints.append(references(index, photos, network, 4, "patch").fingerprint(other))
+    assert len(set(prints)) == 4
+    assert references(index, photos, network, 4, "patch").fingerprint(target) == prints[0]
+
+
+def test_fewer_references_than_asked_for_are_told(index: Index, network: VisionNetwork, photos: Path) -> None:
+    mined = references(index, photos, network, 9, "patch")
+    with pytest.warns(ReferenceWarning, match="6 references, fewer than"):
+        assert len(list(mined.images(Target("channel", 3, "layer1")))) == 6
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (Target("class", 1), ("hidden units only",)),
+        (Target("channel", 1, "layer2"), ("layer=layer2", "bn1, layer1", "did you mean layer1")),
+        (Target("channel", 99, "layer1"), ("channel=99", "channels 0-15 were mined")),
+        (Target("direction", 1, "layer1"), ("direction", "channels that were mined of layer1")),
+    ],
+)
+def test_targets_that_were_not_mined(
+    target: Target, words: tuple[str, ...], index: Index, network: VisionNetwork, photos: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        list(references(index, photos, network, 4, "patch").images(target))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+# Another network, another folder.
+
+
+def copied(photos: Path, to: Path) -> Path:
+    return Path(shutil.copytree(photos, to, copy_function=shutil.copy2))
+
+
+def test_an_index_knows_its_network_and_folder(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:
+    root = copied(photos, tmp_path / "photos")
+    index = mine(network, "layer1", root, k=3, out=tmp_path / "out", patch=None)
+
+    def message(other: VisionNetwork, folder: Path) -> str:
+        with pytest.raises(UsageError) as caught:
+            index.check(other, ImageFolder(folder, network.preprocessing))
+        return str(caught.value)
+
+    index.check(network, ImageFolder(root, network.preprocessing))
+    index.check(network, ImageFolder(copied(photos, tmp_path / "moved"), network.preprocessing))  # the same files
+
+    other = wrap(tiny_net(classes=5), ModelConfig(size=SIDE, name="other"))
+    assert "another network (TinyNet, weights" in message(other, root)
+    assert "now other, weights" in message(other, root)
+    reseen = wrap(tiny_net(), ModelConfig(size=40))
+    assert "preprocessing" in message(reseen, root)
+
+    image_folder(tmp_path / "elsewhere", ["a"], count=4)
+    assert f"another folder ({root}; now {tmp_path / 'elsewhere'})" in message(network, tmp_path / "elsewhere")
+
+    os.utime(root / "0" / "00.png", (1, 1))
+    assert "have changed since" in message(network, root)
+    (root / "0" / "00.png").unlink()
+    assert "held 32 then and holds 31 now" in message(network, root)
+
+
+def test_a_folder_of_another_mining_is_refused(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:
+    mine(network, "layer1", photos, k=3, out=tmp_path, patch=None)
+    before = (tmp_path / "index.sqlite").read_bytes()
+    for change, words in (
+        ({"k": 4}, "k (3 there, 4 now)"),
+        ({"channels": "0-3"}, "layers (layer1 0-15 there, layer1 0-3 now)"),
+        ({"pooling": "mean"}, "pooling (max there, mean now)"),
+    ):
+        settings: dict[str, Any] = {"k": 3, "out": tmp_path, "patch": None, **change}
+        with pytest.raises(UsageError) as caught:
+            mine(network, "layer1", photos, **settings)
+        assert words in str(caught.value)
+        assert "choose another folder" in str(caught.value)
+    assert (tmp_path / "index.sqlite").read_bytes() == before
+
+
+def test_an_unfinished_index_of_a_folder_that_changed_is_refused(
+    network: VisionNetwork, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = copied(photos, tmp_path / "photos")
+    with monkeypatch.context() as patched:
+        interrupt_after(1, patched)
+        with pytest.raises(Interrupted):
+            mine(network, "layer1", root, k=3, out=tmp_path / "out", batch_size=4, save_every=8)
+    (root / "new.png").write_bytes(b"")
+    with pytest.raises(UsageError, match="unfinished index mined with other images"):
+        mine(network, "layer1", root, k=3, out=tmp_path / "out", batch_size=4, save_every=8)
+
+
+# Mistakes.
+
+
+def test_an_image_that_broke_after_mining_is_told(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:
+    root = copied(photos, tmp_path / "photos")
+    index = mine(network, "layer1", root, k=3, out=tmp_path / "out", patch=None)
+    mined = references(index, root, network, 3, "image")
+    broken = index.top("layer1", 0)[0].image
+    (root / broken).write_text("no picture")
+    with pytest.raises(UsageError, match="can no longer be read"):
+        list(mined.images(Target("channel", 0, "layer1")))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"layers": ["layer2"]}, ("layers=layer2", "did you mean layer1")),
+        ({"layers": []}, ("layers=[]", "at least one")),
+        ({"layers": ["bn1", "bn1"]}, ("layers=", "different")),
+        ({"channels": 16}, ("channels=16", "16 channels of layer1, 0 to 15")),
+        ({"channels": "3-99"}, ("channels=99", "0 to 15")),
+        ({"k": 33}, ("k=33", "holds 32 images")),
+        ({"k": 0}, ("k=0", "at least 1")),
+        ({"batch_size": 0}, ("batch_size=0", "at least 1")),
+        ({"workers": -1}, ("workers=-1", "at least 0")),
+        ({"pooling": "sum"}, ("pooling=sum", "max, mean")),
+        ({"patch": PatchSettings(33)}, ("patch.size=33", "1 to 32")),
+        ({"patch": PatchSettings(8, 1.0)}, ("patch.overlap=1.0", "below 1")),
+        ({"patch": PatchSettings(8, 0.5, "best")}, ("patch.search=best", "all, strongest")),
+        ({"directions": {"layer1": torch.ones(2, 3)}}, ("directions=(2, 3)", "(K, 16)")),
+        ({"directions": {"bn1": torch.ones(2, 8)}}, ("directions=bn1", "not mined")),
+    ],
+)
+def test_mistakes(change: dict[str, Any], words: tuple[str, ...], network: VisionNetwork, photos: Path) -> None:
+    arguments: dict[str, Any] = {"layers": ["layer1"], "images": photos, "k": 3, **change}
+    with pytest.raises(UsageError) as caught:
+        mine(network, **arguments)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_folders_that_cannot_be_mined(network: VisionNetwork, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    image_folder(tmp_path / "broken", ["a"], count=0, corrupt=3)
+    for name, words in (
+        ("nowhere", "does not exist"),
+        ("file", "is no folder"),
+        ("empty", "holds no images"),
+        ("broken", "none of its 3 images can be read"),
+    ):
+        with pytest.raises(UsageError, match=words) as caught:
+            mine(network, "layer1", tmp_path / name, k=1, patch=None)
+        assert caught.value.key == "images"
+    with pytest.raises(UsageError, match="is no index of vital-mine"):
+        Index.open(tmp_path / "file")
+
+
+# The spectrum.
+
+
+def test_the_spectrum_is_the_mean_magnitude_of_standardised_decorrelated_images() -> None:
+    numbers = np.random.default_rng(0)
+    images = [torch.from_numpy(numbers.random((3, 16, 16), dtype=np.float32)) for _ in range(5)]
+    lucid = np.array([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]])
+    matrix = lucid / np.linalg.norm(lucid, axis=0).max()
+    mean, std = (np.array(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    expected = np.zeros((3, 16, 9))
+    for image in images:
+        plain = np.linalg.solve(matrix, ((image.numpy() - mean) / std).reshape(3, -1)).reshape(3, 16, 16)
+        expected += np.abs(np.fft.rfft2(plain)) / 5
+    made = magnitude_spectrum(iter(images), 16)
+    assert made.shape == (3, 16, 9)
+    np.testing.assert_allclose(made.numpy(), expected, rtol=1e-4)
+    assert magnitude_spectrum(images, 8).shape == (3, 8, 5)
+    with pytest.raises(ValueError, match="no images"):
+        magnitude_spectrum([], 8)
+
+
+# Real networks and images.
+
+
+def test_the_spectrum_of_real_images_falls_as_the_published_one(data: Path, tmp_path: Path) -> None:
+    """Half the slope of the published spectrum of ImageNet, up to a constant; the size is that of the stored images."""
+    few = tmp_path / "few"
+    for folder in sorted((data / "data/imagenet-sample").iterdir())[:120:2]:
+        shutil.copytree(folder, few / folder.name)
+    path = FolderSpectrum.of(few, 256, "spectrum").write(tmp_path)
+    ours, published = load_file(path)["magnitude"].numpy(), np.load(data / "data/maco_imagenet_spectrum.npy")
+
+    def band(magnitude: np.ndarray, low: float, high: float) -> np.ndarray:
+        side = magnitude.shape[1]
+        radius = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]) * 512 / side  # of 512 px
+        return magnitude[:, (radius * side / 512 >= low) & (radius * side / 512 < high)].mean(1)
+
+    fall = band(ours, 0.01, 0.03) / band(ours, 0.08, 0.2)
+    fall_published = band(published, 0.01, 0.03) / band(published, 0.08, 0.2)
+    assert fall[0] == pytest.approx(fall_published[0], rel=0.35)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 COMMAND = "mine"
 # What there is to mine when nothing is said: a part of the embedded network, so that it takes no more than a minute.
-DEMO = ("channels=0-31", "k=12", "patch.search=strongest")
+DEMO = ("channels=0-31", "k=20", "patch.search=strongest")
 LISTS = ("layers",)
 CORRUPT_SHOWN = 5
 

@@ -23,9 +23,8 @@ FOLDER = "sheets"
 # More than so many are neither looked at nor quick to make: of each layer the first ones are drawn.
 MOST_SHEETS = 2048
 COLUMNS, PATCH_ROWS = 10, 2
-TILE, GAP, MARGIN, LINE = 96, 4, 14, 24  # px
-TEXT, TITLE = 13, 16  # px
-INK, QUIET, PAPER, NO_IMAGE = "#1d1c1a", "#6b6862", "#ffffff", "#d8d5cf"
+TILE, GAP, MARGIN, LINE, TEXT = 96, 4, 14, 30, 18  # px
+QUIET, PAPER, NO_IMAGE = "#6b6862", "#ffffff", "#d8d5cf"
 FRAME = ("#ffffff", "#1d1c1a")  # a light line in a dark one: seen on any image
 JPEG_QUALITY = 82
 VIEWS_KEPT = 512  # decoded images, of the size of the network's input: units share many
@@ -42,7 +41,7 @@ class Sheets:
     def __init__(self, index: Index, folder: ImageFolder) -> None:
         self.index, self.folder = index, folder
         self._view = lru_cache(VIEWS_KEPT)(self._load)
-        self._fonts = ImageFont.load_default(TEXT), ImageFont.load_default(TITLE)
+        self._font = ImageFont.load_default(TEXT)
 
     def draw(self, layer: str, channel: int) -> Image.Image:
         """Return the sheet of a unit: strongest patches, strongest images with their patches framed, weakest images."""
@@ -55,16 +54,15 @@ class Sheets:
             ("images that drive it most", top, [self._tile(row.image, frame=boxes.get(row.image)) for row in top]),
             ("images that drive it least", bottom, [self._tile(row.image) for row in bottom]),
         ]
-        return self._page(f"{layer} : {channel}", [part for part in parts if part[1]])
+        return self._page([part for part in parts if part[1]])
 
-    def _page(self, title: str, parts: Sequence[tuple[str, Sequence[Row], Sequence[Image.Image]]]) -> Image.Image:
-        height = 2 * MARGIN + LINE + sum(LINE + self._height(len(tiles)) for _, _, tiles in parts)
+    def _page(self, parts: Sequence[tuple[str, Sequence[Row], Sequence[Image.Image]]]) -> Image.Image:
+        height = MARGIN + sum(LINE + self._height(len(tiles)) for _, _, tiles in parts)
         page = Image.new("RGB", (2 * MARGIN + COLUMNS * (TILE + GAP) - GAP, height), PAPER)
-        pen, (small, large) = ImageDraw.Draw(page), self._fonts
-        pen.text((MARGIN, MARGIN - 2), title, INK, large)
-        y = MARGIN + LINE
+        pen, y = ImageDraw.Draw(page), 0
         for text, rows, tiles in parts:
-            pen.text((MARGIN, y + 3), f"{text}, {rows[0].activation:.3g} to {rows[-1].activation:.3g}", QUIET, small)
+            label = f"{text}: {rows[0].activation:.3g} to {rows[-1].activation:.3g}"
+            pen.text((MARGIN, y + LINE - 8), label, QUIET, self._font, anchor="ls")
             y += LINE
             for number, tile in enumerate(tiles):
                 row, column = divmod(number, COLUMNS)

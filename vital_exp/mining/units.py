@@ -115,6 +115,8 @@ def select_units(
     if pooling not in POOLINGS:
         raise UsageError("pooling", pooling, f"one of {', '.join(POOLINGS)}", POOLINGS)
     shapes, given = map_shapes(network, layers), dict(directions or {})
+    if stray := [layer for layer in given if layer not in layers]:
+        raise UsageError("directions", stray[0], "directions of a layer that is not mined", layers)
     chosen = {}
     for layer in layers:
         if layer in given:
