@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from PIL import Image
 from torch import Tensor, nn
 
-from vital_exp import load_model, visualize
+from vital_exp import evaluate, load_model, visualize
 from vital_exp.engine import learning_rate, objective_and_gradient
 from vital_exp.engine import visualization as engine
 from vital_exp.errors import UsageError
@@ -331,3 +331,17 @@ def test_ctrl_c_is_told_as_one(network, references: Tensor, tmp_path: Path, monk
         visualize(network, "class:0", references=references, steps=5, overrides=FAST, out=tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert (tmp_path / "run" / "results.jsonl").read_text() == ""
+
+
+def test_a_run_can_be_scored_by_every_metric(tmp_path: Path) -> None:
+    made = visualize(
+        "embedded_resnet", ["class:3", "class:5"], steps=2, out=tmp_path / "run",
+        overrides=["evaluation=full", "evaluation.judges=[embedded_judge]", "references.count=4", "logger=none"],
+    )  # fmt: skip
+    assert {"accuracy_top1", "fid[target]", "kid[embedded_judge]", "high_frequency"} <= set(made.metrics)
+    assert "needs the weights of CLIP" in str(made.metrics["clip"]["reason"])
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written == made.metrics
+    again = evaluate(tmp_path / "run", judges=["embedded_judge"], metrics=["accuracy", "transfer"])
+    for name, entry in again.metrics.items():
+        assert entry["value"] == pytest.approx(written[name]["value"]), name

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from vital_exp.engine.request import Request
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.visualization import Pictures, Visualization
+from vital_exp.evaluation.evaluate import evaluate
+from vital_exp.evaluation.table import Evaluation
 from vital_exp.mining.index import Index
 from vital_exp.mining.mine import mine as mine_network
 from vital_exp.models.checkpoints import load_checkpoint
@@ -20,7 +22,7 @@ from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.unit import Target
 
-__all__ = ["Index", "Pictures", "load_model", "mine", "visualize"]
+__all__ = ["Evaluation", "Index", "Pictures", "evaluate", "load_model", "mine", "visualize"]
 
 
 def load_model(

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from vital_exp.config import build, config_hash
+from vital_exp.config import build, config_hash, plain
 from vital_exp.engine import setup
 from vital_exp.engine.batching import automatic_batch_size, batches
 from vital_exp.engine.callbacks import Checkpoint, LogTerms, Progress
@@ -32,7 +32,7 @@ from vital_exp.engine.run_folder import RunFolder
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.activation import activation_rows, unit_activations
 from vital_exp.evaluation.recognition import check_judge, recognition, summarise
-from vital_exp.images.output import quantised, resized, transparency
+from vital_exp.images.output import quantised, resized, to_uint8, transparency
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
@@ -82,7 +82,7 @@ class Pictures:
     masks: Tensor
     history: History
     results: list[dict[str, Any]]
-    metrics: dict[str, dict[str, float | int]] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, float | int | str | None]] = field(default_factory=dict)
     rows: list[dict[str, float | int | str]] = field(default_factory=list)
     path: Path | None = None
 
@@ -320,11 +320,31 @@ class Visualization:
         done = [i for i, result in enumerate(pictures.results) if result["status"] == "done"]
         if not self.config.evaluation.enabled or not done:
             return
-        pictures.rows = self._rows([self.targets[i] for i in done], pictures, done)
-        pictures.metrics = summarise(pictures.rows)
+        if self.config.evaluation.metrics == "basic":
+            pictures.rows = self._rows([self.targets[i] for i in done], pictures, done)
+            pictures.metrics = summarise(pictures.rows)
+        else:
+            self._score(pictures, done)
         if self.folder and pictures.rows:
             self.folder.save_json("metrics.json", pictures.metrics)
             self.folder.save_table("metrics.csv", pictures.rows)
+
+    def _score(self, pictures: Pictures, done: list[int]) -> None:
+        """Compute the metrics that the configuration names, as vital-evaluate does."""
+        from vital_exp.evaluation.evaluate import evaluate_pictures, settings_of
+        from vital_exp.evaluation.metrics import chosen
+        from vital_exp.evaluation.pictures import PictureSet
+
+        keys = plain(self.config)["evaluation"]
+        targets = [self.targets[i] for i in done]
+        shown = PictureSet(targets, to_uint8(pictures.images[done]), [pictures.results[i] for i in done])
+        metrics, judges = chosen(keys["metrics"], "evaluation.metrics"), list(self.judges.values())
+        table = evaluate_pictures(
+            *(self.network, shown, self.references, judges, metrics, keys["features"], settings_of(keys)),
+            setup.cache_dir(self.config),
+            readout=readout_of(self.config, self.network, targets) if targets[0].kind == "direction" else None,
+        )
+        pictures.rows, pictures.metrics = table.rows, table.metrics
 
     def _rows(self, targets: list[Target], pictures: Pictures, done: list[int]) -> list[dict[str, float | int | str]]:
         """What metrics.csv says of each target: who recognises a class, how strongly a hidden unit is driven."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -42,9 +43,17 @@ def print_summary(pictures: Pictures, gallery: Path) -> None:
     if len(pictures.results) > ROWS_SHOWN:
         console.print(f"and {len(pictures.results) - ROWS_SHOWN} more")
     for name, metric in pictures.metrics.items():
-        interval = f"({metric['low']:.3f} to {metric['high']:.3f}, n = {metric['n']})"
-        console.print(f"{name}: {metric['value']:.3f} {interval}", highlight=False, markup=False)
+        console.print(f"{name}: {_told(metric)}", highlight=False, markup=False)
     console.print(f"gallery: {gallery}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _told(metric: Mapping[str, Any]) -> str:
+    """A metric's value with its interval, or why there is none."""
+    if metric["value"] is None:
+        return str(metric.get("reason"))
+    low, high = metric["low"], metric["high"]
+    interval = "" if low is None else f"{low:.3f} to {high:.3f}, "
+    return f"{metric['value']:.3f} ({interval}n = {metric['n']})"
 
 
 def _share(row: Mapping[str, object]) -> str:
