@@ -149,5 +149,5 @@ def test_the_last_convolution_of_a_block_with_a_function_is_refused() -> None:
 
 
 def test_a_decoy_of_the_wrong_size_is_refused(network: VisionNetwork) -> None:
-    with pytest.raises(UsageError, match="decoy=3x32x32.*3x64x64"):
+    with pytest.raises(UsageError, match=r"decoy=3x32x32.*3x64x64"):
         silenced(network, "layer4.0.conv1", images(2), torch.rand(3, 32, 32))
