@@ -175,7 +175,7 @@ def test_pictures_are_made_in_an_empty_folder(installed: Installed, tmp_path: Pa
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "run/results.jsonl").read_bytes() == made
 
-    other = installed.run("vital-visualize", *command, "seed=1", cwd=tmp_path)
+    other = installed.run("vital-visualize", *command, "seed=2", cwd=tmp_path)
     assert other.returncode == MISTAKE
     assert "seed (0 there, 1 now)" in other.stderr
 
