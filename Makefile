@@ -18,7 +18,7 @@ demo: $(STAMP)
 	$(BIN)/vital-visualize
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

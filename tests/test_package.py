@@ -177,7 +177,7 @@ def test_pictures_are_made_in_an_empty_folder(installed: Installed, tmp_path: Pa
 
     other = installed.run("vital-visualize", *command, "seed=2", cwd=tmp_path)
     assert other.returncode == MISTAKE
-    assert "seed (0 there, 1 now)" in other.stderr
+    assert "seed (1 there, 2 now)" in other.stderr
 
 
 def _check_run_folder(run: Path, targets: list[str]) -> None:
