@@ -218,4 +218,10 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "evaluation.features": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50]"),
         "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),
     },
+    "report": {
+        **dict.fromkeys(("wandb", "offline"), FLAG),
+        **dict.fromkeys(("out", "title"), (_is_text_or_none, "a text")),
+        "project": (lambda value: isinstance(value, str) and value != "", "a name"),
+        "metrics": (lambda value: value is None or isinstance(value, (str, ListConfig)), "all, or a list of names"),
+    },
 }

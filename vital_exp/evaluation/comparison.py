@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vital_exp.evaluation.intervals import bootstrap_mean
 
-Values = Mapping[Hashable, float] | Sequence[float]
+Values = Mapping[Any, float] | Sequence[float]  # keys are hashable
 
 
 def paired_difference(a: Values, b: Values, seed: int = 0) -> dict[str, float | int | bool | None]:

@@ -51,7 +51,7 @@ class Evaluation:
         """What metrics.csv holds: a row per target; what a target has no value of is left out."""
         rows: list[dict[str, float | int | str]] = [{"target": target.name} for target in self.targets]
         columns: dict[str, Sequence[float]] = {} if self.activations is None else {"activation": self.activations}
-        columns |= {_column(name): score.values for name, score in self.scores.items() if score.values is not None}
+        columns |= {column_of(name): score.values for name, score in self.scores.items() if score.values is not None}
         for name, values in columns.items():
             for row, value in zip(rows, values, strict=True):
                 if math.isfinite(value):
@@ -94,7 +94,8 @@ def _cells(name: str, score: Score) -> tuple[str, ...]:
     return name, f"{score.value:.3f}", interval, str(score.n), direction, score.reason or ""
 
 
-def _column(name: str) -> str:
+def column_of(name: str) -> str:
+    """Return the column of metrics.csv that has a metric's value of each target."""
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name

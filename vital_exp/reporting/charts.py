@@ -34,11 +34,12 @@ class Curve:
 
     Attributes:
         terms: names of the terms, in the order of the columns.
-        points: at most ``MAX_POINTS`` arrays (step, value of each term); NaN where the file has no number.
+        points: at most ``most`` arrays (step, value of each term); NaN where the file has no number.
     """
 
     terms: tuple[str, ...]
     points: list[array[float]] = field(default_factory=list)
+    most: int = MAX_POINTS
     _stride: int = 1
     _seen: int = 0
     _pending: tuple[float, Sequence[str]] | None = None
@@ -57,7 +58,7 @@ class Curve:
         assert self._pending is not None
         step, cells = self._pending
         self.points.append(array("d", [step, *map(_number, cells)]))
-        if len(self.points) == MAX_POINTS:
+        if len(self.points) == self.most:
             del self.points[1::2]
             self._stride *= 2
 
@@ -78,8 +79,12 @@ class Curve:
         return TERM_COLOURS[[t for t in self.terms if t != TOTAL].index(term) % len(TERM_COLOURS)]
 
 
-def read_curves(path: Path) -> dict[str, Curve]:
+def read_curves(path: Path, most: int = MAX_POINTS) -> dict[str, Curve]:
     """Return {target: curve} of a history.csv (columns target, step, then loss terms), thinned as it is read.
+
+    Args:
+        path: of the file.
+        most: points kept of each curve.
 
     Rows that are cut short or have no number as step are passed over; a file without the two columns has no curves.
     """
@@ -94,7 +99,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
             if len(row) != len(header) or math.isnan(step := _number(row[1])):
                 continue
             if row[0] not in curves:
-                curves[row[0]] = Curve(terms)
+                curves[row[0]] = Curve(terms, most=most)
             curves[row[0]].add(step, row[2:])
     for curve in curves.values():
         curve.close()
@@ -112,7 +117,7 @@ def loss_chart(curve: Curve, title: str) -> str:
     if not finite:
         return ""
     y, ticks = _loss_axis(finite)
-    x = _linear(curve.points[0][0], curve.points[-1][0], LEFT, WIDTH - RIGHT)
+    x = linear(curve.points[0][0], curve.points[-1][0], LEFT, WIDTH - RIGHT)
     steps = [x(point[0]) for point in curve.points]
     # The total comes last, on top of the terms it sums.
     order = sorted(series, key=lambda term: term == TOTAL)
@@ -131,7 +136,8 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _linear(low: float, high: float, start: float, end: float) -> Scale:
+def linear(low: float, high: float, start: float, end: float) -> Scale:
+    """Return the scale that takes low to start and high to end."""
     span = (high - low) or 1.0
     return lambda value: start + (end - start) * (value - low) / span
 
@@ -143,11 +149,11 @@ def _loss_axis(values: list[float]) -> tuple[Scale, list[float]]:
     floor, ceiling = HEIGHT - BOTTOM, TOP
     if low >= 0 and high / (positive or 1.0) > LOG_RATIO:
         bottom = max(math.log10(positive), math.log10(high) - LOG_DECADES)
-        scale = _linear(bottom, math.log10(high), floor, ceiling)
+        scale = linear(bottom, math.log10(high), floor, ceiling)
         return lambda v: scale(math.log10(v)) if v > 0 and math.log10(v) >= bottom else math.nan, _decades(bottom, high)
     margin = 0.5 if high == low else 0.0
-    scale = _linear(low - margin, high + margin, floor, ceiling)
-    return lambda v: scale(v) if math.isfinite(v) else math.nan, _round_ticks(low - margin, high + margin)
+    scale = linear(low - margin, high + margin, floor, ceiling)
+    return lambda v: scale(v) if math.isfinite(v) else math.nan, round_ticks(low - margin, high + margin)
 
 
 def _decades(bottom: float, high: float) -> list[float]:
@@ -156,7 +162,7 @@ def _decades(bottom: float, high: float) -> list[float]:
     return [10.0**e for e in exponents[:: 1 + len(exponents) // 5]]
 
 
-def _round_ticks(low: float, high: float) -> list[float]:
+def round_ticks(low: float, high: float) -> list[float]:
     """Return two to five round numbers between low and high."""
     power = 10.0 ** math.floor(math.log10(high - low))
     gap = next(power * m for m in (0.2, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0) if (high - low) / (power * m) <= 4)

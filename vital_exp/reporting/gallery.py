@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from vital_exp.errors import UsageError
-from vital_exp.reporting.charts import TOTAL, Curve, loss_chart, read_curves
+from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, read_curves
 
 # Bytes of pictures embedded as they are; a larger run is embedded as WebP, so that a browser still opens the page.
 EMBED_BYTES = 48_000_000
@@ -117,14 +117,18 @@ def write_gallery(folder: Path) -> Path:
         UsageError: the folder has no results.jsonl.
     """
     run = read_run(Path(folder))
-    page = _environment().get_template("gallery.html")
+    page = environment().get_template("gallery.html")
     config = _config_names(run.config)
     chunks = page.generate(run=run, cards=_cards(run), count=len(run.results), small=_is_small(run), **config)
-    return _write_whole(run.folder / "report.html", chunks)
+    return write_whole(run.folder / "report.html", chunks)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, curve_points: int = MAX_POINTS) -> Run:
     """Return what a run folder holds, but for the pictures; unreadable parts are left out and named in ``notes``.
+
+    Args:
+        folder: the run folder.
+        curve_points: points kept of each loss curve.
 
     Raises:
         UsageError: the folder has no results.jsonl.
@@ -137,23 +141,23 @@ def read_run(folder: Path) -> Run:
         results=_read_results(folder / "results.jsonl", notes),
         metrics=_read_metrics(folder / "metrics.json", notes),
         scores=_read_scores(folder / "metrics.csv"),
-        curves=read_curves(folder / "history.csv") if (folder / "history.csv").is_file() else {},
+        curves=read_curves(folder / "history.csv", curve_points) if (folder / "history.csv").is_file() else {},
         config=_read_text(folder / ".hydra" / "config.yaml"),
         provenance=_read_text(folder / "provenance.json"),
         notes=notes,
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what renders the pages' templates: everything from files is escaped."""
     loader = PackageLoader("vital_exp.reporting")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=format_number, duration=format_duration)
-    return environment
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters.update(number=format_number, duration=format_duration)
+    return made
 
 
-def _write_whole(path: Path, chunks: Iterable[str]) -> Path:
+def write_whole(path: Path, chunks: Iterable[str]) -> Path:
+    """Write a text file that appears only when it is complete; return its path."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", errors="replace") as file:

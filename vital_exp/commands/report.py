@@ -1,0 +1,62 @@
+"""vital-report: gather the runs of a sweep into one table and one page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from vital_exp.commands.hydra_app import run_app
+from vital_exp.config import normalised, plain
+from vital_exp.errors import UsageError
+
+COMMAND = "report"
+SHOWN = 5  # pictures named in a message
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
+    # The report goes beside its runs; Hydra would make a folder of its own.
+    run_app("vital-report", COMMAND, report_job, ["hydra.run.dir=.", "hydra/job_logging=stdout", *given])
+
+
+def report_job(config: DictConfig) -> int:
+    """Write one report; returns how many pictures could not be read."""
+    content = plain(normalised(config, COMMAND))
+    places = _places(content["runs"])
+    from vital_exp.reporting.report import write_report
+
+    out = Path(content["out"]).expanduser() if content["out"] else places[0] / "report"
+    report = write_report(places, out, content["metrics"], content["title"])
+    for name in ("table.csv", "table.md", "table.tex", "table.json", "comparisons.csv"):
+        print(f"table: {out / name}")
+    _tell_unreadable(report.unreadable)
+    if content["wandb"]:
+        from vital_exp.reporting.dashboard import log_report
+
+        print(log_report(report, content["project"], content["offline"]))
+    pictures, runs = sum(len(run.run.done) for run in report.runs), len(report.runs)
+    print(f"gallery: {report.page} ({pictures} pictures of {runs} runs)")
+    return len(report.unreadable)
+
+
+def _places(runs: Any) -> list[Path]:
+    given = runs if isinstance(runs, list) else [runs]
+    if not given or any(not isinstance(place, str) or not place for place in given):
+        raise UsageError("runs", runs, "a folder of run folders, multirun/<date>/<time>, or a list of them")
+    return [Path(place).expanduser() for place in given]
+
+
+def _tell_unreadable(unreadable: Sequence[str]) -> None:
+    if unreadable:
+        more = f" and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
+        print(f"{len(unreadable)} pictures are missing or broken: {', '.join(unreadable[:SHOWN])}{more}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""One table over models, methods and seeds: pooled values with intervals, what is best and what is surely worse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.metrics import higher_is_better
+from vital_exp.evaluation.pooling import WHOLE, Values, compared, pooled
+from vital_exp.evaluation.table import column_of
+from vital_exp.reporting.published import Published, published_lines
+from vital_exp.reporting.sweep import SweepRun
+
+ALL = "all"
+# Measured of a batch, not of a picture: one value per run.
+PER_RUN = ("seconds", "memory")
+# Shown only when asked for: parts of another headline.
+PARTS = ("kid", "path_similarity[")
+# What a table shows first, by the part of a metric's name before its bracket, in this order.
+HEADLINES = (
+    *("accuracy_top1", "transfer_top1", "activation_ratio", "fid", "kid", "clip_top1", "clip_top5", "naming"),
+    *("mis_pictures", "correspondence_auc", "cosy_auc", "path_similarity", "repetition_deviation"),
+    *("high_frequency_deviation", "study_rating", "study_correspondence", "study_naming", "seconds"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table: a metric of a model's pictures by a method.
+
+    Attributes:
+        value, low, high: None when there is none.
+        n: values it is of; ``units`` of them are of different units.
+        seeds: of the runs.
+        per_seed: each run's own entry of metrics.json, by seed.
+        values: by target and seed.
+        best: whether no method has a better mean.
+        worse: whether it is significantly worse than the best, by the paired bootstrap.
+        reason: why there is no value, or what to mind.
+    """
+
+    model: str
+    method: str
+    metric: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    units: int = 0
+    seeds: tuple[int, ...] = ()
+    per_seed: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
+    best: bool = False
+    worse: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class CombinedTable:
+    """The table over all runs.
+
+    Attributes:
+        models, methods: in the order of the runs.
+        metrics: all names, those of ``HEADLINES`` first.
+        headlines: the metrics that are shown first.
+        cells: by (model, method, metric).
+        comparisons: every pair of methods on the targets and seeds both have.
+        published: the paper's lines about these methods.
+        missing: metrics that no run has a value of, with the reason.
+        unscored: run folders without metrics.
+    """
+
+    models: tuple[str, ...]
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+    headlines: tuple[str, ...]
+    cells: Mapping[tuple[str, str, str], Cell]
+    comparisons: Sequence[Mapping[str, Any]]
+    published: Sequence[Published]
+    missing: Mapping[str, str]
+    unscored: Sequence[str]
+
+    def row(self, model: str, metric: str) -> list[Cell]:
+        """Return a metric's cells of a model, one per method; without a value where there is no run."""
+        empty = (Cell(model, method, metric) for method in self.methods)
+        return [self.cells.get((model, cell.method, metric), cell) for cell in empty]
+
+    def methods_of(self, model: str) -> list[str]:
+        """Return the methods that a model has runs of."""
+        return [method for method in self.methods if any(key[:2] == (model, method) for key in self.cells)]
+
+
+def direction(metric: str) -> bool | None:
+    """Return whether more is better; None when a metric only describes, or is not one of ours."""
+    try:
+        return higher_is_better(metric)
+    except KeyError:
+        return None
+
+
+def combine(runs: Sequence[SweepRun], metrics: Sequence[str] | str | None = None) -> CombinedTable:
+    """Pool the runs of each model and method over their seeds and targets.
+
+    A metric that has a value per target is pooled over units and compared in pairs; one of a run as a whole (FID) is
+    averaged over seeds, its interval the mean of theirs.
+
+    Args:
+        runs: of a sweep.
+        metrics: the headlines: names with or without what is in brackets; None: ``HEADLINES``; "all".
+
+    Raises:
+        UsageError: a metric that no run has.
+    """
+    names = _metric_names(runs)
+    cells: dict[tuple[str, str, str], Cell] = {}
+    for model, method in dict.fromkeys((run.model, run.method) for run in runs):
+        own = [run for run in runs if (run.model, run.method) == (model, method)]
+        cells |= {(model, method, metric): _cell(own, metric) for metric in names if _measured(own, metric)}
+    models = tuple(dict.fromkeys(run.model for run in runs))
+    methods = tuple(dict.fromkeys(run.method for run in runs))
+    comparisons = list(_comparisons(cells, models, methods, names))
+    marked = _marked(cells, models, names, comparisons)
+    computed = [name for name in names if any(k[2] == name and c.value is not None for k, c in marked.items())]
+    missing = {name: _reason(runs, name) for name in names if name not in computed}
+    return CombinedTable(
+        *(models, methods, tuple(computed), _headlines(computed, metrics, missing), marked, comparisons),
+        published=published_lines(method.partition(" (")[0] for method in methods),
+        missing=missing,
+        unscored=[run.folder.name for run in runs if not run.run.metrics and run.run.done],
+    )
+
+
+def _metric_names(runs: Sequence[SweepRun]) -> list[str]:
+    """All metrics of any run, headlines first, each with its bracketed kin beside it."""
+    names = list(dict.fromkeys(name for run in runs for name in (*run.run.metrics, *_recorded(run))))
+    rank = {name: place for place, name in enumerate(HEADLINES)}
+    return sorted(names, key=lambda name: rank.get(_base(name), len(rank)))
+
+
+def _recorded(run: SweepRun) -> list[str]:
+    """What every run recorded, evaluated or not."""
+    return ["seconds"] if any(isinstance(result.get("seconds"), (int, float)) for result in run.run.done) else []
+
+
+def _base(metric: str) -> str:
+    return metric.partition("[")[0]
+
+
+def _headlines(
+    computed: Sequence[str], asked: Sequence[str] | str | None, missing: Mapping[str, str]
+) -> tuple[str, ...]:
+    if asked == ALL:
+        return tuple(computed)
+    if asked is None:
+        return tuple(name for name in computed if _base(name) in HEADLINES and not name.startswith(PARTS))
+    chosen: list[str] = []
+    for name in [asked] if isinstance(asked, str) else map(str, asked):
+        found = [one for one in computed if name in (one, _base(one))]
+        if not found and not any(name in (one, _base(one)) for one in missing):
+            options = [*computed, *missing]
+            known = ", ".join(dict.fromkeys(map(_base, options)))
+            raise UsageError("metrics", name, f"none of the runs has it; they have {known}", options)
+        chosen += found
+    return tuple(dict.fromkeys(chosen))
+
+
+def _measured(runs: Sequence[SweepRun], metric: str) -> bool:
+    return any(metric in run.run.metrics or metric in _recorded(run) for run in runs)
+
+
+def _cell(runs: Sequence[SweepRun], metric: str) -> Cell:
+    model, method = runs[0].model, runs[0].method
+    entries = {run.seed: _entry(run, metric) for run in runs if metric in run.run.metrics}
+    values = {key: value for run in runs for key, value in _values(run, metric).items()}
+    reasons = [str(entry["reason"]) for entry in entries.values() if entry.get("reason")]
+    known = Cell(
+        *(model, method, metric),
+        seeds=tuple(sorted({run.seed for run in runs})),
+        per_seed=entries,
+        values=values,
+        reason=reasons[0] if reasons else None,
+    )
+    if not values:
+        return known
+    of_runs = all(target == WHOLE for target, _ in values) and metric not in PER_RUN
+    entry = _whole(entries) if of_runs else pooled(values)
+    return Cell(**{**vars(known), **entry})
+
+
+def _values(run: SweepRun, metric: str) -> dict[tuple[str, int], float]:
+    """The metric's value of each target, else that of the whole run."""
+    column, done = column_of(metric), {result["target"]: result for result in run.run.done}
+    found = {(target, run.seed): _number(row.get(column)) for target, row in run.values.items() if target in done}
+    found = {key: value for key, value in found.items() if math.isfinite(value)}
+    if not found and metric in _recorded(run):
+        found = {(target, run.seed): _number(result.get(metric)) for target, result in done.items()}
+    if found and metric in PER_RUN:
+        found = {(WHOLE, run.seed): sum(found.values()) / len(found)}
+    whole = _number(_entry(run, metric).get("value"))
+    return found or ({(WHOLE, run.seed): whole} if math.isfinite(whole) else {})
+
+
+def _entry(run: SweepRun, metric: str) -> Mapping[str, Any]:
+    return run.run.metrics.get(metric, {})
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def _whole(entries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of the runs' values and of their bounds: what sampling pictures within a run makes uncertain."""
+    there = [entry for entry in entries.values() if math.isfinite(_number(entry.get("value")))]
+    found: dict[str, Any] = {}
+    for part in ("value", "low", "high"):
+        numbers = [_number(entry.get(part)) for entry in there]
+        found[part] = sum(numbers) / len(numbers) if all(map(math.isfinite, numbers)) else None
+    return {**found, "n": sum(int(entry.get("n") or 0) for entry in there), "units": 0}
+
+
+def _comparisons(
+    cells: Mapping[tuple[str, str, str], Cell], models: Sequence[str], methods: Sequence[str], metrics: Sequence[str]
+) -> Iterable[dict[str, Any]]:
+    for model in models:
+        for metric in metrics:
+            own = [cell for method in methods if (cell := cells.get((model, method, metric))) and cell.values]
+            for first, second in combinations(own, 2):
+                found = compared(first.values, second.values)
+                if found["n"]:
+                    yield {"model": model, "metric": metric, "a": first.method, "b": second.method, **found}
+
+
+def _marked(
+    cells: Mapping[tuple[str, str, str], Cell],
+    models: Sequence[str],
+    metrics: Sequence[str],
+    comparisons: Iterable[Mapping[str, Any]],
+) -> dict[tuple[str, str, str], Cell]:
+    """The cells with the best of each row, and those significantly worse, marked."""
+    sure = {(c["model"], c["metric"], c["a"], c["b"]) for c in comparisons if c["significant"]}
+    marked = dict(cells)
+    for model in models:
+        for metric in metrics:
+            row = [cell for key, cell in cells.items() if (key[0], key[2]) == (model, metric) and cell.values]
+            higher = direction(metric)
+            if higher is None or len(row) < 2:
+                continue
+            top = (max if higher else min)(float(cell.value or 0) for cell in row)
+            leaders = [cell.method for cell in row if cell.value == top]
+            for cell in row:
+                worse = cell.method not in leaders and any(
+                    (model, metric, *pair) in sure
+                    for leader in leaders
+                    for pair in ((leader, cell.method), (cell.method, leader))
+                )
+                key = (model, cell.method, metric)
+                marked[key] = Cell(**{**vars(cell), "best": cell.method in leaders, "worse": worse})
+    return marked
+
+
+def _reason(runs: Sequence[SweepRun], metric: str) -> str:
+    found = (str(_entry(run, metric).get("reason") or "") for run in runs)
+    return next(filter(None, found), "not computed")

@@ -1,0 +1,285 @@
+"""The report of a sweep: its table as files, plots, and a page of all pictures with thumbnails beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from vital_exp.evaluation.table import column_of
+from vital_exp.reporting import formats
+from vital_exp.reporting.charts import Curve, loss_chart
+from vital_exp.reporting.combined import CombinedTable, combine, direction
+from vital_exp.reporting.gallery import environment, write_whole
+from vital_exp.reporting.plots import colours, interval_plot, scatter_plot, standalone
+from vital_exp.reporting.published import METRICS as PUBLISHED_METRICS
+from vital_exp.reporting.published import NOTE
+from vital_exp.reporting.sweep import SweepRun, find_runs, read_sweep
+from vital_exp.reporting.thumbnails import copied, thumbnail, tiles
+
+PAGE = "report.html"
+# Targets whose curves share a file: what one click loads.
+TARGETS_PER_FILE = 50
+# Metrics drawn against seconds; all headlines are drawn by method.
+SCATTERS = 4
+# What a target has a value of beside its metrics.
+ALWAYS = ("activation", "seconds")
+# What the page shows first of each picture, the first of these that there is.
+FIRST_SHOWN = ("transfer_top1", "accuracy_top1", "activation_ratio", "correspondence_auc", "activation")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        folder: of the page and the tables.
+        page: report.html.
+        table: all numbers.
+        runs: the run folders.
+        unreadable: pictures that are missing or broken.
+    """
+
+    folder: Path
+    page: Path
+    table: CombinedTable
+    runs: Sequence[SweepRun]
+    unreadable: Sequence[str]
+
+
+def write_report(
+    runs: Sequence[str | Path],
+    out: Path,
+    metrics: Sequence[str] | str | None = None,
+    title: str | None = None,
+) -> Report:
+    """Gather run folders into one table and one page.
+
+    Args:
+        runs: folders that hold run folders, at any depth.
+        out: where table.csv, table.md, table.tex, table.json, comparisons.csv, plots and report.html go.
+        metrics: what the table shows first; None: the usual ones; "all".
+        title: of the page; None: the networks' names.
+
+    Raises:
+        UsageError: no runs there, none with a finished picture, or a metric that none has.
+    """
+    sweep = read_sweep(find_runs(runs))
+    table = combine(sweep, metrics)
+    for folder in ("pictures", "references", "details", "plots"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    described = [_described(run, out) for run in sweep]
+    write_whole(out / "table.csv", [formats.as_csv(table)])
+    write_whole(out / "comparisons.csv", [formats.comparisons_csv(table)])
+    write_whole(out / "table.md", [formats.as_markdown(table)])
+    write_whole(out / "table.tex", [formats.as_latex(table)])
+    write_whole(out / "table.json", [formats.as_json(table, described)])
+    plots = _plots(table, out / "plots")
+    data, unreadable = _page_data(sweep, table, out, described)
+    _write_details(sweep, out / "details")
+    page = _write_page(out, sweep, table, plots, data, described, title)
+    return Report(out, page, table, sweep, unreadable)
+
+
+def _described(run: SweepRun, out: Path) -> dict[str, Any]:
+    """What the report says of a run."""
+    link = Path(os.path.relpath(run.folder, out)).as_posix()
+    page = "/report.html" if (run.folder / "report.html").is_file() else ""
+    done = len(run.run.done)
+    known = {"model": run.model, "method": run.method, "seed": run.seed, "pictures": done}
+    return {"folder": link, "link": link + page, **known, "failed": len(run.run.results) - done}
+
+
+def _plots(table: CombinedTable, folder: Path) -> dict[str, list[Markup]]:
+    """Write every plot as a file of its own; return them by model for the page."""
+    found: dict[str, list[Markup]] = {}
+    for model in table.models:
+        timed = [name for name in table.headlines if name != "seconds" and direction(name) is not None]
+        drawn = {name: interval_plot(table, model, name) for name in table.headlines}
+        drawn |= {f"{name} against seconds": scatter_plot(table, model, name) for name in islice(timed, SCATTERS)}
+        for name, svg in drawn.items():
+            if svg:
+                write_whole(folder / f"{_safe(f'{model} {name}')}.svg", [standalone(svg)])
+                # The plots escape what they take from files themselves.
+                found.setdefault(model, []).append(Markup(svg))
+    return found
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-")
+
+
+def _page_data(
+    sweep: Sequence[SweepRun], table: CombinedTable, out: Path, described: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """What the page's script shows, and the pictures that could not be read; thumbnails are written on the way."""
+    shown = _shown_metrics(sweep, table)
+    targets = _targets(sweep)
+    places = {name: number for number, name in enumerate(targets)}
+    pictures: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    references: dict[int, dict[int, list[Any]]] = {}
+    for number, run in enumerate(sweep):
+        model = table.models.index(run.model)
+        for order, result in enumerate(run.run.results):
+            one = _picture(run, number, order, result, shown, out)
+            if "error" not in one and one["thumb"] is None:
+                unreadable.append(f"{described[number]['folder']}/images/{result['target']}.png")
+            pictures.append({**one, "target": places[result["target"]]})
+            strips = references.setdefault(model, {})
+            if places[result["target"]] not in strips and (strip := _strip(run, model, result["target"], out)):
+                strips[places[result["target"]]] = strip
+    names = [name for name, _ in shown]
+    first = next((n for base in FIRST_SHOWN for n in names if n.partition("[")[0] == base), names[0] if names else "")
+    data = {
+        "models": list(table.models),
+        "methods": list(table.methods),
+        "colours": list(colours(table.methods).values()),
+        "metrics": [{"name": name, "better": _better(name)} for name in names],
+        "metric": names.index(first) if first else 0,
+        "targets": list(targets.values()),
+        "runs": [
+            {**known, "model": table.models.index(run.model), "method": table.methods.index(run.method)}
+            for run, known in zip(sweep, described, strict=True)
+        ],
+        "pictures": pictures,
+        "references": references,
+    }
+    return data, unreadable
+
+
+def _better(name: str) -> int:
+    if name in ALWAYS:
+        return -1 if name == "seconds" else 1
+    return {True: 1, False: -1, None: 0}[direction(name)]
+
+
+def _shown_metrics(sweep: Sequence[SweepRun], table: CombinedTable) -> list[tuple[str, str]]:
+    """The metrics that pictures have values of: name, and column of metrics.csv or key of results.jsonl."""
+    columns = {column for run in sweep for row in run.values.values() for column in row}
+    names = [*table.headlines, *table.metrics]
+    found = {name: column_of(name) for name in names if column_of(name) in columns and name not in ALWAYS}
+    return [*found.items(), *((name, name) for name in ALWAYS)]
+
+
+def _targets(sweep: Sequence[SweepRun]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for run in sweep:
+        for result in run.run.results:
+            known = {"name": result["target"], "label": str(result.get("label") or result["target"])}
+            found.setdefault(result["target"], known)
+    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def _picture(
+    run: SweepRun,
+    number: int,
+    order: int,
+    result: Mapping[str, Any],
+    shown: Sequence[tuple[str, str]],
+    out: Path,
+) -> dict[str, Any]:
+    """What the page knows of one picture."""
+    name = str(result["target"])
+    if result.get("status") == "failed":
+        return {"run": number, "error": str(result.get("error") or "no reason was recorded")}
+    source = run.folder / "images" / f"{name}.png"
+    inside = Path(name).name == name  # a name never leads out of the folder
+    thumb = thumbnail(source, out / "pictures", f"{number:03d}-{name}") if inside else None
+    row = run.values.get(name, {})
+    values = [_rounded(result.get(key) if key in ALWAYS else row.get(key)) for _, key in shown]
+    return {
+        "run": number,
+        "thumb": None if thumb is None else f"pictures/{thumb}",
+        "full": Path(os.path.relpath(source, out)).as_posix() if inside else "",
+        "details": f"{number:03d}-{order // TARGETS_PER_FILE}",
+        "values": values,
+    }
+
+
+def _rounded(value: object) -> float | None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(f"{value:.4g}") if number else None
+
+
+def _strip(run: SweepRun, model: int, target: str, out: Path) -> list[Any] | None:
+    """The strip of real images of a target and how many it has; copied beside the page."""
+    source = run.folder / "references" / f"{target}.jpg"
+    if Path(target).name != target or (count := tiles(source)) is None:
+        return None
+    return [f"references/{copied(source, out / 'references' / f'{model}-{target}.jpg')}", count]
+
+
+def _write_details(sweep: Sequence[SweepRun], folder: Path) -> None:
+    """Write curves and configurations as scripts: a page opened as a file may load those, and nothing else."""
+    for number, run in enumerate(sweep):
+        names = [str(result["target"]) for result in run.run.results]
+        for chunk, start in enumerate(range(0, len(names), TARGETS_PER_FILE)):
+            part = names[start : start + TARGETS_PER_FILE]
+            name = f"{number:03d}-{chunk}"
+            content = {"config": run.run.config, "targets": dict(_curves(run, part))}
+            write_whole(folder / f"{name}.js", [f"vitalDetails({_json(name)},{_json(content)});\n"])
+
+
+def _curves(run: SweepRun, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in names:
+        curve: Curve | None = run.run.curves.get(name)
+        if curve is not None and curve.points:
+            terms = [(term, curve.colour(term)) for term in curve.series()]
+            yield name, {"chart": loss_chart(curve, f"Loss of {name} by step"), "terms": terms}
+
+
+def _json(content: object) -> str:
+    """JSON that may stand in a script: no tag can end it."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _write_page(
+    out: Path,
+    sweep: Sequence[SweepRun],
+    table: CombinedTable,
+    plots: Mapping[str, Sequence[Markup]],
+    data: Mapping[str, Any],
+    described: Sequence[Mapping[str, Any]],
+    title: str | None,
+) -> Path:
+    made = environment()
+    made.filters.update(short=formats.short, arrow=formats.arrow, counts=formats.counts)
+    chunks = made.get_template("report.html").generate(
+        title=title or ", ".join(table.models),
+        table=table,
+        plots=plots,
+        data=Markup(_json(data)),
+        runs=described,
+        shades=colours(table.methods),
+        count=sum(run["pictures"] for run in described),
+        failed=sum(run["failed"] for run in described),
+        targets=len(data["targets"]),
+        seeds=sorted({run.seed for run in sweep}),
+        notes=list(_notes(sweep, table)),
+        legend=formats.LEGEND,
+        published_note=NOTE,
+        published_metrics=list(PUBLISHED_METRICS),
+    )
+    return write_whole(out / PAGE, chunks)
+
+
+def _notes(sweep: Sequence[SweepRun], table: CombinedTable) -> Iterator[str]:
+    if table.unscored:
+        yield f"{len(table.unscored)} of {len(sweep)} runs have no metrics: vital-evaluate run=folder scores one"
+    for run in sweep:
+        yield from (f"{run.folder.name}: {note}" for note in run.run.notes)

@@ -1,0 +1,113 @@
+"""The run folders of a sweep: which there are, what each was of, and what it found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vital_exp.config import picture_config
+from vital_exp.errors import UsageError
+from vital_exp.reporting.gallery import Run, read_run
+
+RESULTS = "results.jsonl"
+# Keys in which the runs of one line of the table may differ.
+POOLED_KEYS = ("seed", "target")
+# Points of a loss curve: a sweep has thousands of curves.
+CURVE_POINTS = 80
+# Keys that only name an option whose own keys differ already.
+NAMING_KEYS = ("_target_", "method.name")
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One run folder of a sweep.
+
+    Attributes:
+        folder: the run folder.
+        model: the network's name.
+        method: the preset's name and, where runs of one preset differ in more than seed and targets, in what.
+        seed: of its pictures.
+        run: what the folder holds.
+        config: its composed configuration, flat: dotted key to value.
+    """
+
+    folder: Path
+    model: str
+    method: str
+    seed: int
+    run: Run
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def values(self) -> Mapping[str, Mapping[str, object]]:
+        """The columns of metrics.csv by target."""
+        return self.run.scores
+
+
+def find_runs(places: Sequence[str | Path], key: str = "runs") -> list[Path]:
+    """Return the run folders at or below some places, in the order of their numbers.
+
+    Raises:
+        UsageError: a place that does not exist, or holds no run.
+    """
+    found: list[Path] = []
+    for place in places:
+        root = Path(place).expanduser()
+        if not root.is_dir():
+            raise UsageError(key, place, "no such folder; a folder of runs, multirun/<date>/<time>")
+        here = sorted((path.parent for path in root.rglob(RESULTS)), key=_natural)
+        if not here:
+            raise UsageError(key, place, f"no run there: no {RESULTS} at or below it")
+        found += here
+    return list(dict.fromkeys(path.resolve() for path in found))
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    """Sort numbers in names as numbers: 2 before 10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def read_sweep(folders: Sequence[Path], key: str = "runs") -> list[SweepRun]:
+    """Return what the run folders hold; runs of one model and preset that differ in more than seed and targets are told
+    apart by the keys that differ.
+
+    Raises:
+        UsageError: a folder without its configuration; no finished picture in all of them.
+    """
+    runs = [_read(folder, key) for folder in folders]
+    if not any(run.run.done for run in runs):
+        raise UsageError(key, folders[0], "no finished picture in any of the runs there")
+    return list(_told_apart(runs))
+
+
+def _read(folder: Path, key: str) -> SweepRun:
+    place = folder / ".hydra" / "config.yaml"
+    try:
+        config = OmegaConf.load(place)
+    except (OSError, ValueError) as error:
+        raise UsageError(key, folder, f"has no .hydra/config.yaml that can be read ({type(error).__name__})") from error
+    assert isinstance(config, DictConfig)
+    flat = picture_config(config)
+    model = str(flat.get("model.name") or flat.get("model.factory") or "unnamed")
+    seed = int(flat.get("seed") or 0)
+    return SweepRun(
+        folder, model, str(flat.get("method.name") or "unnamed"), seed, read_run(folder, CURVE_POINTS), flat
+    )
+
+
+def _told_apart(runs: Sequence[SweepRun]) -> Iterator[SweepRun]:
+    for run in runs:
+        peers = [peer for peer in runs if (peer.model, peer.method) == (run.model, run.method)]
+        differing = [key for key in run.config if _matters(key) and len({repr(p.config.get(key)) for p in peers}) > 1]
+        named = ", ".join(f"{key}={run.config[key]}" for key in differing)
+        yield replace(run, method=f"{run.method} ({named})") if named else run
+
+
+def _matters(key: str) -> bool:
+    return key.split(".")[0] not in POOLED_KEYS and not key.endswith(NAMING_KEYS)

@@ -1,0 +1,212 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const field = (id) => document.getElementById(id);
+  const CHUNK = 30; // rows made at a time, the next when the end comes near
+  const make = (tag, properties = {}, ...children) => {
+    const node = Object.assign(document.createElement(tag), properties);
+    node.append(...children);
+    return node;
+  };
+  // Pictures by network, seed, method and target.
+  const place = (model, seed, method, target) => `${model}/${seed}/${method}/${target}`;
+  const pictures = new Map();
+  for (const one of data.pictures) {
+    const run = data.runs[one.run];
+    pictures.set(place(run.model, run.seed, run.method, one.target), one);
+  }
+  const state = { hidden: new Set(), by: null, down: true, rows: [], made: 0 };
+  const metric = () => data.metrics[field("metric").value];
+  const valueOf = (one) => (one && one.values ? one.values[field("metric").value] : null);
+  const sign = () => (metric() && metric().better === -1 ? 1 : -1); // best first
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const shortly = (value) => {
+    if (value === null || value === undefined) return "–";
+    if (value === 0 || Number.isInteger(value)) return String(value);
+    const size = Math.abs(value);
+    return (size >= 1000 ? value.toFixed(0) : size >= 0.001 ? String(Number(value.toPrecision(3))) : value.toExponential(1)).replace("-", "−");
+  };
+  const isVerdict = () => metric() && /top[15]/.test(metric().name);
+  const shown = () => data.methods.map((_, index) => index).filter((index) => has(index) && !state.hidden.has(index));
+  const has = (method) => data.runs.some((run) => run.model === Number(field("model").value) && run.method === method);
+  const at = (method, target) => pictures.get(place(Number(field("model").value), Number(field("seed").value), method, target));
+
+  const options = (id, names) => field(id).append(...names.map((name, index) => new Option(name, index)));
+  options("model", data.models);
+  options("metric", data.metrics.map((one) => one.name + (one.better === 1 ? " ↑" : one.better === -1 ? " ↓" : "")));
+  field("metric").value = data.metric;
+  field("model-label").hidden = data.models.length < 2;
+
+  const fillSeeds = () => {
+    const model = Number(field("model").value), before = field("seed").value;
+    const seeds = [...new Set(data.runs.filter((run) => run.model === model).map((run) => run.seed))].sort((a, b) => a - b);
+    field("seed").replaceChildren(...seeds.map((seed) => new Option(seed, seed)));
+    if (seeds.includes(Number(before)) && before !== "") field("seed").value = before;
+    field("seed-label").hidden = seeds.length < 2;
+  };
+  const fillMethods = () => {
+    field("methods").replaceChildren(...data.methods.map((name, index) => {
+      const chip = make("button", { type: "button", className: "chip", hidden: !has(index) }, make("i"), name);
+      chip.firstChild.style.background = data.colours[index];
+      chip.setAttribute("aria-pressed", !state.hidden.has(index));
+      chip.addEventListener("click", () => {
+        if (!state.hidden.delete(index)) state.hidden.add(index);
+        chip.setAttribute("aria-pressed", !state.hidden.has(index));
+        arrange();
+      });
+      return chip;
+    }));
+  };
+
+  const keyOf = (target) => {
+    const values = shown().map((method) => valueOf(at(method, target))).filter((value) => value !== null && value !== undefined);
+    if (state.by !== null) return valueOf(at(state.by, target)) ?? null;
+    if (!values.length) return null;
+    return field("order").value === "spread" ? Math.max(...values) - Math.min(...values) : mean(values);
+  };
+  const arranged = () => {
+    const words = field("find").value.trim().toLowerCase(), order = field("order").value;
+    const rows = data.targets.map((_, index) => index).filter((target) => {
+      const text = `${data.targets[target].label} ${data.targets[target].name}`.toLowerCase();
+      return text.includes(words) && shown().some((method) => at(method, target));
+    });
+    if (order === "name" && state.by === null)
+      return rows.sort((a, b) => data.targets[a].label.localeCompare(data.targets[b].label));
+    if (!order && state.by === null) return rows;
+    const keys = new Map(rows.map((target) => [target, keyOf(target)]));
+    const turn = state.by !== null ? (state.down ? sign() : -sign()) : order === "worst" ? -sign() : order === "spread" ? -1 : sign();
+    return rows.sort((a, b) => (keys.get(a) === null) - (keys.get(b) === null) || turn * (keys.get(a) - keys.get(b)) || a - b);
+  };
+
+  const header = () => {
+    const cells = shown().map((method) => {
+      const values = state.rows.map((target) => valueOf(at(method, target))).filter((value) => value !== null && value !== undefined);
+      const button = make("button", { type: "button", title: "sort by this method" }, data.methods[method]);
+      button.dataset.mark = state.by === method ? (state.down ? " ↓" : " ↑") : "";
+      button.dataset.method = method;
+      button.addEventListener("click", () => {
+        [state.down, state.by] = [state.by === method ? !state.down : true, state.by === method && !state.down ? null : method];
+        arrange();
+      });
+      return make("div", {}, button, make("span", { className: "mean" }, values.length ? `mean ${shortly(mean(values))}` : ""));
+    });
+    field("head").replaceChildren(make("div", { className: "mean" }, metric() ? metric().name : ""), ...cells);
+  };
+  const image = (src, alt, properties = {}) => make("img", { loading: "lazy", decoding: "async", src, alt, ...properties });
+  const about = (target) => {
+    const known = data.targets[target], strip = (data.references[field("model").value] || {})[target];
+    const node = make("div", { className: "about" }, make("b", {}, known.label), make("code", {}, known.name));
+    if (strip) {
+      const [src, tiles] = strip, refs = make("div", { className: "refs" });
+      refs.append(image(src, `Real images of ${known.label}`, { style: "object-position: left" }));
+      if (tiles > 3) refs.append(image(src, "", { style: "object-position: right" }));
+      if (tiles < 3) refs.firstChild.style.aspectRatio = tiles;
+      node.append(refs, make("small", {}, "real images"));
+    }
+    return node;
+  };
+  const scored = (one) => {
+    const value = valueOf(one), node = make("span", { className: "score" });
+    if (isVerdict() && value !== null) {
+      node.classList.add(value >= 0.5 ? "yes" : "no");
+      node.textContent = value >= 0.5 ? "✓ recognised" : "✗ not recognised";
+    } else node.textContent = metric() ? shortly(value) : "";
+    return node;
+  };
+  const cell = (method, target) => {
+    const one = at(method, target);
+    if (!one) return make("div", { className: "cell" }, make("div", { className: "blank" }, "not made"));
+    if (one.error) return make("div", { className: "cell" }, make("div", { className: "blank failed", title: one.error }, `failed: ${one.error}`));
+    if (!one.thumb) return make("div", { className: "cell" }, make("div", { className: "blank" }, "the picture is missing"));
+    const label = data.targets[target].label;
+    const button = make("button", { type: "button", className: "cell" }, image(one.thumb, `${label} by ${data.methods[method]}`), scored(one));
+    button.addEventListener("click", () => open(method, target));
+    return button;
+  };
+  const more = () => {
+    const next = state.rows.slice(state.made, state.made + CHUNK);
+    state.made += next.length;
+    field("rows").append(...next.map((target) => make("div", { className: "line target" }, about(target), ...shown().map((method) => cell(method, target)))));
+    field("end").textContent = state.rows.length ? (state.made < state.rows.length ? "more below" : "") : "no target fits";
+    field("end").hidden = !field("end").textContent;
+  };
+  const arrange = () => {
+    state.rows = arranged();
+    state.made = 0;
+    field("wall").style.setProperty("--columns", shown().length);
+    field("rows").replaceChildren();
+    header();
+    more();
+    field("shown").textContent = `${state.rows.length} of ${data.targets.length} targets`;
+  };
+  new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting) && state.made < state.rows.length) more(); }, { rootMargin: "1500px" }).observe(field("end"));
+
+  // The sheet of one picture. Curves and configurations are in scripts beside the page, fetched when first asked for.
+  const zoom = field("zoom"), details = new Map();
+  window.vitalDetails = (name, content) => details.get(name).resolve(content);
+  const detailsOf = (name) => {
+    if (!details.has(name)) {
+      const entry = {};
+      entry.promise = new Promise((resolve) => { entry.resolve = resolve; });
+      details.set(name, entry);
+      const script = make("script", { src: `details/${name}.js` });
+      script.addEventListener("error", () => entry.resolve(null));
+      document.head.append(script);
+    }
+    return details.get(name).promise;
+  };
+  const values = (one) => make("table", {}, ...data.metrics.map((known, index) => [known, one.values ? one.values[index] : null])
+    .filter(([, value]) => value !== null && value !== undefined)
+    .map(([known, value]) => make("tr", {}, make("th", { scope: "row" }, known.name), make("td", {}, shortly(value)))));
+  const open = async (method, target) => {
+    const one = at(method, target), run = data.runs[one.run], known = data.targets[target];
+    const large = make("img", { className: "large", alt: `${known.label} by ${data.methods[method]}`, src: one.full });
+    large.addEventListener("error", () => { large.src = one.thumb; }, { once: true });
+    const left = make("div", {}, large), strip = (data.references[run.model] || {})[target];
+    if (strip) left.append(make("img", { className: "strip", src: strip[0], alt: `Real images of ${known.label}` }), make("p", {}, "real images"));
+    const right = make("div", {}, make("h3", {}, known.label),
+      make("p", {}, `${known.name} · ${data.models[run.model]} · ${data.methods[run.method]} · seed ${run.seed}`), values(one));
+    const button = (text, act) => { const node = make("button", { type: "button" }, text); node.addEventListener("click", act); return node; };
+    const bar = make("div", { className: "bar" }, button("‹ method", () => step(-1, 0)), button("method ›", () => step(1, 0)),
+      button("‹ target", () => step(0, -1)), button("target ›", () => step(0, 1)), button("close", () => zoom.close()));
+    zoom.replaceChildren(bar, make("div", { className: "sheet" }, left, right));
+    zoom.dataset.method = method; zoom.dataset.target = target;
+    if (!zoom.open) zoom.showModal();
+    zoom.scrollTop = 0;
+    const found = await detailsOf(one.details);
+    if (zoom.dataset.method !== String(method) || zoom.dataset.target !== String(target)) return;
+    const own = found && found.targets[known.name];
+    if (own && own.chart) {
+      left.insertAdjacentHTML("beforeend", own.chart); // drawn by vital_exp, which escapes what it takes from files
+      left.append(make("ul", { className: "legend" }, ...own.terms.map(([name, colour]) => {
+        const item = make("li", {}, make("i"), name);
+        item.firstChild.style.background = colour === "currentColor" ? "var(--ink)" : colour;
+        return item;
+      })));
+    }
+    if (found && found.config) left.append(make("details", {}, make("summary", {}, "configuration"), make("pre", {}, found.config)));
+    left.append(make("p", {}, make("a", { href: run.link }, "the run's own page"), ` (${run.folder})`));
+  };
+  const step = (across, down) => {
+    let methods = shown(), column = methods.indexOf(Number(zoom.dataset.method)), row = state.rows.indexOf(Number(zoom.dataset.target));
+    for (;;) {
+      column += across; row += down;
+      if (column < 0 || row < 0 || column >= methods.length || row >= state.rows.length) return;
+      const one = at(methods[column], state.rows[row]);
+      if (one && one.thumb) return void open(methods[column], state.rows[row]);
+    }
+  };
+  zoom.addEventListener("click", (event) => { if (event.target === zoom) zoom.close(); });
+  zoom.addEventListener("keydown", (event) => {
+    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (move) { event.preventDefault(); step(...move); }
+  });
+
+  field("model").addEventListener("input", () => { state.by = null; fillSeeds(); fillMethods(); arrange(); });
+  field("order").addEventListener("input", () => { state.by = null; arrange(); });
+  for (const id of ["seed", "find", "metric"]) field(id).addEventListener("input", arrange);
+  field("controls").addEventListener("submit", (event) => event.preventDefault());
+  fillSeeds();
+  fillMethods();
+  arrange();
+})();
