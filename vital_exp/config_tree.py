@@ -59,7 +59,7 @@ def known_keys(command: str = VISUALIZE) -> dict[str, list[str]]:
     """Return every dotted key of a command with the options that bring it; none for a key that is always there."""
     found: dict[str, list[str]] = {}
     always: set[str] = set()
-    own = {*groups(command), ""}
+    own, unchosen = {*groups(command), ""}, _unchosen(command)
     for path in sorted(config_dir().rglob("*.yaml")):
         group = "/".join(path.relative_to(config_dir()).parts[:-1])
         if group not in own or (not group and path.stem != command):
@@ -67,11 +67,20 @@ def known_keys(command: str = VISUALIZE) -> dict[str, list[str]]:
         text = path.read_text(encoding="utf-8")
         package = re.match(r"# @package (\S+)", text)
         place = package[1].replace("_global_", "") if package else group.replace("/", ".")
+        shared = path.stem.startswith("_")
+        owners = options_of(group) if shared else [path.stem]
         for key in _flat(yaml.safe_load(text), place):
-            found.setdefault(key, []).append(f"{group}={path.stem}")
-            if not group or path.stem.startswith("_"):
+            found.setdefault(key, []).extend(f"{group}={owner}" for owner in owners)
+            if not group or (shared and group not in unchosen):
                 always.add(key)
     return {key: [] if key in always else owners for key, owners in found.items()}
+
+
+def _unchosen(command: str) -> set[str]:
+    """The groups of which a command has no option unless one is asked for."""
+    content = yaml.safe_load((config_dir() / f"{command}.yaml").read_text(encoding="utf-8"))
+    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
+    return {str(group) for entry in entries for group, option in entry.items() if option is None}
 
 
 def _flat(node: object, prefix: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from vital_exp.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vital_exp.concepts.mine import ConceptMining
     from vital_exp.mining.mine import Mining
     from vital_exp.mining.units import Units
     from vital_exp.models.network import VisionNetwork
@@ -45,7 +46,9 @@ def mine_job(config: DictConfig) -> int:
     if config.list is not None:
         return _list(config)
     out = Path(HydraConfig.get().runtime.output_dir)
-    return _spectrum(config, out) if config.spectrum else _mine(config, out)
+    if config.spectrum:
+        return _spectrum(config, out)
+    return _concepts(config, out) if config.get("concepts") else _mine(config, out)
 
 
 def _mine(config: DictConfig, out: Path) -> int:
@@ -54,13 +57,49 @@ def _mine(config: DictConfig, out: Path) -> int:
 
     mining = _mining(config)
     index = mining.run(out)
-    _record(config, out, mining)
+    _record(config, out, mining.units.network, mining.batch_size)
     _tell_corrupt(index.corrupt, len(mining.folder.paths))
     print(f"index: {index.path} ({len(index.units())} units of {', '.join(mining.units.layers)})")
     if config.sheets:
         units = list(write_sheets(index, mining.folder, out, config.progress))
         print(f"page: {write_page(index, out, units)} (contact sheets of {len(units)} units)")
     return 0
+
+
+def _concepts(config: DictConfig, out: Path) -> int:
+    from vital_exp.concepts.report import write_report
+
+    mining = _concept_mining(config)
+    concepts, index = mining.run(out)
+    _record(config, out, mining.network, mining.batch_size)
+    _tell_corrupt(index.corrupt, len(mining.folder.paths))
+    print(f"concepts: {out / 'concepts.safetensors'} ({len(concepts)} of {concepts.layer}); index: {index.path}")
+    if config.sheets:
+        print(f"page: {write_report(concepts, index, mining.folder, out, config.progress)}")
+    return 0
+
+
+def _concept_mining(config: DictConfig) -> ConceptMining:
+    """Return the search for concepts that the configuration asks for."""
+    from vital_exp.concepts.mine import ConceptMining, ConceptSettings, check_classifier, class_folder
+    from vital_exp.engine.setup import device_of
+    from vital_exp.mining.images import ImageFolder
+    from vital_exp.mining.patches import PatchSettings
+
+    network = _network(config).to(device_of(config))
+    layers = _layers(config, network)
+    if len(layers) != 1:
+        raise UsageError("layers", layers, "concepts are of one layer")
+    keys: dict[str, Any] = dict(OmegaConf.to_container(config.concepts))  # type: ignore[arg-type]
+    given, root = keys.pop("class"), _folder(config)
+    if given is not None:
+        check_classifier(network, given)
+        given = network.classes.find(str(given), "concepts.class")
+        root = class_folder(root, network, given)
+    folder, patch = ImageFolder(root, network.preprocessing), PatchSettings(**config.patch)
+    options = {key: config[key] for key in ("k", "batch_size", "workers", "progress", "save_every")}
+    settings = ConceptSettings(of_class=given, **keys)
+    return ConceptMining(network, layers[0], folder, settings, patch=patch, **options)
 
 
 def _mining(config: DictConfig) -> Mining:
@@ -103,17 +142,19 @@ def _folder(config: DictConfig) -> Path:
 def _units(config: DictConfig, network: VisionNetwork) -> Units:
     from vital_exp.mining.units import select_units
 
-    layers = [config.layers] if isinstance(config.layers, (str, int)) else config.layers
-    layers = _default_layers(network) if layers is None else list(map(str, layers))
+    layers = _layers(config, network)
     channels: Any = OmegaConf.to_container(config)["channels"]  # type: ignore[index, call-overload]
     return select_units(network, layers, channels, config.pooling, _directions(config, layers))
 
 
-def _default_layers(network: VisionNetwork) -> list[str]:
+def _layers(config: DictConfig, network: VisionNetwork) -> list[str]:
+    """Return the layers that are asked for; the last of those that are aligned by default."""
     from vital_exp.models.layers import alignment
     from vital_exp.models.network import Recipe
 
-    return list(alignment(network, Recipe()).layers)[-1:]
+    if config.layers is None:
+        return list(alignment(network, Recipe()).layers)[-1:]
+    return list(map(str, [config.layers] if isinstance(config.layers, (str, int)) else config.layers))
 
 
 def _directions(config: DictConfig, layers: list[str]) -> dict[str, Tensor]:
@@ -129,7 +170,7 @@ def _directions(config: DictConfig, layers: list[str]) -> dict[str, Tensor]:
         raise UsageError("directions", error.value, error.problem, error.options) from None
 
 
-def _record(config: DictConfig, out: Path, mining: Mining) -> None:
+def _record(config: DictConfig, out: Path, network: VisionNetwork, batch_size: int) -> None:
     """Write what was asked for, and where the index comes from."""
     import json
 
@@ -140,7 +181,7 @@ def _record(config: DictConfig, out: Path, mining: Mining) -> None:
     with whole(out / ".hydra" / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(config, resolve=True))
     with whole(out / "provenance.json") as file:
-        json.dump(provenance(config, mining.units.network, mining.batch_size), file, indent=2)
+        json.dump(provenance(config, network, batch_size), file, indent=2)
 
 
 def _tell_corrupt(corrupt: dict[str, str], count: int) -> None:

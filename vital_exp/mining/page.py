@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +32,16 @@ class Card:
     src: str
     width: int
     height: int
+    note: str
 
 
-def write_page(index: Index, out: Path, units: Sequence[tuple[str, int]]) -> Path:
+def write_page(
+    index: Index, out: Path, units: Sequence[tuple[str, int]], notes: Mapping[tuple[str, int], str] | None = None
+) -> Path:
     """Write ``out/index.html`` of the units' sheets and return its path.
 
-    Nothing is fetched from anywhere: the sheets are inside the page, or beside it when they are many.
+    Nothing is fetched from anywhere: the sheets are inside the page, or beside it when they are many. ``notes`` are
+    shown beside the names of units.
     """
     sizes = (os.path.getsize(out / sheet_path(*unit)) for unit in units)
     embedded = sum(sizes) <= EMBED_BYTES
@@ -48,7 +52,7 @@ def write_page(index: Index, out: Path, units: Sequence[tuple[str, int]]) -> Pat
     corrupt = [(printable(path), reason) for path, reason in list(index.corrupt.items())[:CORRUPT_SHOWN]]
     chunks = environment.get_template("mining.html").generate(
         meta=index.meta,
-        cards=_cards(index, out, units, embedded),
+        cards=_cards(index, out, units, embedded, notes or {}),
         count=len(units),
         mined=len(index.units()),
         corrupt=corrupt,
@@ -65,7 +69,9 @@ def write_page(index: Index, out: Path, units: Sequence[tuple[str, int]]) -> Pat
     return path
 
 
-def _cards(index: Index, out: Path, units: Sequence[tuple[str, int]], embedded: bool) -> Iterator[Card]:
+def _cards(
+    index: Index, out: Path, units: Sequence[tuple[str, int]], embedded: bool, notes: Mapping[tuple[str, int], str]
+) -> Iterator[Card]:
     """Yield the cards one by one: the page is written while they are made."""
     for layer, channel in units:
         place = sheet_path(layer, channel)
@@ -74,4 +80,5 @@ def _cards(index: Index, out: Path, units: Sequence[tuple[str, int]], embedded: 
         data = base64.b64encode((out / place).read_bytes()).decode("ascii") if embedded else ""
         src = f"data:image/jpeg;base64,{data}" if embedded else place
         patch = index.patches(layer, channel, 1)[0].activation if index.meta["patch"] else None
-        yield Card(layer, channel, index.largest_activation(layer, channel), patch, src, *size)
+        note = notes.get((layer, channel), "")
+        yield Card(layer, channel, index.largest_activation(layer, channel), patch, src, size[0], size[1], note)

@@ -50,9 +50,9 @@ class Sheets:
         bottom = self.index.bottom(layer, channel, COLUMNS)
         boxes = {row.image: row.box for row in patches}
         parts = [
-            ("patches that drive it most", patches, [self._tile(row.image, row.box) for row in patches]),
-            ("images that drive it most", top, [self._tile(row.image, frame=boxes.get(row.image)) for row in top]),
-            ("images that drive it least", bottom, [self._tile(row.image) for row in bottom]),
+            ("patches that drive it most", patches, [self.tile(row.image, row.box) for row in patches]),
+            ("images that drive it most", top, [self.tile(row.image, frame=boxes.get(row.image)) for row in top]),
+            ("images that drive it least", bottom, [self.tile(row.image) for row in bottom]),
         ]
         return self._page([part for part in parts if part[1]])
 
@@ -79,7 +79,7 @@ class Sheets:
         height, width = self.folder.preprocessing.size
         return TILE, round(TILE * height / width)
 
-    def _tile(self, path: str, box: Box | None = None, frame: Box | None = None) -> Image.Image:
+    def tile(self, path: str, box: Box | None = None, frame: Box | None = None) -> Image.Image:
         """Return an image, or the box of it, as a tile; ``frame`` is drawn around a part."""
         view = self._view(path)
         if view is None:

@@ -111,6 +111,14 @@ class FolderReferences:
             return None
         return sorted(index for index, folders in self._mapping.items() if set(folders) & set(self._image_folders))
 
+    def class_folders(self, index: int) -> list[str]:
+        """Return the folders of a class, relative to the root; the root itself when it holds images alone.
+
+        Raises:
+            UsageError: no folder could be mapped to a class.
+        """
+        return self._mapping.get(index, []) if self._image_folders else ["."]
+
     @property
     def class_names(self) -> ClassNames:
         """The names of the classes: those given or, where they were mere numbers, the names of the class folders."""

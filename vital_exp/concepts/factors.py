@@ -1,0 +1,144 @@
+"""Factorisations of activations: NMF as in CRAFT (Fel et al., CVPR 2023), k-means and PCA, by scikit-learn."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+
+Array = NDArray[np.float64]
+# Rounds of coordinate descent and of Lloyd's algorithm; few problems need a tenth of it.
+MOST_ITERATIONS = 1000
+RESTARTS = 4  # of k-means; the best is kept
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Activations as a mean plus coefficients times components.
+
+    Attributes:
+        method: ``"nmf"``, ``"kmeans"`` or ``"pca"``.
+        components: (K, C) float32, what a concept adds to an activation.
+        mean: (C,) float32, what is there without any; 0 for NMF.
+        directions: (K, C) float32, what reads a concept from an activation, a linear map: for NMF the pseudo-inverse of
+            the components, whose values are the coefficients before they are made non-negative; for PCA and k-means the
+            components (centre minus mean).
+    """
+
+    method: str
+    components: Tensor
+    mean: Tensor
+    directions: Tensor
+
+    def coefficients(self, activations: Tensor) -> Tensor:
+        """Return how much of each concept is in activations (n, C): (n, K) float32.
+
+        NMF: non-negative least squares; PCA: projections; k-means: 1 for the nearest centre, else 0.
+        """
+        values = activations.detach().cpu().double().numpy()
+        found = METHODS[self.method].encode(values, self)
+        return torch.from_numpy(np.ascontiguousarray(found, dtype=np.float32)).to(activations.device)
+
+
+def factorise(activations: Tensor, count: int, method: str = "nmf", seed: int = 0) -> Factors:
+    """Return ``count`` concepts of activations (n, C).
+
+    Args:
+        activations: for NMF none of them negative.
+        count: K, at most n and C.
+        method: ``"nmf"``, ``"kmeans"`` or ``"pca"``.
+        seed: of the start; PCA has none.
+
+    Raises:
+        UsageError: an unknown method, more concepts than activations or channels, negative activations for NMF.
+    """
+    if method not in METHODS:
+        raise UsageError("concepts", method, f"one of {', '.join(METHODS)}", METHODS)
+    patches, channels = activations.shape
+    if count > min(patches, channels):
+        raise UsageError(
+            "concepts.count", count, f"at most {min(patches, channels)}: {patches} patches, {channels} channels"
+        )
+    values = activations.detach().cpu().double().numpy()
+    if method == "nmf" and values.min() < 0:
+        raise UsageError("concepts", method, f"needs activations of at least 0, and the smallest is {values.min():.3g}")
+    components, mean, directions = METHODS[method].fit(values, count, seed)
+    return Factors(
+        method, *(torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (components, mean, directions))
+    )
+
+
+def _fit_nmf(values: Array, count: int, seed: int) -> tuple[Array, Array, Array]:
+    from sklearn.decomposition import NMF
+
+    model = NMF(count, init="nndsvda", max_iter=MOST_ITERATIONS, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Maximum number of iterations")
+        model.fit(values)
+    components: Array = model.components_
+    return components, np.zeros(values.shape[1]), np.linalg.pinv(components).T
+
+
+def _encode_nmf(values: Array, factors: Factors) -> Array:
+    from sklearn.decomposition import non_negative_factorization
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Maximum number of iterations")
+        found: Array = non_negative_factorization(
+            np.maximum(values, 0),  # positions may lie below 0 where means over patches do not
+            H=factors.components.double().numpy(),
+            n_components=len(factors.components),
+            update_H=False,
+            max_iter=MOST_ITERATIONS,
+        )[0]
+    return found
+
+
+def _fit_pca(values: Array, count: int, seed: int) -> tuple[Array, Array, Array]:
+    from sklearn.decomposition import PCA
+
+    model = PCA(count, svd_solver="full").fit(values)
+    return model.components_, model.mean_, model.components_
+
+
+def _encode_pca(values: Array, factors: Factors) -> Array:
+    found: Array = (values - factors.mean.double().numpy()) @ factors.components.double().numpy().T
+    return found
+
+
+def _fit_kmeans(values: Array, count: int, seed: int) -> tuple[Array, Array, Array]:
+    from sklearn.cluster import KMeans
+
+    model = KMeans(count, n_init=RESTARTS, max_iter=MOST_ITERATIONS, random_state=seed).fit(values)
+    mean = values.mean(axis=0)
+    apart = model.cluster_centers_ - mean
+    return apart, mean, apart
+
+
+def _encode_kmeans(values: Array, factors: Factors) -> Array:
+    centres = (factors.mean + factors.components).double().numpy()
+    squares = (centres**2).sum(axis=1) - 2 * values @ centres.T  # squared distances but for each row's own constant
+    found: Array = np.eye(len(centres))[squares.argmin(axis=1)]
+    return found
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a factorisation is fitted, (components, mean, directions), and how activations are encoded by it."""
+
+    fit: Callable[[Array, int, int], tuple[Array, Array, Array]]
+    encode: Callable[[Array, Factors], Array]
+
+
+METHODS: Mapping[str, Method] = {
+    "nmf": Method(_fit_nmf, _encode_nmf),
+    "kmeans": Method(_fit_kmeans, _encode_kmeans),
+    "pca": Method(_fit_pca, _encode_pca),
+}

@@ -1,0 +1,90 @@
+"""How much each concept matters for a class: total Sobol indices (as in CRAFT), or gradient times coefficient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.quasirandom import SobolEngine
+
+from vital_exp.concepts.factors import Factors
+from vital_exp.concepts.rest import Rest
+
+SOBOL, GRADIENT, NONE = "sobol", "gradient", "none"
+KINDS = (SOBOL, GRADIENT, NONE)
+NAMES = {SOBOL: "total Sobol index", GRADIENT: "gradient x coefficient"}
+DESIGNS = 32  # points of each of the two designs, as in CRAFT; a power of 2 keeps Sobol sequences balanced
+MASKS_PER_PASS = 64
+
+
+def total_sobol(function: Callable[[Tensor], Tensor], inputs: int, designs: int = DESIGNS, seed: int = 0) -> Tensor:
+    """Return the total Sobol index of each input of a function on the unit cube, (inputs,), by Jansen's estimator.
+
+    S_i = mean (f(A) - f(A with column i of B))^2 / 2 / Var f, with A and B two halves of a scrambled Sobol sequence.
+    The share of the variance that is lost when input i is known last; 0 for all where the function is constant.
+
+    Args:
+        function: maps points (n, inputs) to values (n,).
+        inputs: of the function.
+        designs: points in A and in B; the function is evaluated ``designs * (inputs + 2)`` times.
+        seed: of the scrambling.
+    """
+    points = SobolEngine(2 * inputs, scramble=True, seed=seed).draw(designs)
+    a, b = points[:, :inputs], points[:, inputs:]
+    mixed = a.repeat(inputs, 1, 1)  # (inputs, designs, inputs)
+    for i in range(inputs):
+        mixed[i, :, i] = b[:, i]
+    values = function(torch.cat([a, b, mixed.flatten(0, 1)])).double()
+    at_a, at_mixed = values[:designs], values[2 * designs :].view(inputs, designs)
+    variance = values[: 2 * designs].var(correction=0)
+    if variance <= torch.finfo(torch.float32).eps * values.square().mean():
+        return torch.zeros(inputs)
+    return ((at_a - at_mixed).square().mean(dim=1) / (2 * variance)).float()
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The logit of a class for one picture, as a function of how much of each concept is left in a layer.
+
+    Attributes:
+        rest: the network from the layer on, for the picture.
+        factors: the concepts.
+        of_class: whose logit.
+    """
+
+    rest: Rest
+    factors: Factors
+    of_class: int
+
+    @cached_property
+    def parts(self) -> Tensor:
+        """What each concept adds to the picture's activation, (K, C, P)."""
+        values = self.rest.activation.flatten(1)  # (C, P)
+        coefficients = self.factors.coefficients(values.T)  # (P, K)
+        components = self.factors.components.to(values)
+        return torch.einsum("pk,kc->kcp", coefficients.to(values), components)
+
+    def logits(self, masks: Tensor) -> Tensor:
+        """Return the logits (n,) where concept k counts by masks[:, k] in [0, 1]; what no concept explains stays."""
+        activation = self.rest.activation.flatten(1)
+        taken = torch.einsum("nk,kcp->ncp", 1 - masks.to(activation), self.parts)
+        return self.rest((activation - taken).view(-1, *self.rest.activation.shape))[:, self.of_class]
+
+    @torch.no_grad()
+    def sobol(self, designs: int, seed: int) -> Tensor:
+        """Return the concepts' total Sobol indices, (K,)."""
+
+        def function(masks: Tensor) -> Tensor:
+            return torch.cat([self.logits(chunk).cpu() for chunk in masks.split(MASKS_PER_PASS)])
+
+        return total_sobol(function, len(self.parts), designs, seed)
+
+    def gradient(self) -> Tensor:
+        """Return the derivative of the logit by each concept's mask at 1, (K,): gradient times coefficient."""
+        masks = torch.ones(1, len(self.parts), requires_grad=True)
+        with torch.enable_grad():
+            (found,) = torch.autograd.grad(self.logits(masks).sum(), masks)
+        return found[0].cpu()

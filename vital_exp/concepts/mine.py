@@ -1,0 +1,234 @@
+"""Find the concepts of a layer in the images of a class or a folder, and what drives each of them most."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vital_exp.concepts.concepts import NAME, Concepts, by_importance
+from vital_exp.concepts.factors import METHODS, Factors, factorise
+from vital_exp.concepts.importance import DESIGNS, GRADIENT, KINDS, NONE, Explained
+from vital_exp.concepts.layers import without_negatives
+from vital_exp.concepts.patches import PatchActivations
+from vital_exp.concepts.rest import Rest
+from vital_exp.errors import UsageError
+from vital_exp.mining.images import ImageFolder
+from vital_exp.mining.index import Index
+from vital_exp.mining.meta import describe_images, describe_network, images_difference, network_difference
+from vital_exp.mining.mine import FOLDER_KEY, Mining
+from vital_exp.mining.patches import PUBLISHED, PatchSettings
+from vital_exp.mining.units import map_shapes, select_units
+from vital_exp.models.network import VisionNetwork
+from vital_exp.references.decoding import CorruptImageError, printable
+from vital_exp.references.folder import FolderReferences
+
+SETTINGS = ("layer", "method", "count", "seed", "class", "importance", "explained", "patches", "patch")
+
+
+@dataclass(frozen=True)
+class ConceptSettings:
+    """What is looked for.
+
+    Attributes:
+        method: ``"nmf"``, ``"kmeans"`` or ``"pca"``.
+        count: concepts.
+        of_class: the class they are to matter for; None for none.
+        importance: ``"sobol"`` (total Sobol index), ``"gradient"`` (times coefficient) or ``"none"``.
+        seed: of the factorisation, the choice of patches and images, and the Sobol sequence.
+        patches: patches factorised at most; beyond it a random choice.
+        explained: images that importance is the mean over, at most.
+    """
+
+    method: str = "nmf"
+    count: int = 10
+    of_class: int | None = None
+    importance: str = "sobol"
+    seed: int = 0
+    patches: int = 20_000
+    explained: int = 20
+
+    def check(self) -> None:
+        """Check the settings.
+
+        Raises:
+            UsageError: the first that is not allowed.
+        """
+        if self.method not in METHODS:
+            raise UsageError("concepts", self.method, f"one of {', '.join(METHODS)}", METHODS)
+        if self.importance not in KINDS:
+            raise UsageError("concepts.importance", self.importance, f"one of {', '.join(KINDS)}", KINDS)
+        for key, least in (("count", 1), ("seed", 0), ("patches", 1), ("explained", 1)):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"concepts.{key}", value, f"a whole number of at least {least}")
+
+
+@dataclass
+class ConceptMining:
+    """Concepts of one layer: factorised from patches, ranked by importance, then mined like any directions.
+
+    Attributes:
+        network: the frozen network, on its device.
+        layer: module name.
+        folder: the images; of the class, where one is named.
+        settings: what is looked for.
+        k: images and patches per concept in the index.
+        patch: the windows that are factorised and mined.
+        batch_size, workers, progress, save_every: as of :class:`vital_exp.mining.mine.Mining`.
+    """
+
+    network: VisionNetwork
+    layer: str
+    folder: ImageFolder
+    settings: ConceptSettings = field(default_factory=ConceptSettings)
+    k: int = 50
+    patch: PatchSettings = PUBLISHED
+    batch_size: int = 32
+    workers: int = 0
+    progress: bool = False
+    save_every: int = 2000
+
+    def run(self, out: Path) -> tuple[Concepts, Index]:
+        """Find the concepts into the folder ``out``, or take those that are there; return them and their index.
+
+        Raises:
+            UsageError: a setting, layer or folder that is not allowed; ``out`` holds the concepts of something else.
+        """
+        self.settings.check()
+        self.patch.check(self.network.preprocessing.size)
+        if self.settings.of_class is not None:
+            check_classifier(self.network, self.settings.of_class)
+        concepts = self._found(out)
+        mining = self.mining(concepts)
+        mining.check()
+        return concepts, mining.run(out)
+
+    def mining(self, concepts: Concepts) -> Mining:
+        """Return the mining of the images and patches that drive the concepts, by projection on their directions."""
+        units = select_units(self.network, [self.layer], directions={self.layer: concepts.factors.directions})
+        k = min(self.k, len(self.folder.paths))
+        options = (self.batch_size, self.workers, self.progress, self.save_every)
+        return Mining(units, self.folder, k, self.patch, *options)
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """What the concepts are of, ready for JSON."""
+        own = self.settings
+        names = self.network.class_names
+        label = names.label(own.of_class) if names and own.of_class is not None else None
+        patch = {**vars(self.patch), "size": self.patch.side(*self.network.preprocessing.size)}
+        kind = NONE if own.of_class is None else own.importance
+        return {
+            **describe_network(self.network),
+            **describe_images(self.folder),
+            **{"layer": self.layer, "method": own.method, "count": own.count, "seed": own.seed},
+            **{"class": own.of_class, "label": label, "importance": kind, "explained": own.explained},
+            **{"patches": own.patches, "patch": patch},
+        }
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the concepts depend on."""
+        return hashlib.sha256(json.dumps(self.meta, sort_keys=True).encode()).hexdigest()[:24]
+
+    def _found(self, out: Path) -> Concepts:
+        if (out / NAME).is_file():
+            concepts = Concepts.open(out / NAME, FOLDER_KEY)
+            self._check_same(out, concepts.meta)
+            return concepts
+        concepts = self._find()
+        concepts.save(out)
+        return concepts
+
+    def _check_same(self, out: Path, old: dict[str, Any]) -> None:
+        for difference in (network_difference, images_difference):
+            if text := difference(old, self.meta):
+                raise UsageError(FOLDER_KEY, out, f"holds concepts of {text}; choose another folder")
+        differing = [
+            f"{key} ({old.get(key)} there, {self.meta[key]} now)" for key in SETTINGS if old.get(key) != self.meta[key]
+        ]
+        if differing:
+            raise UsageError(FOLDER_KEY, out, f"holds other concepts, {', '.join(differing)}; choose another folder")
+
+    def _find(self) -> Concepts:
+        map_shapes(self.network, [self.layer])  # names a layer that does not exist or never runs
+        own = self.settings
+        read = PatchActivations(
+            *(self.network, self.layer, self.folder, self.patch, own.patches, own.seed),
+            *(self.batch_size, self.workers, self.progress),
+        )
+        activations = read()
+        if own.method == "nmf" and activations.min() < 0:
+            raise self._negative(float(activations.min()))
+        factors = factorise(activations, own.count, own.method, own.seed)
+        if own.of_class is None or own.importance == NONE:
+            return Concepts(factors, None, self.meta)
+        return Concepts(*by_importance(factors, self.importance(factors)), self.meta)
+
+    def _negative(self, smallest: float) -> UsageError:
+        near = without_negatives(self.network, self.layer, next(self._pictures()))
+        choice = f", such as {' or '.join(near)}" if near else ""
+        advice = f"take a layer after the ReLU{choice}; or concepts=pca"
+        problem = f"needs activations of at least 0, and {self.layer} has {smallest:.3g}: {advice}"
+        return UsageError("concepts", "nmf", problem)
+
+    def importance(self, factors: Factors) -> Tensor:
+        """Return the mean importance of each concept for the class, (K,), over images."""
+        own = self.settings
+        assert own.of_class is not None
+        found = []
+        for picture in self._pictures():
+            explained = Explained(Rest(self.network, self.layer, picture), factors, own.of_class)
+            gradient = own.importance == GRADIENT
+            found.append(explained.gradient() if gradient else explained.sobol(DESIGNS, own.seed))
+        return torch.stack(found).mean(dim=0)
+
+    def _pictures(self) -> Any:
+        """Yield up to ``explained`` images of the folder, a random choice."""
+        count = len(self.folder.paths)
+        given = 0
+        for number in np.random.default_rng(self.settings.seed).permutation(count):
+            if given == self.settings.explained:
+                return
+            try:
+                picture = self.folder.load(self.folder.paths[number])
+            except CorruptImageError:
+                continue  # the index lists it
+            given += 1
+            yield picture.to(self.network.device)
+
+
+def check_classifier(network: VisionNetwork, given: object) -> None:
+    """Make sure that a network has classes for concepts to matter for.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if network.class_names is None:
+        problem = (
+            f"{network.name} has no class outputs: leave it out, and give the images of the class as images=folder"
+        )
+        raise UsageError("concepts.class", given, problem)
+
+
+def class_folder(root: str | Path, network: VisionNetwork, of_class: int, key: str = "images") -> Path:
+    """Return the folder of a class's images: a sub-folder by name, WordNet id or index, or a root of images alone.
+
+    Raises:
+        UsageError: no folder, or several, of this class.
+    """
+    place = Path(root).expanduser()
+    folders = FolderReferences(place, network.classes).class_folders(of_class)
+    if len(folders) != 1:
+        raise UsageError(
+            key, printable(place), f"has {len(folders)} folders of class {of_class}; give the folder of its images"
+        )
+    return place / folders[0]

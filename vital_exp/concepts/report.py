@@ -1,0 +1,61 @@
+"""What people look at: one contact sheet of all concepts, a sheet of each, and their page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from vital_exp.concepts.concepts import Concepts
+from vital_exp.concepts.importance import NAMES
+from vital_exp.mining.images import ImageFolder
+from vital_exp.mining.index import Index
+from vital_exp.mining.page import write_page
+from vital_exp.mining.sheets import (
+    COLUMNS,
+    GAP,
+    JPEG_QUALITY,
+    LINE,
+    MARGIN,
+    PAPER,
+    QUIET,
+    TEXT,
+    TILE,
+    Sheets,
+    write_sheets,
+)
+
+SHEET = "concepts.jpg"
+
+
+def write_report(concepts: Concepts, index: Index, folder: ImageFolder, out: Path, progress: bool = False) -> Path:
+    """Write ``concepts.jpg``, ``sheets/<layer>/<concept>.jpg`` and ``index.html``; return the page's path."""
+    path, temporary = out / SHEET, out / f".{SHEET}.{os.getpid()}.part"
+    contact_sheet(concepts, index, folder).save(temporary, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    temporary.replace(path)
+    units = list(write_sheets(index, folder, out, progress))
+    return write_page(index, out, units, {unit: caption(concepts, unit[1]) for unit in units})
+
+
+def caption(concepts: Concepts, number: int) -> str:
+    """Return what is said of a concept: how much it matters, and for what."""
+    if concepts.importance is None:
+        return ""
+    kind = NAMES[concepts.meta["importance"]]
+    return f"{kind} {float(concepts.importance[number]):.3g} for {concepts.meta['label']}"
+
+
+def contact_sheet(concepts: Concepts, index: Index, folder: ImageFolder) -> Image.Image:
+    """Return one row of the strongest patches per concept, in the order of the concepts."""
+    sheets, font = Sheets(index, folder), ImageFont.load_default(TEXT)
+    width, height = 2 * MARGIN + COLUMNS * (TILE + GAP) - GAP, LINE + TILE + GAP
+    page = Image.new("RGB", (width, MARGIN + len(concepts) * height), PAPER)
+    pen = ImageDraw.Draw(page)
+    for number in range(len(concepts)):
+        label = ", ".join(filter(None, [f"concept {number}", caption(concepts, number)]))
+        pen.text((MARGIN, number * height + LINE - 8), label, QUIET, font, anchor="ls")
+        for column, row in enumerate(index.patches(concepts.layer, number, COLUMNS)):
+            tile = sheets.tile(row.image, row.box)
+            page.paste(tile, (MARGIN + column * (TILE + GAP), number * height + LINE))
+    return page

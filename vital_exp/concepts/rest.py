@@ -1,0 +1,61 @@
+"""The rest of a network: from the activation of a layer to the output."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vital_exp.errors import UsageError
+from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.taps import Taps
+
+
+class Rest:
+    """A network from one layer on, for one picture.
+
+    What goes around the layer (a shortcut that begins below it) stays the picture's own.
+
+    Args:
+        network: the frozen network.
+        layer: module name.
+        picture: (3, H, W) RGB in [0, 1].
+
+    Attributes:
+        activation: (C, ...) of the layer for the picture, channels first.
+    """
+
+    def __init__(self, network: VisionNetwork, layer: str, picture: Tensor) -> None:
+        self._taps = Taps(network.module, [layer], "layers")
+        if layer not in self._taps.layers:
+            raise UsageError("layers", layer, "nothing of the network comes after it; name a hidden layer")
+        self.layer, self._module = layer, network.module
+        self._picture = model_space(picture[None], network)
+        with torch.no_grad():
+            self.activation = self._taps(self._picture)[0][layer][0]
+
+    def __call__(self, activations: Tensor) -> Tensor:
+        """Return the network's output (n, ...) for activations (n, C, ...) in the place of the layer's own."""
+        pictures = self._picture.expand(len(activations), -1, -1, -1)
+        try:  # the layers below need the picture only once, unless something around the layer meets its output again
+            return self._run(self._picture, activations)
+        except RuntimeError:
+            return self._run(pictures, activations)
+
+    def _run(self, pictures: Tensor, activations: Tensor) -> Tensor:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor:
+            if not isinstance(output, Tensor):
+                raise UsageError("layers", self.layer, "the layer returns several tensors; take one inside or after it")
+            return self._as(output, activations)
+
+        handle = self._taps.layers[self.layer].register_forward_hook(hook)
+        try:
+            output: Tensor = self._module(pictures)
+        finally:
+            handle.remove()
+        return output
+
+    def _as(self, output: Tensor, activations: Tensor) -> Tensor:
+        """Return activations, channels first, in the order of axes of the layer's own output."""
+        if output.ndim == 4:
+            return activations.permute(0, 2, 3, 1) if self._taps.channels_last(self.layer) else activations
+        return activations.transpose(1, 2) if output.ndim == 3 else activations.flatten(1)
