@@ -6,6 +6,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,20 @@ def test_every_experiment_composes(name: str) -> None:
     setup.check_numbers(config)
     for judge in config.evaluation.judges:
         assert not isinstance(judge, str) or judge in options_of("model")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_job_of_an_experiment_composes(name: str) -> None:
+    swept = yaml.safe_load((config_dir() / f"experiment/{name}.yaml").read_text()).get("hydra", {})
+    params = swept.get("sweeper", {}).get("params", {})
+    for values in product(*(str(values).split(",") for values in params.values())):
+        overrides = [f"{key}={value}" for key, value in zip(params, values, strict=True)]
+        config = compose_config([f"experiment={name}", *overrides])
+        for key, value in zip(params, values, strict=True):  # what the sweep chooses wins over the experiment
+            if key == "method":
+                assert config.method.name == value
+            elif "/" not in key and key not in groups():
+                assert str(OmegaConf.select(config, key)) == value
 
 
 @pytest.mark.parametrize("name", WITHOUT_DOWNLOAD)

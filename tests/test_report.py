@@ -20,6 +20,7 @@ from PIL import Image
 from tests.chromium import Tab, tab
 from vital_exp.commands.hydra_app import MISTAKE, SOME_FAILED
 from vital_exp.commands.report import main
+from vital_exp.errors import UsageError
 from vital_exp.evaluation.pooling import LEAST_PAIRS, compared, pooled
 from vital_exp.reporting.combined import combine
 from vital_exp.reporting.formats import short
@@ -234,6 +235,17 @@ def test_chosen_metrics_are_shown_and_a_second_report_replaces_the_first(sweep: 
     assert report(f"runs=[{sweep}/0,{sweep}/2]") == 0
     assert "transfer" in Path(sweep / "0/report/table.md").read_text()
     assert (sweep / "0/report/pictures/000-class-0.png").stat().st_mtime_ns == before
+
+
+def test_from_python(sweep: Path) -> None:
+    import vital_exp
+
+    made = vital_exp.report([sweep / "0", sweep / "2"], out="r", metrics="transfer_top1")
+    assert made.page == Path("r/report.html")
+    assert made.table.headlines == ("transfer_top1[judge]",)
+    assert made.table.cells["resnet50", "vital", "transfer_top1[judge]"].value == pytest.approx(0.9, abs=0.03)
+    with pytest.raises(UsageError, match="at least one"):
+        vital_exp.report([])
 
 
 def test_missing_and_broken_pictures_are_told(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

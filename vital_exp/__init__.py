@@ -1,7 +1,7 @@
 """vital_exp: pictures of what the units of a vision network detect.
 
-``from vital_exp import visualize, mine, evaluate, load_model``; the commands have the same names. Nothing heavy is
-imported before one of them is used.
+``from vital_exp import visualize, mine, evaluate, report, load_model``; the commands have the same names. Nothing
+heavy is imported before one of them is used.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vital_exp.api import Evaluation, Index, Pictures, evaluate, load_model, mine, visualize
+    from vital_exp.api import Evaluation, Index, Pictures, Report, evaluate, load_model, mine, report, visualize
 
-__all__ = ["Evaluation", "Index", "Pictures", "evaluate", "load_model", "mine", "visualize"]
+__all__ = ["Evaluation", "Index", "Pictures", "Report", "evaluate", "load_model", "mine", "report", "visualize"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vital_exp.engine.request import Request
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.visualization import Pictures, Visualization
+from vital_exp.errors import UsageError
 from vital_exp.evaluation.evaluate import evaluate
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.mining.index import Index
@@ -20,9 +21,10 @@ from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
+from vital_exp.reporting.report import Report, write_report
 from vital_exp.targets.unit import Target
 
-__all__ = ["Evaluation", "Index", "Pictures", "evaluate", "load_model", "mine", "visualize"]
+__all__ = ["Evaluation", "Index", "Pictures", "Report", "evaluate", "load_model", "mine", "report", "visualize"]
 
 
 def load_model(
@@ -151,3 +153,31 @@ def mine(
     """
     network = model if isinstance(model, VisionNetwork) else load_model(model)
     return mine_network(network, layers, images, k=k, out=out, **options)
+
+
+def report(
+    runs: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    metrics: Sequence[str] | str | None = None,
+    title: str | None = None,
+) -> Report:
+    """Gather the run folders of a sweep into one table and one page.
+
+    Args:
+        runs: a folder that holds run folders at any depth, or several.
+        out: where the report goes; None: the folder ``report`` in the first of ``runs``.
+        metrics: what the table shows first, names with or without [judge]; None: the usual ones; ``"all"``.
+        title: of the page; None: the networks' names.
+
+    Returns:
+        ``.page``, ``.table`` (its cells by model, method and metric), ``.runs``.
+
+    Raises:
+        UsageError: no runs there, none with a finished picture, or a metric that none has.
+    """
+    places = [runs] if isinstance(runs, (str, Path)) else list(runs)
+    if not places:
+        raise UsageError("runs", "[]", "at least one folder of run folders")
+    folder = Path(places[0]).expanduser() / "report" if out is None else Path(out).expanduser()
+    return write_report(places, folder, metrics, title)
