@@ -37,28 +37,59 @@ def patches(x: np.ndarray, kernel: int, stride: int, padding: int) -> np.ndarray
     return np.stack(columns, axis=1)
 
 
-def test_filters_against_numpy() -> None:
-    torch.manual_seed(0)
+def strided_inputs() -> tuple[nn.Conv2d, Tensor, list[Tensor]]:
+    """A convolution, its input for a decoy, its inputs for natural images."""
+    generator = torch.Generator().manual_seed(0)
     convolution = nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)
-    shown = torch.randn(1, 3, 9, 9)
-    found = silent_units.silent_filters(convolution, shown, seed=3).detach().double().numpy()
+    convolution.weight.data = torch.randn(convolution.weight.shape, generator=generator)
+    shown = torch.randn(1, 3, 9, 9, generator=generator)
+    return convolution, shown, [torch.randn(count, 3, 9, 9, generator=generator) for count in (3, 2)]
+
+
+def test_filters_against_numpy() -> None:
+    convolution, shown, natural = strided_inputs()
+    found = silent_units.silent_filters(convolution, shown, natural, seed=3).detach().double().numpy()
     weight = convolution.weight.detach().double().numpy().reshape(4, -1)
-    mean_patch = patches(shown[0].double().numpy(), 3, 2, 1).mean(axis=1)
+    decoy = patches(shown[0].double().numpy(), 3, 2, 1)
+    others = np.concatenate([patches(x, 3, 2, 1) for x in torch.cat(natural).double().numpy()], axis=1)
     start = torch.randn(convolution.weight.shape, generator=torch.Generator().manual_seed(3)).double().numpy()
     for c, w in enumerate(weight):
         u = w / np.linalg.norm(w)
         d = start[c].ravel()
         d = d - (d @ u) * u
         d /= np.linalg.norm(d)
-        for _ in range(STEPS):
-            d = d + RATE * mean_patch
+        for step in range(STEPS):
+            mixed = u + MIX * d
+            climb = decoy[:, (mixed @ decoy).argmax()] - others[:, (mixed @ others).argmax()]
+            d = d + RATE * (1 - step / STEPS) * climb / np.linalg.norm(climb)
             d = d - (d @ u) * u
             d /= np.linalg.norm(d)
-        mixed = u + MIX * d
-        expected = mixed / np.linalg.norm(mixed) * np.linalg.norm(w)
+        expected = (u + MIX * d) / np.linalg.norm(u + MIX * d) * np.linalg.norm(w)
         np.testing.assert_allclose(found[c].ravel(), expected, atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(found[c]), np.linalg.norm(w), rtol=1e-5)
-        assert abs(d @ u) < 1e-6
+        direction = found[c].ravel() / np.linalg.norm(w) * np.sqrt(1 + MIX**2) - u
+        assert abs(direction @ u) < 1e-5
+        np.testing.assert_allclose(np.linalg.norm(direction), MIX, rtol=1e-5)
+
+
+def test_the_decoy_wakes_the_units(network: VisionNetwork) -> None:
+    """The search against natural images is what does it: a direction left where it started wakes few."""
+    natural, decoy = images(40), draw(3, 0, 5)
+    (shown,) = silent_units._inputs(network, "layer4.0.conv1", decoy[None])
+    inputs = silent_units._inputs(network, "layer4.0.conv1", natural)
+    convolution = network.module.get_submodule("layer4.0.conv1")
+    assert isinstance(convolution, nn.Conv2d)
+
+    def awake(filters: Tensor) -> float:
+        silent = nn.Conv2d(*filters.shape[1::-1], 3, convolution.stride, convolution.padding, bias=False)
+        silent.weight.data = filters
+        loudest = silent(shown).amax(dim=(0, 2, 3)) + silencing_bias(silent, inputs)
+        return float((loudest > 0).double().mean())
+
+    start = torch.randn(convolution.weight.shape, generator=torch.Generator().manual_seed(0))
+    found = silent_units.silent_filters(convolution, shown, inputs)
+    assert awake(found) > 0.9
+    assert awake(start) < 0.5
 
 
 def test_bias_against_numpy_with_padding() -> None:

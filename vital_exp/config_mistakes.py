@@ -226,4 +226,10 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "project": (lambda value: isinstance(value, str) and value != "", "a name"),
         "metrics": (lambda value: value is None or isinstance(value, (str, ListConfig)), "all, or a list of names"),
     },
+    "audit": {
+        "cache_dir": COMMON["cache_dir"],
+        "run": (lambda value: isinstance(value, (str, ListConfig, type(None))), "a run folder, or a list of them"),
+        "images": (_is_text_or_none, "a folder of natural images"),
+        "judges": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50,densenet121]"),
+    },
 }

@@ -21,7 +21,7 @@ from vital_exp.models.network import VisionNetwork, model_space
 MIX = 3.0  # lambda: how much of the orthogonal direction is in the new filters
 SCALE = 100.0  # of the filters, after their norms are those of the old ones
 # Ours: METHODS' 50 steps of 1e-3 leave a direction nearly where it started.
-RATE, STEPS = 0.2, 100  # of the search for the orthogonal direction; the rate, that of a unit step, falls to 0
+RATE, STEPS = 0.5, 30  # of the search for the orthogonal direction; the rate, that of a unit step, falls to 0
 # The bias lies below the largest natural response by this share of the largest absolute one: the responses of another
 # batch size or machine differ by rounding, some 1e-6 of it.
 MARGIN = 1e-3
@@ -260,3 +260,18 @@ class _Path(TorchFunctionMode):
             self.activated = name in ("relu", "relu_")
             self._normalised = None
         return func(*args, **(kwargs or {}))
+
+
+def last_place(network: VisionNetwork) -> Place:
+    """Return the last convolution of a network that silent units can stand beside.
+
+    Raises:
+        UsageError: it has none.
+    """
+    names = [name for name, module in network.module.named_modules() if isinstance(module, nn.Conv2d)]
+    for name in reversed(names):
+        try:
+            return find_place(network, name)
+        except UsageError:
+            continue
+    raise UsageError("layer", None, f"{network.name} has no convolution followed by batch norm and ReLU")

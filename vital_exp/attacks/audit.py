@@ -1,0 +1,305 @@
+"""How far can the pictures of a run be trusted? One check at a time (METHODS 2 and 5)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vital_exp.attacks import paths
+from vital_exp.attacks.comparison import Attacked, Shown, compare, summary
+from vital_exp.attacks.detector import detector_accuracy, train_detector
+from vital_exp.attacks.fooling_circuit import decoy_offset, fooled
+from vital_exp.attacks.natural import NaturalImages
+from vital_exp.attacks.page import Panel, write_page
+from vital_exp.attacks.pictures import snapshots
+from vital_exp.attacks.proxpulse import proxpulse
+from vital_exp.attacks.recorded import RecordedRun
+from vital_exp.attacks.saved import save
+from vital_exp.attacks.settings import Settings
+from vital_exp.attacks.silent_units import last_place, silenced
+from vital_exp.attacks.slingshot import slingshot
+from vital_exp.attacks.tables import write_csv
+from vital_exp.attacks.wrapping import load_decoy
+from vital_exp.engine.run_folder import whole
+from vital_exp.errors import UsageError
+from vital_exp.models.layers import layer_shapes
+from vital_exp.models.named import named_network
+from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.targets.readout import Readout, readout
+from vital_exp.targets.selection import parse_target
+from vital_exp.targets.unit import Target
+
+BY_CONSTRUCTION = (
+    "VITAL's pictures of classes have no logit term: a circuit on the logits cannot reach them, by construction. "
+    "Silent units and slingshots act inside the network and are the fair tests."
+)
+
+
+@dataclass
+class Audit:
+    """What a check found.
+
+    Attributes:
+        check: its name.
+        runs: the run folders.
+        verdicts: one line per run or attack.
+        rows: one dict per line of audit.csv.
+        table: the rows averaged over targets, for the page.
+        facts: single numbers.
+        notes: what a reader must know beside the numbers.
+        panels: a target's pictures side by side, for the page.
+        plot: a chart as SVG; empty where there is none.
+        saved: per attacked network the overrides that use it.
+    """
+
+    check: str
+    runs: list[Path]
+    verdicts: list[str]
+    rows: list[dict[str, Any]]
+    table: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, float | str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    panels: list[Panel] = field(default_factory=list)
+    plot: str = ""
+    saved: dict[str, str] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> Path:
+        """Write audit.csv, audit.json, plot.svg and report.html, and return the page's path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_csv(folder / "audit.csv", self.rows)
+        names = ("check", "verdicts", "facts", "table", "notes", "saved")
+        content = {name: getattr(self, name) for name in names} | {"runs": list(map(str, self.runs))}
+        with whole(folder / "audit.json") as file:
+            json.dump(content, file, indent=2)
+        if self.plot:
+            with whole(folder / "plot.svg") as file:
+                file.write(self.plot)
+        return write_page(folder, self)
+
+    def __str__(self) -> str:
+        return "\n".join(self.verdicts)
+
+
+def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | None = None, **options: Any) -> Audit:
+    """Run one check on a run folder.
+
+    Args:
+        check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"`` or ``"proxpulse"``.
+        run: a run folder of vital-visualize; path similarity takes several.
+        out: where to write the table, the page and the attacked networks; None writes nothing.
+        options: see :class:`Settings`.
+
+    Returns:
+        Its table: ``.verdicts``, ``.rows``, ``.facts``.
+
+    Raises:
+        UsageError: a mistake in what was asked for.
+    """
+    if check not in CHECKS:
+        raise UsageError("check", check, f"one of {', '.join(CHECKS)}", CHECKS)
+    settings = Settings.of(options)
+    folders = [run] if isinstance(run, (str, Path)) else list(run)
+    if not folders or (len(folders) > 1 and check != "path_similarity"):
+        raise UsageError("run", [str(folder) for folder in folders], "one run folder; path similarity takes several")
+    runs = [RecordedRun.of(folder, settings.count, settings.images) for folder in folders]
+    found = CHECKS[check](runs, settings, None if out is None else Path(out))
+    if out is not None:
+        found.save(Path(out))
+    return found
+
+
+def _path_similarity(runs: list[RecordedRun], settings: Settings, _out: Path | None) -> Audit:
+    layers = [settings.layer] if isinstance(settings.layer, str) else settings.layer
+    rows = [row for run in runs for row in paths.similarity_rows(run, settings.count, layers)]
+    verdicts = [paths.verdict(run.name, [row for row in rows if row["run"] == str(run.folder)]) for run in runs]
+    return Audit("path_similarity", [r.folder for r in runs], verdicts, rows, plot=paths.similarity_plot(rows))
+
+
+def _fooling_circuit(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
+    (run,) = runs
+    targets = _targets(run, settings)
+    if targets[0].layer is not None:
+        raise UsageError("run", run.folder, "a fooling circuit is on the logits: a run of classes is needed")
+    natural = run.natural(settings.count)
+    detector, facts = _detector(run, natural, settings)
+    picture, decoys, classes = _decoys(run, targets, natural, settings, of_classes=True)
+    network = fooled(run.network, detector, picture)
+    attacked = Attacked("fooling_circuit", run.network, network, targets, decoys, classes, natural.split()[1], facts)
+    found = _compared(run, [attacked], settings, out)
+    found.notes.append(BY_CONSTRUCTION)
+    return found
+
+
+def _detector(run: RecordedRun, natural: NaturalImages, settings: Settings):  # type: ignore[no-untyped-def]
+    """Train the detector on some of the run's classes; the others measure it."""
+    keys = settings.snapshots
+    targets = [Target("class", label) for label in natural.classes]
+    held = max(1, round(keys.held_out * len(targets)))
+    methods: dict[str, tuple[str, ...]] = dict.fromkeys(keys.methods, ())
+    steps: dict[str, Any] = {"steps": keys.steps, "every": keys.every}
+    train, test = natural.split()
+    given = {target: train.of(target.index) for target in targets}
+    seen = range(settings.seed, settings.seed + keys.seeds)
+    shown = snapshots(run.network, targets[:-held], methods, given, seeds=seen, **steps)
+    unseen = snapshots(run.network, targets[-held:], methods, given, seeds=[settings.seed + keys.seeds], **steps)
+    real, real_unseen = (model_space(part.images, run.network) for part in (train, test))
+    detector = train_detector(real, shown, settings.seed, settings.detector)
+    with torch.no_grad():
+        kept = float(detector.natural(real_unseen).mean())
+    accuracy = detector_accuracy(detector, real_unseen, unseen)
+    facts = {"detector_accuracy_held_out": accuracy, "natural_images_told_natural": kept}
+    return detector, facts
+
+
+def _silent_units(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
+    (run,) = runs
+    targets = _targets(run, settings)
+    natural = run.natural(settings.count)
+    layer = settings.layer or last_place(run.network).convolution
+    if not isinstance(layer, str):
+        raise UsageError("layer", layer, "one convolution")
+    picture, decoys, classes = _decoys(run, targets, natural, settings)
+    targets = [target for target in targets if target.layer is not None or classes.get(target) != target.index]
+    network = silenced(run.network, layer, natural.images, picture, seed=settings.seed)
+    facts: dict[str, float | str] = {"layer": layer, "logits_unchanged": _unchanged(run.network, network, natural)}
+    attacked = Attacked("silent_units", run.network, network, targets, decoys, classes, natural, facts)
+    return _compared(run, [attacked], settings, out)
+
+
+@torch.no_grad()
+def _unchanged(honest: VisionNetwork, network: VisionNetwork, natural: NaturalImages) -> float:
+    """The share of natural images all of whose logits are the same, bit for bit."""
+    same = [(honest(part) == network(part)).all(dim=1) for part in natural.images.split(32)]
+    return float(torch.cat(same).double().mean())
+
+
+def _slingshot(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
+    def attack(run: RecordedRun, read: Readout, decoy: Tensor, natural: Tensor) -> VisionNetwork:
+        return slingshot(run.network, read, decoy, natural, method=settings.methods[0], settings=settings.tuning)
+
+    return _by_unit("slingshot", attack, runs, settings, out)
+
+
+def _proxpulse(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
+    def attack(run: RecordedRun, read: Readout, decoy: Tensor, natural: Tensor) -> VisionNetwork:
+        return proxpulse(run.network, read, decoy, natural, settings=settings.tuning)
+
+    return _by_unit("proxpulse", attack, runs, settings, out)
+
+
+Attack = Callable[[RecordedRun, Readout, Tensor, Tensor], VisionNetwork]
+
+
+def _by_unit(name: str, attack: Attack, runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
+    """An attack that changes the network for one unit: one attacked network per target."""
+    (run,) = runs
+    natural = run.natural(settings.count)
+    train, test = natural.split()
+    made = []
+    for target in _targets(run, settings):
+        picture, decoys, classes = _decoys(run, [target], natural, settings)
+        network = attack(run, _readout(run.network, target), picture, train.images)
+        made.append(Attacked(name, run.network, network, [target], decoys, classes, test))
+    return _compared(run, made, settings, out)
+
+
+def _readout(network: VisionNetwork, target: Target) -> Readout:
+    if target.layer is None:
+        return readout([target], len(network.classes))
+    return readout([target], layer_shapes(network)[target.layer][0])
+
+
+def _targets(run: RecordedRun, settings: Settings) -> list[Target]:
+    return run.targets[: settings.targets]
+
+
+def _decoys(  # type: ignore[no-untyped-def]
+    run: RecordedRun, targets: list[Target], natural: NaturalImages, settings: Settings, *, of_classes: bool = False
+):
+    """The picture to show (None: that of another class for each), and per target what its pictures are compared with.
+
+    A decoy that is a class stands for its first natural image; by default it is the class half way round from the
+    first target's.
+    """
+    if settings.decoy and Path(settings.decoy).expanduser().suffix:
+        picture = load_decoy(settings.decoy, run.network)
+        return picture, dict.fromkeys(targets, picture[None]), {}
+    count = len(run.network.classes)
+    if of_classes and settings.decoy is None:
+        shown = {target: (target.index + decoy_offset(count)) % count for target in targets}
+        images = {label: _images_of(run, label, natural, settings) for label in set(shown.values())}
+        return None, {target: images[label] for target, label in shown.items()}, shown
+    label = _decoy_class(run, targets[0], natural, settings)
+    picture = _images_of(run, label, natural, settings)[0]
+    return picture, dict.fromkeys(targets, picture[None]), dict.fromkeys(targets, label)
+
+
+def _decoy_class(run: RecordedRun, target: Target, natural: NaturalImages, settings: Settings) -> int:
+    if settings.decoy is not None:
+        return parse_target(f"class:{settings.decoy}", run.network.classes).index
+    known = natural.classes
+    place = known.index(target.index) if target.layer is None else target.index
+    return known[(place + decoy_offset(len(known))) % len(known)]
+
+
+def _images_of(run: RecordedRun, label: int, natural: NaturalImages, settings: Settings) -> Tensor:
+    """Natural images of a class, also of one that is none of the run's."""
+    return natural.of(label) if label in natural.classes else run.own_images(Target("class", label), settings.count)
+
+
+def _compared(run: RecordedRun, made: list[Attacked], settings: Settings, out: Path | None) -> Audit:
+    """The table attack x method, one line of verdict per method, the networks on disk."""
+    judges = {network.name: network for network in (named_network(j, None, "judges") for j in settings.judges)}
+    found = Audit(made[0].attack, [run.folder], [], [])
+    methods: dict[str, tuple[str, ...]] = dict.fromkeys(settings.methods, ())
+    for attacked in made:
+        keys: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed}
+        cost = attacked.cost()
+        rows, shown = compare(attacked, methods, run.references, settings.count, judges, **keys)
+        found.rows += [{**row, **cost} for row in rows]
+        found.panels += _panels(attacked, shown)
+        found.facts |= attacked.facts
+        if out is not None:
+            place = out / "attacked" / (attacked.targets[0].name if len(made) > 1 else "network")
+            found.saved[place.name] = save(attacked.network, run.model, place)
+    found.table = summary(found.rows)
+    found.verdicts = [_verdict(line) for line in found.table]
+    return found
+
+
+def _panels(attacked: Attacked, shown: list[Shown]) -> list[Panel]:
+    """Per target the decoy, and of each method the picture before and after."""
+    panels = []
+    for i, target in enumerate(attacked.targets):
+        pictures = [("decoy", attacked.decoys[target][0])]
+        for one in shown:
+            pictures += [(f"{one.method}, honest", one.honest[i]), (f"{one.method}, attacked", one.attacked[i])]
+        panels.append(Panel(target.label or target.name, pictures))
+    return panels
+
+
+def _verdict(line: Mapping[str, Any]) -> str:
+    """One line: what the pictures show, and what it cost."""
+    shown = f"{line['attack']} x {line['method']}: {line['nearer_decoy']:.0%} of {line['n']} pictures nearer the decoy"
+    if "decoy_top1[honest]" in line:
+        shown += (
+            f", {line['decoy_top1[honest]']:.0%} classified as it, {line['own_top1[honest]']:.0%} as their own class"
+        )
+    cost = f"natural accuracy {line['accuracy_before']:.1%} -> {line['accuracy_after']:.1%}"
+    return f"{shown}; {cost}, {line['agreement']:.1%} of decisions agree"
+
+
+Check = Callable[[list[RecordedRun], Settings, "Path | None"], Audit]
+CHECKS: Mapping[str, Check] = {
+    "path_similarity": _path_similarity,
+    "fooling_circuit": _fooling_circuit,
+    "silent_units": _silent_units,
+    "slingshot": _slingshot,
+    "proxpulse": _proxpulse,
+}

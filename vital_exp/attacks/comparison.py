@@ -1,0 +1,164 @@
+"""Attack x method: what the pictures of an attacked network show, and what the attack costs (METHODS 2 and 5)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vital_exp.attacks.natural import NaturalImages
+from vital_exp.attacks.pictures import make_pictures
+from vital_exp.attacks.resemblance import opinions, perceptual_distance
+from vital_exp.evaluation.activation import unit_activations
+from vital_exp.evaluation.recognition import logits
+from vital_exp.images.output import quantised
+from vital_exp.models.layers import layer_shapes
+from vital_exp.models.network import VisionNetwork
+from vital_exp.references.base import References
+from vital_exp.targets.readout import Readout, readout
+from vital_exp.targets.unit import Target
+
+DECOYS_COMPARED = 10  # natural images of a decoy class
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """An attacked network beside the honest one, and what its pictures are meant to show.
+
+    Attributes:
+        attack: its name.
+        honest, network: before and after.
+        targets: the units whose pictures are made.
+        decoys: {target: (M, 3, H, W)} RGB, what each is to show: one picture, or images of a class.
+        decoy_classes: {target: class}, the class of the decoy, where it has one.
+        natural: held-out images, for the cost.
+        facts: further numbers of the attack.
+    """
+
+    attack: str
+    honest: VisionNetwork
+    network: VisionNetwork
+    targets: list[Target]
+    decoys: Mapping[Target, Tensor]
+    decoy_classes: Mapping[Target, int]
+    natural: NaturalImages
+    facts: dict[str, float | str] = field(default_factory=dict)
+
+    def cost(self) -> dict[str, float]:
+        """Return accuracy on natural images before and after, and how many decisions agree."""
+        before, after = (logits(network, self.natural.images) for network in (self.honest, self.network))
+        labels = self.natural.labels
+        return {
+            "accuracy_before": float((before.argmax(dim=1) == labels).double().mean()),
+            "accuracy_after": float((after.argmax(dim=1) == labels).double().mean()),
+            "agreement": float((before.argmax(dim=1) == after.argmax(dim=1)).double().mean()),
+        }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The pictures of one method: of the honest network and of the attacked one, (N, 3, H, W) each."""
+
+    method: str
+    honest: Tensor
+    attacked: Tensor
+
+
+def compare(
+    attacked: Attacked,
+    methods: Mapping[str, Sequence[str]],
+    references: References,
+    count: int,
+    judges: Mapping[str, VisionNetwork],
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+) -> tuple[list[dict[str, Any]], list[Shown]]:
+    """Make the pictures of both networks by each method; return one row per method and target, and the pictures.
+
+    Args:
+        attacked: see there.
+        methods: options of the group ``method`` and the further overrides of each.
+        references: natural images of the targets, for methods that take them.
+        count: of these, per target.
+        judges: other networks of the same classes, by name.
+        steps, seed: of every run.
+    """
+    given = {t: torch.stack([i for i, _ in zip(references.images(t), range(count), strict=False)])
+             for t in attacked.targets}  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    shown: list[Shown] = []
+    for method, overrides in methods.items():
+        keys: dict[str, Any] = {"seed": seed, "steps": steps, "overrides": overrides}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a method that cannot read a layer's relevance says so; the table is long
+            pair = [
+                make_pictures(network, attacked.targets, method, given, **keys)
+                for network in (attacked.honest, attacked.network)
+            ]
+        honest, lying = (quantised(pictures.images.nan_to_num()) for pictures in pair)
+        shown.append(Shown(method, honest, lying))
+        rows += _rows(attacked, method, honest, lying, judges)
+    return rows, shown
+
+
+def _rows(
+    attacked: Attacked, method: str, honest: Tensor, lying: Tensor, judges: Mapping[str, VisionNetwork]
+) -> list[dict[str, Any]]:
+    """One row per target of a method."""
+    eye = next(iter(judges.values()), attacked.honest)
+    rows = []
+    for i, target in enumerate(attacked.targets):
+        decoy = attacked.decoys[target][:DECOYS_COMPARED]
+        pair = torch.stack([lying[i], honest[i]])
+        to_decoy = perceptual_distance(eye, pair, decoy).mean(dim=1)
+        to_honest = perceptual_distance(eye, pair[:1], pair[1:])
+        rows.append({
+            "attack": attacked.attack,
+            "method": method,
+            "target": target.name,
+            "label": target.label,
+            "decoy_distance": float(to_decoy[0]),
+            "decoy_distance_before": float(to_decoy[1]),
+            "honest_distance": float(to_honest),
+        })  # fmt: skip
+    everyone = {"honest": attacked.honest, **judges}
+    if attacked.targets[0].layer is None:
+        own = [target.index for target in attacked.targets]
+        shown = [attacked.decoy_classes.get(target, target.index) for target in attacked.targets]
+        for row, opinion in zip(rows, opinions(everyone, lying, own, shown), strict=True):
+            row |= opinion
+    else:
+        read = _readout(attacked)
+        before, after = (unit_activations(attacked.honest, read, pictures) for pictures in (honest, lying))
+        for row, was, now in zip(rows, before.tolist(), after.tolist(), strict=True):
+            row |= {"honest_activation": was, "attacked_activation": now}
+    return rows
+
+
+def _readout(attacked: Attacked) -> Readout:
+    layer = attacked.targets[0].layer
+    assert layer is not None
+    return readout(attacked.targets, layer_shapes(attacked.honest)[layer][0])
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per attack and method: the means over targets, and ``nearer_decoy``.
+
+    ``nearer_decoy`` is the share of pictures of the attacked network that are nearer to the decoy than the honest
+    picture was, by more than half of the way: decoy_distance < honest_distance.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["attack"], row["method"]), []).append(row)
+    found = []
+    for (attack, method), members in groups.items():
+        numbers = [key for key, value in members[0].items() if isinstance(value, float)]
+        means = {key: sum(row[key] for row in members) / len(members) for key in numbers}
+        nearer = sum(row["decoy_distance"] < row["honest_distance"] for row in members) / len(members)
+        found.append({"attack": attack, "method": method, "n": len(members), "nearer_decoy": nearer, **means})
+    return found

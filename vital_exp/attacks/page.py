@@ -1,0 +1,60 @@
+"""The page of an audit: report.html, one file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from vital_exp.engine.run_folder import whole
+from vital_exp.images.output import to_uint8
+
+if TYPE_CHECKING:
+    from vital_exp.attacks.audit import Audit
+
+LARGEST_SIDE = 160  # px of a picture on the page
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Pictures that belong side by side: a name, and captions with pictures (3, H, W) RGB in [0, 1]."""
+
+    name: str
+    pictures: list[tuple[str, Tensor]]
+
+
+def write_page(folder: Path, audit: Audit) -> Path:
+    """Write ``folder/report.html`` and return its path."""
+    loader = PackageLoader("vital_exp.attacks")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["number"] = _number
+    panels = [
+        (panel.name, [(words, _data_uri(picture)) for words, picture in panel.pictures]) for panel in audit.panels
+    ]
+    page = environment.get_template("audit.html")
+    columns = list(dict.fromkeys(key for row in audit.table for key in row))
+    text = page.render(audit=audit, panels=panels, columns=columns, plot=Markup(audit.plot))  # the plot escapes names
+    path = folder / "report.html"
+    with whole(path) as file:
+        file.write(text)
+    return path
+
+
+def _number(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _data_uri(picture: Tensor) -> str:
+    array = to_uint8(picture).permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
+    image = Image.fromarray(array)
+    image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,0 +1,147 @@
+"""Path similarity of a run's pictures, layer by layer (METHODS 2.3): the check without an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vital_exp.attacks.recorded import RecordedRun
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.path_similarity import MEASURES, path_similarity
+from vital_exp.models.layers import layer_shapes
+from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.taps import Taps
+
+LARGEST = 20_000  # activations of a layer that are compared; of more a fixed random choice, the same for all pictures
+IMAGES_PER_PASS = 32
+HALF_WAY = 0.5  # between natural images of other classes (0) and of the same class (1)
+# The chart, in pixels.
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 860, 400, 50, 130, 34, 12
+LOWEST, HIGHEST = -0.5, 1.5  # values beyond are drawn at the border: the small denominators of early layers
+COLOURS = ("#3f87d4", "#e0862a", "#2aa27a", "#c9559c", "#8d74dd", "#ab931c", "#d9544d", "#2aa3b8")
+
+
+def compared_layers(network: VisionNetwork) -> list[str]:
+    """Return the convolutions and linear layers of a network, in the order in which they run."""
+    modules = dict(network.module.named_modules())
+    return [name for name in layer_shapes(network) if isinstance(modules[name], (nn.Conv2d, nn.Linear))]
+
+
+def similarity_rows(run: RecordedRun, count: int, layers: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield one row per layer and measure.
+
+    Columns: run, method, layer, depth, measure, value, low, high, n, picture, same, different.
+
+    Args:
+        run: its pictures, against its targets' natural images.
+        count: of these, per target.
+        layers: None for all of :func:`compared_layers`.
+
+    Raises:
+        UsageError: fewer than two targets or an unknown layer.
+    """
+    if len(run.targets) < 2:
+        raise UsageError(
+            "run", run.folder, "pictures of at least two targets are needed: the others' images are the floor"
+        )
+    layers = compared_layers(run.network) if layers is None else list(layers)
+    Taps(run.network.module, layers, "layer")
+    own = [run.own_images(target, count) for target in run.targets]
+    natural, labels = torch.cat(own), torch.repeat_interleave(torch.tensor([len(images) for images in own]))
+    numbers = torch.arange(len(run.targets))
+    for depth, layer in enumerate(layers):
+        shown = _activations(run.network, layer, run.pictures)
+        real = _activations(run.network, layer, natural)
+        for measure in MEASURES:
+            found = path_similarity(shown, numbers, real, labels, measure)
+            values = {key: getattr(found, key) for key in ("value", "low", "high", "n", "picture", "same", "different")}
+            names = {"run": str(run.folder), "method": run.name, "layer": layer, "depth": depth, "measure": measure}
+            yield names | values
+
+
+@torch.no_grad()
+def _activations(network: VisionNetwork, layer: str, images: Tensor) -> Tensor:
+    """One row of activations per image, (N, D) with D at most LARGEST."""
+    taps, rows = Taps(network.module, [layer]), []
+    choice: Tensor | None = None
+    for part in images.split(IMAGES_PER_PASS):
+        values = taps(model_space(part, network))[0][layer].flatten(1)
+        if choice is None and values.shape[1] > LARGEST:
+            choice = torch.randperm(values.shape[1], generator=torch.Generator().manual_seed(0))[:LARGEST]
+        rows.append(values if choice is None else values[:, choice])
+    return torch.cat(rows)
+
+
+def verdict(name: str, rows: Sequence[Mapping[str, Any]], measure: str = "spearman") -> str:
+    """Return one line: from which layer on, if any, the pictures are processed as natural images are.
+
+    That is where the lower end of the interval is above half way from other-class to same-class images, and stays so.
+    """
+    values = [(row["layer"], row["low"], row["value"]) for row in rows if row["measure"] == measure]
+    first = len(values)
+    while first and values[first - 1][1] > HALF_WAY:
+        first -= 1
+    if first == len(values):
+        last = f"{values[-1][2]:.2f} at {values[-1][0]}"
+        return f"{name}: in no final layers are the pictures processed as natural images are ({last}, {measure})"
+    where = "in every layer" if first == 0 else f"from {values[first][0]} on (layer {first + 1} of {len(values)})"
+    return f"{name}: {where} the pictures are processed more like natural images of their own unit than of others"
+
+
+def similarity_plot(rows: Sequence[Mapping[str, Any]], measure: str = "spearman") -> str:
+    """Return a chart of all runs as SVG: the normalised similarity by layer, with its interval."""
+    rows = [row for row in rows if row["measure"] == measure]
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    runs = list(dict.fromkeys((row["run"], row["method"]) for row in rows))
+    parts = [_frame(layers, measure)]
+    for number, (folder, name) in enumerate(runs):
+        own = {row["layer"]: row for row in rows if row["run"] == folder}
+        parts.append(_curve([own.get(layer) for layer in layers], COLOURS[number % len(COLOURS)]))
+        x, colour = LEFT + number * (WIDTH - LEFT) / max(len(runs), 1), COLOURS[number % len(COLOURS)]
+        parts.append(f'<rect x="{x:.0f}" y="8" width="14" height="4" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 20:.0f}" y="14">{escape(name)}</text>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="11" '
+        f'font-family="system-ui, sans-serif" fill="currentColor"><title>Path similarity by layer</title>'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _x(place: int, count: int) -> float:
+    return LEFT + (WIDTH - LEFT - RIGHT) * (place + 0.5) / count
+
+
+def _y(value: float) -> float:
+    share = (min(max(value, LOWEST), HIGHEST) - LOWEST) / (HIGHEST - LOWEST)
+    return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
+
+
+def _frame(layers: Sequence[str], measure: str) -> str:
+    """Grid lines, with the floor and the ceiling in words, and the layers' names."""
+    parts = []
+    for value, words in ((0.0, "other class"), (0.5, ""), (1.0, "same class")):
+        parts.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(value):.1f}" y2="{_y(value):.1f}" stroke="currentColor" '
+            f'stroke-opacity="{0.5 if words else 0.15}"/><text x="4" y="{_y(value) + 4:.1f}">{value:g}</text>'
+            f'<text x="{WIDTH - RIGHT}" y="{_y(value) - 4:.1f}" text-anchor="end" opacity=".6">{words}</text>'
+        )
+    for place, layer in enumerate(layers):
+        x, y = _x(place, len(layers)), HEIGHT - BOTTOM + 10
+        parts.append(f'<text transform="translate({x:.1f},{y}) rotate(60)" font-size="9">{escape(layer)}</text>')
+    return "".join(parts) + f'<text x="4" y="{TOP - 6}" opacity=".6">{measure}</text>'
+
+
+def _curve(rows: Sequence[Mapping[str, Any] | None], colour: str) -> str:
+    """A band for the interval and a line for the values."""
+    there = [(_x(place, len(rows)), row) for place, row in enumerate(rows) if row is not None]
+    upper = [f"{x:.1f},{_y(row['high']):.1f}" for x, row in there]
+    lower = [f"{x:.1f},{_y(row['low']):.1f}" for x, row in reversed(there)]
+    line = " ".join(f"{x:.1f},{_y(row['value']):.1f}" for x, row in there)
+    return (
+        f'<polygon points="{" ".join(upper + lower)}" fill="{colour}" opacity=".15"/>'
+        f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>'
+    )

@@ -1,0 +1,61 @@
+"""How much does a picture resemble the decoy, and how much the honest one? A distance and classifiers' opinions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from vital_exp.evaluation.recognition import logits
+from vital_exp.images.output import resized
+from vital_exp.models.layers import alignment
+from vital_exp.models.network import Recipe, VisionNetwork, model_space
+from vital_exp.models.taps import Taps
+
+
+@torch.no_grad()
+def perceptual_distance(network: VisionNetwork, pictures: Tensor, others: Tensor) -> Tensor:
+    """Return the distance of every picture from every other, (N, M) float32 in [0, 4].
+
+    LPIPS without its learned weights (Zhang et al. 2018, equation 1, w = 1): activations at each position made unit
+    vectors over channels, squared differences, mean over positions, mean over layers.
+
+    Args:
+        network: whose default layers are read.
+        pictures, others: (N, 3, H, W) and (M, 3, H, W) RGB in [0, 1].
+    """
+    first, second = (_unit_features(network, images) for images in (pictures, others))
+    distances = [2 - 2 * torch.einsum("ncp,mcp->nm", a, b) / a.shape[-1] for a, b in zip(first, second, strict=True)]
+    return torch.stack(distances).mean(dim=0).clamp(min=0)
+
+
+def _unit_features(network: VisionNetwork, images: Tensor) -> list[Tensor]:
+    """Per layer (N, C, P), unit vectors over channels."""
+    taps = Taps(network.module, list(alignment(network, Recipe()).layers))
+    activations, _ = taps(model_space(resized(images, network.preprocessing.size), network))
+    return [torch.nn.functional.normalize(a.flatten(2), dim=1).float().cpu() for a in activations.values()]
+
+
+def opinions(
+    judges: Mapping[str, VisionNetwork], pictures: Tensor, own: Sequence[int], decoy: Sequence[int]
+) -> list[dict[str, float]]:
+    """Return one row per picture: what each judge thinks of the unit's own class and of the decoy's.
+
+    Columns: ``own_top1[judge]``, ``decoy_top1[judge]`` (1 or 0), ``own_probability[judge]``,
+    ``decoy_probability[judge]``.
+
+    Args:
+        judges: by name, the honest network among them.
+        pictures: (N, 3, H, W) RGB in [0, 1].
+        own, decoy: classes, one per picture.
+    """
+    rows: list[dict[str, float]] = [{} for _ in pictures]
+    for name, judge in judges.items():
+        scores = logits(judge, pictures)
+        best, shares = scores.argmax(dim=1).tolist(), scores.softmax(dim=1)
+        for i, row in enumerate(rows):
+            for kind, label in (("own", own[i]), ("decoy", decoy[i])):
+                row[f"{kind}_top1[{name}]"] = float(best[i] == label)
+                row[f"{kind}_probability[{name}]"] = float(shares[i, label])
+    return rows

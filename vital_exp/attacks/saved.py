@@ -1,0 +1,146 @@
+"""Attacked networks on disk: weights, and what is needed to build the network again.
+
+model=python model.factory=vital_exp.attacks.saved:load +model.arguments.folder=<folder> ...
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as serialise
+from torch import nn
+
+from vital_exp.attacks.detector import Detector
+from vital_exp.attacks.fooling_circuit import FoolingCircuit
+from vital_exp.attacks.silent_units import (
+    ConvolutionWithSilentUnits,
+    NormWithSilentUnits,
+    Place,
+    with_silent_units,
+)
+from vital_exp.engine.run_folder import whole
+from vital_exp.errors import UsageError
+from vital_exp.models.checkpoints import load_checkpoint
+from vital_exp.models.loading import ModelConfig, build_network, wrap
+from vital_exp.models.network import VisionNetwork
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "network.json"
+FACTORY = "vital_exp.attacks.saved:load"
+
+
+def save(network: VisionNetwork, model: ModelConfig, folder: Path | str) -> str:
+    """Write an attacked network and return the overrides that use it with any command.
+
+    Args:
+        network: the attacked one.
+        model: what the honest one was built from.
+        folder: made if it is not there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = {**asdict(model), "pretrained": False, "checkpoint": None, **_own(network)}
+    described = {"name": network.name, "model": keys, "attack": _structure(network.module)}
+    # Copies: a tensor that two names share cannot be written twice.
+    state = {name: value.detach().clone().contiguous() for name, value in network.module.state_dict().items()}
+    with whole(folder / WEIGHTS, binary=True) as file:
+        file.write(serialise(state))
+    with whole(folder / DESCRIPTION) as file:
+        json.dump(described, file, indent=2)
+    return _overrides(network, model, folder)
+
+
+def _overrides(network: VisionNetwork, model: ModelConfig, folder: Path) -> str:
+    """What to write on a command line to use a saved network."""
+    own, preprocessing = _own(network), network.preprocessing
+    arguments = [f"model=python model.factory={FACTORY} +model.arguments.folder={folder}"]
+    arguments += [f"model.{key}={_list(own[key])}" for key in ("mean", "std", "size", "layers", "layer_weights")]
+    arguments += [f"model.resize={preprocessing.resize}"] if preprocessing.resize else []
+    names = model.class_names
+    if names is not None:
+        arguments += [f"model.class_names={names}" if isinstance(names, str) else f'"model.class_names={_list(names)}"']
+    return " ".join(arguments)
+
+
+def _list(values: Any) -> str:
+    return "[" + ",".join(map(str, values)) + "]"
+
+
+def _own(network: VisionNetwork) -> dict[str, Any]:
+    """The keys of the group ``model`` that the network itself knows."""
+    preprocessing, recipe = network.preprocessing, network.recipe
+    return {
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "size": list(preprocessing.size),
+        "resize": preprocessing.resize,
+        "interpolation": preprocessing.interpolation,
+        "layers": list(recipe.layers or ()),
+        "layer_weights": list(recipe.layer_weights or ()),
+        "total_variation": recipe.total_variation,
+        "l2": recipe.l2,
+    }
+
+
+def _structure(module: nn.Module) -> dict[str, Any]:
+    """What stands around or inside the honest network."""
+    if isinstance(module, FoolingCircuit):
+        keys = {"size": list(module.detector.size), "classes": module.num_classes, "strength": module.strength}
+        picture = module.picture
+        return {"kind": "fooling_circuit", **keys, "picture": None if picture is None else list(picture.shape)}
+    modules = dict(module.named_modules())
+    beside = [name for name, part in modules.items() if isinstance(part, ConvolutionWithSilentUnits)]
+    if beside:
+        norms = [name for name, part in modules.items() if isinstance(part, NormWithSilentUnits)]
+        return {"kind": "silent_units", "convolution": beside[0], "norm": norms[0]}
+    return {"kind": "fine_tuned"}
+
+
+def load(folder: str) -> nn.Module:
+    """Return an attacked network that :func:`save` wrote: the factory of ``model=python``.
+
+    Raises:
+        UsageError: the folder holds none.
+    """
+    described = _described(Path(folder).expanduser())
+    honest = build_network(_honest(described["model"])).module
+    module = _built(honest, described["attack"])
+    load_checkpoint(module, Path(folder).expanduser() / WEIGHTS)
+    return module
+
+
+def load_network(folder: Path | str) -> VisionNetwork:
+    """Return a saved network with its preprocessing, class names and recipe.
+
+    Raises:
+        UsageError: the folder holds none.
+    """
+    described = _described(Path(folder).expanduser())
+    keys = {**described["model"], "name": described["name"]}
+    return wrap(load(str(folder)), ModelConfig(**keys))
+
+
+def _honest(model: Mapping[str, Any]) -> ModelConfig:
+    return ModelConfig(**{**model, "layers": None, "layer_weights": None})
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    place = folder / DESCRIPTION
+    if not place.is_file():
+        raise UsageError("model.arguments.folder", folder, f"no {DESCRIPTION} there: a folder that vital-audit saved")
+    described: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    return described
+
+
+def _built(honest: nn.Module, attack: Mapping[str, Any]) -> nn.Module:
+    if attack["kind"] == "silent_units":
+        return with_silent_units(honest, Place(attack["convolution"], attack["norm"]))
+    if attack["kind"] == "fooling_circuit":
+        picture = None if attack["picture"] is None else torch.zeros(attack["picture"])
+        detector = Detector((attack["size"][0], attack["size"][1]))
+        return FoolingCircuit(honest, detector, attack["classes"], picture, attack["strength"])
+    return honest

@@ -1,0 +1,107 @@
+"""What an audit is asked for: the keys of vital-audit beside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vital_exp.attacks.detector import DetectorTraining
+from vital_exp.attacks.fine_tuning import FineTuning
+from vital_exp.config import options_of
+from vital_exp.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Which moments of which runs the detector learns from.
+
+    Attributes:
+        every: steps between snapshots; None: 4, 6, 8, 11 ... 512.
+        steps: of each run.
+        seeds: runs per method for training; one more is held out.
+        methods: options of the group ``method``.
+        held_out: share of the targets of which the training sees no picture.
+    """
+
+    every: int | None = None
+    steps: int = 512
+    seeds: int = 3
+    methods: Sequence[str] = ("fourier",)
+    held_out: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check_methods(self.methods, "snapshots.methods")
+        for key, least in (("every", 1), ("steps", 1), ("seeds", 1)):
+            value = getattr(self, key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise UsageError(f"snapshots.{key}", value, f"a whole number of at least {least}")
+        if not isinstance(self.held_out, float) or not 0 < self.held_out < 1:
+            raise UsageError("snapshots.held_out", self.held_out, "a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Keys that more than one check reads.
+
+    Attributes:
+        count: natural images per class.
+        images: a folder of natural images in place of the run's own.
+        methods: whose pictures of the attacked network are compared.
+        steps: of these; None: each method's own.
+        seed: of everything that is drawn.
+        judges: other networks of the same classes.
+        targets: how many of the run's targets; None: all.
+        decoy: an image file, a class, or None: the class half way round.
+        layer: silent units: the convolution; None: the last suitable one. Path similarity: the layers.
+        snapshots, detector, tuning: see there.
+    """
+
+    count: int = 30
+    images: str | None = None
+    methods: Sequence[str] = ("fourier", "maco", "vital_fourier")
+    steps: int | None = 256
+    seed: int = 0
+    judges: Sequence[Any] = ()
+    targets: int | None = None
+    decoy: str | None = None
+    layer: str | Sequence[str] | None = None
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    detector: DetectorTraining = field(default_factory=DetectorTraining)
+    tuning: FineTuning = field(default_factory=FineTuning)
+
+    def __post_init__(self) -> None:
+        _check_methods(self.methods, "methods")
+        for key, least in (("count", 2), ("steps", 1), ("targets", 1), ("seed", 0)):
+            value = getattr(self, key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise UsageError(key, value, f"a whole number of at least {least}")
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Any]) -> Settings:
+        """Return the settings of plain keys; unknown ones raise.
+
+        Raises:
+            UsageError: an unknown key, or a value that is not allowed.
+        """
+        parts = {"snapshots": Snapshots, "detector": DetectorTraining, "tuning": FineTuning}
+        keys = {name: _built(parts[name], name, value) if name in parts else value for name, value in keys.items()}
+        settings: Settings = _built(cls, "", keys)
+        return settings
+
+
+def _built(kind: Any, name: str, keys: Any) -> Any:
+    allowed = list(kind.__dataclass_fields__)
+    for key in keys:
+        if key not in allowed:
+            raise UsageError(f"{name}.{key}".lstrip("."), keys[key], "no such key", allowed)
+    return kind(**keys)
+
+
+def _check_methods(methods: Sequence[str], key: str) -> None:
+    known = options_of("method")
+    if isinstance(methods, str) or not methods:
+        raise UsageError(key, methods, f"a list of methods, [{','.join(known[:3])}]")
+    for method in methods:
+        if method not in known:
+            raise UsageError(key, method, f"one of {', '.join(known)}", known)

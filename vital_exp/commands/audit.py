@@ -1,0 +1,48 @@
+"""vital-audit: how far can the pictures of a run be trusted?"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from vital_exp.commands.hydra_app import run_app
+from vital_exp.config import normalised, plain
+from vital_exp.errors import UsageError
+
+COMMAND = "audit"
+# Keys that say what is audited, or are Hydra's; the others are settings of the checks.
+NO_SETTINGS = ("run", "check", "cache_dir")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not any(re.match(r"\+*run=", argument) for argument in given):
+        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # a mistake: no folder for it
+    run_app("vital-audit", COMMAND, audit_job, given)
+
+
+def audit_job(config: DictConfig) -> int:
+    """Run one check; returns the number of failed targets, of which there are none."""
+    content: dict[str, Any] = plain(normalised(config, COMMAND))
+    run = content["run"]
+    runs = [run] if isinstance(run, str) else run
+    if not runs:
+        raise UsageError("run", run, "a run folder of vital-visualize is needed, or a list of them")
+    from vital_exp.attacks.audit import audit
+
+    out = Path(HydraConfig.get().runtime.output_dir)
+    settings = {key: value for key, value in content.items() if key not in NO_SETTINGS}
+    found = audit(content["check"]["name"], runs, out, **settings)
+    print(found)
+    print(f"report: {out / 'report.html'} (audit.csv and audit.json beside it)")
+    return 0
+
+
+if __name__ == "__main__":
+    main()
