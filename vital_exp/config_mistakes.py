@@ -209,7 +209,13 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "spectrum_size": (_is_count, "a side in px, at least 1"),
     },
     "evaluate": {
-        **dict.fromkeys(("download", "references.cache"), FLAG),
+        **dict.fromkeys(("download", "references.cache", "study"), FLAG),
+        "study_targets": (_is_count, "a whole number of at least 1"),
+        "study_seed": (lambda value: _is_count(value) or (value == 0 and not _is_flag(value)), "a whole number"),
+        "answers": (
+            lambda value: _is_text_or_none(value) or (isinstance(value, ListConfig) and len(value) > 0),
+            "files that the study's page saved, or a folder of them",
+        ),
         "trainer.devices": ONE_DEVICE,
         "cache_dir": COMMON["cache_dir"],
         **dict.fromkeys(("run", "pictures", "references.root"), (_is_text_or_none, "a folder")),

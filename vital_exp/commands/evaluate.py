@@ -41,6 +41,12 @@ def _quoted(argument: str) -> str:
 def evaluate_job(config: DictConfig) -> int:
     """Score the pictures of one job; returns how many of them could not be read."""
     config = normalised(config, COMMAND)
+    if config.study or config.answers is not None:
+        return _study(config)
+    return _score(config)
+
+
+def _score(config: DictConfig) -> int:
     place, out = _places(config)
     from vital_exp.evaluation.pictures import told
 
@@ -53,6 +59,40 @@ def evaluate_job(config: DictConfig) -> int:
         print(told(dict(table.unreadable), len(table.unreadable) + len(table.targets)))
     print(f"metrics: {out / 'metrics.json'} and metrics.csv")
     return len(table.unreadable)
+
+
+def _study(config: DictConfig) -> int:
+    """Write the study of a run, or of a folder of runs, or read its answers back; a run is scored too."""
+    from vital_exp.reporting.study_page import write_study
+    from vital_exp.reporting.sweep import find_runs, read_sweep
+
+    if config.run is None:
+        raise UsageError("run", None, "the study is of a run folder, or of a folder of run folders")
+    root = Path(config.run).expanduser()
+    runs, out = find_runs([root], "run"), root / "study"
+    if config.answers is not None:
+        return _answers(config, out)
+    unreadable = _score(config) if (root / "results.jsonl").is_file() else 0
+    page = write_study(read_sweep(runs, "run"), out, config.study_targets, config.study_seed)
+    print(f"study: {page} (what its codes stand for: {page.with_name('key.json')}; answers=file reads answers back)")
+    return unreadable
+
+
+def _answers(config: DictConfig, out: Path) -> int:
+    """Read what people answered into the metrics of the runs."""
+    from vital_exp.evaluation.evaluate import settings_of
+    from vital_exp.evaluation.study import read_answers, read_key, study_tables
+
+    content: dict[str, Any] = plain(config)
+    given = content["answers"] if isinstance(content["answers"], list) else [content["answers"]]
+    answers = read_answers([Path(place).expanduser() for place in given], read_key(out))
+    settings = settings_of({**content["evaluation"], "download": content["download"]})
+    for run, table in study_tables(answers, out, settings, Path(content["cache_dir"]).expanduser()).items():
+        table.save(run)
+        print(f"{run}\n{table}")
+    people = len({answer.participant for answer in answers})
+    print(f"study: {len(answers)} answers of {people} {'person' if people == 1 else 'people'}")
+    return 0
 
 
 def _places(config: DictConfig) -> tuple[Path, Path]:

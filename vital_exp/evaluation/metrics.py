@@ -22,6 +22,7 @@ from vital_exp.evaluation.score import NotComputed, Score
 
 Scores = dict[str, Score]
 ALL, BASIC = "all", "basic"
+STUDY = "study_"  # what people answered: ratings and right names, vital_exp.evaluation.study
 # What basic stands for: little more than a pass over the pictures.
 BASIC_METRICS = ("accuracy", "transfer", "activation_ratio")
 # What a metric is computed over: once for the pictures, for each judge, for the network and each judge, for each
@@ -348,6 +349,8 @@ METRICS: Mapping[str, Metric] = {
 
 def higher_is_better(name: str) -> bool | None:
     """Return whether more is better of a number by its name in the table; None when it only describes."""
+    if name.startswith(STUDY):
+        return True
     for metric in METRICS.values():
         for prefix, direction in metric.better.items():
             if name.startswith(prefix):

@@ -75,6 +75,18 @@ def run_pictures(folder: Path, class_names: ClassNames | None, size: tuple[int, 
     return _loaded(named, size, "run", folder)
 
 
+def finished_targets(folder: Path) -> list[Target]:
+    """Return the targets of a run folder that have a picture.
+
+    Raises:
+        UsageError: no results there.
+    """
+    listed = folder / "results.jsonl"
+    if not listed.is_file():
+        raise UsageError("run", folder, "no results.jsonl there; a run folder of vital-visualize holds one")
+    return [_target(result, None) for result in _results(listed)]
+
+
 def _results(listed: Path) -> list[dict[str, Any]]:
     """The last line of each target that is done; torn lines are left out."""
     found: dict[str, dict[str, Any]] = {}

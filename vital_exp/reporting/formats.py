@@ -61,7 +61,7 @@ def _csv(columns: Sequence[str], rows: Any) -> str:
     return out.getvalue()
 
 
-def as_json(table: CombinedTable, runs: Sequence[Mapping[str, Any]] = ()) -> str:
+def table_json(table: CombinedTable, runs: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return the table, the comparisons, the paper's figures and what the runs are."""
     published = [{"model": line.model, "method": line.method, **line.values} for line in table.published]
     content = {

@@ -81,7 +81,7 @@ def write_report(
     write_whole(out / "comparisons.csv", [formats.comparisons_csv(table)])
     write_whole(out / "table.md", [formats.as_markdown(table)])
     write_whole(out / "table.tex", [formats.as_latex(table)])
-    write_whole(out / "table.json", [formats.as_json(table, described)])
+    write_whole(out / "table.json", [formats.table_json(table, described)])
     plots = _plots(table, out / "plots")
     data, unreadable = _page_data(sweep, table, out, described)
     _write_details(sweep, out / "details")
@@ -231,7 +231,7 @@ def _write_details(sweep: Sequence[SweepRun], folder: Path) -> None:
             part = names[start : start + TARGETS_PER_FILE]
             name = f"{number:03d}-{chunk}"
             content = {"config": run.run.config, "targets": dict(_curves(run, part))}
-            write_whole(folder / f"{name}.js", [f"vitalDetails({_json(name)},{_json(content)});\n"])
+            write_whole(folder / f"{name}.js", [f"vitalDetails({as_json(name)},{as_json(content)});\n"])
 
 
 def _curves(run: SweepRun, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -242,8 +242,8 @@ def _curves(run: SweepRun, names: Sequence[str]) -> Iterator[tuple[str, dict[str
             yield name, {"chart": loss_chart(curve, f"Loss of {name} by step"), "terms": terms}
 
 
-def _json(content: object) -> str:
-    """JSON that may stand in a script: no tag can end it."""
+def as_json(content: object) -> str:
+    """Return JSON that may stand in a script: no tag can end it."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
@@ -263,7 +263,7 @@ def _write_page(
         title=title or ", ".join(table.models),
         table=table,
         plots=plots,
-        data=Markup(_json(data)),
+        data=Markup(as_json(data)),
         runs=described,
         shades=colours(table.methods),
         count=sum(run["pictures"] for run in described),

@@ -1,0 +1,213 @@
+"""The human study: what people answered on the study's page, as metrics of the runs (METHODS 4, VITAL's three parts).
+
+Each part has a machine proxy: rating of a picture by its name - CLIP's probability; picture against references -
+correspondence AUC and MIS; free naming - similarity of the best words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.clip import Clip, load_clip
+from vital_exp.evaluation.pictures import finished_targets
+from vital_exp.evaluation.score import NotComputed, Score
+from vital_exp.evaluation.settings import Settings
+from vital_exp.evaluation.table import Evaluation
+
+KIND = "vital_exp study answers"
+# The parts in the order of the page: whoever has read the names, or seen the references, cannot name freely any more.
+NAMING, CORRESPONDENCE, RATING = "naming", "correspondence", "rating"
+PARTS = (NAMING, CORRESPONDENCE, RATING)
+LOWEST, HIGHEST = 1, 5  # of a rating
+KEY_FILE = "key.json"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question: a picture of a run (its folder, from the study's), in a part of the study."""
+
+    run: str
+    target: str
+    label: str
+    part: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one person said to one question: a rating from 1 to 5, or words."""
+
+    item: Item
+    participant: str
+    value: int | str
+
+
+def read_key(folder: Path) -> dict[str, Item]:
+    """Return the questions of all forms that were made in a folder, by their codes.
+
+    Raises:
+        UsageError: no form was made there.
+    """
+    place = folder / KEY_FILE
+    if not place.is_file():
+        raise UsageError("answers", folder, "no study was made there: study=true without answers makes it")
+    content = json.loads(place.read_text(encoding="utf-8"))
+    return {code: Item(**item) for code, item in content["items"].items()}
+
+
+def read_answers(places: Sequence[Path], key: Mapping[str, Item]) -> list[Answer]:
+    """Return what people answered; of two files of one person the later name counts.
+
+    Args:
+        places: JSON files that the page saved, or folders of them.
+        key: of :func:`read_key`.
+
+    Raises:
+        UsageError: no file there, one that the page did not save, or of another study, or a rating out of range.
+    """
+    files = [file for place in places for file in (sorted(place.glob("*.json")) if place.is_dir() else [place])]
+    if not files:
+        raise UsageError("answers", ", ".join(map(str, places)), "no answers there: *.json, saved by the study's page")
+    by_person: dict[str, list[Answer]] = {}
+    for file in files:
+        content = _content(file)
+        person = str(content.get("participant") or file.name)
+        by_person[person] = [_answer(file, one, person, key) for one in content["answers"]]
+    return [answer for answers in by_person.values() for answer in answers]
+
+
+def _content(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError("answers", file, f"cannot be read ({type(error).__name__})") from error
+    if not isinstance(content, dict) or content.get("kind") != KIND or not isinstance(content.get("answers"), list):
+        raise UsageError("answers", file, "was not saved by the study's page")
+    return content
+
+
+def _answer(file: Path, one: Any, person: str, key: Mapping[str, Item]) -> Answer:
+    code, value = (one.get("item"), one.get("value")) if isinstance(one, dict) else (None, None)
+    item = key.get(str(code))
+    if item is None:
+        raise UsageError("answers", file, f"has an answer to a question of another study ({code})")
+    if item.part == NAMING:
+        if not isinstance(value, str):
+            raise UsageError("answers", file, f"question {code} is answered by {value!r}, and needs words")
+        return Answer(item, person, value)
+    if isinstance(value, bool) or not isinstance(value, int) or not LOWEST <= value <= HIGHEST:
+        raise UsageError("answers", file, f"question {code} is rated {value!r}, and needs {LOWEST} to {HIGHEST}")
+    return Answer(item, person, value)
+
+
+def study_tables(
+    answers: Sequence[Answer], folder: Path, settings: Settings, cache_dir: Path
+) -> dict[Path, Evaluation]:
+    """Return the study's metrics by run folder.
+
+    Args:
+        answers: of :func:`read_answers`.
+        folder: of the study.
+        settings: where CLIP's weights are.
+        cache_dir: where downloaded weights are.
+
+    Raises:
+        UsageError: a run folder is not where it was.
+    """
+    clip = _clip(settings, cache_dir)
+    by_run: dict[str, list[Answer]] = {}
+    for answer in answers:
+        by_run.setdefault(answer.item.run, []).append(answer)
+    tables = {}
+    for run, own in sorted(by_run.items()):
+        place = Path(os.path.normpath(folder / run))
+        targets = finished_targets(place)
+        tables[place] = Evaluation(targets, study_scores(own, [target.name for target in targets], clip))
+    return tables
+
+
+def _clip(settings: Settings, cache_dir: Path) -> Clip | str:
+    """CLIP, or what it needs."""
+    own = settings.clip
+    try:
+        return load_clip(
+            *(
+                own.model,
+                own.checkpoint,
+                own.pretrained,
+                own.templates,
+                settings.download,
+                torch.device("cpu"),
+                cache_dir,
+            )
+        )
+    except NotComputed as error:
+        return str(error)
+
+
+def study_scores(answers: Iterable[Answer], targets: Sequence[str], clip: Clip | str) -> dict[str, Score]:
+    """Return the study's metrics of one run.
+
+    ``study_rating`` and ``study_correspondence`` are means of ratings from 1 to 5; ``study_naming`` is the cosine of
+    the text embeddings of answer and class name by CLIP, ``study_naming_exact`` the share of
+    answers that name the class.
+
+    Args:
+        answers: to questions about this run.
+        targets: of the run.
+        clip: embeds texts; or what it needs.
+    """
+    by_part: dict[str, list[Answer]] = {part: [] for part in PARTS}
+    for answer in answers:
+        by_part[answer.item.part].append(answer)
+    scores = {}
+    for part in (RATING, CORRESPONDENCE):
+        rated = [(one.item.target, float(one.value)) for one in by_part[part]]
+        scores[f"study_{part}"] = _mean(rated, targets)
+    named = by_part[NAMING]
+    exact = [(one.item.target, float(names_it(str(one.value), one.item.label))) for one in named]
+    scores["study_naming_exact"] = _mean(exact, targets)
+    scores["study_naming"] = _similarity(named, targets, clip)
+    return scores
+
+
+def names_it(answer: str, label: str) -> bool:
+    """Return whether an answer holds one of a label's names (they stand between commas) as whole words."""
+    said = f" {_words(answer)} "
+    return any(f" {name} " in said for name in map(_words, label.split(",")) if name)
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _similarity(named: Sequence[Answer], targets: Sequence[str], clip: Clip | str) -> Score:
+    if not named:
+        return Score.missing("nobody has answered this part")
+    if isinstance(clip, str):
+        return Score.missing(clip)
+    said = clip.names([str(one.value).strip() or "nothing" for one in named])
+    meant = clip.names([one.item.label for one in named])
+    cosines = (said * meant).sum(dim=1).tolist()
+    return _mean([(one.item.target, value) for one, value in zip(named, cosines, strict=True)], targets)
+
+
+def _mean(values: Sequence[tuple[str, float]], targets: Sequence[str]) -> Score:
+    """The mean over targets of the mean over people."""
+    by_target: dict[str, list[float]] = {}
+    for target, value in values:
+        by_target.setdefault(target, []).append(value)
+    means = [sum(found) / len(found) if (found := by_target.get(target)) else math.nan for target in targets]
+    try:
+        return Score.mean(means, reason=f"{len(values)} answers")
+    except NotComputed:
+        return Score.missing("nobody has answered this part")
