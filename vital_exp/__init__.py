@@ -1,7 +1,7 @@
 """vital_exp: pictures of what the units of a vision network detect.
 
-``from vital_exp import visualize, mine, evaluate, report, load_model``; the commands have the same names. Nothing
-heavy is imported before one of them is used.
+``from vital_exp import visualize, mine, evaluate, report, audit, load_model``; the commands have the same names.
+Nothing heavy is imported before one of them is used.
 """
 
 from __future__ import annotations
@@ -9,9 +9,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vital_exp.api import Evaluation, Index, Pictures, Report, evaluate, load_model, mine, report, visualize
+    from vital_exp.api import (
+        Audit,
+        Evaluation,
+        Index,
+        Pictures,
+        Report,
+        audit,
+        evaluate,
+        load_model,
+        mine,
+        report,
+        visualize,
+    )
 
-__all__ = ["Evaluation", "Index", "Pictures", "Report", "evaluate", "load_model", "mine", "report", "visualize"]
+__all__ = [
+    "Audit",
+    "Evaluation",
+    "Index",
+    "Pictures",
+    "Report",
+    "audit",
+    "evaluate",
+    "load_model",
+    "mine",
+    "report",
+    "visualize",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vital_exp.attacks.audit import Audit, audit
 from vital_exp.engine.request import Request
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.visualization import Pictures, Visualization
@@ -24,7 +25,19 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.reporting.report import Report, write_report
 from vital_exp.targets.unit import Target
 
-__all__ = ["Evaluation", "Index", "Pictures", "Report", "evaluate", "load_model", "mine", "report", "visualize"]
+__all__ = [
+    "Audit",
+    "Evaluation",
+    "Index",
+    "Pictures",
+    "Report",
+    "audit",
+    "evaluate",
+    "load_model",
+    "mine",
+    "report",
+    "visualize",
+]
 
 
 def load_model(
