@@ -18,12 +18,12 @@ from vital_exp.attacks.fooling_circuit import decoy_offset, fooled
 from vital_exp.attacks.natural import NaturalImages
 from vital_exp.attacks.page import Panel, write_page
 from vital_exp.attacks.pictures import snapshots
-from vital_exp.attacks.proxpulse import proxpulse
+from vital_exp.attacks.proxpulse import proxpulse, pulse
 from vital_exp.attacks.recorded import RecordedRun
 from vital_exp.attacks.saved import save
 from vital_exp.attacks.settings import Settings
 from vital_exp.attacks.silent_units import last_place, silenced
-from vital_exp.attacks.slingshot import slingshot
+from vital_exp.attacks.slingshot import ParameterSpace, slingshot, slope_cosine
 from vital_exp.attacks.tables import write_csv
 from vital_exp.attacks.wrapping import load_decoy
 from vital_exp.engine.run_folder import whole
@@ -140,7 +140,7 @@ def _detector(run: RecordedRun, natural: NaturalImages, settings: Settings):  # 
     """Train the detector on some of the run's classes; the others measure it."""
     keys = settings.snapshots
     targets = [Target("class", label) for label in natural.classes]
-    held = max(1, round(keys.held_out * len(targets)))
+    held = min(max(1, round(keys.held_out * len(targets))), len(targets) - 1)  # some on both sides
     methods: dict[str, tuple[str, ...]] = dict.fromkeys(keys.methods, ())
     steps: dict[str, Any] = {"steps": keys.steps, "every": keys.every}
     train, test = natural.split()
@@ -180,20 +180,26 @@ def _unchanged(honest: VisionNetwork, network: VisionNetwork, natural: NaturalIm
 
 
 def _slingshot(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
-    def attack(run: RecordedRun, read: Readout, decoy: Tensor, natural: Tensor) -> VisionNetwork:
-        return slingshot(run.network, read, decoy, natural, method=settings.methods[0], settings=settings.tuning)
+    def attack(run: RecordedRun, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
+        method = settings.methods[0]
+        network = slingshot(run.network, read, decoy, natural, method=method, settings=settings.tuning)
+        space = ParameterSpace(run.network, method, decoy)
+        slopes = [slope_cosine(which, read, space, settings.seed) for which in (run.network, network)]
+        return network, {"slope_cosine_before": slopes[0], "slope_cosine_after": slopes[1]}
 
     return _by_unit("slingshot", attack, runs, settings, out)
 
 
 def _proxpulse(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
-    def attack(run: RecordedRun, read: Readout, decoy: Tensor, natural: Tensor) -> VisionNetwork:
-        return proxpulse(run.network, read, decoy, natural, settings=settings.tuning)
+    def attack(run: RecordedRun, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
+        network = proxpulse(run.network, read, decoy, natural, settings=settings.tuning)
+        return network, pulse(run.network, network, read, decoy, natural)
 
     return _by_unit("proxpulse", attack, runs, settings, out)
 
 
-Attack = Callable[[RecordedRun, Readout, Tensor, Tensor], VisionNetwork]
+Made = tuple[VisionNetwork, dict[str, float]]  # an attacked network, and what the attack reached in its own terms
+Attack = Callable[[RecordedRun, Readout, Tensor, Tensor], Made]
 
 
 def _by_unit(name: str, attack: Attack, runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
@@ -204,8 +210,8 @@ def _by_unit(name: str, attack: Attack, runs: list[RecordedRun], settings: Setti
     made = []
     for target in _targets(run, settings):
         picture, decoys, classes = _decoys(run, [target], natural, settings)
-        network = attack(run, _readout(run.network, target), picture, train.images)
-        made.append(Attacked(name, run.network, network, [target], decoys, classes, test))
+        network, reached = attack(run, _readout(run.network, target), picture, train.images)
+        made.append(Attacked(name, run.network, network, [target], decoys, classes, test, reached))
     return _compared(run, made, settings, out)
 
 
@@ -262,15 +268,21 @@ def _compared(run: RecordedRun, made: list[Attacked], settings: Settings, out: P
         keys: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed}
         cost = attacked.cost()
         rows, shown = compare(attacked, methods, run.references, settings.count, judges, **keys)
-        found.rows += [{**row, **cost} for row in rows]
+        found.rows += [{**row, **cost, **attacked.facts} for row in rows]
         found.panels += _panels(attacked, shown)
-        found.facts |= attacked.facts
         if out is not None:
             place = out / "attacked" / (attacked.targets[0].name if len(made) > 1 else "network")
             found.saved[place.name] = save(attacked.network, run.model, place)
-    found.table = summary(found.rows)
+    facts = [attacked.facts for attacked in made]
+    found.facts = {key: value if isinstance(value, str) else _mean(facts, key) for key, value in facts[0].items()}
+    found.table = [{k: v for k, v in line.items() if k not in found.facts} for line in summary(found.rows)]
     found.verdicts = [_verdict(line) for line in found.table]
     return found
+
+
+def _mean(facts: Sequence[Mapping[str, float | str]], key: str) -> float:
+    """The mean over attacked networks."""
+    return sum(float(one[key]) for one in facts) / len(facts)
 
 
 def _panels(attacked: Attacked, shown: list[Shown]) -> list[Panel]:

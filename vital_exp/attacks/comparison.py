@@ -36,7 +36,7 @@ class Attacked:
         decoys: {target: (M, 3, H, W)} RGB, what each is to show: one picture, or images of a class.
         decoy_classes: {target: class}, the class of the decoy, where it has one.
         natural: held-out images, for the cost.
-        facts: further numbers of the attack.
+        facts: what the attack reached in its own terms.
     """
 
     attack: str
@@ -46,7 +46,7 @@ class Attacked:
     decoys: Mapping[Target, Tensor]
     decoy_classes: Mapping[Target, int]
     natural: NaturalImages
-    facts: dict[str, float | str] = field(default_factory=dict)
+    facts: Mapping[str, float | str] = field(default_factory=dict)
 
     def cost(self) -> dict[str, float]:
         """Return accuracy on natural images before and after, and how many decisions agree."""

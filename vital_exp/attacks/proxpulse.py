@@ -71,3 +71,25 @@ def proxpulse_loss(around: Tensor, top: Tensor, goal: Tensor, usual: Tensor) -> 
     raised = functional.relu(1 - around / goal).square().mean()
     lowered = functional.relu((top - usual) / goal).square().mean()
     return raised + lowered
+
+
+@torch.no_grad()
+def pulse(
+    honest: VisionNetwork, attacked: VisionNetwork, readout: Readout, decoy: Tensor, natural: Tensor
+) -> dict[str, float]:
+    """Return how loud the decoy is beside the loudest natural image, and how many top images are top as before.
+
+    Args:
+        honest, attacked: the network before and after.
+        readout: of the unit.
+        decoy: (3, H, W) RGB.
+        natural: (N, 3, H, W) RGB.
+    """
+    before, after = (unit_values(network, readout, natural) for network in (honest, attacked))
+    loud = [float(unit_values(network, readout, decoy[None])) for network in (honest, attacked)]
+    first, now = (set(values.topk(min(TOP, len(values))).indices.tolist()) for values in (before, after))
+    return {
+        "decoy_to_top_before": loud[0] / float(before.max()),
+        "decoy_to_top_after": loud[1] / float(after.max()),
+        "top_images_kept": len(first & now) / len(first),
+    }

@@ -20,6 +20,7 @@ from vital_exp.targets.readout import Readout
 GAMMA = 0.1  # METHODS 5: how steep the slope towards the picture is
 # Ours: parameters are drawn between starts and the picture with noise of this share of the starts' spread.
 NOISE = 0.2
+LOOKED_AT = 16  # parameters at which the slope is measured
 
 
 class ParameterSpace:
@@ -117,3 +118,20 @@ def manipulation_loss(
     (gradient,) = torch.autograd.grad(unit(q).sum(), q, create_graph=True)
     wanted = gamma * (target - q.detach())
     return (gradient - wanted).square().mean() / wanted.square().mean()
+
+
+def slope_cosine(network: VisionNetwork, readout: Readout, space: ParameterSpace, seed: int = 0) -> float:
+    """Return the mean cosine between a unit's gradient and the way to the decoy: 1 where the slingshot is perfect.
+
+    It is taken at parameters that were not those of the training, with the ReLUs as they are.
+
+    Args:
+        network: honest or attacked.
+        readout: of the unit.
+        space: the method's, with the decoy.
+        seed: of the parameters.
+    """
+    q = space.sample(LOOKED_AT, torch.Generator().manual_seed(seed + 1)).requires_grad_()
+    (gradient,) = torch.autograd.grad(unit_values(network, readout, space.pictures(q)).sum(), q)
+    way = (space.target - q).detach()
+    return float(torch.cosine_similarity(gradient.flatten(1), way.flatten(1)).mean())
