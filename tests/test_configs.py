@@ -37,7 +37,7 @@ HANDED_OVER = {
     "logger": {"save_dir"},
 }
 # Keys of a group that something else than its _target_ reads.
-READ_ELSEWHERE = {"image": {"size", "init"}, "optimizer": {"warmup", "schedule"}}
+READ_ELSEWHERE = {"image": {"size", "scale", "init"}, "optimizer": {"warmup", "schedule"}}
 
 
 def override_of(group: str, option: str) -> str:

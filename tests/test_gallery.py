@@ -86,7 +86,7 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "metrics.csv").write_text("target,top1,log_probability\nclass-1,1,-0.125\nclass-2,0,-4\n")
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").write_text("model:\n  name: resnet18\nmethod:\n  name: vital\nx: ${y}\n")
-    (tmp_path / "provenance.json").write_text('{"torch": "2.8.0"}')
+    (tmp_path / "provenance.json").write_text('{"torch": "2.8.0", "objective": "alignment/sort + 0.5 diversity"}')
     return tmp_path
 
 
@@ -101,7 +101,17 @@ def test_shows_every_part_of_the_run_folder(run: Path) -> None:
     assert len(page.all("figure", class_="strip")) == 2
     assert len(page.all("svg", class_="chart")) == 2
     text = page.texts["body"]
-    for words in ("1 of 2 recognised", "10 s", "0.100 to 0.900", "label of class-1", "−0.125", "${y}", '"2.8.0"'):
+    objective = "minimised: alignment/sort + 0.5 diversity"
+    for words in (
+        objective,
+        "1 of 2 recognised",
+        "10 s",
+        "0.100 to 0.900",
+        "label of class-1",
+        "−0.125",
+        "${y}",
+        '"2.8.0"',
+    ):
         assert words in text
     assert [a["class"] for a in page.all("span", class_="badge")] == ["badge yes", "badge no"]
 

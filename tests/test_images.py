@@ -33,11 +33,13 @@ def test_random_numbers_have_the_distributions_they_claim() -> None:
 def test_branches_and_views_are_streams_of_their_own() -> None:
     streams = RandomStreams(0, NAMES)
     first = streams.normal((4,), "noise", 3)
-    assert torch.equal(streams.view(0).normal((4,), "noise", 3), first)
-    others = [streams.view(1), streams.view(2), streams.branched("again 1"), streams.view(1).branched("again 1")]
+    assert torch.equal(streams.views([0]).normal((4,), "noise", 3), first)
+    again = streams.branched("again 1")
+    others = [streams.views([1]), streams.views([2]), again, streams.views([1]).branched("again 1")]
     drawn = [first, *(other.normal((4,), "noise", 3) for other in others)]
     assert len({tuple(d.flatten().tolist()) for d in drawn}) == len(drawn)
-    assert torch.equal(streams.view(2).normal((4,), "noise", 3), drawn[2])
+    assert torch.equal(streams.views([2, 1]).normal((4,), "noise", 3), torch.cat([drawn[2], drawn[1]]))
+    assert torch.equal(streams.views([0, 1]).branched("again 1").normal((4,), "noise", 3), torch.cat(drawn[3:]))
 
 
 def test_eight_bits_are_rounded_not_truncated() -> None:

@@ -2,34 +2,78 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
 from vital_exp import visualize
 from vital_exp.config import compose_config
 from vital_exp.config_tree import options_of
-from vital_exp.engine.schedule import learning_rate
+from vital_exp.engine import learning_rate, objective_and_gradient
 from vital_exp.errors import UsageError
 
-METHODS = options_of("method")
-QUICK = ["evaluation=none", "references.count=2", "batch_size=2"]
-CLASS_ONLY = {"deep_inversion"}  # its objective is the cross-entropy of a class
+QUICK = ["evaluation=none", "references.count=2", "batch_size=2", "references.cache=false"]
+EVERY = ("class", "channel", "neuron", "direction")
+# What each method makes pictures of; DeepInversion's objective is the cross-entropy of a class.
+TABLE = {method: ("class",) if method == "deep_inversion" else EVERY for method in options_of("method")}
+CASES = [(method, kind) for method, kinds in TABLE.items() for kind in kinds]
+LAYERS = {"embedded_resnet": "layer3.0", "embedded_vit": "blocks.2"}
 
 
-@pytest.mark.parametrize("kind", ["class", "channel"])
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_makes_pictures(method: str, kind: str) -> None:
-    targets = ["class:3", "class:5"] if kind == "class" else ["layer3.0:1", "layer3.0:2"]
-    references = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    if method in CLASS_ONLY and kind == "channel":
-        with pytest.raises(UsageError):
-            visualize("embedded_resnet", targets, method=method, steps=2, references=references, overrides=QUICK)
-        return
-    made = visualize("embedded_resnet", targets, method=method, steps=2, references=references, overrides=QUICK)
+def spelled(kind: str, layer: str) -> list[str]:
+    """Two targets of a kind."""
+    forms = {"channel": "{}:{}", "neuron": "{}:{}@0,1", "direction": "direction-{}-{}"}
+    return ["class:3", "class:5"] if kind == "class" else [forms[kind].format(layer, index) for index in (1, 2)]
+
+
+def keys_of(kind: str, folder: Path) -> list[str]:
+    """What a kind of target needs beside its spelling."""
+    if kind != "direction":
+        return QUICK
+    vectors = torch.randn(3, 96, generator=torch.Generator().manual_seed(0))
+    save_file({"vectors": vectors}, folder / "directions.safetensors")
+    return [*QUICK, f"target.vectors={folder / 'directions.safetensors'}"]
+
+
+def references() -> Tensor:
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("method", "kind"), [case for case in CASES if case[1] in ("class", "channel")])
+def test_every_method_improves_its_own_target_in_twenty_steps(method: str, kind: str) -> None:
+    targets = spelled(kind, LAYERS["embedded_resnet"])
+    keys = [*QUICK, "views=4"] if compose_config([f"method={method}"]).views > 1 else QUICK
+    given: Any = {"method": method, "references": references()}
+    made = visualize("embedded_resnet", targets, steps=20, overrides=keys, **given)
     assert [result["status"] for result in made.results] == ["done", "done"]
-    assert made.images.min() >= 0
-    assert made.images.max() <= 1
+    assert 0 <= made.images.min() <= made.images.max() <= 1
     assert (made.images[0] != made.images[1]).any()
+    first = torch.tensor([made.history[target]["total"][0] for target in targets])
+    # the same random views as at the first step
+    last, gradient = objective_and_gradient("embedded_resnet", targets, made.images, overrides=keys, **given)
+    assert (last < first).all()
+    assert (gradient.abs().amax((1, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize("model", LAYERS)
+@pytest.mark.parametrize(("method", "kind"), CASES)
+def test_every_method_makes_pictures_of_every_kind_of_target(
+    method: str, kind: str, model: str, tmp_path: Path
+) -> None:
+    targets, keys = spelled(kind, LAYERS[model]), keys_of(kind, tmp_path)
+    keys = [*keys, "views=1", "image.scale=1.5"] if method.startswith("maco") else [*keys, "views=1"]
+    made = visualize(model, targets, method=method, steps=1, references=references(), overrides=keys)
+    assert [result["status"] for result in made.results] == ["done", "done"]
+    assert all(result["activation"] is not None for result in made.results)
+
+
+def test_cross_entropy_is_of_classes() -> None:
+    with pytest.raises(UsageError, match=r"target=channel: cross-entropy is of output classes only"):
+        visualize("embedded_resnet", "layer3.0:1", method="deep_inversion", steps=1, references=references())
 
 
 @pytest.mark.parametrize("method", ["fourier", "maco", "activation_max"])
@@ -51,6 +95,13 @@ def test_lucids_rate_is_constant() -> None:
     optimizer = compose_config(["method=fourier"]).optimizer
     assert optimizer.schedule == "constant"
     assert {learning_rate(i, 9, peak=0.05, warmup=0, schedule="constant") for i in range(9)} == {0.05}
+
+
+def test_a_network_without_batch_norm_is_told_what_deep_inversion_needs() -> None:
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    wanted = "not applicable: the network has no batch norm with real running statistics.*method=vital needs none"
+    with pytest.raises(UsageError, match=wanted):
+        visualize(module, "class:1", method="deep_inversion", steps=1, overrides=[*QUICK, "model.size=32"])
 
 
 def test_variations_of_a_unit_differ() -> None:

@@ -206,7 +206,8 @@ def test_terms_compose_with_weights_and_a_caption(kind: str) -> None:
     singles = {name: Objective(network(), {name: parts[name]})(pictures())[0] for name in names}
     torch.testing.assert_close(total, sum(singles.values()))
     assert set(shares) == set(names)
-    assert Objective(network(), parts).caption == "alignment.kl_gaussian + activation + 0.5 diversity - 2 boundary"
+    renamed = {name.partition(".")[0]: part for name, part in parts.items()}
+    assert Objective(network(), renamed).caption == "alignment/kl_gaussian + activation + 0.5 diversity - 2 boundary"
 
 
 def test_the_options_of_the_group_run_through_the_engine() -> None:
@@ -224,7 +225,7 @@ def test_the_options_of_the_group_run_through_the_engine() -> None:
 
 def test_operators_give_the_overrides_of_a_sum() -> None:
     total = term("alignment/kl_gaussian") + 0.5 * term("diversity", layer="layer1") - 2 * term("boundary", width=3)
-    assert str(total) == "alignment + 0.5 diversity - 2 boundary"
+    assert str(total) == "alignment/kl_gaussian + 0.5 diversity - 2 boundary"
     config = compose_config(total.overrides)
     weights = {name: part.weight for name, part in config.objective.items()}
     assert weights == {"alignment": 1, "diversity": 0.5, "boundary": -2}

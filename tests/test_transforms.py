@@ -109,7 +109,7 @@ def test_pictures_steps_seeds_and_views_draw_their_own(kind: Kind) -> None:
     same = pictures(1).expand(40, -1, -1, -1)
 
     def drawn(seed: int = 0, step: int = 0, view: int = 0) -> Tensor:
-        out: Tensor = kind.transform(same, RandomStreams(seed, MANY[:40]).view(view), step)
+        out: Tensor = kind.transform(same, RandomStreams(seed, MANY[:40]).views([view]), step)
         return out
 
     first = drawn()

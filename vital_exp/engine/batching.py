@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import psutil
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from vital_exp.models.network import VisionNetwork
@@ -14,6 +15,8 @@ from vital_exp.targets.unit import Target
 
 # Beyond these, larger batches were no faster per picture, and a failure costs more.
 LARGEST_AUTO_BATCH = {"cpu": 16, "cuda": 64, "mps": 16}
+# Images in the network at a time; on a CPU larger passes are slower per image (benchmarks/baselines_speed.py).
+FASTEST_PASS = {"cpu": 8, "cuda": 64, "mps": 16}
 # Share of the free memory that auto may plan with; the estimate leaves out the allocator's own overhead.
 MEMORY_SHARE = 0.5
 # Activations are kept for the backward pass once and pass through it as gradients once; sorting copies the tapped ones.
@@ -46,8 +49,25 @@ def _units(targets: Sequence[Target]) -> list[list[Target]]:
 
 def automatic_batch_size(network: VisionNetwork, size: tuple[int, int], count: int) -> int:
     """Return the batch size for ``count`` pictures of a size: as many as fit into half of the free memory."""
-    fitting = int(free_memory(network.device) * MEMORY_SHARE / max(bytes_per_picture(network, size), 1))
-    return max(1, min(count, fitting, LARGEST_AUTO_BATCH.get(network.device.type, 16)))
+    return max(1, min(count, _fitting(network, size), LARGEST_AUTO_BATCH.get(network.device.type, 16)))
+
+
+def views_per_pass(config: DictConfig, network: VisionNetwork, size: tuple[int, int], batch_size: int) -> int:
+    """Return how many of each picture's views are in the network at a time, a divisor of ``config.views``.
+
+    ``auto`` takes as many as are fast and fit into memory beside each other.
+    """
+    if config.views == 1:
+        return 1
+    if config.views_per_pass != "auto":
+        return int(config.views_per_pass)
+    images = min(FASTEST_PASS.get(network.device.type, 8), _fitting(network, size))
+    return max(d for d in range(1, config.views + 1) if config.views % d == 0 and (d == 1 or d * batch_size <= images))
+
+
+def _fitting(network: VisionNetwork, size: tuple[int, int]) -> int:
+    """Return how many pictures fit into the part of the memory that is planned with."""
+    return int(free_memory(network.device) * MEMORY_SHARE / max(bytes_per_picture(network, size), 1))
 
 
 def free_memory(device: torch.device) -> int:

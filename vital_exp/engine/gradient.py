@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vital_exp.engine import setup
-from vital_exp.engine.problem import problem_of
+from vital_exp.engine.batching import views_per_pass
 from vital_exp.engine.request import Request
+from vital_exp.engine.step import step_objective
 from vital_exp.errors import UsageError
-from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.targets.unit import Target
 
@@ -52,14 +50,8 @@ def objective_and_gradient(
     if pictures.ndim != 4 or len(pictures) != len(request.targets):
         wanted = f"one picture (3, H, W) per target, and there are {len(request.targets)}"
         raise UsageError("pictures", tuple(pictures.shape), wanted)
-    problem = problem_of(request.config, request.network, request.targets, request.references)
-    problem = replace(problem, starts=pictures, size=(pictures.shape[-2], pictures.shape[-1]))
-    objective = setup.objective_of(request.config, problem)
-    transform = setup.transform_of(request.config, request.network)
-    streams = RandomStreams(request.config.seed, [target.name for target in request.targets])
-    x = model_space(pictures, request.network).detach().requires_grad_()
-    with torch.enable_grad():
-        given = {name: transform(one, streams, step) for name, one in objective.given.items()}
-        losses, _ = objective(transform(x, streams, step), step=step, given=given)
-        (gradient,) = torch.autograd.grad(losses.sum(), x)
-    return losses.detach(), gradient
+    config, network, size = request.config, request.network, (pictures.shape[-2], pictures.shape[-1])
+    together = views_per_pass(config, network, setup.seen_size(config, network, size), len(pictures))
+    objective = step_objective(config, network, request.targets, request.references, together, size, pictures)
+    found = objective(model_space(pictures, network), step)
+    return found.losses, found.gradient

@@ -10,10 +10,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
+from vital_exp.engine.step import StepObjective
 from vital_exp.images.parameterisation import Parameterisation
-from vital_exp.images.randomness import RandomStreams
-from vital_exp.images.transforms import Transform
-from vital_exp.objectives.terms import Objective
 
 
 class VisualizationModule(LightningModule):
@@ -23,9 +21,7 @@ class VisualizationModule(LightningModule):
 
     Args:
         pictures: the parameterisation; its parameters are the module's only ones.
-        objective: maps normalised pictures to one loss each.
-        transform: applied to the pictures before each step.
-        streams: the pictures' random streams.
+        objective: gives each picture's loss and its gradient at a step.
         optimizer: makes the optimiser from the parameters.
         rate: maps a step to the learning rate.
         steps: how many steps will be taken.
@@ -34,27 +30,22 @@ class VisualizationModule(LightningModule):
     def __init__(
         self,
         pictures: Parameterisation,
-        objective: Objective,
-        transform: Transform,
-        streams: RandomStreams,
+        objective: StepObjective,
         optimizer: Callable[[list[torch.nn.Parameter]], Optimizer],
         rate: Callable[[int], float],
         steps: int,
     ) -> None:
         super().__init__()
         self.pictures = pictures
-        self._objective = objective
-        self._transform = transform
-        self._streams = streams
+        self.objective = objective
         self._make_optimizer = optimizer
         self._rate = rate
         self.steps = steps
-        count = len(streams.names)
+        count = len(objective.streams.names)
         # Every step's terms, fetched once at the end: a value read at each step would make a GPU wait.
-        self._history = {name: torch.full((steps, count), torch.nan) for name in [*objective.terms, "total"]}
+        self._history = {name: torch.full((steps, count), torch.nan) for name in [*objective.objective.terms, "total"]}
         self._sensitivity = torch.zeros(())  # sum over steps of |dL/dx|, (N, 3, H, W)
         self._dead = torch.zeros(count, dtype=torch.bool)  # no gradient from the target at the first and the last step
-        self._input: Tensor | None = None
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimiser of the pictures."""
@@ -71,35 +62,20 @@ class VisualizationModule(LightningModule):
         self._dead = self._dead.to(self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the sum of the pictures' losses, whose gradient is each picture's own."""
-        step = self.global_step
-        self._input = self.pictures.network_input()
-        if not self._input.is_leaf:
-            self._input.retain_grad()
-        given = {name: self._transform(one, self._streams, step) for name, one in self._objective.given.items()}
-        losses, shares = self._objective(self._transform(self._input, self._streams, step), step=step, given=given)
-        for name, value in {**shares, "total": losses}.items():
-            self._history[name][step] = value.detach()
-        first = min(self._objective.settled, self.steps - 1)  # before, a rule may bring dead units to life
-        if step in (first, self.steps - 1):
-            self._note_dead(self._objective.aimed(shares), first=step == first)
-        return losses.sum()
+        """Return what a step goes down."""
+        return self.surrogate(self.global_step)
 
-    def _note_dead(self, losses: Tensor, first: bool) -> None:
-        """Note the pictures for which the terms that know the target have a gradient of exactly zero."""
-        assert self._input is not None
-        if not losses.requires_grad:
-            return
-        (gradient,) = torch.autograd.grad(losses.sum(), self._input, retain_graph=True)
-        zero = gradient.flatten(1).abs().amax(dim=1) == 0
-        self._dead = zero if first else self._dead & zero
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Add the gradient that the optimiser is about to use to the transparency map."""
-        assert self._input is not None
-        assert self._input.grad is not None
-        self._sensitivity = self._sensitivity + self._input.grad.abs()
-        self._input = None
+    def surrogate(self, step: int) -> Tensor:
+        """Return a scalar whose gradient in the parameters is that of the sum of the losses; note the step's losses."""
+        pictures = self.pictures.network_input()
+        first = min(self.objective.objective.settled, self.steps - 1)  # before, a rule may bring dead units to life
+        found = self.objective(pictures, step, ask_reached=step in (first, self.steps - 1))
+        for name, value in {**found.shares, "total": found.losses}.items():
+            self._history[name][step] = value
+        if found.reached is not None:
+            self._dead = ~found.reached if step == first else self._dead & ~found.reached
+        self._sensitivity = self._sensitivity + found.gradient.abs()
+        return (pictures * found.gradient).sum()
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take one step at the schedule's rate, then bring the pictures back into range."""

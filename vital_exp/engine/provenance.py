@@ -25,7 +25,7 @@ PACKAGES = (
 )
 
 
-def provenance(config: DictConfig, network: VisionNetwork, batch_size: int) -> dict[str, Any]:
+def provenance(config: DictConfig, network: VisionNetwork, batch_size: int, views_per_pass: int = 1) -> dict[str, Any]:
     """Return what is needed to make the same pictures again, ready for JSON."""
     return {
         "python": platform.python_version(),
@@ -37,6 +37,7 @@ def provenance(config: DictConfig, network: VisionNetwork, batch_size: int) -> d
         "weights_hash": network.weights_hash(),
         "config_hash": config_hash(config),
         "batch_size": batch_size,
+        "views_per_pass": views_per_pass,
     }
 
 

@@ -24,6 +24,7 @@ from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
 
 # Others scale the whole batch's loss and skip a step for all when one picture overflows.
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+LARGEST_SCALE = 100  # of a picture, times the network's input
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 
 
@@ -40,10 +41,21 @@ def check_numbers(config: DictConfig) -> None:
     size = config.batch_size
     if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise UsageError("batch_size", size, "a whole number of at least 1, or auto")
+    _check_views(config)
     if config.trainer.precision not in PRECISIONS:
         raise UsageError("trainer.precision", config.trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS)
     if config.trainer.devices not in (1, "1", "auto") and not isinstance(config.trainer.devices, ListConfig):
         raise UsageError("trainer.devices", config.trainer.devices, "one device per job: start a job for each")
+
+
+def _check_views(config: DictConfig) -> None:
+    views, together = config.views, config.views_per_pass
+    if isinstance(views, bool) or not isinstance(views, int) or views < 1:
+        raise UsageError("views", views, "a whole number of at least 1")
+    if together == "auto":
+        return
+    if isinstance(together, bool) or not isinstance(together, int) or together < 1 or views % together:
+        raise UsageError("views_per_pass", together, f"auto, or a whole number that divides views={views}")
 
 
 def device_of(config: DictConfig, network: VisionNetwork | None = None) -> torch.device:
@@ -89,13 +101,26 @@ def pair(size: Any, key: str, default: tuple[int, int]) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
+def picture_size(config: DictConfig, network: VisionNetwork) -> tuple[int, int]:
+    """Return the (height, width) of pictures that start from noise.
+
+    Raises:
+        UsageError: a size or scale that is not allowed.
+    """
+    scale = config.image.scale
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= LARGEST_SCALE:
+        raise UsageError("image.scale", scale, f"a number above 0, at most {LARGEST_SCALE}")
+    height, width = (max(1, round(scale * side)) for side in network.preprocessing.size)
+    return pair(config.image.size, "image.size", (height, width))
+
+
 def check_optimisation(config: DictConfig, network: VisionNetwork) -> None:
     """Check rates, transforms and the pictures' size before anything is computed.
 
     Raises:
         UsageError: the first mistake among them.
     """
-    pair(config.image.size, "image.size", network.preprocessing.size)
+    picture_size(config, network)
     rate_of(config)
     optimizer_of(config)
     transform_of(config, network)
@@ -117,12 +142,19 @@ def transform_of(config: DictConfig, network: VisionNetwork | None = None) -> Co
     return Compose(parts, network.preprocessing.size if network else None)
 
 
+def seen_size(config: DictConfig, network: VisionNetwork, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) at which the network sees pictures of a size, after the transforms."""
+    blank = torch.zeros(1, len(network.preprocessing.mean), *size)
+    seen = transform_of(config, network)(blank, RandomStreams(0, ["size"]), 0)
+    return seen.shape[-2], seen.shape[-1]
+
+
 def pictures_of(
     config: DictConfig, network: VisionNetwork, streams: RandomStreams, init: Tensor | None = None
 ) -> Parameterisation:
     """Return the parameterisation; ``init`` (N, 3, H, W) RGB or image.init replaces the random start."""
-    keys = {key: value for key, value in config.image.items() if key not in ("size", "init")}
-    size = pair(config.image.size, "image.size", network.preprocessing.size)
+    keys = {key: value for key, value in config.image.items() if key not in ("size", "scale", "init")}
+    size = picture_size(config, network)
     if init is None and config.image.init not in ("noise", "reference"):
         init = _image_file(config.image.init, size).expand(len(streams.names), -1, -1, -1)
     start = None

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ from torch import Tensor
 
 from vital_exp.config import build, config_hash, plain
 from vital_exp.engine import setup
-from vital_exp.engine.batching import automatic_batch_size, batches
+from vital_exp.engine.batching import automatic_batch_size, batches, views_per_pass
 from vital_exp.engine.callbacks import Checkpoint, LogTerms, Progress
 from vital_exp.engine.logging import close_loggers, make_loggers
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.problem import problem_of, readout_of
+from vital_exp.engine.problem import readout_of
 from vital_exp.engine.provenance import provenance
 from vital_exp.engine.run_folder import RunFolder
+from vital_exp.engine.step import step_objective
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.activation import activation_rows, unit_activations
 from vital_exp.evaluation.recognition import check_judge, recognition, summarise
@@ -131,12 +132,14 @@ class Visualization:
         self.results = {result["target"]: result for result in folder.results()} if folder else {}
         self.loggers: list[Logger] = []
         self.judges: dict[str, VisionNetwork] = {}
+        self.views_per_pass = 1
 
     def run(self) -> Pictures:
         """Make every picture that is not there yet, evaluate all, and return them."""
         self.judges = self._load_judges()
-        check_size(self.network, self._picture_size())
+        check_size(self.network, self._seen_size())
         size = self._resolve_batch_size()
+        self.views_per_pass = self._resolve_views_per_pass(size)
         self._record_provenance(size)
         waiting = [target for target in self.targets if target.name not in self.results]
         work = list(batches(waiting, size))
@@ -171,19 +174,38 @@ class Visualization:
         """The size of every batch; what auto chose is recorded, and a resumed run keeps it."""
         if self.config.batch_size != "auto":
             return int(self.config.batch_size)
+        recorded = self._recorded("batch_size")
+        return recorded or automatic_batch_size(self.network, self._seen_size(), len(self.targets))
+
+    def _resolve_views_per_pass(self, batch_size: int) -> int:
+        """How many views of each picture are in the network at a time; likewise kept."""
+        recorded = self._recorded("views_per_pass")
+        return recorded or views_per_pass(self.config, self.network, self._seen_size(), batch_size)
+
+    def _recorded(self, key: str) -> int | None:
+        """What an earlier start of this run chose."""
         recorded = (self.folder.load_json("provenance.json") or {}) if self.folder else {}
-        if "batch_size" in recorded:
-            return int(recorded["batch_size"])
-        return automatic_batch_size(self.network, self._picture_size(), len(self.targets))
+        return int(recorded[key]) if key in recorded else None
 
     def _picture_size(self) -> tuple[int, int]:
         for start in self.starts.values():
             return start.shape[-2], start.shape[-1]
-        return setup.pair(self.config.image.size, "image.size", self.network.preprocessing.size)
+        return setup.picture_size(self.config, self.network)
+
+    def _seen_size(self) -> tuple[int, int]:
+        """At which size the network sees the pictures; crops of a large picture are as small as its input."""
+        return setup.seen_size(self.config, self.network, self._picture_size())
 
     def _record_provenance(self, batch_size: int) -> None:
         if self.folder and self.folder.load_json("provenance.json") is None:
-            self.folder.save_json("provenance.json", provenance(self.config, self.network, batch_size))
+            origin = provenance(self.config, self.network, batch_size, self.views_per_pass)
+            self.folder.save_json("provenance.json", origin)
+
+    def _record_caption(self, caption: str) -> None:
+        """Note what is minimised, in words; the gallery shows it."""
+        recorded = self.folder.load_json("provenance.json") if self.folder else None
+        if self.folder and recorded and "objective" not in recorded:
+            self.folder.save_json("provenance.json", {**recorded, "objective": caption})
 
     def _make(self, number: int, batch: list[Target], padded: list[Target], progress: Progress) -> None:
         """Optimise one batch and keep its pictures."""
@@ -206,19 +228,18 @@ class Visualization:
 
     def _module(self, padded: list[Target]) -> VisualizationModule:
         config = self.config
-        problem = problem_of(config, self.network, padded, self.references)
         streams = RandomStreams(config.seed, [target.name for target in padded])
         start = self._start(padded)
         pictures = setup.pictures_of(config, self.network, streams, start)
-        problem = replace(problem, size=self._picture_size())
+        starts = None
         if start is not None or config.image.init != "noise":
             with torch.no_grad():
-                problem = replace(problem, starts=pictures())
-        objective = setup.objective_of(config, problem)
-        transform, optimizer = setup.transform_of(config, self.network), setup.optimizer_of(config)
-        return VisualizationModule(
-            pictures, objective, transform, streams, optimizer, setup.rate_of(config), config.steps
+                starts = pictures()
+        objective = step_objective(
+            config, self.network, padded, self.references, self.views_per_pass, self._picture_size(), starts
         )
+        self._record_caption(objective.objective.caption)
+        return VisualizationModule(pictures, objective, setup.optimizer_of(config), setup.rate_of(config), config.steps)
 
     def _start(self, padded: list[Target]) -> Tensor | None:
         """What the pictures start from, (N, 3, H, W) RGB: what was handed over, or a reference of each; None: noise."""
@@ -245,7 +266,7 @@ class Visualization:
                 trainer = _trainer(config, self.network.device, callbacks)
                 trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            _explain_memory(error, len(module._streams.names))
+            _explain_memory(error, len(module.objective.streams.names), module.objective.views_per_pass)
             raise
         except SystemExit as ending:  # how Lightning answers Ctrl-C, which it also leaves without effect from then on
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -255,8 +276,10 @@ class Visualization:
         """What each saved picture makes of its target: a class's logit, a hidden unit's largest activation."""
         if batch[0].kind == "class" and self.network.class_names is None:
             return [None] * len(batch)
-        read = readout_of(self.config, self.network, batch)
-        return list(map(float, unit_activations(self.network, read, quantised(pictures.nan_to_num()))))
+        read, shown = readout_of(self.config, self.network, batch), quantised(pictures.nan_to_num())
+        if self._seen_size() != self._picture_size():  # a transformer could not read them otherwise
+            shown = resized(shown, self.network.preprocessing.size)
+        return list(map(float, unit_activations(self.network, read, shown)))
 
     def _result(
         self, target: Target, terms: dict[str, list[float]], error: str | None, activation: float | None, seconds: float
@@ -417,7 +440,7 @@ def _trainer(config: DictConfig, device: torch.device, callbacks: list[Any]) -> 
     return trainer
 
 
-def _explain_memory(error: BaseException, batch_size: int) -> None:
+def _explain_memory(error: BaseException, batch_size: int, views_per_pass: int) -> None:
     """Raise UsageError if an error means that memory ran out."""
     text = str(error).lower()
     if (
@@ -425,5 +448,6 @@ def _explain_memory(error: BaseException, batch_size: int) -> None:
         or "out of memory" in text
         or "can't allocate memory" in text
     ):
-        advice = f"try batch_size={batch_size // 2}" if batch_size > 1 else "try a smaller image.size"
+        smaller = f"try batch_size={batch_size // 2}" if batch_size > 1 else "try a smaller image.size"
+        advice = "try views_per_pass=1" if views_per_pass > 1 else smaller
         raise UsageError("batch_size", batch_size, f"out of memory: {advice}") from error

@@ -15,28 +15,30 @@ class RandomStreams:
     Args:
         seed: the run's seed.
         names: the names of the targets, one per picture.
-        branch: sets streams of the same pictures apart; see :meth:`branched`.
+        branches: one per picture, sets streams of the same target apart; see :meth:`branched` and :meth:`views`.
     """
 
-    def __init__(self, seed: int, names: Sequence[str], branch: str = "") -> None:
+    def __init__(self, seed: int, names: Sequence[str], branches: Sequence[str] = ()) -> None:
         self.seed = seed
         self.names = tuple(names)
-        self.branch = branch
+        self.branches = tuple(branches) or ("",) * len(self.names)
 
     def branched(self, label: str) -> RandomStreams:
         """Return streams of the same pictures that are independent of these, the same ones for the same label."""
-        return RandomStreams(self.seed, self.names, f"{self.branch}/{label}")
+        return RandomStreams(self.seed, self.names, [f"{branch}/{label}" for branch in self.branches])
 
-    def view(self, number: int) -> RandomStreams:
-        """Return the streams of the number-th transformed view of each picture in a step; view 0 is these streams."""
-        return self.branched(f"view {number}") if number else self
+    def views(self, numbers: Sequence[int]) -> RandomStreams:
+        """Return the streams of some transformed views of each picture in a step, all pictures view by view.
+
+        View 0 has these streams.
+        """
+        branches = [f"{branch}/view {view}" if view else branch for view in numbers for branch in self.branches]
+        return RandomStreams(self.seed, self.names * len(numbers), branches)
 
     def _generators(self, purpose: str, step: int) -> list[torch.Generator]:
         generators = []
-        for name in self.names:
-            digest = hashlib.blake2b(
-                f"{self.seed}/{name}/{purpose}/{step}{self.branch}".encode(), digest_size=8
-            ).digest()
+        for name, branch in zip(self.names, self.branches, strict=True):
+            digest = hashlib.blake2b(f"{self.seed}/{name}/{purpose}/{step}{branch}".encode(), digest_size=8).digest()
             generators.append(torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1))
         return generators
 

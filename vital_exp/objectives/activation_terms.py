@@ -14,6 +14,7 @@ from vital_exp.objectives.activation import gram_cosines, mean_square, read_acti
 from vital_exp.objectives.checks import not_negative, whole_number
 from vital_exp.objectives.terms import Problem, Term
 from vital_exp.targets.readout import Position, Readout
+from vital_exp.targets.unit import Target
 
 CENTRE = "centre"
 
@@ -139,12 +140,9 @@ class Diversity(Term):
         targets = problem.targets
         if weight and all(target.variation == 1 for target in targets):
             raise UsageError("target.variations", 1, "diversity compares the variations of a target: 2 or more")
-        units = [replace(target, variation=1) for target in targets]
-        # A batch is padded with copies of its last target.
-        self.copies = torch.tensor([target in targets[:i] for i, target in enumerate(targets)])
-        pairs = torch.tensor([[units[i] == units[j] and targets[i] != targets[j] for j in range(len(targets))]
-                              for i in range(len(targets))])  # fmt: skip
-        pairs &= ~self.copies
+        pairs, self.copies = _pairs(targets[: len(targets) // problem.views])
+        # Each view is compared with the same view of the other variations.
+        pairs, self.copies = torch.block_diag(*[pairs] * problem.views) > 0, self.copies.repeat(problem.views)
         self.shares = pairs / (pairs.sum(dim=1, keepdim=True) + 1)  # (N, N)
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
@@ -153,6 +151,16 @@ class Diversity(Term):
         similarity = (cosines * self.shares.to(cosines)).sum(dim=1)
         # What a copy says must not reach the pictures it is compared with a second time.
         return torch.where(self.copies.to(cosines.device), similarity.detach(), similarity)
+
+
+def _pairs(targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
+    """Return which targets are other variations of the same unit, (N, N), and which only pad the batch, (N,)."""
+    units = [replace(target, variation=1) for target in targets]
+    # A batch is padded with copies of its last target.
+    copies = torch.tensor([target in targets[:i] for i, target in enumerate(targets)])
+    others = [[a == b and one != other for b, other in zip(units, targets, strict=True)]
+              for a, one in zip(units, targets, strict=True)]  # fmt: skip
+    return torch.tensor(others) & ~copies, copies
 
 
 def layer_of(problem: Problem, layer: str | None, key: str) -> str:

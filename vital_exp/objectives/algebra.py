@@ -57,7 +57,8 @@ class Sum:
 
     def __str__(self) -> str:
         """Return the sum in words: ``alignment + 0.5 diversity``."""
-        return caption({term.name: term.weight for term in self.terms if term.weight is not None})
+        named = ((f"{term.name}/{term.choice}" if term.choice else term.name, term.weight) for term in self.terms)
+        return caption({name: weight for name, weight in named if weight is not None})
 
     @property
     def overrides(self) -> list[str]:

@@ -110,6 +110,8 @@ class DistributionTerm(Term):
 class SortMatching(DistributionTerm):
     """Sort matching: VITAL's distance."""
 
+    variant = "sort"
+
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
         """Return the mean squared difference of sorted values."""
         return sort_matching(features, reference, channel_weights)

@@ -42,6 +42,8 @@ class Divergence(DistributionTerm):
 class GaussianKL(Divergence):
     """KL divergence of normal distributions, in closed form; options as :class:`DistributionTerm`."""
 
+    variant = "kl_gaussian"
+
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
         """Return the divergence from the references in nats, mean over channels."""
         return gaussian_kl(features, reference, channel_weights)
@@ -55,6 +57,8 @@ class HistogramKL(Divergence):
         bins: of each histogram.
         options: as :class:`DistributionTerm`.
     """
+
+    variant = "kl_histogram"
 
     def __init__(self, problem: Problem, bins: int = BINS, **options: Any) -> None:
         self.bins = whole_number(bins, FEWEST_BINS, "objective.alignment.bins")
@@ -74,6 +78,8 @@ class MomentMatching(DistributionTerm):
         options: as :class:`DistributionTerm`.
     """
 
+    variant = "moments"
+
     def __init__(self, problem: Problem, highest: int = HIGHEST_MOMENT, **options: Any) -> None:
         self.highest = whole_number(highest, 1, "objective.alignment.highest")
         if highest > HIGHEST_MOMENT:
@@ -90,6 +96,8 @@ class GramMatching(DistributionTerm):
 
     They need a pass of their own over the references: quantiles do not tell which channels go together.
     """
+
+    variant = "gram"
 
     def __init__(self, problem: Problem, **options: Any) -> None:
         super().__init__(problem, **options)

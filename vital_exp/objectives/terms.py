@@ -37,6 +37,7 @@ class Problem:
         relevance: how relevant the pictures' features are for hidden units; None for classes.
         starts: (N, 3, H, W) RGB, the pictures before the first step where they start from an image; None for noise.
         size: (height, width) of the pictures; None for the network's input size.
+        views: how many transformed views of each picture are in the batch; the targets are repeated, view by view.
     """
 
     network: VisionNetwork
@@ -47,6 +48,7 @@ class Problem:
     relevance: Relevance | None = None
     starts: Tensor | None = None
     size: tuple[int, int] | None = None
+    views: int = 1
 
 
 class Part:
@@ -83,6 +85,7 @@ class Term(Part, ABC):
     """
 
     layers: tuple[str, ...] = ()
+    variant = ""  # which of the group below its option, "kl_gaussian" of alignment
     knows_target = True  # False for priors, which are the same whatever the target
     given: Tensor | None = None  # (N, 3, H, W) normalised pictures to compare with; they take the same transforms
     compared: tuple[str, ...] = ()  # the layers of the given pictures that are read, under "given/<layer>"
@@ -150,8 +153,9 @@ class Objective:
 
     @property
     def caption(self) -> str:
-        """The sum in words: ``alignment + 0.5 diversity``."""
-        return caption({name: term.weight for name, term in self.terms.items()})
+        """The sum in words: ``alignment/sort + 0.5 diversity``."""
+        named = {f"{name}/{term.variant}" if term.variant else name: term.weight for name, term in self.terms.items()}
+        return caption(named)
 
     def aimed(self, shares: Mapping[str, Tensor]) -> Tensor:
         """Return the sum of the shares of the terms that know the target, (N,); a plain 0 when there is none."""

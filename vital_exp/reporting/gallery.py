@@ -83,6 +83,11 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def objective(self) -> str:
+        """What was minimised, in words; empty where that is not recorded."""
+        return str(_json_object(self.provenance).get("objective") or "")
+
+    @property
     def done(self) -> list[dict[str, Any]]:
         """The targets with a picture."""
         return [result for result in self.results if result.get("status") != "failed"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import torch
 
+from vital_exp.config import set_keys
 from vital_exp.engine import setup
-from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture
+from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture, views_per_pass
 from vital_exp.engine.problem import problem_of
 from vital_exp.engine.request import Request
+from vital_exp.engine.step import step_objective
 from vital_exp.engine.visualization import check_size
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.layers import layer_shapes
@@ -26,22 +27,25 @@ BYTES_PER_HISTORY_ROW = 60  # a step of one target in history.csv
 def describe_plan(request: Request) -> str:
     """Return the plan as text; takes a few steps of the first batch to estimate the time."""
     config, network = request.config, request.network
-    size = setup.pair(config.image.size, "image.size", network.preprocessing.size)
-    check_size(network, size)
+    size = setup.picture_size(config, network)
+    seen = setup.seen_size(config, network, size)
+    check_size(network, seen)
     count = len(request.targets)
     automatic = config.batch_size == "auto"
-    batch_size = automatic_batch_size(network, size, count) if automatic else config.batch_size
+    batch_size = automatic_batch_size(network, seen, count) if automatic else config.batch_size
     number = len(list(batches(request.targets, batch_size)))
-    seconds = _seconds_per_step(request, batch_size) * config.steps * number
-    memory = bytes_per_picture(network, size) * batch_size
+    together = views_per_pass(config, network, seen, batch_size)
+    seconds = _seconds_per_step(request, batch_size, together) * config.steps * number
+    memory = bytes_per_picture(network, seen) * batch_size * together
     kept = count * (size[0] * size[1] * BYTES_PER_PIXEL_ON_DISK + config.steps * BYTES_PER_HISTORY_ROW)
     shown = request.targets[:TARGETS_SHOWN]
     names = ", ".join(f"{target.name} ({target.label})" if target.label else target.name for target in shown)
     aligned = problem_of(config, network, request.targets[:1], request.references).alignment.layers
     parameters = sum(p.numel() for p in network.module.parameters())
+    views = f", {config.views} views a step, {together} at a time" if config.views > 1 else ""
     lines = {
         "model": f"{network.name}, {parameters:,} parameters, on {network.device}",
-        "method": f"{config.method.name}, {config.steps} steps",
+        "method": f"{config.method.name}, {config.steps} steps{views}",
         "layers": ", ".join(f"{layer} x {weight:g}" for layer, weight in aligned.items()),
         "targets": f"{count}: {names}{' ...' if count > TARGETS_SHOWN else ''}",
         "batches": f"{number} of {batch_size}{' (auto)' if automatic else ''}, pictures of {size[0]} x {size[1]} px",
@@ -62,26 +66,27 @@ def _cache_note(request: Request) -> str:
     return f", {total / 1e6:.1f} MB of reference statistics in {setup.cache_dir(request.config)}"
 
 
-def _seconds_per_step(request: Request, batch_size: int) -> float:
+def _seconds_per_step(request: Request, batch_size: int, together: int) -> float:
     """Time a few steps of a batch on blank statistics, the first not counted."""
     config, network = request.config, request.network
     _, targets = next(batches(request.targets, batch_size))
     # Blank references in place of the real ones: steps cost the same, and nothing has to be read.
     blank = TensorReferences(torch.zeros(1, 3, *network.preprocessing.size), ClassNames.numbered(1))
-    streams = RandomStreams(config.seed, [target.name for target in targets])
-    pictures = setup.pictures_of(config, network, streams)
+    config = config.copy()
+    set_keys(config, references__cache=False)
+    pictures = setup.pictures_of(config, network, RandomStreams(config.seed, [target.name for target in targets]))
     with torch.no_grad():
-        problem = replace(problem_of(config, network, targets, blank), starts=pictures())
-    problem.statistics.cache_dir = None
-    objective, transform = setup.objective_of(config, problem), setup.transform_of(config, network)
+        starts = pictures()
+    size = (starts.shape[-2], starts.shape[-1])
+    objective = step_objective(config, network, targets, blank, together, size, starts)
     started = 0.0
     for step in range(TIMED_STEPS + 1):
         if step == 1:
             started = time.perf_counter()
-        given = {name: transform(one, streams, step) for name, one in objective.given.items()}
-        losses, _ = objective(transform(pictures.network_input(), streams, step), step=step, given=given)
-        losses.sum().backward()
-        float(losses.detach().sum())  # waits for the device
+        x = pictures.network_input()
+        found = objective(x, step)
+        (x * found.gradient).sum().backward()
+        float(found.losses.sum())  # waits for the device
     return (time.perf_counter() - started) / TIMED_STEPS
 
 
