@@ -15,23 +15,32 @@ from vital_exp.config import compose_config
 from vital_exp.config_tree import options_of
 from vital_exp.engine import learning_rate, objective_and_gradient
 from vital_exp.errors import UsageError
+from vital_exp.references.drawn import draw_set
 
 QUICK = ["evaluation=none", "references.count=2", "batch_size=2", "references.cache=false"]
 EVERY = ("class", "channel", "neuron", "direction")
 # What each method makes pictures of; DeepInversion's objective is the cross-entropy of a class.
 TABLE = {method: ("class",) if method == "deep_inversion" else EVERY for method in options_of("method")}
 CASES = [(method, kind) for method, kinds in TABLE.items() for kind in kinds]
-LAYERS = {"embedded_resnet": "layer3.0", "embedded_vit": "blocks.2"}
+IMPROVED = [case for case in CASES if case[1] in ("class", "channel")]
+# Where no ReLU closes a unit.
+LAYERS = {"embedded_resnet": "layer3.0.bn2", "embedded_vit": "blocks.2"}
 
 
 def spelled(kind: str, layer: str) -> list[str]:
     """Two targets of a kind."""
-    forms = {"channel": "{}:{}", "neuron": "{}:{}@0,1", "direction": "direction-{}-{}"}
+    forms = {
+        "channel": "{}:{}",
+        "neuron": "{}:{}@" + ("4,4" if "layer" in layer else "0,36"),
+        "direction": "direction-{}-{}",
+    }
     return ["class:3", "class:5"] if kind == "class" else [forms[kind].format(layer, index) for index in (1, 2)]
 
 
 def keys_of(kind: str, folder: Path) -> list[str]:
     """What a kind of target needs beside its spelling."""
+    if kind == "neuron":  # LRP finds nothing relevant to a single negative activation
+        return [*QUICK, "relevance=gradient_x_activation"]
     if kind != "direction":
         return QUICK
     vectors = torch.randn(3, 96, generator=torch.Generator().manual_seed(0))
@@ -40,13 +49,15 @@ def keys_of(kind: str, folder: Path) -> list[str]:
 
 
 def references() -> Tensor:
-    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return draw_set(1, 5)[0][2:5]
 
 
-@pytest.mark.parametrize(("method", "kind"), [case for case in CASES if case[1] in ("class", "channel")])
+@pytest.mark.parametrize(("method", "kind"), IMPROVED)
 def test_every_method_improves_its_own_target_in_twenty_steps(method: str, kind: str) -> None:
     targets = spelled(kind, LAYERS["embedded_resnet"])
-    keys = [*QUICK, "views=4"] if compose_config([f"method={method}"]).views > 1 else QUICK
+    config = compose_config([f"method={method}"])
+    keys = [*QUICK, f"views={min(config.views, 4)}", f"image.scale={min(config.image.scale, 2.0)}"]
+    keys += ["relevance=none"]  # maps of relevance move with the picture, and the loss with them
     given: Any = {"method": method, "references": references()}
     made = visualize("embedded_resnet", targets, steps=20, overrides=keys, **given)
     assert [result["status"] for result in made.results] == ["done", "done"]
@@ -60,14 +71,14 @@ def test_every_method_improves_its_own_target_in_twenty_steps(method: str, kind:
 
 
 @pytest.mark.parametrize("model", LAYERS)
-@pytest.mark.parametrize(("method", "kind"), CASES)
+@pytest.mark.parametrize(("method", "kind"), [case for case in CASES if case not in IMPROVED or case[0] == "maco"])
 def test_every_method_makes_pictures_of_every_kind_of_target(
     method: str, kind: str, model: str, tmp_path: Path
 ) -> None:
     targets, keys = spelled(kind, LAYERS[model]), keys_of(kind, tmp_path)
     keys = [*keys, "views=1", "image.scale=1.5"] if method.startswith("maco") else [*keys, "views=1"]
     made = visualize(model, targets, method=method, steps=1, references=references(), overrides=keys)
-    assert [result["status"] for result in made.results] == ["done", "done"]
+    assert [result["error"] for result in made.results] == [None, None]
     assert all(result["activation"] is not None for result in made.results)
 
 

@@ -182,17 +182,6 @@ def test_the_start_of_fourier_has_lucids_spread() -> None:
     assert pictures.coefficients.std().item() == pytest.approx(0.01, rel=0.03)
 
 
-def test_fourier_equals_lucent() -> None:
-    spatial = pytest.importorskip("lucent.optvis.param.spatial")
-    colour = pytest.importorskip("lucent.optvis.param.color")
-    (coefficients,), image = spatial.fft_image((2, 3, 12, 16))
-    twin = colour.to_valid_rgb(image, decorrelate=True)().detach().cpu()
-    pictures = Fourier(Preprocessing(), (12, 16), RandomStreams(0, NAMES[:2]))
-    with torch.no_grad():
-        pictures.coefficients.copy_(coefficients.detach().cpu())
-    torch.testing.assert_close(pictures(), twin, rtol=0, atol=1e-5)
-
-
 def test_frequency_decay_keeps_the_lowest_frequency() -> None:
     flat, lucid = frequency_scale((16, 16), 0.5), frequency_scale((16, 16), 1.0)
     assert flat[0, 0] == lucid[0, 0]
@@ -216,14 +205,6 @@ def test_maco_equals_a_numpy_twin(size: tuple[int, int]) -> None:
     for phase, shown in zip(pictures.phase.detach().double().numpy(), rgb, strict=True):
         spatial = standardised(np.fft.irfft2(magnitude * np.exp(1j * standardised(phase)), s=size))
         np.testing.assert_allclose(1 / (1 + np.exp(-np.einsum("chw,dc->dhw", spatial, MATRIX))), shown, atol=1e-5)
-
-
-def test_maco_equals_horama() -> None:
-    horama = pytest.importorskip("horama.maco_fv")
-    magnitude = magnitude_for("embedded", 3, (64, 64))
-    pictures = Maco(Preprocessing(), (64, 64), RandomStreams(0, NAMES[:1]), values_range=[-2.5, 2.5])
-    twin = horama.maco_preconditioner(magnitude, pictures.phase[0].detach(), (-2.5, 2.5), torch.device("cpu"))
-    torch.testing.assert_close(pictures.network_input()[0], twin, rtol=0, atol=1e-5)
 
 
 def test_the_phases_scale_is_without_effect() -> None:
