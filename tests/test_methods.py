@@ -39,13 +39,14 @@ def spelled(kind: str, layer: str) -> list[str]:
 
 def keys_of(kind: str, folder: Path) -> list[str]:
     """What a kind of target needs beside its spelling."""
-    if kind == "neuron":  # LRP finds nothing relevant to a single negative activation
-        return [*QUICK, "relevance=gradient_x_activation"]
-    if kind != "direction":
+    if kind == "class":
         return QUICK
+    keys = [*QUICK, "relevance=gradient_x_activation"]  # LRP finds nothing relevant to a single negative value
+    if kind != "direction":
+        return keys
     vectors = torch.randn(3, 96, generator=torch.Generator().manual_seed(0))
     save_file({"vectors": vectors}, folder / "directions.safetensors")
-    return [*QUICK, f"target.vectors={folder / 'directions.safetensors'}"]
+    return [*keys, f"target.vectors={folder / 'directions.safetensors'}"]
 
 
 def references() -> Tensor:
