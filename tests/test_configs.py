@@ -16,7 +16,7 @@ import yaml
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from vital_exp.config import compose_config, plain
+from vital_exp.config import canonical, compose_config, plain
 from vital_exp.config_tree import config_dir, groups, options_of
 from vital_exp.engine import setup
 from vital_exp.errors import UsageError
@@ -222,3 +222,9 @@ def test_the_readme_names_every_group_and_option() -> None:
     for group in groups():
         missing = [o for o in options_of(group) if not o.startswith("_") and f"`{o}`" not in rows.get(group, "")]
         assert not missing, f"{group}: {missing}"
+
+
+def test_a_value_may_hold_a_number_sign() -> None:
+    assert compose_config(["target=direction", "target.vectors=a.safetensors#3"]).target.vectors == "a.safetensors#3"
+    assert canonical("target.vectors=a#1,b#2") == "target.vectors='a#1','b#2'"
+    assert canonical("target.vectors='a#1'") == "target.vectors='a#1'"

@@ -71,13 +71,22 @@ def canonical(override: str, command: str = VISUALIZE) -> str:
     """Return the one spelling of an override that has several.
 
     A ``+`` before a group goes, because the defaults list has every group already; an argument of the network may be
-    given with or without it.
+    given with or without it. A value with a ``#`` (file#3) is quoted, for Hydra reads no bare one.
     """
+    override = _quoted(override)
     bare = override.lstrip("+")
     key = bare.split("=")[0]
     if key in groups(command):
         return bare
     return f"++{bare}" if key == ARGUMENTS or key.startswith(f"{ARGUMENTS}.") else override
+
+
+def _quoted(override: str) -> str:
+    """Return an override whose values with a ``#`` are in quotes, if no quotes or brackets are there yet."""
+    key, _, value = override.partition("=")
+    if "#" not in value or any(sign in value for sign in "'\"[{"):
+        return override
+    return f"{key}=" + ",".join(f"'{part}'" if "#" in part else part for part in value.split(","))
 
 
 def build(node: DictConfig, **objects: Any) -> Any:

@@ -102,14 +102,18 @@ class ConceptMining:
         Raises:
             UsageError: a setting, layer or folder that is not allowed; ``out`` holds the concepts of something else.
         """
+        concepts = self.find(out)
+        mining = self.mining(concepts)
+        mining.check()
+        return concepts, mining.run(out)
+
+    def find(self, out: Path) -> Concepts:
+        """Find the concepts into ``out``, or take those that are there, without their index; see :meth:`run`."""
         self.settings.check()
         self.patch.check(self.network.preprocessing.size)
         if self.settings.of_class is not None:
             check_classifier(self.network, self.settings.of_class)
-        concepts = self._found(out)
-        mining = self.mining(concepts)
-        mining.check()
-        return concepts, mining.run(out)
+        return self._found(out)
 
     def mining(self, concepts: Concepts) -> Mining:
         """Return the mining of the images and patches that drive the concepts, by projection on their directions."""
@@ -206,7 +210,7 @@ class ConceptMining:
             yield picture.to(self.network.device)
 
 
-def check_classifier(network: VisionNetwork, given: object) -> None:
+def check_classifier(network: VisionNetwork, given: object, key: str = "concepts.class") -> None:
     """Make sure that a network has classes for concepts to matter for.
 
     Raises:
@@ -216,7 +220,7 @@ def check_classifier(network: VisionNetwork, given: object) -> None:
         problem = (
             f"{network.name} has no class outputs: leave it out, and give the images of the class as images=folder"
         )
-        raise UsageError("concepts.class", given, problem)
+        raise UsageError(key, given, problem)
 
 
 def class_folder(root: str | Path, network: VisionNetwork, of_class: int, key: str = "images") -> Path:

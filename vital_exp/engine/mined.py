@@ -19,11 +19,16 @@ from vital_exp.mining.patches import PatchSettings
 from vital_exp.mining.references import REGIONS, MinedReferences
 from vital_exp.mining.units import select_units
 from vital_exp.models.network import VisionNetwork
+from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.unit import Target
 
 
 def mined_references(
-    config: DictConfig, network: VisionNetwork, targets: Sequence[Target], directions: Tensor | None, cache: Path
+    config: DictConfig,
+    network: VisionNetwork,
+    targets: Sequence[Target],
+    directions: Tensor | SparseAutoencoder | None,
+    cache: Path,
 ) -> MinedReferences:
     """Return the mined references of hidden units; they are mined when the first is looked at.
 
@@ -31,7 +36,7 @@ def mined_references(
         config: the composed configuration.
         network: the frozen network.
         targets: the hidden units.
-        directions: (K, C) of direction targets.
+        directions: (K, C) of direction targets, or their autoencoder.
         cache: the folder of mining results, where no index is given.
 
     Raises:
@@ -64,7 +69,7 @@ def _mining(
     config: DictConfig,
     network: VisionNetwork,
     targets: Sequence[Target],
-    directions: Tensor | None,
+    directions: Tensor | SparseAutoencoder | None,
     folder: ImageFolder,
 ) -> Mining:
     keys = config.references

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from vital_exp.config import plain
+from vital_exp.engine.directions import vectors_of
 from vital_exp.engine.setup import cache_dir, pair
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import Alignment, alignment, layer_shapes, unit_alignment
@@ -25,11 +26,11 @@ from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.relevance import METHODS as RELEVANCE_METHODS
 from vital_exp.relevance.weights import Relevance
+from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.class_names import ClassNames
-from vital_exp.targets.directions import load_directions
 from vital_exp.targets.readout import Readout, check_unit, readout
-from vital_exp.targets.selection import class_targets, unit_targets
-from vital_exp.targets.unit import Target
+from vital_exp.targets.selection import NAMES, class_targets, unit_targets
+from vital_exp.targets.unit import DIRECTIONS, Target
 
 
 def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Target] = ()) -> References:
@@ -72,7 +73,7 @@ def targets_of(config: DictConfig, network: VisionNetwork, references: Reference
     if isinstance(variations, bool) or not isinstance(variations, int) or variations < 1:
         raise UsageError("target.variations", variations, "a whole number of at least 1")
     if keys["kind"] != "class":
-        return _hidden_targets(keys, network, variations)
+        return _hidden_targets(config, keys, network, variations)
     available = references.class_indices() if references else None
     names = getattr(references, "class_names", network.classes)
     targets = class_targets(keys["index"], names, variations, available)
@@ -81,13 +82,15 @@ def targets_of(config: DictConfig, network: VisionNetwork, references: Reference
     return targets
 
 
-def _hidden_targets(keys: Mapping[str, Any], network: VisionNetwork, variations: int) -> list[Target]:
+def _hidden_targets(
+    config: DictConfig, keys: Mapping[str, Any], network: VisionNetwork, variations: int
+) -> list[Target]:
     """Return the units of a hidden layer that the group ``target`` selects."""
     layer, position = keys["layer"], keys.get("position")
-    if not layer:
-        raise UsageError("target.layer", layer, "the name of a layer is needed; list=layers prints them")
+    check_layer(layer)
     shape = _shape(str(layer), network)
-    units = len(directions_of(keys, shape[0])) if keys["kind"] == "direction" else shape[0]
+    directed = keys["kind"] in DIRECTIONS
+    units = len(vectors_of(config, network, str(layer), shape[0])) if directed else shape[0]
     if keys["kind"] == "neuron":
         if not isinstance(position, list) or [type(p) for p in position] != [int, int] or min(position) < 0:
             raise UsageError("target.position", position, "[row, column] in the layer's map, from 0")
@@ -98,27 +101,18 @@ def _hidden_targets(keys: Mapping[str, Any], network: VisionNetwork, variations:
     return targets
 
 
+def check_layer(layer: object) -> None:
+    """Make sure that hidden units have a layer; raises UsageError where none is named."""
+    if not layer:
+        raise UsageError("target.layer", layer, "the name of a layer is needed; list=layers prints them")
+
+
 def _shape(layer: str, network: VisionNetwork) -> tuple[int, ...]:
     Taps(network.module, [layer], "target.layer")  # names the layer that does not exist
     shapes = layer_shapes(network)
     if layer not in shapes:
         raise UsageError("target.layer", layer, "the network never runs this layer in a forward pass")
     return shapes[layer]
-
-
-def directions_of(keys: Mapping[str, Any], channels: int) -> Tensor:
-    """Return the directions (K, C) that the group ``target`` names.
-
-    Raises:
-        UsageError: no file, or directions of another number of channels.
-    """
-    if not keys.get("vectors"):
-        raise UsageError("target.vectors", keys.get("vectors"), "a .safetensors or .npy file of directions is needed")
-    vectors = load_directions(str(keys["vectors"]))
-    if vectors.shape[1] != channels:
-        wanted = f"directions of {vectors.shape[1]} channels, and {keys['layer']} has {channels}"
-        raise UsageError("target.vectors", keys["vectors"], wanted)
-    return vectors
 
 
 def check_references(targets: Sequence[Target], references: References) -> None:
@@ -141,10 +135,11 @@ def check_units(config: DictConfig, network: VisionNetwork, targets: Sequence[Ta
             continue
         shape = _shape(target.layer, network)
         check_unit(target, shape, "targets")
-        if target.kind == "direction":
-            known = len(directions_of({**plain(config)["target"], "layer": target.layer}, shape[0]))
+        if target.is_direction:
+            known = len(vectors_of(config, network, target.layer, shape[0]))
             if target.index >= known:
-                raise UsageError("targets", target.name, f"target.vectors has {known} directions, 0 to {known - 1}")
+                problem = f"there are {known} {NAMES[target.kind]}, 0 to {known - 1}"
+                raise UsageError("targets", target.name, problem)
 
 
 def check_alignment(config: DictConfig, network: VisionNetwork, layer: str | None) -> None:
@@ -194,12 +189,14 @@ def readout_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Tar
     return readout(targets, _shape(layer, network)[0], _directions(config, network, targets))
 
 
-def _directions(config: DictConfig, network: VisionNetwork, targets: Sequence[Target]) -> Tensor | None:
-    """Return the directions of direction targets, (K, C)."""
-    if targets[0].kind != "direction":
+def _directions(
+    config: DictConfig, network: VisionNetwork, targets: Sequence[Target]
+) -> Tensor | SparseAutoencoder | None:
+    """Return the directions of direction targets, (K, C), or their autoencoder."""
+    if not targets[0].is_direction:
         return None
     layer = str(targets[0].layer)
-    return directions_of({**plain(config)["target"], "layer": layer}, _shape(layer, network)[0])
+    return vectors_of(config, network, layer, _shape(layer, network)[0])
 
 
 def as_references(given: Tensor | Mapping[Any, Tensor] | str | Path, network: VisionNetwork) -> References | None:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from vital_exp.config import compose_config, set_keys
 from vital_exp.engine import setup
+from vital_exp.engine.directions import settle_concepts
 from vital_exp.engine.problem import (
     as_references,
     check_alignment,
+    check_layer,
     check_references,
     check_units,
     references_of,
@@ -47,11 +49,14 @@ class Request:
             UsageError: the first mistake in it.
         """
         setup.check_numbers(config)
+        settle_concepts(config)
         device = setup.device_of(config)
         network = build_network(model_config(config), setup.cache_dir(config))
         network = _placed(network, config, device)
         if config.target.kind == "class":
             _ = network.classes
+        else:
+            check_layer(config.target.layer)
         check_alignment(config, network, config.target.get("layer"))
         setup.check_optimisation(config, network)
         if config.target.kind == "class":
@@ -89,6 +94,7 @@ class Request:
         if isinstance(references, (str, Path)):
             set_keys(config, references__root=str(references))
         setup.check_numbers(config)
+        settle_concepts(config)
         network = _network(model, config)
         chosen = _chosen(spellings, kind, network)
         set_keys(config, target__layer=chosen[0].layer)

@@ -365,7 +365,7 @@ class Visualization:
         table = evaluate_pictures(
             *(self.network, shown, self.references, judges, metrics, keys["features"], settings_of(keys)),
             setup.cache_dir(self.config),
-            readout=readout_of(self.config, self.network, targets) if targets[0].kind == "direction" else None,
+            readout=readout_of(self.config, self.network, targets) if targets[0].is_direction else None,
         )
         pictures.rows, pictures.metrics = table.rows, table.metrics
 

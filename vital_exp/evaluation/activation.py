@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,7 +49,7 @@ def unit_activations(network: VisionNetwork, readout: Readout, pictures: Tensor)
     values = []
     for start in range(0, len(pictures), PICTURES_PER_PASS):
         part = slice(start, start + PICTURES_PER_PASS)
-        read = replace(readout, vectors=readout.vectors[part], positions=readout.positions[part])
+        read = readout.select(range(len(pictures))[part])
         shown = pictures[part]
         if readout.layer == OUTPUT:
             shown = resized(shown, network.preprocessing.size)

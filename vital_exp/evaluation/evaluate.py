@@ -187,7 +187,7 @@ def _placed(network: VisionNetwork, config: DictConfig) -> VisionNetwork:
 
 def _check_targets(targets: Sequence[Target], network: VisionNetwork) -> None:
     """Make sure that the network has the targets, and that they are of one layer."""
-    places = {(target.layer, target.kind == "direction") for target in targets}
+    places = {(target.layer, target.is_direction) for target in targets}
     if len(places) > 1:
         names = ", ".join(sorted(str(layer or "classes") for layer, _ in places))
         raise UsageError("pictures", names, "targets of one layer, or classes, are scored at a time")
@@ -252,7 +252,7 @@ def _with_model(source: DictConfig, recorded: DictConfig | None, config: DictCon
 
 def _directions(targets: Sequence[Target], recorded: DictConfig | None, network: VisionNetwork) -> Readout | None:
     """The read-out of directions, whose vectors only a run has recorded."""
-    if targets[0].kind != "direction":
+    if not targets[0].is_direction:
         return None
     if recorded is None:
         raise UsageError(

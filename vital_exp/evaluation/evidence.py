@@ -125,8 +125,7 @@ class Evidence:
             return None
         if self.readout is not None:
             first = [self.unit_of.index(place) for place in range(len(self.units))]
-            positions = tuple(self.readout.positions[number] for number in first)
-            return replace(self.readout, vectors=self.readout.vectors[first], positions=positions)
+            return self.readout.select(first)
         if self.of_classes:
             return readout(self.units, len(self.network.classes))
         return readout(self.units, layer_shapes(self.network)[str(self.units[0].layer)][0])

@@ -81,7 +81,7 @@ class MinedReferences:
         """Return the unit, after making sure that the index has such units of its layer."""
         layer, number = self._unit(target)
         kinds = {one["layer"]: "direction" if one["directions"] else "channel" for one in self.index.meta["layers"]}
-        kind = "direction" if target.kind == "direction" else "channel"
+        kind = "direction" if target.is_direction else "channel"
         if kinds.get(layer, kind) != kind:
             problem = f"{target.name} is none of the {kinds[layer]}s that were mined of {layer}"
             raise UsageError("references.index", self.index.path, problem)

@@ -12,6 +12,7 @@ from torch import Tensor
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import Taps
+from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.selection import unit_targets
 
 POOLINGS = ("max", "mean")
@@ -26,14 +27,15 @@ class Units:
         channels: for each layer the numbers of its channels, or of the given directions.
         pooling: how a unit's map becomes one number: ``"max"`` or ``"mean"`` over positions; tokens are positions, a
             class token among them.
-        directions: for some layers (K, C) read-outs that are mined in place of channels.
+        directions: for some layers (K, C) read-outs that are mined in place of channels, or the autoencoder whose
+            features are.
         shapes: for each layer the shape of its map, (rows, columns), (tokens,) or (1,).
     """
 
     network: VisionNetwork
     channels: Mapping[str, Sequence[int]]
     pooling: str
-    directions: Mapping[str, Tensor]
+    directions: Mapping[str, Tensor | SparseAutoencoder]
     shapes: Mapping[str, tuple[int, ...]]
 
     @property
@@ -50,7 +52,11 @@ class Units:
     def _of_units(self, layer: str, values: Tensor) -> Tensor:
         """Return the units' part (B, U, P) of a layer's channels (B, C, P)."""
         if layer in self.directions:
-            values = torch.einsum("bcp,kc->bkp", values, self.directions[layer].to(values))
+            read = self.directions[layer]
+            if isinstance(read, SparseAutoencoder):
+                values = read.encode(values)
+            else:
+                values = torch.einsum("bcp,kc->bkp", values, read.to(values))
         numbers = self.channels[layer]
         return values if len(numbers) == values.shape[1] else values[:, list(numbers)]
 
@@ -87,7 +93,9 @@ def spans(numbers: Sequence[int]) -> str:
     return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in found)
 
 
-def _hash(vectors: Tensor) -> str:
+def _hash(vectors: Tensor | SparseAutoencoder) -> str:
+    if isinstance(vectors, SparseAutoencoder):
+        return vectors.describe()
     return hashlib.sha256(vectors.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
@@ -96,7 +104,7 @@ def select_units(
     layers: Sequence[str],
     channels: object = "all",
     pooling: str = "max",
-    directions: Mapping[str, Tensor] | None = None,
+    directions: Mapping[str, Tensor | SparseAutoencoder] | None = None,
 ) -> Units:
     """Return the units of the layers, their numbers ascending.
 
@@ -105,7 +113,8 @@ def select_units(
         layers: module names; ``"output"`` is the network's output.
         channels: "all", numbers, "0-63", a list of these; the same for every layer, or {layer: selection}.
         pooling: ``"max"`` or ``"mean"``.
-        directions: for some layers (K, C) read-outs in place of channels; ``channels`` then are their numbers.
+        directions: for some layers (K, C) read-outs, or an autoencoder, in place of channels; ``channels`` then are
+            their numbers.
 
     Raises:
         UsageError: no layer, an unknown one, a channel out of range, an unknown pooling, directions that do not fit.
@@ -147,7 +156,8 @@ def map_shapes(network: VisionNetwork, layers: Sequence[str]) -> dict[str, tuple
     return {layer: tuple(activations[layer].shape[1:]) for layer in layers}
 
 
-def _check_directions(vectors: Tensor, layer: str, width: int) -> None:
+def _check_directions(given: Tensor | SparseAutoencoder, layer: str, width: int) -> None:
+    vectors = given.encoder if isinstance(given, SparseAutoencoder) else given
     if vectors.ndim != 2 or vectors.shape[1] != width:
         problem = f"must have the shape (K, {width}), one row per direction: {layer} has {width} channels"
         raise UsageError("directions", tuple(vectors.shape), problem)

@@ -101,7 +101,7 @@ class ReferenceStatistics:
         network, unit = self.network, ""
         if self.relevance:
             readout = self.relevance.readout.of(number, 1)
-            unit = f"{self.relevance.method} {readout.layer} {readout.vectors.tolist()} {readout.positions}"
+            unit = f"{self.relevance.method} {readout.describe()}"
         parts = (
             *(FORMAT, network.weights_hash(), str(network.module), repr(network.preprocessing), network.dtype),
             *(layers, self.references.fingerprint(target), unit),

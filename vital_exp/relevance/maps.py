@@ -80,8 +80,9 @@ def _maps(flow: dict[str, Tensor], activations: dict[str, Tensor], method: str) 
 def start(activation: Tensor, readout: Readout, method: str) -> Tensor:
     """Return what relevance starts from at the target's layer, in the shape of its activation (N, C, ...).
 
-    LRP: v_c A_c(p) where the read-out is positive and the target reads; restricted: v_c, only where the read-out is the
-    largest share of the norm of all channels. Gradients: that of the mean read-out.
+    LRP: v_c A_c(p) where the read-out is positive and the target reads (an autoencoder's encoder is a linear layer that
+    relevance passes where the feature is active); restricted: v_c, only where the read-out is the largest share of the
+    norm of all channels. Gradients: that of the mean read-out.
     """
     values, vectors = activation.flatten(2), readout.vectors.to(activation)[:, :, None]  # (N, C, P), (N, C, 1)
     read, mask = readout.map(activation), readout.mask(activation)  # (N, P)
@@ -90,7 +91,7 @@ def start(activation: Tensor, readout: Readout, method: str) -> Tensor:
         place = nn.functional.one_hot(share.argmax(dim=1), share.shape[1]).to(values)
         begun = vectors * place[:, None]
     elif method in LRP:
-        begun = vectors * values * (mask * (read > 0))[:, None]
+        begun = readout.shares(activation) * (mask * readout.active(activation))[:, None]
     else:
         begun = vectors * (mask / mask.sum(dim=1, keepdim=True))[:, None]
     return begun.view_as(activation)

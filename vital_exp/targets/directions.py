@@ -13,13 +13,16 @@ from torch import Tensor
 from vital_exp.errors import UsageError
 
 KEY = "target.vectors"
+# Of several tensors the one that is meant where none is named: what vital-mine concepts=... writes.
+MAIN = "directions"
 
 
 def load_directions(spec: str) -> Tensor:
     """Return the directions of a file, (K, C) float32.
 
     Args:
-        spec: a .safetensors or .npy file, with ``#name`` for one of several tensors; a tensor (C,) is one direction.
+        spec: a .safetensors or .npy file, with ``#name`` for one of several tensors (else the only one, or the one
+            called ``directions``), or ``#3`` for one of its directions. A tensor (C,) is one direction.
 
     Raises:
         UsageError: no such file or tensor, another kind of file, not one or two axes, a vector that is zero or not
@@ -29,24 +32,33 @@ def load_directions(spec: str) -> Tensor:
     path = Path(place).expanduser()
     if not path.is_file():
         raise UsageError(KEY, spec, "no such file; a .safetensors or .npy file of vectors (K, C) is needed")
-    vectors = torch.atleast_2d(_tensor(path, name, spec).float())
+    tensors = _tensors(path, spec)
+    row = int(name) if name.isdecimal() and name not in tensors else None
+    vectors = torch.atleast_2d(_tensor(tensors, "" if row is not None else name, spec).float())
     if vectors.ndim != 2 or 0 in vectors.shape:
         raise UsageError(KEY, spec, f"holds a tensor {tuple(vectors.shape)}; (K, C) is needed, one row per direction")
     if not vectors.isfinite().all() or (vectors == 0).all(dim=1).any():
         raise UsageError(KEY, spec, "holds a direction that is zero or not finite")
-    return vectors
+    if row is not None and row >= len(vectors):
+        raise UsageError(KEY, spec, f"holds {len(vectors)} directions, 0 to {len(vectors) - 1}")
+    return vectors if row is None else vectors[row : row + 1]
 
 
-def _tensor(path: Path, name: str, spec: str) -> Tensor:
+def _tensors(path: Path, spec: str) -> dict[str, Tensor]:
+    """Return the tensors of a file by name; that of a .npy file has none."""
     try:
         if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path, allow_pickle=False))
-        tensors = load_file(path)
+            return {"": torch.from_numpy(np.load(path, allow_pickle=False))}
+        return load_file(path)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         problem = f"cannot be read as .safetensors or .npy ({str(error).splitlines()[0]})"
         raise UsageError(KEY, spec, problem) from None
+
+
+def _tensor(tensors: dict[str, Tensor], name: str, spec: str) -> Tensor:
     if not name and len(tensors) == 1:
         return next(iter(tensors.values()))
+    name = name or (MAIN if MAIN in tensors else name)
     if name not in tensors:
         raise UsageError(KEY, spec, f"name one of its tensors, file#name: {', '.join(tensors)}", list(tensors))
     return tensors[name]

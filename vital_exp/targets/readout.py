@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.models.taps import OUTPUT
+from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.unit import Target
 
 Position = tuple[int, int]
@@ -26,15 +27,21 @@ class Readout:
         vectors: (N, C), one direction in the layer's channels per picture; a unit's is its unit vector.
         positions: per picture None for the whole map, (row, column) for one position of it ((0, token) of tokens), or
             STRONGEST.
+        autoencoder: whose features are read, ``vectors`` being their rows of its encoder; None: the read-out is linear.
+        features: (N,) their numbers.
     """
 
     layer: str
     vectors: Tensor
     positions: tuple[Position | None, ...]
+    autoencoder: SparseAutoencoder | None = None
+    features: Tensor | None = None
 
     def map(self, activation: Tensor) -> Tensor:
         """Return the read-out at each position, (N, P), of an activation (N, C, ...) of the layer."""
         values = activation.flatten(2)  # (N, C, P)
+        if self.autoencoder is not None and self.features is not None:
+            return self.autoencoder.read(values, self.features)
         vectors = self.vectors.to(values)
         return torch.einsum("ncp,nc->np", values, vectors)
 
@@ -67,30 +74,66 @@ class Readout:
         position = self.positions[picture]
         if strongest and position is not None:
             position = STRONGEST
-        return replace(self, vectors=self.vectors[picture].expand(count, -1), positions=(position,) * count)
+        return replace(self.select([picture] * count), positions=(position,) * count)
+
+    def select(self, pictures: Sequence[int]) -> Readout:
+        """Return the read-outs of some pictures, in the order given."""
+        chosen = list(pictures)
+        positions = tuple(self.positions[picture] for picture in chosen)
+        features = None if self.features is None else self.features[chosen]
+        return replace(self, vectors=self.vectors[chosen], positions=positions, features=features)
+
+    def shares(self, activation: Tensor) -> Tensor:
+        """Return what each channel adds to the read-out at each position, (N, C, P): v_c a_c, biases apart."""
+        values = activation.flatten(2)
+        if self.autoencoder is not None:
+            values = values - self.autoencoder.shift.to(values)[:, None]
+        return self.vectors.to(values)[:, :, None] * values
+
+    def active(self, activation: Tensor) -> Tensor:
+        """Return whether the read-out is positive at each position, (N, P).
+
+        Of a feature that sleeps at all positions, where it is nearest to waking: a picture starts with few awake.
+        """
+        active = self.map(activation) > 0
+        if self.autoencoder is None or self.features is None:
+            return active
+        nearest = self.autoencoder.linear(activation.flatten(2), self.features).argmax(dim=1, keepdim=True)
+        asleep = ~active.any(dim=1, keepdim=True)
+        return active.scatter(1, nearest, active.gather(1, nearest) | asleep)
+
+    def describe(self) -> str:
+        """Return all that the read-out depends on, as text for a hash."""
+        of = "" if self.autoencoder is None or self.features is None else self.autoencoder.describe()
+        features = "" if self.features is None else f" {self.features.tolist()}"
+        return f"{self.layer} {self.vectors.tolist()} {self.positions}" + (f" {of}{features}" if of else "")
 
 
 def _flat(position: Position, activation: Tensor) -> int:
     return position[0] * activation.shape[-1] + position[1]
 
 
-def readout(targets: Sequence[Target], channels: int, vectors: Tensor | None = None) -> Readout:
+def readout(targets: Sequence[Target], channels: int, vectors: Tensor | SparseAutoencoder | None = None) -> Readout:
     """Return what targets of one layer read from its ``channels``.
 
     Args:
         targets: all of one layer, or all classes.
         channels: of the layer, or classes of the network.
-        vectors: (K, C) directions, for direction targets.
+        vectors: (K, C) directions, or the autoencoder that has them, for direction targets.
     """
+    autoencoder = vectors if isinstance(vectors, SparseAutoencoder) else None
+    vectors = vectors.encoder if isinstance(vectors, SparseAutoencoder) else vectors
     rows = []
     for target in targets:
-        if target.kind == "direction":
+        if target.is_direction:
             assert vectors is not None
             rows.append(vectors[target.index].float())
         else:
             rows.append(torch.nn.functional.one_hot(torch.tensor(target.index), channels).float())
     layer = targets[0].layer or OUTPUT
-    return Readout(layer, torch.stack(rows), tuple(target.position for target in targets))
+    positions = tuple(target.position for target in targets)
+    features = torch.tensor([target.index for target in targets]) if autoencoder else None
+    return Readout(layer, torch.stack(rows), positions, autoencoder, features)
 
 
 def check_unit(target: Target, shape: Sequence[int], key: str = "target.index") -> None:
@@ -100,7 +143,7 @@ def check_unit(target: Target, shape: Sequence[int], key: str = "target.index") 
         UsageError: it has not; says what it has.
     """
     channels, *size = shape
-    if target.kind != "direction" and target.index >= channels:
+    if not target.is_direction and target.index >= channels:
         raise UsageError(key, target.index, f"{target.layer} has {channels} channels, 0 to {channels - 1}")
     if target.position is None:
         return

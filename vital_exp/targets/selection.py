@@ -9,16 +9,19 @@ from typing import cast
 
 from vital_exp.errors import UsageError
 from vital_exp.targets.class_names import ClassNames, as_integer
-from vital_exp.targets.unit import Target
+from vital_exp.targets.unit import DIRECTIONS, Target
 
 _NUMBER = r"([0-9]{1,9})"
 _RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*")
 _VARIATION = re.compile(r"(?<=[0-9])_v([1-9][0-9]{0,8})$")
 _CHANNEL = re.compile(rf"(.+):{_NUMBER}", re.DOTALL)
 _POSITION = re.compile(rf"(.+):{_NUMBER}@\s*{_NUMBER}\s*,\s*{_NUMBER}\s*", re.DOTALL)
-_SAFE_UNIT = re.compile(rf"(channel|direction)-(.+)-{_NUMBER}")
+_SAFE_UNIT = re.compile(rf"({'|'.join(('channel', *DIRECTIONS))})-(.+)-{_NUMBER}")
 _SAFE_NEURON = re.compile(rf"neuron-(.+)-{_NUMBER}-{_NUMBER}-{_NUMBER}")
 _SAFE_CLASS = re.compile(rf"class-{_NUMBER}")
+
+# What the directions of each kind are called.
+NAMES = {"direction": "directions", "concept": "concepts", "sae": "features"}
 
 _SPELLINGS = (
     'is no target; write "class:207", "class:golden retriever", "layer4.2:1935" (a channel), '
@@ -92,7 +95,7 @@ def unit_targets(
     """Return the targets in a hidden layer that ``index`` selects, in its order and without duplicates.
 
     Args:
-        kind: ``"channel"``, ``"neuron"`` or ``"direction"``.
+        kind: ``"channel"``, ``"neuron"`` or one of ``DIRECTIONS``.
         layer: module name.
         index: a number, "0-63", "0-4,7", "all", or a list of these.
         units: how many there are: the layer's channels, or the directions of a file.
@@ -106,7 +109,7 @@ def unit_targets(
     try:
         chosen = class_targets(index, names, variations)
     except UsageError as error:
-        what = "directions" if kind == "direction" else f"channels of {layer}"
+        what = NAMES[kind] if kind in DIRECTIONS else f"channels of {layer}"
         problem = f'is none of the {units} {what}, 0 to {units - 1}; "0-63", "all" and lists select several'
         raise error if error.key == "target.variations" else UsageError("target.index", error.value, problem) from None
     return [Target(kind, one.index, layer, position, one.variation) for one in chosen]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 
+# Kinds of targets that read a direction in a layer's channels: of a file, a mined concept, a feature of a sparse
+# autoencoder.
+DIRECTIONS = ("direction", "concept", "sae")
+
 
 @dataclass(frozen=True)
 class Target:
     """One unit: an output class, or a channel, a channel at one position, or a direction of a named layer.
 
     Attributes:
-        kind: ``"class"``, ``"channel"``, ``"neuron"`` or ``"direction"``.
+        kind: ``"class"``, ``"channel"``, ``"neuron"`` or one of ``DIRECTIONS``.
         index: class, channel or direction number, from 0.
         layer: module name of the layer; None for a class.
         position: (row, column) in the layer's map, for a neuron.
@@ -32,6 +36,11 @@ class Target:
         parts = [self.kind, *([self.layer] if self.layer else []), str(self.index), *map(str, self.position or ())]
         name = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
         return name if self.variation == 1 else f"{name}_v{self.variation}"
+
+    @property
+    def is_direction(self) -> bool:
+        """Whether the index numbers directions in the layer's channels."""
+        return self.kind in DIRECTIONS
 
     def labelled(self, label: str) -> Target:
         """Return the same target with another label."""

@@ -1,0 +1,97 @@
+"""Where the directions of a run's targets come from: a file, concepts mined or to be mined, a sparse autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import Tensor
+
+from vital_exp.concepts.concepts import Concepts
+from vital_exp.concepts.mine import ConceptMining, ConceptSettings, check_classifier, class_folder
+from vital_exp.config import plain, set_keys
+from vital_exp.engine.mined import image_folder
+from vital_exp.engine.setup import cache_dir
+from vital_exp.errors import UsageError
+from vital_exp.mining import index as indices
+from vital_exp.mining.images import ImageFolder
+from vital_exp.mining.meta import describe_network, network_difference
+from vital_exp.models.network import VisionNetwork
+from vital_exp.targets.autoencoder import SparseAutoencoder, load_autoencoder
+from vital_exp.targets.directions import load_directions
+
+
+def settle_concepts(config: DictConfig) -> None:
+    """Set what the file of concepts says where nothing was asked for: the layer, and the index of what drives them.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    place = config.target.get("concepts")
+    if config.target.kind != "concept" or place is None:
+        return
+    concepts, path = Concepts.open(place), Path(place).expanduser()
+    if config.target.layer is None:
+        set_keys(config, target__layer=concepts.layer)
+    index = (path if path.is_dir() else path.parent) / indices.NAME
+    keys = config.references
+    if keys.source == "mined" and not keys.root and not keys.index and index.is_file():
+        set_keys(config, references__index=str(index), references__root=concepts.meta["folder"])
+
+
+def vectors_of(config: DictConfig, network: VisionNetwork, layer: str, channels: int) -> Tensor | SparseAutoencoder:
+    """Return the directions (K, C) of direction targets, or the autoencoder whose features they are.
+
+    Raises:
+        UsageError: none are named, or they are of another layer, network or number of channels.
+    """
+    keys = {**plain(config)["target"], "layer": layer}
+    if keys["kind"] == "sae":
+        return load_autoencoder(keys, channels)
+    if keys["kind"] == "concept":
+        return _concepts(config, keys, network)
+    if not keys.get("vectors"):
+        raise UsageError("target.vectors", keys.get("vectors"), "a .safetensors or .npy file of directions is needed")
+    vectors = load_directions(str(keys["vectors"]))
+    if vectors.shape[1] != channels:
+        wanted = f"directions of {vectors.shape[1]} channels, and {layer} has {channels}"
+        raise UsageError("target.vectors", keys["vectors"], wanted)
+    return vectors
+
+
+def _concepts(config: DictConfig, keys: Mapping[str, Any], network: VisionNetwork) -> Tensor:
+    """Return the directions of concepts: those of a file, else found now, or taken from the cache."""
+    if keys["concepts"] is None:
+        try:
+            mining = _mining(config, keys, network)
+            return mining.find(cache_dir(config) / "concepts" / mining.key).factors.directions
+        except UsageError as error:
+            raise UsageError(_own_key(error.key), error.value, error.problem) from None
+    concepts = Concepts.open(keys["concepts"])
+    if concepts.layer != keys["layer"]:
+        raise UsageError("target.layer", keys["layer"], f"the concepts are of {concepts.layer}")
+    if text := network_difference(concepts.meta, describe_network(network)):
+        raise UsageError("target.concepts", keys["concepts"], f"are of {text}")
+    return concepts.factors.directions
+
+
+def _own_key(key: str) -> str:
+    """Return the key of the group ``target`` for one of vital-mine."""
+    return {"concepts": "target.method", "layers": "target.layer"}.get(key, key.replace("concepts.", "target."))
+
+
+def _mining(config: DictConfig, keys: Mapping[str, Any], network: VisionNetwork) -> ConceptMining:
+    if not config.references.get("root") and config.model.source != "embedded":
+        problem = "a folder of images to find concepts in is needed, or target.concepts=folder of vital-mine"
+        raise UsageError("references.root", config.references.get("root"), problem)
+    root, of_class = image_folder(config, cache_dir(config)), keys["class"]
+    if of_class is not None:
+        check_classifier(network, of_class, "target.class")
+        of_class = network.classes.find(str(of_class), "target.class")
+        root = class_folder(root, network, of_class, "references.root")
+    folder = ImageFolder(root, network.preprocessing, "references.root")
+    names = ("method", "count", "importance", "seed", "patches", "explained")
+    settings = ConceptSettings(of_class=of_class, **{name: keys[name] for name in names})
+    return ConceptMining(network, keys["layer"], folder, settings, progress=config.progress)
