@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import os
+import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.test_report import png, report, write_run
 from tests.tiny import ON_CPU, SHORT, command, wandb_records
+from vital_exp.commands.hydra_app import MISTAKE
+from vital_exp.engine import wandb_server
 
 # Two batches of one picture, three steps each.
 RUN = (*SHORT, *ON_CPU, "steps=3", "target.index=[0,1]", "trainer.log_every_n_steps=2", "pictures_every=2")
@@ -27,6 +32,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WANDB_SILENT", "true")
     for variable in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(variable, raising=False)
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()  # it reads its variables once
     return tmp_path
 
 
@@ -76,8 +83,28 @@ def history_of(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any], bool]:
     return history, config, ended
 
 
+def table_of(run: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a logged table, each picture replaced by whether its file is among those to be sent."""
+    (path,) = run.glob("wandb/offline-run-*/*.wandb")
+    artifacts = [r.artifact for r in wandb_records(path) if r.WhichOneof("record_type") == "artifact"]
+    (contents,) = [a.manifest.contents for a in artifacts if a.name.endswith(f"-{name}")]
+    files = {entry.path: Path(entry.local_path) for entry in contents}
+    table = json.loads(files[f"{name}.table.json"].read_text())
+
+    def cell(value: Any) -> Any:
+        return files[value["path"]].is_file() if isinstance(value, dict) and "path" in value else value
+
+    return [dict(zip(table["columns"], map(cell, row), strict=True)) for row in table["data"]]
+
+
+def run_of(run: Path) -> Any:
+    """The record of the run itself: project, group, tags, name."""
+    (path,) = run.glob("wandb/offline-run-*/*.wandb")
+    return next(r.run for r in wandb_records(path) if r.WhichOneof("record_type") == "run")
+
+
 def test_wandb_offline_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
-    sweep = ("-m", "seed=0,1", "hydra.sweep.dir=sweep", "logger=wandb", "logger.offline=true")
+    sweep = ("-m", "seed=0,1", "hydra.sweep.dir=sweep", "logger=wandb", "logger.offline=true", "evaluation=basic")
     assert command(*RUN, *sweep) == 0, capsys.readouterr().err
     assert "WANDB_MODE" not in os.environ  # the next job may be online
     for seed in (0, 1):
@@ -91,6 +118,12 @@ def test_wandb_offline_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
         steps = [row["trainer/global_step"] for row in history]
         assert steps == sorted(steps)
         _check_pictures_and_table(run, history)
+        recorded = run_of(run)
+        assert recorded.run_group == f"{Path.cwd().name}/sweep"  # jobs of a sweep side by side
+        assert list(recorded.tags) == ["embedded_resnet", "vital", "class"]
+        metrics = json.loads((run / "metrics.json").read_text())
+        (final,) = [row for row in history if "metric/accuracy_top1" in row]
+        assert final["metric/accuracy_top1"] == metrics["accuracy_top1"]["value"]
 
 
 def _check_pictures_and_table(run: Path, history: list[dict[str, Any]]) -> None:
@@ -98,9 +131,86 @@ def _check_pictures_and_table(run: Path, history: list[dict[str, Any]]) -> None:
     assert [row["pictures/captions"] for row in pictures] == [["class-0"]] * 2 + [["class-1"]] * 2
     (files,) = run.glob("wandb/offline-run-*/files")
     assert all((files / name).is_file() for row in pictures for name in row["pictures/filenames"])
-    table = json.loads((files / history[-1]["results/path"]).read_text())
-    assert table["columns"][:3] == ["target", "label", "status"]
     results = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
-    assert [row[0] for row in table["data"]] == ["class-0", "class-1"]
-    total = table["columns"].index("total")
-    assert [row[total] for row in table["data"]] == pytest.approx([result["loss"]["total"] for result in results])
+    rows = table_of(run, "results")
+    assert [row["target"] for row in rows] == ["class-0", "class-1"]
+    assert [row["total"] for row in rows] == pytest.approx([result["loss"]["total"] for result in results])
+    assert {(row["model"], row["method"]) for row in rows} == {("embedded_resnet", "vital")}
+    with (run / "metrics.csv").open(newline="") as file:
+        scores = list(csv.DictReader(file))
+    assert [row["probability"] for row in rows] == pytest.approx([float(row["probability"]) for row in scores])
+    assert all(row["picture"] is True and row["references"] is True for row in rows)
+
+
+def online(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_server_that_is_not_there_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    online(monkeypatch, "http://127.0.0.1:9")
+    started = time.monotonic()
+    assert command(*RUN, "logger=wandb", "hydra.run.dir=run", "steps=1") == 0
+    assert time.monotonic() - started < 60
+    err = capfd.readouterr().err
+    assert "http://127.0.0.1:9 cannot be reached" in err
+    assert "wandb sync" in err
+    assert history_of(Path("run"))[2]  # the run is on disk, ended
+    assert len(Path("run/results.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_server_that_stops_answering_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wandb_server, "INIT_SECONDS", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never says a word
+        online(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        assert command(*RUN, "logger=wandb", "hydra.run.dir=run", "steps=1") == 0
+        assert time.monotonic() - started < 120
+    assert "goes on offline" in capfd.readouterr().err
+    assert len(Path("run/results.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_report_is_one_run(tmp_path: Path) -> None:
+    runs = [tmp_path / "sweep" / str(number) for number in range(2)]
+    for run, method in zip(runs, ("vital", "maco"), strict=True):
+        write_run(run, method, 0, {"class-0": {"top1": 1.0}}, {"accuracy_top1": {"value": 1.0, "n": 1}})
+        png(run / "images/class-0.png", 0)
+    assert report("runs=sweep", "out=r", "wandb=true", "offline=true") == 0
+    deadline = time.monotonic() + 20
+    while not history_of(Path("r"))[2] and time.monotonic() < deadline:  # its last words may still be on their way
+        time.sleep(0.1)
+    history, _, ended = history_of(Path("r"))
+    assert ended
+    config = {update.key: json.loads(update.value_json) for update in run_of(Path("r")).config.update}
+    assert config["models"] == ["resnet50"]
+    assert list(run_of(Path("r")).tags) == ["resnet50", "vital", "maco"]
+    (row,) = history
+    assert table_of(Path("r"), "pictures") == [
+        {"model": "resnet50", "target": "class-0", "label": "class-0", "seed": 0, "references": None}
+        | {"vital": True, "maco": True}
+    ]
+    cells = table_of(Path("r"), "comparison")
+    assert ("vital", "accuracy_top1", 1.0) in [(c["method"], c["metric"], c["value"]) for c in cells]
+    assert row["plots/resnet50-accuracy_top1/_type"] == "html-file"
+    (path,) = Path("r").glob("wandb/offline-run-*/*.wandb")
+    summary = {
+        u.key or "/".join(u.nested_key): json.loads(u.value_json)
+        for r in wandb_records(path)
+        if r.WhichOneof("record_type") == "summary"
+        for u in r.summary.update
+    }
+    assert summary["resnet50/maco/accuracy_top1"] == 1.0
+
+
+def test_a_report_without_a_login_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "sweep/0", "vital", 0, {"class-0": {"top1": 1.0}}, {})
+    png(tmp_path / "sweep/0/images/class-0.png", 0)
+    assert report("runs=sweep", "wandb=true") == MISTAKE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "wandb login" in line

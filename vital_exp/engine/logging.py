@@ -2,88 +2,133 @@
 
 from __future__ import annotations
 
-import inspect
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig
 
 from vital_exp.config import build, plain
+from vital_exp.engine import wandb_server
 from vital_exp.engine.run_folder import RunFolder
-from vital_exp.errors import UsageError
 
-WANDB_MODE = "WANDB_MODE"  # the environment variable
-TABLE_COLUMNS = ("target", "label", "status", "total", "activation", "seconds", "error")
+TABLE_COLUMNS = ("target", "label", "status", "model", "method", "seed", "total", "activation", "seconds", "error")
+MEDIA_COLUMNS = ("picture", "references")
+PICTURES_IN_TABLE = 200  # rows with pictures: dashboards of thousands do not open
+LONGEST_TAG = 64  # letters, wandb's limit
 
 
 def make_loggers(config: DictConfig, folder: RunFolder | None) -> list[Logger]:
     """Return the logger of the configuration, writing into the run folder; none without a folder.
+
+    A run of Weights & Biases is tagged with model, method and kind of target, and grouped with its sweep's. A server
+    that does not answer costs seconds, and the run goes on offline.
 
     Raises:
         UsageError: Weights & Biases online without a login.
     """
     if folder is None or not config.logger.get("_target_"):
         return []
-    logger: Logger = build(config.logger, save_dir=str(folder.path))
+    logger: Logger = build(config.logger, save_dir=str(folder.path.resolve()))
     if isinstance(logger, WandbLogger):
-        _start_wandb(logger, bool(config.logger.get("offline")))
+        _start_wandb(logger, config, folder.path)
     logger.log_hyperparams(plain(config))
     return [logger]
 
 
-def _start_wandb(logger: WandbLogger, offline: bool) -> None:
-    import wandb
+def _start_wandb(logger: WandbLogger, config: DictConfig, folder: Path) -> None:
+    started = logger._wandb_init
+    started.pop("anonymous", None)  # Lightning hands over what wandb warns of
+    started["tags"] = [*(started.get("tags") or []), *_tags(config)]
+    started["group"] = started.get("group") or _sweep(folder)
 
-    # Asked first: wandb.init would prompt on a terminal.
-    if not offline and os.environ.get(WANDB_MODE, "online") in ("online", "shared") and not _logged_in():
-        raise UsageError("logger", "wandb", "no login: run `wandb login`, set WANDB_API_KEY, or logger.offline=true")
-    logger._wandb_init.pop("anonymous", None)  # Lightning hands over what wandb warns of
-    if offline:
-        logger._wandb_init["mode"] = "offline"  # wandb reads the variable that Lightning sets once per process only
-    try:
-        with _unchanged(WANDB_MODE):  # Lightning sets it, and a later job of a sweep may be online
-            _ = logger.experiment
-    except wandb.errors.Error as error:  # a server that refuses, or none
-        reason = str(error).strip().split("\n")[0]
-        raise UsageError("logger", "wandb", f"{reason}; logger.offline=true needs no server") from error
+    def begin(arguments: dict[str, Any]) -> Any:
+        started.update(arguments)  # wandb reads the variable that Lightning sets once per process only
+        logger._offline = arguments.get("mode") == "offline"
+        return logger.experiment
+
+    wandb_server.start(begin, bool(config.logger.get("offline")))
 
 
-def _logged_in() -> bool:
-    import wandb
-
-    if "prompt" in inspect.signature(wandb.login).parameters:
-        return bool(wandb.login(prompt=False, verify=False))
-    return bool(wandb.api.api_key)  # versions before 0.30
-
-
-@contextmanager
-def _unchanged(variable: str) -> Iterator[None]:
-    """Put an environment variable back afterwards."""
-    before = os.environ.get(variable)
-    try:
-        yield
-    finally:
-        os.environ.pop(variable, None)
-        if before is not None:
-            os.environ[variable] = before
+def _tags(config: DictConfig) -> list[str]:
+    """Model, method, and what the targets are."""
+    content = plain(config)
+    target = content["target"]
+    names = (_model(config), content["method"]["name"], target.get("layer") or target["kind"])
+    return [str(name)[:LONGEST_TAG] for name in names if name]
 
 
-def close_loggers(loggers: Sequence[Logger], results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Send the final table and end the run: without it, the jobs of a sweep become one run."""
+def _model(config: DictConfig) -> str:
+    return str(config.model.name or config.model.factory or "")
+
+
+def _sweep(folder: Path) -> str | None:
+    """The name of the sweep that a run folder is in: its last two folders, date and time."""
+    inside = (folder.parent / "multirun.yaml").is_file()
+    return "/".join(folder.resolve().parent.parts[-2:]) if inside else None
+
+
+def close_loggers(
+    loggers: Sequence[Logger],
+    config: DictConfig,
+    folder: RunFolder | None,
+    results: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
+    """Send the final metrics and the table, and end the run: without it, the jobs of a sweep become one run.
+
+    Args:
+        loggers: of :func:`make_loggers`.
+        config: of the job.
+        folder: where the pictures are.
+        results: a line of results.jsonl by target.
+        metrics: as in metrics.json.
+        rows: as in metrics.csv.
+    """
+    final = {f"metric/{name}": entry["value"] for name, entry in metrics.items() if _is_number(entry.get("value"))}
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
+        if final:
+            logger.log_metrics(final, max(0, _last_step(config, results)))
+        if isinstance(logger, WandbLogger) and folder is not None:
             import wandb
 
-            rows = [[_cell(result, column) for column in TABLE_COLUMNS] for result in results.values()]
-            logger.log_table("results", columns=list(TABLE_COLUMNS), data=rows)
+            columns, data = _table(config, folder.path, results, rows)
+            logger.log_table("results", columns=columns, data=data)
             logger.finalize("success")
             wandb.finish()
         else:
             logger.finalize("success")
 
 
-def _cell(result: Mapping[str, Any], column: str) -> Any:
-    return (result["loss"] or {}).get("total") if column == "total" else result[column]
+def _last_step(config: DictConfig, results: Mapping[str, Mapping[str, Any]]) -> int:
+    """The last step that the batches have logged, whatever their size: one per picture at most."""
+    return int(config.steps) * len(results) - 1
+
+
+def _table(
+    config: DictConfig, folder: Path, results: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], list[list[Any]]]:
+    """Every target with its picture, references and metrics; with model and method, to group jobs by."""
+    import wandb
+
+    scores = {row["target"]: row for row in rows}
+    measured = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in TABLE_COLUMNS]
+    known = {"model": _model(config), "method": config.method.name}
+
+    def image(path: Path, place: int) -> Any:
+        return wandb.Image(str(path)) if place < PICTURES_IN_TABLE and path.is_file() else None
+
+    data = []
+    for place, (name, result) in enumerate(results.items()):
+        total = (result["loss"] or {}).get("total")
+        cells = {**result, **known, "total": total, **scores.get(name, {})}
+        media = [image(folder / "images" / f"{name}.png", place), image(folder / "references" / f"{name}.jpg", place)]
+        data.append([*(cells.get(c) for c in TABLE_COLUMNS), *media, *(cells.get(c) for c in measured)])
+    return [*TABLE_COLUMNS, *MEDIA_COLUMNS, *measured], data
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -133,6 +133,8 @@ class Visualization:
         self.loggers: list[Logger] = []
         self.judges: dict[str, VisionNetwork] = {}
         self.views_per_pass = 1
+        self.metrics: Mapping[str, Mapping[str, Any]] = {}
+        self.rows: Sequence[Mapping[str, Any]] = ()
 
     def run(self) -> Pictures:
         """Make every picture that is not there yet, evaluate all, and return them."""
@@ -153,9 +155,10 @@ class Visualization:
             progress.close()
             pictures = self._gather()
             self._evaluate(pictures)
+            self.metrics, self.rows = pictures.metrics, pictures.rows
         finally:
             progress.close()
-            close_loggers(self.loggers, self.results)
+            close_loggers(self.loggers, self.config, self.folder, self.results, self.metrics, self.rows)
         return pictures
 
     def _load_judges(self) -> dict[str, VisionNetwork]:

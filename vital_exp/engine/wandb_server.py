@@ -1,0 +1,114 @@
+"""Weights & Biases without waiting for it: a server that does not answer costs seconds, and the run goes on offline."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlparse
+
+from vital_exp.errors import UsageError
+
+Run = TypeVar("Run")
+MODE = "WANDB_MODE"  # the environment variable
+PROBE_SECONDS = 3  # for a connection to the server
+INIT_SECONDS = 20  # for its answer to a new run; wandb itself waits 90
+# How long wandb goes on trying to send: by default hours, in which the last line of a script does not end.
+PATIENCE = {"retry_max": 2, "retry_wait_min_seconds": 1, "retry_wait_max_seconds": 3, "timeout_seconds": 10}
+SENDERS = ("x_graphql", "x_file_stream", "x_file_transfer")
+SYNC = "`wandb sync` sends what is kept in the folder wandb later"
+
+
+def start(begin: Callable[[dict[str, Any]], Run], offline: bool, key: str = "logger") -> Run:
+    """Begin a run, offline if that is asked for or if the server does not answer.
+
+    Args:
+        begin: calls ``wandb.init`` with the arguments it is given.
+        offline: whether it is asked for.
+        key: the configuration key that asked for wandb, for messages.
+
+    Raises:
+        UsageError: online without a login, or with one that the server refuses.
+    """
+    import wandb
+
+    environment = os.environ.get(MODE, "online")
+    if offline or environment not in ("online", "shared"):
+        with _unchanged_mode():
+            return begin({"mode": "offline" if offline else environment})
+    # Asked first: wandb.init would prompt on a terminal.
+    if not _logged_in():
+        raise UsageError(key, "wandb", "no login: run `wandb login`, set WANDB_API_KEY, or ask for it offline")
+    if not reachable(_server()):
+        return _without_server(begin, f"{_server()} cannot be reached")
+    try:
+        with _unchanged_mode():
+            return begin({"settings": patient_settings()})
+    except wandb.errors.AuthenticationError as error:
+        raise UsageError(key, "wandb", _first_line(error)) from error
+    except wandb.errors.Error as error:  # a server that refuses, or stopped answering
+        wandb.teardown()
+        return _without_server(begin, _first_line(error))
+
+
+def _without_server(begin: Callable[[dict[str, Any]], Run], reason: str) -> Run:
+    print(f"wandb: {reason}; the run goes on offline, and {SYNC}", file=sys.stderr)
+    with _unchanged_mode():
+        return begin({"mode": "offline"})
+
+
+def patient_settings() -> Any:
+    """Return settings with which wandb gives up soon; those that this version of wandb has."""
+    import wandb
+
+    limits: dict[str, Any] = {f"{sender}_{name}": value for sender in SENDERS for name, value in PATIENCE.items()}
+    known = getattr(wandb.Settings, "model_fields", {})
+    return wandb.Settings(init_timeout=INIT_SECONDS, **{k: v for k, v in limits.items() if k in known})
+
+
+def reachable(address: str) -> bool:
+    """Return whether a server takes connections; taken for granted behind a proxy."""
+    place = urlparse(address)
+    if urllib.request.getproxies().get(place.scheme) and not urllib.request.proxy_bypass(place.hostname or ""):
+        return True
+    try:
+        port = place.port or (443 if place.scheme == "https" else 80)
+        with socket.create_connection((place.hostname or "", port), timeout=PROBE_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def _server() -> str:
+    import wandb
+
+    return str(wandb.setup().settings.base_url)
+
+
+def _logged_in() -> bool:
+    import wandb
+
+    if "prompt" in inspect.signature(wandb.login).parameters:
+        return bool(wandb.login(prompt=False, verify=False))
+    return bool(wandb.api.api_key)  # versions before 0.30
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+@contextmanager
+def _unchanged_mode() -> Iterator[None]:
+    """Put the variable back afterwards: the next job of a sweep may be online."""
+    before = os.environ.get(MODE)
+    try:
+        yield
+    finally:
+        os.environ.pop(MODE, None)
+        if before is not None:
+            os.environ[MODE] = before

@@ -1,0 +1,82 @@
+"""A report as one run of Weights & Biases: the table, the pictures of all methods side by side, the plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vital_exp.engine import wandb_server
+from vital_exp.reporting.formats import COLUMNS, COMPARISON_COLUMNS, rows_of
+from vital_exp.reporting.report import Report
+
+ROWS_WITH_PICTURES = 200  # dashboards of thousands do not open
+JOB_TYPE = "report"
+
+
+def log_report(report: Report, project: str, offline: bool) -> str:
+    """Log a report as one run; return a line that says where.
+
+    The run has the tables ``comparison`` (all cells), ``pairs`` (all pairs of methods) and ``pictures`` (a row per
+    network, target and seed, the references and a column per method), the plots, and each pooled value in its summary.
+
+    Raises:
+        UsageError: online without a login.
+    """
+    import wandb
+
+    tags = [*report.table.models, *report.table.methods]
+    described = {"runs": [str(run.folder) for run in report.runs], "models": list(report.table.models)}
+    arguments: dict[str, Any] = {
+        **{"project": project, "job_type": JOB_TYPE, "name": f"report {report.folder.resolve().parent.name}"},
+        **{"dir": str(report.folder.resolve()), "tags": [tag[:64] for tag in tags], "config": described},
+    }
+    run = wandb_server.start(lambda more: wandb.init(**arguments, **more), offline, "wandb")
+    run.log(
+        {
+            "comparison": _table(COLUMNS, list(rows_of(report.table))),
+            "pairs": _table(COMPARISON_COLUMNS, report.table.comparisons),
+            "pictures": _pictures(report),
+            **{f"plots/{path.stem}": wandb.Html(path.read_text(encoding="utf-8")) for path in _plots(report)},
+        }
+    )
+    for (model, method, metric), cell in report.table.cells.items():
+        if cell.value is not None:
+            run.summary[f"{model}/{method}/{metric}"] = cell.value
+    where = run.url if not run.offline else run.dir
+    run.finish()
+    return f"wandb: {where}"
+
+
+def _plots(report: Report) -> Any:
+    return sorted((report.folder / "plots").glob("*.svg"))
+
+
+def _table(columns: Any, rows: Any) -> Any:
+    import wandb
+
+    return wandb.Table(columns=list(columns), data=[[_cell(row, column) for column in columns] for row in rows])
+
+
+def _cell(row: Mapping[str, Any], column: str) -> Any:
+    value = row.get(column)
+    return str(value) if column == "seed" else value  # "all", or a number: a column has one type
+
+
+def _pictures(report: Report) -> Any:
+    """A row per network, target and seed: real images, and each method's picture in its own column."""
+    import wandb
+
+    rows: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for run in report.runs:
+        for result in run.run.done:
+            name = result["target"]
+            row = rows.setdefault((run.model, name, run.seed), {"label": str(result.get("label") or name)})
+            row.setdefault("references", run.folder / "references" / f"{name}.jpg")
+            row[run.method] = run.folder / "images" / f"{name}.png"
+    methods = report.table.methods
+    table = wandb.Table(columns=["model", "target", "label", "seed", "references", *methods])
+    for (model, target, seed), row in list(rows.items())[:ROWS_WITH_PICTURES]:
+        images = [row.get(column) for column in ("references", *methods)]
+        media = [wandb.Image(str(path)) if path is not None and path.is_file() else None for path in images]
+        table.add_data(model, target, row["label"], seed, *media)
+    return table
