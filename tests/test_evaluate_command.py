@@ -59,6 +59,7 @@ def test_a_run_folder_gets_its_table(workplace: Path, capsys: pytest.CaptureFixt
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["accuracy_top1"]["n"] == 1
     assert metrics["seconds"]["value"] > 0
+    assert 50 < metrics["memory"]["value"] < 100_000  # MiB of this process
     assert metrics["fid[target]"]["value"] is None  # of one picture
     assert "at least 2 pictures" in metrics["fid[target]"]["reason"]
     with Path("run/metrics.csv").open(newline="") as file:

@@ -25,6 +25,7 @@ from vital_exp.engine import setup
 from vital_exp.engine.batching import automatic_batch_size, batches, views_per_pass
 from vital_exp.engine.callbacks import Checkpoint, LogTerms, Progress
 from vital_exp.engine.logging import close_loggers, make_loggers
+from vital_exp.engine.memory import forget_peak, peak
 from vital_exp.engine.module import VisualizationModule
 from vital_exp.engine.problem import readout_of
 from vital_exp.engine.provenance import provenance
@@ -213,9 +214,11 @@ class Visualization:
     def _make(self, number: int, batch: list[Target], padded: list[Target], progress: Progress) -> None:
         """Optimise one batch and keep its pictures."""
         started = time.perf_counter()
+        forget_peak(self.network.device)
         module = self._module(padded)
         self._fit(number, module, batch, progress)
         seconds = (time.perf_counter() - started) / len(batch)
+        cost = {"seconds": round(seconds, 3), "memory": round(peak(self.network.device), 1)}
         with torch.no_grad():
             pictures = module.pictures().detach().float().cpu()[: len(batch)]
         masks = transparency(module.sensitivity()[: len(batch)])
@@ -224,7 +227,7 @@ class Visualization:
         for i, target in enumerate(batch):
             terms = {name: values[:, i].tolist() for name, values in history.items()}
             error = _failure(terms["total"], pictures[i], dead[i])
-            result = self._result(target, terms, error, activations[i], seconds)
+            result = self._result(target, terms, error, activations[i], cost)
             self._keep(target, result, _Finished(pictures[i], masks[i], terms))
         if self.folder:
             self.folder.drop_checkpoint()
@@ -285,7 +288,12 @@ class Visualization:
         return list(map(float, unit_activations(self.network, read, shown)))
 
     def _result(
-        self, target: Target, terms: dict[str, list[float]], error: str | None, activation: float | None, seconds: float
+        self,
+        target: Target,
+        terms: dict[str, list[float]],
+        error: str | None,
+        activation: float | None,
+        cost: Mapping[str, float],
     ) -> dict[str, Any]:
         return {
             "target": target.name,
@@ -299,7 +307,7 @@ class Visualization:
             "steps": self.config.steps,
             "loss": None if error else {name: values[-1] for name, values in terms.items()},
             "activation": None if error else activation,
-            "seconds": round(seconds, 3),
+            **cost,
             "error": error,
             "position": list(target.position) if target.position else None,
             "variation": target.variation,

@@ -24,7 +24,7 @@ PARTS = ("kid", "path_similarity[")
 HEADLINES = (
     *("accuracy_top1", "transfer_top1", "activation_ratio", "fid", "kid", "clip_top1", "clip_top5", "naming"),
     *("mis_pictures", "correspondence_auc", "cosy_auc", "path_similarity", "repetition_deviation"),
-    *("high_frequency_deviation", "study_rating", "study_correspondence", "study_naming", "seconds"),
+    *("high_frequency_deviation", "study_rating", "study_correspondence", "study_naming", "seconds", "memory"),
 )
 
 
@@ -143,7 +143,7 @@ def _metric_names(runs: Sequence[SweepRun]) -> list[str]:
 
 def _recorded(run: SweepRun) -> list[str]:
     """What every run recorded, evaluated or not."""
-    return ["seconds"] if any(isinstance(result.get("seconds"), (int, float)) for result in run.run.done) else []
+    return [key for key in PER_RUN if any(isinstance(result.get(key), (int, float)) for result in run.run.done)]
 
 
 def _base(metric: str) -> str:
