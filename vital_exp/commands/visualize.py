@@ -33,6 +33,8 @@ def visualize_job(config: DictConfig) -> int:
     config = normalised(config)
     if config.list is not None:
         return _list(config)
+    if config.target.kind == "circuit":
+        return _circuit(config)
     from vital_exp.engine.request import Request
 
     hydra = HydraConfig.get()
@@ -56,6 +58,25 @@ def _run(request, path: Path) -> int:  # type: ignore[no-untyped-def]
     pictures = run.run()
     print_summary(pictures, write_gallery(path))
     return sum(result["status"] == "failed" for result in pictures.results)
+
+
+def _circuit(config: DictConfig) -> int:
+    """Make the tree of pictures of one job; returns the number of failed pictures."""
+    from vital_exp.circuits.run import Circuit
+    from vital_exp.reporting.circuit import write_circuit
+
+    hydra = HydraConfig.get()
+    circuit = Circuit.from_config(config, hydra.overrides.task)
+    if config.dry_run:
+        counts = [circuit.config.target.width**level for level in range(len(circuit.layers) + 1)]
+        places = [circuit.root.name, *circuit.layers]
+        shown = ", ".join(f"{count} of {place}" for count, place in zip(counts, places, strict=True))
+        print(f"circuit of {circuit.network.name}: at most {sum(counts)} pictures ({shown}), {config.steps} steps each")
+        return 0
+    path = Path(hydra.runtime.output_dir)
+    _, failed = circuit.run(path)
+    print(f"circuit: {write_circuit(path, circuit.network.name, config.relevance.method)}")
+    return failed
 
 
 def _list(config: DictConfig) -> int:

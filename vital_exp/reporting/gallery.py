@@ -263,7 +263,7 @@ def _cards(run: Run) -> Iterator[Card]:
 
 def _is_small(run: Run) -> bool:
     """Return whether the run's first picture is a small one."""
-    pictures = (_embed(run.folder / "images", f"{result['target']}.png", False) for result in run.done)
+    pictures = (embed(run.folder / "images", f"{result['target']}.png", False) for result in run.done)
     first = next((picture for picture in pictures if picture), None)
     return first is not None and first.width <= SMALL_SIDE
 
@@ -280,9 +280,9 @@ def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
         label=str(result.get("label") or name),
         failed=failed,
         error=str(result.get("error") or "no reason was recorded") if failed else "",
-        picture=None if failed else _embed(run.folder / "images", f"{name}.png", compress),
-        masked=None if failed else _embed(run.folder / "images", f"{name}_masked.png", compress),
-        references=_embed(run.folder / "references", f"{name}.jpg", False),
+        picture=None if failed else embed(run.folder / "images", f"{name}.png", compress),
+        masked=None if failed else embed(run.folder / "images", f"{name}_masked.png", compress),
+        references=embed(run.folder / "references", f"{name}.jpg", False),
         recognised=None if failed else _verdict(scores),
         facts=_facts(run, result) + [(key, value) for key, value in scores.items() if key not in TOLD_ELSEWHERE],
         terms=terms,
@@ -291,8 +291,8 @@ def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
     )
 
 
-def _embed(folder: Path, name: str, compress: bool) -> Embedded | None:
-    """Return a picture of the run folder, or None if it is not there, not a picture, or not a plain file name."""
+def embed(folder: Path, name: str, compress: bool) -> Embedded | None:
+    """Return a picture of a run folder, or None if it is not there, not a picture, or not a plain file name."""
     path = folder / name
     if path.name != name or not path.is_file():
         return None

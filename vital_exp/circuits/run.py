@@ -1,0 +1,145 @@
+"""Make a circuit: its tree, a run folder of pictures for each level, and the page of both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vital_exp.circuits.tree import Node, grow
+from vital_exp.config import plain
+from vital_exp.engine import setup
+from vital_exp.engine.problem import alignment_of, check_references, references_of
+from vital_exp.engine.run_folder import RunFolder, whole
+from vital_exp.engine.visualization import Visualization
+from vital_exp.errors import UsageError
+from vital_exp.models.loading import build_network
+from vital_exp.models.named import model_config
+from vital_exp.models.network import VisionNetwork
+from vital_exp.models.taps import Taps
+from vital_exp.references.base import References
+from vital_exp.relevance.maps import WITH_MAPS
+from vital_exp.targets.selection import parse_target
+from vital_exp.targets.unit import Target
+
+TREE = "circuit.json"
+
+
+@dataclass
+class Circuit:
+    """A circuit that a configuration asks for.
+
+    Attributes:
+        config: composed, with ``target=circuit``.
+        network: on its device.
+        overrides: what was asked for, recorded in the run folders.
+    """
+
+    config: DictConfig
+    network: VisionNetwork
+    overrides: Sequence[str] = ()
+
+    @classmethod
+    def from_config(cls, config: DictConfig, overrides: Sequence[str] = ()) -> Circuit:
+        """Build the network and check what is asked for.
+
+        Raises:
+            UsageError: the first mistake.
+        """
+        setup.check_numbers(config)
+        for key, least in (("levels", 2), ("width", 1)):
+            value = config.target[key]
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"target.{key}", value, f"a whole number of at least {least}")
+        if config.relevance.method not in WITH_MAPS:
+            allowed = f"a circuit needs relevance with maps: {', '.join(WITH_MAPS)}"
+            raise UsageError("relevance.method", config.relevance.method, allowed, WITH_MAPS)
+        network = build_network(model_config(config), setup.cache_dir(config)).to(setup.device_of(config))
+        setup.check_optimisation(config, network)
+        circuit = cls(config, network, overrides)
+        Taps(network.module, circuit.layers, "target.layers")
+        return circuit
+
+    @cached_property
+    def root(self) -> Target:
+        """The unit at the top."""
+        spelling = self.config.target.unit
+        if not spelling:
+            raise UsageError("target.unit", spelling, 'a class or a channel is needed: "class:207" or "layer3.5:7"')
+        try:
+            names = self.network.classes if str(spelling).startswith("class") else None
+            target = parse_target(str(spelling), names)
+        except UsageError as error:
+            raise UsageError("target.unit", error.value, error.problem, error.options) from None
+        if target.kind not in ("class", "channel"):
+            raise UsageError("target.unit", spelling, "a class or a channel is needed")
+        return target
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """The layers below the root, from the top down, as many as there are levels below it."""
+        given, below = self.config.target.layers, int(self.config.target.levels) - 1
+        if given is not None:
+            return list(map(str, [given] if isinstance(given, str) else given))[:below]
+        aligned = list(alignment_of(self.config, self.network, self.root.layer).layers)
+        if not aligned:
+            raise UsageError("target.unit", self.config.target.unit, "there is no layer below it to look at")
+        return aligned[::-1][:below]
+
+    def run(self, path: Path) -> tuple[Node, int]:
+        """Grow the tree and make the pictures of each level in ``path/level0``, ``level1``, ...
+
+        Returns:
+            The tree, and how many pictures failed.
+        """
+        method = self.config.relevance.method
+        tree = grow(self.network, self.root, self.layers, self.config.target.width, self.references, method)
+        path.mkdir(parents=True, exist_ok=True)
+        with whole(path / TREE) as file:
+            json.dump(as_json(tree), file, indent=2)
+        failed = 0
+        for number, level in enumerate(tree.levels()):
+            targets = list(dict.fromkeys(node.target for node in level))
+            failed += self._pictures(targets, path / f"level{number}")
+        return tree, failed
+
+    def _pictures(self, targets: list[Target], path: Path) -> int:
+        from vital_exp.reporting.gallery import write_gallery
+
+        config, references = self.config_of(targets), self.references(targets)
+        check_references(targets, references)
+        folder = RunFolder(path, config, self.overrides)
+        made = Visualization(config, self.network, targets, references, folder=folder).run()
+        write_gallery(path)
+        return sum(result["status"] == "failed" for result in made.results)
+
+    def references(self, targets: list[Target]) -> References:
+        """Return the references of the units of one level."""
+        return references_of(self.config_of(targets), self.network, targets)
+
+    def config_of(self, targets: Sequence[Target]) -> DictConfig:
+        """Return the configuration of an ordinary run for the units of one level."""
+        content: dict[str, Any] = plain(self.config)
+        first = targets[0]
+        numbers = [target.index for target in targets]
+        content["target"] = {"kind": first.kind, "layer": first.layer, "index": numbers, "variations": 1}
+        if first.kind == "class":
+            references = content["references"]
+            kept = {key: references[key] for key in ("count", "seed", "size", "cache")}
+            source = "folder" if references["root"] or content["model"]["source"] != "embedded" else "embedded"
+            content["references"] = {**kept, "source": source, "root": references["root"]}
+            content["relevance"] = {"method": "none"}
+        made: DictConfig = OmegaConf.create(content)
+        OmegaConf.set_struct(made, True)
+        return made
+
+
+def as_json(node: Node) -> dict[str, Any]:
+    """Return a tree ready for JSON."""
+    own = {"target": node.target.name, "label": node.target.label, "layer": node.target.layer}
+    return {**own, "index": node.target.index, "share": node.share, "children": [as_json(c) for c in node.children]}

@@ -1,0 +1,56 @@
+"""The page of a circuit: a tree of pictures, one file that opens offline."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vital_exp.reporting.gallery import Embedded, embed, environment, read_run, write_whole
+
+PAGE = "circuit.html"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What the page shows of one unit, with those below it."""
+
+    name: str
+    title: str
+    share: float
+    picture: Embedded | None
+    references: Embedded | None
+    error: str
+    children: list[Leaf]
+
+
+def write_circuit(folder: Path, network: str, method: str) -> Path:
+    """Write ``folder/circuit.html`` from ``circuit.json`` and the run folders of its levels; return its path."""
+    tree = json.loads((folder / "circuit.json").read_text(encoding="utf-8"))
+    root = _leaf(tree, folder, 0)
+    page = environment().get_template("circuit.html")
+    layers = [level[0]["layer"] for level in _levels(tree)[1:]]
+    return write_whole(folder / PAGE, page.generate(root=root, network=network, method=method, layers=layers))
+
+
+def _levels(tree: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    levels, level = [], [tree]
+    while level:
+        levels.append(level)
+        level = [child for node in level for child in node["children"]]
+    return levels
+
+
+def _leaf(node: dict[str, Any], folder: Path, depth: int) -> Leaf:
+    run = folder / f"level{depth}"
+    result = next(one for one in read_run(run).results if one["target"] == node["target"])
+    return Leaf(
+        name=node["target"],
+        title=node["label"] or f"{node['layer']} {node['index']}",
+        share=node["share"],
+        picture=embed(run / "images", f"{node['target']}.png", False),
+        references=embed(run / "references", f"{node['target']}.jpg", False),
+        error=str(result.get("error") or ""),
+        children=[_leaf(child, folder, depth + 1) for child in node["children"]],
+    )
