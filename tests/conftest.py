@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch is imported; a worker per core, a thread each
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
+# A transformer of one layer, 16 wide, for pictures of 32 px; the vocabulary is open_clip's own.
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
 
 
 @pytest.fixture
@@ -30,3 +40,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     state = torch.random.get_rng_state()
     yield
     torch.random.set_rng_state(state)
+
+
+@pytest.fixture
+def tiny_clip(tmp_path: Path) -> dict[str, Any]:
+    """A tiny random CLIP: its configuration and weights on disk."""
+    open_clip = pytest.importorskip("open_clip")
+    config = tmp_path / "tiny-clip.json"
+    config.write_text(json.dumps(TINY_CLIP))
+    open_clip.add_model_config(config)
+    torch.manual_seed(0)
+    model = open_clip.create_model("tiny-clip", pretrained=None)
+    checkpoint = tmp_path / "tiny.safetensors"
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, checkpoint)
+    return {"model": str(config), "checkpoint": str(checkpoint)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from tests.tiny import command, image_folder, tiny_net
 from vital_exp import load_model, visualize
 from vital_exp.errors import UsageError
 from vital_exp.mining.mine import mine
+from vital_exp.models.layers import default_layers
+from vital_exp.models.loading import ModelConfig, build_network
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.open_clip import ClipNetwork
 from vital_exp.models.taps import Taps
 from vital_exp.relevance.maps import activations_and_relevance
 from vital_exp.targets.autoencoder import SparseAutoencoder, load_autoencoder
@@ -250,3 +254,58 @@ def test_the_picture_of_a_colour_direction_shows_the_colour(name: str, channel: 
     means = made.images[0].mean(dim=(1, 2))
     others = [colour for colour in range(3) if colour != channel]
     assert means[channel] > 1.1 * means[others].max(), means
+
+
+# Texts.
+
+
+def test_pictures_of_words(tmp_path: Path, tiny_clip: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny CLIP model: the direction is the text's embedding, relevance reaches its blocks, a picture comes out."""
+    monkeypatch.chdir(tmp_path)
+    photos = image_folder(tmp_path / "photos", ["a"], count=3)
+    own = [f"model.name={tiny_clip['model']}", f"model.checkpoint={tiny_clip['checkpoint']}", "model=open_clip"]
+    short = [*own, "steps=2", "references.count=2", "evaluation=none", "logger=none", *QUIET, "references.region=image"]
+    asked = [f"references.root={photos}", "target=text", "target.prompt=[a striped animal,a heart]", "batch_size=2"]
+    assert command(*short, *asked, "hydra.run.dir=run") == 0
+    assert Path("run/images/text-output-0.png").is_file()
+    results = [json.loads(line) for line in Path("run/results.jsonl").read_text().splitlines()]
+    assert [result["label"] for result in results] == ["a striped animal", "a heart"]
+
+
+def test_a_text_is_a_direction_of_the_image_embedding(tiny_clip: dict[str, Any]) -> None:
+    import open_clip
+
+    config = ModelConfig(source="open_clip", name=tiny_clip["model"], checkpoint=str(tiny_clip["checkpoint"]))
+    own = build_network(config)
+    assert own.class_names is None
+    assert isinstance(own.module, ClipNetwork)
+    text = own.module.texts(["a heart"])
+    tokens = open_clip.get_tokenizer("tiny-clip")(["a heart"])
+    expected = torch.nn.functional.normalize(own.module.clip.encode_text(tokens), dim=1)  # type: ignore[operator]
+    torch.testing.assert_close(text, expected)
+    pictures = model_space(torch.rand(2, 3, *own.preprocessing.size), own)
+    read = readout([Target("text", 0, "output")] * 2, text.shape[1], text)
+    layers = list(default_layers(own))
+    assert layers[0] == "clip.visual.conv1"
+    _, maps, value = activations_and_relevance(own.module, pictures, layers, read, "lrp")
+    np.testing.assert_allclose(value[:, 0], own.module(pictures) @ text[0], rtol=1e-3, atol=1e-5)
+    _, maps, _ = activations_and_relevance(own.module, pictures, layers, read, "gradient_x_activation")
+    assert all(one.abs().sum() > 0 for one in maps.values())
+
+
+def test_mistakes_of_texts(
+    tiny_clip: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clip = (f"model.name={tiny_clip['model']}", f"model.checkpoint={tiny_clip['checkpoint']}", "model=open_clip")
+    mistakes = {
+        ("model=embedded_resnet", "target.prompt=a heart"): "target=text: embedded_resnet has no text tower",
+        clip: "target.prompt=None: words are needed",
+        (*clip, "target.prompt=a", "target.layer=clip.visual.conv1"): "texts are directions of the image embedding",
+        ("model=open_clip", "model.name=ViT-B-23"): "model.name=ViT-B-23: no such model in open_clip",
+        ("model=open_clip", "model.weights=opnai"): "model.weights=opnai: open_clip has",
+    }
+    for given, message in mistakes.items():
+        assert command("target=text", *given, *QUIET, "hydra.run.dir=run") == 2
+        told = capsys.readouterr().err
+        assert message in told, told

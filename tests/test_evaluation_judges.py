@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -29,32 +28,12 @@ from vital_exp.references.drawn import CLASS_NAMES
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
 
-# A transformer of one layer, 16 wide, for pictures of 32 px; the vocabulary is open_clip's own.
-TINY_CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 CPU = torch.device("cpu")
 NAMES = ClassNames(CLASS_NAMES)
 
 
 def random_pictures(count: int, side: int = 64) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def tiny_clip(tmp_path: Path) -> dict[str, Any]:
-    """A tiny random CLIP: its configuration and weights on disk."""
-    open_clip = pytest.importorskip("open_clip")
-    config = tmp_path / "tiny-clip.json"
-    config.write_text(json.dumps(TINY_CLIP))
-    open_clip.add_model_config(config)
-    torch.manual_seed(0)
-    model = open_clip.create_model("tiny-clip", pretrained=None)
-    checkpoint = tmp_path / "tiny.safetensors"
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, checkpoint)
-    return {"model": str(config), "checkpoint": str(checkpoint)}
 
 
 def table_of(settings: Settings, metrics: list[str], targets: list[Target] | None = None) -> Evaluation:

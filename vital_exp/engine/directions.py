@@ -19,6 +19,8 @@ from vital_exp.mining import index as indices
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.meta import describe_network, network_difference
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.open_clip import ClipNetwork
+from vital_exp.models.taps import OUTPUT
 from vital_exp.targets.autoencoder import SparseAutoencoder, load_autoencoder
 from vital_exp.targets.directions import load_directions
 
@@ -52,6 +54,8 @@ def vectors_of(config: DictConfig, network: VisionNetwork, layer: str, channels:
         return load_autoencoder(keys, channels)
     if keys["kind"] == "concept":
         return _concepts(config, keys, network)
+    if keys["kind"] == "text":
+        return _texts(keys, network)
     if not keys.get("vectors"):
         raise UsageError("target.vectors", keys.get("vectors"), "a .safetensors or .npy file of directions is needed")
     vectors = load_directions(str(keys["vectors"]))
@@ -75,6 +79,28 @@ def _concepts(config: DictConfig, keys: Mapping[str, Any], network: VisionNetwor
     if text := network_difference(concepts.meta, describe_network(network)):
         raise UsageError("target.concepts", keys["concepts"], f"are of {text}")
     return concepts.factors.directions
+
+
+def prompts_of(keys: Mapping[str, Any]) -> list[str]:
+    """Return the prompts of ``target=text``.
+
+    Raises:
+        UsageError: none, or something that is no text.
+    """
+    given = keys.get("prompt")
+    prompts = [given] if isinstance(given, (str, int, float)) else given
+    if not isinstance(prompts, list) or not prompts or not all(str(prompt).strip() for prompt in prompts):
+        raise UsageError("target.prompt", given, 'words are needed: "a striped animal", or a list of such')
+    return [str(prompt) for prompt in prompts]
+
+
+def _texts(keys: Mapping[str, Any], network: VisionNetwork) -> Tensor:
+    """Return the embeddings of the prompts, directions of the image embedding."""
+    if not isinstance(network.module, ClipNetwork):
+        raise UsageError("target", "text", f"{network.name} has no text tower; model=open_clip has one")
+    if keys["layer"] != OUTPUT:
+        raise UsageError("target.layer", keys["layer"], f"texts are directions of the image embedding: {OUTPUT}")
+    return network.module.texts(prompts_of(keys))
 
 
 def _own_key(key: str) -> str:

@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from vital_exp.config import plain
-from vital_exp.engine.directions import vectors_of
+from vital_exp.engine.directions import prompts_of, vectors_of
 from vital_exp.engine.setup import cache_dir, pair
 from vital_exp.errors import UsageError
-from vital_exp.models.layers import Alignment, alignment, layer_shapes, unit_alignment
+from vital_exp.models.layers import Alignment, alignment, unit_alignment, unit_shapes
 from vital_exp.models.named import model_config, own_recipe
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.taps import Taps
@@ -98,6 +98,9 @@ def _hidden_targets(
     targets = unit_targets(keys["kind"], str(layer), keys["index"], units, position, variations)
     for target in targets:
         check_unit(target, shape)
+    if keys["kind"] == "text":
+        prompts = prompts_of(keys)
+        targets = [target.labelled(prompts[target.index]) for target in targets]
     return targets
 
 
@@ -109,7 +112,7 @@ def check_layer(layer: object) -> None:
 
 def _shape(layer: str, network: VisionNetwork) -> tuple[int, ...]:
     Taps(network.module, [layer], "target.layer")  # names the layer that does not exist
-    shapes = layer_shapes(network)
+    shapes = unit_shapes(network)
     if layer not in shapes:
         raise UsageError("target.layer", layer, "the network never runs this layer in a forward pass")
     return shapes[layer]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,11 +17,12 @@ from vital_exp.evaluation.reading import Reading
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.weights import local_file
 from vital_exp.images.output import resized
-from vital_exp.models.checkpoints import read_weights
 from vital_exp.models.network import Preprocessing
+from vital_exp.models.open_clip import build_clip, known_name
 from vital_exp.targets.class_names import ClassNames
 
 KEY = "evaluation.clip"
+KEYS = {name: f"{KEY}.{name}" for name in ("model", "pretrained", "checkpoint")}
 TEXTS_PER_PASS = 256
 PHOTO = "photo"  # one template; all 80 of CLIP's paper cost 80 passes a name
 TEMPLATES = (PHOTO, "imagenet")
@@ -111,8 +111,8 @@ def load_clip(
         raise NotComputed(f"needs the weights of CLIP: {KEY}.checkpoint=file, or download=true")
     import open_clip
 
-    name = _model_name(model)
-    network = _build(name, place, pretrained, cache_dir).to(device).eval().requires_grad_(False)
+    name = known_name(model, KEYS)
+    network = build_clip(name, place, pretrained, cache_dir, KEYS).to(device).eval().requires_grad_(False)
     size, visual = network.visual.image_size, network.visual
     side = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     preprocessing = Preprocessing(tuple(visual.image_mean), tuple(visual.image_std), (side[0], side[1]))
@@ -123,42 +123,6 @@ def load_clip(
 def _format(template: Any) -> str:
     """open_clip's templates are functions of a name."""
     return str(template("{}"))
-
-
-def _model_name(model: str) -> str:
-    """The name of a model; a configuration file is made known to open_clip under the file's name."""
-    import open_clip
-
-    if model.endswith(".json"):
-        place = local_file(model, f"{KEY}.model")
-        assert place is not None
-        open_clip.add_model_config(place)
-        model = place.stem
-    if model not in open_clip.list_models():
-        raise UsageError(f"{KEY}.model", model, "no such model in open_clip", open_clip.list_models())
-    return model
-
-
-def _build(name: str, checkpoint: Path | None, pretrained: str, cache_dir: Path | None) -> Any:
-    import open_clip
-
-    if checkpoint is None:
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        if pretrained not in tags:
-            raise UsageError(f"{KEY}.pretrained", pretrained, f"open_clip has {', '.join(tags) or 'none'}", tags)
-        return open_clip.create_model(name, pretrained=pretrained, cache_dir=cache_dir and str(cache_dir))
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # "No pretrained weights loaded": they are, in the next line
-    try:
-        network = open_clip.create_model(name, pretrained=None)
-    finally:
-        logging.disable(previous)
-    weights = read_weights(checkpoint)
-    own = network.state_dict()
-    if set(weights) != set(own) or any(weights[key].shape != own[key].shape for key in own):
-        raise UsageError(f"{KEY}.checkpoint", checkpoint, f"the weights of another network than {name}")
-    network.load_state_dict({key: value.to(own[key].dtype) for key, value in weights.items()})
-    return network
 
 
 def vocabulary(path: str | None, class_names: ClassNames) -> list[str]:

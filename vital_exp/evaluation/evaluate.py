@@ -197,11 +197,11 @@ def _check_targets(targets: Sequence[Target], network: VisionNetwork) -> None:
             if network.class_names is not None:
                 network.classes.check(target.index, "targets")
         return
-    from vital_exp.models.layers import layer_shapes
+    from vital_exp.models.layers import unit_shapes
     from vital_exp.models.taps import Taps
 
     Taps(network.module, [layer], "targets")
-    shape = layer_shapes(network)[layer]
+    shape = unit_shapes(network)[layer]
     for target in targets:
         check_unit(target, shape, "targets")
 

@@ -83,14 +83,13 @@ class NetworkReader:
         features = _pooled(given[-1]) if given else output.flatten(1)
         logits = output if self.network.class_names is not None else None
         layers = {layer: activations[layer].flatten(1)[:, self.places[layer]].float().cpu() for layer in self.layers}
-        return Reading(features, logits, self._units(activations, logits), layers)
+        return Reading(features, logits, self._units(activations, output), layers)
 
-    def _units(self, activations: Mapping[str, Tensor], logits: Tensor | None) -> Tensor | None:
+    def _units(self, activations: Mapping[str, Tensor], output: Tensor) -> Tensor | None:
         if self.readout is None:
             return None
         if self.readout.layer == OUTPUT:
-            assert logits is not None
-            return logits @ self.readout.vectors.T.to(logits)
+            return output @ self.readout.vectors.T.to(output)
         activation = activations[self.readout.layer].float()
         count = len(activation)
         read = [self.readout.of(number, count).value(activation) for number in range(len(self.readout.vectors))]

@@ -43,6 +43,8 @@ def _config(spec: Spec, key: str) -> ModelConfig:
 
 def weights_there(config: ModelConfig, cache_dir: Path) -> bool:
     """Return whether a network can be built without fetching anything."""
+    if config.source == "open_clip":
+        return bool(config.checkpoint) or not config.pretrained
     if not config.pretrained or config.checkpoint or config.source not in ("timm", "torchvision"):
         return True
     place = _timm_file if config.source == "timm" else _torchvision_file

@@ -10,7 +10,7 @@ from torch import nn
 
 from vital_exp.errors import UsageError
 from vital_exp.models.network import Recipe, VisionNetwork
-from vital_exp.models.taps import Taps, probe
+from vital_exp.models.taps import OUTPUT, Taps, channels_first, first_tensor, probe
 
 # METHODS' table: the paper's blocks of 12 and 24 deep vision transformers.
 VIT_BLOCKS = {12: (0, 4, 8, 11), 24: (2, 9, 20, 23)}
@@ -61,7 +61,7 @@ def unit_alignment(network: VisionNetwork, asked: Recipe, target_layer: str) -> 
         UsageError: an unknown layer, one that is not below the target, or not as many weights as layers.
     """
     Taps(network.module, [target_layer], "target.layer")
-    order = list(layer_shapes(network))  # in order of completion: what a layer holds comes before it
+    order = list(unit_shapes(network))  # in order of completion: what a layer holds comes before it
     if target_layer not in order:
         raise UsageError("target.layer", target_layer, "the network never runs this layer in a forward pass")
     below = order[: order.index(target_layer)]
@@ -106,6 +106,7 @@ def _transformer_layers(names: list[str]) -> tuple[str, ...]:
         ("patch_embed", r"blocks\.\d+"),
         ("conv_proj", r"encoder\.layers\.encoder_layer_\d+"),
         ("stem", r"blocks\.\d+"),
+        ("clip.visual.conv1", r"clip\.visual\.transformer\.resblocks\.\d+"),  # open_clip's
     ):
         blocks = [name for name in names if re.fullmatch(pattern, name)]
         inside = [name for name in names if blocks and name.startswith(f"{blocks[0]}.")]
@@ -192,6 +193,14 @@ def layer_shapes(network: VisionNetwork) -> dict[str, tuple[int, ...]]:
     zeros = torch.zeros(1, 3, *network.preprocessing.size, dtype=network.dtype, device=network.device)
     names = [name for name, _ in network.module.named_modules() if name]
     return probe(network.module, names, zeros)
+
+
+def unit_shapes(network: VisionNetwork) -> dict[str, tuple[int, ...]]:
+    """Return the shape (C, ...) of every layer that units are of: those of :func:`layer_shapes`, and ``"output"``."""
+    zeros = torch.zeros(1, 3, *network.preprocessing.size, dtype=network.dtype, device=network.device)
+    with torch.no_grad():
+        output = first_tensor(network.module(zeros), OUTPUT)
+    return {**layer_shapes(network), OUTPUT: tuple(channels_first(output).shape[1:])}
 
 
 def describe_layers(network: VisionNetwork) -> str:

@@ -20,6 +20,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models import embedded
 from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_SIZE, IMAGENET_STD, Preprocessing, Recipe, VisionNetwork
+from vital_exp.models.open_clip import clip_network
 from vital_exp.targets.class_names import ClassNames
 
 IMAGENET_CLASSES = 1000
@@ -107,7 +108,7 @@ def build_network(config: ModelConfig, cache_dir: Path | None = None) -> VisionN
     if config.source not in SOURCES:
         raise UsageError("model.source", config.source, f"one of {', '.join(SOURCES)}", SOURCES)
     module, own = SOURCES[config.source](config, cache_dir)
-    if config.checkpoint:
+    if config.checkpoint and config.source != "open_clip":  # which has the text tower's weights in the file too
         load_checkpoint(module, config.checkpoint)
     return wrap(module, config, own)
 
@@ -320,12 +321,22 @@ def _from_embedded(config: ModelConfig, _cache_dir: Path | None) -> tuple[nn.Mod
     return module, Preprocessing(embedded.MEAN, embedded.STD, (embedded.SIZE, embedded.SIZE))
 
 
+def _from_open_clip(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.Module, Preprocessing]:
+    name = _required(config.name, "model.name", "the name of a model of open_clip, or a JSON file")
+    if config.arguments:
+        raise UsageError("model.arguments", config.arguments, "models of open_clip take none")
+    weights = config.weights if config.pretrained else None
+    with _telling("model.name", name, config.pretrained and not config.checkpoint):
+        return clip_network(name, config.checkpoint, weights, cache_dir)
+
+
 Source = Callable[[ModelConfig, "Path | None"], "tuple[nn.Module, Preprocessing | None]"]
 SOURCES: Mapping[str, Source] = {
     "timm": _from_timm,
     "torchvision": _from_torchvision,
     "python": _from_python,
     "embedded": _from_embedded,
+    "open_clip": _from_open_clip,
 }
 
 
@@ -346,7 +357,7 @@ class _telling:
     def __exit__(self, kind: type | None, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, TypeError):
             raise UsageError("model.arguments", self.name, f"this network does not take them: {error}") from error
-        if isinstance(error, (OSError, RuntimeError, ValueError)):
+        if isinstance(error, (OSError, RuntimeError, ValueError)) and not isinstance(error, UsageError):
             reason = str(error).strip().split("\n")[0][:150]
             advice = "give model.checkpoint=file or model.pretrained=false"
             cannot = f"its pretrained weights cannot be had ({reason}); {advice}"

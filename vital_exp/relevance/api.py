@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
-from vital_exp.models.layers import layer_shapes
+from vital_exp.models.layers import unit_shapes
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import Taps
 from vital_exp.relevance.maps import WITH_MAPS, activations_and_relevance
@@ -48,7 +48,7 @@ def relevance_maps(
         channels = len(network.classes)
     else:
         Taps(network.module, [str(unit.layer)], "target")
-        shape = layer_shapes(network)[str(unit.layer)]
+        shape = unit_shapes(network)[str(unit.layer)]
         check_unit(unit, shape, "target")
         channels = shape[0]
     read = readout([unit] * len(images), channels)

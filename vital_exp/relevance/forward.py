@@ -172,6 +172,8 @@ class RelevancePass(TorchFunctionMode):
         return operations.identity(torch.div(*args, **keywords), args[0])
 
     def _matmul(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        if not _needs_gradient(args[1]) and args[1].ndim == 2:  # a projection, such as that of CLIP's image tower
+            return self._linear(F.linear, (args[0], args[1].transpose(0, 1)), {})
         self._note("matmul")
         return operations.matrix_product(torch.matmul(*args, **keywords), args[0], args[1])
 

@@ -21,7 +21,7 @@ _SAFE_NEURON = re.compile(rf"neuron-(.+)-{_NUMBER}-{_NUMBER}-{_NUMBER}")
 _SAFE_CLASS = re.compile(rf"class-{_NUMBER}")
 
 # What the directions of each kind are called.
-NAMES = {"direction": "directions", "concept": "concepts", "sae": "features"}
+NAMES = {"direction": "directions", "concept": "concepts", "sae": "features", "text": "prompts"}
 
 _SPELLINGS = (
     'is no target; write "class:207", "class:golden retriever", "layer4.2:1935" (a channel), '

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field, replace
 
 # Kinds of targets that read a direction in a layer's channels: of a file, a mined concept, a feature of a sparse
-# autoencoder.
-DIRECTIONS = ("direction", "concept", "sae")
+# autoencoder, a text's embedding.
+DIRECTIONS = ("direction", "concept", "sae", "text")
 
 
 @dataclass(frozen=True)

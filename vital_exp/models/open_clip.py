@@ -1,0 +1,129 @@
+"""CLIP models of open_clip: built from local or published weights, and wrapped as vision networks with a text tower."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from vital_exp.errors import UsageError
+from vital_exp.models.checkpoints import read_weights
+from vital_exp.models.network import Preprocessing
+
+# What a mistake in a name, a tag or a checkpoint is blamed on, in the group ``model``.
+MODEL_KEYS: Mapping[str, str] = {"model": "model.name", "pretrained": "model.weights", "checkpoint": "model.checkpoint"}
+
+
+class ClipNetwork(nn.Module):
+    """The image tower of a CLIP model as a network, embeddings its output, and the text tower beside it.
+
+    Args:
+        clip: open_clip's model.
+        tokenizer: of its vocabulary.
+
+    Attributes:
+        clip: the model; its layers are ``clip.visual...``.
+        num_classes: 0; its outputs are no classes.
+    """
+
+    num_classes = 0
+
+    def __init__(self, clip: nn.Module, tokenizer: Any) -> None:
+        super().__init__()
+        self.clip = clip
+        self._tokenizer = tokenizer
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return the embeddings (N, D) of normalised pictures (N, 3, H, W), of any length."""
+        embeddings: Tensor = self.clip.encode_image(pictures)  # type: ignore[operator]
+        return embeddings
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Return the embeddings of texts, (K, D) of length 1, on the CPU."""
+        device = next(self.clip.parameters()).device
+        tokens = self._tokenizer(list(texts)).to(device)
+        return normalize(self.clip.encode_text(tokens).float(), dim=1).cpu()  # type: ignore[operator]
+
+
+def clip_network(
+    name: str, checkpoint: str | None, weights: str | None, cache_dir: Path | None
+) -> tuple[ClipNetwork, Preprocessing]:
+    """Return a CLIP model as a vision network with its preprocessing.
+
+    Args:
+        name: of open_clip's, or a JSON file with a model's configuration.
+        checkpoint: local weights, .safetensors or weights-only .pt.
+        weights: the tag of published ones, fetched into ``cache_dir``; None with no checkpoint leaves random weights.
+        cache_dir: where fetched weights go.
+
+    Raises:
+        UsageError: open_clip is not installed; an unknown model or tag; weights that are not there or do not fit.
+    """
+    if find_spec("open_clip") is None:
+        raise UsageError("model", "open_clip", "needs open_clip: pip install vital-exp[clip]")
+    import open_clip
+
+    name = known_name(name, MODEL_KEYS)
+    place = None if checkpoint is None else Path(checkpoint).expanduser()
+    clip = build_clip(name, place, weights, cache_dir, MODEL_KEYS)
+    size, visual = clip.visual.image_size, clip.visual
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    own = Preprocessing(
+        tuple(visual.image_mean), tuple(visual.image_std), (height, width), min(height, width), "bicubic"
+    )
+    return ClipNetwork(clip, open_clip.get_tokenizer(name)), own
+
+
+def known_name(model: str, keys: Mapping[str, str]) -> str:
+    """Return the name of a model; a configuration file is made known to open_clip under the file's name.
+
+    Raises:
+        UsageError: no such file or model.
+    """
+    import open_clip
+
+    if model.endswith(".json"):
+        place = Path(model).expanduser()
+        if not place.is_file():
+            raise UsageError(keys["model"], model, "no such file")
+        open_clip.add_model_config(place)
+        model = place.stem
+    if model not in open_clip.list_models():
+        raise UsageError(keys["model"], model, "no such model in open_clip", open_clip.list_models())
+    return model
+
+
+def build_clip(
+    name: str, checkpoint: Path | None, pretrained: str | None, cache_dir: Path | None, keys: Mapping[str, str]
+) -> Any:
+    """Build a model with the weights of a file, of a published tag, or at random where neither is given.
+
+    Raises:
+        UsageError: an unknown tag, or the weights of another model.
+    """
+    import open_clip
+
+    if checkpoint is None and pretrained is not None:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if pretrained not in tags:
+            raise UsageError(keys["pretrained"], pretrained, f"open_clip has {', '.join(tags) or 'none'}", tags)
+        return open_clip.create_model(name, pretrained=pretrained, cache_dir=cache_dir and str(cache_dir))
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # "No pretrained weights loaded": they are, in the next line, or not wanted
+    try:
+        network = open_clip.create_model(name, pretrained=None)
+    finally:
+        logging.disable(previous)
+    if checkpoint is not None:
+        weights, own = read_weights(checkpoint), network.state_dict()
+        if set(weights) != set(own) or any(weights[key].shape != own[key].shape for key in own):
+            raise UsageError(keys["checkpoint"], checkpoint, f"the weights of another network than {name}")
+        network.load_state_dict({key: value.to(own[key].dtype) for key, value in weights.items()})
+    return network
