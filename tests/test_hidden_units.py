@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.tiny import tiny_net
 from vital_exp import load_model, visualize
 from vital_exp.engine import objective_and_gradient
-from vital_exp.engine.batching import batches
+from vital_exp.engine.batching import batches, padded
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork
 from vital_exp.relevance.maps import activations_and_relevance
@@ -160,12 +160,12 @@ def test_batches_hold_one_layer_and_whole_units() -> None:
     units = [Target("channel", i, "a", variation=v) for i in range(2) for v in (1, 2, 3)]
     mixed = [*units[:4], Target("channel", 0, "b"), *units[4:]]
     made = list(batches(mixed, 4))
-    assert [[t.name for t in batch] for batch, _ in made] == [
+    assert [[t.name for t in batch] for batch in made] == [
         ["channel-a-0", "channel-a-0_v2", "channel-a-0_v3"],
         ["channel-a-1", "channel-a-1_v2", "channel-a-1_v3"],
         ["channel-b-0"],
     ]
-    assert {len(padded) for _, padded in made} == {4}
+    assert {len(padded(batch, 4)) for batch in made} == {4}
 
 
 def test_unit_selections() -> None:

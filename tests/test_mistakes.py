@@ -118,8 +118,11 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "precision": (("trainer.precision=16-mixed",), ("trainer.precision=16-mixed", "bf16-mixed")),
     "accelerator": (("trainer.accelerator=cudaa",), ("trainer.accelerator=cudaa", "did you mean cuda")),
     "no cuda": (("trainer.accelerator=cuda",), ("trainer.accelerator=cuda", "cpu")),
-    "two devices": (("trainer.devices=2",), ("trainer.devices=2", "one device per job")),
-    "two named devices": (("trainer.devices=[0,1]",), ("trainer.devices=[0, 1]", "one device per job")),
+    "no devices": (("trainer.devices=0",), ("trainer.devices=0", "a number of devices")),
+    "devices are a word": (("trainer.devices=all",), ("trainer.devices=all", "auto")),
+    "two named GPUs": (("trainer.devices=[0,1]",), ("trainer.devices=[0, 1]", "0 GPUs", "number of processes")),
+    "two machines": (("trainer.num_nodes=2",), ("trainer.num_nodes=2", "torchrun --nnodes=2", "srun")),
+    "no machine": (("trainer.num_nodes=0",), ("trainer.num_nodes=0", "at least 1")),
     "seed of the references": (("references.seed=x",), ("references.seed=x", "whole number")),
     "log steps": (("trainer.log_every_n_steps=0",), ("trainer.log_every_n_steps=0", "at least 1")),
     "unknown judge": (
@@ -236,6 +239,13 @@ def test_a_mistake_in_one_job_of_a_sweep_leaves_the_others(capsys: pytest.Captur
     assert command(*SHORT, *ON_CPU, *sweep) == MISTAKE
     assert "job 1: target.index=99" in line_of(capsys)
     assert json.loads(Path("sweep/0/results.jsonl").read_text())["status"] == "done"
+
+
+def test_a_sweep_starts_no_ranks_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(*SHORT, *ON_CPU, "-m", "seed=0,1", "hydra.sweep.dir=sweep", "trainer.devices=2") == MISTAKE
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all("torchrun --nproc-per-node=2 -m vital_exp visualize -m" in line for line in lines)
 
 
 def test_a_target_that_fails_leaves_the_others_and_the_exit_code_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.attacks.audit import Audit, audit
+from vital_exp.engine.pictures import Pictures
+from vital_exp.engine.ranks import Ranks, check_ranks, ranks_from_outside
 from vital_exp.engine.request import Request
 from vital_exp.engine.run_folder import RunFolder
-from vital_exp.engine.visualization import Pictures, Visualization
+from vital_exp.engine.setup import device_count
+from vital_exp.engine.visualization import Visualization
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.evaluate import evaluate
 from vital_exp.evaluation.table import Evaluation
@@ -111,7 +114,8 @@ def visualize(
         seed: with target and step it decides every random number.
         init: pictures to start from, (N, 3, H, W) RGB, one per target.
         overrides: as the command takes them, e.g. ``["transforms=none", "optimizer.lr=0.5"]``.
-        out: a run folder to write, or to go on with; None writes nothing but the cache of reference statistics.
+        out: a run folder to write, or to go on with; None writes nothing but the cache of reference statistics. In a
+            script that torchrun or SLURM started as several ranks they share the targets and meet there.
 
     Returns:
         The pictures in the order of the targets. A failed one is NaN and says why in ``.results``.
@@ -120,23 +124,43 @@ def visualize(
         UsageError: a mistake in what was asked for.
     """
     quiet = [] if out else ["logger=none"]
-    request = Request.of(
-        model,
-        targets,
-        method=method,
-        references=references,
-        seed=seed,
-        steps=steps,
-        overrides=[*quiet, "progress=false", *overrides],
-    )
-    folder = RunFolder(Path(out), request.config, request.overrides) if out else None
-    run = Visualization(request.config, request.network, request.targets, request.references, init, folder)
-    pictures = run.run()
-    if folder:
-        from vital_exp.reporting.gallery import write_gallery
+    with (ranks_from_outside() if out else None) or Ranks() as ranks:
+        request = ranks.in_turn(
+            lambda: Request.of(
+                model,
+                targets,
+                method=method,
+                references=references,
+                seed=seed,
+                steps=steps,
+                overrides=[*quiet, "progress=false", *overrides],
+                local_rank=ranks.local_rank,
+            )
+        )
+        _check_devices(request, ranks)
+        folder = ranks.in_turn(lambda: _folder(request, out, ranks))
+        run = Visualization(request.config, request.network, request.targets, request.references, init, folder, ranks)
+        pictures = run.run()
+        if folder:
+            from vital_exp.reporting.gallery import write_gallery
 
-        write_gallery(folder.path)
+            if ranks.rank == 0:
+                write_gallery(folder.path)
+            folder.close()
     return pictures
+
+
+def _folder(request: Request, out: str | Path | None, ranks: Ranks) -> RunFolder | None:
+    return RunFolder(Path(out), request.config, request.overrides, joins=ranks.rank > 0) if out else None
+
+
+def _check_devices(request: Request, ranks: Ranks) -> None:
+    """Refuse devices that nobody has started ranks for: a script, or a notebook, is not run again for each."""
+    trainer = request.config.trainer
+    check_ranks(device_count(request.config), trainer.num_nodes, sweep=False)
+    if trainer.devices not in (1, "1", "auto") and device_count(request.config) > 1 and ranks.size == 1:
+        command = f"torchrun --nproc-per-node={device_count(request.config)} script.py, with out=folder"
+        raise UsageError("trainer.devices", trainer.devices, f"in Python the ranks are started from outside: {command}")
 
 
 def mine(

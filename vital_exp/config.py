@@ -24,7 +24,15 @@ __all__ += ["options_of", "picture_config", "plain", "set_keys"]
 # Keys that change neither a picture nor what is recorded of it; a run may be resumed with others.
 INCIDENTAL = (
     *("resume", "list", "dry_run", "checkpoint_every", "progress", "pictures_every", "cache_dir"),
-    *("logger", "evaluation", "trainer.log_every_n_steps"),
+    *(
+        "logger",
+        "evaluation",
+        "movie",
+        "sweep_metric",
+        "trainer.log_every_n_steps",
+        "trainer.devices",
+        "trainer.num_nodes",
+    ),
 )
 
 
@@ -139,6 +147,11 @@ def config_hash(config: DictConfig) -> str:
     """Return 16 hexadecimal digits that change when a picture-deciding key does, whichever targets are asked for."""
     content = {key: value for key, value in picture_config(config).items() if key != "target.index"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def content_hash(config: DictConfig) -> str:
+    """Return 16 hexadecimal digits of all that decides the pictures of a run, its targets among it."""
+    return hashlib.sha256(json.dumps(picture_config(config), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def set_keys(config: DictConfig, **values: Any) -> None:

@@ -27,10 +27,11 @@ PARTS = ("transforms", "objective")
 OPEN_MAPPINGS = (ARGUMENTS, *PARTS)
 # Where reference images come from: the values of references.source.
 SOURCES = ("embedded", "folder", "mined")
+MOVIES = (None, "gif", "apng")  # the values of movie
 # Arguments of built objects that the engine hands over, so that a value of the user's would be lost.
 SET_BY_ENGINE = (
     *(f"trainer.{name}" for name in ("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time", "logger")),
-    *(f"trainer.{name}" for name in ("callbacks", "strategy", "num_nodes", "barebones", "default_root_dir")),
+    *(f"trainer.{name}" for name in ("callbacks", "strategy", "barebones", "default_root_dir")),
     *("trainer.enable_*", "trainer.accumulate_grad_batches", "trainer.fast_dev_run", "trainer.limit_train_batches"),
     *("image.preprocessing", "image.streams", "optimizer.params", "objective.*.problem", "logger.save_dir"),
 )
@@ -176,11 +177,13 @@ def _is_count(value: object) -> bool:
 
 Check = tuple[Callable[[Any], bool], str]
 FLAG: Check = (_is_flag, "true or false")
-ONE_DEVICE: Check = (lambda value: not isinstance(value, ListConfig) or len(value) == 1, "one device per job")
+ONE_DEVICE: Check = (
+    lambda value: value in (1, "1", "auto") or (isinstance(value, ListConfig) and len(value) == 1),
+    "one device",
+)
 # Keys of every command that has a network.
 COMMON: Mapping[str, Check] = {
     **dict.fromkeys(("progress", "model.pretrained"), FLAG),
-    "trainer.devices": ONE_DEVICE,
     "cache_dir": (lambda value: isinstance(value, str) and value != "", "a folder"),
     ARGUMENTS: (lambda value: isinstance(value, DictConfig), "a mapping, {pad_type: same}"),
 }
@@ -196,10 +199,13 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
             lambda value: isinstance(value, ListConfig),
             "a list of networks, [resnet50,densenet121]",
         ),
+        "movie": (lambda value: value in MOVIES, "gif, apng or null"),
+        "sweep_metric": (_is_text_or_none, "the name of a metric, accuracy_top1"),
         "objective": (lambda value: isinstance(value, DictConfig), "at least one term, objective=[alignment]"),
     },
     "mine": {
         **COMMON,
+        "trainer.devices": ONE_DEVICE,
         **dict.fromkeys(("patches", "sheets"), FLAG),
         "images": (lambda value: value is None or isinstance(value, str), "a folder of images"),
         "directions": (lambda value: value is None or isinstance(value, str), "a file of directions, of one layer"),

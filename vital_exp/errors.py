@@ -17,17 +17,28 @@ class UsageError(ValueError):
         value: what it holds.
         problem: what is wrong with it and what is allowed, without a final full stop.
         options: every allowed value; the nearest to ``value`` are suggested.
+
+    Attributes:
+        everywhere: whether every rank of the job knows of it, so that one tells it and all go on together.
     """
+
+    everywhere = False
 
     def __init__(self, key: str, value: object, problem: str, options: Iterable[str] = ()) -> None:
         self.key, self.value, self.problem, self.options = key, value, problem, tuple(options)
         near = nearest(str(value), self.options)
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-        super().__init__(f"{key}={value}: {problem}{hint}".replace("\n", " "))
+        super().__init__(_one_line(f"{key}={value}: {problem}{hint}"))
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         """Rebuild from the arguments: worker processes hand exceptions back pickled."""
         return type(self), (self.key, self.value, self.problem, self.options)
+
+
+def _one_line(text: str) -> str:
+    """Escape what would end the line, or steer the terminal."""
+    text = text.replace("\n", " ")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def nearest(value: str, options: Iterable[str], count: int = SUGGESTIONS) -> list[str]:

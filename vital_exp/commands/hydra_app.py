@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,13 +24,21 @@ from vital_exp.errors import UsageError
 MISTAKE = 2  # exit code of a user's mistake
 SOME_FAILED = 3  # exit code when targets failed and the others went on
 INTERRUPTED = 130  # exit code after Ctrl-C, the shell's convention
+HOW_TO_RESUME = "interrupted; the same command with the same hydra.run.dir goes on from there"
 
 
 class JobEnded(Exception):
     """A job in another process (Hydra's joblib and submitit launchers) ended with an exit code other than 0."""
 
 
-def run_app(command: str, config_name: str, job: Callable[[DictConfig], int], arguments: Sequence[str]) -> None:
+class Value(float):
+    """What a job returns to a sweeper that looks for the best configuration."""
+
+
+Job = Callable[[DictConfig], "int | Value"]
+
+
+def run_app(command: str, config_name: str, job: Job, arguments: Sequence[str]) -> None:
     """Run ``job`` on the configuration the arguments compose, once or, with ``-m``, for each of a sweep; then exit.
 
     A mistake in one job of a sweep is told when that job ends, and the others run all the same.
@@ -34,15 +46,22 @@ def run_app(command: str, config_name: str, job: Callable[[DictConfig], int], ar
     Args:
         command: the command's name, put before a message.
         config_name: the primary configuration.
-        job: returns the number of failed targets.
+        job: returns the number of failed targets, or a value when none failed.
         arguments: the command line without the program's name.
     """
+    with _sigterm_as_ctrl_c():
+        sys.exit(_run_app(command, config_name, job, arguments))
+
+
+def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str]) -> int:
     codes: list[int] = []
     process = os.getpid()
 
-    def run_job(config: DictConfig) -> int:
+    def run_job(config: DictConfig) -> float:
         code = _exit_code(command, config_name, job, config)
-        if code and os.getpid() != process:
+        if isinstance(code, Value):
+            return float(code)
+        if code and (os.getpid() != process or config.get("sweep_metric")):
             raise JobEnded(code)
         codes.append(code)
         return code  # a plain number: the launcher keeps what a job returns, or raises, alive during the later jobs
@@ -61,23 +80,63 @@ def run_app(command: str, config_name: str, job: Callable[[DictConfig], int], ar
     except OSError as error:
         key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(arguments) else "hydra.run.dir"
         codes.append(_tell(command, f"{key}={error.filename}: the folder cannot be made ({error.strerror})"))
-    except KeyboardInterrupt:
-        message = "interrupted; the same command with the same hydra.run.dir goes on from there"
-        codes.append(_tell(command, message, INTERRUPTED))
-    sys.exit(next((code for code in (INTERRUPTED, MISTAKE, SOME_FAILED) if code in codes), 0))
+    except KeyboardInterrupt as interruption:
+        codes.append(_tell(command, str(interruption) or HOW_TO_RESUME, INTERRUPTED))
+    return next((code for code in (INTERRUPTED, MISTAKE, SOME_FAILED) if code in codes), 0)
 
 
-def _exit_code(command: str, config_name: str, job: Callable[[DictConfig], int], config: DictConfig) -> int:
-    """Run one job and tell its mistake, if it has one."""
-    settings = HydraConfig.get()
-    name = f"{command}: job {settings.job.num}" if settings.mode == RunMode.MULTIRUN else command
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Answer SIGTERM, how schedulers end a job, as Ctrl-C is answered."""
+
+    def interrupted(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupted)
     try:
-        return SOME_FAILED if job(config) else 0
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def outer_ranks() -> tuple[int, int]:
+    """Return this process's number, and how many there are, of the ranks that something started as one job."""
+    if not {"LOCAL_RANK", "SLURM_NTASKS"} & set(os.environ):
+        return 0, 1
+    from vital_exp.engine.ranks import environment
+
+    started = environment()
+    return (started.global_rank(), started.world_size()) if started else (0, 1)
+
+
+def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> int | Value:
+    """Run one job and tell its mistake, if it has one; return an exit code, or its value."""
+    settings = HydraConfig.get()
+    sweep = settings.mode == RunMode.MULTIRUN
+    name = f"{command}: job {settings.job.num}" if sweep else command
+    rank, ranks = outer_ranks()
+    everywhere = False
+    try:
+        outcome = job(config)
+        return outcome if isinstance(outcome, Value) else SOME_FAILED if outcome else 0
     except (UsageError, HydraException, OmegaConfBaseException) as error:
-        return _tell(name, _mistake(error, settings.overrides.task, config_name))
+        everywhere = getattr(error, "everywhere", False)
+        code = MISTAKE if everywhere and rank else _tell(name, _mistake(error, settings.overrides.task, config_name))
     except OSError as error:
         folders = {"cache_dir": str(config.cache_dir), "hydra.run.dir": settings.runtime.output_dir}
-        return _tell(name, _file_problem(error, folders))
+        code = _tell(name, _file_problem(error, folders))
+    except KeyboardInterrupt as interruption:
+        if rank:
+            sys.exit(INTERRUPTED)
+        key, folder = ("sweep", settings.sweep.dir) if sweep else ("run", settings.runtime.output_dir)
+        reason = str(interruption) or "interrupted"
+        raise KeyboardInterrupt(f"{reason}; the same command with hydra.{key}.dir={folder} goes on") from interruption
+    if ranks > 1 and not everywhere:
+        sys.exit(code)  # the other ranks would wait for this one in the next job
+    return code
 
 
 def _is_override(argument: str) -> bool:
@@ -86,7 +145,7 @@ def _is_override(argument: str) -> bool:
 
 def _file_problem(error: OSError, folders: dict[str, str]) -> str:
     """Say which file could not be written or read, and the key of the folder it is in."""
-    place = str(error.filename or "")
+    place = str(error.filename or folders["hydra.run.dir"])
     key = next((key for key, folder in folders.items() if place.startswith(os.path.expanduser(folder))), "file")
     return f"{key}={place}: {error.strerror or error}"
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vital_exp.commands.hydra_app import run_app
+from vital_exp.commands.hydra_app import Value, outer_ranks, run_app
 from vital_exp.config import normalised
 from vital_exp.errors import UsageError
+
+if TYPE_CHECKING:
+    from vital_exp.engine.ranks import Ranks
 
 LISTS = ("layers",)
 
@@ -25,39 +32,92 @@ def main(arguments: list[str] | None = None) -> None:
     if any(re.fullmatch("dry_run=true|list=.*", argument, re.IGNORECASE) for argument in bare):
         given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
         given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # nothing is made, so no folder for it
-    run_app("vital-visualize", "visualize", visualize_job, given)
+    if outer_ranks()[0] == 0:
+        run_app("vital-visualize", "visualize", visualize_job, given)
+    with tempfile.TemporaryDirectory() as place:  # rank 0 has the run folder, and tells what happens
+        given = [argument for argument in given if not re.match(r"hydra\.(run|sweep)\.dir=", argument)]
+        given += [f"hydra.run.dir={place}", f"hydra.sweep.dir={place}"]
+        given += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        run_app("vital-visualize", "visualize", visualize_job, given)
 
 
-def visualize_job(config: DictConfig) -> int:
-    """Make the pictures of one job; returns the number of failed targets."""
+def visualize_job(config: DictConfig) -> int | Value:
+    """Make the pictures of one job; returns the number of failed targets, or what a sweeper improves."""
     config = normalised(config)
     if config.list is not None:
         return _list(config)
     if config.target.kind == "circuit":
         return _circuit(config)
-    from vital_exp.engine.request import Request
-
-    hydra = HydraConfig.get()
-    request = Request.from_config(config, hydra.overrides.task)
     if config.dry_run:
+        from vital_exp.engine.request import Request
         from vital_exp.reporting.plan import describe_plan
 
-        print(describe_plan(request))
+        print(describe_plan(Request.from_config(config)))
         return 0
-    return _run(request, Path(hydra.runtime.output_dir))
+    with _ranks(config) as ranks:
+        if HydraConfig.get().mode != RunMode.MULTIRUN or ranks.size > 1 or config.trainer.devices not in (1, "1"):
+            return _run(config, ranks, ranks.local_rank)
+        from vital_exp.engine.devices import own_gpu
+
+        with own_gpu(int(HydraConfig.get().job.num)) as gpu:
+            return _run(config, ranks, gpu)
 
 
-def _run(request, path: Path) -> int:  # type: ignore[no-untyped-def]
+def _ranks(config: DictConfig) -> Ranks:
+    """Return the processes of this job, those that are to be started included."""
+    from vital_exp.engine.launcher import Launcher, end_with_launcher
+    from vital_exp.engine.ranks import Ranks, check_ranks, ranks_from_outside
+    from vital_exp.engine.setup import check_numbers, device_count
+
+    check_numbers(config)
+    devices = device_count(config)
+    check_ranks(devices, config.trainer.num_nodes, sweep=HydraConfig.get().mode == RunMode.MULTIRUN)
+    end_with_launcher()
+    if (ranks := ranks_from_outside()) is not None:
+        return ranks
+    return Ranks(Launcher(["visualize", *sys.argv[1:]], devices) if devices > 1 else None)
+
+
+def _run(config: DictConfig, ranks: Ranks, device: int) -> int | Value:
+    from vital_exp.engine.request import Request
     from vital_exp.engine.run_folder import RunFolder
     from vital_exp.engine.visualization import Visualization
     from vital_exp.reporting.gallery import write_gallery
     from vital_exp.reporting.summary import print_summary
 
-    folder = RunFolder(path, request.config, request.overrides)
-    run = Visualization(request.config, request.network, request.targets, request.references, folder=folder)
-    pictures = run.run()
-    print_summary(pictures, write_gallery(path))
-    return sum(result["status"] == "failed" for result in pictures.results)
+    hydra = HydraConfig.get()
+    request = ranks.in_turn(lambda: Request.from_config(config, hydra.overrides.task, device))
+    path = Path(ranks.broadcast(str(_place(request.config))))
+    folder = ranks.in_turn(lambda: RunFolder(path, request.config, request.overrides, joins=ranks.rank > 0))
+    run = Visualization(
+        *(request.config, request.network, request.targets, request.references),
+        folder=folder,
+        ranks=ranks,
+        keep=False,
+    )
+    outcome = run.make()
+    if ranks.rank > 0:
+        return 0  # rank 0 says how the job ended
+    print_summary(outcome, write_gallery(path))
+    folder.close()
+    failed = sum(result["status"] == "failed" for result in outcome.results)
+    return failed if failed or config.sweep_metric is None else _value(config.sweep_metric, outcome.metrics)
+
+
+def _value(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> Value:
+    """What the sweep improves, of a job that has made all its pictures."""
+    value = metrics.get(name, {}).get("value")
+    if not isinstance(value, (int, float)):
+        raise UsageError("sweep_metric", name, f"not among this run's metrics: {', '.join(metrics) or 'none'}", metrics)
+    return Value(value)
+
+
+def _place(config: DictConfig) -> Path:
+    """The run folder that Hydra gives this job; in a sweep, that of an earlier job of the same configuration."""
+    from vital_exp.engine.run_folder import job_folder
+
+    place = Path(HydraConfig.get().runtime.output_dir)
+    return job_folder(place, config) if HydraConfig.get().mode == RunMode.MULTIRUN else place
 
 
 def _circuit(config: DictConfig) -> int:

@@ -23,20 +23,33 @@ MEMORY_SHARE = 0.5
 ACTIVATION_COPIES = 2.5
 
 
-def batches(targets: Sequence[Target], batch_size: int) -> Iterator[tuple[list[Target], list[Target]]]:
-    """Yield (targets of one layer, the same padded to ``batch_size`` by repeating the last one).
+def batches(
+    targets: Sequence[Target], batch_size: int, half_made: Sequence[Sequence[str]] = ()
+) -> Iterator[list[Target]]:
+    """Yield batches of targets of one layer: what a layer's units are made for, the layers below it, is its own.
 
-    A picture's bits may depend on the size of its batch, so every batch has the same. What a layer's units are made
-    for, the layers below it, is not what another's are.
+    Args:
+        targets: what is to be made.
+        batch_size: targets of a batch, at most.
+        half_made: the names of the targets of batches that are begun; they come first, as they were.
     """
-    for layer in dict.fromkeys(target.layer for target in targets):
+    waiting = {target.name: target for target in targets}
+    for names in half_made:
+        if len(names) <= batch_size and all(name in waiting for name in names):
+            yield [waiting.pop(name) for name in names]
+    for layer in dict.fromkeys(target.layer for target in waiting.values()):
         batch: list[Target] = []
-        for variations in _units([target for target in targets if target.layer == layer]):
+        for variations in _units([target for target in waiting.values() if target.layer == layer]):
             if batch and len(batch) + len(variations) > batch_size:
-                yield batch, batch + [batch[-1]] * (batch_size - len(batch))
+                yield batch
                 batch = []
             batch = batch + variations
-        yield batch, batch + [batch[-1]] * (batch_size - len(batch))
+        yield batch
+
+
+def padded(batch: list[Target], batch_size: int) -> list[Target]:
+    """Repeat the last target of a short batch: a picture's bits may depend on the size of its batch."""
+    return batch + [batch[-1]] * (batch_size - len(batch))
 
 
 def _units(targets: Sequence[Target]) -> list[list[Target]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -63,18 +61,21 @@ class Progress(Callback):
 
 
 class Checkpoint(Callback):
-    """Keeps a half-made batch on disk, whole: written beside, then renamed."""
+    """Keeps a half-made batch.
 
-    def __init__(self, path: Path, every: int) -> None:
-        self.path = path
+    Args:
+        save: writes the trainer's state to disk.
+        every: steps between checkpoints.
+    """
+
+    def __init__(self, save: Callable[[Trainer], None], every: int) -> None:
+        self.save = save
         self.every = every
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save after every so many steps, but not after the last: then the pictures follow."""
         if trainer.global_step % self.every == 0 and trainer.global_step < pl_module.steps:
-            temporary = self.path.with_suffix(".part")
-            trainer.save_checkpoint(temporary)
-            os.replace(temporary, self.path)
+            self.save(trainer)
 
 
 class LogTerms(Callback):

@@ -42,15 +42,15 @@ class Request:
     overrides: tuple[str, ...] = ()
 
     @classmethod
-    def from_config(cls, config: DictConfig, overrides: Sequence[str] = ()) -> Request:
-        """Make the objects that a composed configuration names.
+    def from_config(cls, config: DictConfig, overrides: Sequence[str] = (), local_rank: int = 0) -> Request:
+        """Make the objects that a composed configuration names, on the device of a rank.
 
         Raises:
             UsageError: the first mistake in it.
         """
         setup.check_numbers(config)
         settle_concepts(config)
-        device = setup.device_of(config)
+        device = setup.device_of(config, local_rank=local_rank)
         network = build_network(model_config(config), setup.cache_dir(config))
         network = _placed(network, config, device)
         if config.target.kind == "class":
@@ -78,6 +78,7 @@ class Request:
         seed: int = 0,
         steps: int | None = None,
         overrides: Sequence[str] = (),
+        local_rank: int = 0,
     ) -> Request:
         """Make the objects of a call from Python; see :func:`vital_exp.visualize`.
 
@@ -95,7 +96,7 @@ class Request:
             set_keys(config, references__root=str(references))
         setup.check_numbers(config)
         settle_concepts(config)
-        network = _network(model, config)
+        network = _network(model, config, local_rank)
         chosen = _chosen(spellings, kind, network)
         set_keys(config, target__layer=chosen[0].layer)
         for layer in dict.fromkeys(target.layer for target in chosen):
@@ -130,12 +131,12 @@ def _chosen(spellings: Sequence[str | Target], kind: str, network: VisionNetwork
     return list(dict.fromkeys(parse_target(spelling, names) for spelling in spellings))
 
 
-def _network(model: str | nn.Module | VisionNetwork, config: DictConfig) -> VisionNetwork:
+def _network(model: str | nn.Module | VisionNetwork, config: DictConfig, local_rank: int) -> VisionNetwork:
     if isinstance(model, str):
         built = build_network(model_config(config), setup.cache_dir(config))
-        return _placed(built, config, setup.device_of(config))
+        return _placed(built, config, setup.device_of(config, local_rank=local_rank))
     wrapped = model if isinstance(model, VisionNetwork) else wrap(model, ModelConfig())
-    return _placed(wrapped, config, setup.device_of(config, wrapped))
+    return _placed(wrapped, config, setup.device_of(config, wrapped, local_rank))
 
 
 def _placed(network: VisionNetwork, config: DictConfig, device: Any) -> VisionNetwork:

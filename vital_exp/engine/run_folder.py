@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,41 +15,73 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 
-from vital_exp.config import picture_config
+from vital_exp.config import content_hash, picture_config
+from vital_exp.engine.checkpoints import Checkpoints
+from vital_exp.engine.locks import append, hold
+from vital_exp.engine.movies import SUFFIXES, write_film
 from vital_exp.errors import UsageError
 from vital_exp.images.output import masked_picture, to_uint8
 from vital_exp.targets.unit import Target
 
 KEY = "hydra.run.dir"
 DIFFERENCES_SHOWN = 4
+RESULT_KEYS = ("target", "label", "status", "loss", "activation", "seconds", "error")  # of results.jsonl, at least
+HASH = ".hydra/content_hash"  # of the configuration: what a sweep finds its jobs by
 
 
 class RunFolder:
-    """A folder that holds the pictures of one configuration.
+    """A folder that holds the pictures of one configuration; one job writes into it, of one or several ranks.
 
     Args:
         path: the folder; made if it does not exist.
         config: the composed configuration.
         overrides: what the user asked for, recorded beside it.
+        joins: whether another rank of the same job has opened it.
 
     Raises:
-        UsageError: the folder cannot be written, holds a run of another configuration, or holds a run and
-            ``resume`` is false.
+        UsageError: the folder cannot be written, holds a run of another configuration, holds a run and ``resume`` is
+            false, or another job writes into it.
     """
 
-    def __init__(self, path: Path, config: DictConfig, overrides: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, config: DictConfig, overrides: Sequence[str] = (), joins: bool = False) -> None:
         self.path = path
         self.images = path / "images"
-        self.checkpoint = path / "checkpoints" / "batch.ckpt"
+        self.checkpoints = Checkpoints(path / "checkpoints")
+        try:
+            self._open(config, overrides, joins)
+        except OSError as error:
+            raise UsageError(KEY, path, f"the folder cannot be written ({error.strerror or error})") from error
+
+    def _open(self, config: DictConfig, overrides: Sequence[str], joins: bool) -> None:
+        self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
+        lock = self.checkpoints.folder / "lock"
+        try:
+            handle = hold(lock, exclusive=not joins)
+        except BlockingIOError:
+            problem = "another job is writing there: let it finish, or choose another folder"
+            raise UsageError(KEY, self.path, problem) from None
+        self._release = weakref.finalize(self, os.close, handle)
+        if not joins:
+            self._check_and_mend(config, overrides)
+            hold(lock, handle, exclusive=False)  # lets the other ranks in, and while any lives no other job
+
+    def close(self) -> None:
+        """Let other jobs write into the folder."""
+        self._release()
+
+    def _check_and_mend(self, config: DictConfig, overrides: Sequence[str]) -> None:
+        path = self.path
         recorded = path / ".hydra" / "config.yaml"
         if recorded.is_file() and self._begun():
             if not config.resume:
                 raise UsageError("resume", False, f"{path} holds a run already: choose another {KEY}, or resume=true")
-            _check_same(OmegaConf.load(recorded), config, path)
+            _check_same(_loaded(recorded, path), config, path)
         else:
             self._start(config, overrides)
         self._mend()
@@ -55,26 +89,27 @@ class RunFolder:
     def _begun(self) -> bool:
         """Whether anything was made here: a finished target, or a checkpoint of a batch."""
         results = self.path / "results.jsonl"
-        return results.is_file() and (self.checkpoint.is_file() or results.stat().st_size > 0)
+        return results.is_file() and (self.checkpoints.exist() or results.stat().st_size > 0)
 
     def _start(self, config: DictConfig, overrides: Sequence[str]) -> None:
         """Record the configuration; results.jsonl, made last, marks the folder as a run."""
-        try:
-            for stale in ("history.csv", "provenance.json"):  # of an earlier start that made nothing
-                (self.path / stale).unlink(missing_ok=True)
-            for folder in (self.images, self.checkpoint.parent, self.path / ".hydra"):
-                folder.mkdir(parents=True, exist_ok=True)
-            with whole(self.path / ".hydra" / "config.yaml") as file:
-                file.write(OmegaConf.to_yaml(config, resolve=True))
-            with whole(self.path / ".hydra" / "overrides.yaml") as file:
-                file.write(OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
-            with whole(self.path / "results.jsonl"):
-                pass
-        except OSError as error:
-            raise UsageError(KEY, self.path, f"the folder cannot be written ({error.strerror})") from error
+        for stale in ("history.csv", "provenance.json"):  # of an earlier start that made nothing
+            (self.path / stale).unlink(missing_ok=True)
+        for folder in (self.images, self.path / ".hydra"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with whole(self.path / ".hydra" / "config.yaml") as file:
+            file.write(OmegaConf.to_yaml(config, resolve=True))
+        with whole(self.path / ".hydra" / "overrides.yaml") as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+        with whole(self.path / HASH) as file:
+            file.write(content_hash(config))
+        with whole(self.path / "results.jsonl"):
+            pass
 
     def _mend(self) -> None:
-        """Drop a line torn by a kill, and history rows of targets that were not finished."""
+        """Drop what a kill left: a torn line, history rows of targets that were not finished, half-written files."""
+        for half in [*self.path.glob("**/.*.part"), *self.checkpoints.folder.glob("*.part")]:
+            half.unlink()
         results = [result for result in self.results() if result.get("status") == "done"]  # failed ones are tried again
         lines = (self.path / "results.jsonl").read_bytes().splitlines(keepends=True)
         if len(lines) != len(results) or any(not line.endswith(b"\n") for line in lines):
@@ -100,16 +135,33 @@ class RunFolder:
         for line in (self.path / "results.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 result = json.loads(line)
-                results[result["target"]] = result
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, RecursionError):
                 continue
+            if self._is_result(result):
+                results[result["target"]] = result
         return list(results.values())
+
+    def _is_result(self, line: object) -> bool:
+        """Whether a line says what a run needs to know, and what it says is done has its picture."""
+        if not isinstance(line, dict) or not set(RESULT_KEYS) <= set(line) or not _is_file_name(line["target"]):
+            return False
+        if line["status"] == "done":
+            pictures = [self.images / f"{line['target']}{kind}.png" for kind in ("", "_masked")]
+            return isinstance(line["loss"], dict) and "total" in line["loss"] and all(map(Path.is_file, pictures))
+        return bool(line["status"] == "failed")
 
     def save_picture(self, target: Target, picture: Tensor, mask: Tensor) -> str:
         """Write a picture (3, H, W) RGB in [0, 1] and, with the map (1, H, W), its masked form; return its path."""
         _save_png(self.images / f"{target.name}.png", to_uint8(picture))
         _save_png(self.images / f"{target.name}_masked.png", to_uint8(masked_picture(picture, mask)))
         return f"images/{target.name}.png"
+
+    def save_film(self, target: Target, frames: list[Tensor], kind: str) -> None:
+        """Write the frames (3, H, W) uint8 of a target's optimisation as an animation."""
+        path = self.path / "movies" / f"{target.name}.{SUFFIXES[kind]}"
+        path.parent.mkdir(exist_ok=True)
+        with whole(path, binary=True) as file:
+            write_film(file, frames, kind)
 
     def load_picture(self, name: str) -> tuple[Tensor, Tensor]:
         """Return a finished target's picture (3, H, W) and map (1, H, W), float32 in [0, 1], from the PNG files."""
@@ -120,25 +172,14 @@ class RunFolder:
         return picture, mask
 
     def append_result(self, result: Mapping[str, Any]) -> None:
-        """Append one line to results.jsonl in one write, after its picture is on disk."""
-        line = (json.dumps(result) + "\n").encode()
-        handle = os.open(self.path / "results.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(handle, line)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        """Append one line to results.jsonl, after its picture is on disk."""
+        append(self.path / "results.jsonl", json.dumps(result) + "\n")
 
     def append_history(self, target: Target, terms: Mapping[str, Sequence[float]]) -> None:
         """Append every step of one target to history.csv."""
-        path = self.path / "history.csv"
-        new = not path.is_file()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow(["target", "step", *terms])
-            columns = zip(*terms.values(), strict=True)
-            writer.writerows([target.name, step, *(f"{v:.7g}" for v in row)] for step, row in enumerate(columns))
+        columns = zip(*terms.values(), strict=True)
+        rows = [[target.name, step, *(f"{v:.7g}" for v in row)] for step, row in enumerate(columns)]
+        append(self.path / "history.csv", _csv_text(rows), header=_csv_text([["target", "step", *terms]]))
 
     def load_history(self) -> dict[str, dict[str, list[float]]]:
         """Return the recorded terms of every finished target: {target: {term: values by step}}."""
@@ -185,19 +226,19 @@ class RunFolder:
             writer.writeheader()
             writer.writerows(rows)
 
-    def checkpoint_of(self, names: Sequence[str]) -> Path | None:
-        """Return the checkpoint of the batch of these targets; None when there is none of exactly them."""
-        marker = self.checkpoint.with_suffix(".json")
-        if self.checkpoint.is_file() and marker.is_file() and json.loads(marker.read_text()) == list(names):
-            return self.checkpoint
-        self.drop_checkpoint()
-        with whole(marker) as file:
-            json.dump(list(names), file)
-        return None
 
-    def drop_checkpoint(self) -> None:
-        """Remove the checkpoint of a batch whose results are written."""
-        self.checkpoint.unlink(missing_ok=True)
+def job_folder(place: Path, config: DictConfig) -> Path:
+    """Return the run folder of a job of a sweep: that of the same configuration, if the sweep has one already.
+
+    Args:
+        place: the folder that the job's number gives it; a new job takes another name where that is taken.
+        config: the composed configuration.
+    """
+    own = content_hash(config)
+    found = [path.parents[1] for path in sorted(place.parent.glob(f"*/{HASH}")) if path.read_text() == own]
+    if found:
+        return found[0]
+    return place.with_name(f"{place.name}-{own}") if (place / HASH).is_file() else place
 
 
 @contextmanager
@@ -209,9 +250,21 @@ def whole(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
             yield file
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)  # a full disk does not say which file
         raise
+
+
+def _csv_text(rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
 def _save_png(path: Path, picture: Tensor) -> None:
@@ -222,6 +275,14 @@ def _save_png(path: Path, picture: Tensor) -> None:
 def _to_image(picture: Tensor) -> np.ndarray:
     array: np.ndarray = picture.permute(1, 2, 0).contiguous().numpy()  # (C, H, W) -> (H, W, C)
     return array
+
+
+def _loaded(recorded: Path, path: Path) -> Any:
+    try:
+        return OmegaConf.load(recorded)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        problem = f".hydra/config.yaml there cannot be read ({str(error).splitlines()[0]})"
+        raise UsageError(KEY, path, problem) from error
 
 
 def _check_same(recorded: Any, config: DictConfig, path: Path) -> None:

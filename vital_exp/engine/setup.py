@@ -25,6 +25,7 @@ from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
 # Others scale the whole batch's loss and skip a step for all when one picture overflows.
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 LARGEST_SCALE = 100  # of a picture, times the network's input
+LARGEST = 2**31 - 1  # of counts and seeds
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 
 
@@ -38,14 +39,17 @@ def check_numbers(config: DictConfig) -> None:
         value = config[key]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UsageError(key, value, f"a whole number of at least {least}")
+        if value > LARGEST:
+            raise UsageError(key, value, f"at most {LARGEST}")
     size = config.batch_size
     if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise UsageError("batch_size", size, "a whole number of at least 1, or auto")
     _check_views(config)
     if config.trainer.precision not in PRECISIONS:
         raise UsageError("trainer.precision", config.trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS)
-    if config.trainer.devices not in (1, "1", "auto") and not isinstance(config.trainer.devices, ListConfig):
-        raise UsageError("trainer.devices", config.trainer.devices, "one device per job: start a job for each")
+    if config.trainer.get("num_nodes") is not None and not _is_count(config.trainer.num_nodes):
+        raise UsageError("trainer.num_nodes", config.trainer.num_nodes, "a whole number of at least 1")
+    device_count(config)
 
 
 def _check_views(config: DictConfig) -> None:
@@ -58,26 +62,66 @@ def _check_views(config: DictConfig) -> None:
         raise UsageError("views_per_pass", together, f"auto, or a whole number that divides views={views}")
 
 
-def device_of(config: DictConfig, network: VisionNetwork | None = None) -> torch.device:
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def device_count(config: DictConfig) -> int:
+    """Return how many devices of a machine the configuration asks for: each has a process of its own.
+
+    Raises:
+        UsageError: more GPUs than there are, or something else than a number, a list of GPUs or auto.
+    """
+    devices = config.trainer.devices
+    gpus = torch.cuda.device_count() if _kind(config) == "cuda" else 0
+    if devices == "auto":
+        return max(1, gpus)
+    if isinstance(devices, str) and devices.isdecimal():
+        devices = int(devices)
+    if isinstance(devices, ListConfig):
+        if list(devices) == [0] or (gpus and devices and all(number in range(gpus) for number in set(devices))):
+            return len(set(devices))
+        raise UsageError("trainer.devices", devices, f"this machine has {gpus} GPUs; a CPU takes a number of processes")
+    if not _is_count(devices):
+        raise UsageError("trainer.devices", devices, "a number of devices, a list of GPUs, or auto")
+    if gpus and devices > gpus:
+        raise UsageError("trainer.devices", devices, f"this machine has {gpus} GPUs")
+    return int(devices)
+
+
+def device_of(config: DictConfig, network: VisionNetwork | None = None, local_rank: int = 0) -> torch.device:
     """Return the device the configuration asks for; ``auto`` is where a given network is, else the best there is.
+
+    Args:
+        config: the composed configuration.
+        network: one that is on a device already.
+        local_rank: of the devices, the one with this number is meant.
 
     Raises:
         UsageError: an unknown accelerator, or one this machine does not have.
     """
+    if config.trainer.accelerator == "auto" and network is not None:
+        return network.device
+    kind = _kind(config)
+    if kind != "cuda":
+        return torch.device(kind)
+    devices = config.trainer.devices
+    numbers = list(devices) if isinstance(devices, ListConfig) else list(range(torch.cuda.device_count()))
+    return torch.device(kind, numbers[local_rank % len(numbers)])
+
+
+def _kind(config: DictConfig) -> str:
+    """The kind of device that the configuration asks for, and that this machine has."""
     name = config.trainer.accelerator
     if name not in ACCELERATORS:
         raise UsageError("trainer.accelerator", name, f"one of {', '.join(ACCELERATORS)}", ACCELERATORS)
-    if name == "auto" and network is not None:
-        return network.device
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
-    kind = "cuda" if name == "gpu" else name
+        return next(kind for kind, there in available.items() if there)
+    kind = "cuda" if name == "gpu" else str(name)
     if not available[kind]:
         raise UsageError("trainer.accelerator", name, "this machine has none; cpu works everywhere")
-    devices = config.trainer.devices
-    number = devices[0] if isinstance(devices, ListConfig) else 0
-    return torch.device(kind, number) if kind == "cuda" else torch.device(kind)
+    return kind
 
 
 def cache_dir(config: DictConfig) -> Path:

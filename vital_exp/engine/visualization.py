@@ -9,84 +9,47 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from vital_exp.config import build, config_hash, plain
 from vital_exp.engine import setup
-from vital_exp.engine.batching import automatic_batch_size, batches, views_per_pass
+from vital_exp.engine.batching import automatic_batch_size, batches, padded, views_per_pass
 from vital_exp.engine.callbacks import Checkpoint, LogTerms, Progress
+from vital_exp.engine.checkpoints import Checkpoints
+from vital_exp.engine.interruption import Interruption
 from vital_exp.engine.logging import close_loggers, make_loggers
 from vital_exp.engine.memory import forget_peak, peak
 from vital_exp.engine.module import VisualizationModule
+from vital_exp.engine.movies import Film
+from vital_exp.engine.pictures import History, Outcome, Pictures
 from vital_exp.engine.problem import readout_of
 from vital_exp.engine.provenance import provenance
+from vital_exp.engine.ranks import Ranks
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.step import step_objective
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.activation import activation_rows, unit_activations
-from vital_exp.evaluation.recognition import check_judge, recognition, summarise
+from vital_exp.evaluation.recognition import PICTURES_PER_PASS, check_judge, recognition, summarise
 from vital_exp.images.output import quantised, resized, to_uint8, transparency
 from vital_exp.images.randomness import RandomStreams
+from vital_exp.mining.references import MinedReferences
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
 from vital_exp.references.none import NoReferences
-from vital_exp.targets.class_names import ClassNames
-from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 
 REFERENCES_SHOWN = 6  # beside each picture in the gallery
-
-
-class History(dict[str, dict[str, list[float]]]):
-    """Terms by step of each target, by its name in the run folder; every other spelling of a target finds it too."""
-
-    def __init__(self, terms: Mapping[str, dict[str, list[float]]], class_names: ClassNames | None) -> None:
-        super().__init__(terms)
-        self._class_names = class_names
-
-    def __missing__(self, spelling: str) -> dict[str, list[float]]:
-        try:
-            name = parse_target(spelling, self._class_names).name
-        except UsageError as error:
-            raise KeyError(spelling) from error
-        if name == spelling:
-            raise KeyError(spelling)
-        return self[name]
-
-
-@dataclass
-class Pictures:
-    """What a run made, in the order of its targets.
-
-    Attributes:
-        targets: the targets.
-        images: (N, 3, H, W) float32 RGB in [0, 1]; NaN where a target failed.
-        masks: (N, 1, H, W) in [0, 1], the transparency maps.
-        history: {target: {term: one value per step, "total": ...}}.
-        results: one dict per target, as in results.jsonl.
-        metrics: as in metrics.json.
-        rows: per-target values, as in metrics.csv.
-        path: the run folder; None when nothing was written.
-    """
-
-    targets: list[Target]
-    images: Tensor
-    masks: Tensor
-    history: History
-    results: list[dict[str, Any]]
-    metrics: Mapping[str, Mapping[str, float | int | str | None]] = field(default_factory=dict)
-    rows: list[dict[str, float | int | str]] = field(default_factory=list)
-    path: Path | None = None
 
 
 @dataclass
@@ -108,6 +71,8 @@ class Visualization:
         references: natural images of the targets.
         init: (N, 3, H, W) RGB to start from, one per target; None for what the configuration says.
         folder: where to keep everything; None keeps it in memory.
+        ranks: the processes that share the targets; they meet in the folder.
+        keep: whether pictures that are in the folder stay in memory too: thousands would fill it.
     """
 
     def __init__(
@@ -118,6 +83,8 @@ class Visualization:
         references: References,
         init: Tensor | None = None,
         folder: RunFolder | None = None,
+        ranks: Ranks | None = None,
+        keep: bool = True,
     ) -> None:
         if init is not None and (init.ndim != 4 or len(init) != len(targets)):
             raise UsageError(
@@ -129,38 +96,78 @@ class Visualization:
         self.references = references
         self.starts = {} if init is None else dict(zip(targets, init, strict=True))
         self.folder = folder
+        self.ranks = ranks or Ranks()
+        self.keep = keep or folder is None
         self.finished: dict[str, _Finished] = {}
-        self.results = {result["target"]: result for result in folder.results()} if folder else {}
+        self.results: dict[str, dict[str, Any]] = {}
+        self.metrics: dict[str, Any] = {}
+        self.rows: list[dict[str, float | int | str]] = []
         self.loggers: list[Logger] = []
         self.judges: dict[str, VisionNetwork] = {}
         self.views_per_pass = 1
-        self.metrics: Mapping[str, Mapping[str, Any]] = {}
-        self.rows: Sequence[Mapping[str, Any]] = ()
 
     def run(self) -> Pictures:
         """Make every picture that is not there yet, evaluate all, and return them."""
-        self.judges = self._load_judges()
+        self.make()
+        return self.pictures()
+
+    def make(self) -> Outcome:
+        """Make this rank's share of the pictures that are not there yet; rank 0 then evaluates all."""
+        leads = self.ranks.rank == 0
+        self.judges = self._load_judges() if leads else {}
         check_size(self.network, self._seen_size())
-        size = self._resolve_batch_size()
-        self.views_per_pass = self._resolve_views_per_pass(size)
-        self._record_provenance(size)
-        waiting = [target for target in self.targets if target.name not in self.results]
-        work = list(batches(waiting, size))
-        progress = Progress(len(self.targets), self.config.steps, len(work), self.config.progress)
-        progress.add_done(len(self.targets) - len(waiting))
-        self.loggers = make_loggers(self.config, self.folder)
+        if isinstance(self.references, MinedReferences) and self.ranks.size > 1:
+            self.ranks.in_turn(lambda: next(self.references.images(self.targets[0]), None))  # mined once
+        size, work = self._plan()
+        self.loggers = make_loggers(self.config, self.folder) if leads else []
+        progress = Progress(len(self.targets), self.config.steps, len(work), self.config.progress and leads)
+        progress.add_done(len(self.results))
         try:
-            for number, (batch, padded) in enumerate(work):
-                self._make(number, batch, padded, progress)
+            for number, batch in self.ranks.share(work):
+                self._make(number, batch, size, progress)
                 progress.add_done(len(batch))
+            self.ranks.wait()
             progress.close()
-            pictures = self._gather()
-            self._evaluate(pictures)
-            self.metrics, self.rows = pictures.metrics, pictures.rows
+            self._collect()
+            if leads:
+                self._evaluate()
         finally:
             progress.close()
             close_loggers(self.loggers, self.config, self.folder, self.results, self.metrics, self.rows)
-        return pictures
+        return Outcome(**self._outcome())
+
+    def _plan(self) -> tuple[int, list[list[Target]]]:
+        """Return the batch size and the batches that are to be made, the same on every rank."""
+        self._collect()
+        waiting = [target for target in self.targets if target.name not in self.results]
+        chosen = self._sizes(len(waiting)) if self.ranks.rank == 0 else None
+        size, self.views_per_pass = self.ranks.broadcast(chosen)
+        if self.ranks.rank == 0:
+            self._record_provenance(size)
+        half_made = self.ranks.broadcast(self.folder.checkpoints.batches() if self.folder else [])
+        return size, list(batches(waiting, size, half_made))
+
+    def _sizes(self, waiting: int) -> tuple[int, int]:
+        """How many pictures are made together, and how many views of each."""
+        size = self._resolve_batch_size(waiting)
+        return size, self._resolve_views_per_pass(size)
+
+    def _collect(self) -> None:
+        """Take over what the folder says is finished: of an earlier start, or by other ranks."""
+        found = self.folder.results() if self.folder and self.ranks.rank == 0 else []
+        if self.folder:
+            names = {target.name for target in self.targets}
+            found = self.ranks.broadcast(found)
+            self.results = {result["target"]: result for result in found if result["target"] in names}
+
+    def _outcome(self) -> dict[str, Any]:
+        return {
+            "targets": self.targets,
+            "results": [self.results[target.name] for target in self.targets],
+            "metrics": self.metrics,
+            "rows": self.rows,
+            "path": self.folder.path if self.folder else None,
+        }
 
     def _load_judges(self) -> dict[str, VisionNetwork]:
         """Judges are loaded first: a mistake in one should not wait for the pictures."""
@@ -174,12 +181,13 @@ class Visualization:
             check_judge(judge, self.network)
         return {judge.name: judge.to(self.network.device) for judge in judges}
 
-    def _resolve_batch_size(self) -> int:
+    def _resolve_batch_size(self, waiting: int) -> int:
         """The size of every batch; what auto chose is recorded, and a resumed run keeps it."""
         if self.config.batch_size != "auto":
             return int(self.config.batch_size)
         recorded = self._recorded("batch_size")
-        return recorded or automatic_batch_size(self.network, self._seen_size(), len(self.targets))
+        each = math.ceil(waiting / self.ranks.size)
+        return recorded or automatic_batch_size(self.network, self._seen_size(), each)
 
     def _resolve_views_per_pass(self, batch_size: int) -> int:
         """How many views of each picture are in the network at a time; likewise kept."""
@@ -207,16 +215,27 @@ class Visualization:
 
     def _record_caption(self, caption: str) -> None:
         """Note what is minimised, in words; the gallery shows it."""
-        recorded = self.folder.load_json("provenance.json") if self.folder else None
+        recorded = self.folder.load_json("provenance.json") if self.folder and self.ranks.rank == 0 else None
         if self.folder and recorded and "objective" not in recorded:
             self.folder.save_json("provenance.json", {**recorded, "objective": caption})
 
-    def _make(self, number: int, batch: list[Target], padded: list[Target], progress: Progress) -> None:
-        """Optimise one batch and keep its pictures."""
+    def _make(self, number: int, batch: list[Target], size: int, progress: Progress) -> None:
+        """Optimise one batch and keep its pictures; targets that have lost their references fail alone."""
         started = time.perf_counter()
         forget_peak(self.network.device)
-        module = self._module(padded)
-        self._fit(number, module, batch, progress)
+        try:
+            module = self._module(padded(batch, size))
+        except UsageError as mistake:
+            lost = self._lost(batch) if self.results else {}
+            if not lost:
+                raise mistake from None
+            for target, reason in lost.items():
+                self._fail(target, reason)
+            if left := [target for target in batch if target not in lost]:
+                self._make(number, left, size, progress)
+            return
+        film = Film(self.config.steps) if self.folder and self.config.movie else None
+        self._fit(number, module, batch, [progress, film] if film else [progress])
         seconds = (time.perf_counter() - started) / len(batch)
         cost = {"seconds": round(seconds, 3), "memory": round(peak(self.network.device), 1)}
         with torch.no_grad():
@@ -228,9 +247,26 @@ class Visualization:
             terms = {name: values[:, i].tolist() for name, values in history.items()}
             error = _failure(terms["total"], pictures[i], dead[i])
             result = self._result(target, terms, error, activations[i], cost)
+            if self.folder and film and not error:
+                self.folder.save_film(target, film.of(i), self.config.movie)
             self._keep(target, result, _Finished(pictures[i], masks[i], terms))
         if self.folder:
-            self.folder.drop_checkpoint()
+            self.folder.checkpoints.drop([target.name for target in batch])
+
+    def _lost(self, batch: list[Target]) -> dict[Target, str]:
+        """Return those of a batch that alone cannot be made either, since files have gone meanwhile, and why."""
+        lost = {}
+        for target in batch:
+            try:
+                self._module([target])
+            except UsageError as mistake:
+                lost[target] = str(mistake)
+        return lost
+
+    def _fail(self, target: Target, error: str) -> None:
+        height, width = self._picture_size()
+        nothing = _Finished(torch.full((3, height, width), torch.nan), torch.zeros(1, height, width), {})
+        self._keep(target, self._result(target, {}, error, None, {"seconds": 0.0, "memory": 0.0}), nothing)
 
     def _module(self, padded: list[Target]) -> VisualizationModule:
         config = self.config
@@ -256,20 +292,22 @@ class Visualization:
         first = {target: next(iter(self.references.images(target))) for target in dict.fromkeys(padded)}
         return resized(torch.stack([first[target] for target in padded]), self._picture_size())
 
-    def _fit(self, number: int, module: VisualizationModule, batch: list[Target], progress: Progress) -> None:
+    def _fit(self, number: int, module: VisualizationModule, batch: list[Target], beside: list[Callback]) -> None:
         config = self.config
         first_step, names = number * config.steps, [target.name for target in batch]
-        callbacks: list[Any] = [progress]
+        callbacks = list(beside)
         if self.loggers:
             every = config.trainer.log_every_n_steps
             callbacks.append(LogTerms(self.loggers, first_step, names, every, config.pictures_every))
-        checkpoint = None
+        checkpoint, save = None, None
         if self.folder:
-            callbacks.append(Checkpoint(self.folder.checkpoint, config.checkpoint_every))
-            checkpoint = self.folder.checkpoint_of([t.name for t in batch])
+            save = partial(_save, self.folder.checkpoints, names)
+            callbacks.append(Checkpoint(save, config.checkpoint_every))
+            checkpoint = self.folder.checkpoints.begin(names)
+        interruption = Interruption(save)
         try:
             with _quiet_lightning():
-                trainer = _trainer(config, self.network.device, callbacks)
+                trainer = _trainer(config, self.network.device, [*callbacks, interruption])
                 trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             _explain_memory(error, len(module.objective.streams.names), module.objective.views_per_pass)
@@ -277,6 +315,8 @@ class Visualization:
         except SystemExit as ending:  # how Lightning answers Ctrl-C, which it also leaves without effect from then on
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from ending
+        if interruption.asked:
+            raise KeyboardInterrupt
 
     def _activations(self, batch: list[Target], pictures: Tensor) -> list[float | None]:
         """What each saved picture makes of its target: a class's logit, a hidden unit's largest activation."""
@@ -320,74 +360,84 @@ class Visualization:
             made.picture = torch.full_like(made.picture, torch.nan)
             made.mask = torch.zeros_like(made.mask)
         if self.folder:
-            self.folder.append_history(target, made.history)
+            if made.history:
+                self.folder.append_history(target, made.history)
             if result["status"] == "done":
                 self.folder.save_picture(target, made.picture, made.mask)
                 if not isinstance(self.references, NoReferences):
                     self.folder.save_references(target, islice(self.references.images(target), REFERENCES_SHOWN))
             self.folder.append_result(result)
-        self.finished[target.name] = made
+        if self.keep:
+            self.finished[target.name] = made
         self.results[target.name] = result
 
-    def _gather(self) -> Pictures:
-        """All pictures, those of an earlier start read from disk."""
-        earlier = [t for t in self.targets if t.name not in self.finished]
+    def pictures(self) -> Pictures:
+        """Return all pictures, those of an earlier start or another rank read from disk."""
+        earlier = [target for target in self.targets if target.name not in self.finished]
         history = self.folder.load_history() if self.folder and earlier else {}
-        for target in earlier:
-            assert self.folder is not None
-            picture, mask = self.folder.load_picture(target.name)
-            self.finished[target.name] = _Finished(picture, mask, history.get(target.name, {}))
-        made = [self.finished[target.name] for target in self.targets]
+        made = [self.finished.get(t.name) or self._from_folder(t, history) for t in self.targets]
+        terms = {target.name: one.history for target, one in zip(self.targets, made, strict=True)}
         return Pictures(
-            targets=self.targets,
             images=torch.stack([one.picture for one in made]),
             masks=torch.stack([one.mask for one in made]),
-            history=History(
-                {target.name: one.history for target, one in zip(self.targets, made, strict=True)},
-                self.network.class_names,
-            ),
-            results=[self.results[target.name] for target in self.targets],
-            path=self.folder.path if self.folder else None,
+            history=History(terms, self.network.class_names),
+            **self._outcome(),
         )
 
-    def _evaluate(self, pictures: Pictures) -> None:
-        done = [i for i, result in enumerate(pictures.results) if result["status"] == "done"]
+    def _from_folder(self, target: Target, history: Mapping[str, dict[str, list[float]]]) -> _Finished:
+        assert self.folder is not None
+        terms = history.get(target.name, {})
+        if self.results[target.name]["status"] == "failed":
+            height, width = self._picture_size()
+            return _Finished(torch.full((3, height, width), torch.nan), torch.zeros(1, height, width), terms)
+        return _Finished(*self.folder.load_picture(target.name), terms)
+
+    def _pixels(self, targets: Sequence[Target]) -> Tensor:
+        """The pictures of finished targets as their files hold them, (N, 3, H, W) uint8."""
+        made = (self.finished.get(target.name) or self._from_folder(target, {}) for target in targets)
+        return torch.stack([to_uint8(one.picture) for one in made])
+
+    def _evaluate(self) -> None:
+        done = [target for target in self.targets if self.results[target.name]["status"] == "done"]
         if not self.config.evaluation.enabled or not done:
             return
         if self.config.evaluation.metrics == "basic":
-            pictures.rows = self._rows([self.targets[i] for i in done], pictures, done)
-            pictures.metrics = summarise(pictures.rows)
+            self.rows = self._rows(done)
+            self.metrics = summarise(self.rows)
         else:
-            self._score(pictures, done)
-        if self.folder and pictures.rows:
-            self.folder.save_json("metrics.json", pictures.metrics)
-            self.folder.save_table("metrics.csv", pictures.rows)
+            self._score(done)
+        if self.folder and self.rows:
+            self.folder.save_json("metrics.json", self.metrics)
+            self.folder.save_table("metrics.csv", self.rows)
 
-    def _score(self, pictures: Pictures, done: list[int]) -> None:
+    def _score(self, targets: list[Target]) -> None:
         """Compute the metrics that the configuration names, as vital-evaluate does."""
         from vital_exp.evaluation.evaluate import evaluate_pictures, settings_of
         from vital_exp.evaluation.metrics import chosen
         from vital_exp.evaluation.pictures import PictureSet
 
         keys = plain(self.config)["evaluation"]
-        targets = [self.targets[i] for i in done]
-        shown = PictureSet(targets, to_uint8(pictures.images[done]), [pictures.results[i] for i in done])
+        shown = PictureSet(targets, self._pixels(targets), [self.results[target.name] for target in targets])
         metrics, judges = chosen(keys["metrics"], "evaluation.metrics"), list(self.judges.values())
         table = evaluate_pictures(
             *(self.network, shown, self.references, judges, metrics, keys["features"], settings_of(keys)),
             setup.cache_dir(self.config),
             readout=readout_of(self.config, self.network, targets) if targets[0].is_direction else None,
         )
-        pictures.rows, pictures.metrics = table.rows, table.metrics
+        self.rows, self.metrics = table.rows, table.metrics
 
-    def _rows(self, targets: list[Target], pictures: Pictures, done: list[int]) -> list[dict[str, float | int | str]]:
+    def _rows(self, targets: list[Target]) -> list[dict[str, float | int | str]]:
         """What metrics.csv says of each target: who recognises a class, how strongly a hidden unit is driven."""
         if any(target.kind != "class" for target in targets):
-            activations = [pictures.results[i]["activation"] for i in done]
+            activations = [self.results[target.name]["activation"] for target in targets]
             return activation_rows(targets, activations, self.references)
         if self.network.class_names is None:
             return []
-        return recognition(self.network, self.judges, targets, quantised(pictures.images[done]))
+        rows = []
+        for start in range(0, len(targets), PICTURES_PER_PASS):  # thousands do not fit into memory
+            some = targets[start : start + PICTURES_PER_PASS]
+            rows += recognition(self.network, self.judges, some, self._pixels(some).float() / 255)
+        return rows
 
 
 def _failure(losses: Sequence[float], picture: Tensor, dead: bool) -> str | None:
@@ -435,6 +485,10 @@ def _quiet_lightning() -> Iterator[None]:
         yield
 
 
+def _save(checkpoints: Checkpoints, names: Sequence[str], trainer: Trainer) -> None:
+    checkpoints.save(names, trainer.save_checkpoint)
+
+
 def _trainer(config: DictConfig, device: torch.device, callbacks: list[Any]) -> Trainer:
     trainer: Trainer = build(
         config.trainer,
@@ -442,6 +496,8 @@ def _trainer(config: DictConfig, device: torch.device, callbacks: list[Any]) -> 
         max_epochs=-1,
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=[device.index or 0] if device.type == "cuda" else 1,
+        num_nodes=1,
+        plugins=[LightningEnvironment()],  # a rank among others trains by itself, whatever started it
         logger=False,
         callbacks=callbacks,
         enable_checkpointing=False,

@@ -8,7 +8,7 @@ import torch
 
 from vital_exp.config import set_keys
 from vital_exp.engine import setup
-from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture, views_per_pass
+from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture, padded, views_per_pass
 from vital_exp.engine.problem import problem_of
 from vital_exp.engine.request import Request
 from vital_exp.engine.step import step_objective
@@ -35,7 +35,7 @@ def describe_plan(request: Request) -> str:
     batch_size = automatic_batch_size(network, seen, count) if automatic else config.batch_size
     number = len(list(batches(request.targets, batch_size)))
     together = views_per_pass(config, network, seen, batch_size)
-    seconds = _seconds_per_step(request, batch_size, together) * config.steps * number
+    seconds = seconds_per_step(request, batch_size, together) * config.steps * number
     memory = bytes_per_picture(network, seen) * batch_size * together
     kept = count * (size[0] * size[1] * BYTES_PER_PIXEL_ON_DISK + config.steps * BYTES_PER_HISTORY_ROW)
     shown = request.targets[:TARGETS_SHOWN]
@@ -66,10 +66,10 @@ def _cache_note(request: Request) -> str:
     return f", {total / 1e6:.1f} MB of reference statistics in {setup.cache_dir(request.config)}"
 
 
-def _seconds_per_step(request: Request, batch_size: int, together: int) -> float:
+def seconds_per_step(request: Request, batch_size: int, together: int) -> float:
     """Time a few steps of a batch on blank statistics, the first not counted."""
     config, network = request.config, request.network
-    _, targets = next(batches(request.targets, batch_size))
+    targets = padded(next(batches(request.targets, batch_size)), batch_size)
     # Blank references in place of the real ones: steps cost the same, and nothing has to be read.
     blank = TensorReferences(torch.zeros(1, 3, *network.preprocessing.size), ClassNames.numbered(1))
     config = config.copy()

@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vital_exp.engine.visualization import Pictures
+from vital_exp.engine.pictures import Outcome
 
 ROWS_SHOWN = 40  # a longer table scrolls away what comes after it; the gallery has all
 
 
-def print_summary(pictures: Pictures, gallery: Path) -> None:
+def print_summary(pictures: Outcome, gallery: Path) -> None:
     """Print target, loss, activation, recognised or not, seconds; then the metrics and the gallery's path."""
     table = Table()
     hidden = pictures.targets[0].layer is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field, replace
 
 # Kinds of targets that read a direction in a layer's channels: of a file, a mined concept, a feature of a sparse
 # autoencoder, a text's embedding.
 DIRECTIONS = ("direction", "concept", "sae", "text")
+LONGEST_NAME = 180  # characters: file systems take 255, endings included
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Target:
         """A safe file name: class-207, channel-layer4.2-1935, neuron-layer4.2-1935-7-7, with _v2 for a variation."""
         parts = [self.kind, *([self.layer] if self.layer else []), str(self.index), *map(str, self.position or ())]
         name = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
+        if len(name) > LONGEST_NAME:
+            name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         return name if self.variation == 1 else f"{name}_v{self.variation}"
 
     @property

@@ -1,0 +1,64 @@
+"""Commands in processes of their own, that can be killed: forked from one that has everything imported, so at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+PRELOADED = ["tests.tiny", "vital_exp.engine.visualization", "vital_exp.engine.request", "vital_exp.reporting.gallery"]
+LONGEST = 240.0  # seconds
+
+
+def start(
+    place: Path, *arguments: str, setting: Mapping[str, str] | None = None, before: Callable[[], None] | None = None
+) -> BaseProcess:
+    """Start vital-visualize in a folder; what it prints goes to ``<pid>.txt`` there.
+
+    Args:
+        place: the working folder.
+        arguments: of the command.
+        setting: environment variables.
+        before: called in the process first; picklable.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_run, args=(place, arguments, {**os.environ, **(setting or {})}, before))
+    process.start()
+    return process
+
+
+def _run(
+    place: Path, arguments: tuple[str, ...], setting: Mapping[str, str], before: Callable[[], None] | None
+) -> None:
+    from vital_exp.commands.visualize import main
+
+    os.chdir(place)
+    os.environ.clear()
+    os.environ.update(setting)
+    output = os.open(f"{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = ["vital-visualize"]
+    if before:
+        before()
+    main([str(argument) for argument in arguments])
+
+
+def finish(process: BaseProcess, place: Path) -> tuple[int, str]:
+    """Wait for a command; return its exit code and what it printed."""
+    process.join(LONGEST)
+    assert process.exitcode is not None, "it hangs"
+    return process.exitcode, (place / f"{process.pid}.txt").read_text()
+
+
+def wait_for(happened: Callable[[], object]) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + LONGEST
+    while not happened():
+        assert time.monotonic() < deadline, "it never happens"
+        time.sleep(0.01)

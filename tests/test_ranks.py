@@ -1,0 +1,136 @@
+"""Several devices: processes that share the targets of one job; on the CPU, which makes the same bits as GPUs would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import finish, start, wait_for
+from tests.tiny import command
+
+TINY = (
+    *("model=python", "model.factory=tests.tiny:tiny_net", "model.size=16", "model.class_names=[a,b,c,d]"),
+    *("references=folder", "references.count=2", "steps=4", "batch_size=1", "checkpoint_every=1", "progress=false"),
+    *("trainer.accelerator=cpu", "logger=none"),
+)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from tests.tiny import image_folder
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    image_folder(tmp_path / "photos", ["a", "b", "c", "d"], side=16)
+    return tmp_path
+
+
+def run(*arguments: str) -> tuple[str, ...]:
+    return (*TINY, f"references.root={Path.cwd() / 'photos'}", *arguments)
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
+
+
+def finished(folder: Path) -> list[str]:
+    """The targets in results.jsonl, every line of which must be whole."""
+    return [json.loads(line)["target"] for line in (folder / "results.jsonl").read_text().splitlines()]
+
+
+def check_whole(folder: Path, targets: int, steps: int = 4) -> None:
+    names = [f"class-{number}" for number in range(targets)]
+    assert sorted(finished(folder)) == names
+    rows = [line.split(",")[:2] for line in (folder / "history.csv").read_text().splitlines()]
+    assert sorted(rows[1:]) == sorted([name, str(step)] for name in names for step in range(steps))
+    assert rows[0] == ["target", "step"]
+    assert not list(folder.rglob("*.part"))
+    assert not list(folder.rglob("*.ckpt"))
+
+
+def test_two_devices_make_the_bits_of_one(workplace: Path) -> None:
+    assert command(*run("target.index=0-2", "hydra.run.dir=alone")) == 0
+    code, told = finish(start(workplace, *run("target.index=0-2", "hydra.run.dir=two", "trainer.devices=2")), workplace)
+    assert code == 0, told
+    assert told.count("gallery: ") == 1
+    assert "Warning" not in told
+    check_whole(workplace / "two", 3)
+    assert pictures(workplace / "two") == pictures(workplace / "alone")
+    metrics = [json.loads((workplace / name / "metrics.json").read_text()) for name in ("alone", "two")]
+    assert metrics[0] == metrics[1]
+    assert sorted(path.name for path in workplace.iterdir() if path.is_dir()) == ["alone", "photos", "two"]
+
+
+def outside(names: tuple[str, str, str], others: dict[str, str], count: int) -> list[dict[str, str]]:
+    """The environment variables of each of some ranks that something else starts."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    size, rank, local = names
+    common = {**others, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, size: str(count)}
+    return [{**common, rank: str(number), local: str(number)} for number in range(count)]
+
+
+def test_torchrun_with_more_ranks_than_targets(workplace: Path) -> None:
+    settings = outside(("WORLD_SIZE", "RANK", "LOCAL_RANK"), {"TORCHELASTIC_RUN_ID": "1"}, 3)
+    arguments = run("target.index=0-1", "hydra.run.dir=run")
+    ranks = [start(workplace, *arguments, setting=setting) for setting in settings]
+    ended = [finish(rank, workplace) for rank in ranks]
+    assert [code for code, _ in ended] == [0, 0, 0], ended
+    check_whole(workplace / "run", 2)
+    assert [told.count("gallery: ") for _, told in ended] == [1, 0, 0]
+
+
+def test_slurm_starts_the_ranks_of_a_sweep(workplace: Path) -> None:
+    """Every rank runs every job; a mistake in one job is told once, and the next is made."""
+    job = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "pictures", "SLURM_JOB_ID": "17"}
+    settings = outside(("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"), job, 2)
+    arguments = ("-m", *run("target.index=9,0-1", "hydra.sweep.dir=sweep", "hydra/hydra_logging=none"))
+    ranks = [start(workplace, *arguments, setting=setting) for setting in settings]
+    (code, told), (_, silent) = [finish(rank, workplace) for rank in ranks]
+    assert code == 2, told
+    assert told.count("target.index=9") == 1
+    assert silent == ""
+    check_whole(workplace / "sweep" / "1", 2)
+    assert {path.name for path in workplace.iterdir() if path.is_dir()} == {"photos", "sweep"}
+
+
+def test_a_rank_that_dies_ends_the_job_and_the_same_command_completes_it(workplace: Path) -> None:
+    many = run("target.index=0-3", "steps=60", "hydra.run.dir=run", "checkpoint_every=10")
+    first = start(workplace, *many, "trainer.devices=2")
+    wait_for((workplace / "run" / "checkpoints" / "class-0.ckpt").is_file)
+    code, told = finish(start(workplace, *many), workplace)  # two jobs in one folder
+    assert code == 2
+    assert "another job is writing there" in told
+    (other,) = children(first.pid)
+    os.kill(other, signal.SIGKILL)
+    code, told = finish(first, workplace)
+    assert code == 130
+    assert "rank 1 was killed by SIGKILL; the same command with hydra.run.dir=" in told
+    assert command(*many) == 0  # with one device
+    check_whole(workplace / "run", 4, 60)
+    assert command(*run("target.index=0-3", "steps=60", "hydra.run.dir=alone")) == 0
+    assert pictures(workplace / "run") == pictures(workplace / "alone")
+
+
+def children(process: int | None) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("asked", [("trainer.devices=3",), ("trainer.devices=2", "trainer.num_nodes=2")])
+def test_other_ranks_than_were_started_are_refused(
+    asked: tuple[str, ...], workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert command(*run("hydra.run.dir=run", *asked)) == 2
+    assert "2 ranks were started from outside" in capsys.readouterr().err

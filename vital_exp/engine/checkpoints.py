@@ -1,0 +1,106 @@
+"""Half-made batches on disk: of each the latest checkpoint and the one before, which serves if that is damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+# What reading a checkpoint of this package's own that was damaged can raise.
+DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint that could not be read."""
+
+
+class Checkpoints:
+    """The checkpoints of a run's half-made batches, each under the name of the batch's first target.
+
+    Args:
+        folder: where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def exist(self) -> bool:
+        """Return whether there is any."""
+        return any(self.folder.glob("*.ckpt"))
+
+    def batches(self) -> list[list[str]]:
+        """Return the names of the targets of each half-made batch."""
+        found = []
+        for path in sorted(self.folder.glob("*.json")):
+            names = _names(path)
+            if names and (self._latest(names).is_file() or self._previous(names).is_file()):
+                found.append(names)
+        return found
+
+    def begin(self, names: Sequence[str]) -> Path | None:
+        """Return the checkpoint that a batch of these targets goes on from, None when there is none of exactly them.
+
+        Warns with CheckpointWarning of one that cannot be read.
+        """
+        marker = self._marker(names)
+        if _names(marker) == list(names):
+            for path in (self._latest(names), self._previous(names)):
+                if path.is_file() and _readable(path):
+                    return path
+        self.drop(names)
+        temporary = marker.with_suffix(".part")
+        temporary.write_text(json.dumps(list(names)), encoding="utf-8")
+        os.replace(temporary, marker)
+        return None
+
+    def save(self, names: Sequence[str], write: Callable[[Path], None]) -> None:
+        """Keep a checkpoint, whole, and the one before it; ``write`` writes it to a path."""
+        latest = self._latest(names)
+        temporary = latest.with_suffix(".part")
+        try:
+            write(temporary)
+            if latest.is_file():
+                os.replace(latest, self._previous(names))
+            os.replace(temporary, latest)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Remove the checkpoints of a batch whose results are written."""
+        for path in (self._latest(names), self._previous(names), self._marker(names)):
+            path.unlink(missing_ok=True)
+
+    def _latest(self, names: Sequence[str]) -> Path:
+        return self.folder / f"{names[0]}.ckpt"
+
+    def _previous(self, names: Sequence[str]) -> Path:
+        return self.folder / f"{names[0]}.previous.ckpt"
+
+    def _marker(self, names: Sequence[str]) -> Path:
+        return self.folder / f"{names[0]}.json"
+
+
+def _names(marker: Path) -> list[str]:
+    """The targets of a batch; none where the marker is missing or damaged."""
+    try:
+        names = json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    plain = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if plain and names and names[0] == marker.stem else []
+
+
+def _readable(path: Path) -> bool:
+    try:
+        torch.load(path, weights_only=True, map_location="cpu")
+    except DAMAGE as error:
+        reason = (str(error) or type(error).__name__).split("\n")[0]
+        message = f"checkpoint {path} is damaged ({reason[:80]}): the one before it is used, or the batch begins again"
+        warnings.warn(message, CheckpointWarning, stacklevel=3)
+        return False
+    return True

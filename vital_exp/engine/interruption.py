@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM: the step is finished, the batch saved, and the job ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interruption(Callback):
+    """Answers the first signal after the step that runs, and a second Ctrl-C at once.
+
+    Args:
+        save: keeps the half-made batch.
+
+    Attributes:
+        asked: whether a signal came.
+    """
+
+    def __init__(self, save: Callable[[Trainer], None] | None) -> None:
+        self.save = save
+        self.asked = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals over; Lightning gives them back to whoever had them."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._ask)
+
+    def _ask(self, number: int, _frame: Any) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """End the fit if a signal came."""
+        if self.asked and trainer.global_step < pl_module.steps:
+            if self.save:
+                self.save(trainer)
+            trainer.should_stop = True
