@@ -1,0 +1,72 @@
+"""Kill a run fifty times at random moments: it must end as if nothing had happened.
+
+    python benchmarks/faults.py --kills 50
+
+Every start is a real process, killed by SIGKILL; it goes on with the same folder. Run it from the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from tests.processes import start
+from tests.tiny import image_folder
+
+TARGETS, STEPS = 4, 1000
+LONGEST_LIFE = 4.0  # seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        print(json.dumps(kill_and_compare(Path(name), options.kills, random.Random(options.seed)), indent=2))
+
+
+def kill_and_compare(place: Path, kills: int, moments: random.Random) -> dict[str, object]:
+    image_folder(place / "photos", ["a", "b", "c", "d"], side=16)
+    arguments = (
+        *("model=python", "model.factory=tests.tiny:tiny_net", "model.size=16", "model.class_names=[a,b,c,d]"),
+        *("references=folder", f"references.root={place / 'photos'}", "references.count=2", f"steps={STEPS}"),
+        *("batch_size=1", "checkpoint_every=20", "progress=false", "trainer.accelerator=cpu", "logger=none"),
+        f"target.index=0-{TARGETS - 1}",
+    )
+    done, progress = 0, []
+    while done < kills:
+        process = start(place, *arguments, "hydra.run.dir=killed")
+        time.sleep(moments.uniform(0.2, LONGEST_LIFE))
+        process.kill()
+        process.join()
+        done += 1
+        results = place / "killed" / "results.jsonl"
+        progress.append(results.read_text().count("\n") if results.is_file() else 0)
+    for name in ("killed", "whole"):
+        last = start(place, *arguments, f"hydra.run.dir={name}")
+        last.join()
+        assert last.exitcode == 0, name
+    targets = [json.loads(line)["target"] for line in (place / "killed" / "results.jsonl").read_text().splitlines()]
+    pictures = {name: contents(place / name) for name in ("killed", "whole")}
+    rows = {name: len((place / name / "history.csv").read_text().splitlines()) for name in pictures}
+    return {
+        "kills": kills,
+        "targets finished after each kill": progress,
+        "every target once": sorted(targets) == [f"class-{number}" for number in range(TARGETS)],
+        "pictures identical": pictures["killed"] == pictures["whole"],
+        "rows of history.csv": rows,
+        "half files": len(list((place / "killed").rglob("*.part"))),
+    }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "images").iterdir()}
+
+
+if __name__ == "__main__":
+    main()
