@@ -209,6 +209,8 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         **dict.fromkeys(("patches", "sheets"), FLAG),
         "images": (lambda value: value is None or isinstance(value, str), "a folder of images"),
         "directions": (lambda value: value is None or isinstance(value, str), "a file of directions, of one layer"),
+        **dict.fromkeys(("naming.words", "naming.download"), FLAG),
+        "naming.labels": (lambda value: isinstance(value, (bool, ListConfig)), "true, false or a list of labels"),
         "concepts": (lambda value: value is None or isinstance(value, DictConfig), "one of nmf, kmeans, pca"),
         "concepts.class": (lambda value: value is None or isinstance(value, (str, int)), "a class: number or name"),
         "spectrum": (lambda value: isinstance(value, (bool, str)), "true, false or a folder of images"),

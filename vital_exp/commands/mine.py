@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vital_exp.concepts.mine import ConceptMining
+    from vital_exp.evaluation.clip import Clip
+    from vital_exp.mining.index import Index
     from vital_exp.mining.mine import Mining
     from vital_exp.mining.units import Units
     from vital_exp.models.network import VisionNetwork
+    from vital_exp.naming.names import Names
 
 COMMAND = "mine"
 # What there is to mine when nothing is said: a part of the embedded network, so that it takes no more than a minute.
@@ -60,10 +63,53 @@ def _mine(config: DictConfig, out: Path) -> int:
     _record(config, out, mining.units.network, mining.batch_size)
     _tell_corrupt(index.corrupt, len(mining.folder.paths))
     print(f"index: {index.path} ({len(index.units())} units of {', '.join(mining.units.layers)})")
+    names = _names(config, mining, index, out)
     if config.sheets:
         units = list(write_sheets(index, mining.folder, out, config.progress))
-        print(f"page: {write_page(index, out, units)} (contact sheets of {len(units)} units)")
+        notes = {unit: names.note(unit) for unit in units}
+        print(f"page: {write_page(index, out, units, notes)} (contact sheets of {len(units)} units)")
     return 0
+
+
+def _names(config: DictConfig, mining: Mining, index: Index, out: Path) -> Names:
+    """Name the units of an index, as far as that is asked for, into names.csv."""
+    from vital_exp.naming.labels import chosen_labels, folder_labels, label_scores, unit_values
+    from vital_exp.naming.names import Names
+    from vital_exp.naming.words import unit_words
+
+    keys, units, folder = config.naming, index.units(), mining.folder
+    words, labels = {}, {}
+    if keys.labels:
+        owners = folder_labels(folder, mining.units.network.class_names)
+        asked = chosen_labels(keys.labels if isinstance(keys.labels, bool) else list(map(str, keys.labels)), owners)
+        values, numbers = unit_values(mining.units, folder, config.batch_size, config.workers)
+        read = [owners[number] for number in numbers]
+        labels = {layer: label_scores(one, read, asked) for layer, one in values.items()}
+    if keys.words:
+        words = unit_words(index, folder, *_clip(config, mining.units.network))
+    names = Names(units, words, labels)
+    if words or labels:
+        print(f"names: {names.write(out)}")
+    return names
+
+
+def _clip(config: DictConfig, network: VisionNetwork) -> tuple[Clip, list[str]]:
+    """Return the CLIP model that names units, and its vocabulary."""
+    from vital_exp.engine.setup import cache_dir
+    from vital_exp.evaluation.clip import load_clip, vocabulary
+    from vital_exp.evaluation.score import NotComputed
+    from vital_exp.targets.class_names import ClassNames
+
+    keys: dict[str, Any] = dict(OmegaConf.to_container(config.naming.clip))  # type: ignore[arg-type]
+    words = vocabulary(keys.pop("vocabulary"), network.class_names or ClassNames([]))
+    try:
+        clip = load_clip(**keys, download=config.naming.download, device=network.device, cache_dir=cache_dir(config))
+    except NotComputed as error:
+        needed = str(error).replace("evaluation.clip", "naming.clip").replace("download=true", "naming.download=true")
+        raise UsageError("naming.words", True, needed) from None
+    except UsageError as error:
+        raise UsageError(error.key.replace("evaluation.", "naming."), error.value, error.problem) from None
+    return clip, words
 
 
 def _concepts(config: DictConfig, out: Path) -> int:
@@ -74,8 +120,9 @@ def _concepts(config: DictConfig, out: Path) -> int:
     _record(config, out, mining.network, mining.batch_size)
     _tell_corrupt(index.corrupt, len(mining.folder.paths))
     print(f"concepts: {out / 'concepts.safetensors'} ({len(concepts)} of {concepts.layer}); index: {index.path}")
+    names = _names(config, mining.mining(concepts), index, out)
     if config.sheets:
-        print(f"page: {write_report(concepts, index, mining.folder, out, config.progress)}")
+        print(f"page: {write_report(concepts, index, mining.folder, out, names.note, config.progress)}")
     return 0
 
 

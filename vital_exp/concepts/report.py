@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -29,13 +30,24 @@ from vital_exp.mining.sheets import (
 SHEET = "concepts.jpg"
 
 
-def write_report(concepts: Concepts, index: Index, folder: ImageFolder, out: Path, progress: bool = False) -> Path:
-    """Write ``concepts.jpg``, ``sheets/<layer>/<concept>.jpg`` and ``index.html``; return the page's path."""
+def write_report(
+    concepts: Concepts,
+    index: Index,
+    folder: ImageFolder,
+    out: Path,
+    note: Callable[[tuple[str, int]], str],
+    progress: bool = False,
+) -> Path:
+    """Write ``concepts.jpg``, ``sheets/<layer>/<concept>.jpg`` and ``index.html``; return the page's path.
+
+    ``note`` returns the names of a unit, or nothing.
+    """
     path, temporary = out / SHEET, out / f".{SHEET}.{os.getpid()}.part"
     contact_sheet(concepts, index, folder).save(temporary, "JPEG", quality=JPEG_QUALITY, optimize=True)
     temporary.replace(path)
     units = list(write_sheets(index, folder, out, progress))
-    return write_page(index, out, units, {unit: caption(concepts, unit[1]) for unit in units})
+    notes = {unit: "; ".join(filter(None, [caption(concepts, unit[1]), note(unit)])) for unit in units}
+    return write_page(index, out, units, notes)
 
 
 def caption(concepts: Concepts, number: int) -> str:

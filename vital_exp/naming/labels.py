@@ -1,0 +1,117 @@
+"""Labels that units tell: INVERT's AUC (Bykov et al. 2023) and CoSy's deviation (Kopf et al. 2024), over a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+from vital_exp.mining.images import ImageFolder
+from vital_exp.mining.units import Units
+from vital_exp.references.decoding import printable
+from vital_exp.targets.class_names import ClassNames
+
+KEY = "naming.labels"
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """How well each unit tells each label.
+
+    Attributes:
+        labels: L names.
+        auc: (U, L), the share of pairs of an image with the label and one without in which the first drives the unit
+            more; 0.5 by chance.
+        mad: (U, L), (mean with the label - mean without) / standard deviation without.
+    """
+
+    labels: list[str]
+    auc: Array
+    mad: Array
+
+    def best(self, unit: int) -> tuple[str, float, float]:
+        """Return the label of the largest AUC of a unit, with AUC and MAD."""
+        place = int(self.auc[unit].argmax())
+        return self.labels[place], float(self.auc[unit, place]), float(self.mad[unit, place])
+
+
+def label_scores(values: Tensor, owners: Sequence[str], labels: Sequence[str]) -> LabelScores:
+    """Score units against labels.
+
+    Args:
+        values: (N, U), each unit's activation for each image.
+        owners: the label of each image.
+        labels: which are scored.
+    """
+    from scipy.stats import rankdata
+
+    activations = values.double().numpy()
+    ranks, names = rankdata(activations, axis=0), np.array(owners)
+    aucs, deviations = [], []
+    for label in labels:
+        inside = names == label
+        count, others = int(inside.sum()), int((~inside).sum())
+        aucs.append((ranks[inside].sum(axis=0) - count * (count + 1) / 2) / (count * others))
+        control = activations[~inside]
+        spread = np.maximum(control.std(axis=0, ddof=1), np.finfo(np.float64).tiny)
+        deviations.append((activations[inside].mean(axis=0) - control.mean(axis=0)) / spread)
+    return LabelScores(list(labels), np.stack(aucs, axis=1), np.stack(deviations, axis=1))
+
+
+def folder_labels(folder: ImageFolder, class_names: ClassNames | None) -> list[str]:
+    """Return the label of each image: its folder's class name where it is known, else the folder's name.
+
+    Raises:
+        UsageError: images outside class folders, or fewer than two of these.
+    """
+    tops = [path.split("/")[0] if "/" in path else "" for path in folder.paths]
+    names = {top: _label(top, class_names) for top in dict.fromkeys(tops)}
+    if "" in names or len(set(names.values())) < 2:
+        problem = f"{printable(folder.root)} has no labels: images in a folder for each class are needed, at least 2"
+        raise UsageError(KEY, True, problem)
+    return [names[top] for top in tops]
+
+
+def _label(top: str, class_names: ClassNames | None) -> str:
+    for known in (class_names, ClassNames.imagenet() if re.fullmatch(r"n\d{8}", top) else None):
+        found = known.lookup(top) if known else ()
+        if known and len(found) == 1:
+            return known.label(found[0])
+    return printable(top)
+
+
+def chosen_labels(asked: bool | Sequence[str], owners: Sequence[str]) -> list[str]:
+    """Return the labels that are scored: all, or those asked for.
+
+    Raises:
+        UsageError: one that no image has.
+    """
+    there = list(dict.fromkeys(owners))
+    if isinstance(asked, bool):
+        return there
+    for label in asked:
+        if label not in there:
+            raise UsageError(KEY, label, f"no image has this label; there are {', '.join(there)}", there)
+    return list(asked)
+
+
+@torch.no_grad()
+def unit_values(
+    units: Units, folder: ImageFolder, batch_size: int, workers: int = 0
+) -> tuple[dict[str, Tensor], list[int]]:
+    """Return each layer's unit values (N, U) on the CPU for all images that can be read, and the numbers of these."""
+    parts: dict[str, list[Tensor]] = {layer: [] for layer in units.layers}
+    numbers: list[int] = []
+    for batch in folder.batches(range(len(folder.paths)), batch_size, workers):
+        if batch.pixels is not None:
+            for layer, values in units.values(batch.rgb(units.network.device)).items():
+                parts[layer].append(values.cpu())
+            numbers += batch.numbers.tolist()
+    return {layer: torch.cat(found) for layer, found in parts.items()}, numbers

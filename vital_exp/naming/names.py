@@ -1,0 +1,60 @@
+"""The table of names of a mining: names.csv, and what the page says of each unit."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vital_exp.naming.labels import LabelScores
+
+TABLE = "names.csv"
+Unit = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What is known of each unit.
+
+    Attributes:
+        units: (layer, channel), in the order of the index.
+        words: by unit, where CLIP was asked.
+        labels: by layer, where labels were.
+    """
+
+    units: Sequence[Unit]
+    words: Mapping[Unit, Sequence[str]] = field(default_factory=dict)
+    labels: Mapping[str, LabelScores] = field(default_factory=dict)
+
+    def _place(self, unit: Unit) -> int:
+        return [number for layer, number in self.units if layer == unit[0]].index(unit[1])
+
+    def note(self, unit: Unit) -> str:
+        """Return the names of a unit in one line."""
+        parts = [", ".join(self.words[unit])] if unit in self.words else []
+        if unit[0] in self.labels:
+            label, auc, _ = self.labels[unit[0]].best(self._place(unit))
+            parts.append(f"tells {label} (AUC {auc:.2f})")
+        return "; ".join(parts)
+
+    def write(self, out: Path) -> Path:
+        """Write ``out/names.csv``: one row per unit and scored label, its best label first."""
+        path, temporary = out / TABLE, out / f".{TABLE}.{os.getpid()}.part"
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(["layer", "channel", "words", "label", "invert_auc", "cosy_mad"])
+            for unit in self.units:
+                words = " | ".join(self.words.get(unit, ()))
+                table.writerows([*unit, words, *scores] for scores in self._scores(unit))
+        temporary.replace(path)
+        return path
+
+    def _scores(self, unit: Unit) -> list[list[object]]:
+        scores = self.labels.get(unit[0])
+        if scores is None:
+            return [["", "", ""]]
+        place = self._place(unit)
+        order = scores.auc[place].argsort()[::-1]
+        return [[scores.labels[i], f"{scores.auc[place, i]:.4f}", f"{scores.mad[place, i]:.4f}"] for i in order]
