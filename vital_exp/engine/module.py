@@ -14,6 +14,20 @@ from vital_exp.engine.step import StepObjective
 from vital_exp.images.parameterisation import Parameterisation
 
 
+class _Known(torch.autograd.Function):
+    """A loss whose gradient in the pictures is known already."""
+
+    @staticmethod
+    def forward(ctx, pictures: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(gradient)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, factor: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        (gradient,) = ctx.saved_tensors
+        return factor * gradient, None, None
+
+
 class VisualizationModule(LightningModule):
     """Optimises N pictures at once, each for its own target; no picture's gradient depends on another.
 
@@ -75,7 +89,8 @@ class VisualizationModule(LightningModule):
         if found.reached is not None:
             self._dead = ~found.reached if step == first else self._dead & ~found.reached
         self._sensitivity = self._sensitivity + found.gradient.abs()
-        return (pictures * found.gradient).sum()
+        loss: Tensor = _Known.apply(pictures, found.losses.sum(), found.gradient)
+        return loss
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take one step at the schedule's rate, then bring the pictures back into range."""

@@ -84,9 +84,8 @@ class StepObjective:
     def _pass(self, pictures: Tensor, step: int, numbers: Sequence[int], ask_reached: bool) -> Evaluation:
         """Return what some views of each picture add to the mean over all."""
         streams, count = self.streams.views(numbers), len(numbers)
-        seen = pictures if count == 1 else pictures.repeat(count, 1, 1, 1)  # (views N, C, H, W)
         given = {name: self.transform(one, streams, step) for name, one in self.objective.given.items()}
-        losses, shares = self.objective(self.transform(seen, streams, step), step=step, given=given)
+        losses, shares = self.objective(self.transform(pictures, streams, step), step=step, given=given)
         reached = self._reached(pictures, shares) if ask_reached else None
         (gradient,) = torch.autograd.grad(losses.sum() / self.views, pictures)
         return Evaluation(

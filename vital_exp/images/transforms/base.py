@@ -45,6 +45,10 @@ class Resizing:
         return self.size or (pictures.shape[-2], pictures.shape[-1])
 
 
+class TakesViews:
+    """A transform that takes N pictures with the streams of several views of each; others get the pictures repeated."""
+
+
 class Compose:
     """Applies transforms in the order of their names' appearance in the configuration.
 
@@ -60,13 +64,27 @@ class Compose:
                 transform.size = input_size
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
-        """Return the pictures after every transform."""
+        """Return the pictures after every transform.
+
+        Args:
+            pictures: (N, C, H, W).
+            streams: of the N pictures, or of several views of each, view by view.
+            step: of the optimisation.
+        """
         seen: Counter[type] = Counter()
         for transform in self.transforms.values():
             earlier = seen[type(transform)]
             seen[type(transform)] += 1
+            if not isinstance(transform, TakesViews):
+                pictures = _repeated(pictures, streams)
             pictures = transform(pictures, streams.branched(f"again {earlier}") if earlier else streams, step)
-        return pictures
+        return _repeated(pictures, streams)
+
+
+def _repeated(pictures: Tensor, streams: RandomStreams) -> Tensor:
+    """Return one picture for each of the streams, from pictures (N, C, H, W) of which each has as many views."""
+    views = len(streams.names) // len(pictures)
+    return pictures if views == 1 else pictures.repeat(views, 1, 1, 1)
 
 
 def scaled_pixels(pixels: int, pictures: Tensor) -> int:

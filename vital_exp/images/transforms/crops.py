@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vital_exp.images.randomness import RandomStreams
-from vital_exp.images.transforms.base import Resizing
+from vital_exp.images.transforms.base import Resizing, TakesViews
 from vital_exp.images.transforms.checks import choice, flag, interval, number, whole
 from vital_exp.images.transforms.resampling import along_axes, antialiased_boxes, axis_weights, boxes
 
@@ -18,7 +18,7 @@ CENTRE_STD = 0.15  # of a box's middle, as a share of the side: Horama and xpliq
 SMALLEST, WHOLE = 0.05, 1.0  # shares of the side that a box is clipped to: xplique's
 
 
-class Crop(Resizing, ABC):
+class Crop(Resizing, TakesViews, ABC):
     """One box of every picture, its size and place drawn anew at each step, resized to one size.
 
     Args:
@@ -39,7 +39,7 @@ class Crop(Resizing, ABC):
         """Return the size of each picture's box as a share of the picture's sides, (N,) float64."""
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
-        """Return the resized boxes, (N, C, *size)."""
+        """Return the resized boxes, (N, C, *size); several of each picture where the streams are of several views."""
         sides = torch.tensor(pictures.shape[-2:], dtype=torch.float64)
         share = self.shares(streams, step)[:, None]  # (N, 1)
         start = (self._middles(share, streams, step) - share / 2) * sides  # (N, 2), upper left

@@ -23,11 +23,63 @@ def sample(pictures: Tensor, x: Tensor, y: Tensor, outside: str) -> Tensor:
     return gathered(pictures, x, y)
 
 
+class _Windows(torch.autograd.Function):
+    """:func:`sample` with a grey outside, of pictures much larger than what is read of them.
+
+    Each view is read from the window of its picture that it touches, and its gradient is added there: a picture of
+    1280 px has 20 MB, and one gradient of its size for each of several crops costs more than the crops.
+    """
+
+    @staticmethod
+    def forward(ctx, pictures: Tensor, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.views = [_Window(pictures, one, two) for one, two in zip(x, y, strict=True)]
+        owners = (number % len(pictures) for number in range(len(x)))
+        read = [view.of(pictures[owner]) for view, owner in zip(ctx.views, owners, strict=True)]
+        ctx.save_for_backward(pictures)
+        return torch.cat([functional.grid_sample(window, view.grid, align_corners=False)
+                          for window, view in zip(read, ctx.views, strict=True)])  # fmt: skip
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        (pictures,) = ctx.saved_tensors
+        total = torch.zeros_like(pictures)
+        for number, (view, one) in enumerate(zip(ctx.views, gradient, strict=True)):
+            owner = number % len(pictures)
+            of_window, _ = torch.ops.aten.grid_sampler_2d_backward(
+                one[None], view.of(pictures[owner]), view.grid, 0, 0, False, [True, False]
+            )
+            view.of(total[owner])[...] += of_window
+        return total, None, None
+
+
+class _Window:
+    """The part of a picture (C, H, W) around some places, and the places in it as grid_sample takes them."""
+
+    def __init__(self, pictures: Tensor, x: Tensor, y: Tensor) -> None:
+        (self.top, height), (self.left, width) = (
+            _extent(places, side) for places, side in ((y, pictures.shape[-2]), (x, pictures.shape[-1]))
+        )
+        self.bottom, self.right = self.top + height, self.left + width
+        along = [(2 * (x - self.left) + 1) / width - 1, (2 * (y - self.top) + 1) / height - 1]
+        self.grid = torch.stack(along, dim=-1)[None]  # (1, h, w, 2) in [-1, 1]
+
+    def of(self, picture: Tensor) -> Tensor:
+        """Return the window (1, C, height, width) of a picture (C, H, W), a view of it."""
+        return picture[None, :, self.top : self.bottom, self.left : self.right]
+
+
+def _extent(places: Tensor, side: int) -> tuple[int, int]:
+    """Return the first pixel that places along an axis touch, and how many; one at least, all inside the picture."""
+    first = min(max(int(places.min().floor()), 0), side - 1)
+    last = min(max(int(places.max().floor()) + 1, first), side - 1)
+    return first, last + 1 - first
+
+
 def gathered(pictures: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Return what :func:`sample` does with a grey outside, from the four pixels around each position."""
     height, width = pictures.shape[-2:]
     table = pictures.permute(0, 2, 3, 1)  # (N, H, W, C)
-    each = torch.arange(len(pictures), device=pictures.device)[:, None, None]
+    each = torch.arange(len(x), device=pictures.device)[:, None, None] % len(pictures)
     total: Tensor | None = None
     for down in (0, 1):
         for right in (0, 1):
@@ -68,20 +120,24 @@ def affine(pictures: Tensor, inverse: Tensor, outside: str) -> Tensor:
 
 
 def boxes(pictures: Tensor, top: Tensor, left: Tensor, shape: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
-    """Return one box of each picture at a size, (N, C, *size), bilinear; grey beyond the border.
+    """Return boxes of each picture at a size, (M, C, *size), bilinear; grey beyond the border.
 
     Args:
-        pictures: (N, C, H, W).
-        top, left: (N,) the boxes' upper left corners from the pictures', in pixels.
-        shape: heights (N,) and widths (N,) of the boxes in pixels.
+        pictures: (N, C, H, W); M is a multiple of N, and box i is of picture i modulo N.
+        top, left: (M,) the boxes' upper left corners from the pictures', in pixels.
+        shape: heights (M,) and widths (M,) of the boxes in pixels.
         size: (height, width) of the result.
     """
     y, x = (
         start[:, None] + length[:, None] / count * (torch.arange(count).to(start) + 0.5) - 0.5
         for start, length, count in zip((top, left), shape, size, strict=True)
     )  # (N, h), (N, w)
-    whole = (len(pictures), *size)
-    return sample(pictures, x[:, None, :].expand(whole), y[:, :, None].expand(whole), "grey")
+    whole = (len(top), *size)
+    x, y = x[:, None, :].expand(whole), y[:, :, None].expand(whole)
+    if pictures.device.type != "cpu":
+        return gathered(pictures, x, y)
+    found: Tensor = _Windows.apply(pictures, x, y)
+    return found
 
 
 def antialiased_boxes(
@@ -108,5 +164,10 @@ def axis_weights(start: Tensor, length: Tensor, count: int, side: int) -> Tensor
 
 
 def along_axes(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return rows @ picture @ columns^T for pictures (N, C, H, W), (N, h, H) and (N, w, W): (N, C, h, w)."""
+    """Return rows @ picture @ columns^T for pictures (N, C, H, W), (M, h, H) and (M, w, W): (M, C, h, w).
+
+    M is a multiple of N, and entry i is of picture i modulo N; or 1, for all pictures.
+    """
+    if len(rows) > len(pictures):
+        pictures = pictures.repeat(len(rows) // len(pictures), 1, 1, 1)
     return rows[:, None] @ pictures @ columns[:, None].transpose(-1, -2)
