@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.images import parameterisation
 from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed
 from vital_exp.images.fourier import Fourier, frequencies, frequency_scale
 from vital_exp.images.maco import EPSILON, Maco
@@ -158,6 +159,20 @@ def test_twenty_steps_bring_a_picture_nearer_to_another(kind: Kind) -> None:
         pictures.project()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+
+
+@all_kinds
+def test_large_pictures_are_computed_one_by_one(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = kind(Preprocessing(), (12, 9), RandomStreams(0, NAMES))
+    (parameter,) = pictures.parameters()
+    found = []
+    for block in (parameterisation.LARGEST_BLOCK, 1):
+        monkeypatch.setattr(parameterisation, "LARGEST_BLOCK", block)
+        seen = pictures.network_input()
+        (gradient,) = torch.autograd.grad(seen.square().sum(), parameter)
+        found.append((seen, pictures(), gradient))
+    for together, single in zip(*found, strict=True):
+        torch.testing.assert_close(together, single, rtol=1e-4, atol=1e-5)
 
 
 # Fourier.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
 from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed
-from vital_exp.images.parameterisation import Parameterisation
+from vital_exp.images.parameterisation import Parameterisation, by_picture
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import Preprocessing
 
@@ -55,13 +55,16 @@ class Fourier(Parameterisation):
 
     def forward(self) -> Tensor:
         """Return the pictures, (N, C, H, W) RGB or grey in (0, 1)."""
-        spectrum = torch.view_as_complex(self.coefficients) * self.frequency_scale
-        decorrelated = torch.fft.irfft2(spectrum, s=self.size) / SPATIAL_DIVISOR
-        return mixed(decorrelated, self.colours).sigmoid()
+        return by_picture(self._rgb, self.coefficients)
 
     def network_input(self) -> Tensor:
         """Return the pictures in the network's space, (N, C, H, W)."""
-        return self.preprocessing.normalise(self())
+        return by_picture(lambda coefficients: self.preprocessing.normalise(self._rgb(coefficients)), self.coefficients)
+
+    def _rgb(self, coefficients: Tensor) -> Tensor:
+        spectrum = torch.view_as_complex(coefficients) * self.frequency_scale
+        decorrelated = torch.fft.irfft2(spectrum, s=self.size) / SPATIAL_DIVISOR
+        return mixed(decorrelated, self.colours).sigmoid()
 
     def _coefficients(self, rgb: Tensor) -> Tensor:
         """Invert :meth:`forward`."""

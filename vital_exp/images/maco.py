@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
 from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed
-from vital_exp.images.parameterisation import Parameterisation
+from vital_exp.images.parameterisation import Parameterisation, by_picture
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.spectrum import EMBEDDED, magnitude_for
 from vital_exp.models.network import Preprocessing
@@ -76,14 +76,26 @@ class Maco(Parameterisation):
 
     def network_input(self) -> Tensor:
         """Return the pictures in the network's space, (N, C, H, W)."""
-        if self.values_range is None:
-            return self.preprocessing.normalise(self._unit())
-        low, high = self.values_range
-        return low + (high - low) * self._unit()
+        return by_picture(self._input_of, *self._phases())
 
     def _unit(self) -> Tensor:
         """Return the pictures before they are scaled to a range, (N, C, H, W) in (0, 1)."""
-        phase = self.mean + self.spread * _standardised(self.phase)
+        return by_picture(self._unit_of, *self._phases())
+
+    def _phases(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the parameters and their moments, each with an entry per picture."""
+        each = (len(self.phase), 1, 1, 1)
+        return self.phase, self.mean.expand(each), self.spread.expand(each)
+
+    def _input_of(self, phase: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+        unit = self._unit_of(phase, mean, spread)
+        if self.values_range is None:
+            return self.preprocessing.normalise(unit)
+        low, high = self.values_range
+        return low + (high - low) * unit
+
+    def _unit_of(self, phase: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+        phase = mean + spread * _standardised(phase)
         spectrum = torch.polar(self.magnitude.expand_as(phase), phase)
         spatial = _standardised(torch.fft.irfft2(spectrum, s=self.size))
         return mixed(spatial, self.colours).sigmoid()

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from vital_exp.models.network import Preprocessing
+
+# glibc takes larger blocks from the system each time anew, which costs more than the arithmetic on them.
+LARGEST_BLOCK = 2**25  # bytes
+
+
+def by_picture(function: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """Return ``function(*values)`` of tensors (N, ...); on a CPU, of large pictures, computed one after the other."""
+    first = values[0]
+    if first.device.type != "cpu" or len(first) == 1 or first.numel() * first.element_size() <= LARGEST_BLOCK:
+        return function(*values)
+    return torch.cat([function(*one) for one in zip(*(value.split(1) for value in values), strict=True)])
 
 
 class Parameterisation(nn.Module, ABC):
