@@ -137,7 +137,7 @@ class Contest:
         request = self.request
         work = Visualization(request.config, request.network, request.targets, request.references, self.start)
         stopwatch = Stopwatch(LIBRARY_STEPS, self.clock)
-        work._fit(0, work._module(request.targets), request.targets, stopwatch)
+        work._fit(0, work._module(request.targets), request.targets, [stopwatch])
         stopwatch.close()
         return (stopwatch.ended - stopwatch.started) / LIBRARY_STEPS
 

@@ -252,7 +252,8 @@ def test_metrics_say_what_they_lack(networks: tuple[VisionNetwork, VisionNetwork
     one = table_of(networks, real_pictures()[:1], targets_of()[:1])
     assert "at least 2 targets" in str(one.scores["cosy"].reason)
     assert "at least 2 targets" in str(one.scores["path_similarity"].reason)
-    assert "at least 2 units" in str(one.scores["mis_pictures[embedded_judge]"].reason)
+    assert "at least 20 natural images" in str(one.scores["mis[embedded_judge]"].reason)
+    assert "at least 2 units" in str(one.scores["redundancy[embedded_judge]"].reason)
     small = table_of(networks, real_pictures(), targets_of(), settings=Settings(kid_subset_size=50))
     assert "needs at least 50 pictures, and there are 30" in str(small.scores["kid[target]"].reason)
 

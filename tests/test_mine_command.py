@@ -248,7 +248,7 @@ def test_keys_of_mining_are_not_those_of_visualize() -> None:
     for command_name, key in (("visualize", "pooling=max"), ("mine", "steps=3")):
         with pytest.raises(ValueError, match="no such key"):
             compose_config([key], command_name)
-    assert groups("mine") == ["model"]
+    assert groups("mine") == ["concepts", "model"]
     assert "references" not in compose_config([], "mine")
 
 

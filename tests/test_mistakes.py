@@ -64,7 +64,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown method with +": (("+method=vitall",), ("method=vitall", "did you mean vital")),
     "unknown logger": (("logger=wandbb",), ("logger=wandbb", "did you mean wandb")),
     "unknown experiment": (("+experiment=dmo",), ("experiment=dmo", "did you mean demo")),
-    "no option": (("experiment=null",), ("experiment=null", "one of demo")),
+    "no option": (("experiment=null",), ("experiment=null", "one of", "embedded_table")),
     "unknown term": (("objective=[alignmnt]",), ("objective=alignmnt", "did you mean alignment")),
     "no terms": (("objective=[]",), ("objective", "at least one term")),
     "unknown key": (("stepz=3",), ("stepz=3", "did you mean steps")),

@@ -179,6 +179,17 @@ def test_runs_that_differ_in_more_than_the_seed_are_told_apart(workplace: Path) 
     assert [run.method for run in read_sweep(find_runs(["s"]))] == ["vital (steps=4)", "vital (steps=9)"]
 
 
+def test_parts_of_other_classes_are_told_apart_by_their_class(workplace: Path) -> None:
+    parts = ({"_target_": "a.b.Sort"}, {"_target_": "a.b.Histogram", "bins": 4}, {"_target_": "a.b.Gram"})
+    for number, part in enumerate(parts):
+        folder = workplace / f"s/{number}"
+        write_run(folder, "vital", 0, {"class-0": {"top1": 1.0}}, {})
+        config = json.loads((folder / ".hydra/config.yaml").read_text())
+        (folder / ".hydra/config.yaml").write_text(json.dumps({**config, "objective": {"alignment": part}}))
+    methods = [run.method for run in read_sweep(find_runs(["s"]))]
+    assert methods == [f"vital (alignment={name})" for name in ("Sort", "Histogram", "Gram")]
+
+
 def test_runs_come_in_the_order_of_their_numbers(workplace: Path) -> None:
     for number in (10, 2, 1):
         write_run(workplace / f"s/{number}", "vital", number, {"class-0": {"top1": 1.0}}, {})

@@ -41,6 +41,12 @@ BY_CONSTRUCTION = (
 )
 
 
+SAME_IMAGES = (
+    "The natural images are the run's own references, which VITAL's pictures were matched with: "
+    "images=folder compares with others."
+)
+
+
 @dataclass
 class Audit:
     """What a check found.
@@ -118,7 +124,9 @@ def _path_similarity(runs: list[RecordedRun], settings: Settings, _out: Path | N
     layers = [settings.layer] if isinstance(settings.layer, str) else settings.layer
     rows = [row for run in runs for row in paths.similarity_rows(run, settings.count, layers)]
     verdicts = [paths.verdict(run.name, [row for row in rows if row["run"] == str(run.folder)]) for run in runs]
-    return Audit("path_similarity", [r.folder for r in runs], verdicts, rows, plot=paths.similarity_plot(rows))
+    notes = [] if settings.images else [SAME_IMAGES]
+    folders = [run.folder for run in runs]
+    return Audit("path_similarity", folders, verdicts, rows, notes=notes, plot=paths.similarity_plot(rows))
 
 
 def _fooling_circuit(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
@@ -303,7 +311,7 @@ def _verdict(line: Mapping[str, Any]) -> str:
         shown += (
             f", {line['decoy_top1[honest]']:.0%} classified as it, {line['own_top1[honest]']:.0%} as their own class"
         )
-    cost = f"natural accuracy {line['accuracy_before']:.1%} -> {line['accuracy_after']:.1%}"
+    cost = f"natural accuracy {line['accuracy_before']:.1%} before, {line['accuracy_after']:.1%} after"
     return f"{shown}; {cost}, {line['agreement']:.1%} of decisions agree"
 
 

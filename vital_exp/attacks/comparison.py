@@ -149,8 +149,8 @@ def _readout(attacked: Attacked) -> Readout:
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one row per attack and method: the means over targets, and ``nearer_decoy``.
 
-    ``nearer_decoy`` is the share of pictures of the attacked network that are nearer to the decoy than the honest
-    picture was, by more than half of the way: decoy_distance < honest_distance.
+    ``nearer_decoy`` is the share of pictures of the attacked network that are nearer to the decoy than to the honest
+    network's picture by the same method: decoy_distance < honest_distance.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:

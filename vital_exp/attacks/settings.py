@@ -11,6 +11,16 @@ from vital_exp.attacks.fine_tuning import FineTuning
 from vital_exp.config import options_of
 from vital_exp.errors import UsageError
 
+# What the numbers of the trainings may be.
+WHOLE: Mapping[str, Mapping[str, int]] = {
+    "detector": {"epochs": 1, "least_updates": 0, "batch_size": 2},
+    "tuning": {"steps": 1, "batch_size": 1, "seed": 0},
+}
+RANGES: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "detector": {"lr": (0, 10), "momentum": (0, 1), "weight_decay": (0, 1)},
+    "tuning": {"lr": (0, 10), "preservation": (0, 1)},
+}
+
 
 @dataclass(frozen=True)
 class Snapshots:
@@ -32,10 +42,10 @@ class Snapshots:
 
     def __post_init__(self) -> None:
         _check_methods(self.methods, "snapshots.methods")
-        for key, least in (("every", 1), ("steps", 1), ("seeds", 1)):
+        for key in ("every", "steps", "seeds"):
             value = getattr(self, key)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise UsageError(f"snapshots.{key}", value, f"a whole number of at least {least}")
+            if value is not None or key != "every":
+                _check_whole(f"snapshots.{key}", value, 1)
         if not isinstance(self.held_out, float) or not 0 < self.held_out < 1:
             raise UsageError("snapshots.held_out", self.held_out, "a share between 0 and 1")
 
@@ -74,8 +84,14 @@ class Settings:
         _check_methods(self.methods, "methods")
         for key, least in (("count", 2), ("steps", 1), ("targets", 1), ("seed", 0)):
             value = getattr(self, key)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise UsageError(key, value, f"a whole number of at least {least}")
+            if value is not None or key in ("count", "seed"):
+                _check_whole(key, value, least)
+        for name, least_of in WHOLE.items():
+            for key, least in least_of.items():
+                _check_whole(f"{name}.{key}", getattr(getattr(self, name), key), least)
+        for name, limits in RANGES.items():
+            for key, (low, high) in limits.items():
+                _check_range(f"{name}.{key}", getattr(getattr(self, name), key), low, high)
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> Settings:
@@ -96,6 +112,16 @@ def _built(kind: Any, name: str, keys: Any) -> Any:
         if key not in allowed:
             raise UsageError(f"{name}.{key}".lstrip("."), keys[key], "no such key", allowed)
     return kind(**keys)
+
+
+def _check_whole(key: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(key, value, f"a whole number of at least {least}")
+
+
+def _check_range(key: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise UsageError(key, value, f"a number from {low:g} to {high:g}")
 
 
 def _check_methods(methods: Sequence[str], key: str) -> None:

@@ -43,7 +43,8 @@ def start(begin: Callable[[dict[str, Any]], Run], offline: bool, key: str = "log
             return begin({"mode": "offline" if offline else environment})
     # Asked first: wandb.init would prompt on a terminal.
     if not _logged_in():
-        raise UsageError(key, "wandb", "no login: run `wandb login`, set WANDB_API_KEY, or ask for it offline")
+        instead = "logger.offline=true" if key == "logger" else "offline=true"
+        raise UsageError(key, "wandb", f"no login: run `wandb login`, set WANDB_API_KEY, or {instead}")
     if not reachable(_server()):
         return _without_server(begin, f"{_server()} cannot be reached")
     try:

@@ -19,8 +19,8 @@ RESULTS = "results.jsonl"
 POOLED_KEYS = ("seed", "target")
 # Points of a loss curve: a sweep has thousands of curves.
 CURVE_POINTS = 80
-# Keys that only name an option whose own keys differ already.
-NAMING_KEYS = ("_target_", "method.name")
+# The key that says which class a part of the configuration builds.
+CLASS = "_target_"
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,21 @@ def _read(folder: Path, key: str) -> SweepRun:
 def _told_apart(runs: Sequence[SweepRun]) -> Iterator[SweepRun]:
     for run in runs:
         peers = [peer for peer in runs if (peer.model, peer.method) == (run.model, run.method)]
-        differing = [key for key in run.config if _matters(key) and len({repr(p.config.get(key)) for p in peers}) > 1]
-        named = ", ".join(f"{key}={run.config[key]}" for key in differing)
+        named = ", ".join(_named(run.config, _differing(peers)))
         yield replace(run, method=f"{run.method} ({named})") if named else run
 
 
-def _matters(key: str) -> bool:
-    return key.split(".")[0] not in POOLED_KEYS and not key.endswith(NAMING_KEYS)
+def _differing(runs: Sequence[SweepRun]) -> list[str]:
+    """The keys in which runs differ; of a part that is of another class in one of them, its class alone."""
+    keys = dict.fromkeys(key for run in runs for key in run.config if key.split(".")[0] not in POOLED_KEYS)
+    found = [key for key in keys if len({repr(run.config.get(key)) for run in runs}) > 1]
+    parts = [key.removesuffix(CLASS) for key in found if key.endswith(f".{CLASS}")]
+    return [key for key in found if key.endswith(f".{CLASS}") or not key.startswith(tuple(parts))]
+
+
+def _named(config: Mapping[str, Any], keys: Sequence[str]) -> Iterator[str]:
+    for key in keys:
+        if key.endswith(f".{CLASS}"):
+            yield f"{key.split('.')[-2]}={str(config.get(key)).rpartition('.')[2]}"
+        elif key in config:
+            yield f"{key}={config[key]}"
