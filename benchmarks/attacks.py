@@ -18,7 +18,7 @@ from typing import Any
 
 from vital_exp import audit, visualize
 from vital_exp.attacks.tables import write_csv
-from vital_exp.engine.run_folder import whole
+from vital_exp.whole_files import whole_file
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("fourier", "maco", "activation_max", "vital", "vital_fourier")
@@ -60,7 +60,7 @@ def main() -> None:
         reached = {key: value for key, value in found.facts.items() if key != "layer"}
         done += [{"attack": attack, "units": units, **line, **reached, "seconds": cost} for line in found.table]
         write_csv(RESULTS / "attacks.csv", done)
-        with whole(RESULTS / "attacks.md") as file:
+        with whole_file(RESULTS / "attacks.md") as file:
             file.write(_markdown(done))
         print(found, flush=True)
 

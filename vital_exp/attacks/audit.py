@@ -26,7 +26,6 @@ from vital_exp.attacks.silent_units import last_place, silenced
 from vital_exp.attacks.slingshot import ParameterSpace, slingshot, slope_cosine
 from vital_exp.attacks.tables import write_csv
 from vital_exp.attacks.wrapping import load_decoy
-from vital_exp.engine.run_folder import whole
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.named import named_network
@@ -34,6 +33,7 @@ from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
+from vital_exp.whole_files import whole_file
 
 BY_CONSTRUCTION = (
     "VITAL's pictures of classes have no logit term: a circuit on the logits cannot reach them, by construction. "
@@ -81,10 +81,10 @@ class Audit:
         write_csv(folder / "audit.csv", self.rows)
         names = ("check", "verdicts", "facts", "table", "notes", "saved")
         content = {name: getattr(self, name) for name in names} | {"runs": list(map(str, self.runs))}
-        with whole(folder / "audit.json") as file:
+        with whole_file(folder / "audit.json") as file:
             json.dump(content, file, indent=2)
         if self.plot:
-            with whole(folder / "plot.svg") as file:
+            with whole_file(folder / "plot.svg") as file:
                 file.write(self.plot)
         return write_page(folder, self)
 

@@ -13,8 +13,8 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from vital_exp.engine.run_folder import whole
 from vital_exp.images.output import to_uint8
+from vital_exp.whole_files import whole_file
 
 if TYPE_CHECKING:
     from vital_exp.attacks.audit import Audit
@@ -42,7 +42,7 @@ def write_page(folder: Path, audit: Audit) -> Path:
     columns = list(dict.fromkeys(key for row in audit.table for key in row))
     text = page.render(audit=audit, panels=panels, columns=columns, plot=Markup(audit.plot))  # the plot escapes names
     path = folder / "report.html"
-    with whole(path) as file:
+    with whole_file(path) as file:
         file.write(text)
     return path
 

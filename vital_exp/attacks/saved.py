@@ -23,11 +23,11 @@ from vital_exp.attacks.silent_units import (
     Place,
     with_silent_units,
 )
-from vital_exp.engine.run_folder import whole
 from vital_exp.errors import UsageError
 from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.network import VisionNetwork
+from vital_exp.whole_files import whole_file
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "network.json"
 FACTORY = "vital_exp.attacks.saved:load"
@@ -47,9 +47,9 @@ def save(network: VisionNetwork, model: ModelConfig, folder: Path | str) -> str:
     described = {"name": network.name, "model": keys, "attack": _structure(network.module)}
     # Copies: a tensor that two names share cannot be written twice.
     state = {name: value.detach().clone().contiguous() for name, value in network.module.state_dict().items()}
-    with whole(folder / WEIGHTS, binary=True) as file:
+    with whole_file(folder / WEIGHTS, binary=True) as file:
         file.write(serialise(state))
-    with whole(folder / DESCRIPTION) as file:
+    with whole_file(folder / DESCRIPTION) as file:
         json.dump(described, file, indent=2)
     return _overrides(network, model, folder)
 

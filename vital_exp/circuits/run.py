@@ -15,7 +15,7 @@ from vital_exp.circuits.tree import Node, grow
 from vital_exp.config import plain
 from vital_exp.engine import setup
 from vital_exp.engine.problem import alignment_of, check_references, references_of
-from vital_exp.engine.run_folder import RunFolder, whole
+from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.visualization import Visualization
 from vital_exp.errors import UsageError
 from vital_exp.models.loading import build_network
@@ -26,6 +26,7 @@ from vital_exp.references.base import References
 from vital_exp.relevance.maps import WITH_MAPS
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
+from vital_exp.whole_files import whole_file
 
 TREE = "circuit.json"
 
@@ -100,7 +101,7 @@ class Circuit:
         method = self.config.relevance.method
         tree = grow(self.network, self.root, self.layers, self.config.target.width, self.references, method)
         path.mkdir(parents=True, exist_ok=True)
-        with whole(path / TREE) as file:
+        with whole_file(path / TREE) as file:
             json.dump(as_json(tree), file, indent=2)
         failed = 0
         for number, level in enumerate(tree.levels()):

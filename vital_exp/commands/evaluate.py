@@ -131,10 +131,10 @@ def _evaluated(config: DictConfig, place: Path) -> Evaluation:
 
 def _record(config: DictConfig, out: Path) -> None:
     """Write what was asked for."""
-    from vital_exp.engine.run_folder import whole
+    from vital_exp.whole_files import whole_file
 
     (out / ".hydra").mkdir(parents=True, exist_ok=True)
-    with whole(out / ".hydra" / "config.yaml") as file:
+    with whole_file(out / ".hydra" / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(config, resolve=True))
 
 

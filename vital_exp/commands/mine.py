@@ -222,12 +222,12 @@ def _record(config: DictConfig, out: Path, network: VisionNetwork, batch_size: i
     import json
 
     from vital_exp.engine.provenance import provenance
-    from vital_exp.engine.run_folder import whole
+    from vital_exp.whole_files import whole_file
 
     (out / ".hydra").mkdir(exist_ok=True)
-    with whole(out / ".hydra" / "config.yaml") as file:
+    with whole_file(out / ".hydra" / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(config, resolve=True))
-    with whole(out / "provenance.json") as file:
+    with whole_file(out / "provenance.json") as file:
         json.dump(provenance(config, network, batch_size), file, indent=2)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from vital_exp.concepts.factors import Factors
 from vital_exp.errors import UsageError
+from vital_exp.whole_files import whole_file, whole_path
 
 NAME, TABLE = "concepts.safetensors", "concepts.csv"
 KEY = "target.concepts"
@@ -51,15 +51,13 @@ class Concepts:
         if self.importance is not None:
             tensors["importance"] = self.importance.contiguous()
         out.mkdir(parents=True, exist_ok=True)
-        path, temporary = out / NAME, out / f".{NAME}.{os.getpid()}.part"
         self._write_table(out / TABLE)
-        save_file(tensors, temporary, {META: json.dumps(self.meta)})
-        temporary.replace(path)
-        return path
+        with whole_path(out / NAME) as temporary:
+            save_file(tensors, temporary, {META: json.dumps(self.meta)})
+        return out / NAME
 
     def _write_table(self, path: Path) -> None:
-        temporary = path.with_suffix(f".{os.getpid()}.part")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(path) as file:
             table = csv.writer(file)
             table.writerow(["concept", "layer", "method", "class", "label", "importance", "importance_kind"])
             for number in range(len(self)):
@@ -68,7 +66,6 @@ class Concepts:
                 label = self.meta["label"] or ""
                 number_of_class = "" if self.meta["class"] is None else self.meta["class"]
                 table.writerow([number, self.layer, self.factors.method, number_of_class, label, value, kind])
-        temporary.replace(path)
 
     @classmethod
     def open(cls, path: str | Path, key: str = KEY) -> Concepts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from vital_exp.mining.sheets import (
     Sheets,
     write_sheets,
 )
+from vital_exp.whole_files import whole_path
 
 SHEET = "concepts.jpg"
 
@@ -42,9 +42,8 @@ def write_report(
 
     ``note`` returns the names of a unit, or nothing.
     """
-    path, temporary = out / SHEET, out / f".{SHEET}.{os.getpid()}.part"
-    contact_sheet(concepts, index, folder).save(temporary, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    temporary.replace(path)
+    with whole_path(out / SHEET) as path:
+        contact_sheet(concepts, index, folder).save(path, "JPEG", quality=JPEG_QUALITY, optimize=True)
     units = list(write_sheets(index, folder, out, progress))
     notes = {unit: "; ".join(filter(None, [caption(concepts, unit[1]), note(unit)])) for unit in units}
     return write_page(index, out, units, notes)

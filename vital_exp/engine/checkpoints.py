@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+
+from vital_exp.whole_files import whole_file, whole_path
 
 # What reading a checkpoint of this package's own that was damaged can raise.
 DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
@@ -53,22 +54,17 @@ class Checkpoints:
                 if path.is_file() and _readable(path):
                     return path
         self.drop(names)
-        temporary = marker.with_suffix(".part")
-        temporary.write_text(json.dumps(list(names)), encoding="utf-8")
-        os.replace(temporary, marker)
+        with whole_file(marker) as file:
+            json.dump(list(names), file)
         return None
 
     def save(self, names: Sequence[str], write: Callable[[Path], None]) -> None:
         """Keep a checkpoint, whole, and the one before it; ``write`` writes it to a path."""
         latest = self._latest(names)
-        temporary = latest.with_suffix(".part")
-        try:
+        with whole_path(latest) as temporary:
             write(temporary)
             if latest.is_file():
-                os.replace(latest, self._previous(names))
-            os.replace(temporary, latest)
-        finally:
-            temporary.unlink(missing_ok=True)
+                latest.replace(self._previous(names))
 
     def drop(self, names: Sequence[str]) -> None:
         """Remove the checkpoints of a batch whose results are written."""

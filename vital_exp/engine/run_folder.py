@@ -6,12 +6,10 @@ import csv
 import io
 import json
 import os
-import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +26,7 @@ from vital_exp.engine.movies import SUFFIXES, write_film
 from vital_exp.errors import UsageError
 from vital_exp.images.output import masked_picture, to_uint8
 from vital_exp.targets.unit import Target
+from vital_exp.whole_files import whole_file
 
 KEY = "hydra.run.dir"
 DIFFERENCES_SHOWN = 4
@@ -97,28 +96,28 @@ class RunFolder:
             (self.path / stale).unlink(missing_ok=True)
         for folder in (self.images, self.path / ".hydra"):
             folder.mkdir(parents=True, exist_ok=True)
-        with whole(self.path / ".hydra" / "config.yaml") as file:
+        with whole_file(self.path / ".hydra" / "config.yaml") as file:
             file.write(OmegaConf.to_yaml(config, resolve=True))
-        with whole(self.path / ".hydra" / "overrides.yaml") as file:
+        with whole_file(self.path / ".hydra" / "overrides.yaml") as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
-        with whole(self.path / HASH) as file:
+        with whole_file(self.path / HASH) as file:
             file.write(content_hash(config))
-        with whole(self.path / "results.jsonl"):
+        with whole_file(self.path / "results.jsonl"):
             pass
 
     def _mend(self) -> None:
         """Drop what a kill left: a torn line, history rows of targets that were not finished, half-written files."""
-        for half in [*self.path.glob("**/.*.part"), *self.checkpoints.folder.glob("*.part")]:
+        for half in list(self.path.glob("**/.*.part")):
             half.unlink()
         results = [result for result in self.results() if result.get("status") == "done"]  # failed ones are tried again
         lines = (self.path / "results.jsonl").read_bytes().splitlines(keepends=True)
         if len(lines) != len(results) or any(not line.endswith(b"\n") for line in lines):
-            with whole(self.path / "results.jsonl") as file:
+            with whole_file(self.path / "results.jsonl") as file:
                 file.writelines(json.dumps(result) + "\n" for result in results)
         finished = {result["target"] for result in results}
         history = self.path / "history.csv"
         if history.is_file() and self._history_targets(history) - finished:
-            with history.open(newline="", encoding="utf-8") as old, whole(history) as file:
+            with history.open(newline="", encoding="utf-8") as old, whole_file(history) as file:
                 for number, line in enumerate(old):
                     if number == 0 or (line.endswith("\n") and line.split(",", 1)[0] in finished):
                         file.write(line)
@@ -160,7 +159,7 @@ class RunFolder:
         """Write the frames (3, H, W) uint8 of a target's optimisation as an animation."""
         path = self.path / "movies" / f"{target.name}.{SUFFIXES[kind]}"
         path.parent.mkdir(exist_ok=True)
-        with whole(path, binary=True) as file:
+        with whole_file(path, binary=True) as file:
             write_film(file, frames, kind)
 
     def load_picture(self, name: str) -> tuple[Tensor, Tensor]:
@@ -204,12 +203,12 @@ class RunFolder:
             strip.paste(tile, (number * side, 0))
         path = self.path / "references" / f"{target.name}.jpg"
         path.parent.mkdir(exist_ok=True)
-        with whole(path, binary=True) as file:
+        with whole_file(path, binary=True) as file:
             strip.save(file, format="JPEG", quality=88)
 
     def save_json(self, name: str, content: object) -> None:
         """Write a JSON file whole."""
-        with whole(self.path / name) as file:
+        with whole_file(self.path / name) as file:
             json.dump(content, file, indent=2)
             file.write("\n")
 
@@ -221,7 +220,7 @@ class RunFolder:
     def save_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         """Write a CSV file whole, one column per key of any row."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        with whole(self.path / name) as file:
+        with whole_file(self.path / name) as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
@@ -241,22 +240,6 @@ def job_folder(place: Path, config: DictConfig) -> Path:
     return place.with_name(f"{place.name}-{own}") if (place / HASH).is_file() else place
 
 
-@contextmanager
-def whole(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
-    """Open a file that appears under its name only when it is complete: written beside, then renamed."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") if binary else os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            yield file
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = error.filename or str(path)  # a full disk does not say which file
-        raise
-
-
 def _csv_text(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
@@ -268,7 +251,7 @@ def _is_file_name(name: object) -> bool:
 
 
 def _save_png(path: Path, picture: Tensor) -> None:
-    with whole(path, binary=True) as file:
+    with whole_file(path, binary=True) as file:
         Image.fromarray(_to_image(picture)).save(file, format="PNG")
 
 

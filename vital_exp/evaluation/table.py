@@ -17,6 +17,7 @@ from rich.table import Table
 from vital_exp.evaluation.metrics import higher_is_better
 from vital_exp.evaluation.score import Score
 from vital_exp.targets.unit import Target
+from vital_exp.whole_files import whole_file
 
 WIDTH = 120  # of the printed table
 # Columns of metrics.csv have no words that say what they are the mean of: top1[judge], not transfer_top1[judge].
@@ -60,15 +61,13 @@ class Evaluation:
 
     def save(self, folder: Path) -> None:
         """Write metrics.json and metrics.csv, each whole; metrics of an earlier evaluation that were not asked stay."""
-        from vital_exp.engine.run_folder import whole
-
         metrics = {**_earlier_metrics(folder / "metrics.json"), **self.metrics}
-        with whole(folder / "metrics.json") as file:
+        with whole_file(folder / "metrics.json") as file:
             json.dump(metrics, file, indent=2)
             file.write("\n")
         rows = _merged(_earlier_rows(folder / "metrics.csv"), self.rows)
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        with whole(folder / "metrics.csv") as file:
+        with whole_file(folder / "metrics.csv") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

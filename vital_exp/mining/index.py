@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from vital_exp.mining.meta import (
 )
 from vital_exp.mining.patches import Box
 from vital_exp.models.network import VisionNetwork
+from vital_exp.whole_files import whole_path
 
 NAME = "index.sqlite"
 KEY = "references.index"
@@ -175,18 +175,11 @@ class Index:
 def write_index(path: Path, rows: Iterable[Row], corrupt: Mapping[str, str], meta: Meta) -> Index:
     """Write an index whole: beside its place, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-    os.close(handle)
-    try:
-        with closing(sqlite3.connect(temporary)) as connection, connection:
-            connection.executescript(SCHEMA)
-            connection.executemany("INSERT INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_values, rows))
-            connection.executemany("INSERT INTO corrupt VALUES (?, ?)", ((_text(p), r) for p, r in corrupt.items()))
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", ((k, json.dumps(v)) for k, v in meta.items()))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole_path(path) as temporary, closing(sqlite3.connect(temporary)) as connection, connection:
+        connection.executescript(SCHEMA)
+        connection.executemany("INSERT INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_values, rows))
+        connection.executemany("INSERT INTO corrupt VALUES (?, ?)", ((_text(p), r) for p, r in corrupt.items()))
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", ((k, json.dumps(v)) for k, v in meta.items()))
     return Index(path)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from vital_exp.mining.index import Index
 from vital_exp.mining.sheets import sheet_path
 from vital_exp.references.decoding import printable
+from vital_exp.whole_files import whole_file
 
 NAME = "index.html"
 # Bytes of sheets that go into the page; with more the page shows the files beside it.
@@ -59,14 +60,9 @@ def write_page(
         corrupt_count=len(index.corrupt),
         embedded=embedded,
     )
-    path, temporary = out / NAME, out / f".{NAME}.{os.getpid()}.part"
-    try:
-        with temporary.open("w", encoding="utf-8", errors="replace") as file:
-            file.writelines(chunks)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    with whole_file(out / NAME, errors="replace") as file:
+        file.writelines(chunks)
+    return out / NAME
 
 
 def _cards(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -18,6 +17,7 @@ from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index, Row
 from vital_exp.mining.patches import Box
 from vital_exp.references.decoding import CorruptImageError
+from vital_exp.whole_files import whole_path
 
 FOLDER = "sheets"
 # More than so many are neither looked at nor quick to make: of each layer the first ones are drawn.
@@ -125,7 +125,6 @@ def write_sheets(index: Index, folder: ImageFolder, out: Path, progress: bool = 
         path = out / sheet_path(layer, channel)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.part")
-            sheets.draw(layer, channel).save(temporary, "JPEG", quality=JPEG_QUALITY, optimize=True)
-            temporary.replace(path)
+            with whole_path(path) as temporary:
+                sheets.draw(layer, channel).save(temporary, "JPEG", quality=JPEG_QUALITY, optimize=True)
         yield layer, channel

@@ -17,6 +17,7 @@ from vital_exp.images.spectrum import TENSOR, magnitudes
 from vital_exp.mining.images import WHITE, ImageFolder
 from vital_exp.models.network import Preprocessing
 from vital_exp.references.decoding import printable
+from vital_exp.whole_files import whole_path
 
 NAME = "spectrum.safetensors"
 IMAGES_AT_ONCE = 8
@@ -76,11 +77,10 @@ class FolderSpectrum:
             problem = f"none of its {len(self.corrupt)} images can be read ({printable(name)}: {reason})"
             raise UsageError(self.folder.key, root, problem) from None
         out.mkdir(parents=True, exist_ok=True)
-        path, temporary = out / NAME, out / f".{NAME}.part"
         count = len(self.folder.paths) - len(self.corrupt)
-        save_file({TENSOR: magnitude}, temporary, {"folder": root, "images": str(count)})
-        temporary.replace(path)
-        return path
+        with whole_path(out / NAME) as temporary:
+            save_file({TENSOR: magnitude}, temporary, {"folder": root, "images": str(count)})
+        return out / NAME
 
     def _streamed(self, workers: int, progress: bool) -> Iterator[Tensor]:
         """Yield the images that can be read, behind a progress bar; the others go into ``corrupt``."""

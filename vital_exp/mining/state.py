@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from safetensors.torch import save_file
 
 from vital_exp.mining.meta import Meta
 from vital_exp.mining.top import TopK
+from vital_exp.whole_files import whole_path
 
 NAME = "state.safetensors"
 IMAGES_PASS, PATCHES_PASS = "images", "patches"
@@ -43,14 +42,9 @@ class MiningState:
         """Write the state whole."""
         progress = {"phase": self.phase, "position": self.position, "corrupt": self.corrupt}
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-        os.close(handle)
-        try:
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in self._tensors().items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self._tensors().items()}
+        with whole_path(path) as temporary:
             save_file(tensors, temporary, {"meta": json.dumps(meta), "progress": json.dumps(progress)})
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
         """Take over a saved state of the same meta."""

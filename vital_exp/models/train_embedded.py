@@ -25,6 +25,7 @@ from tqdm import tqdm
 from vital_exp.errors import UsageError
 from vital_exp.models.embedded import EMBEDDED, MEAN, SIZE, STD, build, weights_path
 from vital_exp.references.drawn import CLASS_NAMES, draw_set
+from vital_exp.whole_files import whole_path
 
 COMMAND = "python -m vital_exp.models.train_embedded"
 
@@ -242,10 +243,8 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write the state in half precision (counters as they are), whole or not at all."""
     state = {key: _stored(value) for key, value in network.state_dict().items()}
-    part = path.with_suffix(".part")
-    save_file(state, part)
-    part.chmod(0o644)  # safetensors writes for the owner alone; a package is for everyone
-    part.replace(path)
+    with whole_path(path) as temporary:
+        save_file(state, temporary)
 
 
 def _stored(value: Tensor) -> Tensor:

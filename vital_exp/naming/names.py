@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vital_exp.naming.labels import LabelScores
+from vital_exp.whole_files import whole_file
 
 TABLE = "names.csv"
 Unit = tuple[str, int]
@@ -41,14 +41,13 @@ class Names:
 
     def write(self, out: Path) -> Path:
         """Write ``out/names.csv``: one row per unit and scored label, its best label first."""
-        path, temporary = out / TABLE, out / f".{TABLE}.{os.getpid()}.part"
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        path = out / TABLE
+        with whole_file(path) as file:
             table = csv.writer(file)
             table.writerow(["layer", "channel", "words", "label", "invert_auc", "cosy_mad"])
             for unit in self.units:
                 words = " | ".join(self.words.get(unit, ()))
                 table.writerows([*unit, words, *scores] for scores in self._scores(unit))
-        temporary.replace(path)
         return path
 
     def _scores(self, unit: Unit) -> list[list[object]]:

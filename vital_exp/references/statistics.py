@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,6 +21,7 @@ from vital_exp.relevance.maps import activations_and_relevance
 from vital_exp.relevance.weights import Relevance, channel_correlation, channel_importance, spatial_masks
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
+from vital_exp.whole_files import whole_path
 
 # Images passed through the network together; a constant, so that the statistics do not depend on anything else.
 IMAGES_PER_PASS = 8
@@ -93,7 +92,9 @@ class ReferenceStatistics:
         images = self.references.images(target)
         result = reference_statistics(self.network, layers, images, self.relevance, number)
         if path:
-            _write_whole(path, result)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_path(path) as temporary:
+                save_file(result, temporary)
         return result
 
     def _key(self, number: int, target: Target, layers: tuple[str, ...]) -> str:
@@ -214,14 +215,3 @@ def _read(path: Path, layers: Sequence[str]) -> dict[str, Tensor] | None:
     except (OSError, SafetensorError):
         return None
     return kept if {f"{QUANTILES}{layer}" for layer in layers} <= set(kept) else None
-
-
-def _write_whole(path: Path, content: dict[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)

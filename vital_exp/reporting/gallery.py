@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 
 from vital_exp.errors import UsageError
 from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, read_curves
+from vital_exp.whole_files import whole_file
 
 # Bytes of pictures embedded as they are; a larger run is embedded as WebP, so that a browser still opens the page.
 EMBED_BYTES = 48_000_000
@@ -163,13 +163,8 @@ def environment() -> Environment:
 
 def write_whole(path: Path, chunks: Iterable[str]) -> Path:
     """Write a text file that appears only when it is complete; return its path."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="replace") as file:
-            file.writelines(chunks)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, errors="replace") as file:
+        file.writelines(chunks)
     return path
 
 

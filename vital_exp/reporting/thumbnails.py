@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from PIL import Image
+
+from vital_exp.whole_files import whole_path
 
 SIDE = 320  # px; twice the width of a cell, for dense screens
 QUALITY = 88  # of WebP, 0 to 100
@@ -38,17 +39,15 @@ def thumbnail(picture: Path, folder: Path, stem: str) -> str | None:
     except BROKEN:
         return None
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.part")
-    small.save(temporary, "WEBP", quality=QUALITY)
-    os.replace(temporary, place)
+    with whole_path(place) as temporary:
+        small.save(temporary, "WEBP", quality=QUALITY)
     return place.name
 
 
 def copied(source: Path, place: Path) -> str:
     """Copy a file so that it appears whole; return its name."""
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.part")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, place)
+    with whole_path(place) as temporary:
+        shutil.copyfile(source, temporary)
     return place.name
 
 

@@ -1,0 +1,45 @@
+"""Files that appear under their name only when they are complete: written beside it, then renamed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+MODE = 0o644  # mkstemp makes files for their owner alone
+
+
+@contextmanager
+def whole_path(path: Path) -> Iterator[Path]:
+    """Give a path in the same folder to write to; it takes the name ``path`` when the block ends without an error.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``, which a full disk does not.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(MODE)
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, name):
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def whole_file(path: Path, binary: bool = False, errors: str = "strict") -> Iterator[IO[Any]]:
+    """Open a file, UTF-8 text or binary, that appears when the block ends; ``errors`` as for :func:`open`."""
+    with whole_path(path) as temporary:
+        if binary:
+            with temporary.open("wb") as file:
+                yield file
+        else:
+            with temporary.open("w", encoding="utf-8", errors=errors, newline="") as file:
+                yield file
