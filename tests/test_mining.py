@@ -18,15 +18,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.tiny import image_folder, tiny_net
+from vital_exp.config import compose_config
+from vital_exp.engine.setup import pictures_of
 from vital_exp.errors import UsageError
 from vital_exp.images.output import to_uint8
+from vital_exp.images.randomness import RandomStreams
 from vital_exp.mining import state as states
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
 from vital_exp.mining.mine import mine
 from vital_exp.mining.patches import PatchSettings, enlarged, windows_over
 from vital_exp.mining.references import MinedReferences
-from vital_exp.mining.spectrum import FolderSpectrum, magnitude_spectrum
+from vital_exp.mining.spectrum import FolderSpectrum, magnitude_spectrum, references_magnitude
 from vital_exp.mining.state import MiningState
 from vital_exp.mining.top import TopK
 from vital_exp.mining.units import Units
@@ -596,3 +599,26 @@ def test_the_spectrum_of_real_images_falls_as_the_published_one(data: Path, tmp_
 
     fall = band(ours, 2, 6) / band(ours, 12, 24)  # (3,)
     assert fall == pytest.approx(band(published, 2, 6) / band(published, 12, 24), rel=0.15)
+
+
+def test_maco_takes_the_spectrum_of_the_references(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:
+    def magnitude(*overrides: str) -> Tensor:
+        config = compose_config(["method=maco", f"cache_dir={tmp_path}", "image.scale=1", *overrides])
+        pictures = pictures_of(config, network, RandomStreams(0, ["class-1"]))
+        return pictures.get_buffer("magnitude")
+
+    folder = ImageFolder(photos, network.preprocessing)
+    images = [folder.load(path) for path in readable(folder)]
+    twin = magnitude_spectrum(images, SIDE)
+    root = f"references.root={photos}"
+    torch.testing.assert_close(magnitude("references=folder", root), twin)
+    torch.testing.assert_close(magnitude("references=folder", root, "target.index=3"), twin)  # the same for all targets
+    assert len(list((tmp_path / "spectra").iterdir())) == 1
+    drawn = magnitude("references=embedded")
+    assert torch.equal(drawn, magnitude("references=folder", root, "image.magnitude=embedded"))
+    assert not torch.allclose(drawn, twin, rtol=0.1)
+    assert torch.equal(references_magnitude(str(photos), SIDE, 2, tmp_path), twin[:1].expand(2, -1, -1))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_text("no picture")
+    with pytest.raises(UsageError, match=r"references.root=.*none of its images can be read \(a.png"):
+        references_magnitude(str(tmp_path / "broken"), SIDE, 3, tmp_path)

@@ -17,7 +17,9 @@ from vital_exp.engine.schedule import SCHEDULES, learning_rate
 from vital_exp.errors import UsageError
 from vital_exp.images.parameterisation import Parameterisation
 from vital_exp.images.randomness import RandomStreams
+from vital_exp.images.spectrum import EMBEDDED
 from vital_exp.images.transforms import Compose
+from vital_exp.mining.spectrum import references_magnitude
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.objectives.terms import Objective, Problem
 from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
@@ -26,6 +28,7 @@ from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 LARGEST_SCALE = 100  # of a picture, times the network's input
 LARGEST = 2**31 - 1  # of counts and seeds
+REFERENCES = "references"  # image.magnitude: of the references' folder
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 
 
@@ -201,13 +204,28 @@ def pictures_of(
     size = picture_size(config, network)
     if init is None and config.image.init not in ("noise", "reference"):
         init = _image_file(config.image.init, size).expand(len(streams.names), -1, -1, -1)
+    if keys.get("magnitude") == REFERENCES:
+        keys["magnitude"] = _references_magnitude(config, network)
     start = None
     if init is not None:
         start, size = model_space(init, network), (init.shape[-2], init.shape[-1])
     pictures: Parameterisation = build(
-        OmegaConf.create(keys), preprocessing=network.preprocessing, size=size, streams=streams, init=start
+        OmegaConf.create({key: value for key, value in keys.items() if not isinstance(value, Tensor)}),
+        **{key: value for key, value in keys.items() if isinstance(value, Tensor)},
+        preprocessing=network.preprocessing,
+        size=size,
+        streams=streams,
+        init=start,
     )
     return pictures.to(network.device, network.dtype)
+
+
+def _references_magnitude(config: DictConfig, network: VisionNetwork) -> str | Tensor:
+    """MACO's magnitude of the whole folder, which does not depend on the targets; of drawn images without a folder."""
+    root, own = config.references.get("root"), network.preprocessing
+    if not root:
+        return EMBEDDED
+    return references_magnitude(root, min(own.size), len(own.mean), cache_dir(config))
 
 
 def _image_file(path: str, size: tuple[int, int]) -> Tensor:

@@ -29,7 +29,8 @@ class Maco(Parameterisation):
         streams: the random streams of the pictures; the phases start from N(0, 1), as published.
         init: pictures to start from, (N, C, H, W) normalised. Their phases are taken, not their magnitudes; these
             phases keep the mean and spread they have, where a start from noise has 0 and 1.
-        magnitude: a .npy or .safetensors file (C, H, W // 2 + 1), or ``"embedded"`` for the drawn images'.
+        magnitude: (C, H, W // 2 + 1), also of pictures of another size; a .npy or .safetensors file of such, or
+            ``"embedded"`` for the drawn images'.
         resample: how a magnitude of another size is fitted, ``"frequency"`` or ``"bilinear"``; see
             :func:`vital_exp.images.spectrum.resampled`.
         values_range: [low, high] of what the network sees, in its own space, the same for all channels, as Horama and
@@ -47,7 +48,7 @@ class Maco(Parameterisation):
         size: tuple[int, int],
         streams: RandomStreams,
         init: Tensor | None = None,
-        magnitude: str = EMBEDDED,
+        magnitude: str | Tensor = EMBEDDED,
         resample: str = "frequency",
         values_range: Sequence[float] | None = None,
     ) -> None:

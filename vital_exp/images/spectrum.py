@@ -71,7 +71,7 @@ def load_magnitude(path: str, channels: int) -> Tensor:
 def _read(path: str) -> Tensor:
     place = Path(str(path)).expanduser()
     if not place.is_file() or place.suffix not in (".npy", ".safetensors"):
-        raise UsageError("image.magnitude", path, f"{EMBEDDED}, or a .npy or .safetensors file that exists")
+        raise UsageError("image.magnitude", path, f"references, {EMBEDDED}, or a .npy or .safetensors file that exists")
     try:
         if place.suffix == ".npy":
             return torch.from_numpy(np.load(place, allow_pickle=False))
@@ -83,21 +83,23 @@ def _read(path: str) -> Tensor:
     return tensors[TENSOR] if TENSOR in tensors else next(iter(tensors.values()))
 
 
-def magnitude_for(path: str, channels: int, size: tuple[int, int], resample: str = "frequency") -> Tensor:
-    """Return the magnitude of a file, as :func:`load_magnitude`, for pictures of a size: (C, H, W // 2 + 1).
+def magnitude_for(magnitude: str | Tensor, channels: int, size: tuple[int, int], resample: str = "frequency") -> Tensor:
+    """Return a magnitude (C, H, W // 2 + 1), or that of a file as :func:`load_magnitude`, for pictures of a size.
 
     Warns with SpectrumWarning where a file of the user's is of another size.
     """
     if resample not in RESAMPLINGS:
         raise UsageError("image.resample", resample, f"one of {', '.join(RESAMPLINGS)}", RESAMPLINGS)
-    magnitude = load_magnitude(path, channels)
-    own = picture_size(magnitude)
-    if own != size and path != EMBEDDED:
+    if isinstance(magnitude, Tensor):
+        return resampled(magnitude, size, resample)
+    loaded = load_magnitude(magnitude, channels)
+    own = picture_size(loaded)
+    if own != size and magnitude != EMBEDDED:
         message = (
-            f"image.magnitude={path} is of {own[0]}x{own[1]} px: resampled ({resample}) for {size[0]}x{size[1]} px"
+            f"image.magnitude={magnitude} is of {own[0]}x{own[1]} px: resampled ({resample}) for {size[0]}x{size[1]} px"
         )
         warnings.warn(message, SpectrumWarning, stacklevel=2)
-    return resampled(magnitude, size, resample)
+    return resampled(loaded, size, resample)
 
 
 def picture_size(magnitude: Tensor) -> tuple[int, int]:

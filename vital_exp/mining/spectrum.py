@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,11 +18,13 @@ from vital_exp.images.output import resized
 from vital_exp.images.spectrum import TENSOR, magnitudes
 from vital_exp.mining.images import WHITE, ImageFolder
 from vital_exp.models.network import Preprocessing
-from vital_exp.references.decoding import printable
+from vital_exp.references.decoding import CorruptImageError, printable
 from vital_exp.whole_files import whole_path
 
 NAME = "spectrum.safetensors"
 IMAGES_AT_ONCE = 8
+# Of a folder of references, evenly over its paths: enough for a mean of magnitudes, in seconds.
+REFERENCES_READ = 1000
 
 
 def magnitude_spectrum(images: Iterable[Tensor], size: int) -> Tensor:
@@ -91,3 +95,42 @@ class FolderSpectrum:
                 if batch.pixels is not None:
                     yield from batch.pixels.float() / WHITE
                 bar.update(batch.count)
+
+
+@lru_cache(maxsize=8)  # asked for with every batch of pictures
+def references_magnitude(root: str, size: int, channels: int, cache_dir: Path) -> Tensor:
+    """Return the magnitude (channels, size, size // 2 + 1) of a folder of references, from the cache if it is there.
+
+    The same for all targets: of 1,000 images evenly over the folder, or of all if there are fewer. Pictures that are
+    not RGB take that of the brightness in every channel.
+
+    Raises:
+        UsageError: no folder, or no image in it can be read.
+    """
+    folder = ImageFolder(root, replace(Preprocessing(), size=(size, size), resize=None), "references.root")
+    own = sha256(f"{folder.fingerprint} {size} {REFERENCES_READ}".encode()).hexdigest()
+    path = cache_dir / "spectra" / f"{own}.safetensors"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        magnitude = _of_some(folder, folder.paths[:: max(1, len(folder.paths) // REFERENCES_READ)])
+        with whole_path(path) as temporary:
+            save_file({TENSOR: magnitude}, temporary)
+    magnitude = load_file(path)[TENSOR]
+    return magnitude if channels == len(magnitude) else magnitude[:1].expand(channels, -1, -1)
+
+
+def _of_some(folder: ImageFolder, paths: list[str]) -> Tensor:
+    corrupt = []
+
+    def images() -> Iterator[Tensor]:
+        for path in paths:
+            try:
+                yield folder.load(path)
+            except CorruptImageError as error:
+                corrupt.append(f"{printable(path)}: {error.reason}")
+
+    try:
+        return magnitude_spectrum(images(), folder.preprocessing.size[0])
+    except ValueError:
+        problem = f"none of its images can be read ({corrupt[0]})"
+        raise UsageError(folder.key, printable(folder.root), problem) from None
