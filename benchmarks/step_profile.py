@@ -1,0 +1,308 @@
+"""Where the time of a step goes: forward, sorts, relevance, backward, optimiser, transforms, Lightning, logging.
+
+    python benchmarks/step_profile.py                                        # every case, a few minutes
+    python benchmarks/step_profile.py --cases "resnet50 class" --precision bf16
+    python benchmarks/step_profile.py --cases "vit_b_16 hidden" --accelerator cuda
+
+The engine makes the pictures inside Lightning's loop, with the CSV logger, exactly as ``visualize`` does. A stopwatch
+around the parts gives their shares; torch.profiler says which operators they are made of. The floor is what the
+machine needs for the operations that a forward pass up to the last tapped layer and the way back to the picture hold,
+at the rate of its own matrix product, and for the bytes that the operators read and write, at the rate of its own copy;
+both rates are measured here. Networks have random weights: that changes no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from machine_rates import copy_rate, matrix_rate, operations_and_bytes
+from step_time import CLOCKS, PRECISIONS, Stopwatch, random_network
+from torch.profiler import ProfilerActivity, profile
+
+from vital_exp import load_model
+from vital_exp.engine.callbacks import LogTerms
+from vital_exp.engine.module import VisualizationModule
+from vital_exp.engine.request import Request
+from vital_exp.engine.step import StepObjective
+from vital_exp.engine.visualization import Visualization
+from vital_exp.images.pixels import Pixels
+from vital_exp.images.transforms import Compose
+from vital_exp.models.network import VisionNetwork
+from vital_exp.models.taps import Taps
+from vital_exp.objectives import alignment
+from vital_exp.objectives.terms import Objective
+from vital_exp.relevance.weights import Relevance
+from vital_exp.targets.unit import Target
+
+WARM_UP = 2  # steps that are not counted
+STEPS = 25  # that are: as many as between two entries of the log, of which one falls among them
+PROFILED = 3  # steps under torch.profiler
+REFERENCES = 2  # their number changes no step
+UNITS = 10  # different ones of a batch, at most
+NETWORKS = {"resnet50": "layer4.1:7", "vit_b_16": "encoder.layers.encoder_layer_9:7"}  # torchvision's; a hidden unit
+EMBEDDED = {"embedded_resnet": "layer4:7", "embedded_vit": "blocks.4:7"}
+BATCHES = {**dict.fromkeys(NETWORKS, (1,)), **dict.fromkeys(EMBEDDED, (1, 64))}
+LIGHTNING = "Lightning"  # the rest of a step
+# The functions that a part is made of. What other parts do within is theirs; all that relevance does is relevance.
+RELEVANCE = "relevance"
+PARTS: Mapping[str, Sequence[tuple[Any, str]]] = {
+    "transforms": [(Compose, "__call__")],
+    "forward": [(Taps, "__call__")],
+    "sorts": [(alignment, "sort_rows")],
+    RELEVANCE: [(Relevance, "masks")],
+    "losses": [(Objective, "__call__")],
+    "backward": [(torch.autograd, "grad")],
+    "optimiser": [(import_module("torch.optim.adam"), "adam"), (Pixels, "project")],
+    "records": [(StepObjective, "__call__"), (VisualizationModule, "surrogate")],
+    "logging": [(LogTerms, "on_train_batch_end")],
+}
+# Kinds of operators, by what their names hold; the first that fits.
+KINDS: Mapping[str, Sequence[str]] = {
+    "convolutions": ("conv",),
+    "matrix products, attention": ("mm", "linear", "attention"),
+    "norms": ("norm",),
+    "sorts, gathers": ("sort", "gather", "scatter", "index"),
+    "pooling": ("pool",),
+    "copies": ("copy", "clone", "contiguous", "cat", "fill", "zero", "reorder"),
+    "element-wise, sums": ("",),
+}
+
+
+@dataclass
+class Parts:
+    """Seconds in each part, time inside another part left out.
+
+    Args:
+        clock: gives the seconds.
+        wait: what makes a device finish its work first.
+    """
+
+    clock: Callable[[], float]
+    wait: Callable[[], None]
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    open: list[str] = field(default_factory=list)
+    since: float = 0.0
+
+    @contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """Count what runs inside as a part's; all that relevance does stays relevance."""
+        self._turn()
+        self.open.append(RELEVANCE if RELEVANCE in self.open else name)
+        try:
+            yield
+        finally:
+            self._turn()
+            self.open.pop()
+
+    def _turn(self) -> None:
+        self.wait()
+        now = self.clock()
+        if self.open:
+            self.seconds[self.open[-1]] += now - self.since
+        self.since = now
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Wrap the functions of all parts while it is open."""
+        with ExitStack() as patches:
+            for name, functions in PARTS.items():
+                for owner, attribute in functions:
+                    patches.enter_context(
+                        patch.object(owner, attribute, self._wrapped(name, getattr(owner, attribute)))
+                    )
+            yield
+
+    def _wrapped(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            with self.inside(name):
+                return function(*arguments, **keywords)
+
+        return timed
+
+
+class Restart(Callback):
+    """Forgets the steps of the warm-up."""
+
+    def __init__(self, parts: Parts, stopwatch: Stopwatch) -> None:
+        self.parts, self.stopwatch = parts, stopwatch
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        """Start to count after the last step of the warm-up."""
+        if trainer.global_step == WARM_UP:
+            self.parts.wait()
+            self.parts.seconds.clear()
+            self.stopwatch.started = self.stopwatch.clock()
+
+
+class Case:
+    """A network, a kind of target and a batch, as the engine makes its pictures.
+
+    Args:
+        network: on its device.
+        unit: of a hidden layer, ``layer:channel``; None for classes.
+        batch: pictures made together.
+        options: of the command line.
+    """
+
+    def __init__(self, network: VisionNetwork, unit: str | None, batch: int, options: argparse.Namespace) -> None:
+        layer, kind = (unit.split(":")[0], "channel") if unit else (None, "class")
+        targets = [Target(kind, i % UNITS, layer, variation=1 + i // UNITS) for i in range(batch)]
+        overrides = [
+            *("references.cache=false", "evaluation=none", f"batch_size={batch}", "progress=false"),
+            *(f"trainer.accelerator={options.accelerator}", f"trainer.precision={PRECISIONS[options.precision]}"),
+            *(("relevance=lrp",) if unit else ()),
+        ]
+        references = torch.rand(REFERENCES, 3, *network.preprocessing.size)
+        self.request = Request.of(
+            network, targets, references=references, steps=WARM_UP + options.steps, overrides=overrides
+        )
+        self.device, self.steps = self.request.network.device, options.steps
+        self.clock, self.bf16 = CLOCKS[options.clock], options.precision == "bf16"
+
+    def work(self) -> Visualization:
+        """Return a run of the case in memory."""
+        request = self.request
+        return Visualization(request.config, request.network, request.targets, request.references)
+
+    def wait(self) -> None:
+        """Let the device finish."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def parts(self) -> dict[str, float]:
+        """Return the seconds of a step in each part, Lightning's loop being the rest."""
+        work, parts = self.work(), Parts(self.clock, self.wait)
+        stopwatch = Stopwatch(WARM_UP + self.steps, self.clock)
+        with TemporaryDirectory() as folder, parts.watching():
+            work.loggers = [CSVLogger(folder)]
+            module = work._module(self.request.targets)
+            parts.seconds.clear()
+            work._fit(0, module, self.request.targets, [stopwatch, Restart(parts, stopwatch)])
+        seconds = {name: parts.seconds[name] / self.steps for name in PARTS}
+        total = (stopwatch.ended - stopwatch.started) / self.steps
+        return {**seconds, LIGHTNING: total - sum(seconds.values())}
+
+    def step(self) -> Callable[[], object]:
+        """Return what computes losses and gradient of one step, without Lightning."""
+        module = self.work()._module(self.request.targets).to(self.device)
+        pictures = module.pictures.network_input().detach()
+
+        def take() -> object:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                return module.objective(pictures, 0)
+
+        take()
+        return take
+
+    def operators(self) -> dict[str, float]:
+        """Return the seconds of a step in operators of each kind."""
+        take, on_gpu = self.step(), self.device.type == "cuda"
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+        with profile(activities=activities) as record:
+            for _ in range(PROFILED):
+                take()
+            self.wait()
+        seconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+        for event in record.key_averages():
+            spent = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            if event.key.startswith("aten::") and spent:
+                kind = next(kind for kind, parts in KINDS.items() if any(part in event.key for part in parts))
+                seconds[kind] += spent / 1e6 / PROFILED
+        return seconds
+
+    def floor(self) -> tuple[float, float]:
+        """Return operations and bytes of a step."""
+        return operations_and_bytes(self.step())
+
+
+def cases(options: argparse.Namespace) -> Iterator[tuple[str, Case]]:
+    """Yield the cases that were asked for, with their names."""
+    for name, unit in {**NETWORKS, **EMBEDDED}.items():
+        for kind, target in (("class", None), ("hidden", unit)):
+            if options.cases and not any(f"{name} {kind}".startswith(asked) for asked in options.cases):
+                continue
+            network = load_model(name) if name in EMBEDDED else load_model(random_network(name), size=224)
+            for batch in options.batches or BATCHES[name]:
+                yield f"{name} {kind}, {batch}", Case(network, target, batch, options)
+
+
+def table(rows: Mapping[str, Mapping[str, str]], corner: str) -> str:
+    """Return a Markdown table, a line for each row."""
+    columns = list(next(iter(rows.values())))
+    lines = [f"| {' | '.join([corner, *columns])} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {' | '.join([name, *cells.values()])} |" for name, cells in rows.items()]
+    return "\n".join(lines)
+
+
+def shares(seconds: Mapping[str, float]) -> dict[str, str]:
+    """Return the total in milliseconds and the share of each part."""
+    total = sum(seconds.values())
+    return {"ms": f"{total * 1e3:.3g}", **{name: f"{value / total:.1%}" for name, value in seconds.items()}}
+
+
+def floors(operations: float, moved: float, rates: tuple[float, float], seconds: float) -> dict[str, str]:
+    """Return a row of the table of floors."""
+    least = {"ms for operations": operations / rates[0], "ms for bytes": moved / rates[1]}
+    return {
+        "GFLOP": f"{operations / 1e9:.3g}",
+        "GB": f"{moved / 1e9:.3g}",
+        **{name: f"{value * 1e3:.3g}" for name, value in least.items()},
+        "step, ms": f"{seconds * 1e3:.3g}",
+        "step / sum of both": f"{seconds / sum(least.values()):.2f}",
+    }
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="*", help="those whose names begin so: resnet50, 'embedded_vit hidden', ...")
+    parser.add_argument("--batches", type=int, nargs="*", help="pictures made together, in place of the cases' own")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--precision", default="32", choices=list(PRECISIONS))
+    parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="cpu: processor time of all threads")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    options = parse(arguments)
+    parts: dict[str, dict[str, str]] = {}
+    operators: dict[str, dict[str, str]] = {}
+    least: dict[str, dict[str, str]] = {}
+    rates: tuple[float, float] | None = None
+    for name, case in cases(options):
+        if rates is None:
+            dtype = torch.bfloat16 if case.bf16 else torch.float32
+            rates = matrix_rate(case.device, dtype), copy_rate(case.device)
+        seconds = case.parts()
+        parts[name], operators[name] = shares(seconds), shares(case.operators())
+        least[name] = floors(*case.floor(), rates, sum(seconds.values()))
+    if rates is None:
+        raise SystemExit(f"no case begins with {options.cases}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, precision {options.precision}, ", end="")
+    print(f"{options.clock} clock, {options.steps} steps; ", end="")
+    print(f"matrix product {rates[0] / 1e9:.4g} GFLOP/s, copy {rates[1] / 1e9:.3g} GB/s")
+    for title, rows in {
+        "Parts of a step": parts,
+        "Operators of losses and gradient": operators,
+        "Floor": least,
+    }.items():
+        print(f"\n{title}\n\n{table(rows, 'network, target, pictures')}")
+
+
+if __name__ == "__main__":
+    main()
