@@ -1,131 +1,89 @@
-"""VITAL beside the baselines on real networks: ten classes by each method, after the same number of network passes.
+"""A sweep of methods as a contact sheet and a table: what each makes of the same classes with as many network passes.
 
-    VITAL_TEST_DATA=... python benchmarks/methods.py --networks mobilenet vit cifar --passes 256
+    vital-visualize -m +experiment=imagenette_mobilenet hydra.sweep.dir=multirun/imagenette_mobilenet
+    vital-visualize -m +experiment=imagenette_mobilenet method=accentuation,prototype seed=0 \\
+        hydra.sweep.dir=multirun/imagenette_mobilenet
+    python benchmarks/methods.py multirun/imagenette_mobilenet
 
-A pass is one image of one picture forwards and backwards: a method with several crops a step takes fewer steps. Per
-network one table (does the network recognise its pictures, do two others, how sure are they, seconds) and one sheet, a
-row per method. Every method's run is an ordinary run folder below ``--work``: the command goes on where it was stopped.
-Large pictures (MACO's) are seen by all networks at their input size. Networks and images are those of the tests' data
-folder.
+Per network of the sweep one table (do the network and the judges recognise the pictures, how sure are they, seconds)
+and one sheet of the first seed, a row per method.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
-import torch
-from class_pictures import CONTESTS, configuration, judges_of, opinions
-from omegaconf import DictConfig
 from PIL import Image, ImageDraw
-from torch import Tensor
 
-from vital_exp.engine.request import Request
-from vital_exp.engine.run_folder import RunFolder
-from vital_exp.engine.visualization import Visualization
-from vital_exp.errors import UsageError
-from vital_exp.images.output import quantised, resized, to_uint8
-from vital_exp.models.network import VisionNetwork
+from vital_exp.reporting.sweep import SweepRun, find_runs, read_sweep
 
-METHODS = ("vital", "vital_fourier", "maco", "fourier", "deep_inversion", "accentuation", "prototype", "activation_max")
-# Crops in a step. At a fixed number of passes more steps are worth more than more crops.
-VIEWS = {"maco": 1, "accentuation": 2}
+COLUMNS = ("accuracy_top1", "probability", "transfer_top1", "transfer_top5", "probability[")  # prefixes of metrics
 TILE, LABEL = 112, 18  # px of the sheet
 QUALITY = 82  # of the sheet's JPEG
 
 
-def run_configuration(options: argparse.Namespace, network: str, method: str) -> DictConfig:
-    """Return the configuration of one method's run."""
-    views = VIEWS.get(method, 1)
-    magnitude = options.data / "data" / "maco_imagenet_spectrum.npy"
-    overrides = [f"views={views}", f"batch_size={options.batch}", "references.count=30", *options.overrides]
-    overrides += [f"image.magnitude={magnitude}"] if method == "maco" and network != "cifar" else []
-    keys = {"network": network, "steps": options.passes // views, "overrides": overrides, "data": options.data}
-    return configuration(argparse.Namespace(**keys), method, options.seed)
+def metrics(run: SweepRun) -> dict[str, float]:
+    """Return the run's metrics of recognition, and seconds per picture."""
+    wanted = {name: entry["value"] for name, entry in run.run.metrics.items() if name.startswith(COLUMNS)}
+    return {**wanted, "seconds": mean(float(result["seconds"]) for result in run.run.results)}
 
 
-def run(
-    options: argparse.Namespace, network: str, method: str, judges: Mapping[str, VisionNetwork]
-) -> dict[str, object]:
-    """Make one method's ten pictures, or read those of an earlier start; return its row and its pictures."""
-    config = run_configuration(options, network, method)
-    row: dict[str, object] = {"method": method, "recipe": f"{config.steps} x {config.views}"}
-    try:
-        request = Request.from_config(config)
-        folder = RunFolder(options.work / f"{network}-{method}-{options.passes}", request.config)
-        made = Visualization(request.config, request.network, request.targets, request.references, folder=folder).run()
-    except UsageError as error:
-        return {**row, "note": "not applicable" if "not applicable" in str(error) else str(error)}
-    pictures = quantised(resized(made.images, request.network.preprocessing.size))
-    index = torch.tensor([target.index for target in request.targets])
-    for name, columns in opinions({"itself": request.network, **judges}, pictures, index).items():
-        row[f"{name} top-1"] = float(columns["top1"].mean())
-        row[f"{name} top-5"] = float(columns["top5"].mean())
-        row[f"{name} confidence"] = float(columns["log p"].exp().mean())
-    row["seconds"] = sum(result["seconds"] for result in made.results) / len(index)
-    return {**row, "pictures": pictures}
+def rows(runs: Sequence[SweepRun]) -> dict[str, dict[str, float]]:
+    """Return per method the means over its runs, in the order of the sweep."""
+    by_method: dict[str, list[dict[str, float]]] = {}
+    for run in runs:
+        if run.run.metrics:  # an unfinished job has none
+            by_method.setdefault(run.method, []).append(metrics(run))
+    return {
+        method: {"seeds": float(len(each)), **{name: mean(one[name] for one in each) for name in each[0]}}
+        for method, each in by_method.items()
+    }
 
 
-def sheet(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Write a JPEG with one row of pictures per method."""
-    shown = [row for row in rows if "pictures" in row]
-    count = max(len(row["pictures"]) for row in shown)  # type: ignore[arg-type]
-    page = Image.new("RGB", (count * TILE, len(shown) * (TILE + LABEL)), "white")
-    draw = ImageDraw.Draw(page)
-    for number, row in enumerate(shown):
-        top = number * (TILE + LABEL)
-        draw.text((3, top + 3), f"{row['method']}, steps x crops: {row['recipe']}", fill="black")
-        pictures = row["pictures"]
-        assert isinstance(pictures, Tensor)
-        for column, picture in enumerate(pictures):
-            tile = Image.fromarray(to_uint8(picture).permute(1, 2, 0).numpy())
-            page.paste(tile.resize((TILE, TILE), Image.Resampling.BICUBIC), (column * TILE, top + LABEL))
-    page.save(path, quality=QUALITY, optimize=True)
-
-
-def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return a Markdown table; a method that cannot be used says so."""
-    columns = [column for column in max(rows, key=len) if column != "pictures"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for row in rows:
-        cells = [row.get(column, "") for column in columns]
-        if "note" in row:
-            cells[2] = row["note"]
-        lines.append(f"| {' | '.join(f'{c:.3g}' if isinstance(c, float) else str(c) for c in cells)} |")
+def table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a Markdown table, one row per method."""
+    columns = list(next(iter(found.values())))
+    lines = [f"| method | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(f'{row[column]:.3g}' for column in columns)} |" for name, row in found.items()]
     return "\n".join(lines)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=list(CONTESTS), default=list(CONTESTS))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--passes", type=int, default=256, help="images through the network, per picture")
-    parser.add_argument("--batch", type=int, default=5, help="pictures made together")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--overrides", nargs="*", default=[], help="as vital-visualize takes them")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VITAL_TEST_DATA", ".")))
-    parser.add_argument("--work", type=Path, default=Path("outputs/methods"), help="run folders")
-    parser.add_argument("--out", type=Path, default=Path("outputs/methods"), help="tables and sheets")
-    return parser.parse_args(arguments)
+def sheet(runs: Sequence[SweepRun], path: Path) -> None:
+    """Write a JPEG with one row of pictures per method, of its first run."""
+    first = {run.method: run for run in reversed(runs)}
+    shown = [run for run in runs if first[run.method] is run]
+    names = list(dict.fromkeys(str(result["target"]) for run in shown for result in run.run.results))
+    page = Image.new("RGB", (len(names) * TILE, len(shown) * (TILE + LABEL)), "white")
+    draw = ImageDraw.Draw(page)
+    for number, run in enumerate(shown):
+        top = number * (TILE + LABEL)
+        draw.text((3, top + 3), f"{run.method}, seed {run.seed}, {run.config['steps']} steps", fill="black")
+        for column, name in enumerate(names):
+            picture = run.folder / "images" / f"{name}.png"
+            if picture.is_file():
+                with Image.open(picture) as image:
+                    tile = image.convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS)
+                page.paste(tile, (column * TILE, top + LABEL))
+    page.save(path, quality=QUALITY, optimize=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write a table and a sheet per network, after each method."""
-    options = parse(arguments)
-    options.data = options.data.resolve()
+    """Write a table and a sheet per network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of sweeps")
+    parser.add_argument("--out", type=Path, default=Path("outputs/methods"))
+    options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    for network in options.networks:
-        judges = judges_of(argparse.Namespace(network=network, data=options.data))
-        rows = []
-        for method in options.methods:
-            rows.append(run(options, network, method, judges))
-            (options.out / f"methods_{network}.md").write_text(table(rows) + "\n")
-            if any("pictures" in row for row in rows):
-                sheet(rows, options.out / f"methods_{network}.jpg")
-        print(f"{network}, {options.passes} passes a picture, torch {torch.__version__}\n\n{table(rows)}\n")
+    runs = read_sweep(find_runs(options.runs))
+    for model in dict.fromkeys(run.model for run in runs):
+        own = [run for run in runs if run.model == model]
+        sheet(own, options.out / f"methods_{model}.jpg")
+        text = table(rows(own))
+        (options.out / f"methods_{model}.md").write_text(text + "\n")
+        print(f"{model}\n\n{text}\n")
 
 
 if __name__ == "__main__":
