@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.tiny import ON_CPU, SHORT, command
+from tests.tiny import ON_CPU, SHORT, command, exit_code
 from vital_exp import audit, visualize
 from vital_exp.attacks.natural import natural_images
 from vital_exp.attacks.paths import compared_layers, similarity_plot, verdict
@@ -48,21 +48,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setenv("VITAL_CACHE", str(tmp_path / "cache"))
-    return tmp_path
+def workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VITAL_CACHE", str(workplace / "cache"))
+    return workplace
 
 
 def run_audit(*arguments: str) -> int:
     """Run vital-audit in this process and return its exit code."""
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return exit_code(main, *arguments)
 
 
 def rows(folder: str) -> list[dict[str, str]]:

@@ -51,12 +51,9 @@ def test_the_channel_that_a_unit_reads_is_found() -> None:
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    image_folder(tmp_path / "photos", ["star", "heart"], count=2)
-    return tmp_path
+def workplace(workplace: Path) -> Path:
+    image_folder(workplace / "photos", ["star", "heart"], count=2)
+    return workplace
 
 
 def test_a_circuit_is_a_page_of_pictures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,7 @@ from tests.tiny import ON_CPU, SHORT, command, image_folder
 from vital_exp.commands import hydra_app, visualize
 from vital_exp.config import compose_config, groups, options_of, picture_config
 
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 def composed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[DictConfig]:

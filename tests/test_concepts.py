@@ -178,12 +178,9 @@ SHORT = ("images={photos}", "layers=[layer4]", "k=3", "patch.overlap=0", "worker
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    image_folder(tmp_path / "photos", ["star", "heart"], count=4, corrupt=1)
-    return tmp_path
+def workplace(workplace: Path) -> Path:
+    image_folder(workplace / "photos", ["star", "heart"], count=4, corrupt=1)
+    return workplace
 
 
 def concepts(workplace: Path, *arguments: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.tiny import ON_CPU, SHORT, command
+from tests.tiny import ON_CPU, SHORT, command, exit_code
 from vital_exp.commands.evaluate import main
 from vital_exp.commands.hydra_app import MISTAKE, SOME_FAILED
 from vital_exp.config import compose_config
@@ -20,23 +20,13 @@ from vital_exp.evaluation.metrics import chosen
 from vital_exp.images.output import to_uint8
 from vital_exp.references.drawn import draw
 
+pytestmark = pytest.mark.usefixtures("workplace")
+
 QUICK = ("metrics=[accuracy,transfer,repetition]", "judges=[embedded_judge]", "trainer.accelerator=cpu")
 
 
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    return tmp_path
-
-
 def evaluate(*arguments: str) -> int:
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return exit_code(main, *arguments)
 
 
 @pytest.fixture

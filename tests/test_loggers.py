@@ -24,17 +24,14 @@ LOGGED_STEPS = [0, 2, 3, 5]  # every second step and the last of a batch; those 
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setenv("HOME", str(tmp_path))
+def workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(workplace))
     monkeypatch.setenv("WANDB_SILENT", "true")
     for variable in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(variable, raising=False)
     if "wandb" in sys.modules:
         sys.modules["wandb"].teardown()  # it reads its variables once
-    return tmp_path
+    return workplace
 
 
 def test_csv() -> None:

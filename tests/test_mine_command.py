@@ -15,12 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import image_folder
+from tests.tiny import exit_code, image_folder
 from vital_exp.commands import hydra_app, mine
 from vital_exp.config import compose_config, groups
 from vital_exp.images.spectrum import load_magnitude
 from vital_exp.mining import drawn, sheets
 from vital_exp.mining.index import Index
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 MISTAKE = 2
 # The shortest mining there is.
@@ -30,11 +32,7 @@ QUIET = ("trainer.accelerator=cpu", "progress=false")
 
 def command(*arguments: str) -> int:
     """Run vital-mine in this process and return its exit code."""
-    try:
-        mine.main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return exit_code(mine.main, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +45,6 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     save_file({"v": torch.eye(192)[:2]}, root / "two.safetensors")
     save_file({"v": torch.eye(5)}, root / "five.safetensors")
     return {path.name: path for path in root.iterdir()}
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    return tmp_path
 
 
 def placed(places: dict[str, Path], *arguments: str) -> list[str]:

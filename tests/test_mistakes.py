@@ -160,16 +160,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder of somebody without a login, whose computer has no GPU."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setenv("HOME", str(tmp_path))
+def workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of somebody without a login."""
+    monkeypatch.setenv("HOME", str(workplace))
     for variable in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    return tmp_path
+    return workplace
 
 
 def line_of(capsys: pytest.CaptureFixture[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vital_exp.commands.visualize import main
+from vital_exp.commands import visualize
 
 # The shortest run there is: nothing downloaded, one picture, two steps.
 SHORT = ("model=embedded_resnet", "steps=2", "target.index=0", "references.count=2", "progress=false", "batch_size=1")
@@ -111,13 +111,18 @@ def image_folder(root: Path, classes: Sequence[str], count: int = 2, corrupt: in
     return root
 
 
-def command(*arguments: str) -> int:
-    """Run vital-visualize in this process and return its exit code."""
+def exit_code(main: Callable[[list[str]], object], *arguments: str) -> int:
+    """Run a command in this process and return its exit code."""
     try:
         main([str(argument) for argument in arguments])
     except SystemExit as end:
         return int(end.code or 0)
     return 0
+
+
+def command(*arguments: str) -> int:
+    """Run vital-visualize in this process and return its exit code."""
+    return exit_code(visualize.main, *arguments)
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
