@@ -67,6 +67,8 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no option": (("experiment=null",), ("experiment=null", "one of", "embedded_table")),
     "unknown term": (("objective=[alignmnt]",), ("objective=alignmnt", "did you mean alignment")),
     "no terms": (("objective=[]",), ("objective", "at least one term")),
+    "a key as a flag": (("--steps=3",), ("--steps=3", "without dashes")),
+    "unknown flag": (("-x",), ("-x", "no such flag")),
     "unknown key": (("stepz=3",), ("stepz=3", "did you mean steps")),
     "unknown key with +": (("+stepz=3",), ("+stepz=3", "did you mean steps")),
     "unknown key with ++": (("++stepz=3",), ("stepz=3", "did you mean steps")),

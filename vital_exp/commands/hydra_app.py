@@ -24,6 +24,12 @@ from vital_exp.errors import UsageError
 MISTAKE = 2  # exit code of a user's mistake
 SOME_FAILED = 3  # exit code when targets failed and the others went on
 INTERRUPTED = 130  # exit code after Ctrl-C, the shell's convention
+# Hydra's flags; argparse takes their beginnings too.
+FLAGS = (
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
+    *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
+    *("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i"),
+)
 HOW_TO_RESUME = "interrupted; the same command with the same hydra.run.dir goes on from there"
 
 
@@ -66,6 +72,9 @@ def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str])
         codes.append(code)
         return code  # a plain number: the launcher keeps what a job returns, or raises, alive during the later jobs
 
+    unknown = next((argument for argument in arguments if not _is_known(argument)), None)
+    if unknown is not None:
+        return _tell(command, f"{unknown}: no such flag; keys are given without dashes, steps=3 (see --help)")
     overrides = [canonical(argument, config_name) for argument in arguments if _is_override(argument)]
     # Flags first: argparse takes the overrides on one side of them only.
     sys.argv = [command, *(argument for argument in arguments if not _is_override(argument)), *overrides]
@@ -141,6 +150,11 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
 
 def _is_override(argument: str) -> bool:
     return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
+
+
+def _is_known(argument: str) -> bool:
+    flag = argument.split("=")[0]
+    return not flag.startswith("-") or any(known.startswith(flag) for known in FLAGS) or flag[:2] in FLAGS
 
 
 def _file_problem(error: OSError, folders: dict[str, str]) -> str:
