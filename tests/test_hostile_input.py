@@ -24,8 +24,10 @@ from vital_exp.engine import setup
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.errors import UsageError
 from vital_exp.models.checkpoints import load_checkpoint
+from vital_exp.recorded_config import recorded_config
 from vital_exp.references.decoding import CorruptImageError, load_rgb
 from vital_exp.reporting.gallery import write_gallery
+from vital_exp.reporting.sweep import read_sweep
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.directions import load_directions
 from vital_exp.targets.selection import class_targets, parse_target
@@ -291,13 +293,65 @@ def test_results_edited_by_hand(case: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("etc*"))
 
 
-def test_a_recorded_configuration_edited_by_hand_is_told(tmp_path: Path) -> None:
+RECORDS = {
+    "broken": "{[",
+    "empty": "",
+    "a list": "[1, 2]",
+    "binary": "\x00",
+    "a number": "7",
+    "code": "model: !!python/object/apply:os.system [exit]",
+    "deep": "[" * 5000,
+}
+
+
+@pytest.mark.parametrize("case", RECORDS)
+def test_a_recorded_configuration_edited_by_hand_is_told(case: str, tmp_path: Path) -> None:
     config = compose_config(["model=embedded_resnet"])
     RunFolder(tmp_path, config).append_result(line_of("class-0", "star"))
-    (tmp_path / ".hydra" / "config.yaml").write_text("{[")
+    (tmp_path / ".hydra" / "config.yaml").write_text(RECORDS[case])
     with pytest.raises(UsageError, match=r"hydra\.run\.dir=") as caught:
         RunFolder(tmp_path, config)
     one_line(caught.value, "config.yaml")
+
+
+def test_a_recorded_configuration_learns_nothing_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run folder from elsewhere is data: its interpolations are text, in messages and in pages."""
+    monkeypatch.setenv("A_SECRET", "hunter2")
+    asked = "${oc.env:A_SECRET}"
+    config = compose_config(["model=embedded_resnet"])
+    folder = RunFolder(tmp_path, config)
+    folder.save_picture(Target("class", 0, label=asked), torch.rand(3, 4, 4), torch.rand(1, 4, 4))
+    folder.append_result(line_of("class-0", asked))
+    folder.close()
+    path = tmp_path / ".hydra" / "config.yaml"
+    path.write_text(path.read_text().replace("name: embedded_resnet", f"name: {asked}"))
+    assert recorded_config(tmp_path, "run").model.name == asked
+    (run,) = read_sweep([tmp_path])
+    assert run.model == asked
+    assert "hunter2" not in write_gallery(tmp_path).read_text()
+    with pytest.raises(UsageError, match=r"model\.name") as caught:
+        RunFolder(tmp_path, config)
+    one_line(caught.value, asked)
+
+
+@pytest.mark.parametrize("text", ["{", "", "\x00", "[" * 5000])
+def test_a_recorded_origin_edited_by_hand_is_told(text: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, compose_config(["model=embedded_resnet"]))
+    (tmp_path / "provenance.json").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        folder.load_json("provenance.json")
+    one_line(caught.value, "provenance.json")
+
+
+@pytest.mark.parametrize("rows", ["target,step,total\nclass-0,0,much", "a,b\n1,2", "target,step\nclass-0,0,1"])
+def test_a_history_edited_by_hand_is_told(rows: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, compose_config(["model=embedded_resnet"]))
+    (tmp_path / "history.csv").write_text(rows)
+    with pytest.raises(UsageError) as caught:
+        folder.load_history()
+    one_line(caught.value, "history.csv")
 
 
 # Anything.

@@ -20,6 +20,7 @@ from vital_exp.evaluation.pictures import run_pictures
 from vital_exp.models.loading import ModelConfig, build_network
 from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork
+from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
 
@@ -61,12 +62,10 @@ class RecordedRun:
             UsageError: no run there, one of objects handed over in Python, or without natural images.
         """
         folder = Path(folder).expanduser()
-        place = folder / ".hydra" / "config.yaml"
-        if not place.is_file():
+        if not (folder / RECORDED).is_file():
             problem = "no .hydra/config.yaml there; a run folder of vital-visualize holds one"
             raise UsageError("run", folder, problem if folder.is_dir() else "no such folder")
-        config = OmegaConf.load(place)
-        assert isinstance(config, DictConfig)
+        config = recorded_config(folder, "run", ("model", "references"))
         model = _model(config, folder)
         network = build_network(model, cache_dir(config))
         shown = run_pictures(folder, network.class_names, network.preprocessing.size)

@@ -131,10 +131,11 @@ def _evaluated(config: DictConfig, place: Path) -> Evaluation:
 
 def _record(config: DictConfig, out: Path) -> None:
     """Write what was asked for."""
+    from vital_exp.recorded_config import RECORDED
     from vital_exp.whole_files import whole_file
 
-    (out / ".hydra").mkdir(parents=True, exist_ok=True)
-    with whole_file(out / ".hydra" / "config.yaml") as file:
+    (out / RECORDED).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(out / RECORDED) as file:
         file.write(OmegaConf.to_yaml(config, resolve=True))
 
 

@@ -222,10 +222,11 @@ def _record(config: DictConfig, out: Path, network: VisionNetwork, batch_size: i
     import json
 
     from vital_exp.engine.provenance import provenance
+    from vital_exp.recorded_config import RECORDED
     from vital_exp.whole_files import whole_file
 
-    (out / ".hydra").mkdir(exist_ok=True)
-    with whole_file(out / ".hydra" / "config.yaml") as file:
+    (out / RECORDED).parent.mkdir(exist_ok=True)
+    with whole_file(out / RECORDED) as file:
         file.write(OmegaConf.to_yaml(config, resolve=True))
     with whole_file(out / "provenance.json") as file:
         json.dump(provenance(config, network, batch_size), file, indent=2)

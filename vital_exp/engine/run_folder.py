@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +23,7 @@ from vital_exp.engine.locks import append, hold
 from vital_exp.engine.movies import SUFFIXES, write_film
 from vital_exp.errors import UsageError
 from vital_exp.images.output import masked_picture, to_uint8
+from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_file
 
@@ -76,11 +75,10 @@ class RunFolder:
 
     def _check_and_mend(self, config: DictConfig, overrides: Sequence[str]) -> None:
         path = self.path
-        recorded = path / ".hydra" / "config.yaml"
-        if recorded.is_file() and self._begun():
+        if (path / RECORDED).is_file() and self._begun():
             if not config.resume:
                 raise UsageError("resume", False, f"{path} holds a run already: choose another {KEY}, or resume=true")
-            _check_same(_loaded(recorded, path), config, path)
+            _check_same(recorded_config(path, KEY), config, path)
         else:
             self._start(config, overrides)
         self._mend()
@@ -96,7 +94,7 @@ class RunFolder:
             (self.path / stale).unlink(missing_ok=True)
         for folder in (self.images, self.path / ".hydra"):
             folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(self.path / ".hydra" / "config.yaml") as file:
+        with whole_file(self.path / RECORDED) as file:
             file.write(OmegaConf.to_yaml(config, resolve=True))
         with whole_file(self.path / ".hydra" / "overrides.yaml") as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
@@ -117,14 +115,14 @@ class RunFolder:
         finished = {result["target"] for result in results}
         history = self.path / "history.csv"
         if history.is_file() and self._history_targets(history) - finished:
-            with history.open(newline="", encoding="utf-8") as old, whole_file(history) as file:
+            with history.open(newline="", encoding="utf-8", errors="replace") as old, whole_file(history) as file:
                 for number, line in enumerate(old):
                     if number == 0 or (line.endswith("\n") and line.split(",", 1)[0] in finished):
                         file.write(line)
 
     @staticmethod
     def _history_targets(history: Path) -> set[str]:
-        with history.open(encoding="utf-8") as file:
+        with history.open(encoding="utf-8", errors="replace") as file:
             next(file, None)
             return {line.split(",", 1)[0] for line in file}
 
@@ -181,7 +179,18 @@ class RunFolder:
         append(self.path / "history.csv", _csv_text(rows), header=_csv_text([["target", "step", *terms]]))
 
     def load_history(self) -> dict[str, dict[str, list[float]]]:
-        """Return the recorded terms of every finished target: {target: {term: values by step}}."""
+        """Return the recorded terms of every finished target: {target: {term: values by step}}.
+
+        Raises:
+            UsageError: somebody has written something else into the file.
+        """
+        try:
+            return self._read_history()
+        except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
+            problem = f"history.csv there cannot be read ({type(error).__name__}: {error})"
+            raise UsageError(KEY, self.path, problem) from error
+
+    def _read_history(self) -> dict[str, dict[str, list[float]]]:
         path = self.path / "history.csv"
         history: dict[str, dict[str, list[float]]] = {}
         if path.is_file():
@@ -213,9 +222,16 @@ class RunFolder:
             file.write("\n")
 
     def load_json(self, name: str) -> Any:
-        """Return a JSON file's content, None when there is none."""
+        """Return a JSON file's content, None when there is none.
+
+        Raises:
+            UsageError: somebody has written something else into it.
+        """
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except (ValueError, RecursionError) as error:
+            raise UsageError(KEY, self.path, f"{name} there cannot be read ({error})") from error
 
     def save_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
         """Write a CSV file whole, one column per key of any row."""
@@ -258,14 +274,6 @@ def _save_png(path: Path, picture: Tensor) -> None:
 def _to_image(picture: Tensor) -> np.ndarray:
     array: np.ndarray = picture.permute(1, 2, 0).contiguous().numpy()  # (C, H, W) -> (H, W, C)
     return array
-
-
-def _loaded(recorded: Path, path: Path) -> Any:
-    try:
-        return OmegaConf.load(recorded)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        problem = f".hydra/config.yaml there cannot be read ({str(error).splitlines()[0]})"
-        raise UsageError(KEY, path, problem) from error
 
 
 def _check_same(recorded: Any, config: DictConfig, path: Path) -> None:

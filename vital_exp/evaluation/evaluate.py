@@ -27,6 +27,7 @@ from vital_exp.evaluation.settings import ClipSettings, LpipsSettings, Settings
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.evaluation.weights import Spec, network_if_there
 from vital_exp.models.network import VisionNetwork
+from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.references.base import References
 from vital_exp.references.none import NoReferences
 from vital_exp.targets.readout import Readout, check_unit
@@ -157,12 +158,9 @@ def settings_of(group: Mapping[str, Any]) -> Settings:
 
 
 def _recorded(folder: Path) -> DictConfig:
-    place = folder / ".hydra" / "config.yaml"
-    if not place.is_file():
+    if not (folder / RECORDED).is_file():
         raise UsageError("run", folder, "has no .hydra/config.yaml: give it as pictures=folder/images, and model=...")
-    config = OmegaConf.load(place)
-    assert isinstance(config, DictConfig)
-    return config
+    return recorded_config(folder, "run", ("model", "references"))
 
 
 def _network(model: Judge | None, recorded: DictConfig | None, config: DictConfig, settings: Settings) -> VisionNetwork:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from vital_exp.config import picture_config
 from vital_exp.errors import UsageError
+from vital_exp.recorded_config import recorded_config
 from vital_exp.reporting.gallery import Run, read_run
 
 RESULTS = "results.jsonl"
@@ -87,13 +86,7 @@ def read_sweep(folders: Sequence[Path], key: str = "runs") -> list[SweepRun]:
 
 
 def _read(folder: Path, key: str) -> SweepRun:
-    place = folder / ".hydra" / "config.yaml"
-    try:
-        config = OmegaConf.load(place)
-    except (OSError, ValueError) as error:
-        raise UsageError(key, folder, f"has no .hydra/config.yaml that can be read ({type(error).__name__})") from error
-    assert isinstance(config, DictConfig)
-    flat = picture_config(config)
+    flat = picture_config(recorded_config(folder, key))
     model = str(flat.get("model.name") or flat.get("model.factory") or "unnamed")
     seed = int(flat.get("seed") or 0)
     return SweepRun(
