@@ -28,14 +28,14 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from machine_rates import copy_rate, matrix_rate, operations_and_bytes
-from step_time import CLOCKS, PRECISIONS, Stopwatch, random_network
+from step_time import CLOCKS, PRECISIONS, REFERENCES_SEED, Stopwatch, random_network
 from torch.profiler import ProfilerActivity, profile
 
 from vital_exp import load_model
 from vital_exp.engine.callbacks import LogTerms
 from vital_exp.engine.module import VisualizationModule
 from vital_exp.engine.request import Request
-from vital_exp.engine.step import StepObjective
+from vital_exp.engine.step import Evaluation, StepObjective
 from vital_exp.engine.visualization import Visualization
 from vital_exp.images.pixels import Pixels
 from vital_exp.images.transforms import Compose
@@ -155,19 +155,29 @@ class Case:
         unit: of a hidden layer, ``layer:channel``; None for classes.
         batch: pictures made together.
         options: of the command line.
+        overrides: further ones.
     """
 
-    def __init__(self, network: VisionNetwork, unit: str | None, batch: int, options: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        network: VisionNetwork,
+        unit: str | None,
+        batch: int,
+        options: argparse.Namespace,
+        overrides: Sequence[str] = (),
+    ) -> None:
         layer, kind = (unit.split(":")[0], "channel") if unit else (None, "class")
         targets = [Target(kind, i % UNITS, layer, variation=1 + i // UNITS) for i in range(batch)]
-        overrides = [
+        asked = [
             *("references.cache=false", "evaluation=none", f"batch_size={batch}", "progress=false"),
             *(f"trainer.accelerator={options.accelerator}", f"trainer.precision={PRECISIONS[options.precision]}"),
             *(("relevance=lrp",) if unit else ()),
+            *overrides,
         ]
-        references = torch.rand(REFERENCES, 3, *network.preprocessing.size)
+        generator = torch.Generator().manual_seed(REFERENCES_SEED)
+        references = torch.rand(REFERENCES, 3, *network.preprocessing.size, generator=generator)
         self.request = Request.of(
-            network, targets, references=references, steps=WARM_UP + options.steps, overrides=overrides
+            network, targets, references=references, steps=WARM_UP + options.steps, overrides=asked
         )
         self.device, self.steps = self.request.network.device, options.steps
         self.clock, self.bf16 = CLOCKS[options.clock], options.precision == "bf16"
@@ -195,12 +205,12 @@ class Case:
         total = (stopwatch.ended - stopwatch.started) / self.steps
         return {**seconds, LIGHTNING: total - sum(seconds.values())}
 
-    def step(self) -> Callable[[], object]:
+    def step(self) -> Callable[[], Evaluation]:
         """Return what computes losses and gradient of one step, without Lightning."""
         module = self.work()._module(self.request.targets).to(self.device)
         pictures = module.pictures.network_input().detach()
 
-        def take() -> object:
+        def take() -> Evaluation:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 return module.objective(pictures, 0)
 
@@ -228,7 +238,7 @@ class Case:
         return operations_and_bytes(self.step())
 
 
-def cases(options: argparse.Namespace) -> Iterator[tuple[str, Case]]:
+def cases(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator[tuple[str, Case]]:
     """Yield the cases that were asked for, with their names."""
     for name, unit in {**NETWORKS, **EMBEDDED}.items():
         for kind, target in (("class", None), ("hidden", unit)):
@@ -236,7 +246,7 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[str, Case]]:
                 continue
             network = load_model(name) if name in EMBEDDED else load_model(random_network(name), size=224)
             for batch in options.batches or BATCHES[name]:
-                yield f"{name} {kind}, {batch}", Case(network, target, batch, options)
+                yield f"{name} {kind}, {batch}", Case(network, target, batch, options, overrides)
 
 
 def table(rows: Mapping[str, Mapping[str, str]], corner: str) -> str:
@@ -265,21 +275,21 @@ def floors(operations: float, moved: float, rates: tuple[float, float], seconds:
     }
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return what reads the options of cases."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="*", help="those whose names begin so: resnet50, 'embedded_vit hidden', ...")
     parser.add_argument("--batches", type=int, nargs="*", help="pictures made together, in place of the cases' own")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--precision", default="32", choices=list(PRECISIONS))
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="cpu: processor time of all threads")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    options = parse(arguments)
+    options = parser(__doc__).parse_args(arguments)
     parts: dict[str, dict[str, str]] = {}
     operators: dict[str, dict[str, str]] = {}
     least: dict[str, dict[str, str]] = {}

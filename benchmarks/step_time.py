@@ -40,6 +40,7 @@ LIBRARY, PUBLISHED, KEPT = "library", "published", "published, references kept s
 GOALS = {PUBLISHED: 10.0, KEPT: 1.6}  # times the library's step, for ResNet-50 at 224 px on a CPU
 LOSS_TOLERANCE = {"32": 1e-4, "bf16": 1e-2}  # relative; bfloat16 keeps 8 bits
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
+SWITCHES = ["channels_last=true"]  # what makes the library's step fast and is not on for method=vital
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 LIBRARY_STEPS = 4  # per round: a fit of one step would time the start of a loop
 LONG_ROUNDS, SHORT_ROUNDS = 7, 3
@@ -94,7 +95,12 @@ class Contest:
         shape = (3, options.size, options.size)
         self.references = torch.rand(options.references, *shape, generator=_generator(REFERENCES_SEED))
         self.start = torch.rand(options.batch, *shape, generator=_generator(START_SEED))
-        self.overrides = [f"cache_dir={folder}", "trainer.accelerator=cpu", f"batch_size={options.batch}"]
+        self.overrides = [
+            f"cache_dir={folder}",
+            "trainer.accelerator=cpu",
+            f"batch_size={options.batch}",
+            *options.with_,
+        ]
         precision = f"trainer.precision={PRECISIONS[options.precision]}"
         names = [f"class:{index}" for index in range(options.batch)]
         module = random_network(options.network)
@@ -227,6 +233,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help=f"after one of warm-up; {LONG_ROUNDS}, or {SHORT_ROUNDS} if --short")
     parser.add_argument("--precision", default="32", choices=list(PRECISIONS), help="of the network's activations")
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="cpu: processor time of all threads")
+    parser.add_argument("--with", dest="with_", nargs="*", default=SWITCHES, help="switches of the library's step")
     parser.add_argument("--short", action="store_true", help="fewer rounds")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     options = parser.parse_args(arguments)

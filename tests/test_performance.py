@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+from tests.tiny import TinyNet, tiny_net
+from vital_exp import load_model, visualize
+from vital_exp.config import compose_config
+from vital_exp.engine import objective_and_gradient
+from vital_exp.errors import UsageError
+from vital_exp.models.memory_order import arrange
+from vital_exp.objectives.sorting import arranged_like, rows_together
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -57,3 +67,81 @@ def test_the_profile_of_a_hidden_unit(capsys: pytest.CaptureFixture[str]) -> Non
     assert float(floor[0]) > 0
     with pytest.raises(SystemExit, match="no case"):
         step_profile.main(["--cases", "resnet51"])
+
+
+class Flattening(TinyNet):
+    """A network whose code relies on the order (N, C, H, W) in memory."""
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return (N, 4) logits."""
+        flat = self.layer1(self.conv1(pictures)).view(len(pictures), -1)
+        logits: Tensor = self.fc(flat[:, :16])
+        return logits
+
+
+def first_step(network: nn.Module, *overrides: str, target: str = "class:0") -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    references = torch.rand(2, 3, 32, 32, generator=generator)
+    start = torch.rand(2, 3, 32, 32, generator=generator)
+    targets = [target, target.replace("0", "1")]
+    asked = ["transforms=none", "references.cache=false", "model.layers=[conv1]", *overrides]
+    return objective_and_gradient(network, targets, start, references=references, overrides=asked)
+
+
+@pytest.mark.parametrize("target", ["class:0", "layer1:0"])
+def test_the_order_in_memory_changes_no_value(target: str) -> None:
+    network = load_model(tiny_net(), size=32)
+    hash_before = network.weights_hash()
+    losses, gradient = first_step(network, "channels_last=false", target=target)
+    ours, ours_gradient = first_step(network, "channels_last=true", target=target)
+    assert network.module.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(ours, losses, rtol=1e-5, atol=0)
+    torch.testing.assert_close(ours_gradient, gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+    network._hash = None
+    assert network.weights_hash() == hash_before
+    again, again_gradient = first_step(network, "channels_last=false", target=target)
+    assert network.module.conv1.weight.is_contiguous()
+    assert torch.equal(again, losses)
+    assert torch.equal(again_gradient, gradient)
+
+
+def test_a_network_that_relies_on_the_order_keeps_it(caplog: pytest.LogCaptureFixture) -> None:
+    network = load_model(Flattening(), size=32)
+    with caplog.at_level(logging.INFO):
+        arrange(network, channels_last=True)
+    assert "keeps its maps as (N, C, H, W): view size is not compatible" in caplog.text
+    assert network.module.conv1.weight.is_contiguous()
+    network(torch.rand(2, 3, 32, 32))
+
+
+def test_channels_last_is_a_flag() -> None:
+    with pytest.raises(UsageError, match="channels_last=maybe: true or false"):
+        compose_config(["channels_last=maybe"])
+
+
+def test_pictures_with_the_channels_last_do_not_depend_on_order_or_company() -> None:
+    network = load_model(tiny_net(), size=32)
+    references = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def run(*numbers: int) -> dict[int, Tensor]:
+        overrides = ["channels_last=true", "batch_size=2", "evaluation=none"]
+        names = [f"class:{number}" for number in numbers]
+        made = visualize(network, names, references=references, steps=4, overrides=overrides)
+        return dict(zip(numbers, made.images, strict=True))
+
+    pictures, others = run(0, 1, 2), run(2, 0)
+    assert torch.equal(pictures[0], others[0])
+    assert torch.equal(pictures[2], others[2])
+
+
+@pytest.mark.parametrize("shape", [(2, 70, 80), (1, 3, 200)])
+def test_rows_are_brought_together_and_back(shape: tuple[int, int, int]) -> None:
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    tokens = rows.transpose(1, 2).contiguous().transpose(1, 2)
+    together = rows_together(tokens)
+    assert together.is_contiguous()
+    assert torch.equal(together, rows)
+    back = arranged_like(together, tokens)
+    assert back.stride() == tokens.stride()
+    assert torch.equal(back, rows)
+    assert arranged_like(rows, rows) is rows

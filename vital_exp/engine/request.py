@@ -24,6 +24,7 @@ from vital_exp.engine.problem import (
 )
 from vital_exp.errors import UsageError
 from vital_exp.models.loading import ModelConfig, build_network, wrap
+from vital_exp.models.memory_order import arrange
 from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
@@ -140,10 +141,11 @@ def _network(model: str | nn.Module | VisionNetwork, config: DictConfig, local_r
 
 
 def _placed(network: VisionNetwork, config: DictConfig, device: Any) -> VisionNetwork:
-    """Move the network to its device; pictures in double precision need it in double precision."""
+    """Move the network to its device, in the memory order asked for; pictures in double precision need it in double."""
     if config.trainer.precision == "64-true":
         network = network.double()
     moved: VisionNetwork = network.to(device)
+    arrange(moved, config.channels_last)
     return moved
 
 

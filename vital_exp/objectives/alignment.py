@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vital_exp.objectives.sorting import sort_rows
+from vital_exp.objectives.sorting import arranged_like, sort_rows
 from vital_exp.references.quantiles import resample_quantiles
 
 
@@ -45,7 +45,8 @@ class _SortMatching(torch.autograd.Function):
             squared *= channel_weights[..., None]
             difference *= channel_weights[..., None]
         # The gradient with respect to a feature is the weighted difference at its rank.
-        ctx.save_for_backward(torch.empty_like(difference).scatter_(-1, order, difference))
+        by_position = torch.empty_like(difference).scatter_(-1, order, difference)
+        ctx.save_for_backward(arranged_like(by_position, features))
         return squared.mean(dim=(1, 2))
 
     @staticmethod

@@ -27,6 +27,7 @@ def sort_rows(features: Tensor) -> tuple[Tensor, Tensor]:
     if not fast or features.numel() < FEWEST_VALUES:
         ordered, order = features.sort(dim=-1)
         return ordered, order
+    features = rows_together(features)
     order = _positions(features)
     ordered = features.gather(-1, order)
     if features.shape[-1] < LONG_ROW:
@@ -36,9 +37,33 @@ def sort_rows(features: Tensor) -> tuple[Tensor, Tensor]:
     return ordered, order
 
 
+def rows_together(features: Tensor) -> Tensor:
+    """Return features (N, C, P) with the values of a row side by side in memory.
+
+    Tokens and maps that are (N, H, W, C) in memory are transposed; on a CPU torch does that fast for matrices only.
+    """
+    if features.is_contiguous() or features.device.type != "cpu":
+        return features.contiguous()
+    return _copied(features, torch.empty(features.shape, dtype=features.dtype))
+
+
+def arranged_like(values: Tensor, like: Tensor) -> Tensor:
+    """Return values (N, C, P) in the memory order of ``like``, which what is added to them has."""
+    if like.is_contiguous() or not like.transpose(1, 2).is_contiguous():
+        return values
+    count, channels, positions = values.shape
+    return _copied(values, values.new_empty(count, positions, channels).transpose(1, 2))
+
+
+def _copied(source: Tensor, target: Tensor) -> Tensor:
+    for one, place in zip(source, target, strict=True):
+        place.copy_(one)
+    return target
+
+
 def _positions(features: Tensor) -> Tensor:
     """Return the positions of ascending values, equal ones in the order they have: one integer holds both."""
-    bits = features.contiguous().view(torch.int32)
+    bits = features.view(torch.int32)
     keys = torch.empty(*features.shape, 2, dtype=torch.int32)  # the lower and the upper half of an int64
     keys[..., 0] = torch.arange(features.shape[-1], dtype=torch.int32)
     keys[..., 1] = bits ^ ((bits >> 31) & MAGNITUDE)  # as integers, negative floats ascend with their magnitude

@@ -42,6 +42,7 @@ IDENTITIES = frozenset(
         *("sigmoid", "hardsigmoid", "tanh", "stochastic_depth"),
     }
 )
+NEVER_NEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid"})
 # What normalises an activation is taken as constant, as in batch and layer norm (ConvNeXt V2's response norm).
 CONSTANTS = frozenset({"norm", "var", "std", "var_mean", "rsqrt"})
 GUIDED = frozenset(
@@ -96,8 +97,10 @@ class RelevancePass(TorchFunctionMode):
         self.counts[name] += 1
 
     def _identity(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        self._note(operation_name(func))
-        return operations.identity(_value(func, args, keywords), args[0])
+        name = operation_name(func)
+        self._note(name)
+        result = operations.identity(_value(func, args, keywords), args[0])
+        return operations.positive(result) if name in NEVER_NEGATIVE else result
 
     def _conv2d(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
         x, weight, bias, options = _linear_arguments(args, keywords)
@@ -130,7 +133,8 @@ class RelevancePass(TorchFunctionMode):
         self._note("max_pool2d")
         value = func(*args, **keywords)
         stride = _argument(args, keywords, 2, "stride") or _argument(args, keywords, 1, "kernel_size")
-        return operations.pooled(value, args[0], lambda v: operations.average_like_maximum(v, stride, value.shape))
+        result = operations.pooled(value, args[0], lambda v: operations.average_like_maximum(v, stride, value.shape))
+        return operations.positive(result) if operations.is_positive(args[0]) else result
 
     def _avg_pool2d(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
         self._note(operation_name(func))

@@ -94,7 +94,7 @@ def start(activation: Tensor, readout: Readout, method: str) -> Tensor:
         begun = readout.shares(activation) * (mask * readout.active(activation))[:, None]
     else:
         begun = vectors * (mask / mask.sum(dim=1, keepdim=True))[:, None]
-    return begun.view_as(activation)
+    return torch.empty_like(activation).copy_(begun.view_as(activation))  # in its order in memory, as all below will be
 
 
 def _pass(module: nn.Module, method: str) -> TorchFunctionMode:

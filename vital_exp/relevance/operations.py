@@ -60,62 +60,67 @@ def identity(value: Tensor, x: Tensor) -> Tensor:
     return ruled(value, lambda relevance, _: (relevance,), x)
 
 
+def positive(x: Tensor) -> Tensor:
+    """Note that an activation is nowhere negative, so that nobody has to look: on a GPU to look is to wait."""
+    x._nowhere_negative = True  # type: ignore[attr-defined]
+    return x
+
+
+def is_positive(x: Tensor) -> bool:
+    """Whether it is known that an activation is nowhere negative."""
+    return getattr(x, "_nowhere_negative", False)
+
+
 def z_plus(value: Tensor, x: Tensor, weight: Tensor, linear: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Positive contributions only: x+ w+ + x- w-, no bias; the same as x w+ for inputs that are nowhere negative."""
+    known = is_positive(x)
 
     def rule(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
-        positive = weight.clamp(min=0)
-        if x.amin() >= 0:
-            return (proportional(relevance, x, lambda v: linear(v, positive)),)
-        negative = weight.clamp(max=0)
-        both = lambda v: linear(v.clamp(min=0), positive) + linear(v.clamp(max=0), negative)  # noqa: E731
+        up = _laid_out_as(weight, weight.clamp(min=0))
+        if known or x.amin() >= 0:
+            return (proportional(relevance, x, lambda v: linear(v, up)),)
+        down = _laid_out_as(weight, weight.clamp(max=0))
+        both = lambda v: linear(v.clamp(min=0), up) + linear(v.clamp(max=0), down)  # noqa: E731
         return (proportional(relevance, x, both),)
 
     return ruled(value, rule, x)
 
 
+def _laid_out_as(weight: Tensor, values: Tensor) -> Tensor:
+    """Return values with the strides of ``weight``: torch forgets the order of axes of length 1, of 1 x 1 kernels."""
+    return values.as_strided(weight.shape, weight.stride())
+
+
 def gamma(
     value: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, linear: Callable[..., Tensor], amount: float
 ) -> Tensor:
-    """The epsilon rule (amount 0), or the generalised gamma rule: contributions of the output's sign count more.
+    """The generalised gamma rule: contributions of the output's sign count more.
 
-    For outputs z >= 0 x+ (w + g w+) + x- (w + g w-), for z < 0 the other two; a bias takes its share.
+    For outputs z >= 0 x+ (w + g w+) + x- (w + g w-), for z < 0 the other two; a bias takes its share. Since
+    x+ w+ + x- w- = (x w + |x| |w|) / 2, that is (1 + g/2) z +- g/2 (|x| |w| + |b|): three products instead of eight.
+
+    Args:
+        value: x w + b, as part of a graph from ``x``.
+        x: the input.
+        weight: of the linear map.
+        bias: its offset, if any.
+        linear: maps input, weight and bias to the output.
+        amount: g.
     """
+    source, half = x, amount / 2
 
     def rule(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
-        if amount == 0:
-            z = value.detach()
-            return (_weighted(relevance / stabilised(z), x, lambda v: linear(v, weight, None)),)
-        up, down = weight + amount * weight.clamp(min=0), weight + amount * weight.clamp(max=0)
-        bias_up = None if bias is None else bias + amount * bias.clamp(min=0)
-        bias_down = None if bias is None else bias + amount * bias.clamp(max=0)
-        total = torch.zeros_like(x)
-        for sign, (first, second, offset) in ((1, (up, down, bias_up)), (-1, (down, up, bias_down))):
-            chosen = (
-                torch.where(value.detach() >= 0, relevance, 0) if sign > 0 else torch.where(value < 0, relevance, 0)
-            )
-            total = total + _signed(chosen.detach(), x, first, second, offset, linear)
-        return (total,)
+        z = value.detach()
+        sign = torch.where(z >= 0, 1, -1).to(z) * half
+        with torch.enable_grad():
+            size = x.detach().abs().requires_grad_()
+            most = linear(size, _laid_out_as(weight, weight.abs()), None if bias is None else bias.abs())
+        scaled = relevance / stabilised((1 + half) * z + sign * most.detach())
+        (flow,) = torch.autograd.grad(value, source, (1 + half) * scaled, retain_graph=True)
+        (unsigned,) = torch.autograd.grad(most, size, sign * scaled)
+        return (x * flow + size.detach() * unsigned,)
 
     return ruled(value, rule, x)
-
-
-def _weighted(scaled: Tensor, x: Tensor, operation: Callable[[Tensor], Tensor]) -> Tensor:
-    with torch.enable_grad():
-        variable = x.detach().requires_grad_()
-        (flow,) = torch.autograd.grad(operation(variable), variable, scaled)
-    return x * flow
-
-
-def _signed(
-    relevance: Tensor, x: Tensor, first: Tensor, second: Tensor, offset: Tensor | None, linear: Callable[..., Tensor]
-) -> Tensor:
-    """Distribute relevance over positive inputs by the first weights and over negative ones by the second."""
-    with torch.enable_grad():
-        variable = x.detach().requires_grad_()
-        z = linear(variable.clamp(min=0), first, offset) + linear(variable.clamp(max=0), second, None)
-        (flow,) = torch.autograd.grad(z, variable, relevance / stabilised(z.detach()))
-    return x * flow
 
 
 def pooled(value: Tensor, x: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
@@ -135,9 +140,11 @@ def residual_sum(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """rho = |a| / (|a| + |b|) of the relevance goes to a, the rest to b."""
 
     def rule(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        total = (a.abs() + b.abs()).clamp(min=torch.finfo(a.dtype).tiny)
-        rho = a.abs() / total
-        return _fold(rho * relevance, a), _fold((1 - rho) * relevance, b)
+        share = a.abs()
+        total = (share + b.abs()).clamp_(min=torch.finfo(a.dtype).tiny)
+        share = share.div_(total) if share.shape == total.shape else share / total
+        to_a = share * relevance
+        return _fold(to_a, a), _fold(relevance - to_a, b)
 
     return ruled(value, rule, a, b)
 
@@ -156,12 +163,8 @@ def matrix_product(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Epsilon rule for both factors, each of which takes half of the relevance (AttnLRP)."""
 
     def rule(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            first, second = a.detach().requires_grad_(), b.detach().requires_grad_()
-            z = first @ second
-            scaled = relevance / stabilised(2 * z.detach())
-            flow_a, flow_b = torch.autograd.grad(z, (first, second), scaled)
-        return a * flow_a, b * flow_b
+        scaled = relevance / stabilised(2 * value.detach())
+        return a * _fold(scaled @ b.mT, a), b * _fold(a.mT @ scaled, b)
 
     return ruled(value, rule, a, b)
 
