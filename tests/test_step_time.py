@@ -91,9 +91,11 @@ def test_bfloat16_losses_agree_roughly() -> None:
 
 def test_goals_are_those_of_resnet50() -> None:
     result = {"network": "resnet50", "size": 224, "references": 50, "precision": "32", "loss_difference": 1e-3}
-    rounds = [{step_time.LIBRARY: 1.0, step_time.PUBLISHED: 9.0, step_time.KEPT: 1.7}]
+    rounds = [{step_time.LIBRARY: 1.0, step_time.PUBLISHED: 14.0, step_time.KEPT: 1.9}]
     found = step_time.problems({**result, "steps": step_time.summary(rounds)})
     assert [line.split(":")[0] for line in found] == ["the first losses differ by 1.0e-03", step_time.PUBLISHED]
+    found = step_time.problems({**result, "precision": "bf16", "steps": step_time.summary(rounds)})
+    assert [line.split(":")[0] for line in found] == [step_time.PUBLISHED, step_time.KEPT]
 
 
 @pytest.mark.parametrize("positions", [49, 784, 9000])
@@ -121,6 +123,26 @@ def test_a_value_that_is_no_number_reaches_the_loss() -> None:
         features[1, 3, 7] = nan
         losses = sort_matching(features, torch.zeros(64, 500))
         assert losses.isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("positions", [49, 784, 9000])
+def test_bfloat16_is_sorted_as_it_is(positions: int) -> None:
+    features = torch.randn(2, 512, positions, generator=torch.Generator().manual_seed(0)).bfloat16()
+    features[0] = features[0].relu()
+    transposed = features.transpose(1, 2).contiguous().transpose(1, 2)
+    wanted, wanted_order = features.float().sort(dim=-1, stable=True)
+    for given in (features, transposed):
+        ordered, order = sort_rows(given)
+        assert ordered.dtype == torch.bfloat16
+        assert torch.equal(ordered.float(), wanted)
+        assert torch.equal(order, wanted_order)
+    quantiles = torch.randn(512, positions).sort(dim=-1).values
+    exact, half = features.float().requires_grad_(), features.clone().requires_grad_()
+    losses = [sort_matching(one, quantiles) for one in (exact, half)]
+    assert torch.equal(losses[0], losses[1])
+    gradients = [torch.autograd.grad(loss.sum(), one)[0] for loss, one in zip(losses, (exact, half), strict=True)]
+    assert gradients[1].dtype == torch.bfloat16
+    torch.testing.assert_close(gradients[1].float().norm(), gradients[0].norm(), rtol=1e-2, atol=0)
 
 
 def test_sorting_does_not_depend_on_threads() -> None:

@@ -25,10 +25,9 @@ def sort_matching(features: Tensor, quantiles: Tensor, channel_weights: Tensor |
     Returns:
         (N,) losses, at least 0, in float32 (float64 if the features are).
     """
-    if features.dtype in (torch.float16, torch.bfloat16):
-        features = features.float()  # differences of sorted values cancel in half precision
-    matched = resample_quantiles(quantiles, features.shape[-1]).to(features.dtype)
-    weights = None if channel_weights is None else channel_weights.to(features.dtype)
+    exact = torch.promote_types(features.dtype, torch.float32)  # differences of sorted values cancel in half precision
+    matched = resample_quantiles(quantiles, features.shape[-1]).to(exact)
+    weights = None if channel_weights is None else channel_weights.to(exact)
     losses: Tensor = _SortMatching.apply(features, matched, weights)
     return losses
 
@@ -39,7 +38,8 @@ class _SortMatching(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, quantiles: Tensor, channel_weights: Tensor | None) -> Tensor:
         ordered, order = sort_rows(features)
-        difference = ordered.sub_(quantiles)
+        difference = ordered.to(quantiles.dtype).sub_(quantiles)
+        ctx.dtype = features.dtype
         squared = difference.square()
         if channel_weights is not None:
             squared *= channel_weights[..., None]
@@ -53,4 +53,4 @@ class _SortMatching(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (difference,) = ctx.saved_tensors
         scale = gradient * (2.0 / (difference.shape[1] * difference.shape[2]))
-        return difference * scale[:, None, None], None, None
+        return (difference * scale[:, None, None]).to(ctx.dtype), None, None
