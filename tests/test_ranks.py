@@ -7,12 +7,16 @@ import os
 import signal
 import socket
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 from tests.processes import finish, start, wait_for
 from tests.tiny import command
+from vital_exp.engine.ranks import Ranks
 
 TINY = (
     *("model=python", "model.factory=tests.tiny:tiny_net", "model.size=16", "model.class_names=[a,b,c,d]"),
@@ -88,6 +92,30 @@ def test_torchrun_with_more_ranks_than_targets(workplace: Path) -> None:
     assert [code for code, _ in ended] == [0, 0, 0], ended
     check_whole(workplace / "run", 2)
     assert [told.count("gallery: ") for _, told in ended] == [1, 0, 0]
+
+
+def test_a_slow_batch_holds_no_other_rank_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the first item is not done before all others are: the other rank must make them."""
+    for name, value in outside(("WORLD_SIZE", "RANK", "LOCAL_RANK"), {}, 2)[0].items():
+        monkeypatch.setenv(name, value)
+    made, others_made = [], threading.Event()
+
+    def work(rank: int) -> None:
+        environment = LightningEnvironment()
+        environment.set_global_rank(rank)
+        environment.set_world_size(2)
+        with Ranks.of(environment) as ranks:
+            for number, _ in ranks.share("abcdef"):
+                if number == 0:
+                    assert others_made.wait(30)
+                else:
+                    made.append(number)
+                if len(made) == 5:
+                    others_made.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+    assert made == [1, 2, 3, 4, 5]
 
 
 def test_slurm_starts_the_ranks_of_a_sweep(workplace: Path) -> None:
