@@ -17,7 +17,10 @@ from tests.test_evaluate_command import evaluate
 from tests.test_report import png, report, write_run
 from vital_exp.commands.hydra_app import MISTAKE
 from vital_exp.evaluation import study
+from vital_exp.evaluation.metrics import proxy_of
+from vital_exp.evaluation.score import Score
 from vital_exp.evaluation.study import PARTS, Answer, Item, names_it, read_key, study_scores
+from vital_exp.evaluation.table import Evaluation
 
 METHODS = ("vital", "maco")
 TARGETS = 3
@@ -118,6 +121,32 @@ def test_answers_come_back_into_the_table_and_the_report(sweep: Path, capsys: py
     assert rows["vital", "study_rating"]["best"]
     assert "needs" in content["not_computed"]["study_naming"]
     assert "study_rating" in Path("r/table.md").read_text()
+
+
+def test_the_machine_proxies_of_the_three_parts_are_named_so(sweep: Path) -> None:
+    """Beside a run's numbers, and below the table of a sweep."""
+    proxies = {
+        "clip_probability": "(a) rating by name",
+        "correspondence_auc[judge]": "(b) picture against references",
+        "mis_pictures[judge]": "(b) picture against references",
+        "naming": "(c) free naming",
+    }
+    assert {name: proxy_of(name) for name in proxies} == proxies
+    others = ("clip_top1", "clip_score", "mis_natural[judge]", "accuracy_top1", "study_naming", "fid[target]")
+    assert not any(map(proxy_of, others))
+    scores = {name: Score(0.5, 0.4, 0.6, 3) for name in proxies}
+    printed = str(Evaluation([], scores))
+    assert all(f"proxy of study {part}" in printed for part in proxies.values())
+    for run in range(4):
+        entries = {name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": 3} for name in proxies}
+        (sweep / str(run) / "metrics.json").write_text(json.dumps(entries))
+    assert report(f"runs={sweep}", "out=r") == 0
+    told = (
+        "Machine proxies of the human study: (a) rating by name: clip_probability; "
+        "(b) picture against references: mis_pictures[judge], correspondence_auc[judge]; (c) free naming: naming."
+    )
+    for file in ("table.md", "table.tex", "report.html"):
+        assert told in Path("r", file).read_text(), file
 
 
 def test_free_naming_is_scored_by_the_texts_likeness() -> None:

@@ -23,6 +23,14 @@ from vital_exp.evaluation.score import NotComputed, Score
 Scores = dict[str, Score]
 ALL, BASIC = "all", "basic"
 STUDY = "study_"  # what people answered: ratings and right names, vital_exp.evaluation.study
+# What stands in for the three parts of the human study, by the beginnings of names in the table.
+RATING, REFERENCES, NAMING = "(a) rating by name", "(b) picture against references", "(c) free naming"
+PROXIES = {
+    "clip_probability": RATING,
+    "correspondence_auc": REFERENCES,
+    "mis_pictures": REFERENCES,
+    "naming": NAMING,
+}
 # What basic stands for: little more than a pass over the pictures.
 BASIC_METRICS = ("accuracy", "transfer", "activation_ratio")
 # What a metric is computed over: once for the pictures, for each judge, for the network and each judge, for each
@@ -356,6 +364,11 @@ def higher_is_better(name: str) -> bool | None:
             if name.startswith(prefix):
                 return None if direction == NEITHER else direction == UP
     raise KeyError(name)
+
+
+def proxy_of(name: str) -> str:
+    """Return the part of the human study that a number stands in for, by its name in the table; empty for none."""
+    return next((part for prefix, part in PROXIES.items() if name.startswith(prefix)), "")
 
 
 def chosen(names: Sequence[str] | str | None, key: str = "metrics") -> list[Metric]:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vital_exp.evaluation.metrics import higher_is_better
+from vital_exp.evaluation.metrics import higher_is_better, proxy_of
 from vital_exp.evaluation.score import Score
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_file
@@ -81,7 +81,8 @@ class Evaluation:
         for name, score in self.scores.items():
             table.add_row(*_cells(name, score))
         out = io.StringIO()
-        Console(file=out, width=WIDTH, color_system=None, markup=False, highlight=False).print(table)
+        console = Console(file=out, width=WIDTH, color_system=None, markup=False, highlight=False, force_jupyter=False)
+        console.print(table)
         return out.getvalue().rstrip("\n")
 
 
@@ -90,7 +91,8 @@ def _cells(name: str, score: Score) -> tuple[str, ...]:
         return name, "", "", "", "", score.reason or ""
     interval = "" if score.low is None or score.high is None else f"{score.low:.3f} to {score.high:.3f}"
     direction = {True: "higher", False: "lower", None: ""}[higher_is_better(name)]
-    return name, f"{score.value:.3f}", interval, str(score.n), direction, score.reason or ""
+    proxy = f"proxy of study {part}" if (part := proxy_of(name)) else ""
+    return name, f"{score.value:.3f}", interval, str(score.n), direction, score.reason or proxy
 
 
 def column_of(name: str) -> str:

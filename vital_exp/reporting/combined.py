@@ -22,7 +22,17 @@ PER_RUN = ("seconds", "memory")
 PARTS = ("kid", "path_similarity[")
 # What a table shows first, by the part of a metric's name before its bracket, in this order.
 HEADLINES = (
-    *("accuracy_top1", "transfer_top1", "activation_ratio", "fid", "kid", "clip_top1", "clip_top5", "naming"),
+    *(
+        "accuracy_top1",
+        "transfer_top1",
+        "activation_ratio",
+        "fid",
+        "kid",
+        "clip_top1",
+        "clip_top5",
+        "clip_probability",
+        "naming",
+    ),
     *("mis_pictures", "correspondence_auc", "cosy_auc", "path_similarity", "repetition_deviation"),
     *("high_frequency_deviation", "study_rating", "study_correspondence", "study_naming", "seconds", "memory"),
 )

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vital_exp.evaluation.metrics import proxy_of
 from vital_exp.reporting.combined import ALL, Cell, CombinedTable, direction
 from vital_exp.reporting.published import METRICS as PUBLISHED_METRICS
 from vital_exp.reporting.published import NOTE, STUDY
@@ -23,6 +24,16 @@ LEGEND = (
     "a whole, such as FID, the mean over seeds. Bold: the best. *: significantly worse than the best, by the paired "
     "bootstrap on the same targets and seeds, unadjusted. n: pictures."
 )
+
+
+def legend(table: CombinedTable) -> str:
+    """Return how the table is read, and which of its numbers stand in for people's answers."""
+    parts: dict[str, list[str]] = {}
+    for metric in table.metrics:
+        if part := proxy_of(metric):
+            parts.setdefault(part, []).append(metric)
+    told = "; ".join(f"{part}: {', '.join(found)}" for part, found in sorted(parts.items()))
+    return f"{LEGEND} Machine proxies of the human study: {told}." if told else LEGEND
 
 
 def rows_of(table: CombinedTable) -> Iterator[dict[str, Any]]:
@@ -86,7 +97,7 @@ def as_markdown(table: CombinedTable) -> str:
                 lines.append(_line([f"{metric} {arrow(metric)}".strip(), counts(cells), *map(_markdown_cell, cells)]))
         parts.append("\n".join(lines))
     parts += [_markdown_published(table), _markdown_missing(table)]
-    return "\n\n".join(filter(None, (LEGEND, *parts))) + "\n"
+    return "\n\n".join(filter(None, (legend(table), *parts))) + "\n"
 
 
 def _markdown_published(table: CombinedTable) -> str:
@@ -126,7 +137,7 @@ def _rule(columns: int) -> str:
 
 def as_latex(table: CombinedTable) -> str:
     """Return a tabular of booktabs per model, and one of the paper's figures, ready for ``\\input``."""
-    parts = [f"% {LEGEND}", "% needs \\usepackage{booktabs}"]
+    parts = [f"% {legend(table)}", "% needs \\usepackage{booktabs}"]
     for model in table.models:
         methods = table.methods_of(model)
         heads = ["metric", "$n$", *map(_escaped, methods)]

@@ -271,7 +271,7 @@ def _write_page(
         targets=len(data["targets"]),
         seeds=sorted({run.seed for run in sweep}),
         notes=list(_notes(sweep, table)),
-        legend=formats.LEGEND,
+        legend=formats.legend(table),
         published_note=NOTE,
         published_metrics=list(PUBLISHED_METRICS),
     )
