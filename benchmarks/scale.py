@@ -14,6 +14,7 @@ import filecmp
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,8 +28,10 @@ REPEATS = 3
 UNITS = 64
 BATCH = 8
 DECILES = 10
+GPUS = 8
+GPU_STEP = 0.02  # seconds of one picture's step on one GPU: the paper's 40 s per picture of 2,000 steps, ResNet-50
 NETWORKS = ("resnet50", "densenet121", "convnext_base", "vit_l_16", "vit_l_32")
-METHODS = ("vital_fourier", "fourier", "maco", "deep_inversion", "activation_max", "prototype")
+METHODS = ("vital", "vital_fourier", "fourier", "maco", "deep_inversion", "activation_max", "prototype")
 
 
 def main() -> None:
@@ -136,17 +139,34 @@ def many(options: argparse.Namespace, place: Path) -> dict[str, object]:
     reported = time.perf_counter()
     page = write_gallery(place / "run")
     ended = time.perf_counter()
+    shown = seconds_in_browser(page)
     return {
         **deciles(looks, options.targets),
         "largest memory (MB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "opening the run folder (s)": round(reported - opened, 2),
         "writing the report (s)": round(ended - reported, 2),
         "report (MB)": round(page.stat().st_size / 1e6, 1),
+        "opening the report in Chromium (s)": shown,
     }
 
 
+def seconds_in_browser(page: Path) -> float | str:
+    """Return the seconds until Chromium has loaded a page; why not, where there is none."""
+    from tests.chromium import NAMES, tab
+
+    if not any(map(shutil.which, NAMES)):
+        return "needs Chromium"
+    with tab(page.parent / "profile") as opened:
+        started = time.perf_counter()
+        opened.open(page)
+        return round(time.perf_counter() - started, 2)
+
+
 def steps(_options: argparse.Namespace, _place: Path) -> dict[str, object]:
-    """Time a step of one picture: each network with one method, and one network with each method."""
+    """Measure a step of one picture, each network with one method and one network with each; what a job then takes.
+
+    Processor seconds: the machine may be shared.
+    """
     import torch
 
     from vital_exp.config import compose_config
@@ -154,13 +174,29 @@ def steps(_options: argparse.Namespace, _place: Path) -> dict[str, object]:
     from vital_exp.reporting.plan import seconds_per_step
 
     torch.set_num_threads(1)
-    seconds = {}
-    for model, method in [*((model, "vital") for model in NETWORKS), *(("resnet50", method) for method in METHODS)]:
+    seconds, counts = {}, {}
+    for model, method in [*((model, METHODS[0]) for model in NETWORKS), *((NETWORKS[0], one) for one in METHODS[1:])]:
         overrides = [f"model={model}", f"method={method}", "model.pretrained=false", "target.index=0"]
         request = Request.from_config(compose_config([*overrides, "trainer.accelerator=cpu"]))
-        seconds[f"{model} {method}"] = round(seconds_per_step(request, 1, 1), 3)
-        print(model, method, seconds[f"{model} {method}"], request.config.steps, file=sys.stderr)
-    return seconds
+        seconds[model, method] = seconds_per_step(request, 1, 1, time.process_time)
+        counts[method] = request.config.steps
+        print(f"{model} {method}: {seconds[model, method]:.3f} s, {counts[method]} steps", file=sys.stderr, flush=True)
+    first = seconds[NETWORKS[0], METHODS[0]]
+
+    def hours(model: str, method: str) -> float:
+        """Of 1,000 pictures on the GPU that is assumed."""
+        cost = seconds[model, METHODS[0]] * seconds[NETWORKS[0], method] / first**2
+        return round(1000 * counts[method] * GPU_STEP * cost / 3600, 1)
+
+    table = {model: {method: hours(model, method) for method in METHODS} for model in NETWORKS}
+    total = sum(sum(row.values()) for row in table.values())
+    return {
+        "processor seconds per step": {" ".join(key): round(value, 3) for key, value in seconds.items()},
+        "steps": counts,
+        f"GPU hours of 1,000 pictures, a step of {NETWORKS[0]} {METHODS[0]} at {GPU_STEP} s": table,
+        "GPU hours of all": round(total),
+        f"days on {GPUS}": round(total / GPUS / 24, 1),
+    }
 
 
 def deciles(looks: list[tuple[float, int]], targets: int) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -66,7 +67,9 @@ def _cache_note(request: Request) -> str:
     return f", {total / 1e6:.1f} MB of reference statistics in {setup.cache_dir(request.config)}"
 
 
-def seconds_per_step(request: Request, batch_size: int, together: int) -> float:
+def seconds_per_step(
+    request: Request, batch_size: int, together: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Time a few steps of a batch on blank statistics, the first not counted."""
     config, network = request.config, request.network
     targets = padded(next(batches(request.targets, batch_size)), batch_size)
@@ -82,12 +85,12 @@ def seconds_per_step(request: Request, batch_size: int, together: int) -> float:
     started = 0.0
     for step in range(TIMED_STEPS + 1):
         if step == 1:
-            started = time.perf_counter()
+            started = clock()
         x = pictures.network_input()
         found = objective(x, step)
         (x * found.gradient).sum().backward()
         float(found.losses.sum())  # waits for the device
-    return (time.perf_counter() - started) / TIMED_STEPS
+    return (clock() - started) / TIMED_STEPS
 
 
 def _duration(seconds: float) -> str:
