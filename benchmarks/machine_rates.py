@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from vital_exp.engine import memory
+
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 COPIED_BYTES = {"cpu": 2**28, "cuda": 2**32}
 REPETITIONS = {"cpu": 3, "cuda": 20}  # in one measurement
@@ -78,3 +80,13 @@ def operations_and_bytes(take: Callable[[], object]) -> tuple[float, float]:
     with _Bytes() as moved:
         take()
     return float(counter.get_total_flops()), float(moved.total)
+
+
+def peak_bytes(device: torch.device) -> tuple[Callable[[], None], Callable[[], float]]:
+    """Return what starts to measure the most memory in use, and what tells it in bytes; on a CPU the process's."""
+    if device.type == "cuda":
+        return (
+            lambda: torch.cuda.reset_peak_memory_stats(device),
+            lambda: float(torch.cuda.max_memory_allocated(device)),
+        )
+    return (lambda: None), (lambda: memory.peak(device) * memory.MEBIBYTE)

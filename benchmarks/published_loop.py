@@ -117,6 +117,10 @@ class PublishedLoop:
         ranks = order.argsort(dim=-1)
         return wanted.expand_as(features).gather(-1, ranks)
 
+    def descend(self, losses: Tensor) -> None:
+        """Compute the gradients."""
+        losses.sum().backward()
+
     def step(self) -> Tensor:
         """Take one step; return the losses before it, (N,)."""
         for group in self.optimizer.param_groups:
@@ -125,7 +129,7 @@ class PublishedLoop:
         losses = self.losses(self.pictures.roll((down, right), dims=(2, 3)))
         self.optimizer.zero_grad()
         self.network.zero_grad()
-        losses.sum().backward()
+        self.descend(losses)
         self.optimizer.step()
         with torch.no_grad():
             self.pictures.clamp_(*self.valid)

@@ -1,76 +1,125 @@
-"""Time of one step of hidden units against one of classes, of the same network at the same size, in one run.
+"""Time of one step of a hidden unit against one of a class, and against the published loop for hidden units.
 
-    python benchmarks/unit_step_time.py
+    python benchmarks/unit_step_time.py                       # against a class step
+    python benchmarks/unit_step_time.py --published --references 10
 
 ResNet-50 with random weights, one picture: a class step aligns conv1 and the four stages; a step of a channel of
 layer4.1 aligns conv1 and three stages, with the relevance of the picture computed anew. Prints the median ratio over
-rounds that alternate between the two.
+rounds that alternate between the two. ``--published`` compares with a plain transcription of the published loop
+(published_unit_loop.py), which keeps the graph of all references: 0.1 GB each. Exit code 1 when the losses differ or
+the goal is missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
-import time
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
-import torchvision
+from published_unit_loop import PublishedUnitLoop
+from step_time import CLOCKS, random_network
+from torch import Tensor
 
 from vital_exp import load_model
-from vital_exp.engine import setup
+from vital_exp.engine.module import VisualizationModule
 from vital_exp.engine.problem import problem_of
 from vital_exp.engine.request import Request
-from vital_exp.images.randomness import RandomStreams
+from vital_exp.engine.visualization import Visualization
+from vital_exp.models.network import model_space
 
 LAYERS = "model.layers=[conv1,layer1,layer2,layer3{}]"
+PRIORS = ["objective.total_variation.weight=0", "objective.l2.weight=0"]
+GOAL = 10.0  # times the library's step, with 50 references
+LOSS_TOLERANCE = 1e-4
 
 
-def step(target: str, relevance: str, size: int) -> Callable[[], None]:
-    """Return a function that takes one step, forward and backward, for a target."""
-    network = load_model(torchvision.models.resnet50(weights=None), size=size)
+def step(
+    target: str, relevance: str, size: int, references: Tensor | None = None
+) -> tuple[Request, VisualizationModule]:
+    """Return what makes one picture of a target of ResNet-50."""
+    network = load_model(random_network("resnet50"), size=size)
     hidden = not target.startswith("class")
-    asked = [LAYERS.format("" if hidden else ",layer4"), "references.cache=false"]
+    asked = [LAYERS.format("" if hidden else ",layer4"), "references.cache=false", "batch_size=1", *PRIORS]
     asked += [f"relevance={relevance}"] if hidden else []
-    request = Request.of(network, target, references=torch.rand(2, 3, size, size), overrides=asked)
-    objective = setup.objective_of(
-        request.config, problem_of(request.config, network, request.targets, request.references)
-    )
-    streams = RandomStreams(0, [request.targets[0].name])
-    transform, pictures = (
-        setup.transform_of(request.config, network),
-        setup.pictures_of(request.config, network, streams),
-    )
-
-    def take() -> None:
-        losses, _ = objective(transform(pictures.network_input(), streams, 0))
-        losses.sum().backward()
-
-    return take
+    images = torch.rand(2, 3, size, size) if references is None else references
+    request = Request.of(network, target, references=images, overrides=asked)
+    work = Visualization(request.config, request.network, request.targets, request.references)
+    return request, work._module(request.targets)
 
 
-def seconds(take: Callable[[], None]) -> float:
+def taking(module: VisualizationModule) -> Callable[[], object]:
+    """Return what computes losses and gradient of one step."""
+    return lambda: module.objective(module.pictures.network_input(), 0)
+
+
+def seconds(take: Callable[[], object], clock: Callable[[], float]) -> float:
     """Return the time of one step."""
-    started = time.perf_counter()
+    started = clock()
     take()
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Time both and print the ratio."""
+def ratios(slow: Callable[[], object], fast: Callable[[], object], options: argparse.Namespace) -> list[float]:
+    """Return how many times as long the one takes as the other, in each round, ascending; the first round warms up."""
+    clock = CLOCKS[options.clock]
+    return sorted([seconds(slow, clock) / seconds(fast, clock) for _ in range(options.rounds + 1)][1:])
+
+
+def published(options: argparse.Namespace) -> tuple[list[float], float]:
+    """Return the ratios of the published loop's step to the library's, and how far their first losses differ."""
+    size, generator = options.size, torch.Generator().manual_seed(0)
+    references = torch.rand(options.references, 3, size, size, generator=generator)
+    request, module = step("layer4.1:7", "lrp", size, references)
+    problem = problem_of(request.config, request.network, request.targets, request.references)
+    start = module.pictures.network_input().detach()
+    loop = PublishedUnitLoop(
+        copy.deepcopy(request.network.module),
+        problem.alignment.layers,
+        problem.readout,
+        model_space(references, request.network),
+        start,
+        request.network.preprocessing.valid_range(start),
+    )
+    module.objective.transform = lambda pictures, *_: pictures  # the same picture for both
+    with torch.enable_grad():
+        theirs, ours = loop.losses(start).detach(), module.objective(start, 0).losses
+    return ratios(loop.step, taking(module), options), float((theirs / ours - 1).abs().max())
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--relevance", nargs="+", default=["lrp", "guided_backprop", "none"])
-    options = parser.parse_args(arguments)
-    of_class = step("class:0", "none", options.size)
+    parser.add_argument("--published", action="store_true", help="compare with the published loop for hidden units")
+    parser.add_argument("--references", type=int, default=50, help="of the published loop")
+    parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="cpu: processor time of all threads")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Time and print the ratios; return 1 if the published loop's is below the goal."""
+    options = parse(arguments)
+    if options.published:
+        found, difference = published(options)
+        middle = statistics.median(found)
+        print(
+            f"the published loop's step, {options.references} references, takes {middle:.1f} times the "
+            f"library's ({found[0]:.1f} to {found[-1]:.1f}); first losses agree to {difference:.0e}"
+        )
+        missed = options.references == 50 and middle < GOAL
+        return int(missed or difference > LOSS_TOLERANCE)
+    of_class = taking(step("class:0", "none", options.size)[1])
     for relevance in options.relevance:
-        of_unit = step("layer4.1:7", relevance, options.size)
-        of_class(), of_unit()
-        ratios = [seconds(of_unit) / seconds(of_class) for _ in range(options.rounds)]
-        low, high = min(ratios), max(ratios)
-        print(f"{relevance}: a unit's step takes {statistics.median(ratios):.2f} class steps ({low:.2f} to {high:.2f})")
+        found = ratios(taking(step("layer4.1:7", relevance, options.size)[1]), of_class, options)
+        middle = statistics.median(found)
+        print(f"{relevance}: a unit's step takes {middle:.2f} class steps ({found[0]:.2f} to {found[-1]:.2f})")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,8 +21,16 @@ from vital_exp.objectives.sorting import arranged_like, rows_together
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import gpu
 import machine_rates
 import step_profile
+import unit_step_time
+
+
+@pytest.fixture(autouse=True)
+def _small_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_rates, "MATRIX_SIDE", {"cpu": 256})
+    monkeypatch.setattr(machine_rates, "COPIED_BYTES", {"cpu": 2**22})
 
 
 def test_operations_and_bytes_of_a_product() -> None:
@@ -32,9 +40,7 @@ def test_operations_and_bytes_of_a_product() -> None:
     assert moved == 4 * (8 * 16 + 16 * 4 + 8 * 4)
 
 
-def test_rates_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine_rates, "MATRIX_SIDE", {"cpu": 256})
-    monkeypatch.setattr(machine_rates, "COPIED_BYTES", {"cpu": 2**22})
+def test_rates_are_those_of_this_machine() -> None:
     cpu = torch.device("cpu")
     assert 1e8 < machine_rates.matrix_rate(cpu, torch.float32) < 1e14
     assert 1e8 < machine_rates.copy_rate(cpu) < 1e13
@@ -145,3 +151,42 @@ def test_rows_are_brought_together_and_back(shape: tuple[int, int, int]) -> None
     assert back.stride() == tokens.stride()
     assert torch.equal(back, rows)
     assert arranged_like(rows, rows) is rows
+
+
+def test_the_gpu_s_table_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [
+        "--accelerator=cpu",
+        "--precision=32",
+        "--size=32",
+        "--seconds-per-case=0.1",
+        f"--out={tmp_path / 'page.md'}",
+    ]
+    gpu.main([*asked, "--networks=resnet18", "--layers=layer3.0", "--batches", "2"])
+    page = (tmp_path / "page.md").read_text()
+    assert page.strip() in capsys.readouterr().out
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| resnet18")]
+    assert [line[0] for line in lines] == ["resnet18 class, 2", "resnet18 hidden, 2"]
+    for _, milliseconds, hourly, share, memory, extrapolated in lines:
+        assert float(hourly) == pytest.approx(2 * 3600e3 / 2000 / float(milliseconds), rel=1e-2)
+        assert float(extrapolated) == pytest.approx(60 * 1000 / float(hourly), rel=1e-2)
+        assert 0 <= float(share.rstrip("%")) <= 100
+        assert float(memory) > 0
+
+
+def test_a_case_that_fails_is_a_row_and_time_that_is_over_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--accelerator=cpu", "--networks=resnet18", "--size=32", "--layers=layer9", "--batches", "1"]
+    rows, left_out, _ = gpu.run(gpu.parse([*asked, "--seconds-per-case=0.1", "--precision=32"]))
+    assert "UsageError: " in rows["resnet18 hidden, 1"]["step, ms"]
+    assert not left_out
+    rows, left_out, _ = gpu.run(gpu.parse([*asked, "--seconds=0"]))
+    assert not rows
+    assert left_out == ["resnet18 class, 1", "resnet18 hidden, 1"]
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit):
+            gpu.main([])
+        assert "there is no GPU here" in capsys.readouterr().err
+
+
+def test_the_published_loop_of_hidden_units_has_the_library_s_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    assert unit_step_time.main(["--published", "--size=64", "--references=2", "--rounds=1"]) == 0
+    assert "times the library's" in capsys.readouterr().out
