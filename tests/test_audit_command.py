@@ -27,6 +27,7 @@ from vital_exp.references.drawn import draw
 
 # The shortest audit there is.
 BRIEF = ("count=4", "methods=[fourier]", "steps=1", "targets=1")
+ONE_STEP = {"count": 4, "steps": 1, "targets": 1}
 TUNING = ("tuning.steps=1", "tuning.batch_size=2")
 CIRCUIT = ("snapshots.steps=4", "snapshots.seeds=1", "detector.epochs=1", "detector.least_updates=1")
 CHECKS = {"fooling_circuit": CIRCUIT, "silent_units": (), "slingshot": TUNING}
@@ -128,6 +129,8 @@ def test_attacks_of_hidden_units(runs: Path) -> None:
         assert row["target"] == "channel-layer3-1"
         assert float(row["attacked_activation"]) == float(row["attacked_activation"])  # a number
     assert "top_images_kept" in rows("proxpulse")[0]
+    below = {**ONE_STEP, "methods": ["vital"], "layer": "layer2.0.conv1"}  # relevance passes the silent units
+    assert audit("silent_units", runs / "hidden", **below).rows[0]["method"] == "vital"
     similar = audit("path_similarity", runs / "hidden", layer="layer2", count=3)
     assert {row["n"] for row in similar.rows} == {2}
 

@@ -169,6 +169,19 @@ def test_residual_sums_split_by_magnitude_and_concatenations_into_parts() -> Non
     np.testing.assert_allclose(flow(lambda v: torch.cat([v, v], dim=1), x, both), 3 * arriving, rtol=1e-12)
 
 
+def test_a_choice_passes_relevance_to_what_was_chosen() -> None:
+    x, relevance = random(2, 6, seed=9), random(2, 6, seed=10)
+    a, b = random(6, 6, seed=11), random(6, 6, seed=12)
+    first = F.linear(x, a) > 0
+
+    def chosen(v: Tensor) -> Tensor:
+        return torch.where(F.linear(v, a) > 0, F.linear(v, a), F.linear(v, b))
+
+    expected = z_plus_twin(a.numpy(), x.numpy(), (relevance * first).numpy())
+    expected = expected + z_plus_twin(b.numpy(), x.numpy(), (relevance * ~first).numpy())
+    np.testing.assert_allclose(flow(chosen, x, relevance), expected, rtol=1e-8, atol=1e-10)
+
+
 def attention_twin(x: Array, weights: list[Array], relevance: Array) -> Array:
     """One head in plain matrices: scores, Taylor softmax, weighted sum; half a product's relevance to each factor."""
     query, key, value = (x @ w.T for w in weights)

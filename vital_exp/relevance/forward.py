@@ -16,13 +16,13 @@ from vital_exp.relevance import operations
 
 # What an operation is called, without the marks of in-place and reflected forms: iadd, add_ and radd are add.
 ALIASES = {"_max_pool2d": "max_pool2d", "max_pool2d_with_indices": "max_pool2d", "concat": "cat", "concatenate": "cat"}
-# Operations that move values or sum them up unchanged: their gradient is their rule.
+# Operations that move, choose or sum up values unchanged: their gradient is their rule.
 MOVEMENTS = frozenset(
     {
         *("cat", "stack", "chunk", "split", "unbind", "getitem", "__getitem__", "select", "narrow", "pad", "roll"),
         *("reshape", "view", "view_as", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "T"),
         *("swapaxes", "movedim", "expand", "expand_as", "repeat", "contiguous", "clone", "flip", "to", "type", "float"),
-        *("double", "type_as", "t", "mT", "rearrange", "_pad"),
+        *("double", "type_as", "t", "mT", "rearrange", "_pad", "where"),
     }
 )
 # Operations through which relevance passes unchanged; the first argument is the activation.
