@@ -11,7 +11,7 @@ help:
 	@echo "make demo    pictures of the embedded network's ten classes, into outputs/"
 	@echo "make test    lint, types and all tests"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   time per step against a plain transcription of the published loop"
+	@echo "make bench   one page of speed in five minutes: against the published loop, Horama, Lucent; scaling; memory"
 	@echo "make clean   remove the environment and what tools leave behind; outputs/ stays"
 
 demo: $(STAMP)
@@ -26,7 +26,7 @@ lint: $(STAMP)
 	$(BIN)/mypy vital_exp
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/step_time.py --short
+	$(BIN)/python benchmarks/speed.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import gpu
 import machine_rates
+import speed
 import step_profile
 import unit_step_time
 
@@ -190,3 +191,19 @@ def test_a_case_that_fails_is_a_row_and_time_that_is_over_is_said(capsys: pytest
 def test_the_published_loop_of_hidden_units_has_the_library_s_loss(capsys: pytest.CaptureFixture[str]) -> None:
     assert unit_step_time.main(["--published", "--size=64", "--references=2", "--rounds=1"]) == 0
     assert "times the library's" in capsys.readouterr().out
+
+
+def test_the_page_of_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--network=resnet18", "--size=32", "--references=2", "--clock=cpu"]
+    parts = ["Pictures made together", "Number of references", "Number of targets"]
+    page = tmp_path / "speed.md"
+    speed.main([*small, "--parts", *parts, "--batches", "1", "2", "--counts", "2", "--targets", "1", f"--out={page}"])
+    text = page.read_text()
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == parts
+    assert {"batch 1", "batch 2", "2 references", "1 targets"} <= {
+        line.split(" | ")[0].strip("| ") for line in text.splitlines()
+    }
+    speed.main([*small, "--seconds=0"])
+    assert "Left out, time was over: A class" in capsys.readouterr().out
+    speed.main([*small, "--memory=published"])
+    assert float(capsys.readouterr().out) > 0
