@@ -2,8 +2,8 @@
 
     python benchmarks/faults.py --kills 50
 
-Every start is a real process, killed by SIGKILL at a moment up to twice the time it takes to its first target; the
-next goes on with the same folder. Run it from the checkout.
+Every start is a real process, killed by SIGKILL at a moment up to 1.5 times the time it takes to its first target;
+the next goes on with the same folder. Run it from the checkout.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from tests.processes import start, wait_for
 from tests.tiny import image_folder
 
-TARGETS, STEPS = 48, 1000
+TARGETS, STEPS = 48, 300
 SHORTEST_LIFE = 0.2  # seconds
-LONGEST_LIFE = 2.0  # times what a start takes to its first target: there is work left at the last kill
+LONGEST_LIFE = 1.5  # times what a start takes to its first target: there is work left at the last kill
 
 
 def main() -> None:
