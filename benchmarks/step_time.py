@@ -245,10 +245,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--loop-precision", default="32", choices=list(PRECISIONS), help="of the loops', as published 32"
     )
     parser.add_argument("--clock", default="wall", choices=list(CLOCKS), help="cpu: processor time of all threads")
-    parser.add_argument("--with", dest="with_", nargs="*", default=SWITCHES, help="switches of the library's step")
+    parser.add_argument("--with", dest="with_", nargs="*", help="switches of the library's step; in bf16 channels_last")
     parser.add_argument("--short", action="store_true", help="fewer rounds")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     options = parser.parse_args(arguments)
+    if options.with_ is None:
+        options.with_ = SWITCHES if options.precision == "bf16" else []
     if options.rounds is None:
         options.rounds = SHORT_ROUNDS if options.short else LONG_ROUNDS
     for key in ("size", "references", "batch", "rounds"):
