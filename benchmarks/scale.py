@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("parallel", "many", "steps"))
     parser.add_argument("--targets", type=int, default=5000)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=400, help="of parallel; the fast recipe's")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--weights", help="a ResNet-20 of CIFAR-10, .safetensors")
     options = parser.parse_args()
