@@ -25,6 +25,8 @@ from vital_exp.errors import UsageError
 from vital_exp.models.named import named_network
 from vital_exp.references.drawn import draw
 
+pytestmark = pytest.mark.usefixtures("workplace")
+
 # The shortest audit there is.
 BRIEF = ("count=4", "methods=[fourier]", "steps=1", "targets=1")
 ONE_STEP = {"count": 4, "steps": 1, "targets": 1}
@@ -46,12 +48,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hidden = ("target=channel", "target.layer=layer3", "target.index=[1,2]", "relevance=none", "method=fourier")
         assert command(*brief, *hidden, f"hydra.run.dir={root / 'hidden'}") == 0
     return root
-
-
-@pytest.fixture(autouse=True)
-def workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VITAL_CACHE", str(workplace / "cache"))
-    return workplace
 
 
 def run_audit(*arguments: str) -> int:

@@ -17,7 +17,8 @@ from PIL import Image
 from vital_exp.errors import UsageError
 from vital_exp.reporting import gallery
 from vital_exp.reporting.charts import MAX_POINTS, Curve, loss_chart, read_curves
-from vital_exp.reporting.gallery import format_duration, format_number, write_gallery
+from vital_exp.reporting.gallery import write_gallery
+from vital_exp.reporting.pages import format_duration, format_number
 
 VOID = {"meta", "link", "img", "input", "br"}
 HOSTILE = "<script>alert('1')</script> \"dog\" & 🐕"

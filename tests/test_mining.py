@@ -620,5 +620,5 @@ def test_maco_takes_the_spectrum_of_the_references(network: VisionNetwork, photo
     assert torch.equal(references_magnitude(str(photos), SIDE, 2, tmp_path), twin[:1].expand(2, -1, -1))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_text("no picture")
-    with pytest.raises(UsageError, match=r"references.root=.*none of its images can be read \(a.png"):
+    with pytest.raises(UsageError, match=r"references.root=.*none of its 1 images can be read \(a.png"):
         references_magnitude(str(tmp_path / "broken"), SIDE, 3, tmp_path)

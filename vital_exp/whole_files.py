@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -43,3 +43,10 @@ def whole_file(path: Path, binary: bool = False, errors: str = "strict") -> Iter
         else:
             with temporary.open("w", encoding="utf-8", errors=errors, newline="") as file:
                 yield file
+
+
+def write_whole(path: Path, chunks: Iterable[str]) -> Path:
+    """Write a text file whole, what UTF-8 cannot hold replaced, and return its path."""
+    with whole_file(path, errors="replace") as file:
+        file.writelines(chunks)
+    return path

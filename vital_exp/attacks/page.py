@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
 from vital_exp.images.output import to_uint8
-from vital_exp.whole_files import whole_file
+from vital_exp.reporting.pages import environment
+from vital_exp.whole_files import write_whole
 
 if TYPE_CHECKING:
     from vital_exp.attacks.audit import Audit
@@ -32,23 +32,13 @@ class Panel:
 
 def write_page(folder: Path, audit: Audit) -> Path:
     """Write ``folder/report.html`` and return its path."""
-    loader = PackageLoader("vital_exp.attacks")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["number"] = _number
     panels = [
         (panel.name, [(words, _data_uri(picture)) for words, picture in panel.pictures]) for panel in audit.panels
     ]
-    page = environment.get_template("audit.html")
+    page = environment("vital_exp.attacks").get_template("audit.html")
     columns = list(dict.fromkeys(key for row in audit.table for key in row))
     text = page.render(audit=audit, panels=panels, columns=columns, plot=Markup(audit.plot))  # the plot escapes names
-    path = folder / "report.html"
-    with whole_file(path) as file:
-        file.write(text)
-    return path
-
-
-def _number(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return write_whole(folder / "report.html", [text])
 
 
 def _data_uri(picture: Tensor) -> str:

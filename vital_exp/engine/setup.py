@@ -204,14 +204,16 @@ def pictures_of(
     size = picture_size(config, network)
     if init is None and config.image.init not in ("noise", "reference"):
         init = _image_file(config.image.init, size).expand(len(streams.names), -1, -1, -1)
+    measured = {}
     if keys.get("magnitude") == REFERENCES:
-        keys["magnitude"] = _references_magnitude(config, network)
+        del keys["magnitude"]
+        measured["magnitude"] = _references_magnitude(config, network)
     start = None
     if init is not None:
         start, size = model_space(init, network), (init.shape[-2], init.shape[-1])
     pictures: Parameterisation = build(
-        OmegaConf.create({key: value for key, value in keys.items() if not isinstance(value, Tensor)}),
-        **{key: value for key, value in keys.items() if isinstance(value, Tensor)},
+        OmegaConf.create(keys),
+        **measured,
         preprocessing=network.preprocessing,
         size=size,
         streams=streams,

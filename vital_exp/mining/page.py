@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from vital_exp.mining.index import Index
 from vital_exp.mining.sheets import sheet_path
 from vital_exp.references.decoding import printable
-from vital_exp.whole_files import whole_file
+from vital_exp.reporting.pages import environment
+from vital_exp.whole_files import write_whole
 
 NAME = "index.html"
 # Bytes of sheets that go into the page; with more the page shows the files beside it.
@@ -46,23 +46,21 @@ def write_page(
     """
     sizes = (os.path.getsize(out / sheet_path(*unit)) for unit in units)
     embedded = sum(sizes) <= EMBED_BYTES
-    loader = PackageLoader("vital_exp.mining")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     corrupt = [(printable(path), reason) for path, reason in list(index.corrupt.items())[:CORRUPT_SHOWN]]
-    chunks = environment.get_template("mining.html").generate(
-        meta=index.meta,
-        cards=_cards(index, out, units, embedded, notes or {}),
-        count=len(units),
-        mined=len(index.units()),
-        corrupt=corrupt,
-        corrupt_count=len(index.corrupt),
-        embedded=embedded,
+    chunks = (
+        environment("vital_exp.mining")
+        .get_template("mining.html")
+        .generate(
+            meta=index.meta,
+            cards=_cards(index, out, units, embedded, notes or {}),
+            count=len(units),
+            mined=len(index.units()),
+            corrupt=corrupt,
+            corrupt_count=len(index.corrupt),
+            embedded=embedded,
+        )
     )
-    with whole_file(out / NAME, errors="replace") as file:
-        file.writelines(chunks)
-    return out / NAME
+    return write_whole(out / NAME, chunks)
 
 
 def _cards(

@@ -18,7 +18,7 @@ from vital_exp.images.output import resized
 from vital_exp.images.spectrum import TENSOR, magnitudes
 from vital_exp.mining.images import WHITE, ImageFolder
 from vital_exp.models.network import Preprocessing
-from vital_exp.references.decoding import CorruptImageError, printable
+from vital_exp.references.decoding import printable
 from vital_exp.whole_files import whole_path
 
 NAME = "spectrum.safetensors"
@@ -56,10 +56,12 @@ class FolderSpectrum:
 
     Attributes:
         folder: the images, at the spectrum's size.
+        step: of the folder's images every how manieth is read.
         corrupt: reason by path of files that could not be read, once it is made.
     """
 
     folder: ImageFolder
+    step: int = 1
     corrupt: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -81,16 +83,19 @@ class FolderSpectrum:
             problem = f"none of its {len(self.corrupt)} images can be read ({printable(name)}: {reason})"
             raise UsageError(self.folder.key, root, problem) from None
         out.mkdir(parents=True, exist_ok=True)
-        count = len(self.folder.paths) - len(self.corrupt)
+        count = len(self._numbers) - len(self.corrupt)
         with whole_path(out / NAME) as temporary:
             save_file({TENSOR: magnitude}, temporary, {"folder": root, "images": str(count)})
         return out / NAME
 
+    @property
+    def _numbers(self) -> range:
+        return range(0, len(self.folder.paths), self.step)
+
     def _streamed(self, workers: int, progress: bool) -> Iterator[Tensor]:
         """Yield the images that can be read, behind a progress bar; the others go into ``corrupt``."""
-        total = len(self.folder.paths)
-        with tqdm(total=total, desc="spectrum", unit="image", disable=None if progress else True) as bar:
-            for batch in self.folder.batches(range(total), IMAGES_AT_ONCE, workers):
+        with tqdm(total=len(self._numbers), desc="spectrum", unit="image", disable=None if progress else True) as bar:
+            for batch in self.folder.batches(self._numbers, IMAGES_AT_ONCE, workers):
                 self.corrupt.update({self.folder.paths[number]: reason for number, reason in batch.corrupt.items()})
                 if batch.pixels is not None:
                     yield from batch.pixels.float() / WHITE
@@ -107,30 +112,11 @@ def references_magnitude(root: str, size: int, channels: int, cache_dir: Path) -
     Raises:
         UsageError: no folder, or no image in it can be read.
     """
-    folder = ImageFolder(root, replace(Preprocessing(), size=(size, size), resize=None), "references.root")
-    own = sha256(f"{folder.fingerprint} {size} {REFERENCES_READ}".encode()).hexdigest()
-    path = cache_dir / "spectra" / f"{own}.safetensors"
+    spectrum = FolderSpectrum.of(root, size, "references.root")
+    own = sha256(f"{spectrum.folder.fingerprint} {size} {REFERENCES_READ}".encode()).hexdigest()
+    path = cache_dir / "spectra" / own / NAME
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        magnitude = _of_some(folder, folder.paths[:: max(1, len(folder.paths) // REFERENCES_READ)])
-        with whole_path(path) as temporary:
-            save_file({TENSOR: magnitude}, temporary)
+        spectrum.step = max(1, len(spectrum.folder.paths) // REFERENCES_READ)
+        spectrum.write(path.parent)
     magnitude = load_file(path)[TENSOR]
     return magnitude if channels == len(magnitude) else magnitude[:1].expand(channels, -1, -1)
-
-
-def _of_some(folder: ImageFolder, paths: list[str]) -> Tensor:
-    corrupt = []
-
-    def images() -> Iterator[Tensor]:
-        for path in paths:
-            try:
-                yield folder.load(path)
-            except CorruptImageError as error:
-                corrupt.append(f"{printable(path)}: {error.reason}")
-
-    try:
-        return magnitude_spectrum(images(), folder.preprocessing.size[0])
-    except ValueError:
-        problem = f"none of its images can be read ({corrupt[0]})"
-        raise UsageError(folder.key, printable(folder.root), problem) from None

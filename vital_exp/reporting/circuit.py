@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vital_exp.reporting.gallery import Embedded, embed, environment, read_run, write_whole
+from vital_exp.reporting.gallery import Embedded, embed, read_run
+from vital_exp.reporting.pages import environment
+from vital_exp.whole_files import write_whole
 
 PAGE = "circuit.html"
 

@@ -7,19 +7,19 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from omegaconf import OmegaConf
 from PIL import Image
 
 from vital_exp.errors import UsageError
 from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, read_curves
-from vital_exp.whole_files import whole_file
+from vital_exp.reporting.pages import environment, format_duration
+from vital_exp.whole_files import write_whole
 
 # Bytes of pictures embedded as they are; a larger run is embedded as WebP, so that a browser still opens the page.
 EMBED_BYTES = 48_000_000
@@ -151,21 +151,6 @@ def read_run(folder: Path, curve_points: int = MAX_POINTS) -> Run:
         provenance=_read_text(folder / "provenance.json"),
         notes=notes,
     )
-
-
-def environment() -> Environment:
-    """Return what renders the pages' templates: everything from files is escaped."""
-    loader = PackageLoader("vital_exp.reporting")
-    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters.update(number=format_number, duration=format_duration)
-    return made
-
-
-def write_whole(path: Path, chunks: Iterable[str]) -> Path:
-    """Write a text file that appears only when it is complete; return its path."""
-    with whole_file(path, errors="replace") as file:
-        file.writelines(chunks)
-    return path
 
 
 # Reading
@@ -334,26 +319,3 @@ def _chart(curve: Curve | None, label: str) -> Markup:
 
 
 # Words
-
-
-def format_number(value: object) -> str:
-    """Return a number as a person reads it: three digits, a true minus, a dash for none; text stays as it is."""
-    if value is None:
-        return "–"
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
-        return str(value)
-    if isinstance(value, int) or value == 0 or not math.isfinite(value):
-        text = f"{value:.0f}"
-    elif abs(value) >= 1000:
-        text = f"{value:,.0f}".replace(",", "\u202f") if abs(value) < 1e7 else f"{value:.2e}"
-    else:
-        text = f"{value:#.3g}" if abs(value) >= 1e-3 else f"{value:.1e}"
-    return text.rstrip(".").replace("-", "−")
-
-
-def format_duration(seconds: float) -> str:
-    """Return seconds as 4.2 s, 3 min 20 s or 2 h 05 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

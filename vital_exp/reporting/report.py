@@ -18,12 +18,13 @@ from vital_exp.evaluation.table import column_of
 from vital_exp.reporting import formats
 from vital_exp.reporting.charts import Curve, loss_chart
 from vital_exp.reporting.combined import CombinedTable, combine, direction
-from vital_exp.reporting.gallery import environment, write_whole
+from vital_exp.reporting.pages import environment
 from vital_exp.reporting.plots import colours, interval_plot, scatter_plot, standalone
 from vital_exp.reporting.published import METRICS as PUBLISHED_METRICS
 from vital_exp.reporting.published import NOTE
 from vital_exp.reporting.sweep import SweepRun, find_runs, read_sweep
 from vital_exp.reporting.thumbnails import copied, thumbnail, tiles
+from vital_exp.whole_files import write_whole
 
 PAGE = "report.html"
 # Targets whose curves share a file: what one click loads.

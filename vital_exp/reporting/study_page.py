@@ -18,10 +18,11 @@ from PIL import Image
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.study import CORRESPONDENCE, KEY_FILE, KIND, NAMING, PARTS, RATING, Item
-from vital_exp.reporting.gallery import environment, write_whole
+from vital_exp.reporting.pages import environment
 from vital_exp.reporting.report import as_json
 from vital_exp.reporting.sweep import SweepRun
 from vital_exp.reporting.thumbnails import BROKEN
+from vital_exp.whole_files import write_whole
 
 PAGE = "study.html"
 SIDE = 384  # px, of a picture in the page
