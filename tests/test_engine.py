@@ -18,6 +18,10 @@ from vital_exp import evaluate, load_model, visualize
 from vital_exp.engine import learning_rate, objective_and_gradient
 from vital_exp.engine import visualization as engine
 from vital_exp.errors import UsageError
+from vital_exp.references.mean_image import mean_image
+from vital_exp.references.tensors import TensorReferences
+from vital_exp.targets.class_names import ClassNames
+from vital_exp.targets.unit import Target
 
 FAST = ["evaluation=none", "references.count=4"]
 BATCHED = [*FAST, "batch_size=3"]
@@ -287,6 +291,30 @@ def test_image_init_starts_from_a_file(network, references: Tensor, tmp_path: Pa
     made = visualize(network, "class:0", references=references, steps=1, overrides=overrides)
     colour = torch.tensor([200, 100, 50]).view(3, 1, 1) / 255
     torch.testing.assert_close(made.images[0], colour.expand(3, 16, 16), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("cache", ["true", "false"])
+def test_image_init_starts_from_the_mean_of_each_targets_references(  # type: ignore[no-untyped-def]
+    network, references: Tensor, tmp_path: Path, cache: str
+) -> None:
+    given = {"class:0": references, "class:1": references.flip(-1) / 2}
+    keep = [f"references.cache={cache}", f"cache_dir={tmp_path}"]
+    overrides = [*(option for option in FAST if "cache" not in option), *keep, "image.init=mean", "optimizer.lr=1e-6"]
+    for _again in range(2):  # the second time from the cache, if there is one
+        made = visualize(network, names(0, 1), references=given, steps=1, overrides=overrides)
+        for picture, images in zip(made.images, given.values(), strict=True):
+            torch.testing.assert_close(picture, images.mean(dim=0), rtol=0, atol=2e-3)
+    assert len(list(tmp_path.glob("means/*.safetensors"))) == (2 if cache == "true" else 0)
+
+
+def test_a_damaged_mean_is_made_again(references: Tensor, tmp_path: Path) -> None:
+    target = Target("class", 0, "zero")
+    given = TensorReferences(references, ClassNames.numbered(1))
+    first = mean_image(given, target, tmp_path)
+    (kept,) = tmp_path.glob("means/*.safetensors")
+    kept.write_bytes(b"torn")
+    torch.testing.assert_close(mean_image(given, target, tmp_path), first, rtol=0, atol=0)
+    assert len(kept.read_bytes()) > 4
 
 
 def test_learning_rate_warms_up_then_falls_to_zero() -> None:

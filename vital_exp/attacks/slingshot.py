@@ -44,7 +44,7 @@ class ParameterSpace:
         return setup.pictures_of(self.config, self.network, RandomStreams(0, names), init)
 
     def starts(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return parameters as the method starts from them, (N, ...)."""
+        """Return parameters as the method starts from noise, (N, ...)."""
         number = int(torch.randint(2**31, (1,), generator=generator))
         pictures = self._of([f"start-{number}-{i}" for i in range(count)])
         return dict(pictures.named_parameters())[self.name].detach()

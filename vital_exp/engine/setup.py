@@ -22,7 +22,6 @@ from vital_exp.images.transforms import Compose
 from vital_exp.mining.spectrum import references_magnitude
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.objectives.terms import Objective, Problem
-from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
 
 # Others scale the whole batch's loss and skip a step for all when one picture overflows.
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
@@ -199,11 +198,9 @@ def seen_size(config: DictConfig, network: VisionNetwork, size: tuple[int, int])
 def pictures_of(
     config: DictConfig, network: VisionNetwork, streams: RandomStreams, init: Tensor | None = None
 ) -> Parameterisation:
-    """Return the parameterisation; ``init`` (N, 3, H, W) RGB or image.init replaces the random start."""
+    """Return the parameterisation; ``init`` (N, 3, H, W) RGB replaces the random start."""
     keys = {key: value for key, value in config.image.items() if key not in ("size", "scale", "init")}
     size = picture_size(config, network)
-    if init is None and config.image.init not in ("noise", "reference"):
-        init = _image_file(config.image.init, size).expand(len(streams.names), -1, -1, -1)
     measured = {}
     if keys.get("magnitude") == REFERENCES:
         del keys["magnitude"]
@@ -228,16 +225,6 @@ def _references_magnitude(config: DictConfig, network: VisionNetwork) -> str | T
     if not root:
         return EMBEDDED
     return references_magnitude(root, min(own.size), len(own.mean), cache_dir(config))
-
-
-def _image_file(path: str, size: tuple[int, int]) -> Tensor:
-    place = Path(path).expanduser()
-    if not place.is_file():
-        raise UsageError("image.init", path, "noise, reference, or an image file that exists")
-    try:
-        return fit(load_rgb(place), size)[None]
-    except CorruptImageError as error:
-        raise UsageError("image.init", path, f"not a readable image ({error.reason})") from error
 
 
 def optimizer_of(config: DictConfig) -> Callable[[list[torch.nn.Parameter]], Optimizer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import signal
@@ -36,6 +37,7 @@ from vital_exp.engine.problem import readout_of
 from vital_exp.engine.provenance import provenance
 from vital_exp.engine.ranks import Ranks
 from vital_exp.engine.run_folder import RunFolder
+from vital_exp.engine.starts import starts_of
 from vital_exp.engine.step import step_objective
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.activation import activation_rows, unit_activations
@@ -125,6 +127,7 @@ class Visualization:
         try:
             for number, batch in self.ranks.share(work):
                 self._make(number, batch, size, progress)
+                gc.collect()  # Lightning's trainer and its module hold each other: thousands would pile up
                 progress.add_done(len(batch))
             self.ranks.wait()
             progress.close()
@@ -274,7 +277,7 @@ class Visualization:
         start = self._start(padded)
         pictures = setup.pictures_of(config, self.network, streams, start)
         starts = None
-        if start is not None or config.image.init != "noise":
+        if start is not None:
             with torch.no_grad():
                 starts = pictures()
         objective = step_objective(
@@ -284,13 +287,10 @@ class Visualization:
         return VisualizationModule(pictures, objective, setup.optimizer_of(config), setup.rate_of(config), config.steps)
 
     def _start(self, padded: list[Target]) -> Tensor | None:
-        """What the pictures start from, (N, 3, H, W) RGB: what was handed over, or a reference of each; None: noise."""
+        """What the pictures start from, (N, 3, H, W) RGB: what was handed over, or image.init's; None: noise."""
         if self.starts:
             return torch.stack([self.starts[target] for target in padded])
-        if self.config.image.init != "reference":
-            return None
-        first = {target: next(iter(self.references.images(target))) for target in dict.fromkeys(padded)}
-        return resized(torch.stack([first[target] for target in padded]), self._picture_size())
+        return starts_of(self.config, self.references, padded, self._picture_size())
 
     def _fit(self, number: int, module: VisualizationModule, batch: list[Target], beside: list[Callback]) -> None:
         config = self.config

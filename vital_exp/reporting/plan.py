@@ -12,6 +12,7 @@ from vital_exp.engine import setup
 from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture, padded, views_per_pass
 from vital_exp.engine.problem import problem_of
 from vital_exp.engine.request import Request
+from vital_exp.engine.starts import starts_of
 from vital_exp.engine.step import step_objective
 from vital_exp.engine.visualization import check_size
 from vital_exp.images.randomness import RandomStreams
@@ -77,7 +78,9 @@ def seconds_per_step(
     blank = TensorReferences(torch.zeros(1, 3, *network.preprocessing.size), ClassNames.numbered(1))
     config = config.copy()
     set_keys(config, references__cache=False)
-    pictures = setup.pictures_of(config, network, RandomStreams(config.seed, [target.name for target in targets]))
+    init = starts_of(config, blank, targets, setup.picture_size(config, network))
+    streams = RandomStreams(config.seed, [target.name for target in targets])
+    pictures = setup.pictures_of(config, network, streams, init)
     with torch.no_grad():
         starts = pictures()
     size = (starts.shape[-2], starts.shape[-1])
