@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import signal
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch import Tensor, nn
 
@@ -323,6 +324,23 @@ def test_learning_rate_warms_up_then_falls_to_zero() -> None:
     assert learning_rate(1050, 2000) == pytest.approx(0.5)
     assert learning_rate(1999, 2000) < 1e-5
     assert learning_rate(0, 10, peak=0.05, warmup=0) == pytest.approx(0.05)
+
+
+def test_batches_do_not_pile_up_in_memory(network, references: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """Lightning's trainers hold themselves, and Python by itself looks for such rings after a hundred of them."""
+    alive: list[int] = []
+    trainers: weakref.WeakSet[Trainer] = weakref.WeakSet()
+    make = engine._trainer
+
+    def counted(*arguments):  # type: ignore[no-untyped-def]
+        alive.append(len(trainers))
+        trainers.add(trainer := make(*arguments))
+        return trainer
+
+    monkeypatch.setattr(engine, "_trainer", counted)
+    monkeypatch.setattr(engine, "SECONDS_BETWEEN_COLLECTIONS", 0.0)
+    visualize(network, names(0, 1, 2, 3), references=references, steps=1, overrides=[*FAST, "batch_size=1"])
+    assert alive == [0, 0, 0, 0]
 
 
 def test_repeated_targets_are_made_once(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]

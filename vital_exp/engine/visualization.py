@@ -52,6 +52,7 @@ from vital_exp.references.none import NoReferences
 from vital_exp.targets.unit import Target
 
 REFERENCES_SHOWN = 6  # beside each picture in the gallery
+SECONDS_BETWEEN_COLLECTIONS = 5.0  # of rings of Python objects
 
 
 @dataclass
@@ -124,10 +125,11 @@ class Visualization:
         self.loggers = make_loggers(self.config, self.folder) if leads else []
         progress = Progress(len(self.targets), self.config.steps, len(work), self.config.progress and leads)
         progress.add_done(len(self.results))
+        collected = time.monotonic()
         try:
             for number, batch in self.ranks.share(work):
                 self._make(number, batch, size, progress)
-                gc.collect()  # Lightning's trainer and its module hold each other: thousands would pile up
+                collected = _collect_rings(collected)
                 progress.add_done(len(batch))
             self.ranks.wait()
             progress.close()
@@ -315,6 +317,8 @@ class Visualization:
         except SystemExit as ending:  # how Lightning answers Ctrl-C, which it also leaves without effect from then on
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from ending
+        finally:
+            module.trainer = None  # which else holds the batch's tensors until Python looks for rings
         if interruption.asked:
             raise KeyboardInterrupt
 
@@ -438,6 +442,17 @@ class Visualization:
             some = targets[start : start + PICTURES_PER_PASS]
             rows += recognition(self.network, self.judges, some, self._pixels(some).float() / 255)
         return rows
+
+
+def _collect_rings(last: float) -> float:
+    """Free what holds itself, as Lightning's trainers do, if the last time was long ago; return when the last time was.
+
+    Python by itself waits for a hundred batches of them. Looking takes a quarter of a second.
+    """
+    if time.monotonic() - last < SECONDS_BETWEEN_COLLECTIONS:
+        return last
+    gc.collect()
+    return time.monotonic()
 
 
 def _failure(losses: Sequence[float], picture: Tensor, dead: bool) -> str | None:
