@@ -37,7 +37,8 @@ def tapped(network: nn.Module, layers: Sequence[str], pictures: Tensor) -> dict[
         for name in layers:
 
             def keep(_module: nn.Module, _inputs: object, output: Tensor, name: str = name) -> None:
-                found[name] = output.flatten(2).float()  # (N, C, H, W) -> (N, C, P)
+                positions = output.flatten(2) if output.ndim == 4 else output.transpose(1, 2)  # (N, T, D): tokens
+                found[name] = positions.float()  # (N, C, P)
                 if len(found) == len(layers):
                     raise _TapsFilled
 

@@ -20,6 +20,7 @@ from vital_exp.models.network import model_space
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import published_loop
+import time_to_quality
 
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR_CLASSES = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
@@ -47,6 +48,14 @@ def test_ten_cifar_classes_are_recognised_by_two_networks(data: Path, tmp_path: 
     assert metrics["accuracy_top1"]["n"] == 10
     assert metrics["accuracy_top1"]["value"] == 1
     assert metrics["transfer_top1[resnet56]"]["value"] == 1
+
+
+def test_the_time_to_quality_is_measured(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    time_to_quality.main(["--networks", "cifar", "--steps", "4", "--rounds", "1", "--data", str(data)])
+    cells = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert cells[0] == "cifar"
+    assert cells[3] == "4"
+    assert float(cells[5]) > 10
 
 
 @pytest.mark.parametrize("arch", ["resnet50", "densenet121", "convnext_base"])
