@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -17,7 +18,9 @@ from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import Taps
 
 LARGEST = 20_000  # activations of a layer that are compared; of more a fixed random choice, the same for all pictures
-IMAGES_PER_PASS = 32
+IMAGES_PER_PASS = 8
+LARGEST_MEMORY = 2**30  # bytes of the natural images' activations; more layers take more passes
+VALUES = ("value", "low", "high", "n", "picture", "same", "different")
 HALF_WAY = 0.5  # between natural images of other classes (0) and of the same class (1)
 # The chart, in pixels.
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 860, 400, 50, 130, 34, 12
@@ -53,27 +56,32 @@ def similarity_rows(run: RecordedRun, count: int, layers: Sequence[str] | None =
     own = [run.own_images(target, count) for target in run.targets]
     natural, labels = torch.cat(own), torch.repeat_interleave(torch.tensor([len(images) for images in own]))
     numbers = torch.arange(len(run.targets))
-    for depth, layer in enumerate(layers):
-        shown = _activations(run.network, layer, run.pictures)
-        real = _activations(run.network, layer, natural)
-        for measure in MEASURES:
-            found = path_similarity(shown, numbers, real, labels, measure)
-            values = {key: getattr(found, key) for key in ("value", "low", "high", "n", "picture", "same", "different")}
-            names = {"run": str(run.folder), "method": run.name, "layer": layer, "depth": depth, "measure": measure}
-            yield names | values
+    together = max(1, LARGEST_MEMORY // (4 * LARGEST * len(natural)))
+    for first in range(0, len(layers), together):
+        some = layers[first : first + together]
+        shown, real = _activations(run.network, some, run.pictures), _activations(run.network, some, natural)
+        for depth, layer in enumerate(some, start=first):
+            for measure in MEASURES:
+                found = path_similarity(shown[layer], numbers, real[layer], labels, measure)
+                values = {key: getattr(found, key) for key in VALUES}
+                names = {"run": str(run.folder), "method": run.name, "layer": layer, "depth": depth, "measure": measure}
+                yield names | values
 
 
 @torch.no_grad()
-def _activations(network: VisionNetwork, layer: str, images: Tensor) -> Tensor:
-    """One row of activations per image, (N, D) with D at most LARGEST."""
-    taps, rows = Taps(network.module, [layer]), []
-    choice: Tensor | None = None
+def _activations(network: VisionNetwork, layers: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    """One row of each layer's activations per image, (N, D) with D at most LARGEST."""
+    taps, rows = Taps(network.module, layers), defaultdict(list)
     for part in images.split(IMAGES_PER_PASS):
-        values = taps(model_space(part, network))[0][layer].flatten(1)
-        if choice is None and values.shape[1] > LARGEST:
-            choice = torch.randperm(values.shape[1], generator=torch.Generator().manual_seed(0))[:LARGEST]
-        rows.append(values if choice is None else values[:, choice])
-    return torch.cat(rows)
+        for layer, values in taps(model_space(part, network))[0].items():
+            rows[layer].append(_chosen(values.flatten(1)))
+    return {layer: torch.cat(parts) for layer, parts in rows.items()}
+
+
+def _chosen(values: Tensor) -> Tensor:
+    if values.shape[1] <= LARGEST:
+        return values
+    return values[:, torch.randperm(values.shape[1], generator=torch.Generator().manual_seed(0))[:LARGEST]]
 
 
 def verdict(name: str, rows: Sequence[Mapping[str, Any]], measure: str = "spearman") -> str:
