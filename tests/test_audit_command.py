@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +23,7 @@ from vital_exp.attacks.saved import load_network
 from vital_exp.commands.audit import main
 from vital_exp.commands.hydra_app import MISTAKE
 from vital_exp.errors import UsageError
+from vital_exp.images.output import resized, to_uint8
 from vital_exp.models.named import named_network
 from vital_exp.references.drawn import draw
 
@@ -75,6 +77,22 @@ def test_path_similarity_of_several_runs(runs: Path, capsys: pytest.CaptureFixtu
     assert "<svg" in page
     assert "http-equiv" in page
     assert Path("out/plot.svg").read_text().count("<polyline") == 2
+
+
+def test_pictures_of_another_size_are_compared_at_the_networks(runs: Path, workplace: Path) -> None:
+    large, fitted = workplace / "large", workplace / "fitted"
+    for folder in (large, fitted):
+        shutil.copytree(runs / "classes", folder)
+    for file in large.glob("images/class-?.png"):
+        with Image.open(file) as image:
+            doubled = image.convert("RGB").resize((2 * image.width, 2 * image.height))
+        doubled.save(file)
+        pixels = torch.from_numpy(np.array(doubled)).permute(2, 0, 1)[None] / 255
+        small = resized(pixels, (doubled.height // 2, doubled.width // 2))[0]
+        Image.fromarray(to_uint8(small).permute(1, 2, 0).numpy()).save(fitted / "images" / file.name)
+    assert run_audit(f"run=[{large},{fitted}]", "count=4", "layer=[conv1,fc]", "hydra.run.dir=out") == 0
+    values = [float(row["value"]) for row in rows("out")]
+    assert values[: len(values) // 2] == pytest.approx(values[len(values) // 2 :], abs=0.01)
 
 
 def test_natural_images_are_processed_as_natural_images_are(runs: Path, workplace: Path) -> None:

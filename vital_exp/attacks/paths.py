@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vital_exp.attacks.recorded import RecordedRun
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.path_similarity import MEASURES, path_similarity
+from vital_exp.images.output import resized
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import Taps
@@ -70,10 +71,10 @@ def similarity_rows(run: RecordedRun, count: int, layers: Sequence[str] | None =
 
 @torch.no_grad()
 def _activations(network: VisionNetwork, layers: Sequence[str], images: Tensor) -> dict[str, Tensor]:
-    """One row of each layer's activations per image, (N, D) with D at most LARGEST."""
-    taps, rows = Taps(network.module, layers), defaultdict(list)
+    """One row of each layer's activations per image at the network's input size, (N, D) with D at most LARGEST."""
+    size, taps, rows = network.preprocessing.size, Taps(network.module, layers), defaultdict(list)
     for part in images.split(IMAGES_PER_PASS):
-        for layer, values in taps(model_space(part, network))[0].items():
+        for layer, values in taps(model_space(resized(part, size), network))[0].items():
             rows[layer].append(_chosen(values.flatten(1)))
     return {layer: torch.cat(parts) for layer, parts in rows.items()}
 
