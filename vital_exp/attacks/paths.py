@@ -73,16 +73,15 @@ def similarity_rows(run: RecordedRun, count: int, layers: Sequence[str] | None =
 def _activations(network: VisionNetwork, layers: Sequence[str], images: Tensor) -> dict[str, Tensor]:
     """One row of each layer's activations per image at the network's input size, (N, D) with D at most LARGEST."""
     size, taps, rows = network.preprocessing.size, Taps(network.module, layers), defaultdict(list)
+    places: dict[int, Tensor] = {}  # chosen, by the number there is
     for part in images.split(IMAGES_PER_PASS):
-        for layer, values in taps(model_space(resized(part, size), network))[0].items():
-            rows[layer].append(_chosen(values.flatten(1)))
+        for layer, activations in taps(model_space(resized(part, size), network))[0].items():
+            values = activations.flatten(1)
+            count = values.shape[1]
+            if count > LARGEST and count not in places:
+                places[count] = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:LARGEST]
+            rows[layer].append(values[:, places[count]] if count in places else values)
     return {layer: torch.cat(parts) for layer, parts in rows.items()}
-
-
-def _chosen(values: Tensor) -> Tensor:
-    if values.shape[1] <= LARGEST:
-        return values
-    return values[:, torch.randperm(values.shape[1], generator=torch.Generator().manual_seed(0))[:LARGEST]]
 
 
 def verdict(name: str, rows: Sequence[Mapping[str, Any]], measure: str = "spearman") -> str:
