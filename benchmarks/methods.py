@@ -5,22 +5,35 @@
         hydra.sweep.dir=multirun/imagenette_mobilenet
     python benchmarks/methods.py multirun/imagenette_mobilenet
 
-Per network of the sweep one table (do the network and the judges recognise the pictures, how sure are they, seconds)
-and one sheet of the first seed, a row per method.
+Per network of the sweep one table (do the network and the judges recognise the pictures, how sure are they, seconds;
+does the network recognise square crops of them, of a quarter and a half of the side) and one sheet of the first seed, a
+row per method. Networks are built anew: the weights have to be where the sweep found them.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
+import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
+from vital_exp.engine.setup import cache_dir
+from vital_exp.evaluation.recognition import logits
+from vital_exp.images.output import resized
+from vital_exp.models.loading import build_network
+from vital_exp.models.named import model_config
+from vital_exp.models.network import VisionNetwork
+from vital_exp.recorded_config import recorded_config
+from vital_exp.references.decoding import fit, load_rgb
 from vital_exp.reporting.sweep import SweepRun, find_runs, read_sweep
 
 COLUMNS = ("accuracy_top1", "probability", "transfer_top1", "transfer_top5", "probability[")  # prefixes of metrics
+# MACO shows its network crops of about a quarter of the side, never the whole picture.
+CROPS, CROPS_PER_PICTURE = (0.25, 0.5), 8
 TILE, LABEL = 112, 18  # px of the sheet
 QUALITY = 82  # of the sheet's JPEG
 
@@ -28,7 +41,35 @@ QUALITY = 82  # of the sheet's JPEG
 def metrics(run: SweepRun) -> dict[str, float]:
     """Return the run's metrics of recognition, and seconds per picture."""
     wanted = {name: entry["value"] for name, entry in run.run.metrics.items() if name.startswith(COLUMNS)}
-    return {**wanted, "seconds": mean(float(result["seconds"]) for result in run.run.results)}
+    seconds = mean(float(result["seconds"]) for result in run.run.results)
+    return {**wanted, **recognised_in_crops(run), "seconds": seconds}
+
+
+def recognised_in_crops(run: SweepRun) -> dict[str, float]:
+    """Return per size of crop the share of random crops of the run's pictures that its network recognises."""
+    config = recorded_config(run.folder, "runs", ("model",))
+    network = build_network(model_config(config), cache_dir(config))
+    generator = torch.Generator().manual_seed(run.seed)
+    return {f"in crops of {share}": mean(_recognised(run, network, share, generator)) for share in CROPS}
+
+
+def _recognised(run: SweepRun, network: VisionNetwork, share: float, generator: torch.Generator) -> Iterator[float]:
+    """Per picture the share of its crops that are recognised."""
+    for result in run.run.results:
+        image = load_rgb(run.folder / "images" / f"{result['target']}.png")
+        picture = fit(image, (image.height, image.width))
+        chosen = resized(torch.stack(list(crops(picture, share, generator))), network.preprocessing.size)
+        index = int(str(result["target"]).split("-")[1])  # class-207
+        yield float((logits(network, chosen).argmax(dim=1) == index).double().mean())
+
+
+def crops(picture: Tensor, share: float, generator: torch.Generator) -> Iterator[Tensor]:
+    """Cut squares of a share of a picture's (3, H, W) shorter side out of it, at random."""
+    height, width = picture.shape[-2:]
+    side = round(share * min(height, width))
+    for _ in range(CROPS_PER_PICTURE):
+        top, left = (int(torch.randint(free - side + 1, (), generator=generator)) for free in (height, width))
+        yield picture[:, top : top + side, left : left + side]
 
 
 def rows(runs: Sequence[SweepRun]) -> dict[str, dict[str, float]]:

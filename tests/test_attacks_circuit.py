@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,11 @@ from torch import Tensor, nn
 from tests.tiny import tiny_net
 from vital_exp.attacks.detector import Detector, DetectorTraining, detector_accuracy, train_detector
 from vital_exp.attacks.fooling_circuit import SHIFT, STRENGTH, FoolingCircuit, circuit_logits, decoy_offset, fooled
-from vital_exp.attacks.pictures import snapshot_steps, watched
+from vital_exp.attacks.pictures import snapshot_steps, snapshots, watched
 from vital_exp.errors import UsageError
 from vital_exp.models.loading import ModelConfig, wrap
 from vital_exp.models.network import VisionNetwork
+from vital_exp.targets.unit import Target
 
 SIZE = 32
 
@@ -151,6 +154,13 @@ def test_snapshots_are_what_the_network_was_shown(network: VisionNetwork) -> Non
     assert [float(found.mean()) for found in seen] == [1, 2, 4, 5]
     network.module(steps[1])
     assert len(seen) == 4
+
+
+def test_the_copies_that_fill_a_batch_are_no_snapshots(network: VisionNetwork) -> None:
+    targets = [Target("class", 0), Target("class", 1), Target("class", 2)]
+    taken = snapshots(network, targets, {"fourier": ("batch_size=2",)}, every=2, steps=2)
+    assert len(taken) == 3
+    assert all(not torch.equal(one, other) for one, other in combinations(taken, 2))
 
 
 def test_a_network_without_logits_is_refused() -> None:

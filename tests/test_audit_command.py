@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from tests.tiny import ON_CPU, SHORT, command, exit_code
 from vital_exp import audit, visualize
+from vital_exp.attacks.audit import _fewer_views
 from vital_exp.attacks.natural import natural_images
 from vital_exp.attacks.paths import compared_layers, similarity_plot, verdict
 from vital_exp.attacks.recorded import RecordedRun
@@ -26,6 +28,7 @@ from vital_exp.errors import UsageError
 from vital_exp.images.output import resized, to_uint8
 from vital_exp.models.named import named_network
 from vital_exp.references.drawn import draw
+from vital_exp.targets.unit import Target
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -33,7 +36,13 @@ pytestmark = pytest.mark.usefixtures("workplace")
 BRIEF = ("count=4", "methods=[fourier]", "steps=1", "targets=1")
 ONE_STEP = {"count": 4, "steps": 1, "targets": 1}
 TUNING = ("tuning.steps=1", "tuning.batch_size=2")
-CIRCUIT = ("snapshots.steps=4", "snapshots.seeds=1", "detector.epochs=1", "detector.least_updates=1")
+CIRCUIT = (
+    "snapshots.steps=4",
+    "snapshots.seeds=1",
+    "snapshots.least_units=4",
+    "detector.epochs=1",
+    "detector.least_updates=1",
+)
 CHECKS = {"fooling_circuit": CIRCUIT, "silent_units": (), "slingshot": TUNING}
 
 
@@ -151,11 +160,34 @@ def test_attacks_of_hidden_units(runs: Path) -> None:
 
 def test_an_arbitrary_picture_is_shown(runs: Path, workplace: Path) -> None:
     Image.new("RGB", (64, 64), (200, 40, 40)).save(workplace / "red.png")
-    brief = {"snapshots": {"steps": 4, "seeds": 1}, "detector": {"epochs": 1, "least_updates": 1}}
+    brief = {"snapshots": {"steps": 4, "seeds": 1, "least_units": 0}, "detector": {"epochs": 1, "least_updates": 1}}
     asked = {"count": 4, "methods": ["fourier"], "steps": 1, "targets": 1, "decoy": "red.png"}
     found = audit("fooling_circuit", runs / "classes", **asked, **brief)
     (_, decoy), *_ = found.panels[0].pictures
     torch.testing.assert_close(decoy[:, 5, 5], torch.tensor([200, 40, 40]) / 255)
+
+
+def test_of_few_classes_the_detector_also_learns_from_channels(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[Target]] = []
+
+    def taken(_network: object, targets: Sequence[Target], *_: object, **__: object) -> torch.Tensor:
+        asked.append(list(targets))
+        return torch.rand(len(targets), 3, 64, 64)
+
+    monkeypatch.setattr("vital_exp.attacks.audit.snapshots", taken)
+    brief = {
+        "count": 4,
+        "methods": ["fourier"],
+        "steps": 1,
+        "targets": 1,
+        "detector": {"epochs": 1, "least_updates": 1},
+    }
+    audit("fooling_circuit", runs / "classes", **brief, snapshots={"least_units": 5})
+    trained, channels, held_out = asked
+    assert [target.name for target in (*trained, *held_out)] == ["class-0", "class-3"]
+    assert [target.name for target in channels] == [f"channel-layer4-{place}" for place in (0, 48, 96, 144)]
+    audit("fooling_circuit", runs / "classes", **brief, snapshots={"least_units": 0})
+    assert len(asked) == 5
 
 
 def test_a_saved_network_answers_as_it_did(runs: Path, workplace: Path) -> None:
@@ -259,3 +291,8 @@ def test_layers_compared_are_those_with_weights() -> None:
     layers = compared_layers(named_network("embedded_resnet"))
     assert layers[0] == "conv1"
     assert layers[-1] == "fc"
+
+
+def test_methods_of_many_views_take_fewer() -> None:
+    assert _fewer_views("maco", 2) == ("views=2",)
+    assert _fewer_views("maco", None) == _fewer_views("fourier", 2) == ()

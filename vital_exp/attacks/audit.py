@@ -26,10 +26,11 @@ from vital_exp.attacks.silent_units import last_place, silenced
 from vital_exp.attacks.slingshot import ParameterSpace, slingshot, slope_cosine
 from vital_exp.attacks.tables import write_csv
 from vital_exp.attacks.wrapping import load_decoy
+from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
-from vital_exp.models.layers import layer_shapes
+from vital_exp.models.layers import alignment, layer_shapes
 from vital_exp.models.named import named_network
-from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.network import Recipe, VisionNetwork, model_space
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -155,6 +156,9 @@ def _detector(run: RecordedRun, natural: NaturalImages, settings: Settings):  # 
     given = {target: train.of(target.index) for target in targets}
     seen = range(settings.seed, settings.seed + keys.seeds)
     shown = snapshots(run.network, targets[:-held], methods, given, seeds=seen, **steps)
+    if further := _channels(run.network, keys.least_units - len(targets[:-held])):
+        hidden = snapshots(run.network, further, methods, train.images, seeds=seen[:1], **steps)
+        shown = torch.cat([shown, hidden])
     unseen = snapshots(run.network, targets[-held:], methods, given, seeds=[settings.seed + keys.seeds], **steps)
     real, real_unseen = (model_space(part.images, run.network) for part in (train, test))
     detector = train_detector(real, shown, settings.seed, settings.detector)
@@ -163,6 +167,16 @@ def _detector(run: RecordedRun, natural: NaturalImages, settings: Settings):  # 
     accuracy = detector_accuracy(detector, real_unseen, unseen)
     facts = {"detector_accuracy_held_out": accuracy, "natural_images_told_natural": kept}
     return detector, facts
+
+
+def _channels(network: VisionNetwork, count: int) -> list[Target]:
+    """Up to ``count`` channels of the last layer that is aligned, evenly spread."""
+    if count < 1:
+        return []
+    layer = max(alignment(network, Recipe()).layers, key=list(layer_shapes(network)).index)
+    channels = layer_shapes(network)[layer][0]
+    places = range(0, channels, -(-channels // count))
+    return [Target("channel", place, layer) for place in places]
 
 
 def _silent_units(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
@@ -271,7 +285,7 @@ def _compared(run: RecordedRun, made: list[Attacked], settings: Settings, out: P
     """The table attack x method, one line of verdict per method, the networks on disk."""
     judges = {network.name: network for network in (named_network(j, None, "judges") for j in settings.judges)}
     found = Audit(made[0].attack, [run.folder], [], [])
-    methods: dict[str, tuple[str, ...]] = dict.fromkeys(settings.methods, ())
+    methods = {method: _fewer_views(method, settings.views) for method in settings.methods}
     for attacked in made:
         keys: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed}
         cost = attacked.cost()
@@ -286,6 +300,12 @@ def _compared(run: RecordedRun, made: list[Attacked], settings: Settings, out: P
     found.table = [{k: v for k, v in line.items() if k not in found.facts} for line in summary(found.rows)]
     found.verdicts = [_verdict(line) for line in found.table]
     return found
+
+
+def _fewer_views(method: str, most: int | None) -> tuple[str, ...]:
+    """The override of a method that takes more views of a picture than ``most``."""
+    own = compose_config([f"method={method}"]).views
+    return (f"views={most}",) if most is not None and own > most else ()
 
 
 def _mean(facts: Sequence[Mapping[str, float | str]], key: str) -> float:

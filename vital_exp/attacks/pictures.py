@@ -88,8 +88,14 @@ def snapshots(
         for seed in seeds:
             with watched(network.module, snapshot_steps(steps, every), steps) as seen:
                 make_pictures(network, targets, method, references, seed=seed, steps=steps, overrides=overrides)
-            found += [resized(inputs, network.preprocessing.size) for inputs in seen]
+            found += [resized(_distinct(inputs), network.preprocessing.size) for inputs in seen]
     return torch.cat(found)
+
+
+def _distinct(inputs: Tensor) -> Tensor:
+    """Leave out the copies of its last picture that fill up a batch."""
+    other = (inputs[1:] != inputs[:-1]).flatten(1).any(dim=1)
+    return inputs[torch.cat([other.new_ones(1), other])]
 
 
 @contextmanager

@@ -30,13 +30,16 @@ class Snapshots:
         every: steps between snapshots; None: 4, 6, 8, 11 ... 512.
         steps: of each run.
         seeds: runs per method for training; one more is held out.
+        least_units: where fewer classes are trained on, channels of the last layer make up for the rest (ours: the
+            published set has hundreds of classes; of a few, the detector learns the colours instead of the look).
         methods: options of the group ``method``.
         held_out: share of the targets of which the training sees no picture.
     """
 
     every: int | None = None
     steps: int = 512
-    seeds: int = 3
+    seeds: int = 2
+    least_units: int = 32
     methods: Sequence[str] = ("fourier",)
     held_out: float = 0.2
 
@@ -46,6 +49,7 @@ class Snapshots:
             value = getattr(self, key)
             if value is not None or key != "every":
                 _check_whole(f"snapshots.{key}", value, 1)
+        _check_whole("snapshots.least_units", self.least_units, 0)
         if not isinstance(self.held_out, float) or not 0 < self.held_out < 1:
             raise UsageError("snapshots.held_out", self.held_out, "a share between 0 and 1")
 
@@ -59,6 +63,7 @@ class Settings:
         images: a folder of natural images in place of the run's own.
         methods: whose pictures of the attacked network are compared.
         steps: of these; None: each method's own.
+        views: of each picture at each step, at most; None: each method's own (MACO's: 6).
         seed: of everything that is drawn.
         judges: other networks of the same classes.
         targets: how many of the run's targets; None: all.
@@ -71,6 +76,7 @@ class Settings:
     images: str | None = None
     methods: Sequence[str] = ("fourier", "maco", "vital_fourier")
     steps: int | None = 256
+    views: int | None = 2
     seed: int = 0
     judges: Sequence[Any] = ()
     targets: int | None = None
@@ -82,7 +88,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_methods(self.methods, "methods")
-        for key, least in (("count", 2), ("steps", 1), ("targets", 1), ("seed", 0)):
+        for key, least in (("count", 2), ("steps", 1), ("views", 1), ("targets", 1), ("seed", 0)):
             value = getattr(self, key)
             if value is not None or key in ("count", "seed"):
                 _check_whole(key, value, least)
