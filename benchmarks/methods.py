@@ -13,6 +13,7 @@ row per method. Networks are built anew: the weights have to be where the sweep 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -121,9 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs = read_sweep(find_runs(options.runs))
     for model in dict.fromkeys(run.model for run in runs):
         own = [run for run in runs if run.model == model]
-        sheet(own, options.out / f"methods_{model}.jpg")
+        name = f"methods_{re.sub(r'[^A-Za-z0-9._-]', '_', model)}"  # a factory's name holds a path
+        sheet(own, options.out / f"{name}.jpg")
         text = table(rows(own))
-        (options.out / f"methods_{model}.md").write_text(text + "\n")
+        (options.out / f"{name}.md").write_text(text + "\n")
         print(f"{model}\n\n{text}\n")
 
 
