@@ -2,8 +2,8 @@
 
     vital-visualize -m +experiment=imagenette_mobilenet hydra.sweep.dir=multirun/imagenette_mobilenet
     vital-visualize -m +experiment=imagenette_mobilenet method=accentuation,prototype seed=0 \\
-        hydra.sweep.dir=multirun/imagenette_mobilenet
-    python benchmarks/methods.py multirun/imagenette_mobilenet
+        hydra.sweep.dir=multirun/imagenette_mobilenet_more
+    python benchmarks/methods.py multirun/imagenette_mobilenet multirun/imagenette_mobilenet_more
 
 Per network of the sweep one table (do the network and the judges recognise the pictures, how sure are they, seconds;
 does the network recognise square crops of them, of a quarter and a half of the side) and one sheet of the first seed, a

@@ -91,6 +91,14 @@ def test_parameters_show_what_the_method_shows(network: VisionNetwork, method: s
     assert not torch.equal(*space.starts(2, generator))
 
 
+def test_parameters_start_where_the_method_starts(network: VisionNetwork) -> None:
+    start = decoy().flip(0)
+    space = ParameterSpace(network, "vital_fourier", decoy(), start=start)
+    starts = space.starts(2, torch.Generator().manual_seed(0))
+    for picture in space.pictures(starts):
+        torch.testing.assert_close(picture, start, atol=0.02, rtol=0)
+
+
 def test_a_slingshot_leads_gradients_to_the_decoy(network: VisionNetwork) -> None:
     unit, gamma = readout([Target("channel", 3, "layer1")], 16), 2e-4  # gamma: as small as a tiny network's gradients
     before = network.weights_hash()

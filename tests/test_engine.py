@@ -173,6 +173,33 @@ def test_a_finished_run_is_not_made_again(network, references: Tensor, tmp_path:
     np.testing.assert_allclose(second.history["class-5"]["total"], first.history["class-5"]["total"], rtol=1e-6)
 
 
+def test_a_finished_run_is_not_judged_again(  # type: ignore[no-untyped-def]
+    network, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = []
+    rows = engine.Visualization._rows
+
+    def counted(self: engine.Visualization, targets: list[Target]) -> list[dict[str, float | int | str]]:
+        judged.append(len(targets))
+        return rows(self, targets)
+
+    monkeypatch.setattr(engine.Visualization, "_rows", counted)
+
+    def run(*further: str):  # type: ignore[no-untyped-def]
+        overrides = ["references.count=4", "logger=none", *further]
+        out = tmp_path / "run"
+        return visualize(network, names(5, 6), references=references, steps=2, overrides=overrides, out=out)
+
+    assert run().metrics == run().metrics
+    assert judged == [2]
+    assert run("evaluation.judges=[embedded_judge]").metrics.keys() > run().metrics.keys()
+    assert judged == [2, 2, 2]
+    (tmp_path / "run" / "metrics.json").unlink()
+    run()
+    assert judged == [2, 2, 2, 2]
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
 def test_another_configuration_in_the_same_folder_is_refused(network, references: Tensor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     visualize(network, "class:0", references=references, steps=2, overrides=FAST, out=tmp_path / "run")
     with pytest.raises(UsageError, match=r"optimizer\.lr"):

@@ -28,9 +28,11 @@ from vital_exp.attacks.tables import write_csv
 from vital_exp.attacks.wrapping import load_decoy
 from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
+from vital_exp.images.output import resized
 from vital_exp.models.layers import alignment, layer_shapes
 from vital_exp.models.named import named_network
 from vital_exp.models.network import Recipe, VisionNetwork, model_space
+from vital_exp.references.mean_image import mean_image
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -202,10 +204,14 @@ def _unchanged(honest: VisionNetwork, network: VisionNetwork, natural: NaturalIm
 
 
 def _slingshot(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
-    def attack(run: RecordedRun, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
+    def attack(run: RecordedRun, target: Target, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
         method = settings.methods[0]
-        network = slingshot(run.network, read, decoy, natural, method=method, settings=settings.tuning)
-        space = ParameterSpace(run.network, method, decoy)
+        of_mean = compose_config([f"method={method}"]).image.init == "mean"
+        start = (
+            resized(mean_image(run.references, target)[None], run.network.preprocessing.size)[0] if of_mean else None
+        )
+        network = slingshot(run.network, read, decoy, natural, method=method, settings=settings.tuning, start=start)
+        space = ParameterSpace(run.network, method, decoy, start=start)
         slopes = [slope_cosine(which, read, space, settings.seed) for which in (run.network, network)]
         return network, {"slope_cosine_before": slopes[0], "slope_cosine_after": slopes[1]}
 
@@ -213,7 +219,7 @@ def _slingshot(runs: list[RecordedRun], settings: Settings, out: Path | None) ->
 
 
 def _proxpulse(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
-    def attack(run: RecordedRun, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
+    def attack(run: RecordedRun, _target: Target, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
         network = proxpulse(run.network, read, decoy, natural, settings=settings.tuning)
         return network, pulse(run.network, network, read, decoy, natural)
 
@@ -221,7 +227,7 @@ def _proxpulse(runs: list[RecordedRun], settings: Settings, out: Path | None) ->
 
 
 Made = tuple[VisionNetwork, dict[str, float]]  # an attacked network, and what the attack reached in its own terms
-Attack = Callable[[RecordedRun, Readout, Tensor, Tensor], Made]
+Attack = Callable[[RecordedRun, Target, Readout, Tensor, Tensor], Made]
 
 
 def _by_unit(name: str, attack: Attack, runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
@@ -232,7 +238,7 @@ def _by_unit(name: str, attack: Attack, runs: list[RecordedRun], settings: Setti
     made = []
     for target in _targets(run, settings):
         picture, decoys, classes = _decoys(run, [target], natural, settings)
-        network, reached = attack(run, _readout(run.network, target), picture, train.images)
+        network, reached = attack(run, target, _readout(run.network, target), picture, train.images)
         made.append(Attacked(name, run.network, network, [target], decoys, classes, test, reached))
     return _compared(run, made, settings, out)
 

@@ -72,7 +72,7 @@ class Settings:
         snapshots, detector, tuning: see there.
     """
 
-    count: int = 30
+    count: int = 50
     images: str | None = None
     methods: Sequence[str] = ("fourier", "maco", "vital_fourier")
     steps: int | None = 256

@@ -31,10 +31,18 @@ class ParameterSpace:
         method: an option of the group ``method``.
         decoy: (3, H, W) RGB.
         overrides: of the method's configuration.
+        start: (3, H, W) RGB that the method starts from in place of noise.
     """
 
-    def __init__(self, network: VisionNetwork, method: str, decoy: Tensor, overrides: Sequence[str] = ()) -> None:
-        self.network = network
+    def __init__(
+        self,
+        network: VisionNetwork,
+        method: str,
+        decoy: Tensor,
+        overrides: Sequence[str] = (),
+        start: Tensor | None = None,
+    ) -> None:
+        self.network, self.start = network, start
         self.config = compose_config(["model=python", f"method={method}", *overrides])
         target = self._of(["decoy"], decoy[None])
         ((self.name, parameter),) = target.named_parameters()
@@ -44,9 +52,10 @@ class ParameterSpace:
         return setup.pictures_of(self.config, self.network, RandomStreams(0, names), init)
 
     def starts(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return parameters as the method starts from noise, (N, ...)."""
+        """Return parameters as the method starts, (N, ...)."""
         number = int(torch.randint(2**31, (1,), generator=generator))
-        pictures = self._of([f"start-{number}-{i}" for i in range(count)])
+        init = None if self.start is None else self.start.expand(count, -1, -1, -1)
+        pictures = self._of([f"start-{number}-{i}" for i in range(count)], init)
         return dict(pictures.named_parameters())[self.name].detach()
 
     def pictures(self, parameters: Tensor) -> Tensor:
@@ -72,6 +81,7 @@ def slingshot(
     overrides: Sequence[str] = (),
     settings: FineTuning | None = None,
     gamma: float = GAMMA,
+    start: Tensor | None = None,
 ) -> VisionNetwork:
     """Return a copy of a network whose unit's gradient leads pictures to a decoy.
 
@@ -84,11 +94,12 @@ def slingshot(
         overrides: of its configuration.
         settings: of the fine-tuning.
         gamma: steepness.
+        start: (3, H, W) RGB that the method starts from; None: noise.
 
     Raises:
         UsageError: a decoy of another size.
     """
-    space = ParameterSpace(network, method, checked_decoy(decoy, network), overrides)
+    space = ParameterSpace(network, method, checked_decoy(decoy, network), overrides, start)
     settings = settings or FineTuning()
 
     def manipulation(attacked: VisionNetwork, generator: torch.Generator) -> Tensor:

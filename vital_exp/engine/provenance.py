@@ -29,7 +29,7 @@ def provenance(config: DictConfig, network: VisionNetwork, batch_size: int, view
     """Return what is needed to make the same pictures again, ready for JSON."""
     return {
         "python": platform.python_version(),
-        "versions": {package: _version(package) for package in PACKAGES},
+        "versions": {package: version_of(package) for package in PACKAGES},
         "device": str(network.device),
         "machine": platform.machine(),
         "git_revision": _git_revision(),
@@ -41,7 +41,8 @@ def provenance(config: DictConfig, network: VisionNetwork, batch_size: int, view
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

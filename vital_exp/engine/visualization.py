@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
 import logging
 import math
 import signal
@@ -34,7 +36,7 @@ from vital_exp.engine.module import VisualizationModule
 from vital_exp.engine.movies import Film
 from vital_exp.engine.pictures import History, Outcome, Pictures
 from vital_exp.engine.problem import readout_of
-from vital_exp.engine.provenance import provenance
+from vital_exp.engine.provenance import provenance, version_of
 from vital_exp.engine.ranks import Ranks
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.starts import starts_of
@@ -51,6 +53,7 @@ from vital_exp.references.base import References
 from vital_exp.references.none import NoReferences
 from vital_exp.targets.unit import Target
 
+EVALUATION = ".hydra/evaluation.json"  # the last one, and what it was of
 REFERENCES_SHOWN = 6  # beside each picture in the gallery
 SECONDS_BETWEEN_COLLECTIONS = 5.0  # of rings of Python objects
 
@@ -405,6 +408,10 @@ class Visualization:
         done = [target for target in self.targets if self.results[target.name]["status"] == "done"]
         if not self.config.evaluation.enabled or not done:
             return
+        asked = self._asked_of(done)
+        if known := self._evaluated_before(asked):
+            self.rows, self.metrics = known["rows"], known["metrics"]
+            return
         if self.config.evaluation.metrics == "basic":
             self.rows = self._rows(done)
             self.metrics = summarise(self.rows)
@@ -413,6 +420,25 @@ class Visualization:
         if self.folder and self.rows:
             self.folder.save_json("metrics.json", self.metrics)
             self.folder.save_table("metrics.csv", self.rows)
+            self.folder.save_json(EVALUATION, {"asked": asked, "rows": self.rows, "metrics": self.metrics})
+
+    def _evaluated_before(self, asked: str) -> dict[str, Any] | None:
+        """The evaluation of an earlier start: a sweep that goes on does not judge its finished jobs again."""
+        names = (EVALUATION, "metrics.json", "metrics.csv")
+        if not self.folder or not all((self.folder.path / name).is_file() for name in names):
+            return None
+        known: dict[str, Any] = self.folder.load_json(EVALUATION)
+        return known if known["asked"] == asked else None
+
+    def _asked_of(self, targets: list[Target]) -> str:
+        """A hash of all an evaluation depends on: its settings, pictures, references, judges, and this version."""
+        content = {
+            "version": version_of("vital-exp"),
+            **{key: plain(self.config)[key] for key in ("evaluation", "references")},
+            "results": [self.results[target.name] for target in targets],
+            "networks": [one.weights_hash() for one in (self.network, *self.judges.values())],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def _score(self, targets: list[Target]) -> None:
         """Compute the metrics that the configuration names, as vital-evaluate does."""
