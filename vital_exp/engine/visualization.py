@@ -453,6 +453,7 @@ class Visualization:
             *(self.network, shown, self.references, judges, metrics, keys["features"], settings_of(keys)),
             setup.cache_dir(self.config),
             readout=readout_of(self.config, self.network, targets) if targets[0].is_direction else None,
+            keep=bool(self.config.references.cache),
         )
         self.rows, self.metrics = table.rows, table.metrics
 

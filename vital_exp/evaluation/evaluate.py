@@ -89,8 +89,9 @@ def evaluate(
     _check_targets(pictures.targets, network)
     natural = _references(references, recorded, config, network, pictures.targets)
     read = _directions(pictures.targets, recorded, network)
+    keep = recorded is None or recorded.references.get("cache", True)
     return evaluate_pictures(
-        *(network, pictures, natural, judges, chosen, features, settings, cache_of(config)), readout=read
+        *(network, pictures, natural, judges, chosen, features, settings, cache_of(config)), readout=read, keep=keep
     )
 
 
@@ -105,6 +106,7 @@ def evaluate_pictures(
     cache_dir: Path,
     *,
     readout: Readout | None = None,
+    keep: bool = False,
 ) -> Evaluation:
     """Score pictures that are in memory; see :func:`evaluate`.
 
@@ -114,8 +116,9 @@ def evaluate_pictures(
         references: natural images of the targets; None: metrics that need them are not computed.
         judges, features, settings: see :func:`evaluate`.
         metrics: of :func:`vital_exp.evaluation.metrics.chosen`.
-        cache_dir: where downloaded weights are.
+        cache_dir: where downloaded weights are, and readings of natural images.
         readout: one row per target, for directions.
+        keep: read and keep there what networks say of the natural images.
 
     Raises:
         UsageError: an unknown judge, or one of other classes.
@@ -133,6 +136,7 @@ def evaluate_pictures(
         results=pictures.results,
         readout=readout,
         settings=settings,
+        kept=cache_dir if keep else None,
     )
     scores = all_metrics.measure(evidence, metrics)
     activations = evidence.activations.tolist() if TARGET in evidence.passes else None

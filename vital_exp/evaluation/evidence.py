@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.evaluation.kept_readings import KeptReading, reading_place
 from vital_exp.evaluation.reading import NetworkReader, PixelReader, Reader, Reading, joined
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS
 from vital_exp.evaluation.score import NotComputed
@@ -51,6 +53,7 @@ class Evidence:
         settings: of single metrics.
         natural_views: what natural images are passed through, in one go; set by who knows the metrics.
         with_layers: whether layers of the network are read; likewise.
+        kept: a folder for what views say of natural images; None keeps nothing.
         passes: pictures and natural images passed through each view so far.
     """
 
@@ -67,6 +70,7 @@ class Evidence:
     settings: Settings = field(default_factory=Settings)
     natural_views: Sequence[str] = (TARGET,)
     with_layers: bool = False
+    kept: Path | None = None
     passes: Counter[str] = field(default_factory=Counter)
     _readers: dict[str, Reader] = field(default_factory=dict)
     _missing: dict[str, str] = field(default_factory=dict)
@@ -158,9 +162,25 @@ class Evidence:
                 views[view] = self.reader(view)
             except NotComputed:
                 continue  # the metrics that need it say so
-        found = _read_natural(self.units, self.references, views)
-        self.passes.update(dict.fromkeys(views, len(found.labels)))
+        places = {view: self._place(reader) for view, reader in views.items()}
+        kept = {view: one for view, place in places.items() if place and (one := KeptReading.load(place))}
+        unread = {view: reader for view, reader in views.items() if view not in kept}
+        if kept and not unread:
+            first = next(iter(kept.values()))
+            return Natural(first.labels, {view: one.reading for view, one in kept.items()}, first.path)
+        found = _read_natural(self.units, self.references, unread)
+        self.passes.update(dict.fromkeys(unread, len(found.labels)))
+        for view, place in places.items():
+            if place and view in unread:
+                KeptReading(found.labels, found.path, found.readings[view]).save(place)
+        found.readings |= {view: one.reading for view, one in kept.items()}
         return found
+
+    def _place(self, reader: Reader) -> Path | None:
+        """Where a view's reading of the natural images is kept, if it can be."""
+        if self.kept is None or self.references is None:
+            return None
+        return reading_place(self.kept, reader, self.units, self.references)
 
     def natural_reading(self, view: str) -> Reading:
         """Return what a view says of the natural images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -63,6 +64,16 @@ class NetworkReader:
         shapes = layer_shapes(network) if layers else {}
         self.places = {layer: _places(shapes[layer]) for layer in layers}
 
+    @property
+    def identity(self) -> str | None:
+        """All that what it says depends on beside the pictures; None where that has no name."""
+        own, read = self.network, self.readout
+        if read is not None and read.autoencoder is not None:
+            return None
+        vectors = "" if read is None else hashlib.sha256(read.vectors.cpu().numpy().tobytes()).hexdigest()
+        reads = "" if read is None else f"{read.layer} {read.positions} {vectors}"
+        return f"{own.name} {own.weights_hash()} {own.dtype} {own.preprocessing} {self.layers} {reads}"
+
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Reading:
         """Return what the network says of pictures, in one pass."""
@@ -105,6 +116,7 @@ class PixelReader:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
+        self.identity = f"pixels {size}"
 
     def __call__(self, pictures: Tensor) -> Reading:
         """Return (n, 2) features."""

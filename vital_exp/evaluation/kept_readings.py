@@ -1,0 +1,72 @@
+"""What networks say of natural images, kept on disk: the runs of a sweep all compare with the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.reading import Reader, Reading
+from vital_exp.references.base import References
+from vital_exp.targets.unit import Target
+from vital_exp.whole_files import whole_path
+
+FORMAT = "readings, 1"  # part of the key: a change of what is stored needs another
+LAYER = "layer."  # before the names of layers in a file
+
+
+@dataclass(frozen=True)
+class KeptReading:
+    """One view's reading of the natural images of some units.
+
+    Attributes:
+        labels: (M,) the unit that each image belongs to, by its place.
+        path: (P,) the images whose layers are kept.
+        reading: of all M images; its layers of the P.
+    """
+
+    labels: Tensor
+    path: Tensor
+    reading: Reading
+
+    def save(self, place: Path) -> None:
+        """Write a file whole."""
+        own = self.reading
+        values = {"labels": self.labels, "path": self.path, "features": own.features}
+        values |= {name: value for name in ("logits", "units") if (value := getattr(own, name)) is not None}
+        values |= {f"{LAYER}{layer}": value for layer, value in own.layers.items()}
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with whole_path(place) as temporary:
+            save_file({name: value.contiguous() for name, value in values.items()}, temporary)
+
+    @classmethod
+    def load(cls, place: Path) -> KeptReading | None:
+        """Return what a file holds; None when there is none or it is damaged (it is then made again)."""
+        try:
+            values = load_file(place)
+            layers = {name.removeprefix(LAYER): value for name, value in values.items() if name.startswith(LAYER)}
+            reading = Reading(values["features"], values.get("logits"), values.get("units"), layers)
+            return cls(values["labels"], values["path"], reading)
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+
+def reading_place(folder: Path, reader: Reader, units: Sequence[Target], references: References) -> Path | None:
+    """Return the file of a view's reading, named by all that it depends on; None where that is not known."""
+    identity = getattr(reader, "identity", None)
+    if identity is None:
+        return None
+    digest = hashlib.sha256(f"{FORMAT}\n{torch.__version__}\n{identity}\n".encode())
+    for unit in units:
+        try:
+            digest.update(f"{unit.name} {references.fingerprint(unit)}\n".encode())
+        except UsageError:  # a class without images is passed over
+            digest.update(f"{unit.name} none\n".encode())
+    return folder / "readings" / f"{digest.hexdigest()}.safetensors"
