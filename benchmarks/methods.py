@@ -93,6 +93,12 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def not_made(runs: Sequence[SweepRun]) -> list[str]:
+    """Return a line for each method that made no picture, with the reason."""
+    reasons = {run.method: run.run.mistake for run in runs if run.run.mistake and not run.run.done}
+    return [f"\n{method}: {reason}" for method, reason in reasons.items()]
+
+
 def sheet(runs: Sequence[SweepRun], path: Path) -> None:
     """Write a JPEG with one row of pictures per method, of its first run."""
     first = {run.method: run for run in reversed(runs)}
@@ -124,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         own = [run for run in runs if run.model == model]
         name = f"methods_{re.sub(r'[^A-Za-z0-9._-]', '_', model)}"  # a factory's name holds a path
         sheet(own, options.out / f"{name}.jpg")
-        text = table(rows(own))
+        text = "\n".join([table(rows(own)), *not_made(own)])
         (options.out / f"{name}.md").write_text(text + "\n")
         print(f"{model}\n\n{text}\n")
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vital_exp import visualize
+from vital_exp import report, visualize
 from vital_exp.config import compose_config
 from vital_exp.config_tree import options_of
 from vital_exp.engine import learning_rate, objective_and_gradient
@@ -114,6 +114,21 @@ def test_a_network_without_batch_norm_is_told_what_deep_inversion_needs() -> Non
     wanted = "not applicable: the network has no batch norm with real running statistics.*method=vital needs none"
     with pytest.raises(UsageError, match=wanted):
         visualize(module, "class:1", method="deep_inversion", steps=1, overrides=[*QUICK, "model.size=32"])
+
+
+def test_the_table_of_a_sweep_says_which_method_is_not_applicable(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    keys = {"steps": 1, "overrides": [*QUICK, "model.size=32"]}
+    visualize(module, "class:1", method="fourier", out=tmp_path / "fourier", **keys)
+    with pytest.raises(UsageError, match="not applicable"):
+        visualize(module, "class:1", method="deep_inversion", out=tmp_path / "deep_inversion", **keys)
+    assert "not applicable" in (tmp_path / "deep_inversion" / "mistake.txt").read_text()
+    table = report(tmp_path, out=tmp_path / "report").table
+    ((name, reason),) = table.unmade.items()
+    assert name.startswith("deep_inversion, ")
+    assert "not applicable" in reason
+    for file in ("table.md", "table.json", "report.html"):
+        assert "not applicable" in (tmp_path / "report" / file).read_text()
 
 
 def test_variations_of_a_unit_differ() -> None:

@@ -139,6 +139,10 @@ class Visualization:
             self._collect()
             if leads:
                 self._evaluate()
+        except UsageError as error:
+            if leads and self.folder and not self.results:
+                self.folder.save_mistake(error)
+            raise
         finally:
             progress.close()
             close_loggers(self.loggers, self.config, self.folder, self.results, self.metrics, self.rows)

@@ -81,6 +81,7 @@ class CombinedTable:
         comparisons: every pair of methods on the targets and seeds both have.
         published: the paper's lines about these methods.
         missing: metrics that no run has a value of, with the reason.
+        unmade: methods that made no picture of a model, "method, model", with the reason.
         unscored: run folders without metrics.
     """
 
@@ -92,6 +93,7 @@ class CombinedTable:
     comparisons: Sequence[Mapping[str, Any]]
     published: Sequence[Published]
     missing: Mapping[str, str]
+    unmade: Mapping[str, str]
     unscored: Sequence[str]
 
     def row(self, model: str, metric: str) -> list[Cell]:
@@ -140,6 +142,7 @@ def combine(runs: Sequence[SweepRun], metrics: Sequence[str] | str | None = None
         *(models, methods, tuple(computed), _headlines(computed, metrics, missing), marked, comparisons),
         published=published_lines(method.partition(" (")[0] for method in methods),
         missing=missing,
+        unmade={f"{run.method}, {run.model}": run.run.mistake for run in runs if run.run.mistake and not run.run.done},
         unscored=[run.folder.name for run in runs if not run.run.metrics and run.run.done],
     )
 

@@ -80,6 +80,7 @@ def table_json(table: CombinedTable, runs: Sequence[Mapping[str, Any]] = ()) -> 
         "comparisons": [dict(entry) for entry in table.comparisons],
         "published": {"note": NOTE, "lines": published, "study_medians": STUDY},
         "not_computed": dict(table.missing),
+        "not_made": dict(table.unmade),
         "runs": list(runs),
     }
     return json.dumps(content, indent=2) + "\n"
@@ -96,7 +97,8 @@ def as_markdown(table: CombinedTable) -> str:
             if any(cell.value is not None for cell in cells):
                 lines.append(_line([f"{metric} {arrow(metric)}".strip(), counts(cells), *map(_markdown_cell, cells)]))
         parts.append("\n".join(lines))
-    parts += [_markdown_published(table), _markdown_missing(table)]
+    parts.append(_markdown_published(table))
+    parts += [_markdown_reasons("Not made", table.unmade), _markdown_reasons("Not computed", table.missing)]
     return "\n\n".join(filter(None, (legend(table), *parts))) + "\n"
 
 
@@ -115,9 +117,9 @@ def _markdown_published(table: CombinedTable) -> str:
     return "\n".join(lines)
 
 
-def _markdown_missing(table: CombinedTable) -> str:
-    lines = [f"- {name}: {reason}" for name, reason in table.missing.items()]
-    return "\n".join(["## Not computed", "", *lines]) if lines else ""
+def _markdown_reasons(title: str, reasons: Mapping[str, str]) -> str:
+    lines = [f"- {name}: {reason}" for name, reason in reasons.items()]
+    return "\n".join([f"## {title}", "", *lines]) if lines else ""
 
 
 def _markdown_cell(cell: Cell) -> str:

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from vital_exp.errors import UsageError
+from vital_exp.recorded_config import MISTAKE
 from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, read_curves
 from vital_exp.reporting.pages import environment, format_duration
 from vital_exp.whole_files import write_whole
@@ -80,6 +81,7 @@ class Run:
     curves: dict[str, Curve] = field(default_factory=dict)
     config: str = ""
     provenance: str = ""
+    mistake: str = ""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -149,6 +151,7 @@ def read_run(folder: Path, curve_points: int = MAX_POINTS) -> Run:
         curves=read_curves(folder / "history.csv", curve_points) if (folder / "history.csv").is_file() else {},
         config=_read_text(folder / ".hydra" / "config.yaml"),
         provenance=_read_text(folder / "provenance.json"),
+        mistake=_read_text(folder / MISTAKE).strip(),
         notes=notes,
     )
 
