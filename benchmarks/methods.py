@@ -95,7 +95,7 @@ def table(found: Mapping[str, Mapping[str, float]]) -> str:
 
 def not_made(runs: Sequence[SweepRun]) -> list[str]:
     """Return a line for each method that made no picture, with the reason."""
-    reasons = {run.method: run.run.mistake for run in runs if run.run.mistake and not run.run.done}
+    reasons = {run.method: run.run.unmade for run in runs if run.run.unmade}
     return [f"\n{method}: {reason}" for method, reason in reasons.items()]
 
 

@@ -22,6 +22,7 @@ from vital_exp.attacks.natural import natural_images
 from vital_exp.attacks.paths import compared_layers, similarity_plot, verdict
 from vital_exp.attacks.recorded import RecordedRun
 from vital_exp.attacks.saved import load_network
+from vital_exp.attacks.slingshot import slingshot as slingshot_of
 from vital_exp.commands.audit import main
 from vital_exp.commands.hydra_app import MISTAKE
 from vital_exp.errors import UsageError
@@ -291,6 +292,23 @@ def test_layers_compared_are_those_with_weights() -> None:
     layers = compared_layers(named_network("embedded_resnet"))
     assert layers[0] == "conv1"
     assert layers[-1] == "fc"
+
+
+def test_a_slingshot_aims_at_a_method_that_starts_from_a_mean(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = []
+    real = slingshot_of
+
+    def watched(*arguments: object, **keys: object) -> object:
+        starts.append(keys["start"])
+        return real(*arguments, **keys)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("vital_exp.attacks.audit.slingshot", watched)
+    tuning = {"steps": 1, "batch_size": 2}
+    for method in ("vital_fourier", "fourier"):
+        audit("slingshot", runs / "classes", **ONE_STEP, methods=[method], tuning=tuning)
+    own = RecordedRun.of(runs / "classes", 4, None).references.images(Target("class", 0))
+    torch.testing.assert_close(starts[0], torch.stack(list(own)).mean(dim=0), atol=1e-3, rtol=0)
+    assert starts[1] is None
 
 
 def test_methods_of_many_views_take_fewer() -> None:

@@ -198,6 +198,9 @@ def test_a_finished_run_is_not_judged_again(  # type: ignore[no-untyped-def]
     run()
     assert judged == [2, 2, 2, 2]
     assert (tmp_path / "run" / "metrics.json").is_file()
+    (tmp_path / "run" / ".hydra" / "evaluation.json").write_text("{half")
+    run()
+    assert judged == [2, 2, 2, 2, 2]
 
 
 def test_another_configuration_in_the_same_folder_is_refused(network, references: Tensor, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

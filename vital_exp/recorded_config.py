@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vital_exp.errors import UsageError
 
 RECORDED = Path(".hydra") / "config.yaml"
-MISTAKE = "mistake.txt"  # of a run that could not make anything
+MISTAKE_FILE = "mistake.txt"  # of a run that could not make anything
 INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 

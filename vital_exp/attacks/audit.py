@@ -27,12 +27,11 @@ from vital_exp.attacks.slingshot import ParameterSpace, slingshot, slope_cosine
 from vital_exp.attacks.tables import write_csv
 from vital_exp.attacks.wrapping import load_decoy
 from vital_exp.config import compose_config
+from vital_exp.engine.starts import starts_of
 from vital_exp.errors import UsageError
-from vital_exp.images.output import resized
 from vital_exp.models.layers import alignment, layer_shapes
 from vital_exp.models.named import named_network
 from vital_exp.models.network import Recipe, VisionNetwork, model_space
-from vital_exp.references.mean_image import mean_image
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -175,8 +174,9 @@ def _channels(network: VisionNetwork, count: int) -> list[Target]:
     """Up to ``count`` channels of the last layer that is aligned, evenly spread."""
     if count < 1:
         return []
-    layer = max(alignment(network, Recipe()).layers, key=list(layer_shapes(network)).index)
-    channels = layer_shapes(network)[layer][0]
+    shapes = layer_shapes(network)
+    layer = max(alignment(network, Recipe()).layers, key=list(shapes).index)
+    channels = shapes[layer][0]
     places = range(0, channels, -(-channels // count))
     return [Target("channel", place, layer) for place in places]
 
@@ -206,10 +206,9 @@ def _unchanged(honest: VisionNetwork, network: VisionNetwork, natural: NaturalIm
 def _slingshot(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
     def attack(run: RecordedRun, target: Target, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
         method = settings.methods[0]
-        of_mean = compose_config([f"method={method}"]).image.init == "mean"
-        start = (
-            resized(mean_image(run.references, target)[None], run.network.preprocessing.size)[0] if of_mean else None
-        )
+        config = compose_config([f"method={method}", "references.cache=false"])
+        starts = starts_of(config, run.references, [target], run.network.preprocessing.size)
+        start = None if starts is None else starts[0]
         network = slingshot(run.network, read, decoy, natural, method=method, settings=settings.tuning, start=start)
         space = ParameterSpace(run.network, method, decoy, start=start)
         slopes = [slope_cosine(which, read, space, settings.seed) for which in (run.network, network)]

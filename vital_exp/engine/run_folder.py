@@ -23,7 +23,7 @@ from vital_exp.engine.locks import append, hold
 from vital_exp.engine.movies import SUFFIXES, write_film
 from vital_exp.errors import UsageError
 from vital_exp.images.output import masked_picture, to_uint8
-from vital_exp.recorded_config import MISTAKE, RECORDED, recorded_config
+from vital_exp.recorded_config import MISTAKE_FILE, RECORDED, recorded_config
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_file
 
@@ -90,7 +90,7 @@ class RunFolder:
 
     def _start(self, config: DictConfig, overrides: Sequence[str]) -> None:
         """Record the configuration; results.jsonl, made last, marks the folder as a run."""
-        for stale in ("history.csv", "provenance.json", MISTAKE):  # of an earlier start that made nothing
+        for stale in ("history.csv", "provenance.json", MISTAKE_FILE):  # of an earlier start that made nothing
             (self.path / stale).unlink(missing_ok=True)
         for folder in (self.images, self.path / ".hydra"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ class RunFolder:
 
     def save_mistake(self, error: UsageError) -> None:
         """Write why nothing could be made here: the table of a sweep says it in place of numbers."""
-        with whole_file(self.path / MISTAKE) as file:
+        with whole_file(self.path / MISTAKE_FILE) as file:
             file.write(f"{error}\n")
 
     def load_json(self, name: str) -> Any:

@@ -431,8 +431,11 @@ class Visualization:
         names = (EVALUATION, "metrics.json", "metrics.csv")
         if not self.folder or not all((self.folder.path / name).is_file() for name in names):
             return None
-        known: dict[str, Any] = self.folder.load_json(EVALUATION)
-        return known if known["asked"] == asked else None
+        try:
+            known = self.folder.load_json(EVALUATION)
+        except UsageError:  # damaged: it is only a copy
+            return None
+        return known if isinstance(known, dict) and known.get("asked") == asked else None
 
     def _asked_of(self, targets: list[Target]) -> str:
         """A hash of all an evaluation depends on: its settings, pictures, references, judges, and this version."""

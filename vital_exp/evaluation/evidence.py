@@ -156,12 +156,7 @@ class Evidence:
         """
         if self.references is None:
             raise NotComputed("needs natural images of the targets: references.root=folder")
-        views = {}
-        for view in self.natural_views:
-            try:
-                views[view] = self.reader(view)
-            except NotComputed:
-                continue  # the metrics that need it say so
+        views = self._views_there()
         places = {view: self._place(reader) for view, reader in views.items()}
         kept = {view: one for view, place in places.items() if place and (one := KeptReading.load(place))}
         unread = {view: reader for view, reader in views.items() if view not in kept}
@@ -175,6 +170,15 @@ class Evidence:
                 KeptReading(found.labels, found.path, found.readings[view]).save(place)
         found.readings |= {view: one.reading for view, one in kept.items()}
         return found
+
+    def _views_there(self) -> dict[str, Reader]:
+        views = {}
+        for view in self.natural_views:
+            try:
+                views[view] = self.reader(view)
+            except NotComputed:
+                continue  # the metrics that need it say so
+        return views
 
     def _place(self, reader: Reader) -> Path | None:
         """Where a view's reading of the natural images is kept, if it can be."""

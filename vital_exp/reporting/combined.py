@@ -142,7 +142,7 @@ def combine(runs: Sequence[SweepRun], metrics: Sequence[str] | str | None = None
         *(models, methods, tuple(computed), _headlines(computed, metrics, missing), marked, comparisons),
         published=published_lines(method.partition(" (")[0] for method in methods),
         missing=missing,
-        unmade={f"{run.method}, {run.model}": run.run.mistake for run in runs if run.run.mistake and not run.run.done},
+        unmade={f"{run.method}, {run.model}": run.run.unmade for run in runs if run.run.unmade},
         unscored=[run.folder.name for run in runs if not run.run.metrics and run.run.done],
     )
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from vital_exp.errors import UsageError
-from vital_exp.recorded_config import MISTAKE
+from vital_exp.recorded_config import MISTAKE_FILE
 from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, read_curves
 from vital_exp.reporting.pages import environment, format_duration
 from vital_exp.whole_files import write_whole
@@ -90,6 +90,11 @@ class Run:
         return str(_json_object(self.provenance).get("objective") or "")
 
     @property
+    def unmade(self) -> str:
+        """Why there is no picture at all; empty where there is one, or the reason is not recorded."""
+        return "" if self.done else self.mistake
+
+    @property
     def done(self) -> list[dict[str, Any]]:
         """The targets with a picture."""
         return [result for result in self.results if result.get("status") != "failed"]
@@ -151,7 +156,7 @@ def read_run(folder: Path, curve_points: int = MAX_POINTS) -> Run:
         curves=read_curves(folder / "history.csv", curve_points) if (folder / "history.csv").is_file() else {},
         config=_read_text(folder / ".hydra" / "config.yaml"),
         provenance=_read_text(folder / "provenance.json"),
-        mistake=_read_text(folder / MISTAKE).strip(),
+        mistake=_read_text(folder / MISTAKE_FILE).strip(),
         notes=notes,
     )
 
