@@ -190,7 +190,9 @@ COMMON: Mapping[str, Check] = {
 VALUES: Mapping[str, Mapping[str, Check]] = {
     "visualize": {
         **COMMON,
-        **dict.fromkeys(("resume", "dry_run", "channels_last", "evaluation.enabled", "references.cache"), FLAG),
+        **dict.fromkeys(
+            ("resume", "dry_run", "channels_last", "fold_batch_norms", "evaluation.enabled", "references.cache"), FLAG
+        ),
         "trainer.log_every_n_steps": (_is_count, "a whole number of at least 1"),
         "references.seed": (lambda value: _is_count(value) or (value == 0 and not _is_flag(value)), "a whole number"),
         "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),

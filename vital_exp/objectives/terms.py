@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.models.folding import FoldedNorms
 from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.taps import Taps
@@ -104,6 +105,7 @@ class Objective:
     Args:
         network: the frozen network.
         parts: by name; terms of weight 0 are left out.
+        fold_batch_norms: whether norms are part of the convolutions before them while the network runs.
 
     Attributes:
         terms: the terms of the sum, by name.
@@ -112,7 +114,7 @@ class Objective:
             pictures of a step hands these over likewise transformed.
     """
 
-    def __init__(self, network: VisionNetwork, parts: Mapping[str, Part]) -> None:
+    def __init__(self, network: VisionNetwork, parts: Mapping[str, Part], fold_batch_norms: bool = False) -> None:
         named = {name: part for name, part in parts.items() if isinstance(part, Term)}
         self.terms = {name: term for name, term in named.items() if term.weight != 0}
         if not self.terms:
@@ -121,6 +123,7 @@ class Objective:
         self.settled = max((rule.until for rule in rules), default=0)
         self.parts: list[Part] = [*rules, *self.terms.values()]
         self.taps = Taps(network.module, list(dict.fromkeys(sum((t.layers for t in self.terms.values()), ()))))
+        self.norms = FoldedNorms(network, self.taps) if fold_batch_norms else None
         self.given = {name: term.given for name, term in self.terms.items() if term.given is not None}
         self.given_taps = {name: Taps(network.module, self.terms[name].compared) for name in self.given}
 
@@ -137,6 +140,8 @@ class Objective:
         with ExitStack() as around:
             for part in self.parts:
                 around.enter_context(part.during(step))
+            if self.norms:
+                around.enter_context(self.norms.active())
             activations, _ = self.taps(pictures)
         compared = self._given_activations(self.given if given is None else given)
         shares = {
