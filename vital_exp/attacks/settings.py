@@ -39,7 +39,7 @@ class Snapshots:
     every: int | None = None
     steps: int = 512
     seeds: int = 2
-    least_units: int = 32
+    least_units: int = 56
     methods: Sequence[str] = ("fourier",)
     held_out: float = 0.2
 
