@@ -21,7 +21,8 @@ from vital_exp.attacks.tables import write_csv
 from vital_exp.whole_files import whole_file
 
 RESULTS = Path(__file__).parent / "results"
-METHODS = ("fourier", "maco", "activation_max", "vital", "vital_fourier")
+# Slingshots take aim at the first, whose pixels they can lead; vital has the same parameters.
+METHODS = ("activation_max", "vital", "fourier", "maco", "vital_fourier")
 # The layer whose channels silent units are added to, so that they are units of the attacked layer itself.
 HIDDEN_LAYER = "layer4.0.bn1"
 # A circuit is on the logits, ProxPulse on hidden units: each has one kind of unit that it can attack.
@@ -72,9 +73,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("outputs/attacks/audits"), help="pages and attacked networks")
     parser.add_argument("--steps", type=int, default=256, help="of the pictures")
     parser.add_argument("--targets", type=int, default=4, help="units per attack")
-    parser.add_argument("--tuning-steps", type=int, default=200, help="of slingshot and ProxPulse")
+    parser.add_argument("--tuning-steps", type=int, default=400, help="of slingshot and ProxPulse")
     parser.add_argument(
-        "--snapshot-steps", type=int, default=256, help="of the runs the circuit's detector learns from"
+        "--snapshot-steps", type=int, default=512, help="of the runs the circuit's detector learns from"
     )
     return parser.parse_args()
 
