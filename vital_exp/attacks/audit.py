@@ -157,8 +157,8 @@ def _detector(run: RecordedRun, natural: NaturalImages, settings: Settings):  # 
     given = {target: train.of(target.index) for target in targets}
     seen = range(settings.seed, settings.seed + keys.seeds)
     shown = snapshots(run.network, targets[:-held], methods, given, seeds=seen, **steps)
-    if further := _channels(run.network, keys.least_units - len(targets[:-held])):
-        hidden = snapshots(run.network, further, methods, train.images, seeds=seen[:1], **steps)
+    for channels in _channels(run.network, keys.least_units - len(targets[:-held])).values():
+        hidden = snapshots(run.network, channels, methods, train.images, seeds=seen[:1], **steps)
         shown = torch.cat([shown, hidden])
     unseen = snapshots(run.network, targets[-held:], methods, given, seeds=[settings.seed + keys.seeds], **steps)
     real, real_unseen = (model_space(part.images, run.network) for part in (train, test))
@@ -170,15 +170,13 @@ def _detector(run: RecordedRun, natural: NaturalImages, settings: Settings):  # 
     return detector, facts
 
 
-def _channels(network: VisionNetwork, count: int) -> list[Target]:
-    """Up to ``count`` channels of the last layer that is aligned, evenly spread."""
-    if count < 1:
-        return []
+def _channels(network: VisionNetwork, count: int) -> dict[str, list[Target]]:
+    """Up to ``count`` channels of the last two layers that are aligned, by layer, evenly spread."""
     shapes = layer_shapes(network)
-    layer = max(alignment(network, Recipe()).layers, key=list(shapes).index)
-    channels = shapes[layer][0]
-    places = range(0, channels, -(-channels // count))
-    return [Target("channel", place, layer) for place in places]
+    layers = sorted(alignment(network, Recipe()).layers, key=list(shapes).index)[-2:]
+    each = max(0, count) // len(layers)
+    places = {layer: range(0, shapes[layer][0], -(-shapes[layer][0] // each)) for layer in layers if each}
+    return {layer: [Target("channel", place, layer) for place in chosen] for layer, chosen in places.items()}
 
 
 def _silent_units(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:

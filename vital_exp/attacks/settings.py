@@ -30,7 +30,7 @@ class Snapshots:
         every: steps between snapshots; None: 4, 6, 8, 11 ... 512.
         steps: of each run.
         seeds: runs per method for training; one more is held out.
-        least_units: where fewer classes are trained on, channels of the last layer make up for the rest (ours: the
+        least_units: where fewer classes are trained on, channels of the last two layers make up for the rest (ours: the
             published set has hundreds of classes; of a few, the detector learns the colours instead of the look).
         methods: options of the group ``method``.
         held_out: share of the targets of which the training sees no picture.
@@ -39,7 +39,7 @@ class Snapshots:
     every: int | None = None
     steps: int = 512
     seeds: int = 2
-    least_units: int = 56
+    least_units: int = 72
     methods: Sequence[str] = ("fourier",)
     held_out: float = 0.2
 
