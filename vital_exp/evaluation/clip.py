@@ -46,6 +46,11 @@ class Clip:
     templates: Sequence[str]
 
     @property
+    def identity(self) -> None:
+        """None: its readings of natural images are not kept."""
+        return
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         found: torch.device = next(self.model.parameters()).device

@@ -28,6 +28,8 @@ class InceptionReader:
         device: where it runs.
     """
 
+    identity = None
+
     def __init__(self, extractor: Any, device: torch.device) -> None:
         self.extractor, self.device = extractor.to(device), device
 

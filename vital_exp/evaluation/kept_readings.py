@@ -60,10 +60,9 @@ class KeptReading:
 
 def reading_place(folder: Path, reader: Reader, units: Sequence[Target], references: References) -> Path | None:
     """Return the file of a view's reading, named by all that it depends on; None where that is not known."""
-    identity = getattr(reader, "identity", None)
-    if identity is None:
+    if reader.identity is None:
         return None
-    digest = hashlib.sha256(f"{FORMAT}\n{torch.__version__}\n{identity}\n".encode())
+    digest = hashlib.sha256(f"{FORMAT}\n{torch.__version__}\n{reader.identity}\n".encode())
     for unit in units:
         try:
             digest.update(f"{unit.name} {references.fingerprint(unit)}\n".encode())

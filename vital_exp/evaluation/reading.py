@@ -42,6 +42,11 @@ class Reading:
 class Reader(Protocol):
     """Reads pictures (n, 3, H, W) RGB in [0, 1] of any size in one pass."""
 
+    @property
+    def identity(self) -> str | None:
+        """All that what it says depends on beside the pictures; None where its readings are not kept."""
+        ...
+
     def __call__(self, pictures: Tensor) -> Reading:
         """Return what it says of them."""
         ...
@@ -116,7 +121,7 @@ class PixelReader:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
-        self.identity = f"pixels {size}"
+        self.identity: str | None = f"pixels {size}"
 
     def __call__(self, pictures: Tensor) -> Reading:
         """Return (n, 2) features."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from vital_exp.models.network import model_space
 from vital_exp.objectives.distances import gram_matrix
 from vital_exp.objectives.terms import Problem
-from vital_exp.references.statistics import IMAGES_PER_PASS, _features
+from vital_exp.references.statistics import IMAGES_PER_PASS, features_of
 from vital_exp.relevance.weights import spatial_masks
 from vital_exp.targets.unit import Target
 
@@ -43,7 +43,7 @@ def _of_target(problem: Problem, layers: Sequence[str], number: int) -> dict[str
         pictures = model_space(torch.stack(chunk), problem.network)
         relevance = problem.relevance
         read = relevance.readout.of(number, len(chunk), strongest=True) if relevance else None
-        features, maps, _ = _features(problem.network, layers, pictures, relevance, read)
+        features, maps, _ = features_of(problem.network, layers, pictures, relevance, read)
         for layer, values in features.items():
             masked = values * spatial_masks(maps[layer]).to(values) if layer in maps else values
             total = gram_matrix(masked).sum(dim=0).cpu().double()  # (C, C)

@@ -145,11 +145,11 @@ def reference_statistics(
     while chunk := list(islice(images, IMAGES_PER_PASS)):
         pictures = model_space(torch.stack(chunk), network)
         readout = relevance.readout.of(number, len(chunk), strongest=True) if relevance else None
-        sums.add(*_features(network, layers, pictures, relevance, readout))
+        sums.add(*features_of(network, layers, pictures, relevance, readout))
     return sums.result(relevance.method if relevance else "none")
 
 
-def _features(
+def features_of(
     network: VisionNetwork,
     layers: Sequence[str],
     pictures: Tensor,
