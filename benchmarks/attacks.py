@@ -35,6 +35,7 @@ ATTACKS = (
     ("slingshot", "hidden"),
 )
 SHOWN = {
+    "failed": "failed",
     "nearer_decoy": "nearer the decoy",
     "decoy_distance_before": "distance from the decoy before",
     "decoy_distance": "after",

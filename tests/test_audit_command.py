@@ -315,3 +315,37 @@ def test_a_slingshot_aims_at_a_method_that_starts_from_a_mean(runs: Path, monkey
 def test_methods_of_many_views_take_fewer() -> None:
     assert _fewer_views("maco", 2) == ("views=2",)
     assert _fewer_views("maco", None) == _fewer_views("fourier", 2) == ()
+
+
+def test_pictures_that_cannot_be_made_are_counted_apart(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vital_exp.attacks import comparison
+
+    honestly = comparison.make_pictures
+    calls: list[str] = []
+
+    def attacked_fails(
+        network: object, targets: Sequence[Target], method: str, *more: object, **keys: object
+    ) -> object:
+        pictures = honestly(network, targets, method, *more, **keys)  # type: ignore[arg-type]
+        calls.append(method)
+        if len(calls) == 2:  # of the attacked network
+            pictures.images[0] = torch.nan
+        if len(calls) > 2:
+            pictures.images[:] = torch.nan
+        return pictures
+
+    monkeypatch.setattr(comparison, "make_pictures", attacked_fails)
+    asked = {"count": 4, "steps": 1, "methods": ["fourier", "activation_max"]}
+    found = audit("silent_units", runs / "hidden", **asked)
+    first, *others = (row for row in found.rows if row["method"] == "fourier")
+    assert first["failed"] == 1
+    assert "decoy_distance" not in first
+    assert all(row["failed"] == 0 and row["decoy_distance"] > 0 for row in others)
+    some, none = found.table
+    assert (some["n"], some["failed"]) == (len(others), pytest.approx(1 / (1 + len(others))))
+    assert none == {"attack": "silent_units", "method": "activation_max", "n": 0, "failed": 1}
+    assert "no gradient reaches" in found.verdicts[0]
+    assert (
+        found.verdicts[1]
+        == "silent_units x activation_max: no picture can be made; no gradient reaches 100% of the units"
+    )

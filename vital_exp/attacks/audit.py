@@ -329,7 +329,11 @@ def _panels(attacked: Attacked, shown: list[Shown]) -> list[Panel]:
 
 def _verdict(line: Mapping[str, Any]) -> str:
     """One line: what the pictures show, and what it cost."""
-    shown = f"{line['attack']} x {line['method']}: {line['nearer_decoy']:.0%} of {line['n']} pictures nearer the decoy"
+    name = f"{line['attack']} x {line['method']}"
+    failed = f"; no gradient reaches {line['failed']:.0%} of the units" if line["failed"] else ""
+    if not line["n"]:
+        return f"{name}: no picture can be made{failed}"
+    shown = f"{name}: {line['nearer_decoy']:.0%} of {line['n']} pictures nearer the decoy{failed}"
     if "decoy_top1[honest]" in line:
         shown += (
             f", {line['decoy_top1[honest]']:.0%} classified as it, {line['own_top1[honest]']:.0%} as their own class"

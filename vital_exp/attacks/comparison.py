@@ -80,6 +80,8 @@ def compare(
 ) -> tuple[list[dict[str, Any]], list[Shown]]:
     """Make the pictures of both networks by each method; return one row per method and target, and the pictures.
 
+    Of a target whose picture one of the networks does not give (no gradient reaches the unit), the row says so alone.
+
     Args:
         attacked: see there.
         methods: options of the group ``method`` and the further overrides of each.
@@ -102,14 +104,21 @@ def compare(
             ]
         honest, lying = (quantised(pictures.images.nan_to_num()) for pictures in pair)
         shown.append(Shown(method, honest, lying))
-        rows += _rows(attacked, method, honest, lying, judges)
+        made = torch.stack([pictures.images.isfinite().flatten(1).all(dim=1) for pictures in pair]).all(dim=0)
+        compared = _rows(attacked, method, honest, lying, judges)
+        names = [(target.name, target.label) for target in attacked.targets]
+        rows += [
+            {"attack": attacked.attack, "method": method, "target": name, "label": label, "failed": float(not there)}
+            | (row if there else {})
+            for (name, label), there, row in zip(names, made.tolist(), compared, strict=True)
+        ]
     return rows, shown
 
 
 def _rows(
     attacked: Attacked, method: str, honest: Tensor, lying: Tensor, judges: Mapping[str, VisionNetwork]
 ) -> list[dict[str, Any]]:
-    """One row per target of a method."""
+    """What is compared of each target, for a method."""
     eye = next(iter(judges.values()), attacked.honest)
     rows = []
     for i, target in enumerate(attacked.targets):
@@ -118,10 +127,6 @@ def _rows(
         to_decoy = perceptual_distance(eye, pair, decoy).mean(dim=1)
         to_honest = perceptual_distance(eye, pair[:1], pair[1:])
         rows.append({
-            "attack": attacked.attack,
-            "method": method,
-            "target": target.name,
-            "label": target.label,
             "decoy_distance": float(to_decoy[0]),
             "decoy_distance_before": float(to_decoy[1]),
             "honest_distance": float(to_honest),
@@ -150,15 +155,20 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return one row per attack and method: the means over targets, and ``nearer_decoy``.
 
     ``nearer_decoy`` is the share of pictures of the attacked network that are nearer to the decoy than to the honest
-    network's picture by the same method: decoy_distance < honest_distance.
+    network's picture by the same method: decoy_distance < honest_distance. Pictures that failed are left out.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["attack"], row["method"]), []).append(row)
-    found = []
-    for (attack, method), members in groups.items():
-        numbers = [key for key, value in members[0].items() if isinstance(value, float)]
-        means = {key: sum(row[key] for row in members) / len(members) for key in numbers}
-        nearer = sum(row["decoy_distance"] < row["honest_distance"] for row in members) / len(members)
-        found.append({"attack": attack, "method": method, "n": len(members), "nearer_decoy": nearer, **means})
-    return found
+    return [{"attack": attack, "method": method, **_means(members)} for (attack, method), members in groups.items()]
+
+
+def _means(members: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the means over the targets whose pictures were made; ``n`` is how many, ``failed`` the share of others."""
+    made = [row for row in members if not row["failed"]]
+    found: dict[str, float] = {"n": len(made), "failed": 1 - len(made) / len(members)}
+    if not made:
+        return found
+    found["nearer_decoy"] = sum(row["decoy_distance"] < row["honest_distance"] for row in made) / len(made)
+    numbers = [key for key, value in made[0].items() if isinstance(value, float) and key != "failed"]
+    return found | {key: sum(row[key] for row in made) / len(made) for key in numbers}
