@@ -41,10 +41,8 @@ LIBRARY, PUBLISHED, KEPT = "library", "published", "published, references kept s
 GOALS = {"32": {PUBLISHED: 15.0, KEPT: 1.6}, "bf16": {PUBLISHED: 20.0, KEPT: 2.2}}
 LOSS_TOLERANCE = {"32": 1e-4, "bf16": 1e-2}  # relative; bfloat16 keeps 8 bits
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
-SWITCHES = [
-    "channels_last=true",
-    "fold_batch_norms=true",
-]  # what makes the library's step fast and is not on for method=vital
+# What makes the library's step fast and is not on for method=vital.
+SWITCHES = ["channels_last=true", "fold_batch_norms=true"]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 LIBRARY_STEPS = 6  # per round: a fit of one step would time the start of a loop
 ENDS = 2  # of them, the first and the last, ask for a second gradient (is the unit dead?) and are not timed

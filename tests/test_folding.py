@@ -120,6 +120,13 @@ def test_a_network_whose_values_would_change_keeps_its_norms(caplog: pytest.LogC
     assert "keeps its batch norms: folded, activations differ by" in caplog.text
 
 
+def test_a_network_that_folding_breaks_keeps_its_norms() -> None:
+    module = tiny_net()
+    module.conv1.weight.data.fill_(3e38)  # the norm brings it back; folded it is infinite
+    module.bn1.weight.data.fill_(1e3)
+    assert len(FoldedNorms(load_model(module, size=64), Taps(module, ["layer1"]))) == 0
+
+
 @pytest.mark.parametrize("target", ["class:0", "layer1:0"])
 @pytest.mark.parametrize("terms", ["[alignment]", "[alignment,batch_norm]", "[alignment,correlation_guidance]"])
 @pytest.mark.parametrize("compared", ["sort", "moments"])
