@@ -17,7 +17,7 @@ from vital_exp.errors import UsageError
 from vital_exp.images import parameterisation
 from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed
 from vital_exp.images.fourier import Fourier, frequencies, frequency_scale
-from vital_exp.images.maco import EPSILON, Maco
+from vital_exp.images.maco import Maco
 from vital_exp.images.pixels import Pixels
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.spectrum import (
@@ -28,6 +28,7 @@ from vital_exp.images.spectrum import (
     magnitudes,
     resampled,
 )
+from vital_exp.images.standardisation import EPSILON
 from vital_exp.models.network import Preprocessing
 from vital_exp.references.drawn import draw_set
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from vital_exp.errors import UsageError
 from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed
 from vital_exp.images.parameterisation import Parameterisation, by_picture
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.spectrum import EMBEDDED, magnitude_for
+from vital_exp.images.standardisation import moments_of, standardised
 from vital_exp.models.network import Preprocessing
-
-EPSILON = 1e-4  # added to standard deviations, Horama
 
 
 class Maco(Parameterisation):
@@ -64,7 +65,7 @@ class Maco(Parameterisation):
             self.to(init)
             logits = decorrelated_logits(preprocessing.denormalise(init), self.colours)
             start = torch.fft.rfft2(logits).angle()
-            moments = _moments(start)
+            moments = moments_of(start)
         self.register_buffer("mean", moments[0], persistent=False)
         self.register_buffer("spread", moments[1], persistent=False)
         self.phase = nn.Parameter(start)  # (N, C, H, W // 2 + 1) in radians
@@ -96,21 +97,32 @@ class Maco(Parameterisation):
         return low + (high - low) * unit
 
     def _unit_of(self, phase: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-        phase = mean + spread * _standardised(phase)
-        spectrum = torch.polar(self.magnitude.expand_as(phase), phase)
-        spatial = _standardised(torch.fft.irfft2(spectrum, s=self.size))
+        spectrum = spectrum_of(self.magnitude, standardised(phase, mean, spread))
+        spatial = standardised(torch.fft.irfft2(spectrum, s=self.size))
         return mixed(spatial, self.colours).sigmoid()
 
 
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each picture's mean, and standard deviation + 1e-4, (N, 1, 1, 1)."""
-    axes = (1, 2, 3)
-    return values.mean(dim=axes, keepdim=True), values.std(dim=axes, keepdim=True) + EPSILON
+def spectrum_of(magnitude: Tensor, phase: Tensor) -> Tensor:
+    """Return r e^{i phi}, complex, of phases (N, C, H, F) and constant magnitudes that broadcast to them."""
+    spectrum: Tensor = _Polar.apply(magnitude, phase)
+    return spectrum
 
 
-def _standardised(values: Tensor) -> Tensor:
-    mean, std = _moments(values)
-    return (values - mean) / std
+class _Polar(torch.autograd.Function):
+    """torch.polar of a constant magnitude: its own backward pass also finds what the magnitude's gradient would be."""
+
+    @staticmethod
+    def forward(ctx: Any, magnitude: Tensor, phase: Tensor) -> Tensor:
+        spectrum = torch.polar(magnitude.expand_as(phase), phase)
+        ctx.save_for_backward(spectrum)
+        return spectrum
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        (spectrum,) = ctx.saved_tensors
+        (real, imaginary), (along, across) = (torch.view_as_real(z).unbind(dim=-1) for z in (spectrum, gradient))
+        return None, (real * across).addcmul_(imaginary, along, value=-1)
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
