@@ -13,6 +13,7 @@ from tests.tiny import command, tiny_net
 from vital_exp import load_model
 from vital_exp.engine import batching
 from vital_exp.models.network import VisionNetwork
+from vital_exp.targets.unit import Target
 
 __all__ = ["workplace"]  # a fixture
 SIDE = 16
@@ -35,13 +36,22 @@ def test_the_memory_of_a_picture_is_that_of_its_activations(network: VisionNetwo
     assert batching.bytes_per_picture(network, (2 * SIDE, 2 * SIDE)) > 3 * by_hand
 
 
-@pytest.mark.parametrize(("fitting", "count", "chosen"), [(3, 9, 3), (3, 2, 2), (1000, 1000, 16), (0, 5, 1)])
+@pytest.mark.parametrize(
+    ("fitting", "count", "chosen"),
+    [(3, 9, 3), (3, 2, 2), (1000, 1000, 16), (1000, 20, 10), (4, 9, 3), (0, 5, 1), (3, 0, 1)],
+)
 def test_auto_takes_what_fits(
     fitting: int, count: int, chosen: int, network: VisionNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     each = batching.bytes_per_picture(network, (SIDE, SIDE))
     monkeypatch.setattr(batching, "free_memory", lambda _device: each * (fitting + 0.5) / batching.MEMORY_SHARE)
     assert batching.automatic_batch_size(network, (SIDE, SIDE), count) == chosen
+
+
+def test_no_more_targets_are_made_together_than_one_layer_has() -> None:
+    targets = [Target("channel", number, "layer3") for number in range(3)]
+    assert batching.together([*targets, Target("channel", 0, "layer4")]) == 3
+    assert batching.together([]) == 0
 
 
 def test_auto_is_recorded_and_a_resumed_run_keeps_it(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

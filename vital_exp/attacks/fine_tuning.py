@@ -27,8 +27,8 @@ class FineTuning:
         seed: of what is drawn.
     """
 
-    steps: int = 400
-    lr: float = 1e-3
+    steps: int = 250
+    lr: float = 2e-3
     batch_size: int = 16
     preservation: float = 0.5
     seed: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -47,6 +49,11 @@ def batches(
         yield batch
 
 
+def together(targets: Sequence[Target]) -> int:
+    """Return how many targets could be made together, the most of one layer: a larger batch would only be padded."""
+    return max(Counter(target.layer for target in targets).values(), default=0)
+
+
 def padded(batch: list[Target], batch_size: int) -> list[Target]:
     """Repeat the last target of a short batch: a picture's bits may depend on the size of its batch."""
     return batch + [batch[-1]] * (batch_size - len(batch))
@@ -61,8 +68,13 @@ def _units(targets: Sequence[Target]) -> list[list[Target]]:
 
 
 def automatic_batch_size(network: VisionNetwork, size: tuple[int, int], count: int) -> int:
-    """Return the batch size for ``count`` pictures of a size: as many as fit into half of the free memory."""
-    return max(1, min(count, _fitting(network, size), LARGEST_AUTO_BATCH.get(network.device.type, 16)))
+    """Return the batch size for ``count`` pictures of a size: as many as fit into half of the free memory.
+
+    Of several batches all are alike: 20 pictures are 10 and 10, where 16 and 4 would be padded to 32.
+    """
+    most = max(1, min(_fitting(network, size), LARGEST_AUTO_BATCH.get(network.device.type, 16)))
+    rounds = max(1, math.ceil(count / most))
+    return max(1, math.ceil(count / rounds))
 
 
 def views_per_pass(config: DictConfig, network: VisionNetwork, size: tuple[int, int], batch_size: int) -> int:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vital_exp.config import build, config_hash, plain
 from vital_exp.engine import setup
-from vital_exp.engine.batching import automatic_batch_size, batches, padded, views_per_pass
+from vital_exp.engine.batching import automatic_batch_size, batches, padded, together, views_per_pass
 from vital_exp.engine.callbacks import Checkpoint, LogTerms, Progress
 from vital_exp.engine.checkpoints import Checkpoints
 from vital_exp.engine.interruption import Interruption
@@ -152,7 +152,7 @@ class Visualization:
         """Return the batch size and the batches that are to be made, the same on every rank."""
         self._collect()
         waiting = [target for target in self.targets if target.name not in self.results]
-        chosen = self._sizes(len(waiting)) if self.ranks.rank == 0 else None
+        chosen = self._sizes(together(waiting)) if self.ranks.rank == 0 else None
         size, self.views_per_pass = self.ranks.broadcast(chosen)
         if self.ranks.rank == 0:
             self._record_provenance(size)
@@ -160,7 +160,7 @@ class Visualization:
         return size, list(batches(waiting, size, half_made))
 
     def _sizes(self, waiting: int) -> tuple[int, int]:
-        """How many pictures are made together, and how many views of each."""
+        """How many pictures are made together, and how many views of each, of so many that could be."""
         size = self._resolve_batch_size(waiting)
         return size, self._resolve_views_per_pass(size)
 
