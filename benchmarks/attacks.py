@@ -97,7 +97,7 @@ def _settings(asked: argparse.Namespace, units: str) -> dict[str, Any]:
         "steps": asked.steps,
         "targets": asked.targets,
         "judges": ["embedded_judge"],
-        "tuning": {"steps": asked.tuning_steps},
+        "tuning": {"steps": asked.tuning_steps, "lr": 1e-3},
         "snapshots": {"steps": asked.snapshot_steps, "seeds": 2},
         **({"layer": "layer4.0.conv1"} if units == "hidden" else {}),
     }

@@ -50,6 +50,7 @@ def timm_network(name: str) -> VisionNetwork:
         ("resnet18", ["conv1", "layer4"], 19, 20),  # the first norm's input is read
         ("resnet18d", ["conv1", "layer4"], 21, 22),  # likewise: a stem whose last part is a convolution
         ("mobilenetv2_035", ["blocks.2", "bn2"], 52, 52),  # timm's norms with the activation function in them
+        ("mobilenetv2_035", ["output"], 52, 52),  # all that a logit needs
         ("densenet121", ["features.denseblock2"], 59, 121),  # the others' inputs are concatenations
         ("vit_tiny_patch16_224", [], 0, 0),
     ],

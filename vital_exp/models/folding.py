@@ -71,7 +71,8 @@ class FoldedNorms:
         noise = torch.randn(1, len(network.preprocessing.mean), *network.preprocessing.size, generator=generator)
         noise = noise.to(network.device, network.dtype)
         read = set(taps.layers.values())
-        self._pairs = [pair for pair in _pairs(network.module, noise) if not read & pair.sources] if read else []
+        runs = bool(read) or taps.reads_output
+        self._pairs = [pair for pair in _pairs(network.module, noise) if not read & pair.sources] if runs else []
         if self._pairs and not (error := self._error(taps, noise)) <= TOLERANCE[network.dtype]:  # NaN is no agreement
             logger.info("%s keeps its batch norms: folded, activations differ by %.0e", network.name, error)
             self._pairs = []
