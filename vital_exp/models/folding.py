@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -33,6 +33,7 @@ class _Pair:
     bias: nn.Parameter
     rest: Callable[[Tensor], Tensor]  # what the norm's module does besides
     sources: frozenset[nn.Module]  # the convolution, and modules that it is the last part of
+    casts: dict[torch.dtype, dict[str, nn.Parameter]] = field(default_factory=dict)
 
     @property
     def watched(self) -> bool:
@@ -40,16 +41,25 @@ class _Pair:
         return any(source._forward_hooks for source in self.sources) or bool(self.norm._forward_pre_hooks)
 
     @contextmanager
-    def folded(self) -> Iterator[None]:
-        """Let the convolution do the norm's work."""
+    def folded(self, precision: torch.dtype | None = None) -> Iterator[None]:
+        """Let the convolution do the norm's work, with weights of autocast's precision if there is one."""
         kept = {name: self.convolution._parameters[name] for name in ("weight", "bias")}
-        self.convolution._parameters.update(weight=self.weight, bias=self.bias)
+        self.convolution._parameters.update(self._cast(precision or self.weight.dtype))
         self.norm.forward = self.rest  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:
             del self.norm.forward
             self.convolution._parameters.update(kept)
+
+    def _cast(self, precision: torch.dtype) -> dict[str, nn.Parameter]:
+        """Return weight and bias in a precision, cast once: autocast casts weights without gradients at each pass."""
+        if precision not in self.casts:
+            own = {"weight": self.weight, "bias": self.bias}
+            self.casts[precision] = {
+                name: nn.Parameter(value.to(precision), requires_grad=False) for name, value in own.items()
+            }
+        return self.casts[precision]
 
 
 class FoldedNorms:
@@ -70,6 +80,7 @@ class FoldedNorms:
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(1, len(network.preprocessing.mean), *network.preprocessing.size, generator=generator)
         noise = noise.to(network.device, network.dtype)
+        self.device = network.device
         read = set(taps.layers.values())
         runs = bool(read) or taps.reads_output
         self._pairs = [pair for pair in _pairs(network.module, noise) if not read & pair.sources] if runs else []
@@ -84,10 +95,12 @@ class FoldedNorms:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Fold the norms inside, but for those whose inputs a hook reads."""
+        device = self.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with ExitStack() as folded:
             for pair in self._pairs:
                 if not pair.watched:
-                    folded.enter_context(pair.folded())
+                    folded.enter_context(pair.folded(precision))
             yield
 
     @torch.no_grad()

@@ -40,17 +40,16 @@ class _SortMatching(torch.autograd.Function):
         ordered, order = sort_rows(features)
         difference = ordered.to(quantiles.dtype).sub_(quantiles)
         ctx.dtype = features.dtype
-        squared = difference.square()
-        if channel_weights is not None:
-            squared *= channel_weights[..., None]
-            difference *= channel_weights[..., None]
+        weighted = difference if channel_weights is None else difference * channel_weights[..., None]
+        losses = torch.linalg.vecdot(difference.flatten(1), weighted.flatten(1)) / difference[0].numel()
         # The gradient with respect to a feature is the weighted difference at its rank.
-        by_position = torch.empty_like(difference).scatter_(-1, order, difference)
+        by_position = torch.empty_like(difference).scatter_(-1, order, weighted)
         ctx.save_for_backward(arranged_like(by_position, features))
-        return squared.mean(dim=(1, 2))
+        return losses
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (difference,) = ctx.saved_tensors
         scale = gradient * (2.0 / (difference.shape[1] * difference.shape[2]))
-        return (difference * scale[:, None, None]).to(ctx.dtype), None, None
+        found = torch.empty_like(difference, dtype=ctx.dtype)
+        return torch.mul(difference, scale[:, None, None], out=found), None, None

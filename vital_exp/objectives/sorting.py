@@ -1,10 +1,12 @@
-"""Sorting many rows on a CPU in a third of torch's time: NumPy sorts integers with vector instructions."""
+"""Sorting many rows on a CPU in a fraction of torch's time: NumPy sorts integers with vector instructions."""
 
 from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ FEWEST_VALUES = 2**14
 # Of rows this long, neighbouring values are so close that the order of equal ones changes a first gradient by 1e-7 at
 # most; of shorter ones by up to 1e-3, so there it has to be torch's.
 LONG_ROW = 8192
+# Bytes of the integers that are made, sorted and taken apart at a time: what stays in a core's own cache.
+BLOCK = 2**18
 
 
 @dataclass(frozen=True)
@@ -22,23 +26,23 @@ class _Keys:
     """How a value and its position make one integer.
 
     Attributes:
-        half: an integer as wide as a value.
+        bits: an integer as wide as a value, in torch.
+        half: the same in NumPy.
         whole: an integer twice as wide.
-        sign: the place of the sign bit.
+        width: bits of a value.
         magnitude: all bits but the sign.
-        longest: a row with positions that ``half`` can tell apart.
     """
 
-    half: torch.dtype
-    whole: torch.dtype
-    sign: int
+    bits: torch.dtype
+    half: type[np.signedinteger[Any]]
+    whole: type[np.signedinteger[Any]]
+    width: int
     magnitude: int
-    longest: int
 
 
 KEYS = {
-    torch.float32: _Keys(torch.int32, torch.int64, 31, 0x7FFFFFFF, 2**31),
-    torch.bfloat16: _Keys(torch.int16, torch.int32, 15, 0x7FFF, 2**16),
+    torch.float32: _Keys(torch.int32, np.int32, np.int64, 32, 0x7FFFFFFF),
+    torch.bfloat16: _Keys(torch.int16, np.int16, np.int32, 16, 0x7FFF),
 }
 
 
@@ -50,17 +54,11 @@ def sort_rows(features: Tensor) -> tuple[Tensor, Tensor]:
     """
     kind = KEYS.get(features.dtype)
     fast = features.device.type == "cpu" and sys.byteorder == "little"
-    if not fast or kind is None or features.numel() < FEWEST_VALUES or features.shape[-1] > kind.longest:
+    if not fast or kind is None or features.numel() < FEWEST_VALUES or features.shape[-1] > 2**kind.width:
         ordered, order = features.sort(dim=-1)
         return ordered, order
     features = rows_together(features)
-    order = _positions(features, kind)
-    ordered = features.gather(-1, order)
-    if features.dtype == torch.float32 and features.shape[-1] < LONG_ROW:
-        equal = (ordered[..., 1:] == ordered[..., :-1]).logical_and_(ordered[..., 1:] != 0)
-        tied = equal.any(dim=-1)  # (N, C)
-        order[tied] = features[tied].sort(dim=-1).indices
-    return ordered, order
+    return _sorted(features, kind, as_torch=features.dtype == torch.float32 and features.shape[-1] < LONG_ROW)
 
 
 def rows_together(features: Tensor) -> Tensor:
@@ -87,18 +85,40 @@ def _copied(source: Tensor, target: Tensor) -> Tensor:
     return target
 
 
-def _positions(features: Tensor, kind: _Keys) -> Tensor:
-    """Return the positions of ascending values, equal ones in the order they have: one integer holds both."""
-    bits, positions = features.view(kind.half), features.shape[-1]
-    keys = torch.empty(*features.shape, 2, dtype=kind.half)  # the lower and the upper half of an integer
-    keys[..., 0] = torch.arange(positions).to(kind.half)
-    keys[..., 1] = bits ^ ((bits >> kind.sign) & kind.magnitude)  # as integers, negative floats ascend with magnitude
-    rows = keys.view(kind.whole).view(-1, positions).numpy()
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(_sort_in_place, np.array_split(rows, threads)))
-    return keys[..., 0].long() & (kind.longest - 1)
+def _sorted(features: Tensor, kind: _Keys, as_torch: bool) -> tuple[Tensor, Tensor]:
+    """Return ascending values and their positions, equal ones in the order they have, or in torch's if ``as_torch``."""
+    ordered, order = torch.empty_like(features), torch.empty(features.shape, dtype=torch.int64)
+    tied = torch.zeros(features.shape[:-1], dtype=torch.bool)  # (N, C)
+    positions = features.shape[-1]
+    bits = (features.view(kind.bits), ordered.view(kind.bits))
+    arrays = [*(one.view(-1, positions).numpy() for one in (*bits, order)), tied.view(-1).numpy()]
+    rows = max(1, BLOCK // (positions * np.dtype(kind.whole).itemsize))
+    blocks = [[array[first : first + rows] for array in arrays] for first in range(0, tied.numel(), rows)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(partial(_sort_block, kind, as_torch), blocks))
+    order[tied] = features[tied].sort(dim=-1).indices
+    return ordered, order
 
 
-def _sort_in_place(rows: np.ndarray) -> None:
-    rows.sort(axis=-1)
+def _sort_block(kind: _Keys, as_torch: bool, block: list[np.ndarray]) -> None:
+    """Sort some rows of bits: one integer holds a value, in its upper half, and its position."""
+    bits, ordered, order, tied = block
+    keys = _ascending(bits, kind).astype(kind.whole)
+    keys <<= kind.width
+    keys |= np.arange(bits.shape[-1], dtype=kind.whole)
+    keys.sort(axis=-1)
+    np.bitwise_and(keys, kind.whole(2**kind.width - 1), out=order, casting="safe")
+    keys >>= kind.width
+    np.copyto(ordered, _ascending(keys.astype(kind.half), kind))
+    if as_torch:
+        values = ordered.view(np.float32)
+        np.any((values[:, 1:] == values[:, :-1]) & (values[:, 1:] != 0), axis=-1, out=tied)
+
+
+def _ascending(bits: np.ndarray, kind: _Keys) -> np.ndarray:
+    """Return integers that ascend as the floats of these bits do, or the bits of such integers: it is its own inverse.
+
+    As integers, negative floats ascend with their magnitude.
+    """
+    flipped: np.ndarray = bits ^ ((bits >> (kind.width - 1)) & kind.half(kind.magnitude))
+    return flipped
