@@ -39,17 +39,19 @@ class _SortMatching(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, quantiles: Tensor, channel_weights: Tensor | None) -> Tensor:
         ordered, order = sort_rows(features)
         difference = ordered.to(quantiles.dtype).sub_(quantiles)
-        ctx.dtype = features.dtype
         weighted = difference if channel_weights is None else difference * channel_weights[..., None]
         losses = torch.linalg.vecdot(difference.flatten(1), weighted.flatten(1)) / difference[0].numel()
         # The gradient with respect to a feature is the weighted difference at its rank.
-        by_position = torch.empty_like(difference).scatter_(-1, order, weighted)
+        slopes = weighted * (2.0 / difference[0].numel())
+        if features.dtype == torch.bfloat16:  # half as much to move; float16 would lose small ones
+            slopes = slopes.bfloat16()
+        by_position = torch.empty_like(slopes).scatter_(-1, order, slopes)
+        ctx.dtype = features.dtype
         ctx.save_for_backward(arranged_like(by_position, features))
         return losses
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (difference,) = ctx.saved_tensors
-        scale = gradient * (2.0 / (difference.shape[1] * difference.shape[2]))
-        found = torch.empty_like(difference, dtype=ctx.dtype)
-        return torch.mul(difference, scale[:, None, None], out=found), None, None
+        (slopes,) = ctx.saved_tensors
+        scaled = slopes * gradient[:, None, None].to(slopes.dtype)
+        return scaled.to(ctx.dtype), None, None

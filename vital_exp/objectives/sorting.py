@@ -19,6 +19,8 @@ FEWEST_VALUES = 2**14
 LONG_ROW = 8192
 # Bytes of the integers that are made, sorted and taken apart at a time: what stays in a core's own cache.
 BLOCK = 2**18
+# Bytes that come from memory together: of maps that are (N, H, W, C) they are as many rows' values of one position.
+CACHE_LINE = 64
 
 
 @dataclass(frozen=True)
@@ -57,43 +59,32 @@ def sort_rows(features: Tensor) -> tuple[Tensor, Tensor]:
     if not fast or kind is None or features.numel() < FEWEST_VALUES or features.shape[-1] > 2**kind.width:
         ordered, order = features.sort(dim=-1)
         return ordered, order
-    features = rows_together(features)
     return _sorted(features, kind, as_torch=features.dtype == torch.float32 and features.shape[-1] < LONG_ROW)
 
 
-def rows_together(features: Tensor) -> Tensor:
-    """Return features (N, C, P) with the values of a row side by side in memory.
-
-    Tokens and maps that are (N, H, W, C) in memory are transposed; on a CPU torch does that fast for matrices only.
-    """
-    if features.is_contiguous() or features.device.type != "cpu":
-        return features.contiguous()
-    return _copied(features, torch.empty(features.shape, dtype=features.dtype))
-
-
 def arranged_like(values: Tensor, like: Tensor) -> Tensor:
-    """Return values (N, C, P) in the memory order of ``like``, which what is added to them has."""
+    """Return values (N, C, P) in the memory order of ``like``, which what is added to them has.
+
+    That of tokens and of maps that are (N, H, W, C) is another; on a CPU torch transposes matrices only fast.
+    """
     if like.is_contiguous() or not like.transpose(1, 2).is_contiguous():
         return values
     count, channels, positions = values.shape
-    return _copied(values, values.new_empty(count, positions, channels).transpose(1, 2))
-
-
-def _copied(source: Tensor, target: Tensor) -> Tensor:
-    for one, place in zip(source, target, strict=True):
+    arranged = values.new_empty(count, positions, channels).transpose(1, 2)
+    for one, place in zip(values, arranged, strict=True):
         place.copy_(one)
-    return target
+    return arranged
 
 
 def _sorted(features: Tensor, kind: _Keys, as_torch: bool) -> tuple[Tensor, Tensor]:
     """Return ascending values and their positions, equal ones in the order they have, or in torch's if ``as_torch``."""
-    ordered, order = torch.empty_like(features), torch.empty(features.shape, dtype=torch.int64)
+    ordered, order = torch.empty(features.shape, dtype=features.dtype), torch.empty(features.shape, dtype=torch.int64)
     tied = torch.zeros(features.shape[:-1], dtype=torch.bool)  # (N, C)
-    positions = features.shape[-1]
-    bits = (features.view(kind.bits), ordered.view(kind.bits))
-    arrays = [*(one.view(-1, positions).numpy() for one in (*bits, order)), tied.view(-1).numpy()]
-    rows = max(1, BLOCK // (positions * np.dtype(kind.whole).itemsize))
-    blocks = [[array[first : first + rows] for array in arrays] for first in range(0, tied.numel(), rows)]
+    arrays = [one.numpy() for one in (features.view(kind.bits), ordered.view(kind.bits), order, tied)]
+    count, channels, positions = features.shape
+    rows = max(CACHE_LINE // features.element_size(), BLOCK // (positions * np.dtype(kind.whole).itemsize))
+    places = [(n, slice(first, first + rows)) for n in range(count) for first in range(0, channels, rows)]
+    blocks = [[array[place] for array in arrays] for place in places]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(partial(_sort_block, kind, as_torch), blocks))
     order[tied] = features[tied].sort(dim=-1).indices
@@ -103,7 +94,7 @@ def _sorted(features: Tensor, kind: _Keys, as_torch: bool) -> tuple[Tensor, Tens
 def _sort_block(kind: _Keys, as_torch: bool, block: list[np.ndarray]) -> None:
     """Sort some rows of bits: one integer holds a value, in its upper half, and its position."""
     bits, ordered, order, tied = block
-    keys = _ascending(bits, kind).astype(kind.whole)
+    keys = _ascending(np.ascontiguousarray(bits), kind).astype(kind.whole)
     keys <<= kind.width
     keys |= np.arange(bits.shape[-1], dtype=kind.whole)
     keys.sort(axis=-1)
