@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 from lightning.fabric.plugins.environments import LightningEnvironment
+from torch.distributed import HashStore
 
 from tests.processes import finish, start, wait_for
 from tests.tiny import command
-from vital_exp.engine.ranks import Ranks
+from vital_exp.engine.launcher import Launcher
+from vital_exp.engine.ranks import RankEnded, Ranks
 
 TINY = (
     *("model=python", "model.factory=tests.tiny:tiny_net", "model.size=16", "model.class_names=[a,b,c,d]"),
@@ -148,6 +150,16 @@ def test_a_rank_that_dies_ends_the_job_and_the_same_command_completes_it(workpla
     check_whole(workplace / "run", 4, 60)
     assert command(*run("target.index=0-3", "steps=60", "hydra.run.dir=alone")) == 0
     assert pictures(workplace / "run") == pictures(workplace / "alone")
+
+
+def test_a_rank_that_ended_before_its_first_sign_of_life_is_not_waited_for() -> None:
+    launcher = Launcher([], 2)
+    ranks = Ranks(launcher)
+    ranks.size = 2
+    ranks._join(HashStore())
+    launcher.ended = "rank 1 was killed by SIGKILL"
+    with pytest.raises(RankEnded, match="rank 1 was killed by SIGKILL"), ranks:
+        ranks.wait()
 
 
 def children(process: int | None) -> list[int]:

@@ -154,9 +154,14 @@ class Ranks:
             return int(self._store.add(key, 1))
 
     def _look(self, happened: Callable[[], bool], awaited: Callable[[], list[int]]) -> None:
-        """Wait until something has happened, as long as the ranks that it needs give signs of life."""
+        """Wait until something has happened, as long as the ranks that it needs give signs of life.
+
+        A rank that this one started may end before its first sign, and the signal that tells of it while none is heard.
+        """
         beats: dict[int, tuple[int, float]] = {}
         while not happened():
+            if self._launcher is not None and self._launcher.ended:
+                raise RankEnded(self._launcher.ended)
             for rank in awaited():
                 beat = int(self._store.add(f"beat of {rank}", 0))
                 if beats.get(rank, (-1, 0.0))[0] != beat:
