@@ -73,8 +73,8 @@ def automatic_batch_size(network: VisionNetwork, size: tuple[int, int], count: i
     Of several batches all are alike: 20 pictures are 10 and 10, where 16 and 4 would be padded to 32.
     """
     most = max(1, min(_fitting(network, size), LARGEST_AUTO_BATCH.get(network.device.type, 16)))
-    rounds = max(1, math.ceil(count / most))
-    return max(1, math.ceil(count / rounds))
+    count = max(1, count)
+    return math.ceil(count / math.ceil(count / most))
 
 
 def views_per_pass(config: DictConfig, network: VisionNetwork, size: tuple[int, int], batch_size: int) -> int:
