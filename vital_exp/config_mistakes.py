@@ -191,7 +191,16 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
     "visualize": {
         **COMMON,
         **dict.fromkeys(
-            ("resume", "dry_run", "channels_last", "fold_batch_norms", "evaluation.enabled", "references.cache"), FLAG
+            (
+                "resume",
+                "dry_run",
+                "channels_last",
+                "fold_batch_norms",
+                "pack_weights",
+                "evaluation.enabled",
+                "references.cache",
+            ),
+            FLAG,
         ),
         "trainer.log_every_n_steps": (_is_count, "a whole number of at least 1"),
         "references.seed": (lambda value: _is_count(value) or (value == 0 and not _is_flag(value)), "a whole number"),

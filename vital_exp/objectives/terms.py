@@ -14,6 +14,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models.folding import FoldedNorms
 from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.packing import PackedConvolutions
 from vital_exp.models.taps import Taps
 from vital_exp.objectives.algebra import caption
 from vital_exp.references.statistics import ReferenceStatistics
@@ -106,6 +107,7 @@ class Objective:
         network: the frozen network.
         parts: by name; terms of weight 0 are left out.
         fold_batch_norms: whether norms are part of the convolutions before them while the network runs.
+        pack_weights: whether a CPU's convolutions have their weights in its own order while the network runs.
 
     Attributes:
         terms: the terms of the sum, by name.
@@ -114,7 +116,13 @@ class Objective:
             pictures of a step hands these over likewise transformed.
     """
 
-    def __init__(self, network: VisionNetwork, parts: Mapping[str, Part], fold_batch_norms: bool = False) -> None:
+    def __init__(
+        self,
+        network: VisionNetwork,
+        parts: Mapping[str, Part],
+        fold_batch_norms: bool = False,
+        pack_weights: bool = False,
+    ) -> None:
         named = {name: part for name, part in parts.items() if isinstance(part, Term)}
         self.terms = {name: term for name, term in named.items() if term.weight != 0}
         if not self.terms:
@@ -124,6 +132,7 @@ class Objective:
         self.parts: list[Part] = [*rules, *self.terms.values()]
         self.taps = Taps(network.module, list(dict.fromkeys(sum((t.layers for t in self.terms.values()), ()))))
         self.norms = FoldedNorms(network, self.taps) if fold_batch_norms else None
+        self.convolutions = PackedConvolutions(network) if pack_weights else None
         self.given = {name: term.given for name, term in self.terms.items() if term.given is not None}
         self.given_taps = {name: Taps(network.module, self.terms[name].compared) for name in self.given}
 
@@ -140,8 +149,9 @@ class Objective:
         with ExitStack() as around:
             for part in self.parts:
                 around.enter_context(part.during(step))
-            if self.norms:
-                around.enter_context(self.norms.active())
+            for faster in (self.norms, self.convolutions):
+                if faster:
+                    around.enter_context(faster.active())
             activations, _ = self.taps(pictures)
         compared = self._given_activations(self.given if given is None else given)
         shares = {

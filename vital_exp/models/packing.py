@@ -1,0 +1,194 @@
+"""Weights of convolutions in the order in which a CPU's oneDNN computes, made once instead of at every pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from vital_exp.models.network import VisionNetwork
+
+logger = logging.getLogger(__name__)
+
+# Of the trial of torch's operators, relative: packed and not, they are the same kernels but for the order of sums.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+TRIAL_CHANNELS = 16
+# What torch's operators could do to the values in the same breath, its scalars and its algorithm.
+NOTHING_AFTER: tuple[str, list[float], str] = ("none", [], "")
+
+
+class PackedConvolutions:
+    """Convolutions of a frozen network whose weights are put into oneDNN's blocks once.
+
+    torch hands oneDNN the weights as they lie, and oneDNN puts them into the blocks that its kernels want, at every
+    forward and every backward pass: for one picture that takes a third of the time of the convolutions themselves
+    (docs/performance.md). Inductor packs weights with the same operators, for inference; here the gradient of the
+    pictures has packed weights too, as a transposed convolution. Only maps that are (N, H, W, C) in memory are
+    convolved so; others, and other devices and precisions, as ever.
+
+    Args:
+        network: on its device; packing costs a copy of its weights for each direction.
+    """
+
+    def __init__(self, network: VisionNetwork) -> None:
+        on_cpu = network.device.type == "cpu"
+        self._packed = [_Packed(one) for one in network.module.modules() if _packs(one)] if on_cpu else []
+
+    def __len__(self) -> int:
+        """Return the number of convolutions that can be packed."""
+        return len(self._packed)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Convolve with packed weights inside; weights that were exchanged since are packed anew."""
+        with ExitStack() as replaced:
+            for one in self._packed:
+                one.convolution.forward = one  # type: ignore[method-assign,assignment]
+                replaced.callback(delattr, one.convolution, "forward")
+            yield
+
+
+def _packs(module: nn.Module) -> bool:
+    if type(module).forward is not nn.Conv2d.forward or "forward" in vars(module):
+        return False
+    assert isinstance(module, nn.Conv2d)
+    return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+
+
+@dataclass
+class _Weights:
+    """A convolution's weights as they once were, in one precision; packed for a direction when it is first taken.
+
+    Attributes:
+        convolution: the module, for its geometry.
+        source: the weights as they lie.
+        version: of the source, which counts changes in place.
+        weight: the source in the precision.
+    """
+
+    convolution: nn.Conv2d
+    source: Tensor
+    version: int
+    weight: Tensor
+    _forward: Tensor | None = None
+    _backward: Tensor | None = None
+
+    @classmethod
+    def of(cls, convolution: nn.Conv2d, precision: torch.dtype) -> _Weights:
+        """Return a convolution's weights as they are now."""
+        source = convolution._parameters["weight"]
+        assert source is not None
+        return cls(convolution, source, source._version, source.detach().to(precision))
+
+    def are_of(self, convolution: nn.Conv2d, precision: torch.dtype) -> bool:
+        """Whether they still are the convolution's, and of this precision."""
+        same = self.source is convolution._parameters["weight"] and self.version == self.source._version
+        return same and self.weight.dtype == precision
+
+    def convolve(self, maps: Tensor) -> Tensor:
+        """Return the convolution of maps (N, C, H, W)."""
+        padding, stride, dilation, groups = self._geometry
+        if self._forward is None:
+            geometry = padding, stride, dilation, groups, list(maps.shape)
+            self._forward = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry)
+        own = self.convolution._parameters["bias"]
+        bias = None if own is None else own.to(maps.dtype)
+        convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            maps, self._forward, bias, padding, stride, dilation, groups, *NOTHING_AFTER
+        )
+        return convolved
+
+    def transpose(self, gradient: Tensor, size: Sequence[int]) -> Tensor:
+        """Return the gradient with respect to maps of a size (H, W), given that of their convolution."""
+        padding, stride, dilation, groups = self._geometry
+        # Rows and columns behind the last window of a stride.
+        rest = [
+            length - ((many - 1) * step - 2 * around + apart * (kernel - 1) + 1)
+            for length, many, kernel, around, step, apart in zip(
+                size, gradient.shape[2:], self.weight.shape[2:], padding, stride, dilation, strict=True
+            )
+        ]
+        geometry = padding, rest, stride, dilation, groups
+        if self._backward is None:
+            shape = list(gradient.shape)
+            self._backward = torch.ops.mkldnn._reorder_convolution_transpose_weight(self.weight, *geometry, shape)
+        arrived: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+            gradient, self._backward, None, *geometry, *NOTHING_AFTER
+        )
+        return arrived
+
+    @property
+    def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
+        """Padding, stride, dilation and groups."""
+        of = self.convolution
+        return [int(side) for side in of.padding], list(of.stride), list(of.dilation), of.groups
+
+
+class _Packed:
+    """The forward pass of a convolution's module, with packed weights."""
+
+    def __init__(self, convolution: nn.Module) -> None:
+        assert isinstance(convolution, nn.Conv2d)
+        self.convolution = convolution
+        self.weights: _Weights | None = None
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Return what the module returns for maps (N, C, H, W)."""
+        precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else maps.dtype
+        in_order = maps.ndim == 4 and maps.is_contiguous(memory_format=torch.channels_last)
+        if not in_order or not _works(precision):
+            return nn.Conv2d.forward(self.convolution, maps)
+        if self.weights is None or not self.weights.are_of(self.convolution, precision):
+            self.weights = _Weights.of(self.convolution, precision)
+        convolved: Tensor = _Convolution.apply(maps.to(precision), self.weights)
+        return convolved
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution by packed weights, with a gradient for the maps only."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weights: _Weights) -> Tensor:
+        ctx.weights, ctx.size = weights, maps.shape[2:]
+        return weights.convolve(maps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.weights.transpose(gradient.contiguous(memory_format=torch.channels_last), ctx.size), None
+
+
+@cache
+def _works(precision: torch.dtype) -> bool:
+    """Whether torch's operators work here in a precision: they are inductor's, and no part of the documented API."""
+    if precision not in TOLERANCE:
+        return False
+    with torch.autocast("cpu", enabled=False), torch.enable_grad():
+        try:
+            error = _trial(precision)
+        except (AttributeError, RuntimeError) as reason:
+            logger.info("the weights of convolutions are not packed in %s: %s", precision, str(reason).split("\n")[0])
+            return False
+    if not error <= TOLERANCE[precision]:
+        logger.info("the weights of convolutions are not packed in %s: values differ by %.0e", precision, error)
+    return error <= TOLERANCE[precision]
+
+
+def _trial(precision: torch.dtype) -> float:
+    """Return the largest relative difference of a small convolution and its gradient to what torch documents."""
+    generator = torch.Generator().manual_seed(0)
+    convolution = skip_init(nn.Conv2d, TRIAL_CHANNELS, TRIAL_CHANNELS, 3, stride=2, padding=1, dtype=precision)
+    for parameter in convolution.requires_grad_(False).parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    maps = torch.randn(1, TRIAL_CHANNELS, 8, 8, generator=generator).to(precision)
+    maps = maps.to(memory_format=torch.channels_last).requires_grad_()
+    documented, packed = convolution(maps), _Convolution.apply(maps, _Weights.of(convolution, precision))
+    gradients = [torch.autograd.grad(one.float().square().sum(), maps)[0] for one in (documented, packed)]
+    pairs = [(documented, packed), tuple(gradients)]
+    return max(float(((ours - own).abs().max() / own.abs().max()).detach()) for own, ours in pairs)
