@@ -60,7 +60,7 @@ RELEVANCE = "relevance"
 PARTS: Mapping[str, Sequence[tuple[Any, str]]] = {
     "transforms": [(Compose, "__call__")],
     "forward": [(Taps, "__call__")],
-    "sorts": [(alignment, "sort_rows")],
+    "sorts": [(alignment, "match_sorted")],
     RELEVANCE: [(Relevance, "masks")],
     "losses": [(Objective, "__call__")],
     "backward": [(torch.autograd, "grad")],

@@ -17,7 +17,6 @@ from vital_exp.config import compose_config
 from vital_exp.engine import objective_and_gradient
 from vital_exp.errors import UsageError
 from vital_exp.models.memory_order import arrange
-from vital_exp.objectives.sorting import arranged_like
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -139,16 +138,6 @@ def test_pictures_with_the_channels_last_do_not_depend_on_order_or_company() -> 
     pictures, others = run(0, 1, 2), run(2, 0)
     assert torch.equal(pictures[0], others[0])
     assert torch.equal(pictures[2], others[2])
-
-
-@pytest.mark.parametrize("shape", [(2, 70, 80), (1, 3, 200)])
-def test_values_are_arranged_as_tokens_are(shape: tuple[int, int, int]) -> None:
-    rows = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    tokens = rows.transpose(1, 2).contiguous().transpose(1, 2)
-    arranged = arranged_like(rows, tokens)
-    assert arranged.stride() == tokens.stride()
-    assert torch.equal(arranged, rows)
-    assert arranged_like(rows, rows) is rows
 
 
 def test_the_gpu_s_table_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

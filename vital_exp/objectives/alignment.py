@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vital_exp.objectives.sorting import arranged_like, sort_rows
+from vital_exp.objectives.sorting import match_sorted
 from vital_exp.references.quantiles import resample_quantiles
 
 
@@ -37,18 +37,14 @@ class _SortMatching(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, quantiles: Tensor, channel_weights: Tensor | None) -> Tensor:
-        ordered, order = sort_rows(features)
-        difference = ordered.to(quantiles.dtype).sub_(quantiles)
-        weighted = difference if channel_weights is None else difference * channel_weights[..., None]
-        losses = torch.linalg.vecdot(difference.flatten(1), weighted.flatten(1)) / difference[0].numel()
+        count = features[0].numel()
+        shares = quantiles.new_ones(features.shape[:2]) if channel_weights is None else channel_weights
+        shares = shares.expand(features.shape[:2]) / count  # (N, C)
         # The gradient with respect to a feature is the weighted difference at its rank.
-        slopes = weighted * (2.0 / difference[0].numel())
-        if features.dtype == torch.bfloat16:  # half as much to move; float16 would lose small ones
-            slopes = slopes.bfloat16()
-        by_position = torch.empty_like(slopes).scatter_(-1, order, slopes)
+        squares, slopes = match_sorted(features, quantiles, 2 * shares)
         ctx.dtype = features.dtype
-        ctx.save_for_backward(arranged_like(by_position, features))
-        return losses
+        ctx.save_for_backward(slopes)
+        return torch.linalg.vecdot(squares, shares)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
