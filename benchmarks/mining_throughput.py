@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import resource
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from vital_exp.engine.memory import peak
 from vital_exp.images.output import to_uint8
 from vital_exp.mining.images import ImageBatch, ImageFolder
 from vital_exp.mining.mine import Mining
@@ -40,7 +40,6 @@ KERAS_MEAN = [0.48502, 0.45796, 0.40760]  # of the ResNet-50's weights
 LAYER = "layer3.5"
 K = 50
 FILES = 50  # drawn for the second part, listed again and again
-MEGABYTE = 1024  # ru_maxrss counts kilobytes
 Clocks = tuple[float, float]
 
 
@@ -119,7 +118,7 @@ def peak_memory(root: Path, count: int) -> float:
     folder.paths = (folder.paths * (count // FILES + 1))[:count]  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as out:
         Mining(select_units(network, ["1"]), folder, K).run(Path(out))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE
+    return peak(torch.device("cpu"))
 
 
 def memory(counts: Sequence[int]) -> dict[int, float]:
@@ -158,8 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = FirstImages(images, network.preprocessing, options.count, options.batch_size, keep)
         (wall, processor), plain = ratios(network, folder, options)
         print(f"| {name} | {plain[0]:.1f} ({plain[1]:.1f} of processors) | {wall:.3f} | {processor:.3f} |", flush=True)
-    for count, peak in memory(options.memory).items():
-        print(f"peak memory of mining {count} images: {peak:.0f} MB", flush=True)
+    for count, most in memory(options.memory).items():
+        print(f"peak memory of mining {count} images: {most:.0f} MB", flush=True)
 
 
 if __name__ == "__main__":

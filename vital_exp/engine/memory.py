@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import psutil
 import torch
 
 MEBIBYTE = 2**20
+STATUS = Path("/proc/self/status")
 
 
 def forget_peak(device: torch.device) -> None:
@@ -21,7 +23,8 @@ def peak(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / MEBIBYTE
     if sys.platform.startswith("linux"):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB there
+        # getrusage's ru_maxrss is that of the process which started this one, if that was larger.
+        lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+        if "VmHWM" in lines:
+            return float(lines["VmHWM"].split()[0]) / 1024  # KiB there
     return float(psutil.Process().memory_info().rss) / MEBIBYTE
