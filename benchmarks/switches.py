@@ -2,6 +2,7 @@
 
     python benchmarks/switches.py channels_last=false
     python benchmarks/switches.py trainer.precision=bf16-mixed --cases "resnet50 class" --batches 1 8
+    python benchmarks/switches.py pack_weights=false --both channels_last=true
 
 The two alternate; the ratio is the median over the rounds, with the least and the largest. The losses are those of the
 first step, from the same start.
@@ -48,10 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reader = parser(__doc__)
     reader.add_argument("overrides", nargs="+", help="of the configuration: the switch")
     reader.add_argument("--rounds", type=int, default=ROUNDS)
+    reader.add_argument("--both", nargs="+", default=[], help="overrides with and without the switch")
     options = reader.parse_args(arguments)
-    pairs = zip(cases(options), cases(options, options.overrides), strict=True)
+    pairs = zip(cases(options, options.both), cases(options, [*options.both, *options.overrides]), strict=True)
     rows = {name: contest(plain, switched, options.rounds) for (name, plain), (_, switched) in pairs}
-    print(f"{' '.join(options.overrides)}: torch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
+    switched = " ".join([*options.overrides, *options.both])
+    print(f"{switched}: torch {torch.__version__}, {torch.get_num_threads()} threads, ", end="")
     print(f"{options.clock} clock, {options.rounds} rounds\n\n{table(rows, 'network, target, pictures')}")
 
 

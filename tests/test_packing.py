@@ -169,6 +169,7 @@ def test_padding_that_is_not_zeros_and_own_forward_passes_are_left_alone() -> No
             return super().forward(input) + 1
 
     parts = [nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"), nn.Conv2d(3, 3, 3, padding="same"), Own(3, 3, 3)]
+    parts.append(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3)))  # its weight is computed
     assert len(PackedConvolutions(network_of(nn.Sequential(*parts)))) == 0
 
 

@@ -56,10 +56,12 @@ class PackedConvolutions:
 
 
 def _packs(module: nn.Module) -> bool:
-    if type(module).forward is not nn.Conv2d.forward or "forward" in vars(module):
+    kind = type(module)
+    if kind.forward is not nn.Conv2d.forward or "forward" in vars(module):
         return False
     assert isinstance(module, nn.Conv2d)
-    return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    plain = kind._conv_forward is nn.Conv2d._conv_forward and module._parameters.get("weight") is not None
+    return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
 @dataclass
