@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tests.tiny import image_folder, tiny_net
 from vital_exp.config import compose_config
+from vital_exp.engine.mined import mined_references
 from vital_exp.engine.setup import pictures_of
 from vital_exp.errors import UsageError
 from vital_exp.images.output import to_uint8
@@ -404,6 +405,27 @@ def test_references_drive_the_unit_as_the_index_says(
             value = brute_force(network, image[None])[str(target.layer)][0, target.index]
             assert row.activation == pytest.approx(value, abs=1e-5)
         assert mined.largest_activation(target) == index.top(str(target.layer), target.index)[0].activation
+
+
+def mined_by(config: list[str], network: VisionNetwork, photos: Path, cache: Path) -> MinedReferences:
+    asked = [
+        *("target=channel", "target.layer=layer1", "target.index=3", "references=mined", f"references.root={photos}"),
+        *("references.count=2", f"references.patch.size={PATCH.size}", "progress=false"),
+    ]
+    return mined_references(compose_config([*asked, *config]), network, [Target("channel", 3, "layer1")], None, cache)
+
+
+def test_windows_of_more_images_than_are_wanted_compete(
+    index: Index, network: VisionNetwork, photos: Path, tmp_path: Path
+) -> None:
+    target, patches = Target("channel", 3, "layer1"), index.patches("layer1", 3, 2)
+    own = mined_by(["references.candidates=6"], network, photos, tmp_path / "own")
+    assert [(row.image, row.box) for row in own.rows(target)] == [(row.image, row.box) for row in patches]
+    assert own.index.meta["k"] == index.meta["k"] == 6
+    for asked, k in ((["references.candidates=1"], 2), (["references.region=image"], 2)):
+        assert mined_by(asked, network, photos, tmp_path / asked[0]).index.meta["k"] == k
+    with pytest.raises(UsageError, match=r"references\.candidates=0: a whole number of at least 1"):
+        mined_by(["references.candidates=0"], network, photos, tmp_path)
 
 
 def test_the_fingerprint_of_references_tells_them_apart(index: Index, network: VisionNetwork, photos: Path) -> None:

@@ -47,6 +47,9 @@ def mined_references(
         raise UsageError("references", "mined", "hidden units only: classes take references=folder")
     if keys.region not in REGIONS:
         raise UsageError("references.region", keys.region, f"one of {', '.join(REGIONS)}", REGIONS)
+    candidates = keys.get("candidates", keys.count)
+    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
+        raise UsageError("references.candidates", candidates, "a whole number of at least 1")
     folder = ImageFolder(image_folder(config, cache), network.preprocessing, "references.root")
     if keys.index:
         index = Index.open(keys.index)
@@ -82,8 +85,11 @@ def _mining(
     units = select_units(
         network, list(channels), {layer: sorted(found) for layer, found in channels.items()}, "max", given
     )
-    patch = PatchSettings(keys.patch.size, keys.patch.overlap, keys.patch.search) if keys.region == "patch" else None
-    return Mining(units, folder, min(keys.count, len(folder.paths)), patch, progress=config.progress)
+    patch, count = None, keys.count
+    if keys.region == "patch":
+        patch = PatchSettings(keys.patch.size, keys.patch.overlap, keys.patch.search)
+        count = max(count, keys.get("candidates", count))  # the strongest windows need not be of the strongest images
+    return Mining(units, folder, min(count, len(folder.paths)), patch, progress=config.progress)
 
 
 def _run(mining: Mining, out: Path) -> Index:
