@@ -56,11 +56,10 @@ class PackedConvolutions:
 
 
 def _packs(module: nn.Module) -> bool:
-    kind = type(module)
-    if kind.forward is not nn.Conv2d.forward or "forward" in vars(module):
+    if not isinstance(module, nn.Conv2d) or "forward" in vars(module):
         return False
-    assert isinstance(module, nn.Conv2d)
-    plain = kind._conv_forward is nn.Conv2d._conv_forward and module._parameters.get("weight") is not None
+    own = type(module).forward, type(module)._conv_forward
+    plain = own == (nn.Conv2d.forward, nn.Conv2d._conv_forward) and module._parameters.get("weight") is not None
     return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
