@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from tests.tiny import TinyNet, tiny_net
 from vital_exp import load_model, visualize
 from vital_exp.config import compose_config
-from vital_exp.engine import objective_and_gradient
+from vital_exp.engine import memory, objective_and_gradient
 from vital_exp.errors import UsageError
 from vital_exp.models.memory_order import arrange
 
@@ -153,11 +154,11 @@ def test_the_gpu_s_table_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert page.strip() in capsys.readouterr().out
     lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| resnet18")]
     assert [line[0] for line in lines] == ["resnet18 class, 2", "resnet18 hidden, 2"]
-    for _, milliseconds, hourly, share, memory, extrapolated in lines:
+    for _, milliseconds, hourly, share, taken, extrapolated in lines:
         assert float(hourly) == pytest.approx(2 * 3600e3 / 2000 / float(milliseconds), rel=1e-2)
         assert float(extrapolated) == pytest.approx(60 * 1000 / float(hourly), rel=1e-2)
         assert 0 <= float(share.rstrip("%")) <= 100
-        assert float(memory) > 0
+        assert float(taken) > 0
 
 
 def test_a_case_that_fails_is_a_row_and_time_that_is_over_is_said(capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,3 +194,12 @@ def test_the_page_of_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "Left out, time was over: A class" in capsys.readouterr().out
     speed.main([*small, "--memory=published"])
     assert float(capsys.readouterr().out) > 0
+
+
+def test_the_peak_of_memory_is_the_process_s_own() -> None:
+    ballast = torch.ones(2**27)  # 512 MiB
+    own = memory.peak(torch.device("cpu"))
+    command = "import torch; from vital_exp.engine import memory; print(memory.peak(torch.device('cpu')))"
+    child = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True, timeout=300)
+    assert ballast[-1] == 1
+    assert float(child.stdout) < own - 256
