@@ -216,7 +216,7 @@ def test_concepts_are_targets(
     short = (*short, "target.index=1", "batch_size=1", *QUIET, "references.cache=false")
     assert command(*short, "target.concepts=mined", "hydra.run.dir=read") == 0
     now = ("target.layer=layer3", "target.count=3", f"references.root={photos}", "hydra.run.dir=now")
-    assert command(*short, *now) == 0
+    assert command(*short, *now, "references.candidates=2") == 0  # as k=2 above
     for run in ("read", "now"):
         assert Path(f"{run}/images/concept-layer3-1.png").is_file()
     first, second = (Path(f"{run}/references/concept-layer3-1.jpg").read_bytes() for run in ("read", "now"))
