@@ -33,7 +33,6 @@ from vital_exp.images.output import quantised, resized, to_uint8
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import Taps
-from vital_exp.relevance.maps import WITH_MAPS
 
 BACKBONES = Path(__file__).resolve().parents[1] / "examples" / "backbones.py"
 KERAS_MEAN = [0.48502, 0.45796, 0.40760]
@@ -61,8 +60,7 @@ def configuration(options: argparse.Namespace, relevance: str) -> DictConfig:
         *("logger=none", "progress=false", f"cache_dir={options.out.resolve()}/cache"),
     ]
     asked += [] if options.steps is None else [f"steps={options.steps}"]
-    asked += [one for one in options.overrides if relevance in WITH_MAPS or not one.startswith("relevance.")]
-    return compose_config(asked)
+    return compose_config([*asked, *options.overrides])
 
 
 def judge(data: Path) -> VisionNetwork:

@@ -17,7 +17,7 @@ from vital_exp.engine.batching import batches, padded
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork
 from vital_exp.relevance.maps import activations_and_relevance
-from vital_exp.relevance.weights import Relevance, channel_correlation, channel_importance, spatial_masks
+from vital_exp.relevance.weights import channel_correlation, channel_importance, spatial_masks
 from vital_exp.targets.readout import STRONGEST, Readout, readout
 from vital_exp.targets.selection import unit_targets
 from vital_exp.targets.unit import Target
@@ -65,8 +65,6 @@ def test_masks_importance_and_correlation_equal_numpy() -> None:
     flat = relevance.numpy().reshape(2, 3, 16)
     low, high = flat.min(-1, keepdims=True), flat.max(-1, keepdims=True)
     np.testing.assert_allclose(spatial_masks(relevance), (flat - low) / (high - low + 1e-6), rtol=1e-12)
-    half = Relevance(tiny(), readout([Target("channel", 0, "layer1")], 16), "lrp", floor=0.5)
-    np.testing.assert_allclose(half.mask(relevance), 0.5 + 0.5 * (flat - low) / (high - low + 1e-6), rtol=1e-12)
     most = flat.max(-1)
     spread = most.max(-1, keepdims=True) - most.min(-1, keepdims=True) + 1e-6
     np.testing.assert_allclose(channel_importance(relevance), (most - most.min(-1, keepdims=True)) / spread, rtol=1e-12)
@@ -79,9 +77,7 @@ def test_correlation_of_a_constant_channel_is_zero() -> None:
     assert channel_correlation(torch.ones(4, 2), torch.arange(4.0)).tolist() == [0, 0]
 
 
-def plain_loss(
-    network: VisionNetwork, target: Target, picture: Tensor, references: Tensor, floor: float = 0.0
-) -> float:
+def plain_loss(network: VisionNetwork, target: Target, picture: Tensor, references: Tensor) -> float:
     """METHODS 1.3 in plain numpy, from relevance and activations: one aligned layer of weight 0.1, priors 3e-7."""
     read = readout([target], 16)
     x, refs = network.preprocessing.normalise(picture), network.preprocessing.normalise(references)
@@ -94,8 +90,7 @@ def plain_loss(
     def masked(activations: Tensor, scores: Tensor) -> np.ndarray:
         flat = scores.flatten(2).double().numpy()
         low, high = flat.min(-1, keepdims=True), flat.max(-1, keepdims=True)
-        mask = floor + (1 - floor) * (flat - low) / (high - low + 1e-6)
-        sorted_values: np.ndarray = np.sort(mask * activations.flatten(2).numpy(), -1)
+        sorted_values: np.ndarray = np.sort((flat - low) / (high - low + 1e-6) * activations.flatten(2).numpy(), -1)
         return sorted_values
 
     most = relevance_of_refs["conv1"].flatten(2).numpy().max(-1)
@@ -111,12 +106,12 @@ def plain_loss(
     return float(0.1 * (weight[:, None] * difference**2).mean() + 3e-7 * priors)
 
 
-@pytest.mark.parametrize("floor", [0.0, 0.3, 1.0])
-def test_the_objective_is_relevance_weighted_sort_matching_below_the_target(floor: float) -> None:
+def test_the_objective_is_relevance_weighted_sort_matching_below_the_target() -> None:
     network, picture, references = tiny(), images(1, 5), images(4, 6)
-    overrides = [*SHORT, "transforms=none", f"relevance.floor={floor}"]
-    losses, gradient = objective_and_gradient(network, "layer1:3", picture, references=references, overrides=overrides)
-    expected = plain_loss(network, Target("channel", 3, "layer1"), picture, references, floor)
+    losses, gradient = objective_and_gradient(
+        network, "layer1:3", picture, references=references, overrides=[*SHORT, "transforms=none"]
+    )
+    expected = plain_loss(network, Target("channel", 3, "layer1"), picture, references)
     assert float(losses[0]) == pytest.approx(expected, rel=1e-5)
     assert gradient.abs().sum() > 0
 
@@ -218,7 +213,6 @@ MISTAKES = [
     ("direction-layer1-0", [], r"target.vectors=None: a .safetensors or .npy file of directions is needed"),
     ("direction-layer1-0", ["target.vectors=nowhere.npy"], r"target.vectors=nowhere.npy: no such file"),
     ("class:1", ["relevance=lrp"], r"relevance=lrp: hidden units only"),
-    ("layer1:3", ["relevance=lrp", "relevance.floor=2"], r"relevance.floor=2: a number of 0 to 1"),
     ("layer1:3", ["relevance.method=lpr"], r"relevance.method=lpr: one of .*did you mean lrp"),
 ]
 

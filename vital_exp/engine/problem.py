@@ -155,9 +155,6 @@ def check_alignment(config: DictConfig, network: VisionNetwork, layer: str | Non
     method = config.relevance.method
     if method not in RELEVANCE_METHODS:
         raise UsageError("relevance.method", method, f"one of {', '.join(RELEVANCE_METHODS)}", RELEVANCE_METHODS)
-    floor = config.relevance.get("floor", 0.0)
-    if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 <= floor <= 1:
-        raise UsageError("relevance.floor", floor, "a number of 0 to 1")
     if layer is None and method != "none":
         wanted = "hidden units only: target=channel target.layer=<the classifier> has the classes as its channels"
         raise UsageError("relevance", method, wanted)
@@ -181,9 +178,7 @@ def problem_of(
     """Return what a batch of pictures, all of one layer or all of classes, is made for."""
     layer = targets[0].layer
     read = readout_of(config, network, targets)
-    relevance = (
-        None if layer is None else Relevance(network, read, config.relevance.method, config.relevance.get("floor", 0.0))
-    )
+    relevance = None if layer is None else Relevance(network, read, config.relevance.method)
     folder = cache_dir(config) if config.references.cache else None
     statistics = ReferenceStatistics(network, references, folder, relevance)
     return Problem(network, tuple(targets), read, alignment_of(config, network, layer), statistics, relevance)

@@ -13,6 +13,7 @@ from vital_exp.models.network import model_space
 from vital_exp.objectives.distances import gram_matrix
 from vital_exp.objectives.terms import Problem
 from vital_exp.references.statistics import IMAGES_PER_PASS, features_of
+from vital_exp.relevance.weights import spatial_masks
 from vital_exp.targets.unit import Target
 
 
@@ -44,7 +45,7 @@ def _of_target(problem: Problem, layers: Sequence[str], number: int) -> dict[str
         read = relevance.readout.of(number, len(chunk), strongest=True) if relevance else None
         features, maps, _ = features_of(problem.network, layers, pictures, relevance, read)
         for layer, values in features.items():
-            masked = values * relevance.mask(maps[layer]).to(values) if relevance and layer in maps else values
+            masked = values * spatial_masks(maps[layer]).to(values) if layer in maps else values
             total = gram_matrix(masked).sum(dim=0).cpu().double()  # (C, C)
             sums[layer] = sums[layer] + total if layer in sums else total
         count += len(chunk)

@@ -18,7 +18,7 @@ from vital_exp.models.taps import INPUT, Taps
 from vital_exp.references.base import References
 from vital_exp.references.quantiles import resample_quantiles
 from vital_exp.relevance.maps import activations_and_relevance
-from vital_exp.relevance.weights import Relevance, channel_correlation, channel_importance
+from vital_exp.relevance.weights import Relevance, channel_correlation, channel_importance, spatial_masks
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_path
@@ -103,7 +103,6 @@ class ReferenceStatistics:
         if self.relevance:
             readout = self.relevance.readout.of(number, 1)
             unit = f"{self.relevance.method} {readout.describe()}"
-            unit += f" floor {self.relevance.floor}" if self.relevance.floor else ""
         parts = (
             *(FORMAT, network.weights_hash(), str(network.module), repr(network.preprocessing), network.dtype),
             *(layers, self.references.fingerprint(target), unit),
@@ -142,12 +141,12 @@ def reference_statistics(
         For each layer ``"quantiles/<layer>"``, (C, Q) ascending float32 values on the CPU, Q the number of positions;
         with relevance also ``"importance/<layer>"``, (C,).
     """
-    sums = _Sums(relevance)
+    sums = _Sums()
     while chunk := list(islice(images, IMAGES_PER_PASS)):
         pictures = model_space(torch.stack(chunk), network)
         readout = relevance.readout.of(number, len(chunk), strongest=True) if relevance else None
         sums.add(*features_of(network, layers, pictures, relevance, readout))
-    return sums.result()
+    return sums.result(relevance.method if relevance else "none")
 
 
 def features_of(
@@ -176,7 +175,6 @@ def features_of(
 class _Sums:
     """What is accumulated over the reference images of one target, in double precision on the CPU."""
 
-    relevance: Relevance | None
     count: int = 0
     quantiles: dict[str, Tensor] = field(default_factory=dict)  # (C, Q)
     importance: dict[str, Tensor] = field(default_factory=dict)  # (C,)
@@ -185,9 +183,7 @@ class _Sums:
 
     def add(self, features: dict[str, Tensor], maps: dict[str, Tensor], values: Tensor | None) -> None:
         for layer, activation in features.items():
-            masked = activation
-            if self.relevance and layer in maps:
-                masked = activation * self.relevance.mask(maps[layer]).to(activation)
+            masked = activation * spatial_masks(maps[layer]).to(activation) if layer in maps else activation
             self._sum(self.quantiles, layer, masked.float().sort(dim=-1).values)  # (B, C, Q)
             if layer in maps:
                 self._sum(self.importance, layer, channel_importance(maps[layer]))  # (B, C)
@@ -202,10 +198,10 @@ class _Sums:
         exact = values.sum(dim=0).cpu().double()
         sums[layer] = sums[layer] + exact if layer in sums else exact
 
-    def result(self) -> dict[str, Tensor]:
+    def result(self, method: str) -> dict[str, Tensor]:
         quantiles = {QUANTILES + layer: (total / self.count).float() for layer, total in self.quantiles.items()}
         importance = {layer: (total / self.count).float() for layer, total in self.importance.items()}
-        if self.relevance and self.relevance.method == "correlation":
+        if method == "correlation":
             hidden = [layer for layer in self.means if layer not in (INPUT, READOUT)]
             values = torch.cat(self.values)
             importance = {layer: channel_correlation(torch.cat(self.means[layer]), values) for layer in hidden}

@@ -23,13 +23,11 @@ class Relevance:
         network: the frozen network.
         readout: what the targets read.
         method: one of ``vital_exp.relevance.METHODS``.
-        floor: share of a feature that counts where nothing is relevant, 0 (as published) to 1 (masks nothing).
     """
 
     network: VisionNetwork
     readout: Readout
     method: str
-    floor: float = 0.0
 
     @property
     def has_maps(self) -> bool:
@@ -37,15 +35,11 @@ class Relevance:
         return self.method not in WITHOUT_MAPS
 
     def masks(self, pictures: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Return (N, C, P) masks in [floor, 1] at each layer for normalised pictures (N, 3, H, W), without a graph."""
+        """Return (N, C, P) masks in [0, 1] at each layer for normalised pictures (N, 3, H, W), without a graph."""
         _, relevance, _ = activations_and_relevance(
             self.network.module, pictures.detach(), layers, self.readout, self.method
         )
-        return {layer: self.mask(values) for layer, values in relevance.items()}
-
-    def mask(self, relevance: Tensor) -> Tensor:
-        """Return the mask (N, C, P) of relevance (N, C, ...)."""
-        return self.floor + (1 - self.floor) * spatial_masks(relevance) if self.floor else spatial_masks(relevance)
+        return {layer: spatial_masks(values) for layer, values in relevance.items()}
 
 
 def spatial_masks(relevance: Tensor) -> Tensor:
