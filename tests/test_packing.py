@@ -10,13 +10,16 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from tests.test_folding import real_norms
 from tests.test_performance import first_step
 from tests.tiny import tiny_net
 from vital_exp import load_model
 from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
 from vital_exp.models import packing
+from vital_exp.models.folding import FoldedNorms
 from vital_exp.models.packing import PackedConvolutions
+from vital_exp.models.taps import Taps
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -113,6 +116,37 @@ def test_networks_compute_the_same(name: str, mixed: bool) -> None:
         with packed.active():
             ours = values_and_gradient(network.module, pictures)
     agree(ours, own, 5e-2 if mixed else 1e-5)
+
+
+def test_norms_are_packed_with_their_convolutions_and_lie_nowhere_else() -> None:
+    network = load_model(real_norms(tiny_net()), size=32).to(memory_format=torch.channels_last)
+    pictures = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    pictures = pictures.to(memory_format=torch.channels_last)
+    own = values_and_gradient(network.module, pictures)
+    norms, packed = FoldedNorms(network, Taps(network.module, ["layer1"])), PackedConvolutions(network)
+    with norms.active(), packed.active():
+        ours = values_and_gradient(network.module, pictures)
+    agree(ours, own, 1e-4)
+    if packs(torch.float32):
+        weights = {one.convolution: one.weights for one in packed._packed}
+        assert weights[network.module.conv1].folded is norms._folded[0]
+        assert weights[network.module.layer1[0]].folded is None
+        assert not norms._folded[0]._casts
+    assert not any("forward" in vars(one) for one in network.module.modules())
+    agree(values_and_gradient(network.module, pictures), own, 0)
+    with packed.active():  # the norms are to be whole: others are packed
+        agree(values_and_gradient(network.module, pictures), own, 1e-5)
+
+
+def test_maps_in_another_order_are_convolved_with_the_norm() -> None:
+    network = load_model(real_norms(tiny_net()), size=32)
+    pictures = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    own = values_and_gradient(network.module, pictures)
+    norms, packed = FoldedNorms(network, Taps(network.module, ["layer1"])), PackedConvolutions(network)
+    with norms.active(), packed.active():
+        agree(values_and_gradient(network.module, pictures), own, 1e-4)
+        norm = network.module.bn1
+        assert torch.equal(norm(pictures), pictures)
 
 
 def test_the_network_is_as_it_was_outside() -> None:

@@ -24,16 +24,38 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, tor
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """A convolution, the batch norm behind it, and the weights of both in one."""
+class FoldedConvolution:
+    """A convolution that does the work of the batch norm behind it, in place of the module's forward pass.
+
+    Attributes:
+        convolution: the module.
+        norm: the batch norm behind it.
+        rest: what the norm's module does besides.
+        sources: the convolution, and modules that it is the last part of.
+    """
 
     convolution: nn.Conv2d
     norm: nn.BatchNorm2d
-    weight: nn.Parameter
-    bias: nn.Parameter
-    rest: Callable[[Tensor], Tensor]  # what the norm's module does besides
-    sources: frozenset[nn.Module]  # the convolution, and modules that it is the last part of
-    casts: dict[torch.dtype, dict[str, nn.Parameter]] = field(default_factory=dict)
+    rest: Callable[[Tensor], Tensor]
+    sources: frozenset[nn.Module]
+    _casts: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Return what the norm returns for the convolution of maps (N, C, H, W)."""
+        precision = precision_of(maps)
+        if precision not in self._casts:  # once: autocast casts weights without gradients at each pass
+            self._casts[precision] = self.weights(precision)
+        return self.convolution._conv_forward(maps, *self._casts[precision])
+
+    @torch.no_grad()
+    def weights(self, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return weights and bias of both modules in one, computed anew."""
+        of, norm = self.convolution, self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        weight, bias = fuse_conv_bn_weights(of.weight, of.bias, *statistics)
+        return weight.detach().to(precision), bias.detach().to(precision)
 
     @property
     def watched(self) -> bool:
@@ -41,25 +63,24 @@ class _Pair:
         return any(source._forward_hooks for source in self.sources) or bool(self.norm._forward_pre_hooks)
 
     @contextmanager
-    def folded(self, precision: torch.dtype | None = None) -> Iterator[None]:
-        """Let the convolution do the norm's work, with weights of autocast's precision if there is one."""
-        kept = {name: self.convolution._parameters[name] for name in ("weight", "bias")}
-        self.convolution._parameters.update(self._cast(precision or self.weight.dtype))
+    def active(self) -> Iterator[None]:
+        """Let the convolution do the norm's work inside."""
+        self.convolution.forward = self  # type: ignore[method-assign,assignment]
         self.norm.forward = self.rest  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:
-            del self.norm.forward
-            self.convolution._parameters.update(kept)
+            del self.convolution.forward, self.norm.forward
 
-    def _cast(self, precision: torch.dtype) -> dict[str, nn.Parameter]:
-        """Return weight and bias in a precision, cast once: autocast casts weights without gradients at each pass."""
-        if precision not in self.casts:
-            own = {"weight": self.weight, "bias": self.bias}
-            self.casts[precision] = {
-                name: nn.Parameter(value.to(precision), requires_grad=False) for name, value in own.items()
-            }
-        return self.casts[precision]
+    def forget(self) -> None:
+        """Keep no weights beside the network's own until they are needed again."""
+        self._casts.clear()
+
+
+def precision_of(maps: Tensor) -> torch.dtype:
+    """Return the precision in which a convolution of maps computes: autocast's if there is one."""
+    device = maps.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else maps.dtype
 
 
 class FoldedNorms:
@@ -80,27 +101,24 @@ class FoldedNorms:
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(1, len(network.preprocessing.mean), *network.preprocessing.size, generator=generator)
         noise = noise.to(network.device, network.dtype)
-        self.device = network.device
         read = set(taps.layers.values())
         runs = bool(read) or taps.reads_output
-        self._pairs = [pair for pair in _pairs(network.module, noise) if not read & pair.sources] if runs else []
-        if self._pairs and not (error := self._error(taps, noise)) <= TOLERANCE[network.dtype]:  # NaN is no agreement
+        self._folded = [one for one in _foldable(network.module, noise) if not read & one.sources] if runs else []
+        if self._folded and not (error := self._error(taps, noise)) <= TOLERANCE[network.dtype]:  # NaN is no agreement
             logger.info("%s keeps its batch norms: folded, activations differ by %.0e", network.name, error)
-            self._pairs = []
+            self._folded = []
 
     def __len__(self) -> int:
         """Return the number of norms that can be folded."""
-        return len(self._pairs)
+        return len(self._folded)
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Fold the norms inside, but for those whose inputs a hook reads."""
-        device = self.device.type
-        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with ExitStack() as folded:
-            for pair in self._pairs:
-                if not pair.watched:
-                    folded.enter_context(pair.folded(precision))
+            for one in self._folded:
+                if not one.watched:
+                    folded.enter_context(one.active())
             yield
 
     @torch.no_grad()
@@ -109,12 +127,14 @@ class FoldedNorms:
         own, _ = taps(pictures)
         with self.active():
             folded, _ = taps(pictures)
+        for one in self._folded:
+            one.forget()  # where weights are packed, these are not needed again
         tiny = torch.finfo(pictures.dtype).tiny  # of a layer that is silent on noise
         return max(float((folded[n] - own[n]).abs().max() / own[n].abs().max().clamp_min(tiny)) for n in own)
 
 
 @torch.no_grad()
-def _pairs(module: nn.Module, pictures: Tensor) -> list[_Pair]:
+def _foldable(module: nn.Module, pictures: Tensor) -> list[FoldedConvolution]:
     """Return the convolutions whose output goes straight into a batch norm; each of the two runs once."""
     if not any(map(_plain_norm, module.modules())):
         return []
@@ -129,12 +149,14 @@ def _pairs(module: nn.Module, pictures: Tensor) -> list[_Pair]:
                 hooks.callback(note.remove)
         module(pictures)
     runs = Counter(source for source, _ in outputs)
-    pairs = []
+    found = []
     for norm, given in inputs:
         sources = [source for source, output in outputs if output is given]
         if sources and _plain_convolution(sources[0]) and runs[norm] == runs[sources[0]] == 1:
-            pairs.append(_pair(sources[0], norm, frozenset(sources)))
-    return pairs
+            assert isinstance(sources[0], nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            found.append(FoldedConvolution(sources[0], norm, _rest(norm), frozenset(sources)))
+    return found
 
 
 def _plain_convolution(module: nn.Module) -> bool:
@@ -144,24 +166,6 @@ def _plain_convolution(module: nn.Module) -> bool:
 def _plain_norm(module: nn.Module) -> bool:
     known = type(module) in (nn.BatchNorm2d, BatchNormAct2d)
     return known and not module.training and isinstance(module.running_mean, Tensor)
-
-
-def _pair(convolution: nn.Module, norm: nn.Module, sources: frozenset[nn.Module]) -> _Pair:
-    assert isinstance(convolution, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    weight, bias = fuse_conv_bn_weights(
-        convolution.weight,
-        convolution.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
-    )
-    weight, bias = nn.Parameter(weight.detach(), requires_grad=False), nn.Parameter(bias.detach(), requires_grad=False)
-    return _Pair(convolution, norm, weight, bias, _rest(norm), sources)
 
 
 def _rest(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:

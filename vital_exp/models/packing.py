@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from vital_exp.models.folding import FoldedConvolution, precision_of
 from vital_exp.models.network import VisionNetwork
 
 logger = logging.getLogger(__name__)
@@ -48,10 +48,9 @@ class PackedConvolutions:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Convolve with packed weights inside; weights that were exchanged since are packed anew."""
-        with ExitStack() as replaced:
+        with ExitStack() as packed:
             for one in self._packed:
-                one.convolution.forward = one  # type: ignore[method-assign,assignment]
-                replaced.callback(delattr, one.convolution, "forward")
+                packed.enter_context(one.active())
             yield
 
 
@@ -63,46 +62,50 @@ def _packs(module: nn.Module) -> bool:
     return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
 
 
-@dataclass
 class _Weights:
     """A convolution's weights as they once were, in one precision; packed for a direction when it is first taken.
 
-    Attributes:
-        convolution: the module, for its geometry.
-        source: the weights as they lie.
-        version: of the source, which counts changes in place.
-        weight: the source in the precision.
+    Args:
+        convolution: the module.
+        folded: it and the norm whose work it does, if any.
+        precision: of the packed weights. The weights as they lie are not kept: packed twice they are large enough.
     """
 
-    convolution: nn.Conv2d
-    source: Tensor
-    version: int
-    weight: Tensor
-    _forward: Tensor | None = None
-    _backward: Tensor | None = None
+    def __init__(self, convolution: nn.Conv2d, folded: FoldedConvolution | None, precision: torch.dtype) -> None:
+        self.convolution, self.folded, self.precision = convolution, folded, precision
+        self._parameters = [convolution._parameters[name] for name in ("weight", "bias")]
+        self._versions = self._changes()
+        self._bias = self._as_they_lie()[1]
+        self._forward: Tensor | None = None
+        self._backward: Tensor | None = None
 
-    @classmethod
-    def of(cls, convolution: nn.Conv2d, precision: torch.dtype) -> _Weights:
-        """Return a convolution's weights as they are now."""
-        source = convolution._parameters["weight"]
-        assert source is not None
-        return cls(convolution, source, source._version, source.detach().to(precision))
+    def hold(self, folded: FoldedConvolution | None, precision: torch.dtype) -> bool:
+        """Whether they still are the convolution's, with the same norm folded in, and of this precision."""
+        now = self.convolution._parameters
+        same = now["weight"] is self._parameters[0] and now["bias"] is self._parameters[1]
+        return same and self._versions == self._changes() and self.folded is folded and self.precision == precision
 
-    def are_of(self, convolution: nn.Conv2d, precision: torch.dtype) -> bool:
-        """Whether they still are the convolution's, and of this precision."""
-        same = self.source is convolution._parameters["weight"] and self.version == self.source._version
-        return same and self.weight.dtype == precision
+    def _changes(self) -> list[int]:
+        """Return how often each was changed in place."""
+        return [own._version for own in self._parameters if own is not None]
+
+    def _as_they_lie(self) -> tuple[Tensor, Tensor | None]:
+        """Return weights and bias in the order in which the module has them."""
+        if self.folded:
+            return self.folded.weights(self.precision)
+        weight, bias = (None if own is None else own.detach().to(self.precision) for own in self._parameters)
+        assert weight is not None
+        return weight, bias
 
     def convolve(self, maps: Tensor) -> Tensor:
         """Return the convolution of maps (N, C, H, W)."""
         padding, stride, dilation, groups = self._geometry
         if self._forward is None:
+            weight, _ = self._as_they_lie()
             geometry = padding, stride, dilation, groups, list(maps.shape)
-            self._forward = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry)
-        own = self.convolution._parameters["bias"]
-        bias = None if own is None else own.to(maps.dtype)
+            self._forward = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry)
         convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            maps, self._forward, bias, padding, stride, dilation, groups, *NOTHING_AFTER
+            maps, self._forward, self._bias, padding, stride, dilation, groups, *NOTHING_AFTER
         )
         return convolved
 
@@ -113,13 +116,14 @@ class _Weights:
         rest = [
             length - ((many - 1) * step - 2 * around + apart * (kernel - 1) + 1)
             for length, many, kernel, around, step, apart in zip(
-                size, gradient.shape[2:], self.weight.shape[2:], padding, stride, dilation, strict=True
+                size, gradient.shape[2:], self.convolution.kernel_size, padding, stride, dilation, strict=True
             )
         ]
         geometry = padding, rest, stride, dilation, groups
         if self._backward is None:
+            weight, _ = self._as_they_lie()
             shape = list(gradient.shape)
-            self._backward = torch.ops.mkldnn._reorder_convolution_transpose_weight(self.weight, *geometry, shape)
+            self._backward = torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *geometry, shape)
         arrived: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
             gradient, self._backward, None, *geometry, *NOTHING_AFTER
         )
@@ -138,16 +142,30 @@ class _Packed:
     def __init__(self, convolution: nn.Module) -> None:
         assert isinstance(convolution, nn.Conv2d)
         self.convolution = convolution
+        self.folded: FoldedConvolution | None = None
         self.weights: _Weights | None = None
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Convolve with packed weights inside, those with the norm in them where one is folded."""
+        before = vars(self.convolution).get("forward")
+        self.folded = before if isinstance(before, FoldedConvolution) else None
+        self.convolution.forward = self  # type: ignore[method-assign,assignment]
+        try:
+            yield
+        finally:
+            del self.convolution.forward
+            if before:
+                self.convolution.forward = before  # type: ignore[method-assign]
 
     def __call__(self, maps: Tensor) -> Tensor:
         """Return what the module returns for maps (N, C, H, W)."""
-        precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else maps.dtype
+        precision = precision_of(maps)
         in_order = maps.ndim == 4 and maps.is_contiguous(memory_format=torch.channels_last)
         if not in_order or not _works(precision):
-            return nn.Conv2d.forward(self.convolution, maps)
-        if self.weights is None or not self.weights.are_of(self.convolution, precision):
-            self.weights = _Weights.of(self.convolution, precision)
+            return self.folded(maps) if self.folded else nn.Conv2d.forward(self.convolution, maps)
+        if self.weights is None or not self.weights.hold(self.folded, precision):
+            self.weights = _Weights(self.convolution, self.folded, precision)
         convolved: Tensor = _Convolution.apply(maps.to(precision), self.weights)
         return convolved
 
@@ -189,7 +207,7 @@ def _trial(precision: torch.dtype) -> float:
         parameter.copy_(torch.randn(parameter.shape, generator=generator))
     maps = torch.randn(1, TRIAL_CHANNELS, 8, 8, generator=generator).to(precision)
     maps = maps.to(memory_format=torch.channels_last).requires_grad_()
-    documented, packed = convolution(maps), _Convolution.apply(maps, _Weights.of(convolution, precision))
+    documented, packed = convolution(maps), _Convolution.apply(maps, _Weights(convolution, None, precision))
     gradients = [torch.autograd.grad(one.float().square().sum(), maps)[0] for one in (documented, packed)]
     pairs = [(documented, packed), tuple(gradients)]
     return max(float(((ours - own).abs().max() / own.abs().max()).detach()) for own, ours in pairs)
