@@ -13,7 +13,6 @@ import argparse
 import filecmp
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -110,6 +109,7 @@ def many(options: argparse.Namespace, place: Path) -> dict[str, object]:
 
     from tests.tiny import image_folder
     from vital_exp.config import compose_config
+    from vital_exp.engine import memory
     from vital_exp.engine.request import Request
     from vital_exp.engine.run_folder import RunFolder
     from vital_exp.engine.visualization import Visualization
@@ -143,7 +143,7 @@ def many(options: argparse.Namespace, place: Path) -> dict[str, object]:
     shown = seconds_in_browser(page)
     return {
         **deciles(looks, options.targets),
-        "largest memory (MB)": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "largest memory (MiB)": round(memory.peak(torch.device("cpu"))),
         "opening the run folder (s)": round(reported - opened, 2),
         "writing the report (s)": round(ended - reported, 2),
         "report (MB)": round(page.stat().st_size / 1e6, 1),

@@ -16,15 +16,9 @@ from vital_exp.evaluation.ranking import auc
 from vital_exp.mining import drawn
 from vital_exp.naming.labels import label_scores
 
+pytestmark = pytest.mark.usefixtures("workplace")
+
 SHORT = ("model=embedded_resnet", "k=2", "workers=0", "patches=false", "batch_size=64", *QUIET)
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    return tmp_path
 
 
 def test_scores_of_labels_are_those_of_pairs() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from torch.distributed import HashStore
 
 from tests.processes import finish, start, wait_for
-from tests.tiny import command
+from tests.tiny import command, image_folder
 from vital_exp.engine.launcher import Launcher
 from vital_exp.engine.ranks import RankEnded, Ranks
 
@@ -28,16 +27,11 @@ TINY = (
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    from tests.tiny import image_folder
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+def workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    image_folder(tmp_path / "photos", ["a", "b", "c", "d"], side=16)
-    return tmp_path
+    image_folder(workplace / "photos", ["a", "b", "c", "d"], side=16)
+    return workplace
 
 
 def run(*arguments: str) -> tuple[str, ...]:

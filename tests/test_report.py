@@ -26,18 +26,12 @@ from vital_exp.reporting.combined import combine
 from vital_exp.reporting.formats import short
 from vital_exp.reporting.sweep import find_runs, read_sweep
 
+pytestmark = pytest.mark.usefixtures("workplace")
+
 HOSTILE = '<b>star</b> & "x" </script>'
 CLASSES = 8
 # The mean of each method's values, further apart than the noise on them.
 LEVELS = {"vital": 0.9, "maco": 0.3, "fourier": 0.89}
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    return tmp_path
 
 
 def report(*arguments: str) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,10 @@ from vital_exp.evaluation.score import Score
 from vital_exp.evaluation.study import PARTS, Answer, Item, names_it, read_key, study_scores
 from vital_exp.evaluation.table import Evaluation
 
+pytestmark = pytest.mark.usefixtures("workplace")
+
 METHODS = ("vital", "maco")
 TARGETS = 3
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    return tmp_path
 
 
 @pytest.fixture
