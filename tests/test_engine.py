@@ -15,9 +15,11 @@ from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.tiny import tiny_net
 from vital_exp import evaluate, load_model, visualize
 from vital_exp.engine import learning_rate, objective_and_gradient
 from vital_exp.engine import visualization as engine
+from vital_exp.engine.module import VisualizationModule
 from vital_exp.errors import UsageError
 from vital_exp.references.mean_image import mean_image
 from vital_exp.references.tensors import TensorReferences
@@ -89,6 +91,41 @@ def test_every_method_lowers_its_loss_in_twenty_steps(network, references: Tenso
         assert made.images.min() >= 0
         assert made.images.max() <= 1
         assert made.masks.max() == 1
+
+
+METHODS = {
+    **dict.fromkeys(("vital", "vital_fourier", "fourier", "activation_max", "deep_inversion"), 98),
+    **dict.fromkeys(("accentuation", "prototype"), 98),
+    **dict.fromkeys(("maco", "maco_horama", "maco_xplique"), 80),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_are_of_the_gradients_the_optimiser_gets(
+    references: Tensor, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients: list[Tensor] = []
+    surrogate = VisualizationModule.surrogate
+
+    def watched(module: VisualizationModule, step: int) -> Tensor:
+        given = type(module.pictures).network_input
+
+        def noted() -> Tensor:
+            pictures = given(module.pictures).clone()  # of a step alone
+            pictures.register_hook(gradients.append)
+            return pictures
+
+        monkeypatch.setattr(module.pictures, "network_input", noted)
+        return surrogate(module, step)
+
+    monkeypatch.setattr(VisualizationModule, "surrogate", watched)
+    start = ["image.init=reference"] if method == "accentuation" else []
+    network = load_model(tiny_net(), size=32)  # norms with statistics, for DeepInversion
+    made = visualize(network, "class:3", method=method, references=references, steps=3, overrides=[*FAST, *start])
+    mean = sum(one.abs() for one in gradients)[:1].mean(dim=1).numpy()  # type: ignore[index]
+    clipped = np.minimum(mean, np.percentile(mean, METHODS[method]))
+    assert len(gradients) == 3
+    np.testing.assert_allclose(made.masks[0].numpy(), clipped / clipped.max(), rtol=1e-4, atol=1e-6)
 
 
 def test_terms_sum_to_the_total_and_zero_terms_are_left_out(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]

@@ -46,6 +46,9 @@ def check_numbers(config: DictConfig) -> None:
     size = config.batch_size
     if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise UsageError("batch_size", size, "a whole number of at least 1, or auto")
+    percentile = config.mask_percentile
+    if isinstance(percentile, bool) or not isinstance(percentile, (int, float)) or not 0 < percentile <= 100:
+        raise UsageError("mask_percentile", percentile, "a number above 0, at most 100")
     _check_views(config)
     if config.trainer.precision not in PRECISIONS:
         raise UsageError("trainer.precision", config.trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS)

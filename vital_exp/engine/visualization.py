@@ -252,7 +252,7 @@ class Visualization:
         cost = {"seconds": round(seconds, 3), "memory": round(peak(self.network.device), 1)}
         with torch.no_grad():
             pictures = module.pictures().detach().float().cpu()[: len(batch)]
-        masks = transparency(module.sensitivity()[: len(batch)])
+        masks = transparency(module.sensitivity()[: len(batch)], self.config.mask_percentile)
         history = {name: values[:, : len(batch)] for name, values in module.history().items()}
         activations, dead = self._activations(batch, pictures), module.dead()
         for i, target in enumerate(batch):
