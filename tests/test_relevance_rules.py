@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from timm.layers.activations_me import HardMishMe
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +19,7 @@ from vital_exp import load_model
 from vital_exp.errors import UsageError
 from vital_exp.models.taps import Taps
 from vital_exp.relevance import relevance_maps
-from vital_exp.relevance.forward import RelevancePass
+from vital_exp.relevance.forward import RelevancePass, Uncovered
 from vital_exp.relevance.maps import activations_and_relevance
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.unit import Target
@@ -139,6 +141,11 @@ IDENTITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "layer scale": lambda x: x * torch.full((4,), 0.3, dtype=torch.float64),
     "layer scale in place": lambda x: x.mul_(torch.full((4,), 0.3, dtype=torch.float64)),
     "number": lambda x: 2 * x / 3,
+    "negated": lambda x: -x,
+    "number taken from it": lambda x: x - 1,
+    "taken from a number": lambda x: 1 - x,
+    "taken from a constant": lambda x: torch.ones(4, dtype=torch.float64) - x,
+    "number taken from it in place": lambda x: x.sub_(1, alpha=2),
     "position embedding": lambda x: x + torch.ones(1, 1, 4, 4, dtype=torch.float64),
     "scaled and shifted": lambda x: torch.addcmul(torch.ones(4, dtype=torch.float64), torch.ones(4).double(), x),
 }
@@ -167,6 +174,55 @@ def test_residual_sums_split_by_magnitude_and_concatenations_into_parts() -> Non
         np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-10)
     both = torch.cat([relevance, 2 * relevance], dim=1)
     np.testing.assert_allclose(flow(lambda v: torch.cat([v, v], dim=1), x, both), 3 * arriving, rtol=1e-12)
+
+
+# Sums and differences of two activations, and the same as the sum of two summands.
+SUMS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]]] = {
+    "difference": (lambda a, b: a - b, lambda a, b: (a, -b)),
+    "difference in place": (lambda a, b: a.__isub__(b), lambda a, b: (a, -b)),
+    "turned round": (torch.rsub, lambda a, b: (-a, b)),
+    "alpha": (lambda a, b: torch.add(a, b, alpha=3), lambda a, b: (a, 3 * b)),
+    "alpha in place": (lambda a, b: a.add_(b, alpha=-0.5), lambda a, b: (a, -b / 2)),
+    "difference with alpha": (lambda a, b: torch.sub(a, other=b, alpha=3), lambda a, b: (a, -3 * b)),
+}
+
+
+@pytest.mark.parametrize("name", list(SUMS))
+def test_differences_and_weighted_sums_are_sums(name: str) -> None:
+    operation, summands = SUMS[name]
+    x, relevance = random(2, 6, seed=9), random(2, 6, seed=10)
+    weights = random(6, 6, seed=11), random(6, 6, seed=12)
+
+    def forward(v: Tensor) -> Tensor:
+        return operation(F.linear(v, weights[0]), F.linear(v, weights[1]))
+
+    parts = [part.numpy() for part in summands(*(F.linear(x, weight) for weight in weights))]
+    rho = np.abs(parts[0]) / (np.abs(parts[0]) + np.abs(parts[1]))
+    expected = z_plus_twin(weights[0].numpy(), x.numpy(), rho * relevance.numpy())
+    expected = expected + z_plus_twin(weights[1].numpy(), x.numpy(), (1 - rho) * relevance.numpy())
+    np.testing.assert_allclose(flow(forward, x, relevance), expected, rtol=1e-8, atol=1e-10)
+
+
+ALONE = {**IDENTITIES, **{name: lambda x, own=pair[0]: own(2 * x, x.relu()) for name, pair in SUMS.items()}}
+
+
+@pytest.mark.parametrize("name", list(ALONE))
+def test_a_relevance_pass_changes_no_value(name: str) -> None:
+    x = random(2, 3, 4, 4, seed=7)
+    with RelevancePass():
+        ruled = ALONE[name](x.clone().requires_grad_() * 1)
+    torch.testing.assert_close(ruled.detach(), ALONE[name](x.clone()), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("constant_first", [True, False])
+def test_a_constant_factor_of_a_matrix_product_takes_no_relevance(constant_first: bool) -> None:
+    x, constant = random(2, 4, 4, seed=1), random(2, 4, 4, seed=2)
+
+    def operation(v: Tensor) -> Tensor:
+        return constant @ v if constant_first else v @ constant
+
+    relevance = operation(x)
+    np.testing.assert_allclose(flow(operation, x, relevance).sum(), relevance.sum(), rtol=1e-4)
 
 
 def test_a_choice_passes_relevance_to_what_was_chosen() -> None:
@@ -332,6 +388,51 @@ def test_relevance_is_conserved_down_to_the_stage_below(name: str, target: str) 
     torch.testing.assert_close(sums[below], sums[target], rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("boolean", [True, False])
+@pytest.mark.parametrize("each_head", [True, False])
+def test_torchvisions_attention_heeds_its_mask(boolean: bool, each_head: bool) -> None:
+    torch.manual_seed(0)
+    packed = nn.MultiheadAttention(8, 2, batch_first=True).double().eval().requires_grad_(False)
+    x, relevance = random(2, 5, 8, seed=18), random(2, 5, 8, seed=19)
+    hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    mask = hidden if boolean else torch.zeros(5, 5, dtype=torch.float64).masked_fill(hidden, -torch.inf)
+    mask = mask.expand(4, 5, 5) if each_head else mask
+
+    def by_hand(v: Tensor) -> Tensor:
+        projected = F.linear(v, packed.in_proj_weight, packed.in_proj_bias)
+        query, key, value = projected.reshape(2, 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value, ~hidden).transpose(1, 2).reshape(2, 5, 8)
+        return packed.out_proj(mixed)
+
+    def theirs(v: Tensor) -> Tensor:
+        return packed(v, v, v, attn_mask=mask, need_weights=False)[0]  # type: ignore[no-any-return]
+
+    torch.testing.assert_close(theirs(x), by_hand(x))
+    np.testing.assert_allclose(flow(theirs, x, relevance), flow(by_hand, x, relevance), rtol=1e-8, atol=1e-12)
+
+
+class PaddedAttention(nn.MultiheadAttention):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, x, x, key_padding_mask=torch.tensor([[False, True]]))[0]
+
+
+PADDED = PaddedAttention(4, 1, batch_first=True).double().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("operation", "named"),
+    [
+        (lambda x: x / (x.relu() + 1), "division by an activation"),
+        (lambda x: torch.ones(1, 2, 4).double().div(other=x), "division by an activation"),
+        (lambda x: 1 / x, "rdiv"),
+        (PADDED, "attention to more than the input, or to less"),
+    ],
+)
+def test_what_has_no_rule_is_refused(operation: Callable[[Tensor], Tensor], named: str) -> None:
+    with RelevancePass(), pytest.raises(Uncovered, match=named):
+        operation(random(1, 2, 4, seed=1).requires_grad_())
+
+
 class Cumulative(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.cumsum(dim=1)
@@ -343,6 +444,55 @@ def test_an_operation_without_a_rule_is_named_with_its_module() -> None:
     with pytest.raises(UsageError, match=r"no rule for the operation cumsum in 1\.1; relevance=gradient_x_activation"):
         relevance_maps(load_model(network, size=8), images, "2:0", ["0"])
     assert relevance_maps(load_model(network, size=8), images, "2:0", ["0"], "gradient_x_activation")["0"].shape[1] == 4
+
+
+class Squared(torch.autograd.Function):
+    """An activation function of one's own, which torch shows to no mode."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient * ctx.saved_tensors[0]
+
+
+class SquaredModule(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Squared.apply(x)  # type: ignore[no-any-return]
+
+
+class HalfSquared(nn.Module):
+    """Uses its result in the module that makes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Squared.apply(x) * 0.5  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("target", ["1.1:0", "2:0", "class:0"])
+@pytest.mark.parametrize(
+    ("make", "operation"),
+    [(SquaredModule, "Squared"), (HalfSquared, "Squared"), (HardMishMe, "HardMishAutoFn")],
+)
+def test_a_custom_function_is_named_with_its_module(make: Callable[[], nn.Module], operation: str, target: str) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Sequential(nn.ReLU(), make()), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    model, images = load_model(network.eval(), size=8), torch.rand(1, 3, 8, 8)
+    for method in ("lrp", "lrp_restricted", "attn_lrp"):
+        with pytest.raises(UsageError, match=rf"no rule for the operation {operation} in 1\.1; relevance=gradient_x_"):
+            relevance_maps(model, images, target, ["0"], method)
+    for method in ("guided_backprop", "gradient_x_activation"):
+        assert relevance_maps(model, images, target, ["0"], method)["0"].isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_scripted_module_is_refused_and_named() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), torch.jit.trace(nn.Hardswish(), torch.rand(1, 4, 6, 6)), nn.ReLU())
+    with pytest.raises(UsageError, match=r"no rule for the operation \w+ in 1; relevance=gradient_x_activation"):
+        relevance_maps(load_model(network.eval(), size=8), torch.rand(1, 3, 8, 8), "2:0", ["0"])
 
 
 def test_relevance_of_a_class_starts_from_its_logit() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ IDENTITIES = frozenset(
             "feature_dropout",
         ),
         *("relu", "relu6", "hardtanh", "clamp", "clamp_min", "gelu", "silu", "hardswish", "leaky_relu", "elu", "mish"),
-        *("sigmoid", "hardsigmoid", "tanh", "stochastic_depth"),
+        *("sigmoid", "hardsigmoid", "tanh", "stochastic_depth", "neg"),
     }
 )
 NEVER_NEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid"})
@@ -55,10 +55,25 @@ class Uncovered(Exception):
     """An operation on an activation has no rule; its name."""
 
 
+def check_ruled(values: Any) -> None:
+    """Make sure that activations came out of operations that a relevance pass carried out.
+
+    A custom ``torch.autograd.Function`` or a scripted module is not shown to it: relevance would flow through its plain
+    gradient.
+
+    Raises:
+        Uncovered: one did not.
+    """
+    for tensor in _tensors(values):
+        if tensor.grad_fn is not None and not getattr(tensor, "_has_rule", False):
+            raise Uncovered(tensor.grad_fn.name().removesuffix("Backward"))
+
+
 class RelevancePass(TorchFunctionMode):
     """While it is active, operations on activations that need a gradient get the backward pass of their rule.
 
-    In-place operations are carried out out of place. An operation without a rule raises Uncovered.
+    In-place operations are carried out out of place. An operation without a rule raises Uncovered; one that torch does
+    not show to a mode does so when its result is used.
 
     Attributes:
         counts: how often each rule was installed, by operation; ``"residual_sum"`` counts sums of two activations.
@@ -79,6 +94,13 @@ class RelevancePass(TorchFunctionMode):
         keywords = dict(kwargs or {})
         if not any(map(_needs_gradient, (*args, *keywords.values()))):
             return func(*args, **keywords)
+        check_ruled((*args, *keywords.values()))
+        result = self._carry_out(func, args, keywords)
+        for tensor in _tensors(result):
+            tensor._has_rule = True  # type: ignore[attr-defined]
+        return result
+
+    def _carry_out(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         name = operation_name(func)
         if name in MOVEMENTS:
             return func(*args, **keywords)
@@ -144,7 +166,18 @@ class RelevancePass(TorchFunctionMode):
     _adaptive_avg_pool2d = _mean = _avg_pool2d
 
     def _add(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        a, b = args[0], args[1] if len(args) > 1 else keywords["other"]
+        a, b = _operands(args, keywords)
+        return self._sum(a, _scaled(b, keywords.get("alpha", 1)))
+
+    def _sub(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        a, b = _operands(args, keywords)
+        return self._sum(a, _scaled(b, -keywords.get("alpha", 1)))
+
+    def _rsub(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        a, b = _operands(args, keywords)  # b - a
+        return self._sum(_scaled(a, -keywords.get("alpha", 1)), b)
+
+    def _sum(self, a: Any, b: Any) -> Tensor:
         value = torch.add(a, b)
         if not (_needs_gradient(a) and _needs_gradient(b)):  # a constant, such as a position embedding, is a bias
             self._note("bias")
@@ -152,11 +185,8 @@ class RelevancePass(TorchFunctionMode):
         self._note("residual_sum")
         return operations.residual_sum(value, a, b)
 
-    def _sub(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        return self._add(func, (args[0], -args[1] if not isinstance(args[1], Tensor) else args[1].neg()), keywords)
-
     def _mul(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        a, b = args[0], args[1] if len(args) > 1 else keywords["other"]
+        a, b = _operands(args, keywords)
         value = torch.mul(a, b)
         if not (_needs_gradient(a) and _needs_gradient(b)):  # layer scale, or a number
             self._note("scale")
@@ -172,6 +202,8 @@ class RelevancePass(TorchFunctionMode):
         return self._add(torch.add, (offset, scaled), {})
 
     def _div(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        if any(map(_needs_gradient, (*args[1:], keywords.get("other")))):
+            raise Uncovered("division by an activation")
         self._note("scale")
         return operations.identity(torch.div(*args, **keywords), args[0])
 
@@ -209,20 +241,23 @@ class RelevancePass(TorchFunctionMode):
         weight, bias, out_weight, out_bias = args[5], args[6], args[11], args[12]
         if args[1] is not x or args[2] is not x or weight is None:
             raise Uncovered("attention between different inputs")
+        if args[7] is not None or args[8] is not None or args[9] or keywords.get("key_padding_mask") is not None:
+            raise Uncovered("attention to more than the input, or to less")
         projected = self._linear(F.linear, (x, weight, bias), {})  # (T, N, 3 D)
         length, count, width = x.shape
         query, key, value = (
             part.reshape(length, count, heads, width // heads).permute(1, 2, 0, 3)  # (N, heads, T, D / heads)
             for part in projected.chunk(3, dim=-1)
         )
-        mixed = self._attend(query, key, value, None, None).permute(2, 0, 1, 3).reshape(length, count, width)
+        mask = _mask(keywords.get("attn_mask"), count, heads)
+        mixed = self._attend(query, key, value, mask, None).permute(2, 0, 1, 3).reshape(length, count, width)
         return self._linear(F.linear, (mixed, out_weight, out_bias), {}), None
 
 
 RULED = frozenset(
     {
-        *("conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "add", "sub", "mul", "div"),
-        "addcmul",
+        *("conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "add", "mul", "div"),
+        *("sub", "rsub", "addcmul"),
         *("matmul", "bmm", "softmax", "scaled_dot_product_attention", "multi_head_attention_forward"),
     }
 )
@@ -264,7 +299,7 @@ def operation_name(func: Any) -> str:
         return ALIASES.get(name, name)
     name = name.removeprefix("__").removesuffix("__").rstrip("_")
     name = IN_PLACE.get(name, name)
-    return {"radd": "add", "rmul": "mul", "truediv": "div", "rsub": "sub"}.get(name, name)
+    return {"radd": "add", "rmul": "mul", "truediv": "div"}.get(name, name)
 
 
 def _value(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
@@ -301,10 +336,41 @@ def _argument(args: tuple[Any, ...], keywords: Mapping[str, Any], place: int, na
     return args[place] if len(args) > place else keywords.get(name)
 
 
+def _operands(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return both operands of a sum, a difference or a product."""
+    return args[0], _argument(args, keywords, 1, "other")
+
+
+def _scaled(x: Any, factor: float) -> Any:
+    """Multiply by a number: a linear map of each value by itself, through which relevance passes unchanged."""
+    if factor == 1:
+        return x
+    return operations.identity(x * factor, x) if _needs_gradient(x) else x * factor
+
+
+def _mask(mask: Tensor | None, count: int, heads: int) -> Tensor | None:
+    """Return a mask of ``nn.MultiheadAttention`` as what is added to scores (N, heads, T, T)."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:  # true where nothing is read, unlike in scaled_dot_product_attention
+        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(mask, -math.inf)
+    return mask if mask.ndim == 2 else mask.unflatten(0, (count, heads))  # (N heads, T, T)
+
+
 def _needs_gradient(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.requires_grad
     return isinstance(value, (list, tuple)) and any(map(_needs_gradient, value))
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a result or in arguments that need a gradient."""
+    if isinstance(values, Tensor):
+        if values.requires_grad:
+            yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)
 
 
 def _detached(result: Any) -> Any:

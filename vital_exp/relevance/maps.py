@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import is_transformer
 from vital_exp.models.taps import OUTPUT, Taps, first_tensor
-from vital_exp.relevance.forward import GuidedPass, OutOfPlacePass, RelevancePass, Uncovered
+from vital_exp.relevance.forward import GuidedPass, OutOfPlacePass, RelevancePass, Uncovered, check_ruled
 from vital_exp.targets.readout import Readout
 
 LRP = ("lrp", "lrp_restricted", "attn_lrp")
@@ -52,6 +52,8 @@ def activations_and_relevance(
     with torch.enable_grad():
         try:
             outputs = _outputs(taps, pictures, readout.layer, mode)
+            if isinstance(mode, RelevancePass):
+                check_ruled(list(outputs.values()))
         except Uncovered as operation:
             raise _uncovered(taps, pictures, readout.layer, method, str(operation)) from None
         target = taps.channels_first(readout.layer, outputs[readout.layer])
@@ -136,10 +138,15 @@ def _outputs(taps: Taps, pictures: Tensor, target: str, mode: TorchFunctionMode)
 def _uncovered(taps: Taps, pictures: Tensor, target: str, method: str, operation: str) -> UsageError:
     """Run again to find the module that has the operation without a rule."""
     running: list[str] = []
+
+    def leave(_module: nn.Module, _inputs: object, output: object) -> None:
+        check_ruled(output)
+        running.pop()
+
     with ExitStack() as hooks:
         for name, part in taps.module.named_modules():
             hooks.callback(part.register_forward_pre_hook(lambda *_, name=name: running.append(name)).remove)
-            hooks.callback(part.register_forward_hook(lambda *_: running.pop() and None).remove)
+            hooks.callback(part.register_forward_hook(leave).remove)
         with suppress(Uncovered):
             _outputs(taps, pictures, target, _pass(taps.module, method))
     place = next((name for name in reversed(running) if name), type(taps.module).__name__)

@@ -160,10 +160,11 @@ def product(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def matrix_product(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Epsilon rule for both factors, each of which takes half of the relevance (AttnLRP)."""
+    """Epsilon rule for both factors, half of the relevance each (AttnLRP); beside a constant one, all of it."""
+    activations = a.requires_grad + b.requires_grad
 
     def rule(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        scaled = relevance / stabilised(2 * value.detach())
+        scaled = relevance / stabilised(activations * value.detach())
         return a * _fold(scaled @ b.mT, a), b * _fold(a.mT @ scaled, b)
 
     return ruled(value, rule, a, b)
