@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.tiny import ON_CPU, SHORT, command, image_folder
+from vital_exp import load_model
+from vital_exp.mining.mine import mine
+from vital_exp.mining.patches import PatchSettings
 from vital_exp.objectives.terms import Objective
 
 MISTAKE, SOME_FAILED = 2, 3
@@ -106,6 +112,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*FOLDER, "references.root={corrupt}", "references.count=8"),
         ("references.root=", "corrupt", "broken"),
     ),
+    "mined references of a class": (("references=mined",), ("references=mined", "hidden units only")),
     "unknown references": (("references.source=foldr",), ("references.source=foldr", "folder")),
     "references.count=0": (("references.count=0",), ("references.count=0", "at least 1")),
     "steps=0": (("steps=0",), ("steps=0", "at least 1")),
@@ -150,6 +157,76 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no login": (("logger=wandb",), ("logger=wandb", "wandb login", "logger.offline=true")),
 }
 
+# Of hidden units: arguments after those of a channel of layer3, and words of the line.
+HIDDEN = ("target=channel", "target.layer=layer3", "references.region=image")
+OWN = ("references.index={mined}",)
+DIRECTIONS = ("target=direction", "references.index={mined_directions}")
+HIDDEN_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "unknown layer": (("target.layer=layer33",), ("target.layer=layer33", "did you mean layer3", "list=layers")),
+    "no layer": (("target.layer=null",), ("target.layer=None", "list=layers")),
+    "channel out of range": (("target.index=96",), ("target.index=96", "96 channels of layer3, 0 to 95")),
+    "channel is a word": (("target.index=heart",), ("target.index=heart", "0 to 95")),
+    "position outside the map": (
+        ("target=neuron", "target.position=[8,0]"),
+        ("target.position=[8, 0]", "8x8 map of layer3"),
+    ),
+    "no position": (("target=neuron",), ("target.position=None", "[row, column]")),
+    "half a position": (("target=neuron", "target.position=[1]"), ("target.position=[1]", "[row, column]")),
+    "an aligned layer after the target": (("model.layers=[layer1,layer4]",), ("model.layers=layer4", "layer3")),
+    "the target's layer aligned": (("model.layers=[layer3]",), ("model.layers=layer3", "not below", "layer3")),
+    "unknown aligned layer": (("model.layers=[layer11]",), ("model.layers=layer11", "did you mean layer1")),
+    "missing images": (("references.root=nowhere",), ("references.root=nowhere", "does not exist")),
+    "images are a number": (("references.root=3",), ("references.root=3", "a folder of real images")),
+    "empty images": (("references.root={empty}",), ("references.root=", "holds no images")),
+    "region": (("references.region=pach",), ("references.region=pach", "did you mean patch")),
+    "no candidates": (("references.candidates=0",), ("references.candidates=0", "at least 1")),
+    "missing index": (("references.index=nowhere",), ("references.index=nowhere", "no index.sqlite there")),
+    "an index that is none": (("references.index={file}",), ("references.index=", "is no index of vital-mine")),
+    "an index that is a number": (("references.index=3",), ("references.index=3", "no index.sqlite there")),
+    "index of another model": ((*OWN, "model.pretrained=false"), ("references.index=", "another network", "weights")),
+    "index of another input size": ((*OWN, "model.size=48"), ("references.index=", "another network", "preprocessing")),
+    "index of another folder": (
+        (*OWN, "references.root={strange}"),
+        ("references.index=", "another folder", "/photos; now", "/strange"),
+    ),
+    "images changed since": (
+        ("references.index={mined_changed}",),
+        ("references.index=", "other images", "held 4 then and holds 5 now"),
+    ),
+    "images gone since": (("references.index={mined_gone}",), ("references.index=", "/gone, which is no longer there")),
+    "layer that was not mined": (
+        (*OWN, "target.layer=layer4"),
+        ("target.layer=layer4", "was not mined", "did you mean layer3"),
+    ),
+    "channel that was not mined": ((*OWN, "target.index=7"), ("target.index=7", "layer3", "channels 0-1 were mined")),
+    "index without patches": ((*OWN, "references.region=patch"), ("references.index=", "without patches", "image")),
+    "index by the mean": (("references.index={mined_mean}",), ("references.index=", "mean", "pooling=max")),
+    "other patches than the index": (
+        ("references.index={mined_patches}", "references.region=patch", "references.patch.size=16"),
+        ("references.patch.size=16", "mined with 32"),
+    ),
+    "index of channels for directions": (
+        ("target=direction", *OWN, "target.vectors={directions.safetensors}"),
+        ("references.index=", "none of the channels that were mined of layer3"),
+    ),
+    "index of directions for a channel": (
+        ("references.index={mined_directions}",),
+        ("references.index=", "none of the directions that were mined of layer3"),
+    ),
+    "index of other directions": (
+        (*DIRECTIONS, "target.vectors={others.safetensors}"),
+        ("references.index=", "other directions of layer3"),
+    ),
+    "index of a file for one of its directions": (
+        (*DIRECTIONS, "target.vectors={directions.safetensors}#1"),
+        ("references.index=", "other directions of layer3"),
+    ),
+    "direction out of range": (
+        (*DIRECTIONS, "target.vectors={directions.safetensors}", "target.index=2"),
+        ("target.index=2", "2 directions, 0 to 1"),
+    ),
+}
+
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -160,6 +237,32 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     image_folder(root / "strange", ["abc", "def"])
     image_folder(root / "corrupt", ["star"], count=4, corrupt=4)
     return {path.name: path for path in root.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def mined(places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Indices of the embedded network: whose images changed, without patches, of directions ..."""
+    root, network = tmp_path_factory.mktemp("mined"), load_model("embedded_resnet")
+    vectors = {name: torch.eye(96)[first : first + 2] for first, name in enumerate(("directions", "others"))}
+    for name, rows in vectors.items():
+        save_file({"v": rows}, root / f"{name}.safetensors")
+    given: dict[str, dict[str, Any]] = {
+        **{"": {}, "_mean": {"pooling": "mean"}, "_patches": {"patch": PatchSettings(32)}},
+        **{"_directions": {"directions": {"layer3": vectors["directions"]}}, "_changed": {}, "_gone": {}},
+    }
+    for name, options in given.items():
+        photos = places["photos"]
+        if name in ("_changed", "_gone"):
+            photos = Path(shutil.copytree(photos, root / name.removeprefix("_")))
+        mine(
+            network,
+            "layer3",
+            photos,
+            **{"k": 2, "channels": "0-1", "patch": None, **options, "out": root / f"mined{name}"},
+        )
+    shutil.copy(places["photos"] / "star" / "0.png", root / "changed" / "new.png")
+    shutil.rmtree(root / "gone")
+    return places | {path.name: path for path in root.iterdir()}
 
 
 @pytest.fixture(autouse=True)
@@ -187,8 +290,21 @@ def _placed(argument: str, places: dict[str, Path]) -> str:
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line(mistake: str, places: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     arguments, words = MISTAKES[mistake]
-    placed = [_placed(argument, places) for argument in arguments]
-    code = command(*SHORT, *ON_CPU, "references.cache=false", "progress=true", "hydra.run.dir=run", *placed)
+    check_line([_placed(argument, places) for argument in arguments], words, capsys)
+
+
+@pytest.mark.parametrize("mistake", HIDDEN_MISTAKES)
+def test_a_mistake_with_hidden_units_is_one_line(
+    mistake: str, mined: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, words = HIDDEN_MISTAKES[mistake]
+    check_line([_placed(argument, mined) for argument in (*HIDDEN, *arguments)], words, capsys)
+    assert not Path("run/images").exists()
+
+
+def check_line(arguments: Sequence[str], words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Make sure that a run ends in one line with these words."""
+    code = command(*SHORT, *ON_CPU, "references.cache=false", "progress=true", "hydra.run.dir=run", *arguments)
     line = line_of(capsys)
     assert code == MISTAKE, line
     assert line.startswith("vital-visualize: ")

@@ -12,7 +12,7 @@ from torch import Tensor
 from vital_exp.concepts.concepts import Concepts
 from vital_exp.concepts.mine import ConceptMining, ConceptSettings, check_classifier, class_folder
 from vital_exp.config import plain, set_keys
-from vital_exp.engine.mined import image_folder
+from vital_exp.engine.mined import image_folder, settle_index
 from vital_exp.engine.setup import cache_dir
 from vital_exp.errors import UsageError
 from vital_exp.mining import index as indices
@@ -25,12 +25,19 @@ from vital_exp.targets.autoencoder import SparseAutoencoder, load_autoencoder
 from vital_exp.targets.directions import load_directions
 
 
-def settle_concepts(config: DictConfig) -> None:
-    """Set what the file of concepts says where nothing was asked for: the layer, and the index of what drives them.
+def settle_files(config: DictConfig) -> None:
+    """Set what files say where nothing was asked for.
+
+    A file of concepts: the layer, and the index of what drives them. An index: the folder of its images.
 
     Raises:
         UsageError: there is no such file.
     """
+    _settle_concepts(config)
+    settle_index(config)
+
+
+def _settle_concepts(config: DictConfig) -> None:
     place = config.target.get("concepts")
     if config.target.kind != "concept" or place is None:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,17 +11,44 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from vital_exp.config import set_keys
 from vital_exp.errors import UsageError
 from vital_exp.mining.drawn import drawn_folder
 from vital_exp.mining.images import ImageFolder
-from vital_exp.mining.index import Index
+from vital_exp.mining.index import KEY, Index
 from vital_exp.mining.mine import Mining
-from vital_exp.mining.patches import PatchSettings
+from vital_exp.mining.patches import PUBLISHED, PatchSettings
 from vital_exp.mining.references import REGIONS, MinedReferences
 from vital_exp.mining.units import select_units
 from vital_exp.models.network import VisionNetwork
+from vital_exp.references.decoding import printable
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.unit import Target
+
+# What ranks the images, and what a picture's activation is compared with.
+POOLING = "max"
+# Keys of the command for arguments of an index.
+OWN_KEYS = {"layer": "target.layer", "channel": "target.index"}
+
+logger = logging.getLogger(__name__)
+
+
+def settle_index(config: DictConfig) -> None:
+    """Set the folder that an index was mined from, where none was asked for.
+
+    Raises:
+        UsageError: there is no such index, or no longer such a folder.
+    """
+    keys = config.references
+    if keys.source != "mined" or not keys.index or keys.root:
+        return
+    folder = Index.open(keys.index).meta["folder"]
+    if not Path(folder).is_dir():
+        problem = (
+            f"was mined from {printable(folder)}, which is no longer there; references.root=folder, if it has moved"
+        )
+        raise UsageError(KEY, keys.index, problem)
+    set_keys(config, references__root=folder)
 
 
 def mined_references(
@@ -40,21 +68,25 @@ def mined_references(
         cache: the folder of mining results, where no index is given.
 
     Raises:
-        UsageError: class targets, no folder, an unknown region, an index of another network or folder.
+        UsageError: class targets, no folder, an unknown region, an index of another network, of other images or units.
     """
     keys = config.references
-    if any(target.layer is None for target in targets):
+    if not targets or any(target.layer is None for target in targets):  # those of classes are not known yet
         raise UsageError("references", "mined", "hidden units only: classes take references=folder")
     if keys.region not in REGIONS:
         raise UsageError("references.region", keys.region, f"one of {', '.join(REGIONS)}", REGIONS)
     candidates = keys.get("candidates", keys.count)
     if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
         raise UsageError("references.candidates", candidates, "a whole number of at least 1")
+    settle_index(config)
     folder = ImageFolder(image_folder(config, cache), network.preprocessing, "references.root")
     if keys.index:
         index = Index.open(keys.index)
         index.check(network, folder)
-        return MinedReferences(lambda: index, str(index.meta["key"]), folder, keys.count, keys.region)
+        _check_settings(index, keys)
+        references = MinedReferences(lambda: index, str(index.meta["key"]), folder, keys.count, keys.region)
+        _check_units(references, targets, directions)
+        return references
     mining = _mining(config, network, targets, directions, folder)
     mining.check()
     out = cache / "mining" / mining.key
@@ -66,6 +98,34 @@ def image_folder(config: DictConfig, cache: Path) -> Path:
     if config.references.root:
         return Path(config.references.root).expanduser()
     return drawn_folder(cache)
+
+
+def _check_settings(index: Index, keys: DictConfig) -> None:
+    """Refuse an index that ranks otherwise than references are, or whose windows are not those asked for."""
+    if index.meta["pooling"] != POOLING:
+        problem = f"ranks images by their {index.meta['pooling']} over positions; mine with pooling={POOLING}"
+        raise UsageError(KEY, index.path, problem)
+    own = index.meta["patch"]
+    if keys.region == "image" or own is None:
+        return
+    for key, usual in vars(PUBLISHED).items():
+        if keys.patch[key] not in (usual, own[key]):
+            problem = f"{index.path} was mined with {own[key]}; leave the key out, or mine again"
+            raise UsageError(f"references.patch.{key}", keys.patch[key], problem)
+    logger.info("references of %s: of %d images per unit windows of %s", index.path, index.meta["k"], own)
+
+
+def _check_units(
+    references: MinedReferences, targets: Sequence[Target], directions: Tensor | SparseAutoencoder | None
+) -> None:
+    """Make sure that the targets were mined, before anything is computed."""
+    try:
+        for target in targets:
+            references.rows(target)
+    except UsageError as error:
+        raise UsageError(OWN_KEYS.get(error.key, error.key), error.value, error.problem, error.options) from None
+    for layer in dict.fromkeys(str(target.layer) for target in targets):
+        references.index.check_directions(layer, directions)
 
 
 def _mining(

@@ -196,7 +196,7 @@ def _directions(
     config: DictConfig, network: VisionNetwork, targets: Sequence[Target]
 ) -> Tensor | SparseAutoencoder | None:
     """Return the directions of direction targets, (K, C), or their autoencoder."""
-    if not targets[0].is_direction:
+    if not targets or not targets[0].is_direction:
         return None
     layer = str(targets[0].layer)
     return vectors_of(config, network, layer, _shape(layer, network)[0])

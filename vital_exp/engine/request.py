@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vital_exp.config import compose_config, set_keys
 from vital_exp.engine import setup
-from vital_exp.engine.directions import settle_concepts
+from vital_exp.engine.directions import settle_files
 from vital_exp.engine.problem import (
     as_references,
     check_alignment,
@@ -50,7 +50,7 @@ class Request:
             UsageError: the first mistake in it.
         """
         setup.check_numbers(config)
-        settle_concepts(config)
+        settle_files(config)
         device = setup.device_of(config, local_rank=local_rank)
         network = build_network(model_config(config), setup.cache_dir(config))
         network = _placed(network, config, device)
@@ -96,7 +96,7 @@ class Request:
         if isinstance(references, (str, Path)):
             set_keys(config, references__root=str(references))
         setup.check_numbers(config)
-        settle_concepts(config)
+        settle_files(config)
         network = _network(model, config, local_rank)
         chosen = _chosen(spellings, kind, network)
         set_keys(config, target__layer=chosen[0].layer)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from vital_exp.errors import UsageError
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.meta import (
@@ -22,7 +24,9 @@ from vital_exp.mining.meta import (
     network_difference,
 )
 from vital_exp.mining.patches import Box
+from vital_exp.mining.units import directions_hash
 from vital_exp.models.network import VisionNetwork
+from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.whole_files import whole_path
 
 NAME = "index.sqlite"
@@ -95,7 +99,7 @@ class Index:
         Raises:
             UsageError: there is none, or the file is none, or one of another version.
         """
-        place = Path(path).expanduser()
+        place = Path(str(path)).expanduser()
         place = place / NAME if place.is_dir() else place
         if not place.is_file():
             raise UsageError(key, path, f"no {NAME} there; vital-mine writes one when it is finished")
@@ -144,6 +148,18 @@ class Index:
         if differs:
             raise UsageError(key, self.path, f"was mined with {differs}")
 
+    def check_directions(self, layer: str, directions: Tensor | SparseAutoencoder | None, key: str = KEY) -> None:
+        """Make sure that these directions of a layer were mined; None: its channels.
+
+        Raises:
+            UsageError: the index is of something else.
+        """
+        there = next((one["directions"] for one in self.meta["layers"] if one["layer"] == layer), None)
+        now = None if directions is None else directions_hash(directions)
+        if there != now:
+            problem = f"was mined of other directions of {layer} ({there or 'its channels'}; now {now or 'channels'})"
+            raise UsageError(key, self.path, problem)
+
     def _rows(self, layer: str, channel: int, side: str, region: str, k: int | None) -> list[Row]:
         rows = self._ask(
             "SELECT rank, image, activation, x0, y0, x1, y1 FROM units"
@@ -163,7 +179,7 @@ class Index:
         if layer not in mined:
             raise UsageError("layer", layer, f"was not mined; {self.path} has {', '.join(mined)}", mined)
         if region == PATCH and self.meta["patch"] is None:
-            raise UsageError(KEY, self.path, "was mined without patches")
+            raise UsageError(KEY, self.path, "was mined without patches; references.region=image takes whole images")
         what = "directions" if mined[layer]["directions"] else "channels"
         raise UsageError("channel", channel, f"of {layer} the {what} {mined[layer]['channels']} were mined")
 

@@ -70,7 +70,7 @@ class Units:
 
     def describe(self) -> list[dict[str, object]]:
         """Return layers, units and directions, ready for JSON."""
-        hashes = {layer: _hash(vectors) for layer, vectors in self.directions.items()}
+        hashes = {layer: directions_hash(vectors) for layer, vectors in self.directions.items()}
         return [
             {"layer": layer, "channels": spans(numbers), "directions": hashes.get(layer)}
             for layer, numbers in self.channels.items()
@@ -93,7 +93,8 @@ def spans(numbers: Sequence[int]) -> str:
     return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in found)
 
 
-def _hash(vectors: Tensor | SparseAutoencoder) -> str:
+def directions_hash(vectors: Tensor | SparseAutoencoder) -> str:
+    """Return what an index knows directions, or features, by."""
     if isinstance(vectors, SparseAutoencoder):
         return vectors.describe()
     return hashlib.sha256(vectors.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()[:16]
