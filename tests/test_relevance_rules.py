@@ -14,6 +14,16 @@ from timm.layers.activations_me import HardMishMe
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.explicit_relevance import (
+    EPSILON,
+    Array,
+    attention_twin,
+    gamma_twin,
+    matrix,
+    proportional_twin,
+    random,
+    z_plus_twin,
+)
 from tests.tiny import tiny_net
 from vital_exp import load_model
 from vital_exp.errors import UsageError
@@ -24,20 +34,6 @@ from vital_exp.relevance.maps import activations_and_relevance
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.unit import Target
 
-EPSILON = 1e-5
-Array = np.ndarray
-
-
-def stabilised(z: Array) -> Array:
-    return z + np.where(z < 0, -EPSILON, EPSILON)
-
-
-def matrix(linear: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Array:
-    """The matrix (outputs, inputs) of a linear map of one image, from its action on every unit vector."""
-    size = int(np.prod(shape))
-    basis = torch.eye(size, dtype=torch.float64).reshape(size, *shape)
-    return linear(basis).reshape(size, -1).T.numpy()
-
 
 def flow(operation: Callable[[Tensor], Tensor], x: Tensor, relevance: Tensor, epsilon_rules: bool = False) -> Array:
     """What a relevance pass gives to the input of an operation."""
@@ -46,17 +42,6 @@ def flow(operation: Callable[[Tensor], Tensor], x: Tensor, relevance: Tensor, ep
         out = operation(leaf)
     (arrived,) = torch.autograd.grad(out, leaf, relevance)
     return arrived.flatten(1).numpy()
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def z_plus_twin(weights: Array, x: Array, relevance: Array) -> Array:
-    """x+ w+ + x- w- for dense weights (outputs, inputs), x (N, inputs), relevance (N, outputs)."""
-    up, down, positive, negative = weights.clip(0), weights.clip(None, 0), x.clip(0), x.clip(None, 0)
-    share = relevance / stabilised(positive @ up.T + negative @ down.T)
-    return positive * (share @ up) + negative * (share @ down)
 
 
 def _linear_cases() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
@@ -93,17 +78,10 @@ def test_gamma_rules_in_matrix_form(kind: str) -> None:
     with torch.no_grad():
         offset = module(torch.zeros(1, *shape, dtype=torch.float64))
         weights = matrix(lambda basis: module(basis) - offset, shape)
-        value, relevance = module(x), random(*module(x).shape, seed=4)
+        relevance = random(*module(x).shape, seed=4)
     bias = offset.flatten().numpy()
-    flat, arriving, out = x.flatten(1).numpy(), relevance.flatten(1).numpy(), value.flatten(1).numpy()
-    expected = np.zeros_like(flat)
-    for sign in (1, -1):
-        own, other = (weights.clip(0), weights.clip(None, 0)) if sign > 0 else (weights.clip(None, 0), weights.clip(0))
-        first, second = weights + gamma * own, weights + gamma * other
-        shifted = bias + gamma * (bias.clip(0) if sign > 0 else bias.clip(None, 0))
-        z = flat.clip(0) @ first.T + flat.clip(None, 0) @ second.T + shifted
-        share = np.where((out >= 0) == (sign > 0), arriving, 0) / stabilised(z)
-        expected += flat.clip(0) * (share @ first) + flat.clip(None, 0) * (share @ second)
+    flat, arriving = x.flatten(1).numpy(), relevance.flatten(1).numpy()
+    expected = gamma_twin(weights, bias, flat, arriving, gamma)
     np.testing.assert_allclose(flow(module, x, relevance, epsilon_rules=True), expected, rtol=1e-8, atol=1e-10)
 
 
@@ -122,8 +100,7 @@ def test_pooling_is_proportional_to_the_average(name: str) -> None:
     x = random(2, 3, 6, 6, seed=5).abs()
     relevance = random(*pooling(x).shape, seed=6)
     weights = matrix(average, (3, 6, 6))
-    flat = x.flatten(1).numpy()
-    expected = flat * ((relevance.flatten(1).numpy() / stabilised(flat @ weights.T)) @ weights)
+    expected = proportional_twin(weights, x.flatten(1).numpy(), relevance.flatten(1).numpy())
     np.testing.assert_allclose(flow(pooling, x, relevance), expected, rtol=1e-8, atol=1e-12)
 
 
@@ -238,23 +215,12 @@ def test_a_choice_passes_relevance_to_what_was_chosen() -> None:
     np.testing.assert_allclose(flow(chosen, x, relevance), expected, rtol=1e-8, atol=1e-10)
 
 
-def attention_twin(x: Array, weights: list[Array], relevance: Array) -> Array:
-    """One head in plain matrices: scores, Taylor softmax, weighted sum; half a product's relevance to each factor."""
-    query, key, value = (x @ w.T for w in weights)
-    scaled = query / np.sqrt(query.shape[-1])
-    scores = scaled @ key.swapaxes(-1, -2)
-    shares = np.exp(scores - scores.max(-1, keepdims=True))
-    shares /= shares.sum(-1, keepdims=True)
-    flow_out = relevance / stabilised(2 * (shares @ value))
-    to_shares = shares * (flow_out @ value.swapaxes(-1, -2))
-    to_value = value * (shares.swapaxes(-1, -2) @ flow_out)
-    to_scores = scores * (to_shares - shares * to_shares.sum(-1, keepdims=True))
-    flow_scores = to_scores / stabilised(2 * scores)
-    to_query, to_key = scaled * (flow_scores @ key), key * (flow_scores.swapaxes(-1, -2) @ scaled)
-    parts = zip(weights, (to_query, to_key, to_value), strict=True)
+def self_attention_twin(x: Array, weights: list[Array], relevance: Array) -> Array:
+    """One head of self-attention, its queries, keys and values by z+."""
+    arrived = attention_twin(*(x @ w.T for w in weights), relevance)
     return sum(  # type: ignore[no-any-return]
         np.stack([z_plus_twin(w, image, arriving) for image, arriving in zip(x, part, strict=True)])
-        for w, part in parts
+        for w, part in zip(weights, arrived, strict=True)
     )
 
 
@@ -269,7 +235,7 @@ def test_attention_in_matrix_form() -> None:
         query, key, value = (F.linear(v, w) for w in weights)
         return ((query / 2) @ key.transpose(-2, -1)).softmax(dim=-1) @ value
 
-    expected = attention_twin(x.numpy(), [w.numpy() for w in weights], relevance.numpy()).reshape(2, -1)
+    expected = self_attention_twin(x.numpy(), [w.numpy() for w in weights], relevance.numpy()).reshape(2, -1)
     np.testing.assert_allclose(flow(fused, x, relevance), expected, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(flow(explicit, x, relevance), expected, rtol=1e-8, atol=1e-10)
 
