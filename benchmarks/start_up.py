@@ -33,7 +33,7 @@ def begin(*_):
 
 module.VisualizationModule.training_step = begin
 try:
-    main(["evaluation=none", "progress=false", *sys.argv[1:]])
+    main(sys.argv[1:])
 except Began:
     print("began", time.time())
 """
