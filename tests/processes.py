@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -15,35 +16,43 @@ LONGEST = 240.0  # seconds
 
 
 def start(
-    place: Path, *arguments: str, setting: Mapping[str, str] | None = None, before: Callable[[], None] | None = None
+    place: Path,
+    *arguments: str,
+    setting: Mapping[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+    command: str = "visualize",
 ) -> BaseProcess:
-    """Start vital-visualize in a folder; what it prints goes to ``<pid>.txt`` there.
+    """Start a command in a folder; what it prints goes to ``<pid>.txt`` there.
 
     Args:
         place: the working folder.
         arguments: of the command.
         setting: environment variables.
         before: called in the process first; picklable.
+        command: which, without the vital- before its name.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_run, args=(place, arguments, {**os.environ, **(setting or {})}, before))
+    process = context.Process(target=_run, args=(command, place, arguments, {**os.environ, **(setting or {})}, before))
     process.start()
     return process
 
 
 def _run(
-    place: Path, arguments: tuple[str, ...], setting: Mapping[str, str], before: Callable[[], None] | None
+    command: str,
+    place: Path,
+    arguments: tuple[str, ...],
+    setting: Mapping[str, str],
+    before: Callable[[], None] | None,
 ) -> None:
-    from vital_exp.commands.visualize import main
-
+    main = import_module(f"vital_exp.commands.{command}").main
     os.chdir(place)
     os.environ.clear()
     os.environ.update(setting)
     output = os.open(f"{os.getpid()}.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    sys.argv = ["vital-visualize"]
+    sys.argv = [f"vital-{command}"]
     if before:
         before()
     main([str(argument) for argument in arguments])

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vital_exp.errors import UsageError
 from vital_exp.images.output import to_uint8
+from vital_exp.mining.interruption import ignore_signals
 from vital_exp.models.network import Preprocessing
 from vital_exp.references.decoding import CorruptImageError, fit, load_rgb, printable
 from vital_exp.references.folder import image_paths
@@ -86,6 +87,7 @@ class ImageFolder:
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin_memory,
+            worker_init_fn=ignore_signals,
             generator=torch.Generator(),  # else it takes a number from the global one
         )
 

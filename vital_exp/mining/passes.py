@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from vital_exp.images.output import resized
 from vital_exp.mining.images import ImageBatch, ImageFolder
+from vital_exp.mining.interruption import held_back
 from vital_exp.mining.patches import PatchSettings, crops, windows_over
 from vital_exp.mining.state import IMAGES_PASS, PATCHES_PASS, MiningState
 from vital_exp.mining.top import NOTHING, TopK
@@ -32,7 +34,7 @@ class Passes:
         workers: processes that decode images.
         save_every: pictures in the network between saves.
         progress: whether bars are shown on a terminal.
-        save: called with the state now and then.
+        save: called with the state now and then, and on Ctrl-C and SIGTERM.
     """
 
     units: Units
@@ -75,18 +77,35 @@ class Passes:
         size: int,
         add: Callable[[MiningState, Tensor, Tensor], int],
     ) -> None:
-        """Hand the images of these numbers, from the state's position on, to ``add``, ``size`` at once."""
-        unsaved = 0
-        for batch in self._batches(numbers, state.position, size, state.phase):
-            if batch.pixels is not None:
-                unsaved += add(state, batch.rgb(self.device), batch.numbers.to(self.device))
-            state.corrupt |= batch.corrupt
-            state.position += batch.count
-            if unsaved >= self.save_every:
-                self.save(state)
-                unsaved = 0
+        """Hand the images of these numbers, from the state's position on, to ``add``, ``size`` at once.
 
-    def _batches(self, numbers: Sequence[int], position: int, size: int, phase: str) -> Iterator[ImageBatch]:
+        The state is saved now and then, and when it is interrupted.
+        """
+        unsaved = 0
+        try:
+            with closing(self._batches(numbers, state.position, size, state.phase)) as batches:
+                for batch in batches:
+                    with held_back():
+                        unsaved += self._count(state, batch, add)
+                        if unsaved >= self.save_every:
+                            self.save(state)
+                            unsaved = 0
+        except KeyboardInterrupt:  # between two batches, as signals are held back within one
+            self.save(state)
+            raise
+
+    def _count(self, state: MiningState, batch: ImageBatch, add: Callable[[MiningState, Tensor, Tensor], int]) -> int:
+        """Take a batch into the state; return how many pictures the network saw."""
+        shown = 0
+        if batch.pixels is not None:
+            shown = add(state, batch.rgb(self.device), batch.numbers.to(self.device))
+        state.corrupt |= batch.corrupt
+        state.position += batch.count
+        return shown
+
+    def _batches(
+        self, numbers: Sequence[int], position: int, size: int, phase: str
+    ) -> Generator[ImageBatch, None, None]:
         """Yield batches behind a progress bar."""
         loaded = self.folder.batches(numbers[position:], size, self.workers, pin_memory=self.device.type == "cuda")
         hidden = None if self.progress else True
