@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := $(VENV)/.peers
 
 .PHONY: help demo test lint bench clean
 
@@ -25,7 +26,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy vital_exp
 
-bench: $(STAMP)
+bench: $(PEERS)
 	$(BIN)/python benchmarks/speed.py
 
 clean:
@@ -38,4 +39,9 @@ $(STAMP): pyproject.toml
 	@echo "Installing vital_exp with PyTorch into $(VENV): several minutes and several GB the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+# Horama and Lucent, which the page of speed compares with.
+$(PEERS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[peers]"
 	@touch $@

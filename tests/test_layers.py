@@ -14,7 +14,7 @@ from torch import nn
 from tests.tiny import CifarResNet, tiny_net
 from vital_exp.config import compose_config, options_of
 from vital_exp.errors import UsageError
-from vital_exp.models.layers import alignment, default_layers, describe_layers, layer_shapes
+from vital_exp.models.layers import alignment, default_layers, describe_layers, layer_shapes, unit_alignment
 from vital_exp.models.loading import ModelConfig, wrap
 from vital_exp.models.named import model_config
 from vital_exp.models.network import Recipe, VisionNetwork
@@ -241,6 +241,20 @@ def test_what_is_asked_for_comes_first() -> None:
     assert alignment(network, Recipe(layer_weights=(5.0, 6.0))).layers == {"conv1": 5.0, "layer1": 6.0}
     resolved = alignment(network, Recipe(total_variation=0.0))
     assert (resolved.total_variation, resolved.l2) == (0.0, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("target", "layers"),
+    [
+        ("layer4.0", ["conv1", "layer1", "layer2", "layer3"]),
+        ("layer3", ["conv1", "layer1", "layer2"]),
+        ("layer2.0", ["conv1", "layer1"]),
+    ],
+)
+def test_hidden_units_have_the_papers_layers_weights_and_priors(target: str, layers: list[str]) -> None:
+    found = unit_alignment(from_torchvision("resnet50"), Recipe(), target)
+    assert found.layers == {layer: 0.1 if layer == "conv1" else 1.0 for layer in layers}
+    assert (found.total_variation, found.l2) == (3e-7, 3e-7)
 
 
 def test_one_layer_may_come_without_brackets() -> None:
