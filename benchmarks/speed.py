@@ -280,7 +280,10 @@ def page(options: argparse.Namespace) -> str:
         if time.perf_counter() - started > options.seconds:
             left_out.append(title)
             continue
-        text.append(f"## {title}\n\n{PARTS[title].__doc__}\n\n{step_profile.table(PARTS[title](options), 'what')}")
+        began = time.perf_counter()
+        rows = step_profile.table(PARTS[title](options), "what")
+        spent = time.perf_counter() - began
+        text.append(f"## {title}\n\n{PARTS[title].__doc__} Measured in {spent:.0f} s.\n\n{rows}")
         print(f"\n{text[-1]}", flush=True)
     if left_out:
         text.append(f"Left out, time was over: {'; '.join(left_out)}.")
