@@ -15,7 +15,8 @@ from vital_exp import load_model, visualize
 from vital_exp.engine import objective_and_gradient
 from vital_exp.engine.batching import batches, padded
 from vital_exp.errors import UsageError
-from vital_exp.models.network import VisionNetwork
+from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.taps import Taps
 from vital_exp.relevance.maps import activations_and_relevance
 from vital_exp.relevance.weights import channel_correlation, channel_importance, spatial_masks
 from vital_exp.targets.readout import STRONGEST, Readout, readout
@@ -188,8 +189,10 @@ def test_directions_from_a_file(tmp_path: Path) -> None:
     assert made.results[0]["status"] == "done"
 
 
-def test_a_unit_that_nothing_reaches_says_so() -> None:
-    made = visualize(tiny(dead=3), ["layer1:3", "layer1:5"], references=images(), steps=3, overrides=SHORT)
+@pytest.mark.parametrize("relevance", ["lrp", "gradient_x_activation"])
+def test_a_unit_that_nothing_reaches_says_so(relevance: str) -> None:
+    asked = [*(one for one in SHORT if not one.startswith("relevance")), f"relevance={relevance}"]
+    made = visualize(tiny(dead=3), ["layer1:3", "layer1:5"], references=images(), steps=3, overrides=asked)
     assert [result["status"] for result in made.results] == ["failed", "done"]
     assert "gradient is exactly zero" in made.results[0]["error"]
     assert made.images[0].isnan().all()
@@ -201,6 +204,28 @@ def test_pictures_can_start_from_a_reference() -> None:
         overrides=[*SHORT, "image.init=reference", "optimizer.lr=1e-9", "transforms=none"],
     )  # fmt: skip
     torch.testing.assert_close(made.images[0], images()[0], rtol=0, atol=1e-5)
+
+
+def test_a_unit_that_noise_does_not_reach_is_started_from_a_reference() -> None:
+    network, still = tiny(), [*SHORT, "transforms=none"]
+    noise = visualize(network, "layer1:3", references=images(), steps=1, overrides=[*still, "optimizer.lr=1e-9"])
+    convolution = network.module.layer1[0]  # type: ignore[index]
+    with torch.no_grad():
+        before = Taps(network.module, ["bn1"])
+        largest = [
+            convolution(before(model_space(pictures, network))[0]["bn1"].relu()).amax((0, 2, 3))
+            for pictures in (noise.images, images()[:1])
+        ]
+        unit = int((largest[1] - largest[0]).argmax())
+        convolution.bias[unit] -= (largest[0] + largest[1])[unit] / 2  # silent on noise, not on the reference
+    assert largest[0][unit] < largest[1][unit]
+    silent = visualize(network, f"layer1:{unit}", references=images(), steps=3, overrides=still)
+    assert "gradient is exactly zero" in silent.results[0]["error"]
+    alive = visualize(
+        network, f"layer1:{unit}", references=images(), steps=3, overrides=[*still, "image.init=reference"]
+    )
+    assert alive.results[0]["status"] == "done"
+    assert alive.results[0]["activation"] > 0
 
 
 MISTAKES = [
