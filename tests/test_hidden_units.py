@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.tiny import tiny_net
 from vital_exp import load_model, visualize
@@ -258,3 +259,77 @@ def test_a_readout_holds_one_row_per_picture() -> None:
     read = Readout("l", torch.eye(3), (None, (0, 1), None))
     assert read.of(1, 2).vectors.tolist() == [[0, 1, 0], [0, 1, 0]]
     assert read.of(1, 2).positions == ((0, 1), (0, 1))
+
+
+UNPENALISED = ["objective.total_variation.weight=0", "objective.l2.weight=0"]
+
+
+def differentiable_loss(
+    network: VisionNetwork, picture: Tensor, references: Tensor, method: str, *, constant: bool
+) -> Tensor:
+    """METHODS 1.3 for layer1:3 by autograd; relevance is computed outside, or, not constant, moves with activations."""
+    read, refs = readout([UNIT], 16), network.preprocessing.normalise(references)
+    _, maps, _ = activations_and_relevance(network.module, picture.detach(), ["conv1"], read, method)
+    of_refs, maps_of_refs, _ = activations_and_relevance(network.module, refs, ["conv1"], read.of(0, len(refs)), method)
+    activation = network.module.get_submodule("conv1")(picture)
+    relevance = maps["conv1"] if constant else maps["conv1"] * activation / activation.detach()
+    masked = (spatial_masks(relevance) * activation.flatten(2)).sort(dim=-1).values
+    wanted = (spatial_masks(maps_of_refs["conv1"]) * of_refs["conv1"].flatten(2)).sort(dim=-1).values.mean(dim=0)
+    weight = channel_importance(maps_of_refs["conv1"]).mean(dim=0)
+    return 0.1 * (weight[:, None] * (masked[0] - wanted).square()).mean()
+
+
+@pytest.mark.parametrize("method", ["lrp", "lrp_restricted", "attn_lrp", "guided_backprop", "gradient_x_activation"])
+def test_relevance_is_constant_in_the_backward_pass(method: str) -> None:
+    network, picture, references = tiny(), images(1, 5), images(4, 6)
+    losses, gradient = objective_and_gradient(
+        network, "layer1:3", picture, references=references,
+        overrides=[*SHORT[:2], f"relevance={method}", "transforms=none", *UNPENALISED],
+    )  # fmt: skip
+    expected = {}
+    for constant in (True, False):
+        x = network.preprocessing.normalise(picture).requires_grad_()
+        loss = differentiable_loss(network, x, references, method, constant=constant)
+        (expected[constant],) = torch.autograd.grad(loss, x)
+        assert float(losses[0]) == pytest.approx(float(loss.detach()), rel=1e-4)
+    scale = float(expected[True].abs().amax())
+    torch.testing.assert_close(gradient, expected[True], rtol=1e-3, atol=1e-4 * scale)
+    assert (gradient - expected[False]).abs().amax() > 0.1 * scale
+
+
+class Counted:
+    """Relevance, and how many images it was asked of at each call."""
+
+    def __init__(self) -> None:
+        self.images: list[int] = []
+
+    def __call__(self, module: nn.Module, pictures: Tensor, *rest: Any) -> Any:
+        self.images.append(len(pictures))
+        return activations_and_relevance(module, pictures, *rest)
+
+
+def test_relevance_is_computed_at_each_step_for_pictures_and_once_for_references(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of_pictures, of_references = Counted(), Counted()
+    monkeypatch.setattr("vital_exp.relevance.weights.activations_and_relevance", of_pictures)
+    monkeypatch.setattr("vital_exp.references.statistics.activations_and_relevance", of_references)
+    visualize(
+        tiny(), ["layer1:3", "layer1:5"], references=images(3), steps=5,
+        overrides=[*SHORT[:2], "relevance=lrp", "batch_size=2"],
+    )  # fmt: skip
+    assert of_pictures.images == [2] * 5
+    assert of_references.images == [3, 3]  # once for each target
+
+
+@pytest.mark.parametrize("method", ["attn_lrp", "lrp_restricted"])
+def test_pictures_by_attn_lrp_and_from_one_position(method: str) -> None:
+    def loss(chosen: str) -> list[float]:
+        made = visualize(
+            tiny(), "layer1:3", references=images(), steps=3, overrides=[*SHORT[:2], f"relevance={chosen}"]
+        )
+        assert [result["status"] for result in made.results] == ["done"]
+        history: list[float] = made.history["layer1:3"]["alignment"]
+        return history
+
+    assert loss(method)[0] != loss("lrp")[0]

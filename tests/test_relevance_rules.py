@@ -258,6 +258,15 @@ def test_torchvisions_attention_is_timms() -> None:
     np.testing.assert_allclose(flow(theirs, x, relevance), flow(by_hand, x, relevance), rtol=1e-8, atol=1e-12)
 
 
+def tv(name: str) -> nn.Module:
+    network: nn.Module = getattr(torchvision.models, name)(weights=None)
+    return network
+
+
+def small_vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(64, 16, 3, 2, 32, 64, num_classes=4)
+
+
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 @pytest.mark.parametrize(
     ("name", "expected"),
@@ -277,13 +286,37 @@ def test_as_many_rules_are_installed_as_a_network_has_operations(
     assert {operation: rules.counts[operation] for operation in expected} == expected
 
 
-def tv(name: str) -> nn.Module:
-    network: nn.Module = getattr(torchvision.models, name)(weights=None)
-    return network
+def _vit(depth: int) -> dict[str, int]:
+    """What a vision transformer of so many blocks has."""
+    blocks = {"residual_sum": 2, "layer_norm": 2, "matmul": 2, "softmax": 1, "gelu": 1, "linear": 4}
+    once = {"layer_norm": 1, "linear": 1, "conv2d": 1}
+    return {name: depth * blocks.get(name, 0) + once.get(name, 0) for name in {**blocks, **once}}
 
 
-def small_vit() -> nn.Module:
-    return torchvision.models.VisionTransformer(64, 16, 3, 2, 32, 64, num_classes=4)
+def _convnext(depth: int) -> dict[str, int]:
+    """What a ConvNeXt of four stages with so many blocks has; its stem and its three steps down have a norm each."""
+    once = {"conv2d": 4, "layer_norm": 5, "linear": 1}
+    blocks = {"residual_sum": 1, "conv2d": 1, "layer_norm": 1, "linear": 2, "gelu": 1, "scale": 1}
+    return {name: depth * count + once.get(name, 0) for name, count in blocks.items()}
+
+
+MOBILENET = {"residual_sum": 10, "conv2d": 52, "batch_norm": 52, "linear": 1, "product": 0}
+COUNTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], dict[str, int]]] = {
+    # timm's, torchvision's, what both have
+    "vit": (lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2), small_vit, _vit(2)),
+    "convnext": (lambda: timm.create_model("convnext_tiny"), lambda: tv("convnext_tiny"), _convnext(18)),
+    "mobilenetv2": (lambda: timm.create_model("mobilenetv2_100"), lambda: tv("mobilenet_v2"), MOBILENET),
+}
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+@pytest.mark.parametrize("name", list(COUNTS))
+def test_as_many_rules_are_installed_as_other_families_have_operations(library: str, name: str) -> None:
+    theirs, torchvisions, expected = COUNTS[name]
+    network = (theirs if library == "timm" else torchvisions)().eval().requires_grad_(False)
+    with RelevancePass() as rules:
+        network(torch.zeros(1, 3, 64, 64).requires_grad_())
+    assert {operation: rules.counts[operation] for operation in expected} == expected
 
 
 ENCODER = "encoder.layers.encoder_layer_"
@@ -465,6 +498,25 @@ def test_relevance_of_a_class_starts_from_its_logit() -> None:
     network, images = load_model(tiny_net(), size=32), torch.rand(2, 3, 32, 32)
     maps = relevance_maps(network, images, "class:1", ["conv1", "layer1"], "gradient_x_activation")
     assert maps["layer1"].shape == (2, 16, 8, 8)
+
+
+@pytest.mark.parametrize("method", ["lrp", "attn_lrp", "lrp_restricted"])
+@torch.no_grad()
+def test_lrp_of_a_class_distributes_its_logit(method: str) -> None:
+    module = tiny_net(classes=8)
+    for bias in (module.fc.bias, module.layer1[0].bias):  # biases take relevance, or make it
+        bias.zero_()
+    network, images = load_model(module, size=32), torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    logits = network.module(network.preprocessing.normalise(images))
+    assert (logits.amin(0) > 0.05).any()
+    assert (logits.amax(0) < -0.05).any()
+    for index in range(8):
+        maps = relevance_maps(network, images, f"class:{index}", ["conv1", "layer1", "fc"], method)
+        # A class that an image speaks against has nothing to distribute.
+        begun = torch.ones(3) if method == "lrp_restricted" else logits[:, index].clamp(min=0)
+        for layer, values in maps.items():
+            sums = values.flatten(1).sum(1)
+            torch.testing.assert_close(sums, begun, rtol=5e-3, atol=1e-5, msg=f"{index} {layer} {sums} {begun}")
 
 
 @pytest.mark.parametrize(
