@@ -300,10 +300,10 @@ def _convnext(depth: int) -> dict[str, int]:
     return {name: depth * count + once.get(name, 0) for name, count in blocks.items()}
 
 
-MOBILENET = {"residual_sum": 10, "conv2d": 52, "batch_norm": 52, "linear": 1, "product": 0}
+MOBILENET = {"residual_sum": 10, "conv2d": 52, "batch_norm": 52, "hardtanh": 35, "linear": 1}
 COUNTS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], dict[str, int]]] = {
     # timm's, torchvision's, what both have
-    "vit": (lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2), small_vit, _vit(2)),
+    "vit": (lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, depth=3), small_vit, _vit(3)),
     "convnext": (lambda: timm.create_model("convnext_tiny"), lambda: tv("convnext_tiny"), _convnext(18)),
     "mobilenetv2": (lambda: timm.create_model("mobilenetv2_100"), lambda: tv("mobilenet_v2"), MOBILENET),
 }
@@ -565,3 +565,39 @@ def test_z_plus_agrees_with_zennit() -> None:
     finally:
         handle.remove()
     torch.testing.assert_close(ours["0"], theirs, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["lrp", "attn_lrp"])
+@pytest.mark.parametrize("average", [nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(4)])
+def test_a_network_of_many_layers_agrees_with_zennit(method: str, average: nn.Module) -> None:
+    zennit = pytest.importorskip("zennit.rules")
+    torch.manual_seed(3)
+    body = [nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), average, nn.Conv2d(8, 8, 3, groups=2)]
+    head = [nn.ReLU(), nn.Flatten(), nn.Linear(32, 10), nn.ReLU(), nn.Dropout(), nn.Linear(10, 4)]
+    network = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), *body, *head).double().eval().requires_grad_(False)
+    x = random(2, 3, 8, 8, seed=21)
+    away = lambda z: z + torch.where(z < 0, -EPSILON, EPSILON).to(z)  # noqa: E731
+    rules = {
+        nn.Conv2d: zennit.ZPlus(away, zero_params="bias"),
+        nn.Linear: zennit.ZPlus(away, zero_params="bias"),
+        type(average): zennit.Norm(away),
+        **dict.fromkeys((nn.BatchNorm2d, nn.ReLU, nn.Dropout), zennit.Pass()),
+    }
+    if method == "attn_lrp":
+        rules |= {nn.Conv2d: zennit.Gamma(0.25, away), nn.Linear: zennit.Gamma(0.05, away)}
+    hidden = network[0](x).requires_grad_()
+    copies = [(module, rules[type(module)].copy()) for module in network[1:] if type(module) in rules]
+    handles = [rule.register(module) for module, rule in copies]
+    try:
+        out = network[1:](hidden)
+        start = torch.zeros_like(out)
+        start[:, 1] = out.detach()[:, 1].clamp(min=0) + 1
+        (theirs,) = torch.autograd.grad(out, hidden, start)
+    finally:
+        for handle in handles:
+            handle.remove()
+    with RelevancePass(epsilon_rules=method == "attn_lrp"):
+        leaf = hidden.detach().requires_grad_()
+        result = network[1:](leaf)
+    (ours,) = torch.autograd.grad(result, leaf, start)
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)
