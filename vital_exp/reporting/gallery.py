@@ -203,15 +203,26 @@ def _read_scores(path: Path) -> dict[str, dict[str, object]]:
 
 
 def _config_names(config: str) -> dict[str, str]:
-    """Return the names of the model and of the method in a composed configuration; empty where it has none."""
+    """Return what a composed configuration calls the model and the method (empty where it has none), the references."""
     try:
         tree = OmegaConf.to_container(OmegaConf.create(config), resolve=False)
     except Exception:  # any mistake in a file that people may edit: the page can do without its title
         tree = None
     groups = tree if isinstance(tree, dict) else {}
-    model, method = (groups.get(key) for key in ("model", "method"))
-    model, method = (group if isinstance(group, dict) else {"name": group} for group in (model, method))
-    return {"model": str(model.get("name") or model.get("factory") or ""), "method": str(method.get("name") or "")}
+    named = {key: groups.get(key) for key in ("model", "method", "references")}
+    model, method, references = (one if isinstance(one, dict) else {"name": one} for one in named.values())
+    return {
+        "model": str(model.get("name") or model.get("factory") or ""),
+        "method": str(method.get("name") or ""),
+        "references": _references_name(references),
+    }
+
+
+def _references_name(references: dict[Any, Any]) -> str:
+    """Return the words under the reference images: mined ones are those that drive the unit most."""
+    if references.get("source") != "mined":
+        return "real reference images"
+    return f"{'patches of ' if references.get('region') == 'patch' else ''}real images that drive the unit most"
 
 
 def _json_object(text: str) -> dict[str, Any]:
