@@ -105,6 +105,23 @@ def test_the_page_is_one_file_that_fetches_nothing(places: dict[str, Path], monk
     assert all((Path("run") / source).is_file() for source in sources)
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_bars_of_images_and_of_patches_on_a_terminal(
+    shown: bool, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    run = placed(places, *SHORT, *QUIET, "hydra.run.dir=run", "sheets=false")
+    assert command(*run, f"progress={shown}") == 0
+    told = capsys.readouterr().err
+    if not shown:
+        assert told == ""
+        return
+    lines = re.split(r"[\r\n]+", told)
+    assert any(line.startswith("images: 100%") and " 8/8 " in line for line in lines), told
+    count = len({row.image for unit in (0, 3) for row in Index.open("run").top("layer4", unit)})
+    assert any(line.startswith("patches: 100%") and f" {count}/{count} " in line for line in lines), told
+
+
 def test_sheets_and_patches_can_be_left_out(places: dict[str, Path]) -> None:
     run = placed(places, *SHORT, *QUIET, "hydra.run.dir=run", "sheets=false", "patches=false")
     assert command(*run) == 0
