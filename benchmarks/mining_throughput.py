@@ -7,7 +7,11 @@ writing the index; no patches) against a bare forward pass over the same images 
 and once with the images in memory. Rounds alternate; the figure is the median over rounds of the ratio, wanted at most
 1.1. Processor time is given too: on a busy machine it is the steadier one.
 
-Second part: peak memory of a mining of 1,000 and of 10,000 images, each in a process of its own.
+Second part: peak memory of a mining of 1,000 and of 10,000 images, each in a process of its own. Every image has a path of
+its own, so that what grows with their number is seen: the paths, and the reasons of those that cannot be read. Alone, and
+of more images:
+
+    python benchmarks/mining_throughput.py --count 0 --memory 1000 100000
 """
 
 from __future__ import annotations
@@ -39,7 +43,8 @@ BACKBONES = Path(__file__).resolve().parents[1] / "examples" / "backbones.py"
 KERAS_MEAN = [0.48502, 0.45796, 0.40760]  # of the ResNet-50's weights
 LAYER = "layer3.5"
 K = 50
-FILES = 50  # drawn for the second part, listed again and again
+FILES = 50  # drawn for the second part; the others are hard links to them, each with a path of its own
+PER_FOLDER = 1000
 Clocks = tuple[float, float]
 
 
@@ -110,27 +115,38 @@ def small_network() -> VisionNetwork:
     return wrap(nn.Sequential(nn.Conv2d(3, 64, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), ModelConfig(size=32))
 
 
-def peak_memory(root: Path, count: int) -> float:
-    """Return the peak memory in MB of mining so many images, patches included."""
+def peak_memory(root: Path) -> float:
+    """Return the peak memory in MB of mining a folder, patches included."""
     torch.set_num_threads(1)
     network = small_network()
     folder = ImageFolder(root, network.preprocessing)
-    folder.paths = (folder.paths * (count // FILES + 1))[:count]  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as out:
         Mining(select_units(network, ["1"]), folder, K).run(Path(out))
     return peak(torch.device("cpu"))
 
 
+def draw_folder(root: Path, count: int) -> None:
+    """Fill a folder with so many images, of which the first few are drawn."""
+    for number in range(count):
+        path = root / f"{number // PER_FOLDER:04d}" / f"{number:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        if number < FILES:
+            pixels = to_uint8(draw(number % len(CLASS_NAMES), number, seed=0)).permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(path)
+        else:
+            path.hardlink_to(root / "0000" / f"{number % FILES:08d}.png")
+
+
 def memory(counts: Sequence[int]) -> dict[int, float]:
     """Return the peak memory in MB by number of images, each in a fresh process."""
-    with tempfile.TemporaryDirectory() as root:
-        for number in range(FILES):
-            pixels = to_uint8(draw(number % len(CLASS_NAMES), number, seed=0)).permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(Path(root) / f"{number:02d}.png")
-        peaks = {}
-        for count in counts:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                peaks[count] = pool.submit(peak_memory, Path(root), count).result()
+    peaks = {}
+    for count in counts:
+        with (
+            tempfile.TemporaryDirectory() as root,
+            ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+        ):
+            draw_folder(Path(root), count)
+            peaks[count] = pool.submit(peak_memory, Path(root)).result()
     return peaks
 
 
@@ -138,7 +154,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VITAL_TEST_DATA", ".")))
-    parser.add_argument("--count", type=int, default=256, help="images of the first part")
+    parser.add_argument("--count", type=int, default=256, help="images of the first part; 0: leave it out")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
@@ -146,9 +162,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print both parts."""
-    options = parse(arguments)
+def throughput(options: argparse.Namespace) -> None:
+    """Print the first part."""
     network = backbone(options.data)
     images = options.data / "data" / "imagenet-sample"
     print(f"{network.device}, torch {torch.__version__}, {torch.get_num_threads()} threads, {options.count} images")
@@ -157,6 +172,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = FirstImages(images, network.preprocessing, options.count, options.batch_size, keep)
         (wall, processor), plain = ratios(network, folder, options)
         print(f"| {name} | {plain[0]:.1f} ({plain[1]:.1f} of processors) | {wall:.3f} | {processor:.3f} |", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print both parts."""
+    options = parse(arguments)
+    if options.count:
+        throughput(options)
     for count, most in memory(options.memory).items():
         print(f"peak memory of mining {count} images: {most:.0f} MB", flush=True)
 
