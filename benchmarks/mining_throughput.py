@@ -7,9 +7,9 @@ writing the index; no patches) against a bare forward pass over the same images 
 and once with the images in memory. Rounds alternate; the figure is the median over rounds of the ratio, wanted at most
 1.1. Processor time is given too: on a busy machine it is the steadier one.
 
-Second part: peak memory of a mining of 1,000 and of 10,000 images, each in a process of its own. Every image has a path of
-its own, so that what grows with their number is seen: the paths, and the reasons of those that cannot be read. Alone, and
-of more images:
+Second part: peak memory of a mining of 1,000 and of 10,000 images, each in a process of its own. Every image has a path
+of its own, so that what grows with their number is seen: the paths, and the reasons of those that cannot be read;
+alone, and of more images:
 
     python benchmarks/mining_throughput.py --count 0 --memory 1000 100000
 """
