@@ -69,6 +69,17 @@ def test_z_plus_in_matrix_form(name: str, signed: bool) -> None:
     np.testing.assert_allclose(flow(module, x, relevance), expected, rtol=1e-8, atol=1e-10)
 
 
+def test_weights_can_be_given_by_name() -> None:
+    x, relevance = random(2, 6, seed=9), random(2, 6, seed=10)
+    weight, bias = random(6, 6, seed=11), random(6, seed=12)
+    by_name = flow(lambda v: F.linear(v, weight=weight, bias=bias), x, relevance, epsilon_rules=True)
+    np.testing.assert_array_equal(by_name, flow(lambda v: F.linear(v, weight, bias), x, relevance, epsilon_rules=True))
+    maps, kernels = random(2, 3, 5, 5, seed=1), random(4, 3, 3, 3, seed=2)
+    arriving = random(2, 4, 2, 2, seed=3)
+    by_name = flow(lambda v: F.conv2d(v, weight=kernels, stride=2), maps, arriving)
+    np.testing.assert_array_equal(by_name, flow(lambda v: F.conv2d(v, kernels, None, 2), maps, arriving))
+
+
 @pytest.mark.parametrize("kind", ["linear", "convolution"])
 def test_gamma_rules_in_matrix_form(kind: str) -> None:
     module, shape = _linear_cases()[kind]
@@ -430,6 +441,34 @@ PADDED = PaddedAttention(4, 1, batch_first=True).double().eval().requires_grad_(
 def test_what_has_no_rule_is_refused(operation: Callable[[Tensor], Tensor], named: str) -> None:
     with RelevancePass(), pytest.raises(Uncovered, match=named):
         operation(random(1, 2, 4, seed=1).requires_grad_())
+
+
+class Changed(nn.Module):
+    """Changes activations in place, by statements whose results nobody takes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        F.relu(x, inplace=True)
+        x.mul_(0.5)
+        x += shortcut  # what it has become
+        return x
+
+
+@pytest.mark.parametrize("method", ["lrp", "guided_backprop", "gradient_x_activation"])
+@torch.no_grad()
+def test_statements_in_place_change_what_is_read_afterwards(method: str) -> None:
+    torch.manual_seed(0)
+    first, last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+    network = nn.Sequential(first, Changed(), last).double().eval().requires_grad_(False)
+    x = random(2, 3, 6, 6, seed=1)
+    before = first(x)
+    read = readout([Target("channel", 0, "2")] * 2, 2)
+    activations, maps, value = activations_and_relevance(network, x, ["0", "1"], read, method)
+    torch.testing.assert_close(activations["0"], before)
+    torch.testing.assert_close(activations["1"], before.relu())  # half of it and the same again
+    torch.testing.assert_close(value, last(before.relu())[:, 0].flatten(1))
+    if method == "lrp":  # both halves came from the same activation
+        torch.testing.assert_close(maps["0"], maps["1"])
 
 
 class Cumulative(nn.Module):

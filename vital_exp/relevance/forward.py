@@ -69,7 +69,41 @@ def check_ruled(values: Any) -> None:
             raise Uncovered(tensor.grad_fn.name().removesuffix("Backward"))
 
 
-class RelevancePass(TorchFunctionMode):
+class OutOfPlacePass(TorchFunctionMode):
+    """While it is active, in-place operations are carried out out of place, so that activations stay what they were.
+
+    Whatever uses a tensor after an in-place operation on it gets the operation's result.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By the id of a tensor: it, kept so that no other takes its id, and what it would have become.
+        self._changed: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Carry out one operation."""
+        given = self.current(args)
+        keywords = {name: self.current(value) for name, value in (kwargs or {}).items()}
+        result = self._run(func, given, keywords)
+        if _in_place(func, keywords) and given and _needs_gradient(given[0]) and result is not given[0]:
+            self._changed[id(given[0])] = given[0], result
+        return result
+
+    def current(self, value: Any) -> Any:
+        """Return what in-place operations would have made of a tensor, or of those in a tuple or list."""
+        if type(value) in (tuple, list):
+            return type(value)(map(self.current, value))
+        while id(value) in self._changed:
+            _, value = self._changed[id(value)]
+        return value
+
+    def _run(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        return _value(func, args, keywords)
+
+
+class RelevancePass(OutOfPlacePass):
     """While it is active, operations on activations that need a gradient get the backward pass of their rule.
 
     In-place operations are carried out out of place. An operation without a rule raises Uncovered; one that torch does
@@ -87,11 +121,8 @@ class RelevancePass(TorchFunctionMode):
         self.epsilon_rules = epsilon_rules
         self.counts: Counter[str] = Counter()
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def _run(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Carry out one operation with its rule."""
-        keywords = dict(kwargs or {})
         if not any(map(_needs_gradient, (*args, *keywords.values()))):
             return func(*args, **keywords)
         check_ruled((*args, *keywords.values()))
@@ -125,16 +156,18 @@ class RelevancePass(TorchFunctionMode):
         return operations.positive(result) if name in NEVER_NEGATIVE else result
 
     def _conv2d(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        value = func(*args, **keywords)
         x, weight, bias, options = _linear_arguments(args, keywords)
 
         def convolve(v: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
             return F.conv2d(v, w, b, *options, **keywords)
 
-        return self._weights("conv2d", func(*args, **keywords), x, weight, bias, convolve, operations.GAMMA_CONVOLUTION)
+        return self._weights("conv2d", value, x, weight, bias, convolve, operations.GAMMA_CONVOLUTION)
 
     def _linear(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        value = func(*args, **keywords)
         x, weight, bias, _ = _linear_arguments(args, keywords)
-        return self._weights("linear", func(*args, **keywords), x, weight, bias, F.linear, operations.GAMMA_LINEAR)
+        return self._weights("linear", value, x, weight, bias, F.linear, operations.GAMMA_LINEAR)
 
     def _weights(
         self,
@@ -263,33 +296,18 @@ RULED = frozenset(
 )
 
 
-class GuidedPass(TorchFunctionMode):
+class GuidedPass(OutOfPlacePass):
     """While it is active, activation functions let only positive gradients back (guided backpropagation).
 
     In-place operations are carried out out of place; everything else is as it is.
     """
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Carry out one operation."""
-        keywords = dict(kwargs or {})
-        name = operation_name(func)
-        if name in GUIDED and _needs_gradient(args[0]):
+    def _run(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        if operation_name(func) in GUIDED and _needs_gradient(args[0]):
             return operations.guided(
                 _value(func, args, keywords), args[0], lambda x: _derivative(func, x, args[1:], keywords)
             )
         return _value(func, args, keywords)
-
-
-class OutOfPlacePass(TorchFunctionMode):
-    """While it is active, in-place operations are carried out out of place, so that activations stay what they were."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Carry out one operation."""
-        return _value(func, args, dict(kwargs or {}))
 
 
 def operation_name(func: Any) -> str:
@@ -302,15 +320,18 @@ def operation_name(func: Any) -> str:
     return {"radd": "add", "rmul": "mul", "truediv": "div"}.get(name, name)
 
 
+def _in_place(func: Any, keywords: Mapping[str, Any]) -> bool:
+    """Whether an operation changes its first argument."""
+    name = str(getattr(func, "__name__", ""))
+    plain = name.removeprefix("__").removesuffix("__")
+    return bool(keywords.get("inplace")) or (name.endswith("_") and not name.endswith("__")) or plain in IN_PLACE
+
+
 def _value(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
     """Carry out an operation, out of place if it is an in-place one on an activation."""
     if keywords.get("inplace"):
         keywords = {**keywords, "inplace": False}
-    name = str(getattr(func, "__name__", ""))
-    in_place = (name.endswith("_") and not name.endswith("__")) or name.removeprefix("__").removesuffix(
-        "__"
-    ) in IN_PLACE
-    if not in_place or not args or not _needs_gradient(args[0]):
+    if not _in_place(func, keywords) or not args or not _needs_gradient(args[0]):
         return func(*args, **keywords)
     plain = operation_name(func)
     outside = getattr(torch, plain, None) or getattr(F, plain)

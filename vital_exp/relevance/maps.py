@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import is_transformer
@@ -99,7 +98,7 @@ def start(activation: Tensor, readout: Readout, method: str) -> Tensor:
     return torch.empty_like(activation).copy_(begun.view_as(activation))  # in its order in memory, as all below will be
 
 
-def _pass(module: nn.Module, method: str) -> TorchFunctionMode:
+def _pass(module: nn.Module, method: str) -> OutOfPlacePass:
     if method == "guided_backprop":
         return GuidedPass()
     if method == "gradient_x_activation":
@@ -107,13 +106,13 @@ def _pass(module: nn.Module, method: str) -> TorchFunctionMode:
     return RelevancePass(epsilon_rules=method == "attn_lrp" or is_transformer(module))
 
 
-def _outputs(taps: Taps, pictures: Tensor, target: str, mode: TorchFunctionMode) -> dict[str, Tensor]:
+def _outputs(taps: Taps, pictures: Tensor, target: str, mode: OutOfPlacePass) -> dict[str, Tensor]:
     """Run the network up to the target's layer under a mode; return the layers' outputs, as parts of its graph."""
     found: dict[str, Tensor] = {}
 
     def note(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
-            found.setdefault(name, first_tensor(output, name))
+            found.setdefault(name, mode.current(first_tensor(output, name)))
             if name == target:
                 raise _TargetReached
 
@@ -126,7 +125,7 @@ def _outputs(taps: Taps, pictures: Tensor, target: str, mode: TorchFunctionMode)
             with mode:
                 output = taps.module(pictures.detach().requires_grad_())
             if taps.reads_output:
-                found[OUTPUT] = first_tensor(output, OUTPUT)
+                found[OUTPUT] = mode.current(first_tensor(output, OUTPUT))
         except _TargetReached:
             pass
     missing = [name for name in taps.layers if name not in found]
