@@ -180,6 +180,12 @@ def test_the_published_loop_of_hidden_units_has_the_library_s_loss(capsys: pytes
     assert "times the library's" in capsys.readouterr().out
 
 
+def test_a_step_of_a_unit_is_compared_with_one_of_a_class(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--size=64", "--rounds=1", "--relevance", "none", "--with", "channels_last=true"]
+    assert unit_step_time.main(asked) == 0
+    assert "none: a unit's step takes" in capsys.readouterr().out
+
+
 def test_the_page_of_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--network=resnet18", "--size=32", "--references=2", "--clock=cpu"]
     parts = ["Pictures made together", "Number of references", "Number of targets"]
