@@ -25,7 +25,7 @@ from vital_exp.whole_files import whole_path
 
 # Images passed through the network together; a constant, so that the statistics do not depend on anything else.
 IMAGES_PER_PASS = 8
-FORMAT = "mean sorted features, 3"  # part of the cache's key: a change of what is stored, or of relevance, needs another
+FORMAT = "mean sorted features, 3"  # part of the cache's key: what is stored and relevance rules
 # The name under which the target's own read-out, a single channel, is matched like a layer.
 READOUT = "readout"
 QUANTILES, IMPORTANCE = "quantiles/", "importance/"  # prefixes of the names in a cache file
