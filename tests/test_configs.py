@@ -20,6 +20,7 @@ from vital_exp.config import canonical, compose_config, plain
 from vital_exp.config_tree import config_dir, groups, options_of
 from vital_exp.engine import setup
 from vital_exp.errors import UsageError
+from vital_exp.models import named
 from vital_exp.models.loading import SOURCES, ModelConfig
 from vital_exp.models.named import model_config
 
@@ -228,3 +229,8 @@ def test_a_value_may_hold_a_number_sign() -> None:
     assert compose_config(["target=direction", "target.vectors=a.safetensors#3"]).target.vectors == "a.safetensors#3"
     assert canonical("target.vectors=a#1,b#2") == "target.vectors='a#1','b#2'"
     assert canonical("target.vectors='a#1'") == "target.vectors='a#1'"
+
+
+@pytest.mark.parametrize("name", options_of("model"))
+def test_a_network_by_its_name_is_the_one_of_its_configuration(name: str) -> None:
+    assert named._option(name) == named.model_config(compose_config([f"model={name}"]))

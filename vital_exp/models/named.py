@@ -53,12 +53,22 @@ def own_recipe(config: ModelConfig) -> Recipe:
     return asked
 
 
+def _option(name: str) -> ModelConfig:
+    """Return an option of the group ``model`` as its file says; composing a whole configuration is far slower."""
+    keys, own = (OmegaConf.load(config_dir() / "model" / f"{file}.yaml") for file in ("_keys", name))
+    assert isinstance(own, DictConfig)
+    del own["defaults"]
+    return model_config(OmegaConf.create({"model": OmegaConf.merge(keys, own)}))
+
+
 def named_network(spec: str | Mapping[str, Any], cache_dir: Path | None = None, key: str = "model") -> VisionNetwork:
     """Build a network from a name, or from the keys of the group ``model`` (a judge in a configuration).
 
     Raises:
         UsageError: an unknown name or key; see also :func:`build_network`.
     """
+    if isinstance(spec, str) and spec in options_of("model"):
+        return build_network(_option(spec), cache_dir)
     if isinstance(spec, str):
         return build_network(model_config(compose_config(model_overrides(spec, key))), cache_dir)
     if not isinstance(spec, Mapping):
