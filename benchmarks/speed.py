@@ -43,7 +43,7 @@ REFERENCES = 50
 BATCHES, SIZES, COUNTS, TARGETS = (1, 2, 4, 8), (112, 224, 320), (10, 50), (1, 8, 32)
 SCALING_ROUNDS = 3
 MEMORY_STEPS = 2
-LUCENT_STEPS = 3
+LUCENT_STEPS = 24  # of a picture; beginning one (folding, packing, two second gradients) would rule fewer
 BUDGET = 270.0  # seconds
 
 
