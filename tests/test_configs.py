@@ -20,9 +20,8 @@ from vital_exp.config import canonical, compose_config, plain
 from vital_exp.config_tree import config_dir, groups, options_of
 from vital_exp.engine import setup
 from vital_exp.errors import UsageError
-from vital_exp.models import named
 from vital_exp.models.loading import SOURCES, ModelConfig
-from vital_exp.models.named import model_config
+from vital_exp.models.named import model_config, named_config
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = [(group, option) for group in groups() for option in options_of(group) if not option.startswith("_")]
@@ -233,4 +232,4 @@ def test_a_value_may_hold_a_number_sign() -> None:
 
 @pytest.mark.parametrize("name", options_of("model"))
 def test_a_network_by_its_name_is_the_one_of_its_configuration(name: str) -> None:
-    assert named._option(name) == named.model_config(compose_config([f"model={name}"]))
+    assert named_config(name) == model_config(compose_config([f"model={name}"]))

@@ -58,7 +58,7 @@ def test_transparency_map_follows_its_formula(percentile: float) -> None:
         mean = sensitivity[i].mean(dim=0).numpy()
         clipped = np.minimum(mean, np.percentile(mean, percentile))
         np.testing.assert_allclose(maps[i, 0].numpy(), clipped / clipped.max(), rtol=1e-5)
-    assert transparency(torch.zeros(1, 3, 4, 4)).abs().max() == 0
+    assert transparency(torch.zeros(1, 3, 4, 4), percentile).abs().max() == 0
 
 
 def test_masked_picture_stretches_colours_and_carries_the_map() -> None:

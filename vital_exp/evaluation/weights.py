@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.models.loading import ModelConfig
-from vital_exp.models.named import model_config, model_overrides, named_network
+from vital_exp.models.named import named_config, named_network
 from vital_exp.models.network import VisionNetwork
 
 Spec = str | Mapping[str, Any]
@@ -36,7 +35,7 @@ def network_if_there(spec: Spec, cache_dir: Path, download: bool, key: str) -> V
 
 def _config(spec: Spec, key: str) -> ModelConfig:
     if isinstance(spec, str):
-        return model_config(compose_config(model_overrides(spec, key)))
+        return named_config(spec, key)
     known = {name: value for name, value in spec.items() if name in ModelConfig.__dataclass_fields__}
     return ModelConfig(**known)  # named_network names the keys it does not know
 

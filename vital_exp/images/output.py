@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional
 
 COLOUR_PERCENTILES = (0.01, 0.99)
-MASK_PERCENTILE = 98.0  # of VITAL; MACO's is 80 (METHODS 3)
 
 
 def to_uint8(picture: Tensor) -> Tensor:
@@ -27,13 +26,13 @@ def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(pictures, size, mode="bilinear", antialias=True)
 
 
-def transparency(sensitivity: Tensor, percentile: float = MASK_PERCENTILE) -> Tensor:
+def transparency(sensitivity: Tensor, percentile: float) -> Tensor:
     """Return the map of each picture, (N, 1, H, W) in [0, 1].
 
     Args:
         sensitivity: (N, 3, H, W) sum over steps of |dL/dx|; its channel mean is clipped at a percentile and divided
             by its maximum. A map that is zero everywhere stays zero.
-        percentile: in (0, 100].
+        percentile: in (0, 100]; 98 as published for VITAL (METHODS 1.3), 80 for MACO (METHODS 3).
     """
     mean = sensitivity.float().mean(dim=1, keepdim=True)  # (N, 1, H, W)
     most = mean.flatten(1).quantile(percentile / 100, dim=1).view(-1, 1, 1, 1)

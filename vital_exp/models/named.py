@@ -53,8 +53,15 @@ def own_recipe(config: ModelConfig) -> Recipe:
     return asked
 
 
-def _option(name: str) -> ModelConfig:
-    """Return an option of the group ``model`` as its file says; composing a whole configuration is far slower."""
+def named_config(name: str, key: str = "model") -> ModelConfig:
+    """Return the configuration of a network by its name: an option of the group ``model``, else a timm network's.
+
+    Raises:
+        UsageError: neither has that name.
+    """
+    if name not in options_of("model"):
+        return model_config(compose_config(model_overrides(name, key)))
+    # An option as its file says: to compose a whole configuration is far slower.
     keys, own = (OmegaConf.load(config_dir() / "model" / f"{file}.yaml") for file in ("_keys", name))
     assert isinstance(own, DictConfig)
     del own["defaults"]
@@ -67,10 +74,8 @@ def named_network(spec: str | Mapping[str, Any], cache_dir: Path | None = None, 
     Raises:
         UsageError: an unknown name or key; see also :func:`build_network`.
     """
-    if isinstance(spec, str) and spec in options_of("model"):
-        return build_network(_option(spec), cache_dir)
     if isinstance(spec, str):
-        return build_network(model_config(compose_config(model_overrides(spec, key))), cache_dir)
+        return build_network(named_config(spec, key), cache_dir)
     if not isinstance(spec, Mapping):
         raise UsageError(key, spec, "a name, or the keys of the group model")
     allowed: Sequence[str] = list(ModelConfig.__dataclass_fields__)

@@ -75,7 +75,7 @@ class _Weights:
         self.convolution, self.folded, self.precision = convolution, folded, precision
         self._parameters = [convolution._parameters[name] for name in ("weight", "bias")]
         self._versions = self._changes()
-        self._bias = self._as_they_lie()[1]
+        self._bias: Tensor | None = None
         self._forward: Tensor | None = None
         self._backward: Tensor | None = None
 
@@ -101,7 +101,7 @@ class _Weights:
         """Return the convolution of maps (N, C, H, W)."""
         padding, stride, dilation, groups = self._geometry
         if self._forward is None:
-            weight, _ = self._as_they_lie()
+            weight, self._bias = self._as_they_lie()
             geometry = padding, stride, dilation, groups, list(maps.shape)
             self._forward = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry)
         convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
