@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -142,9 +145,19 @@ def test_help_names_groups_options_and_keys(capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     lines = dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line)
     for group in groups():
-        assert set(options_of(group)) <= set(lines[group].split(", ")), group
+        assert options_of(group) == lines[group].split(", "), group
     for key in ("references.root", "target.index", "model.checkpoint", "batch_size", "dry_run=true", "list=layers"):
         assert key in text
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--hel", "model=nonsense"), ("list=layers",)])
+def test_a_reader_that_has_gone_is_no_mistake(arguments: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-m", "vital_exp", "visualize", *arguments]
+    done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, check=False, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (hydra_app.BROKEN_PIPE, "")
 
 
 def test_the_configuration_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from vital_exp.commands.help_text import asks_for_help, help_text
 from vital_exp.config import canonical, compose_config, config_dir
 from vital_exp.config_mistakes import check_overrides, explain
 from vital_exp.errors import UsageError
@@ -24,6 +25,7 @@ from vital_exp.errors import UsageError
 MISTAKE = 2  # exit code of a user's mistake
 SOME_FAILED = 3  # exit code when targets failed and the others went on
 INTERRUPTED = 130  # exit code after Ctrl-C, the shell's convention
+BROKEN_PIPE = 141  # and after SIGPIPE
 # Hydra's flags; argparse takes their beginnings too.
 FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
@@ -80,18 +82,24 @@ def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str])
     sys.argv = [command, *(argument for argument in arguments if not _is_override(argument)), *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a traceback and exiting with 1
     try:
-        check_overrides(overrides, compose_config, config_name)
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_job)()
+        if asks_for_help(arguments):
+            print(help_text(config_name))
+        else:
+            check_overrides(overrides, compose_config, config_name)
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_job)()
+        sys.stdout.flush()
     except JobEnded as end:
         codes.append(end.args[0])
     except (UsageError, HydraException, OmegaConfBaseException) as error:
         codes.append(_tell(command, _mistake(error, overrides, config_name)))
+    except BrokenPipeError:
+        codes.append(_reader_gone())
     except OSError as error:
         key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(arguments) else "hydra.run.dir"
         codes.append(_tell(command, f"{key}={error.filename}: the folder cannot be made ({error.strerror})"))
     except KeyboardInterrupt as interruption:
         codes.append(_tell(command, str(interruption) or HOW_TO_RESUME, INTERRUPTED))
-    return next((code for code in (INTERRUPTED, MISTAKE, SOME_FAILED) if code in codes), 0)
+    return next((code for code in (INTERRUPTED, BROKEN_PIPE, MISTAKE, SOME_FAILED) if code in codes), 0)
 
 
 @contextmanager
@@ -134,6 +142,8 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
     except (UsageError, HydraException, OmegaConfBaseException) as error:
         everywhere = getattr(error, "everywhere", False)
         code = MISTAKE if everywhere and rank else _tell(name, _mistake(error, settings.overrides.task, config_name))
+    except BrokenPipeError:
+        return _reader_gone()
     except OSError as error:
         folders = {"cache_dir": str(config.cache_dir), "hydra.run.dir": settings.runtime.output_dir}
         code = _tell(name, _file_problem(error, folders))
@@ -166,6 +176,12 @@ def _file_problem(error: OSError, folders: dict[str, str]) -> str:
 
 def _mistake(error: Exception, overrides: Sequence[str], config_name: str) -> str:
     return str(error if isinstance(error, UsageError) else explain(error, overrides, config_name))
+
+
+def _reader_gone() -> int:
+    """Print to nobody from now on: who read it (``| head``) has gone. Returns the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
 
 
 def _tell(name: str, message: str, code: int = MISTAKE) -> int:
