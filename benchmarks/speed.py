@@ -54,21 +54,25 @@ def per_minute(seconds: float) -> str:
 
 def against_published(options: argparse.Namespace) -> Rows:
     """The library's step of a class against both transcriptions, in float32 and, where it is fast, in bfloat16."""
-    rows: Rows = {}
-    for precision in ("32", "bf16") if step_time.bfloat16_support() != "none" else ("32",):
-        asked = [f"--clock={options.clock}", f"--precision={precision}", f"--rounds={options.rounds}"]
-        asked += [f"--network={options.network}", f"--size={options.size}", f"--references={options.references}"]
-        result = step_time.measure(step_time.parse(asked))
-        for name, found in result["steps"].items():
-            rows[f"{name}{f', {precision}' if name == step_time.LIBRARY else f' (library {precision})'}"] = {
-                "seconds a step": f"{found['seconds']:.3f}",
-                "pictures per minute": per_minute(found["seconds"]),
-                "times the library's": f"{found['ratio']:.2f}",
-                "least": f"{found['least_ratio']:.2f}",
-                "largest": f"{found['largest_ratio']:.2f}",
-                "first losses differ by": f"{result['loss_difference']:.0e}",
-            }
-    return rows
+    asked = [f"--clock={options.clock}", f"--rounds={options.rounds}", f"--network={options.network}"]
+    asked += [f"--size={options.size}", f"--references={options.references}"]
+    precisions = ["32", "bf16"] if step_time.bfloat16_support() != "none" else ["32"]
+    result = step_time.measure(step_time.parse([*asked, "--precision", *precisions]))
+    seconds = {name: row["seconds"] for steps in result["steps"].values() for name, row in steps.items()}
+    differences = {step_time.LIBRARY[one]: f"{value:.0e}" for one, value in result["loss_difference"].items()}
+    return {
+        name: {"seconds a step": f"{spent:.3f}", "pictures per minute": per_minute(spent)}
+        | {
+            f"times that of {step_time.LIBRARY[precision]} (least to largest)": _ratio(steps.get(name))
+            for precision, steps in result["steps"].items()
+        }
+        | {"first losses differ by": differences.get(name, "")}
+        for name, spent in seconds.items()
+    }
+
+
+def _ratio(found: Mapping[str, float] | None) -> str:
+    return f"{found['ratio']:.2f} ({found['least_ratio']:.2f} to {found['largest_ratio']:.2f})" if found else ""
 
 
 def hidden_against_published(options: argparse.Namespace) -> Rows:
@@ -258,7 +262,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
     parser.add_argument("--targets", type=int, nargs="+", default=list(TARGETS))
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clock", default="wall", choices=list(step_time.CLOCKS), help="cpu: processor time")
     parser.add_argument("--seconds", type=float, default=BUDGET, help="after which no further part begins")
     parser.add_argument("--memory", choices=["library", "published"], help="print the MiB of one of them, and end")

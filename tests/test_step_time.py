@@ -73,24 +73,29 @@ def test_rates_are_the_library_s() -> None:
 def test_the_command_measures_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert step_time.main([*QUICK, "--rounds=2", "--batch=2", f"--json={tmp_path / 'out.json'}"]) == 0
     result = json.loads((tmp_path / "out.json").read_text())
-    assert result["loss_difference"] <= 1e-4
-    for row in result["steps"].values():
+    assert result["loss_difference"]["32"] <= 1e-4
+    for row in result["steps"]["32"].values():
         assert 0 < row["least_seconds"] <= row["seconds"]
         assert row["least_ratio"] <= row["ratio"] <= row["largest_ratio"]
-    assert result["steps"][step_time.LIBRARY]["ratio"] == 1
+    library = step_time.LIBRARY["32"]
+    assert result["steps"]["32"][library]["ratio"] == 1
     printed = capsys.readouterr().out
-    assert all(name in printed for name in (step_time.LIBRARY, step_time.PUBLISHED, torch.__version__))
+    assert all(name in printed for name in (library, step_time.PUBLISHED, torch.__version__))
 
 
 def test_bfloat16_losses_agree_roughly() -> None:
-    options = step_time.parse([*QUICK, "--rounds=1", "--precision=bf16"])
-    assert step_time.problems(step_time.measure(options)) == []
+    options = step_time.parse([*QUICK, "--rounds=1", "--precision", "32", "bf16"])
+    result = step_time.measure(options)
+    assert step_time.problems(result) == []
+    assert list(result["steps"]) == ["32", "bf16"]
+    assert result["loss_difference"]["32"] < result["loss_difference"]["bf16"]
 
 
 def test_goals_are_those_of_resnet50() -> None:
-    result = {"network": "resnet50", "size": 224, "references": 50, "precision": "32", "loss_difference": 1e-3}
-    rounds = [{step_time.LIBRARY: 1.0, step_time.PUBLISHED: 14.0, step_time.KEPT: 1.9}]
-    found = step_time.problems({**result, "steps": step_time.summary(rounds)})
-    assert [line.split(":")[0] for line in found] == ["the first losses differ by 1.0e-03", step_time.PUBLISHED]
-    found = step_time.problems({**result, "precision": "bf16", "steps": step_time.summary(rounds)})
-    assert [line.split(":")[0] for line in found] == [step_time.PUBLISHED, step_time.KEPT]
+    both = {"32": 1e-3, "bf16": 1e-3}
+    result = {"network": "resnet50", "size": 224, "references": 50, "loss_difference": both}
+    rounds = [dict.fromkeys(step_time.LIBRARY.values(), 1.0) | {step_time.PUBLISHED: 14.0, step_time.KEPT: 1.9}]
+    steps = {precision: step_time.summary(rounds, precision) for precision in both}
+    found = step_time.problems({**result, "steps": steps})
+    assert [line.split(":")[0] for line in found] == ["library", *(step_time.PUBLISHED,) * 2, step_time.KEPT]
+    assert found[0] == "library: the first losses differ by 1.0e-03"
