@@ -21,6 +21,7 @@ from vital_exp.models.memory_order import arrange
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import compiled
 import gpu
 import machine_rates
 import speed
@@ -185,6 +186,13 @@ def test_a_step_of_a_unit_is_compared_with_one_of_a_class(capsys: pytest.Capture
     asked = ["--size=64", "--rounds=1", "--relevance", "none", "--with", "channels_last=true"]
     assert unit_step_time.main(asked) == 0
     assert "none: a unit's step takes" in capsys.readouterr().out
+
+
+def test_what_is_compiled_is_what_the_library_runs() -> None:
+    contest = compiled.Contest(64, step_time.CLOCKS["cpu"])
+    plain, folded = contest.gradient(compiled.PLAIN), contest.gradient(compiled.FOLDED)
+    assert float((folded - plain).norm() / plain.norm()) < 1e-4
+    assert contest.seconds(compiled.FOLDED) > 0
 
 
 def test_the_page_of_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
