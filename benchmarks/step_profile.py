@@ -3,6 +3,7 @@
     python benchmarks/step_profile.py                                        # every case, a few minutes
     python benchmarks/step_profile.py --cases "resnet50 class" --precision bf16
     python benchmarks/step_profile.py --cases "vit_b_16 hidden" --accelerator cuda
+    python benchmarks/step_profile.py --cases resnet50 --with channels_last=true fold_batch_norms=true
 
 The engine makes the pictures inside Lightning's loop, with the CSV logger, exactly as ``visualize`` does. A stopwatch
 around the parts gives their shares; torch.profiler says which operators they are made of. The floor is what the
@@ -289,29 +290,30 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    options = parser(__doc__).parse_args(arguments)
-    parts: dict[str, dict[str, str]] = {}
-    operators: dict[str, dict[str, str]] = {}
-    least: dict[str, dict[str, str]] = {}
-    rates: tuple[float, float] | None = None
-    for name, case in cases(options):
-        if rates is None:
-            dtype = torch.bfloat16 if case.bf16 else torch.float32
-            rates = matrix_rate(case.device, dtype), copy_rate(case.device)
-        seconds = case.parts()
-        parts[name], operators[name] = shares(seconds), shares(case.operators())
-        least[name] = floors(*case.floor(), rates, sum(seconds.values()))
-    if rates is None:
+    reader = parser(__doc__)
+    reader.add_argument("--with", dest="overrides", nargs="+", default=[], help="of the configuration; parts only")
+    options = reader.parse_args(arguments)
+    seconds = {name: (case, case.parts()) for name, case in cases(options, options.overrides)}
+    if not seconds:
         raise SystemExit(f"no case begins with {options.cases}")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, precision {options.precision}, ", end="")
-    print(f"{options.clock} clock, {options.steps} steps; ", end="")
-    print(f"matrix product {rates[0] / 1e9:.4g} GFLOP/s, copy {rates[1] / 1e9:.3g} GB/s")
-    for title, rows in {
-        "Parts of a step": parts,
-        "Operators of losses and gradient": operators,
-        "Floor": least,
-    }.items():
+    print(f"{options.clock} clock, {options.steps} steps")
+    tables = {"Parts of a step": {name: shares(spent) for name, (_, spent) in seconds.items()}}
+    if not options.overrides:  # packed convolutions are none of torch's operators
+        tables |= _operators_and_floor({name: (case, sum(spent.values())) for name, (case, spent) in seconds.items()})
+    for title, rows in tables.items():
         print(f"\n{title}\n\n{table(rows, 'network, target, pictures')}")
+
+
+def _operators_and_floor(steps: Mapping[str, tuple[Case, float]]) -> dict[str, dict[str, dict[str, str]]]:
+    """Return two tables of cases, each with the seconds of its step."""
+    device, bf16 = next((case.device, case.bf16) for case, _ in steps.values())
+    rates = matrix_rate(device, torch.bfloat16 if bf16 else torch.float32), copy_rate(device)
+    print(f"matrix product {rates[0] / 1e9:.4g} GFLOP/s, copy {rates[1] / 1e9:.3g} GB/s")
+    return {
+        "Operators of losses and gradient": {name: shares(case.operators()) for name, (case, _) in steps.items()},
+        "Floor": {name: floors(*case.floor(), rates, seconds) for name, (case, seconds) in steps.items()},
+    }
 
 
 if __name__ == "__main__":
