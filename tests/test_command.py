@@ -150,6 +150,19 @@ def test_help_names_groups_options_and_keys(capsys: pytest.CaptureFixture[str]) 
         assert key in text
 
 
+def test_a_mistake_leaves_no_folder_behind(workplace: Path) -> None:
+    mistake = (*ON_CPU, "target=channel", "target.layer=layer9")
+    assert command(*mistake) == hydra_app.MISTAKE
+    assert list(workplace.iterdir()) == []
+    other = workplace / "outputs" / "2026-01-01"
+    other.mkdir(parents=True)
+    assert command(*mistake) == hydra_app.MISTAKE
+    assert list((workplace / "outputs").iterdir()) == [other]
+    (workplace / "given").mkdir()
+    assert command(*mistake, "hydra.run.dir=given") == hydra_app.MISTAKE
+    assert (workplace / "given").is_dir()
+
+
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--hel", "model=nonsense"), ("list=layers",)])
 def test_a_reader_that_has_gone_is_no_mistake(arguments: tuple[str, ...]) -> None:
     reading, writing = os.pipe()

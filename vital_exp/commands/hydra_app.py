@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -142,6 +143,8 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
     except (UsageError, HydraException, OmegaConfBaseException) as error:
         everywhere = getattr(error, "everywhere", False)
         code = MISTAKE if everywhere and rank else _tell(name, _mistake(error, settings.overrides.task, config_name))
+        if not sweep and not any(key.startswith("hydra.run.dir=") for key in settings.overrides.hydra):
+            _remove_unused(Path(settings.runtime.output_dir))
     except BrokenPipeError:
         return _reader_gone()
     except OSError as error:
@@ -156,6 +159,17 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
     if ranks > 1 and not everywhere:
         sys.exit(code)  # the other ranks would wait for this one in the next job
     return code
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove outputs/<date>/<time>, which Hydra makes before a job begins, if all that is in it is an empty log."""
+    with suppress(OSError):  # a folder with other runs stays
+        if any(path.is_dir() or path.stat().st_size for path in folder.iterdir()):
+            return
+        for path in folder.iterdir():
+            path.unlink()
+        for path in (folder, *folder.parents[:2]):
+            path.rmdir()
 
 
 def _is_override(argument: str) -> bool:
