@@ -150,6 +150,13 @@ def test_help_names_groups_options_and_keys(capsys: pytest.CaptureFixture[str]) 
         assert key in text
 
 
+@pytest.mark.parametrize(("evaluation", "told"), [("basic", True), ("none", False)])
+def test_what_was_not_judged_has_no_column(evaluation: str, told: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (*SHORT, "trainer.accelerator=cpu", "logger=none", f"evaluation={evaluation}", "hydra.run.dir=run")
+    assert command(*arguments) == 0
+    assert ("recognised" in capsys.readouterr().out) == told
+
+
 def test_a_mistake_leaves_no_folder_behind(workplace: Path) -> None:
     mistake = (*ON_CPU, "target=channel", "target.layer=layer9")
     assert command(*mistake) == hydra_app.MISTAKE

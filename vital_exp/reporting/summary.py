@@ -15,14 +15,14 @@ ROWS_SHOWN = 40  # a longer table scrolls away what comes after it; the gallery 
 
 
 def print_summary(pictures: Outcome, gallery: Path) -> None:
-    """Print target, loss, activation, recognised or not, seconds; then the metrics and the gallery's path."""
+    """Print target, loss, activation, recognised or not (if that was asked), seconds; metrics; the gallery's path."""
     table = Table()
     hidden = pictures.targets[0].layer is not None
-    opinion = "of largest natural" if hidden else "recognised"
+    opinion = ["of largest natural" if hidden else "recognised"] if pictures.rows else []
     table.add_column("target", overflow="fold")
     if not hidden:
         table.add_column("label")
-    for column in ("loss", "activation", opinion, "seconds"):
+    for column in ("loss", "activation", *opinion, "seconds"):
         table.add_column(column, justify="right")
     opinions = {row["target"]: row for row in pictures.rows}
     for result in pictures.results[:ROWS_SHOWN]:
@@ -31,11 +31,12 @@ def print_summary(pictures: Outcome, gallery: Path) -> None:
             table.add_row(*named, result["error"], style="red")
             continue
         row = opinions.get(result["target"], {})
+        said = _share(row) if hidden else ", ".join(_verdict(c, v) for c, v in row.items() if c.startswith("top1"))
         table.add_row(
             *named,
             f"{result['loss']['total']:.4g}",
             "" if result["activation"] is None else f"{result['activation']:.2f}",
-            _share(row) if hidden else ", ".join(_verdict(c, v) for c, v in row.items() if c.startswith("top1")),
+            *([said] if opinion else []),
             f"{result['seconds']:.1f}",
         )
     console = Console()
