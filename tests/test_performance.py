@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import compiled
 import gpu
 import machine_rates
+import sort_matching
 import speed
 import step_profile
 import step_time
@@ -193,6 +194,13 @@ def test_what_is_compiled_is_what_the_library_runs() -> None:
     plain, folded = contest.gradient(compiled.PLAIN), contest.gradient(compiled.FOLDED)
     assert float((folded - plain).norm() / plain.norm()) < 1e-4
     assert contest.seconds(compiled.FOLDED) > 0
+
+
+def test_sorts_in_blocks_are_compared_with_torch_s(capsys: pytest.CaptureFixture[str]) -> None:
+    sort_matching.main(["--clock=cpu", "--rounds=1"])
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith(("| 32", "| bf16"))]
+    assert len(rows) == 4
+    assert all(float(row[-2]) < 1e-4 for row in rows)
 
 
 def test_the_page_of_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
