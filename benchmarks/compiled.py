@@ -14,9 +14,10 @@ from contextlib import ExitStack
 from statistics import median
 
 import torch
-from step_profile import table
+from step_profile import spread, table
 from step_time import CLOCKS, random_network
 from torch import Tensor, nn
+from unit_step_time import seconds
 
 from vital_exp import load_model
 from vital_exp.models.folding import FoldedNorms
@@ -72,10 +73,7 @@ class Contest:
 
     def seconds(self, name: str) -> float:
         """Return the seconds of one forward pass and gradient."""
-        started = self.clock()
-        for _ in range(STEPS):
-            self.gradient(name)
-        return (self.clock() - started) / STEPS
+        return seconds(lambda: [self.gradient(name) for _ in range(STEPS)], self.clock) / STEPS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,10 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rounds = [{name: contest.seconds(name) for name in contest.ways} for _ in range(options.rounds)]
     rows = {}
     for name, found in gradients.items():
-        ratios = [one[PLAIN] / one[name] for one in rounds]
         rows[name] = {
             "ms": f"{median(one[name] for one in rounds) * 1e3:.0f}",
-            "times as fast": f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            "times as fast": spread([one[PLAIN] / one[name] for one in rounds]),
             "gradient differs by": f"{float((found - gradients[PLAIN]).norm() / gradients[PLAIN].norm()):.0e}",
         }
     print(table(rows, "forward pass and gradient"))

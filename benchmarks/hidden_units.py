@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.data = options.data.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     network = judge(options.data)
-    rows = {"(strongest patch)": natural(options, network)}
+    rows = {"(strongest reference)": natural(options, network)}
     for relevance in options.relevance:
         rows[relevance] = run(options, relevance, network)
         (options.out / f"{options.network}_{options.name}.md").write_text(table(rows) + "\n")

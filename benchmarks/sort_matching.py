@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
-from step_profile import table
+from step_profile import spread, table
 from step_time import CLOCKS
 from torch import Tensor
+from unit_step_time import seconds
 
 from vital_exp.objectives.sorting import match_by_torch, match_sorted
 
@@ -42,19 +43,15 @@ def layers(dtype: torch.dtype, memory_format: torch.memory_format) -> list[tuple
 def contest(given: Sequence[tuple[Tensor, Tensor, Tensor]], rounds: int, clock: Callable[[], float]) -> dict[str, str]:
     """Return a row of the table."""
 
-    def seconds(match: Matching) -> float:
-        started = clock()
-        for features, quantiles, factors in given:
-            match(features, quantiles, factors)
-        return clock() - started
+    def taken(match: Matching) -> float:
+        return seconds(lambda: [match(*one) for one in given], clock)
 
-    times = [(seconds(match_by_torch), seconds(match_sorted)) for _ in range(rounds + 1)][1:]
-    ratios = [theirs / ours for theirs, ours in times]
+    times = [(taken(match_by_torch), taken(match_sorted)) for _ in range(rounds + 1)][1:]
     difference = max(float((match_sorted(*one)[0] / match_by_torch(*one)[0] - 1).abs().max()) for one in given)
     return {
         "torch, ms": f"{median(theirs for theirs, _ in times) * 1e3:.0f}",
         "in blocks, ms": f"{median(ours for _, ours in times) * 1e3:.0f}",
-        "times as fast": f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        "times as fast": spread([theirs / ours for theirs, ours in times]),
         "sums differ by": f"{difference:.0e}",
     }
 

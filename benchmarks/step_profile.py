@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
@@ -256,6 +257,11 @@ def table(rows: Mapping[str, Mapping[str, str]], corner: str) -> str:
     lines = [f"| {' | '.join([corner, *columns])} |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {' | '.join([name, *cells.values()])} |" for name, cells in rows.items()]
     return "\n".join(lines)
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """Return the median of some ratios, with the least and the largest."""
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def shares(seconds: Mapping[str, float]) -> dict[str, str]:

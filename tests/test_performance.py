@@ -193,7 +193,6 @@ def test_what_is_compiled_is_what_the_library_runs() -> None:
     contest = compiled.Contest(64, step_time.CLOCKS["cpu"])
     plain, folded = contest.gradient(compiled.PLAIN), contest.gradient(compiled.FOLDED)
     assert float((folded - plain).norm() / plain.norm()) < 1e-4
-    assert contest.seconds(compiled.FOLDED) > 0
 
 
 def test_sorts_in_blocks_are_compared_with_torch_s(capsys: pytest.CaptureFixture[str]) -> None:
