@@ -21,7 +21,7 @@ from vital_exp.evaluation.evaluate import evaluate
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.mining.index import Index
 from vital_exp.mining.mine import mine as mine_network
-from vital_exp.models.checkpoints import load_checkpoint
+from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
 from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
@@ -51,6 +51,7 @@ def load_model(
     size: int | Sequence[int] | None = None,
     class_names: Sequence[str] | str | None = None,
     checkpoint: str | Path | None = None,
+    checkpoint_key: str | None = None,
     device: str | torch.device | None = None,
 ) -> VisionNetwork:
     """Load or wrap a network for visualisation; it is frozen and put into evaluation mode.
@@ -61,6 +62,7 @@ def load_model(
         size: the input's side or (height, width) in px; 224 unless the network has its own.
         class_names: one per output, or a file of them; ImageNet's for 1000 outputs.
         checkpoint: local weights, .safetensors or weights-only .pth.
+        checkpoint_key: where in the file the network is, ``"ema"``; by default the one place that has all its names.
         device: where to put it; where it is by default.
 
     Returns:
@@ -80,10 +82,13 @@ def load_model(
             if value is not None:
                 setattr(config, key, value)
         config.checkpoint = str(checkpoint) if checkpoint else config.checkpoint
+        config.checkpoint_key = checkpoint_key
         network = build_network(config, cache_dir(composed))
     else:
         if checkpoint:
-            load_checkpoint(model, checkpoint)
+            load_checkpoint(model, checkpoint, checkpoint_key)
+        elif checkpoint_key is not None:
+            raise UsageError(PLACE_KEY, checkpoint_key, "a place in a file, which checkpoint names")
         network = wrap(model, ModelConfig(**keys))
     return network if device is None else network.to(device)
 

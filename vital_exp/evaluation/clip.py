@@ -20,6 +20,7 @@ from vital_exp.images.output import resized
 from vital_exp.models.network import Preprocessing
 from vital_exp.models.open_clip import build_clip, known_name
 from vital_exp.targets.class_names import ClassNames
+from vital_exp.text_files import read_lines
 
 KEY = "evaluation.clip"
 KEYS = {name: f"{KEY}.{name}" for name in ("model", "pretrained", "checkpoint")}
@@ -142,7 +143,7 @@ def vocabulary(path: str | None, class_names: ClassNames) -> list[str]:
     if place is None:
         words = [name for names in ClassNames.imagenet().names for name in names]
     else:
-        words = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
+        words = read_lines(place, f"{KEY}.vocabulary")
     words = list(dict.fromkeys([*words, *(class_names.label(index) for index in range(len(class_names)))]))
     if len(words) < NAMED:
         raise UsageError(f"{KEY}.vocabulary", path, f"at least {NAMED} words")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from vital_exp.references.decoding import CorruptImageError, fit, load_rgb, prin
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
+from vital_exp.text_files import read_text
 
 PATTERN = "class-{index}.png"
 # What stands for what in a name pattern.
@@ -173,12 +175,11 @@ def _part(part: str) -> str:
 def _in_table(table: Path, folder: Path, class_names: ClassNames | None) -> Iterator[Named]:
     if not table.is_file():
         raise UsageError("targets", printable(table), "no such file; a CSV with the columns picture and target")
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"picture", "target"} <= set(reader.fieldnames or ()):
-            has = ", ".join(reader.fieldnames or ()) or "none"
-            raise UsageError("targets", printable(table), f"needs the columns picture and target, and has {has}")
-        rows = list(reader)
+    reader = csv.DictReader(io.StringIO(read_text(table, "targets")))
+    if not {"picture", "target"} <= set(reader.fieldnames or ()):
+        has = ", ".join(reader.fieldnames or ()) or "none"
+        raise UsageError("targets", printable(table), f"needs the columns picture and target, and has {has}")
+    rows = list(reader)
     if not rows:
         raise UsageError("targets", printable(table), "names no picture")
     for row in rows:

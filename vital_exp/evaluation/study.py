@@ -6,7 +6,6 @@ correspondence AUC and MIS; free naming - similarity of the best words.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -23,6 +22,7 @@ from vital_exp.evaluation.pictures import finished_targets
 from vital_exp.evaluation.score import NotComputed, Score
 from vital_exp.evaluation.settings import Settings
 from vital_exp.evaluation.table import Evaluation
+from vital_exp.text_files import read_json
 
 KIND = "vital_exp study answers"
 # The parts in the order of the page: whoever has read the names, or seen the references, cannot name freely any more.
@@ -60,7 +60,7 @@ def read_key(folder: Path) -> dict[str, Item]:
     place = folder / KEY_FILE
     if not place.is_file():
         raise UsageError("answers", folder, "no study was made there: study=true without answers makes it")
-    content = json.loads(place.read_text(encoding="utf-8"))
+    content = read_json(place, "answers")
     return {code: Item(**item) for code, item in content["items"].items()}
 
 
@@ -86,10 +86,7 @@ def read_answers(places: Sequence[Path], key: Mapping[str, Item]) -> list[Answer
 
 
 def _content(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError("answers", file, f"cannot be read ({type(error).__name__})") from error
+    content = read_json(file, "answers")
     if not isinstance(content, dict) or content.get("kind") != KIND or not isinstance(content.get("answers"), list):
         raise UsageError("answers", file, "was not saved by the study's page")
     return content

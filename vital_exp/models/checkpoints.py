@@ -1,103 +1,281 @@
-"""Load weights from a local file without running code from it."""
+"""Find the weights of a network in a local file that holds more than them, and load them strictly."""
 
 from __future__ import annotations
 
-import pickle
-import warnings
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
+from vital_exp.models.weights_files import KEY, read_tensors
 
-# Where training scripts put the weights inside a checkpoint, the commonest first.
-NESTING = ("state_dict", "model_state_dict", "model", "state_dict_ema", "net", "network")
-# What wrappers (DataParallel, torch.compile, Lightning modules) put before every name.
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-KEY = "model.checkpoint"
+PLACE_KEY = "model.checkpoint_key"
 COUNTER = "num_batches_tracked"
-# Names shown when a checkpoint belongs to another network.
-NAMES_SHOWN = 3
+# Words in the name of a copy of the network that is not the one being trained: averages over steps, teachers (DINO),
+# the slow encoder of MoCo ("encoder_k") and BYOL ("target").
+COPIES = frozenset(
+    ("ema", "avg", "average", "averaged", "swa", "polyak", "shadow", "teacher", "momentum", "target", "slow", "k", "m")
+)
+ROOT = "."  # what model.checkpoint_key calls the file itself
+SHOWN = 3  # names shown when a checkpoint belongs to another network
+PLACES_SHOWN = 8  # places shown of a file
+
+logger = logging.getLogger(__name__)
 
 
-def load_checkpoint(module: nn.Module, path: Path | str) -> None:
+def load_checkpoint(module: nn.Module, path: Path | str, key: str | int | None = None) -> None:
     """Load the weights of a .safetensors or weights-only torch file into ``module``, strictly.
 
-    Weights stored in half precision become the module's own. A prefix that every name carries is dropped.
+    The file may hold more than the network: the one place is taken, a dotted path or prefix of any depth, under which
+    every name of the network is found with its shape. Of several the plain one is taken, not an average or a teacher of
+    it. What lies beside is left out; a line says so. A prefix of all the network's own names, which a wrapper gave
+    them, may be absent from the file. Weights stored in another precision become the module's own.
+
+    Args:
+        module: the network.
+        path: the file.
+        key: the place, where the rule would take another: ``"ema"``, ``"state_dict.model"``; ``"."``: the file itself.
 
     Raises:
-        UsageError: no such file, a file that would execute code, or the weights of another network.
+        UsageError: no such file or place, a file that would execute code, the weights of another network, or several
+            networks that fit.
     """
-    own = module.state_dict()
-    weights = _without_prefix(read_weights(path), set(own))
-    # Counters of training steps, which checkpoints of before torch 0.4 and exported networks lack.
-    weights = {name: value for name, value in own.items() if name.endswith(COUNTER)} | weights
-    _check(own, weights, path)
-    module.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()}, strict=True)
+    state = module.state_dict()
+    search = _Search(
+        {name: value for name, value in state.items() if isinstance(value, Tensor)}, read_tensors(path), path
+    )
+    place, others = search.choose(None if key is None else str(key))
+    weights = search.weights(place)
+    search.tell(place, others)
+    module.load_state_dict({**state, **weights}, strict=True)
 
 
-def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint by name."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UsageError(KEY, path, "no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():  # of an unusual pickle protocol, before it refuses or reads the file
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UsageError(KEY, path, f"not a readable checkpoint ({_first_line(error)})") from error
-    except pickle.UnpicklingError as error:
-        holds = "holds" if "Unsupported global" in str(error) else "is damaged or holds"
-        problem = f"{holds} pickled objects, which could run code; save the state_dict alone, or as .safetensors"
-        raise UsageError(KEY, path, problem) from error
-    return _tensors(content, path)
+@dataclass(frozen=True)
+class _Place:
+    """Where a file has a network: ``prefix`` begins the file's names, in place of ``wrapper`` in the network's own."""
+
+    prefix: str
+    wrapper: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.prefix.rstrip(".") or ROOT
+
+    def of(self, name: str) -> str:
+        """The file's name of one of the network's."""
+        return self.prefix + name[len(self.wrapper) :]
 
 
-def _tensors(content: object, path: Path) -> dict[str, Tensor]:
-    for key in NESTING:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict):
-        raise UsageError(KEY, path, f"holds {type(content).__name__}, not a state_dict")
-    weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not weights:
-        raise UsageError(KEY, path, "holds no weights")
-    return weights
+@dataclass(frozen=True)
+class _Search:
+    """The tensors ``own`` of a network, looked for among the tensors ``found`` in a file."""
+
+    own: Mapping[str, Tensor]
+    found: Mapping[str, Tensor]
+    path: Path | str
+
+    @cached_property
+    def tied(self) -> list[tuple[str, ...]]:
+        """The names that must be there; those of one tensor together, of which a file may have one alone."""
+        groups: dict[object, list[str]] = {}
+        for name, value in self.own.items():
+            if not name.endswith(COUNTER):  # which checkpoints of before torch 0.4 and exported networks lack
+                alone = value.is_meta or not value.numel()
+                groups.setdefault(name if alone else (value.data_ptr(), value.shape, value.stride()), []).append(name)
+        return [tuple(names) for names in groups.values()]
+
+    @cached_property
+    def wrappers(self) -> list[str]:
+        """The dotted prefixes that all names of the network share, the empty one first."""
+        first, *others = [name.split(".") for name in self.own] or [[""]]
+        shared = 0
+        while shared < len(first) and all(name[: shared + 1] == first[: shared + 1] for name in others):
+            shared += 1
+        deep = max(name.count(".") for name in self.own) if self.own else 0
+        return ["".join(f"{part}." for part in first[:length]) for length in range(min(shared, deep - 1) + 1)] or [""]
+
+    def choose(self, key: str | None) -> tuple[_Place, list[_Place]]:
+        """Return where the network is, and the other places where it is too."""
+        asked = None if key is None else self._asked(key)
+        for wrapper in self.wrappers:
+            counts = self._counts(wrapper, shapes=True)
+            places = [_Place(prefix, wrapper) for prefix, count in counts.items() if count == len(self.tied)]
+            if asked is not None:
+                places = [place for place in places if any(place.prefix.startswith(one) for one in asked)]
+                places = [place for place in places if place.prefix in asked] or places
+            if places:
+                return self._plain(places)
+        raise self._other_network(key, asked)
+
+    def _asked(self, key: str) -> list[str]:
+        """The prefixes that a place named by the user can mean."""
+        there = {prefix for name in self.found for prefix, _ in _splits(name)}
+        wanted = "" if key == ROOT else f"{key.strip('.')}."
+        asked = [wanted] if wanted in there else sorted(one for one in there if one.endswith(f".{wanted}"))
+        if not asked:
+            names = sorted((prefix.rstrip(".") for prefix in there if prefix), key=lambda name: (name.count("."), name))
+            raise UsageError(
+                PLACE_KEY, key, f"no such place in {self.path}, which holds {_some(names, PLACES_SHOWN)}", names
+            )
+        return asked
+
+    def _counts(self, wrapper: str, shapes: bool) -> dict[str, int]:
+        """How many of the tensors that must be there each prefix of the file has, of the right shapes if asked for."""
+        numbers = {name[len(wrapper) :]: (group, name) for group, names in enumerate(self.tied) for name in names}
+        seen: dict[str, set[int]] = {}
+        for full, value in self.found.items():
+            for prefix, rest in _splits(full):
+                group, name = numbers.get(rest, (-1, ""))
+                if name and (not shapes or value.shape == self.own[name].shape):
+                    seen.setdefault(prefix, set()).add(group)
+        return {prefix: len(groups) for prefix, groups in seen.items()}
+
+    def _plain(self, places: list[_Place]) -> tuple[_Place, list[_Place]]:
+        """The one of several places that is no average or teacher of the network, and the others."""
+        shared = _shared([place.prefix.split(".") for place in places])
+        plain = [place for place in places if not _is_copy(place.prefix.split(".")[shared:])] or places
+        chosen = min(plain, key=lambda place: (place.prefix.count("."), place.prefix))
+        if any(not self._same(chosen, place) for place in plain):
+            names = [place.name for place in places]
+            raise UsageError(KEY, self.path, f"several networks there fit; name one by {PLACE_KEY}: {', '.join(names)}")
+        return chosen, [place for place in places if place not in plain]
+
+    def _same(self, one: _Place, other: _Place) -> bool:
+        pairs = ((self.found.get(one.of(name)), self.found.get(other.of(name))) for name in self.own)
+        return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
+
+    def weights(self, place: _Place) -> dict[str, Tensor]:
+        """Return the network's tensors from a place, in its own precision.
+
+        Raises:
+            UsageError: the place has more of the network's modules than the network has, numbers of another kind, or
+                different values for what is one tensor.
+        """
+        self._check_unknown(place)
+        weights = {name: self.found[place.of(name)] for name in self.own if place.of(name) in self.found}
+        for name, value in weights.items():
+            self._check_kind(name, value)
+        for names in self.tied:
+            there = [name for name in names if name in weights]
+            if any(not torch.equal(weights[there[0]], weights[name]) for name in there[1:]):
+                problem = f"has different values for {' and '.join(there)}, which are one tensor in the network"
+                raise UsageError(KEY, self.path, problem)
+            weights |= {name: weights[there[0]] for name in names if name not in weights}
+        return {name: value.to(self.own[name].dtype) for name, value in weights.items()}
+
+    def _check_unknown(self, place: _Place) -> None:
+        """Refuse names in modules of the network that the network does not have; other names lie beside it.
+
+        Tensors of the network itself, beside its modules, are its own where it has such.
+        """
+        inner = self.wrappers[-1]
+        rests = {name[len(inner) :] for name in self.own}
+        modules = {rest.split(".")[0] for rest in rests if "." in rest}
+        bare = len(modules) and any("." not in rest for rest in rests)
+        prefix = place.of(inner)
+        there = {full[len(prefix) :]: value for full, value in self.found.items() if full.startswith(prefix)}
+        unknown = [
+            name
+            for name, value in there.items()
+            if name not in rests and (name.split(".")[0] in modules if "." in name else bare and value.ndim)
+        ]
+        if unknown:
+            unknown.sort(key=lambda name: name.endswith(COUNTER))
+            raise UsageError(KEY, self.path, f"the weights of another network: has unknown {_some(unknown, SHOWN)}")
+
+    def _check_kind(self, name: str, value: Tensor) -> None:
+        own = self.own[name]
+        same = own.is_floating_point() == value.is_floating_point() and own.is_complex() == value.is_complex()
+        same = same or (value.is_floating_point() and not own.is_complex() and torch.equal(value, value.round()))
+        scaled = value.is_floating_point() and value.element_size() == 1  # eight bits mean little without a scale
+        if not same or value.layout != torch.strided or (scaled and value.dtype != own.dtype):
+            kinds = f"{_kind(value)} in {name} where the network has {_kind(own)}"
+            raise UsageError(KEY, self.path, f"holds {kinds}: quantised or packed weights cannot be loaded")
+
+    def _other_network(self, key: str | None, asked: Sequence[str] | None) -> UsageError:
+        """The mistake of a file that lacks the network, by the place that has most of it."""
+        counts = {
+            _Place(prefix, wrapper): count
+            for wrapper in self.wrappers
+            for prefix, count in self._counts(wrapper, shapes=False).items()
+            if asked is None or any(prefix.startswith(one) for one in asked)
+        }
+        best = max(
+            counts,
+            key=lambda place: (counts[place], -_is_copy(place.prefix.split(".")), -len(place.prefix)),
+            default=None,
+        )
+        place = best or _Place(asked[0] if asked else _commonest(self.found))
+        where = "" if not place.prefix else f" (under {place.name})"
+        problem = f"the weights of another network{where}: {'; '.join(self._differences(place))}"
+        return UsageError(KEY, self.path, problem) if key is None else UsageError(PLACE_KEY, key, problem)
+
+    def _differences(self, place: _Place) -> Iterator[str]:
+        there = {
+            full[len(place.prefix) :]: value for full, value in self.found.items() if full.startswith(place.prefix)
+        }
+        rests = {name[len(place.wrapper) :]: value for name, value in self.own.items()}
+        lacking = [names[0] for names in self.tied if not any(place.of(name) in self.found for name in names)]
+        unknown = sorted((name for name in there if name not in rests), key=lambda name: name.endswith(COUNTER))
+        shapes = [
+            f"{name} {tuple(there[name].shape)} instead of {tuple(value.shape)}"
+            for name, value in rests.items()
+            if name in there and there[name].shape != value.shape
+        ]
+        for what, names in (("lacks", lacking), ("has unknown", unknown), ("has", shapes)):
+            if names:
+                yield f"{what} {_some(names, SHOWN)}"
+
+    def tell(self, place: _Place, others: Sequence[_Place]) -> None:
+        """Say in one line what of the file was left out, if anything was."""
+        used = {place.of(name) for name in self.own}
+        above = {prefix for name in used for prefix, _ in _splits(name)}
+        beside: dict[str, None] = {}
+        for full in self.found:
+            if full not in used and not any(full.startswith(other.prefix) for other in others):
+                beside[next((prefix.rstrip(".") for prefix, _ in _splits(full) if prefix not in above), full)] = None
+        if not beside and not others:
+            return
+        parts = [f"the network is at {place.name}"]
+        if others:
+            names = ", ".join(other.name for other in others)
+            parts.append(f"copies of it at {names} ({PLACE_KEY}={others[0].name} takes that one)")
+        parts += [f"left out: {_some(list(beside), PLACES_SHOWN)}"] if beside else []
+        logger.warning("%s=%s: %s", KEY, self.path, "; ".join(parts))
 
 
-def _without_prefix(weights: dict[str, Tensor], own: set[str]) -> dict[str, Tensor]:
-    for _ in range(len(PREFIXES)):
-        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in weights)), None)
-        if prefix is None or own & set(weights):
-            break
-        weights = {name[len(prefix) :]: value for name, value in weights.items()}
-    return weights
+def _splits(name: str) -> Iterator[tuple[str, str]]:
+    """Yield a dotted name in two at the beginning and after each dot."""
+    yield "", name
+    for dot in re.finditer(r"\.", name):
+        yield name[: dot.end()], name[dot.end() :]
 
 
-def _check(own: dict[str, Tensor], weights: dict[str, Tensor], path: Path | str) -> None:
-    missing = [name for name in own if name not in weights]
-    unexpected = sorted((name for name in weights if name not in own), key=lambda name: name.endswith(COUNTER))
-    shapes = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    problems = [
-        f"{what} {', '.join(names[:NAMES_SHOWN])}{' ...' if len(names) > NAMES_SHOWN else ''}"
-        for what, names in (("lacks", missing), ("has unknown", unexpected), ("has", shapes))
-        if names
-    ]
-    if problems:
-        raise UsageError(KEY, path, f"the weights of another network: {'; '.join(problems)}")
+def _shared(names: Sequence[Sequence[str]]) -> int:
+    """How many first parts all have in common."""
+    return next((i for i, parts in enumerate(zip(*names, strict=False)) if len(set(parts)) > 1), 0)
 
 
-def _first_line(error: BaseException) -> str:
-    """The first sentence of a loader's message; what it says further is meant for programmers."""
-    return str(error).strip().split("\n")[0].split(". ")[0] or "it ends too early"
+def _is_copy(parts: Sequence[str]) -> bool:
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", " ".join(parts).replace("_", " "))
+    return any(word.lower() in COPIES for word in words)
+
+
+def _commonest(found: Mapping[str, Tensor]) -> str:
+    """The dotted prefix that all names of a file share."""
+    names = [name.split(".") for name in found]
+    return "".join(f"{part}." for part in names[0][: _shared(names)])
+
+
+def _kind(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.") if value.layout == torch.strided else str(value.layout)
+
+
+def _some(names: Sequence[str], count: int) -> str:
+    return f"{', '.join(names[:count])}{' ...' if len(names) > count else ''}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +17,10 @@ from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
 from vital_exp.models import embedded
-from vital_exp.models.checkpoints import load_checkpoint
+from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
 from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_SIZE, IMAGENET_STD, Preprocessing, Recipe, VisionNetwork
 from vital_exp.models.open_clip import clip_network
+from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
 
 IMAGENET_CLASSES = 1000
@@ -44,6 +44,7 @@ class ModelConfig:
     pretrained: bool = True
     weights: str = "DEFAULT"
     checkpoint: str | None = None
+    checkpoint_key: str | int | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     size: int | Sequence[int] | None = None
@@ -107,9 +108,11 @@ def build_network(config: ModelConfig, cache_dir: Path | None = None) -> VisionN
     """
     if config.source not in SOURCES:
         raise UsageError("model.source", config.source, f"one of {', '.join(SOURCES)}", SOURCES)
+    if config.checkpoint_key is not None and not config.checkpoint:
+        raise UsageError(PLACE_KEY, config.checkpoint_key, "a place in a file, which model.checkpoint names")
     module, own = SOURCES[config.source](config, cache_dir)
     if config.checkpoint and config.source != "open_clip":  # which has the text tower's weights in the file too
-        load_checkpoint(module, config.checkpoint)
+        load_checkpoint(module, config.checkpoint, config.checkpoint_key)
     return wrap(module, config, own)
 
 
@@ -180,27 +183,10 @@ def _class_names(given: str | Sequence[str] | ClassNames | None, outputs: int | 
         return None
     if given is None:
         return ClassNames.imagenet() if outputs == IMAGENET_CLASSES else ClassNames.numbered(outputs)
-    names = given if isinstance(given, ClassNames) else ClassNames(_read_names(given))
+    names = given if isinstance(given, ClassNames) else ClassNames(read_class_names(given))
     if len(names) != outputs:
         raise UsageError("model.class_names", f"{len(names)} names", f"the network has {outputs} classes")
     return names
-
-
-def _read_names(given: str | Sequence[str]) -> tuple[str, ...]:
-    """A list of names, or a file: a JSON list, or one name per line."""
-    if not isinstance(given, str):
-        return tuple(map(str, given))
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise UsageError("model.class_names", given, "a list of names, or a file with one name per line or a JSON list")
-    try:
-        text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
-    except ValueError as error:
-        raise UsageError("model.class_names", given, f"cannot be read: {error}") from error
-    if not isinstance(names, list):
-        raise UsageError("model.class_names", given, "a JSON list of names, in the order of the network's outputs")
-    return tuple(str(name).strip() for name in names if str(name).strip())
 
 
 def _from_timm(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.Module, Preprocessing]:
@@ -254,7 +240,7 @@ def _with_class_count(config: ModelConfig) -> dict[str, Any]:
     """The constructor's arguments; a list of class names says how many outputs the classifier has."""
     arguments = dict(config.arguments)
     if config.class_names is not None and not isinstance(config.class_names, ClassNames):
-        arguments.setdefault("num_classes", len(_read_names(config.class_names)))
+        arguments.setdefault("num_classes", len(read_class_names(config.class_names)))
     return arguments
 
 
@@ -327,7 +313,7 @@ def _from_open_clip(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.Mod
         raise UsageError("model.arguments", config.arguments, "models of open_clip take none")
     weights = config.weights if config.pretrained else None
     with _telling("model.name", name, config.pretrained and not config.checkpoint):
-        return clip_network(name, config.checkpoint, weights, cache_dir)
+        return clip_network(name, config.checkpoint, weights, cache_dir, config.checkpoint_key)
 
 
 Source = Callable[[ModelConfig, "Path | None"], "tuple[nn.Module, Preprocessing | None]"]

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from vital_exp.errors import UsageError
-from vital_exp.models.checkpoints import read_weights
+from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.models.network import Preprocessing
+from vital_exp.models.weights_files import KEY
+from vital_exp.text_files import MARKS, read_json
 
 # What a mistake in a name, a tag or a checkpoint is blamed on, in the group ``model``.
 MODEL_KEYS: Mapping[str, str] = {"model": "model.name", "pretrained": "model.weights", "checkpoint": "model.checkpoint"}
@@ -53,7 +55,11 @@ class ClipNetwork(nn.Module):
 
 
 def clip_network(
-    name: str, checkpoint: str | None, weights: str | None, cache_dir: Path | None
+    name: str,
+    checkpoint: str | None,
+    weights: str | None,
+    cache_dir: Path | None,
+    checkpoint_key: str | int | None = None,
 ) -> tuple[ClipNetwork, Preprocessing]:
     """Return a CLIP model as a vision network with its preprocessing.
 
@@ -62,6 +68,7 @@ def clip_network(
         checkpoint: local weights, .safetensors or weights-only .pt.
         weights: the tag of published ones, fetched into ``cache_dir``; None with no checkpoint leaves random weights.
         cache_dir: where fetched weights go.
+        checkpoint_key: where in the file the weights are.
 
     Raises:
         UsageError: open_clip is not installed; an unknown model or tag; weights that are not there or do not fit.
@@ -72,7 +79,7 @@ def clip_network(
 
     name = known_name(name, MODEL_KEYS)
     place = None if checkpoint is None else Path(checkpoint).expanduser()
-    clip = build_clip(name, place, weights, cache_dir, MODEL_KEYS)
+    clip = build_clip(name, place, weights, cache_dir, MODEL_KEYS, checkpoint_key)
     size, visual = clip.visual.image_size, clip.visual
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     own = Preprocessing(
@@ -93,6 +100,10 @@ def known_name(model: str, keys: Mapping[str, str]) -> str:
         place = Path(model).expanduser()
         if not place.is_file():
             raise UsageError(keys["model"], model, "no such file")
+        read_json(place, keys["model"])
+        if place.read_bytes().startswith(tuple(mark for mark, _ in MARKS)):
+            problem = "begins with a byte order mark, which open_clip cannot read: save it as plain UTF-8"
+            raise UsageError(keys["model"], model, problem)
         open_clip.add_model_config(place)
         model = place.stem
     if model not in open_clip.list_models():
@@ -101,7 +112,12 @@ def known_name(model: str, keys: Mapping[str, str]) -> str:
 
 
 def build_clip(
-    name: str, checkpoint: Path | None, pretrained: str | None, cache_dir: Path | None, keys: Mapping[str, str]
+    name: str,
+    checkpoint: Path | None,
+    pretrained: str | None,
+    cache_dir: Path | None,
+    keys: Mapping[str, str],
+    checkpoint_key: str | int | None = None,
 ) -> Any:
     """Build a model with the weights of a file, of a published tag, or at random where neither is given.
 
@@ -122,8 +138,9 @@ def build_clip(
     finally:
         logging.disable(previous)
     if checkpoint is not None:
-        weights, own = read_weights(checkpoint), network.state_dict()
-        if set(weights) != set(own) or any(weights[key].shape != own[key].shape for key in own):
-            raise UsageError(keys["checkpoint"], checkpoint, f"the weights of another network than {name}")
-        network.load_state_dict({key: value.to(own[key].dtype) for key, value in weights.items()})
+        try:
+            load_checkpoint(network, checkpoint, checkpoint_key)
+        except UsageError as error:
+            key = keys["checkpoint"] if error.key == KEY else error.key
+            raise UsageError(key, error.value, f"{error.problem} (the network is {name})", error.options) from error
     return network
