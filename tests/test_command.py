@@ -59,6 +59,44 @@ def test_a_sweep_without_a_model_sweeps_the_demo(flag: str, monkeypatch: pytest.
     ]
 
 
+RECIPE = ("objective", "image", "transforms", "optimizer", "steps", "views", "mask_percentile", "channels_last")
+
+
+def test_every_method_without_a_model_is_that_method_on_the_demos_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = options_of("method")
+    for job, method in zip(composed(monkeypatch, "-m", f"method={','.join(methods)}"), methods, strict=True):
+        expected = compose_config(["experiment=demo" if method == "vital_fourier" else f"method={method}"])
+        assert {key: job[key] for key in RECIPE} == {key: expected[key] for key in RECIPE}, method
+        assert (job.model.name, job.seed, job.evaluation.judges) == ("embedded_resnet", 1, ["embedded_judge"])
+
+
+@pytest.mark.parametrize(
+    ("choice", "changed"),
+    [
+        ("objective=[activation]", "objective"),
+        ("objective/alignment=gram", "objective"),
+        ("image=pixels", "image"),
+        ("transforms=deep_inversion", "transforms"),
+        ("transforms=[lucid,jitter]", "transforms"),
+    ],
+)
+def test_a_part_without_a_model_is_the_demo_with_that_part(choice: str, changed: str) -> None:
+    config, demo = compose_config(["experiment=demo", choice]), compose_config(["experiment=demo"])
+    alone = compose_config(["method=vital_fourier", choice])
+    others = [key for key in RECIPE if key != changed]
+    assert [config[key] for key in others] == [demo[key] for key in others]
+    assert config[changed] == alone[changed]
+
+
+def test_another_method_runs_without_a_model() -> None:
+    assert command("method=fourier", *SHORT[1:], *ON_CPU, "hydra.run.dir=run") == 0
+
+
+def test_a_key_of_a_part_that_is_not_chosen_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("objective=[activation]", "objective.alignment.standardise=layer") == hydra_app.MISTAKE
+    assert "objective=[alignment] is not among the chosen ones" in capsys.readouterr().err
+
+
 def test_arguments_of_the_network_need_no_plus(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ["model=timm", "model.name=mobilenetv2_100"]
     for spelling in (

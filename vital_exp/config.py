@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from vital_exp.config_mistakes import ARGUMENTS, OPEN_MAPPINGS, check_overrides, check_values, explain
-from vital_exp.config_tree import VISUALIZE, config_dir, groups, options_of, strange_groups
+from vital_exp.config_mistakes import ARGUMENTS, OPEN_MAPPINGS, PARTS, check_overrides, check_values, explain
+from vital_exp.config_tree import VISUALIZE, config_dir, groups, option_content, options_of, strange_groups
 from vital_exp.errors import UsageError
 
 __all__ = ["OPEN_MAPPINGS", "build", "canonical", "compose_config", "config_dir", "config_hash", "groups", "normalised"]
@@ -70,9 +70,39 @@ def normalised(config: DictConfig, command: str = VISUALIZE) -> DictConfig:
     """
     strange = strange_groups(command)
     copy = OmegaConf.create({key: value for key, value in plain(config).items() if key not in strange})
+    if command == VISUALIZE:
+        _drop_leftovers(copy)
     check_values(copy, command)
     OmegaConf.set_struct(copy, True)
     return copy
+
+
+def _drop_leftovers(config: DictConfig) -> None:
+    """Take away, in place, what the method sets of another option than the chosen one.
+
+    ``method=vital_fourier objective=[activation]`` has no alignment, and ``method=maco_horama image=pixels`` no
+    spectrum to resample. A value of the user's stays, to be refused.
+    """
+    method = OmegaConf.select(config, "method.name")
+    if method not in options_of("method"):
+        return
+    content = option_content("method", method)
+    for group in PARTS:
+        for name, keys in content.get(group, {}).items():
+            part = (config.get(group) or {}).get(name, {})
+            if not part.get("_target_"):
+                _drop(part, keys)
+                if name in (config.get(group) or {}) and not part:
+                    del config[group][name]
+    if image := content.get("image"):
+        options = [option_content("image", option) for option in options_of("image")]
+        known = {key for option in options for key in option if option["_target_"] == config.image.get("_target_")}
+        _drop(config.image, {key: value for key, value in image.items() if known and key not in known})
+
+
+def _drop(node: DictConfig, keys: Mapping[str, Any]) -> None:
+    for key in [key for key, value in keys.items() if node.get(key) == value]:
+        del node[key]
 
 
 def canonical(override: str, command: str = VISUALIZE) -> str:

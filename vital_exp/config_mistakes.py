@@ -160,7 +160,14 @@ def check_values(config: DictConfig, command: str = VISUALIZE) -> None:
     for mapping in PARTS:
         for name, node in (config.get(mapping) or {}).items():
             if not isinstance(node, DictConfig) or not node.get("_target_"):
-                raise UsageError(f"{mapping}.{name}", node, "what it builds is not said: _target_=package.module.Class")
+                raise _part_of_nothing(mapping, name, node)
+
+
+def _part_of_nothing(mapping: str, name: str, node: object) -> UsageError:
+    """The mistake of a part that says nothing of what it builds: an option that is not chosen, or a new part."""
+    if name in options_of(mapping):
+        return UsageError(f"{mapping}.{name}", node, f"the option {mapping}=[{name}] is not among the chosen ones")
+    return UsageError(f"{mapping}.{name}", node, "what it builds is not said: _target_=package.module.Class")
 
 
 def _is_flag(value: object) -> bool:

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 # The command whose configuration is meant when none is named.
 VISUALIZE = "visualize"
@@ -36,7 +38,8 @@ def strange_groups(command: str) -> list[str]:
 
 def _all_groups() -> list[str]:
     root = config_dir()
-    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_dir())
+    folders = (path.relative_to(root) for path in root.rglob("*") if path.is_dir())
+    return sorted(str(folder) for folder in folders if not any(part.startswith("_") for part in folder.parts))
 
 
 @cache
@@ -53,6 +56,13 @@ def _of_command(command: str) -> tuple[frozenset[str], frozenset[str]]:
 def options_of(group: str) -> list[str]:
     """Return the options of a configuration group, without the files that only hold shared keys."""
     return sorted(p.stem for p in (config_dir() / group).glob("*.yaml") if not p.stem.startswith("_"))
+
+
+def option_content(group: str, option: str) -> dict[str, Any]:
+    """Return what the file of an option says itself, as nested dicts; nothing is composed."""
+    content = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{option}.yaml"))
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items() if key != "defaults"}
 
 
 def known_keys(command: str = VISUALIZE) -> dict[str, list[str]]:
