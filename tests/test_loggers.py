@@ -8,10 +8,13 @@ import os
 import socket
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.test_report import png, report, write_run
 from tests.tiny import ON_CPU, SHORT, command, wandb_records
@@ -60,7 +63,22 @@ def test_tensorboard() -> None:
     for term in ("loss/alignment", "loss/total"):
         assert [event.step for event in events.Scalars(term)] == LOGGED_STEPS
     assert [event.step for event in events.Images("pictures/class-1")] == [3, 5]
-    assert events.Images("pictures/class-0")[0].width == 64
+    for name in ("class-0", "class-1"):
+        first, last = (pixels_of(BytesIO(event.encoded_image_string)) for event in events.Images(f"pictures/{name}"))
+        assert np.array_equal(last, pixels_of(Path(f"run/images/{name}.png")))
+        _check_first_picture(first)
+
+
+def pixels_of(file: Any) -> np.ndarray:
+    """(H, W, 3) of an image file."""
+    return np.array(Image.open(file).convert("RGB"))
+
+
+def _check_first_picture(pixels: np.ndarray) -> None:
+    """Noise about the middle of the range after one step: neither black nor few levels."""
+    assert pixels.shape == (64, 64, 3)
+    assert 64 < pixels.mean() < 192
+    assert len(np.unique(pixels)) > 64
 
 
 def history_of(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any], bool]:
@@ -81,7 +99,7 @@ def history_of(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any], bool]:
 
 
 def table_of(run: Path, name: str) -> list[dict[str, Any]]:
-    """The rows of a logged table, each picture replaced by whether its file is among those to be sent."""
+    """The rows of a logged table, each picture replaced by the pixels of the file that is to be sent."""
     (path,) = run.glob("wandb/offline-run-*/*.wandb")
     artifacts = [r.artifact for r in wandb_records(path) if r.WhichOneof("record_type") == "artifact"]
     (contents,) = [a.manifest.contents for a in artifacts if a.name.endswith(f"-{name}")]
@@ -89,7 +107,7 @@ def table_of(run: Path, name: str) -> list[dict[str, Any]]:
     table = json.loads(files[f"{name}.table.json"].read_text())
 
     def cell(value: Any) -> Any:
-        return files[value["path"]].is_file() if isinstance(value, dict) and "path" in value else value
+        return pixels_of(files[value["path"]]) if isinstance(value, dict) and "path" in value else value
 
     return [dict(zip(table["columns"], map(cell, row), strict=True)) for row in table["data"]]
 
@@ -127,7 +145,11 @@ def _check_pictures_and_table(run: Path, history: list[dict[str, Any]]) -> None:
     pictures = [row for row in history if "pictures/filenames" in row]
     assert [row["pictures/captions"] for row in pictures] == [["class-0"]] * 2 + [["class-1"]] * 2
     (files,) = run.glob("wandb/offline-run-*/files")
-    assert all((files / name).is_file() for row in pictures for name in row["pictures/filenames"])
+    sent = [pixels_of(files / name) for row in pictures for name in row["pictures/filenames"]]
+    made = [pixels_of(run / "images" / f"class-{index}.png") for index in (0, 1)]
+    for first, last, picture in zip(sent[::2], sent[1::2], made, strict=True):
+        _check_first_picture(first)
+        assert np.array_equal(last, picture)
     results = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
     rows = table_of(run, "results")
     assert [row["target"] for row in rows] == ["class-0", "class-1"]
@@ -136,7 +158,9 @@ def _check_pictures_and_table(run: Path, history: list[dict[str, Any]]) -> None:
     with (run / "metrics.csv").open(newline="") as file:
         scores = list(csv.DictReader(file))
     assert [row["probability"] for row in rows] == pytest.approx([float(row["probability"]) for row in scores])
-    assert all(row["picture"] is True and row["references"] is True for row in rows)
+    assert all(np.array_equal(row["picture"], picture) for row, picture in zip(rows, made, strict=True))
+    for row in rows:
+        assert np.array_equal(row["references"], pixels_of(run / "references" / f"{row['target']}.jpg"))
 
 
 def online(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
@@ -188,10 +212,10 @@ def test_a_report_is_one_run(tmp_path: Path) -> None:
     assert config["models"] == ["resnet50"]
     assert list(run_of(Path("r")).tags) == ["resnet50", "vital", "maco"]
     (row,) = history
-    assert table_of(Path("r"), "pictures") == [
-        {"model": "resnet50", "target": "class-0", "label": "class-0", "seed": 0, "references": None}
-        | {"vital": True, "maco": True}
-    ]
+    (shown,) = table_of(Path("r"), "pictures")
+    for method, run in zip(("vital", "maco"), runs, strict=True):
+        assert np.array_equal(shown.pop(method), pixels_of(run / "images/class-0.png"))
+    assert shown == {"model": "resnet50", "target": "class-0", "label": "class-0", "seed": 0, "references": None}
     cells = table_of(Path("r"), "comparison")
     assert ("vital", "accuracy_top1", 1.0) in [(c["method"], c["metric"], c["value"]) for c in cells]
     assert row["plots/resnet50-accuracy_top1/_type"] == "html-file"

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from tqdm import tqdm
 
 from vital_exp.engine.module import VisualizationModule
+from vital_exp.images.output import as_image, to_uint8
 
 # Reading the loss makes a device wait, and a bar needs no more than a few updates a second.
 STEPS_PER_UPDATE = 10
@@ -112,12 +113,13 @@ class LogTerms(Callback):
 
 @torch.no_grad()
 def log_pictures(loggers: Sequence[Logger], module: VisualizationModule, names: Sequence[str], step: int) -> None:
-    """Send the pictures as they are now to the loggers that can show them."""
+    """Send the pictures as they are now, in the bytes of their files, to the loggers that can show them."""
     names = names[:PICTURES_LOGGED]
-    pictures = module.pictures()[: len(names)].clamp(0, 1).float().cpu()
+    pictures = to_uint8(module.pictures()[: len(names)].float())  # (n, C, H, W): wandb cuts floats in [0, 1] to 0
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image("pictures", list(pictures), step=step, caption=list(names))
+            images = [as_image(picture) for picture in pictures]
+            logger.log_image("pictures", images, step=step, caption=list(names))
         elif isinstance(logger, TensorBoardLogger):
             for name, picture in zip(names, pictures, strict=True):
                 logger.experiment.add_image(f"pictures/{name}", picture, step)

@@ -6,10 +6,9 @@ from typing import IO, Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from PIL import Image
 from torch import Tensor
 
-from vital_exp.images.output import to_uint8
+from vital_exp.images.output import as_image, to_uint8
 
 FORMATS = {"gif": "GIF", "apng": "PNG"}  # option: Pillow's name
 SUFFIXES = {"gif": "gif", "apng": "png"}
@@ -55,6 +54,6 @@ def write_film(file: IO[bytes], frames: list[Tensor], kind: str) -> None:
         frames: the pictures in order.
         kind: one of ``FORMATS``.
     """
-    images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]  # (3, H, W) -> (H, W, 3)
+    images = [as_image(frame) for frame in frames]
     durations = [FRAME] * (len(images) - 1) + [LAST_FRAME]
     images[0].save(file, FORMATS[kind], save_all=True, append_images=images[1:], duration=durations, loop=0)

@@ -22,7 +22,7 @@ from vital_exp.engine.checkpoints import Checkpoints
 from vital_exp.engine.locks import append, hold
 from vital_exp.engine.movies import SUFFIXES, write_film
 from vital_exp.errors import UsageError
-from vital_exp.images.output import masked_picture, to_uint8
+from vital_exp.images.output import as_image, masked_picture, to_uint8
 from vital_exp.recorded_config import MISTAKE_FILE, RECORDED, recorded_config
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_file
@@ -204,7 +204,7 @@ class RunFolder:
 
     def save_references(self, target: Target, images: Iterable[Tensor], side: int = 96) -> None:
         """Write a strip of the target's first reference images, (3, H, W) RGB each, for the gallery."""
-        tiles = [Image.fromarray(_to_image(to_uint8(image.clamp(0, 1)))).resize((side, side)) for image in images]
+        tiles = [as_image(to_uint8(image.clamp(0, 1))).resize((side, side)) for image in images]
         if not tiles:
             return
         strip = Image.new("RGB", (side * len(tiles), side))
@@ -273,12 +273,7 @@ def _is_file_name(name: object) -> bool:
 
 def _save_png(path: Path, picture: Tensor) -> None:
     with whole_file(path, binary=True) as file:
-        Image.fromarray(_to_image(picture)).save(file, format="PNG")
-
-
-def _to_image(picture: Tensor) -> np.ndarray:
-    array: np.ndarray = picture.permute(1, 2, 0).contiguous().numpy()  # (C, H, W) -> (H, W, C)
-    return array
+        as_image(picture).save(file, format="PNG")
 
 
 def _check_same(recorded: Any, config: DictConfig, path: Path) -> None:

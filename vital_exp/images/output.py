@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,6 +13,11 @@ COLOUR_PERCENTILES = (0.01, 0.99)
 def to_uint8(picture: Tensor) -> Tensor:
     """Round values in [0, 1] to 0..255, uint8; truncating would darken every picture by half a level."""
     return (picture.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def as_image(picture: Tensor) -> Image.Image:
+    """Return a picture (3 or 4, H, W) uint8 as an image of its bytes, RGB or RGBA."""
+    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())  # (C, H, W) -> (H, W, C)
 
 
 def quantised(picture: Tensor) -> Tensor:
