@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -228,3 +229,30 @@ def test_the_peak_of_memory_is_the_process_s_own() -> None:
     child = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True, timeout=300)
     assert ballast[-1] == 1
     assert float(child.stdout) < own - 256
+
+
+def test_a_small_job_does_not_report_the_memory_of_a_large_one_before_it(tmp_path: Path) -> None:
+    def memory_of(size: int, name: str) -> float:
+        network = load_model(tiny_net(width=64), size=size)
+        references = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        pictures = visualize(network, ["class:0", "class:1"], references=references, steps=1, out=tmp_path / name)
+        (line, _) = (tmp_path / name / "results.jsonl").read_text().splitlines()
+        assert json.loads(line)["memory"] == pictures.results[0]["memory"]
+        return float(pictures.results[0]["memory"])
+
+    large, small = memory_of(640, "large"), memory_of(16, "small")
+    assert 0 < small < large - 100
+
+
+def test_a_peak_that_cannot_be_told_from_an_earlier_one_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(memory, "PROCESS", tmp_path)  # where writing resets nothing
+    assert memory.forget_peak(cpu) == 0
+    assert memory.peak(cpu) is None
+    (tmp_path / "status").write_text("VmHWM:\t512000 kB\nVmRSS:\t102400 kB\n")
+    before = memory.forget_peak(cpu)
+    assert (before, memory.peak(cpu, before)) == (500, None)
+    (tmp_path / "status").write_text("VmHWM:\t614400 kB\nVmRSS:\t102400 kB\n")
+    assert memory.peak(cpu, before) == 600

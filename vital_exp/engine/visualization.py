@@ -234,7 +234,7 @@ class Visualization:
     def _make(self, number: int, batch: list[Target], size: int, progress: Progress) -> None:
         """Optimise one batch and keep its pictures; targets that have lost their references fail alone."""
         started = time.perf_counter()
-        forget_peak(self.network.device)
+        most_before = forget_peak(self.network.device)
         try:
             module = self._module(padded(batch, size))
         except UsageError as mistake:
@@ -249,7 +249,8 @@ class Visualization:
         film = Film(self.config.steps) if self.folder and self.config.movie else None
         self._fit(number, module, batch, [progress, film] if film else [progress])
         seconds = (time.perf_counter() - started) / len(batch)
-        cost = {"seconds": round(seconds, 3), "memory": round(peak(self.network.device), 1)}
+        memory = peak(self.network.device, most_before)
+        cost = {"seconds": round(seconds, 3), "memory": None if memory is None else round(memory, 1)}
         with torch.no_grad():
             pictures = module.pictures().detach().float().cpu()[: len(batch)]
         masks = transparency(module.sensitivity()[: len(batch)], self.config.mask_percentile)
@@ -278,7 +279,7 @@ class Visualization:
     def _fail(self, target: Target, error: str) -> None:
         height, width = self._picture_size()
         nothing = _Finished(torch.full((3, height, width), torch.nan), torch.zeros(1, height, width), {})
-        self._keep(target, self._result(target, {}, error, None, {"seconds": 0.0, "memory": 0.0}), nothing)
+        self._keep(target, self._result(target, {}, error, None, {"seconds": 0.0, "memory": None}), nothing)
 
     def _module(self, padded: list[Target]) -> VisualizationModule:
         config = self.config
@@ -344,7 +345,7 @@ class Visualization:
         terms: dict[str, list[float]],
         error: str | None,
         activation: float | None,
-        cost: Mapping[str, float],
+        cost: Mapping[str, float | None],
     ) -> dict[str, Any]:
         return {
             "target": target.name,
