@@ -7,13 +7,18 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import save_file
 
-from tests.tiny import ON_CPU, SHORT, command, image_folder
-from vital_exp.commands import hydra_app, visualize
+from tests.tiny import ON_CPU, SHORT, command, exit_code, image_folder, tiny_net
+from vital_exp.commands import audit, hydra_app, visualize
+from vital_exp.commands.own_folder import free_folder
 from vital_exp.config import compose_config, groups, options_of, picture_config
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -206,6 +211,73 @@ def test_a_mistake_leaves_no_folder_behind(workplace: Path) -> None:
     (workplace / "given").mkdir()
     assert command(*mistake, "hydra.run.dir=given") == hydra_app.MISTAKE
     assert (workplace / "given").is_dir()
+
+
+SWEEP = ("-m", "hydra/hydra_logging=none")
+
+
+@pytest.mark.parametrize(("name", "sweep"), [("visualize", ()), ("mine", ()), ("evaluate", ()), ("audit", SWEEP)])
+def test_jobs_of_one_second_take_different_folders(
+    name: str, sweep: tuple[str, ...], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Path] = []
+    module = import_module(f"vital_exp.commands.{name}")
+    monkeypatch.setattr(module, f"{name}_job", lambda _config: places.append(output()) or 0)
+    given = ("hydra.sweep.dir=multirun/%S" if sweep else "hydra.run.dir=outputs/%S",)  # the same second
+    needed = ("run=run",) if name == "audit" else ()
+    assert [exit_code(module.main, *needed, *sweep, *more) for more in ((), given, given)] == [0, 0, 0]
+    assert len(set(places)) == 3
+    assert {place.relative_to(workplace).parts[0] for place in places} == {"multirun" if sweep else "outputs"}
+
+
+def test_folders_of_processes_beside_one_another(tmp_path: Path) -> None:
+    """Threads stand for processes: what makes a folder is one call of the system."""
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(free_folder, [tmp_path / "x" / "12-00-00"] * 40))
+    assert sorted(made) == sorted((tmp_path / "x").iterdir())
+    assert len(made) == 40
+
+
+def test_a_folder_named_by_the_user_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Path] = []
+    monkeypatch.setattr(audit, "audit_job", lambda _config: places.append(output()) or 0)
+    for given in ("hydra.run.dir=outputs/2026-01-01/12-00-00", "hydra.run.dir=${now:%Y}", "hydra.sweep.dir=sweep"):
+        sweep = SWEEP if "sweep" in given else ()
+        assert [exit_code(audit.main, "run=run", given, *sweep) for _ in range(2)] == [0, 0]
+        assert places[-1] == places[-2]
+
+
+def output() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+@pytest.mark.parametrize(
+    ("name", "sweep"), [("visualize", ()), ("mine", ()), ("evaluate", ()), ("audit", SWEEP), ("report", ())]
+)
+def test_relative_paths_are_of_the_folder_where_the_command_was_started(
+    name: str, sweep: tuple[str, ...], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Path, bool]] = []
+    module = import_module(f"vital_exp.commands.{name}")
+    monkeypatch.setattr(module, f"{name}_job", lambda _config: seen.append((Path.cwd(), output().is_absolute())) or 0)
+    assert exit_code(module.main, "hydra.job.chdir=true", *(["run=run"] if name == "audit" else []), *sweep) == 0
+    assert seen == [(workplace, True)]
+    assert Path.cwd() == workplace
+
+
+def test_files_of_a_run_that_changes_its_folder(workplace: Path) -> None:
+    image_folder(workplace / "photos", ["cat", "dog", "fox", "owl"], side=32)
+    (workplace / "net.py").write_text("from tests.tiny import tiny_net as build\n")
+    (workplace / "names.txt").write_text("cat\ndog\nfox\nowl\n")
+    save_file(tiny_net().state_dict(), workplace / "weights.safetensors")
+    files = ("model.factory=net.py:build", "model.checkpoint=weights.safetensors", "model.class_names=names.txt")
+    own = ("model=python", "model.size=32", *files, "references=folder", "references.root=photos", "cache_dir=cache")
+    more = ("image.init=photos/cat/0.png", "steps=2", "target.index=fox", "references.count=2", "batch_size=1")
+    assert command(*own, *more, *ON_CPU, "progress=false", "hydra.job.chdir=true", "hydra.run.dir=run") == 0
+    assert {path.name for path in workplace.iterdir()} == {
+        *("photos", "net.py", "names.txt", "weights.safetensors", "cache", "run")
+    }
+    assert (workplace / "run" / "images" / "class-2.png").is_file()
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--hel", "model=nonsense"), ("list=layers",)])

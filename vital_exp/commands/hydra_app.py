@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,9 @@ FLAGS = (
     *("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i"),
 )
 HOW_TO_RESUME = "interrupted; the same command with the same hydra.run.dir goes on from there"
+
+
+logger = logging.getLogger(__name__)
 
 
 class JobEnded(Exception):
@@ -67,6 +72,7 @@ def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str])
     process = os.getpid()
 
     def run_job(config: DictConfig) -> float:
+        _stay()
         code = _exit_code(command, config_name, job, config)
         if isinstance(code, Value):
             return float(code)
@@ -101,6 +107,22 @@ def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str])
     except KeyboardInterrupt as interruption:
         codes.append(_tell(command, str(interruption) or HOW_TO_RESUME, INTERRUPTED))
     return next((code for code in (INTERRUPTED, BROKEN_PIPE, MISTAKE, SOME_FAILED) if code in codes), 0)
+
+
+def _stay() -> None:
+    """Work in the folder where the command was started, which relative paths in the configuration are meant from."""
+    settings = HydraConfig.get()
+    if settings.job.chdir:
+        os.chdir(settings.runtime.cwd)  # Hydra goes back by itself
+        _tell_of_chdir()
+
+
+@cache
+def _tell_of_chdir() -> None:
+    place = (
+        "relative paths are those of the folder where the command was started, and what is made goes to the run folder"
+    )
+    logger.warning("hydra.job.chdir=true changes nothing: %s", place)
 
 
 @contextmanager
