@@ -29,8 +29,9 @@ from vital_exp import load_model
 from vital_exp.errors import UsageError
 from vital_exp.models.taps import Taps
 from vital_exp.relevance import relevance_maps
-from vital_exp.relevance.forward import RelevancePass, Uncovered
+from vital_exp.relevance.forward import RelevancePass
 from vital_exp.relevance.maps import activations_and_relevance
+from vital_exp.relevance.out_of_place import Uncovered
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.unit import Target
 
@@ -421,12 +422,12 @@ def test_torchvisions_attention_heeds_its_mask(boolean: bool, each_head: bool) -
     np.testing.assert_allclose(flow(theirs, x, relevance), flow(by_hand, x, relevance), rtol=1e-8, atol=1e-12)
 
 
-class PaddedAttention(nn.MultiheadAttention):
+class AttentionToNothing(nn.MultiheadAttention):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(x, x, x, key_padding_mask=torch.tensor([[False, True]]))[0]
+        return super().forward(x, x, x)[0]
 
 
-PADDED = PaddedAttention(4, 1, batch_first=True).double().eval().requires_grad_(False)
+TO_NOTHING = AttentionToNothing(4, 1, batch_first=True, add_zero_attn=True).double().eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize(
@@ -435,7 +436,7 @@ PADDED = PaddedAttention(4, 1, batch_first=True).double().eval().requires_grad_(
         (lambda x: x / (x.relu() + 1), "division by an activation"),
         (lambda x: torch.ones(1, 2, 4).double().div(other=x), "division by an activation"),
         (lambda x: 1 / x, "rdiv"),
-        (PADDED, "attention to more than the input, or to less"),
+        (TO_NOTHING, "attention to more than the inputs"),
     ],
 )
 def test_what_has_no_rule_is_refused(operation: Callable[[Tensor], Tensor], named: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -10,49 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from vital_exp.relevance import operations
-
-# What an operation is called, without the marks of in-place and reflected forms: iadd, add_ and radd are add.
-ALIASES = {"_max_pool2d": "max_pool2d", "max_pool2d_with_indices": "max_pool2d", "concat": "cat", "concatenate": "cat"}
-# Operations that move, choose or sum up values unchanged: their gradient is their rule.
-MOVEMENTS = frozenset(
-    {
-        *("cat", "stack", "chunk", "split", "unbind", "getitem", "__getitem__", "select", "narrow", "pad", "roll"),
-        *("reshape", "view", "view_as", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "T"),
-        *("swapaxes", "movedim", "expand", "expand_as", "repeat", "contiguous", "clone", "flip", "to", "type", "float"),
-        *("double", "type_as", "t", "mT", "rearrange", "_pad", "where"),
-    }
+from vital_exp.relevance import attention, operations
+from vital_exp.relevance.covered import AVERAGES, CONSTANTS, CONVOLUTIONS, IDENTITIES, MAXIMA, MOVEMENTS, operation_name
+from vital_exp.relevance.out_of_place import (
+    OutOfPlacePass,
+    Uncovered,
+    carry_out,
+    is_activation,
+    needs_gradient,
+    tensors,
 )
-# Operations through which relevance passes unchanged; the first argument is the activation.
-IDENTITIES = frozenset(
-    {
-        *(
-            "batch_norm",
-            "layer_norm",
-            "group_norm",
-            "instance_norm",
-            "rms_norm",
-            "dropout",
-            "dropout2d",
-            "feature_dropout",
-        ),
-        *("relu", "relu6", "hardtanh", "clamp", "clamp_min", "gelu", "silu", "hardswish", "leaky_relu", "elu", "mish"),
-        *("sigmoid", "hardsigmoid", "tanh", "stochastic_depth", "neg"),
-    }
-)
-NEVER_NEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid"})
-# What normalises an activation is taken as constant, as in batch and layer norm (ConvNeXt V2's response norm).
-CONSTANTS = frozenset({"norm", "var", "std", "var_mean", "rsqrt"})
-GUIDED = frozenset(
-    {"relu", "relu6", "hardtanh", "clamp", "clamp_min", "gelu", "silu", "hardswish", "leaky_relu", "elu"}
-)
-IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div"}
+from vital_exp.relevance.out_of_place import in_place as changes_its_input
 
-
-class Uncovered(Exception):
-    """An operation on an activation has no rule; its name."""
+NEVER_NEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softplus", "abs", "square", "sqrt"})
+# A power of this exponent, as in a root mean square norm, is what normalises an activation.
+INVERSE_ROOT = -0.5
 
 
 def check_ruled(values: Any) -> None:
@@ -64,50 +36,16 @@ def check_ruled(values: Any) -> None:
     Raises:
         Uncovered: one did not.
     """
-    for tensor in _tensors(values):
+    for tensor in _activations(values):
         if tensor.grad_fn is not None and not getattr(tensor, "_has_rule", False):
             raise Uncovered(tensor.grad_fn.name().removesuffix("Backward"))
-
-
-class OutOfPlacePass(TorchFunctionMode):
-    """While it is active, in-place operations are carried out out of place, so that activations stay what they were.
-
-    Whatever uses a tensor after an in-place operation on it gets the operation's result.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        # By the id of a tensor: it, kept so that no other takes its id, and what it would have become.
-        self._changed: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Carry out one operation."""
-        given = self.current(args)
-        keywords = {name: self.current(value) for name, value in (kwargs or {}).items()}
-        result = self._run(func, given, keywords)
-        if _in_place(func, keywords) and given and _needs_gradient(given[0]) and result is not given[0]:
-            self._changed[id(given[0])] = given[0], result
-        return result
-
-    def current(self, value: Any) -> Any:
-        """Return what in-place operations would have made of a tensor, or of those in a tuple or list."""
-        if type(value) in (tuple, list):
-            return type(value)(map(self.current, value))
-        while id(value) in self._changed:
-            _, value = self._changed[id(value)]
-        return value
-
-    def _run(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        return _value(func, args, keywords)
 
 
 class RelevancePass(OutOfPlacePass):
     """While it is active, operations on activations that need a gradient get the backward pass of their rule.
 
     In-place operations are carried out out of place. An operation without a rule raises Uncovered; one that torch does
-    not show to a mode does so when its result is used.
+    not show to a mode does so when its result is used. ``vital_exp.relevance.covered.COVERED`` lists the operations.
 
     Attributes:
         counts: how often each rule was installed, by operation; ``"residual_sum"`` counts sums of two activations.
@@ -123,51 +61,70 @@ class RelevancePass(OutOfPlacePass):
 
     def _run(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """Carry out one operation with its rule."""
-        if not any(map(_needs_gradient, (*args, *keywords.values()))):
+        given = (*args, *keywords.values())
+        if not needs_gradient(given):
             return func(*args, **keywords)
-        check_ruled((*args, *keywords.values()))
-        result = self._carry_out(func, args, keywords)
-        for tensor in _tensors(result):
-            tensor._has_rule = True  # type: ignore[attr-defined]
-        return result
-
-    def _carry_out(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        check_ruled(given)
         name = operation_name(func)
-        if name in MOVEMENTS:
-            return func(*args, **keywords)
-        if name in CONSTANTS:
-            return _detached(func(*args, **keywords))
-        if name in IDENTITIES:
-            return self._identity(func, args, keywords)
-        if name in RULED:
-            return getattr(self, f"_{name}")(func, args, keywords)
-        result = func(*args, **keywords)
-        if _needs_gradient(result) and not _same(result, args):
+        if name in RULES:
+            result = RULES[name](self, func, args, keywords)
+        elif changes_its_input(func, keywords):
             raise Uncovered(name)
+        else:
+            result = func(*args, **keywords)
+            if needs_gradient(result) and not _same(result, args):
+                raise Uncovered(name)
+        for tensor in _activations(result):
+            tensor._has_rule = True  # type: ignore[attr-defined]
         return result
 
     def _note(self, name: str) -> None:
         self.counts[name] += 1
 
+    def _movement(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        return carry_out(func, args, keywords)
+
+    def _constant(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        result = func(*args, **keywords)
+        return result.detach() if isinstance(result, Tensor) else tuple(part.detach() for part in result)
+
     def _identity(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
         name = operation_name(func)
+        if is_activation((*args[1:], *keywords.values())):
+            raise Uncovered(f"{name} with a parameter that is an activation")
         self._note(name)
-        result = operations.identity(_value(func, args, keywords), args[0])
+        result = operations.identity(carry_out(func, args, keywords), args[0])
         return operations.positive(result) if name in NEVER_NEGATIVE else result
 
-    def _conv2d(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        value = func(*args, **keywords)
+    # Linear layers and convolutions.
+
+    def _convolution(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
         x, weight, bias, options = _linear_arguments(args, keywords)
 
         def convolve(v: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-            return F.conv2d(v, w, b, *options, **keywords)
+            return func(v, w, b, *options, **keywords)
 
-        return self._weights("conv2d", value, x, weight, bias, convolve, operations.GAMMA_CONVOLUTION)
+        return self._affine(operation_name(func), x, weight, bias, convolve, operations.GAMMA_CONVOLUTION)
 
     def _linear(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        value = func(*args, **keywords)
-        x, weight, bias, _ = _linear_arguments(args, keywords)
-        return self._weights("linear", value, x, weight, bias, F.linear, operations.GAMMA_LINEAR)
+        return self.linear(*_linear_arguments(args, keywords)[:3])
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return x weight^T + bias."""
+        if not needs_gradient((x, weight)):
+            return F.linear(x, weight, bias)
+        return self._affine("linear", x, weight, bias, F.linear, operations.GAMMA_LINEAR)
+
+    def _affine(
+        self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None, affine: Callable[..., Tensor], gamma: float
+    ) -> Tensor:
+        """An affine map; where the weight is an activation too (dynamic convolutions), a product of two."""
+        if is_activation(bias):
+            raise Uncovered(f"{name} with a bias that is an activation")
+        if not is_activation(weight):
+            return self._weights(name, affine(x, weight, bias), x, weight, bias, affine, gamma)
+        mixed = self._bilinear(name, x, weight, affine, gamma)
+        return mixed if bias is None else operations.identity(affine(x, weight, bias).detach(), mixed)
 
     def _weights(
         self,
@@ -176,173 +133,248 @@ class RelevancePass(OutOfPlacePass):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        linear: Callable[..., Tensor],
+        affine: Callable[..., Tensor],
         gamma: float,
     ) -> Tensor:
         self._note(name)
         if self.epsilon_rules:
-            return operations.gamma(value, x, weight.detach(), bias, linear, gamma)
-        return operations.z_plus(value, x, weight.detach(), linear)
+            return operations.gamma(value, x, weight.detach(), bias, affine, gamma)
+        return operations.z_plus(value, x, weight.detach(), affine)
 
-    def _max_pool2d(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        self._note("max_pool2d")
-        value = func(*args, **keywords)
-        stride = _argument(args, keywords, 2, "stride") or _argument(args, keywords, 1, "kernel_size")
-        result = operations.pooled(value, args[0], lambda v: operations.average_like_maximum(v, stride, value.shape))
-        return operations.positive(result) if operations.is_positive(args[0]) else result
+    # Means, sums over dimensions, maxima.
 
-    def _avg_pool2d(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        self._note(operation_name(func))
+    def _average(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        name = operation_name(func)
+        self._note(name)
         value = func(*args, **keywords)
+        if name == "interpolate" and "nearest" in str(_argument(args, keywords, 3, "mode") or "nearest"):
+            return value  # copies
         return operations.pooled(value, args[0], lambda v: func(v, *args[1:], **keywords))
 
-    _adaptive_avg_pool2d = _mean = _avg_pool2d
+    def _maximum(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        name = operation_name(func)
+        if isinstance(_argument(args, keywords, 1, "other"), Tensor):
+            return self._larger_of_two(func, args, keywords)
+        self._note(name)
+        value = func(*args, **keywords)
+        if "pool" in name:
+            average = _average_pooling(name, value.shape, args, keywords)
+        else:
+            average = _average_over(_argument(args, keywords, 1, "dim"), _argument(args, keywords, 2, "keepdim"))
+        if isinstance(value, tuple):  # with indices
+            return type(value)((operations.pooled(value[0], args[0], average), value[1]))
+        result = operations.pooled(value, args[0], average)
+        return operations.positive(result) if operations.is_positive(args[0]) else result
+
+    def _larger_of_two(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        a, b = _operands(args, keywords)
+        value: Tensor = func(a, b)
+        if needs_gradient(a) and needs_gradient(b):
+            self._note("choice")
+            return value
+        return operations.identity(value, a if needs_gradient(a) else b)  # like a clamp
+
+    # Sums and products of two.
 
     def _add(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
         a, b = _operands(args, keywords)
-        return self._sum(a, _scaled(b, keywords.get("alpha", 1)))
+        return self.sum_of_two(a, _scaled(b, keywords.get("alpha", 1)))
 
     def _sub(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
         a, b = _operands(args, keywords)
-        return self._sum(a, _scaled(b, -keywords.get("alpha", 1)))
+        return self.sum_of_two(a, _scaled(b, -keywords.get("alpha", 1)))
 
     def _rsub(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
         a, b = _operands(args, keywords)  # b - a
-        return self._sum(_scaled(a, -keywords.get("alpha", 1)), b)
+        return self.sum_of_two(_scaled(a, -keywords.get("alpha", 1)), b)
 
-    def _sum(self, a: Any, b: Any) -> Tensor:
+    def _lerp(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        start, end, weight = (_argument(args, keywords, i, name) for i, name in enumerate(("input", "end", "weight")))
+        if needs_gradient(weight):
+            raise Uncovered("lerp by an activation")
+        return self.sum_of_two(_scaled(start, 1 - weight), _scaled(end, weight))
+
+    def sum_of_two(self, a: Any, b: Any) -> Tensor:
+        """Return a + b, by magnitude; a constant, such as a position embedding, is a bias."""
         value = torch.add(a, b)
-        if not (_needs_gradient(a) and _needs_gradient(b)):  # a constant, such as a position embedding, is a bias
+        if not (needs_gradient(a) and needs_gradient(b)):
             self._note("bias")
-            return operations.identity(value, a if _needs_gradient(a) else b)
+            return operations.identity(value, a if needs_gradient(a) else b)
         self._note("residual_sum")
         return operations.residual_sum(value, a, b)
 
     def _mul(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
         a, b = _operands(args, keywords)
         value = torch.mul(a, b)
-        if not (_needs_gradient(a) and _needs_gradient(b)):  # layer scale, or a number
+        if not (needs_gradient(a) and needs_gradient(b)):  # layer scale, or a number
             self._note("scale")
-            return operations.identity(value, a if _needs_gradient(a) else b)
+            return operations.identity(value, a if needs_gradient(a) else b)
         self._note("product")
         return operations.product(value, a, b)
 
-    def _addcmul(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        offset, a, b = args[:3]
-        factor = keywords.get("value", 1)
-        product = self._mul(torch.mul, (a, b), {}) if _needs_gradient(a) or _needs_gradient(b) else a * b
-        scaled = product if factor == 1 else self._mul(torch.mul, (product, factor), {})
-        return self._add(torch.add, (offset, scaled), {})
+    def _glu(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        axis = _argument(args, keywords, 1, "dim")
+        a, gate = args[0].chunk(2, dim=-1 if axis is None else axis)
+        return self._mul(torch.mul, (a, operations.identity(gate.sigmoid(), gate)), {})
 
     def _div(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        if any(map(_needs_gradient, (*args[1:], keywords.get("other")))):
+        if needs_gradient((*args[1:], keywords.get("other"))):
             raise Uncovered("division by an activation")
+        if keywords.get("rounding_mode") is not None:
+            raise Uncovered("division with rounding")
         self._note("scale")
         return operations.identity(torch.div(*args, **keywords), args[0])
 
-    def _matmul(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        if not _needs_gradient(args[1]) and args[1].ndim == 2:  # a projection, such as that of CLIP's image tower
-            return self._linear(F.linear, (args[0], args[1].transpose(0, 1)), {})
-        self._note("matmul")
-        return operations.matrix_product(torch.matmul(*args, **keywords), args[0], args[1])
+    def _pow(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        exponent = _argument(args, keywords, 1, "exponent")
+        if is_activation(exponent):
+            raise Uncovered("pow with an exponent that is an activation")
+        value = torch.pow(args[0], exponent)
+        if not isinstance(exponent, Tensor) and exponent == INVERSE_ROOT:
+            return value.detach()
+        if torch.as_tensor(exponent).amin() <= 0:
+            raise Uncovered("pow with an exponent of at most 0")
+        self._note("pow")
+        return operations.identity(value, args[0])
 
-    _bmm = _matmul
+    # Matrix products.
+
+    def _matmul(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        a, b = [*args, *(keywords[name] for name in FACTORS if name in keywords)]
+        return self.matrix_product(a, b)
+
+    def matrix_product(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return a b as ``torch.matmul`` does; a constant matrix is a weight, a constant batch of matrices is not."""
+        if a.ndim == 1:
+            return self.matrix_product(a.unsqueeze(0), b).squeeze(-1 if b.ndim == 1 else -2)
+        if b.ndim == 1:
+            return self.matrix_product(a, b.unsqueeze(1)).squeeze(-1)
+        if b.ndim == 2 and not needs_gradient(b):  # a projection, such as that of CLIP's image tower
+            return self.linear(a, b.transpose(0, 1), None)
+        if a.ndim == 2 and not needs_gradient(a):
+            return self._bilinear("matmul", a, b, torch.matmul, operations.GAMMA_LINEAR)
+        self._note("matmul")
+        return operations.matrix_product(torch.matmul(a, b), a, b)
+
+    def _bilinear(self, name: str, a: Tensor, b: Tensor, product: Callable[..., Tensor], gamma: float) -> Tensor:
+        """What is linear in each of two factors: a constant one is a weight."""
+        value = product(a, b)
+        if not needs_gradient(value):
+            return value
+        if not needs_gradient(b):
+            return self._weights(name, value, a, b, None, lambda v, w, _=None: product(v, w), gamma)
+        if not needs_gradient(a):
+            return self._weights(name, value, b, a, None, lambda v, w, _=None: product(w, v), gamma)
+        self._note(name)
+        return operations.bilinear(value, a, b, product)
+
+    def _tensordot(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        a, b = args[0], _argument(args, keywords, 1, "b")
+        dims = _argument(args, keywords, 2, "dims")
+        return self._bilinear("tensordot", a, b, lambda v, w: torch.tensordot(v, w, dims), operations.GAMMA_LINEAR)
+
+    def _einsum(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        equation, factors = args[0], list(tensors(args[1:]))
+        if not isinstance(equation, str) or len(factors) > 2:
+            raise Uncovered("einsum of more than two factors" if len(factors) > 2 else "einsum without an equation")
+        read, written = _indices(equation)
+        a, b = factors[0], factors[-1]
+        if len(factors) == 1:
+            self._note("einsum")
+            value = torch.einsum(equation, a)
+            return value if read <= written else operations.pooled(value, a, lambda v: torch.einsum(equation, v))
+        product = lambda v, w: torch.einsum(equation, v, w)  # noqa: E731
+        if read <= written:  # nothing is summed
+            self._note("einsum")
+            return operations.outer(product(a, b), a, b, product)
+        return self._bilinear("einsum", a, b, product, operations.GAMMA_LINEAR)
+
+    def _addmm(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        offset, *given = args
+        a, b = [*given, *(keywords[name] for name in FACTORS if name in keywords)]
+        if operation_name(func) == "addcmul":
+            product = self._mul(torch.mul, (a, b), {}) if needs_gradient((a, b)) else a * b
+            return self.sum_of_two(offset, _scaled(product, keywords.get("value", 1)))
+        product = self.matrix_product(a, b) if needs_gradient((a, b)) else a @ b
+        product = _scaled(product, keywords.get("alpha", 1))
+        if keywords.get("beta", 1) == 0:  # the offset is not read, and may be anything
+            return product
+        return self.sum_of_two(_scaled(offset, keywords.get("beta", 1)), product)
+
+    # Attention.
 
     def _softmax(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        axis = _argument(args, keywords, 1, "dim")
+        if axis is None:
+            raise Uncovered("softmax without a dimension")
         self._note("softmax")
-        return operations.softmax(func(*args, **keywords), args[0], _argument(args, keywords, 1, "dim"))
+        return operations.softmax(func(*args, **keywords), args[0], axis)
 
-    def _scaled_dot_product_attention(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        query, key, value = args[:3]
-        mask, scale = _argument(args, keywords, 3, "attn_mask"), keywords.get("scale")
-        if _argument(args, keywords, 5, "is_causal"):
-            raise Uncovered("causal attention")
-        return self._attend(query, key, value, mask, scale)
+    def softmax(self, x: Tensor, axis: int) -> Tensor:
+        """Return shares along an axis."""
+        return self._softmax(torch.softmax, (x, axis), {})
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Any, scale: float | None) -> Tensor:
-        """Scaled dot products, softmax, weighted sum, each by its own rule."""
-        query = operations.identity(query * (scale or 1 / math.sqrt(query.shape[-1])), query)
-        scores = self._matmul(torch.matmul, (query, key.transpose(-2, -1)), {})
-        if mask is not None:
-            offset = torch.where(mask, 0.0, -math.inf) if mask.dtype == torch.bool else mask
-            scores = operations.identity(scores + offset, scores)
-        return self._matmul(torch.matmul, (self._softmax(torch.softmax, (scores, -1), {}), value), {})
+    def _dot_product_attention(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+        return attention.dot_product_attention(self, args, keywords)
 
-    def _multi_head_attention_forward(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        """torchvision's attention: one projection to queries, keys and values of one input, heads, one projection."""
-        x, heads = args[0], args[4]
-        weight, bias, out_weight, out_bias = args[5], args[6], args[11], args[12]
-        if args[1] is not x or args[2] is not x or weight is None:
-            raise Uncovered("attention between different inputs")
-        if args[7] is not None or args[8] is not None or args[9] or keywords.get("key_padding_mask") is not None:
-            raise Uncovered("attention to more than the input, or to less")
-        projected = self._linear(F.linear, (x, weight, bias), {})  # (T, N, 3 D)
-        length, count, width = x.shape
-        query, key, value = (
-            part.reshape(length, count, heads, width // heads).permute(1, 2, 0, 3)  # (N, heads, T, D / heads)
-            for part in projected.chunk(3, dim=-1)
-        )
-        mask = _mask(keywords.get("attn_mask"), count, heads)
-        mixed = self._attend(query, key, value, mask, None).permute(2, 0, 1, 3).reshape(length, count, width)
-        return self._linear(F.linear, (mixed, out_weight, out_bias), {}), None
+    def _multi_head_attention(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        return attention.multi_head_attention(self, args, keywords)
 
 
-RULED = frozenset(
-    {
-        *("conv2d", "linear", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "add", "mul", "div"),
-        *("sub", "rsub", "addcmul"),
-        *("matmul", "bmm", "softmax", "scaled_dot_product_attention", "multi_head_attention_forward"),
-    }
-)
+# What torch calls the factors of its matrix products.
+FACTORS = ("tensor1", "tensor2", "batch1", "batch2", "mat", "mat1", "mat2", "vec", "tensor", "other")
+
+# The rule of every operation in COVERED.
+RULES: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(MOVEMENTS, RelevancePass._movement),
+    **dict.fromkeys(IDENTITIES, RelevancePass._identity),
+    **dict.fromkeys(CONSTANTS, RelevancePass._constant),
+    **dict.fromkeys(AVERAGES, RelevancePass._average),
+    **dict.fromkeys(MAXIMA, RelevancePass._maximum),
+    **dict.fromkeys(("maximum", "minimum"), RelevancePass._larger_of_two),
+    **dict.fromkeys(CONVOLUTIONS, RelevancePass._convolution),
+    "linear": RelevancePass._linear,
+    "add": RelevancePass._add,
+    "sub": RelevancePass._sub,
+    "rsub": RelevancePass._rsub,
+    "lerp": RelevancePass._lerp,
+    "mul": RelevancePass._mul,
+    "glu": RelevancePass._glu,
+    "div": RelevancePass._div,
+    "pow": RelevancePass._pow,
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot"), RelevancePass._matmul),
+    "tensordot": RelevancePass._tensordot,
+    "einsum": RelevancePass._einsum,
+    **dict.fromkeys(("addcmul", "addmm", "addmv", "baddbmm"), RelevancePass._addmm),
+    "softmax": RelevancePass._softmax,
+    "scaled_dot_product_attention": RelevancePass._dot_product_attention,
+    "multi_head_attention_forward": RelevancePass._multi_head_attention,
+}
 
 
-class GuidedPass(OutOfPlacePass):
-    """While it is active, activation functions let only positive gradients back (guided backpropagation).
-
-    In-place operations are carried out out of place; everything else is as it is.
-    """
-
-    def _run(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        if operation_name(func) in GUIDED and _needs_gradient(args[0]):
-            return operations.guided(
-                _value(func, args, keywords), args[0], lambda x: _derivative(func, x, args[1:], keywords)
-            )
-        return _value(func, args, keywords)
+def _average_pooling(
+    name: str, size: torch.Size, args: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> Callable[[Tensor], Tensor]:
+    """Return the average pooling that stands in for a maximum pooling with an output of this size."""
+    axes = int(name[-2])  # of max_pool2d
+    stride = None
+    if not name.startswith("adaptive"):
+        stride = _argument(args, keywords, 2, "stride") or _argument(args, keywords, 1, "kernel_size")
+    return lambda v: operations.average_like_maximum(v, stride, size, axes)
 
 
-def operation_name(func: Any) -> str:
-    """Return an operation's plain name: relu for relu_, add for __iadd__."""
-    name = str(getattr(func, "__name__", func))
-    if name in MOVEMENTS or name in ALIASES:
-        return ALIASES.get(name, name)
-    name = name.removeprefix("__").removesuffix("__").rstrip("_")
-    name = IN_PLACE.get(name, name)
-    return {"radd": "add", "rmul": "mul", "truediv": "div"}.get(name, name)
+def _average_over(axes: Any, keeps_them: Any) -> Callable[[Tensor], Tensor]:
+    """Return the mean over dimensions, over all of them if none is given."""
+    if axes is None or axes == ():
+        return lambda v: v.mean()
+    return lambda v: v.mean(axes, keepdim=bool(keeps_them))
 
 
-def _in_place(func: Any, keywords: Mapping[str, Any]) -> bool:
-    """Whether an operation changes its first argument."""
-    name = str(getattr(func, "__name__", ""))
-    plain = name.removeprefix("__").removesuffix("__")
-    return bool(keywords.get("inplace")) or (name.endswith("_") and not name.endswith("__")) or plain in IN_PLACE
-
-
-def _value(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    """Carry out an operation, out of place if it is an in-place one on an activation."""
-    if keywords.get("inplace"):
-        keywords = {**keywords, "inplace": False}
-    if not _in_place(func, keywords) or not args or not _needs_gradient(args[0]):
-        return func(*args, **keywords)
-    plain = operation_name(func)
-    outside = getattr(torch, plain, None) or getattr(F, plain)
-    return outside(*args, **keywords)
-
-
-def _derivative(func: Any, x: Tensor, rest: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-    with torch.enable_grad():
-        variable = x.detach().requires_grad_()
-        (derivative,) = torch.autograd.grad(_value(func, (variable, *rest), keywords).sum(), variable)
-    return derivative
+def _indices(equation: str) -> tuple[set[str], set[str]]:
+    """Return the indices that an einsum reads, and those that it writes."""
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    letters = [letter for letter in inputs if letter not in ",."]
+    return set(letters), set(output) if arrow else {letter for letter in letters if letters.count(letter) == 1}
 
 
 def _linear_arguments(args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None, Any]:
@@ -362,40 +394,16 @@ def _operands(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, 
     return args[0], _argument(args, keywords, 1, "other")
 
 
-def _scaled(x: Any, factor: float) -> Any:
-    """Multiply by a number: a linear map of each value by itself, through which relevance passes unchanged."""
-    if factor == 1:
+def _scaled(x: Any, factor: Any) -> Any:
+    """Multiply by a constant: a linear map of each value by itself, through which relevance passes unchanged."""
+    if not isinstance(factor, Tensor) and factor == 1:
         return x
-    return operations.identity(x * factor, x) if _needs_gradient(x) else x * factor
+    return operations.identity(x * factor, x) if needs_gradient(x) else x * factor
 
 
-def _mask(mask: Tensor | None, count: int, heads: int) -> Tensor | None:
-    """Return a mask of ``nn.MultiheadAttention`` as what is added to scores (N, heads, T, T)."""
-    if mask is None:
-        return None
-    if mask.dtype == torch.bool:  # true where nothing is read, unlike in scaled_dot_product_attention
-        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(mask, -math.inf)
-    return mask if mask.ndim == 2 else mask.unflatten(0, (count, heads))  # (N heads, T, T)
-
-
-def _needs_gradient(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.requires_grad
-    return isinstance(value, (list, tuple)) and any(map(_needs_gradient, value))
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
+def _activations(values: Any) -> Iterator[Tensor]:
     """Yield the tensors in a result or in arguments that need a gradient."""
-    if isinstance(values, Tensor):
-        if values.requires_grad:
-            yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
-
-
-def _detached(result: Any) -> Any:
-    return result.detach() if isinstance(result, Tensor) else tuple(part.detach() for part in result)
+    return (tensor for tensor in tensors(values) if tensor.requires_grad)
 
 
 def _same(result: Any, args: tuple[Any, ...]) -> bool:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import is_transformer
 from vital_exp.models.taps import OUTPUT, Taps, first_tensor
-from vital_exp.relevance.forward import GuidedPass, OutOfPlacePass, RelevancePass, Uncovered, check_ruled
+from vital_exp.relevance.forward import RelevancePass, check_ruled
+from vital_exp.relevance.out_of_place import GuidedPass, OutOfPlacePass, Uncovered
 from vital_exp.targets.readout import Readout
 
 LRP = ("lrp", "lrp_restricted", "attn_lrp")

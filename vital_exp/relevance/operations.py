@@ -6,7 +6,7 @@ arrives as the gradient of the output is the output's relevance, what leaves as 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,10 @@ EPSILON = 1e-5  # of every division, published
 # AttnLRP's gammas of vision transformers: how much more contributions of the output's sign count.
 GAMMA_CONVOLUTION = 0.25
 GAMMA_LINEAR = 0.05
+
+# By the number of axes.
+AVERAGES: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+ADAPTIVE_AVERAGES: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 Backward = Callable[..., tuple[Tensor, ...]]
 
@@ -56,8 +60,8 @@ def proportional(relevance: Tensor, x: Tensor, operation: Callable[[Tensor], Ten
 
 
 def identity(value: Tensor, x: Tensor) -> Tensor:
-    """Batch norm, layer norm, ReLU and its like, dropout, layer scale: relevance passes as it is."""
-    return ruled(value, lambda relevance, _: (relevance,), x)
+    """Norms, activation functions, dropout, scales: relevance passes as it is, and adds up where x was broadcast."""
+    return ruled(value, lambda relevance, x: (_fold(relevance, x),), x)
 
 
 def positive(x: Tensor) -> Tensor:
@@ -88,6 +92,9 @@ def z_plus(value: Tensor, x: Tensor, weight: Tensor, linear: Callable[[Tensor, T
 
 def _laid_out_as(weight: Tensor, values: Tensor) -> Tensor:
     """Return values with the strides of ``weight``: torch forgets the order of axes of length 1, of 1 x 1 kernels."""
+    same = zip(weight.shape, weight.stride(), values.stride(), strict=True)
+    if any(length > 1 and theirs != ours for length, theirs, ours in same):
+        return values  # a weight that is a part of a tensor, or repeated, is laid out anew
     return values.as_strided(weight.shape, weight.stride())
 
 
@@ -124,16 +131,25 @@ def gamma(
 
 
 def pooled(value: Tensor, x: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
-    """Every pooling, the maximum too: proportional to the average-pooled activation."""
+    """Every pooling, sum and mean over dimensions, the maximum too: proportional to the average of the activation."""
     return ruled(value, lambda relevance, x: (proportional(relevance, x, average),), x)
 
 
-def average_like_maximum(x: Tensor, stride: int | tuple[int, int], size: torch.Size) -> Tensor:
-    """Average pooling that stands in for a maximum with this stride and output size: 2x2 for the usual 3x3/2."""
-    steps = (stride, stride) if isinstance(stride, int) else tuple(stride)
-    if all(side // step == out for side, step, out in zip(x.shape[-2:], steps, size[-2:], strict=True)):
-        return F.avg_pool2d(x, steps, steps)
-    return F.adaptive_avg_pool2d(x, (size[-2], size[-1]))
+def average_like_maximum(x: Tensor, stride: int | Sequence[int] | None, size: torch.Size, axes: int) -> Tensor:
+    """Average pooling that stands in for a maximum with this stride and output size: 2x2 for the usual 3x3/2.
+
+    Args:
+        x: an activation whose last ``axes`` axes are pooled.
+        stride: of the maximum; None for an adaptive one.
+        size: shape of its output.
+        axes: 1, 2 or 3.
+    """
+    if stride is not None:
+        steps = (stride,) * axes if isinstance(stride, int) else tuple(stride)
+        steps = steps * axes if len(steps) == 1 else steps
+        if all(side // step == out for side, step, out in zip(x.shape[-axes:], steps, size[-axes:], strict=True)):
+            return AVERAGES[axes](x, steps, steps)
+    return ADAPTIVE_AVERAGES[axes](x, tuple(size[-axes:]))
 
 
 def residual_sum(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -159,13 +175,43 @@ def product(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return ruled(value, lambda r, a, b: (_fold(r / 2, a), _fold(r / 2, b)), a, b)
 
 
+def outer(value: Tensor, a: Tensor, b: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Products without a sum, such as that of ``einsum("nchw,nc->nchw")``: half each; beside a constant one, all."""
+    half = 1 / (a.requires_grad + b.requires_grad)
+
+    def rule(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():  # the gradient at factors of one: relevance adds up where a factor was repeated
+            first, second = torch.ones_like(a).requires_grad_(), torch.ones_like(b).requires_grad_()
+            (to_a,) = torch.autograd.grad(product(first, second.detach()), first, relevance * half)
+            (to_b,) = torch.autograd.grad(product(first.detach(), second), second, relevance * half)
+        return to_a, to_b
+
+    return ruled(value, rule, a, b)
+
+
 def matrix_product(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Epsilon rule for both factors, half of the relevance each (AttnLRP); beside a constant one, all of it."""
+    """Epsilon rule for both factors, (..., n, m) and (..., m, k), half of the relevance each (AttnLRP).
+
+    Beside a constant factor the other takes all of it.
+    """
     activations = a.requires_grad + b.requires_grad
 
     def rule(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         scaled = relevance / stabilised(activations * value.detach())
         return a * _fold(scaled @ b.mT, a), b * _fold(a.mT @ scaled, b)
+
+    return ruled(value, rule, a, b)
+
+
+def bilinear(value: Tensor, a: Tensor, b: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The rule of matrix products for whatever is linear in each of two factors."""
+
+    def rule(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            first, second = a.detach().requires_grad_(), b.detach().requires_grad_()
+            scaled = relevance / stabilised(2 * value.detach())
+            to_a, to_b = torch.autograd.grad(product(first, second), (first, second), scaled)
+        return a * to_a, b * to_b
 
     return ruled(value, rule, a, b)
 

@@ -1,0 +1,155 @@
+"""A forward pass that changes nothing in place, so that activations stay what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from vital_exp.relevance import operations
+from vital_exp.relevance.covered import operation_name
+
+# Activation functions that guided backpropagation passes.
+GUIDED = frozenset(
+    {"relu", "relu6", "hardtanh", "clamp", "clamp_min", "gelu", "silu", "hardswish", "leaky_relu", "elu"}
+)
+
+
+class Uncovered(Exception):
+    """An operation on an activation cannot be followed; its name."""
+
+
+class OutOfPlacePass(TorchFunctionMode):
+    """While it is active, in-place operations are carried out out of place, so that activations stay what they were.
+
+    Whatever uses a tensor after an in-place operation on it gets the operation's result. What shares memory with such a
+    tensor, as a part of it does, would have changed too: it raises Uncovered when it is used afterwards.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By the id of a tensor: it, kept so that no other takes its id or memory, and what it would have become.
+        self._changed: dict[int, tuple[Tensor, Tensor]] = {}
+        # By the address of their memory: the changed tensors.
+        self._outdated: dict[int, list[Tensor]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Carry out one operation."""
+        given = self.current(args)
+        keywords = {name: self.current(value) for name, value in (kwargs or {}).items()}
+        if not given and "input" in keywords:
+            given = (keywords.pop("input"),)
+        result = self._run(func, given, keywords)
+        if self._outdated and needs_gradient(result):
+            self._refuse_outdated((*given, *keywords.values()))
+        if in_place(func, keywords) and given and needs_gradient(result) and result is not given[0]:
+            self._replace(given[0], result)
+        return result
+
+    def current(self, value: Any) -> Any:
+        """Return what in-place operations would have made of a tensor, or of those in a tuple or list."""
+        if type(value) in (tuple, list):
+            return type(value)(map(self.current, value))
+        while id(value) in self._changed:
+            _, value = self._changed[id(value)]
+        return value
+
+    def _replace(self, tensor: Tensor, changed: Tensor) -> None:
+        self._changed[id(tensor)] = tensor, changed
+        address = _address(tensor)
+        if address and address != _address(changed):
+            self._outdated.setdefault(address, []).append(tensor)
+
+    def _refuse_outdated(self, values: Any) -> None:
+        for tensor in tensors(values):
+            if any(_overlap(tensor, changed) for changed in self._outdated.get(_address(tensor), ())):
+                raise Uncovered("in place on a part of an activation that is used elsewhere")
+
+    def _run(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        return carry_out(func, args, keywords)
+
+
+class GuidedPass(OutOfPlacePass):
+    """While it is active, activation functions let only positive gradients back (guided backpropagation).
+
+    In-place operations are carried out out of place; everything else is as it is.
+    """
+
+    def _run(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        if operation_name(func) in GUIDED and needs_gradient(args[0]):
+            return operations.guided(
+                carry_out(func, args, keywords), args[0], lambda x: _derivative(func, x, args[1:], keywords)
+            )
+        return carry_out(func, args, keywords)
+
+
+def in_place(func: Any, keywords: Mapping[str, Any]) -> bool:
+    """Whether an operation changes its first argument."""
+    name = str(getattr(func, "__name__", ""))
+    if name in ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__"):
+        return True
+    return bool(keywords.get("inplace")) or (name.endswith("_") and name != "requires_grad_" and name[-2] != "_")
+
+
+def carry_out(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """Carry out an operation, out of place if it is an in-place one on or with an activation.
+
+    An assignment to a part, ``x[...] = y``, returns the whole.
+    """
+    if keywords.get("inplace"):
+        keywords = {**keywords, "inplace": False}
+    if not in_place(func, keywords) or not needs_gradient((*args, *keywords.values())):
+        return func(*args, **keywords)
+    plain = operation_name(func)
+    outside = getattr(torch, plain, None) or getattr(F, plain, None)
+    if outside is not None and needs_gradient(args[0]):
+        return outside(*args, **keywords)
+    copy = args[0].clone()
+    func(copy, *args[1:], **keywords)
+    return copy
+
+
+def needs_gradient(value: Any) -> bool:
+    """Whether a value is a tensor that needs a gradient, or holds one."""
+    return any(tensor.requires_grad for tensor in tensors(value))
+
+
+def is_activation(value: Any) -> bool:
+    """Whether a value is a tensor that depends on the pictures, or holds one: no weight of a network in training."""
+    return any(tensor.requires_grad and not isinstance(tensor, nn.Parameter) for tensor in tensors(value))
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a result or in arguments."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from tensors(value)
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one memory have elements in common."""
+    if a.dtype != b.dtype:
+        return True
+    elements = a.untyped_storage().nbytes() // a.element_size()
+    covered = torch.zeros(elements, dtype=torch.bool)
+    covered.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)
+    return bool(covered.as_strided(b.shape, b.stride(), b.storage_offset()).any())
+
+
+def _derivative(func: Any, x: Tensor, rest: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    with torch.enable_grad():
+        variable = x.detach().requires_grad_()
+        (derivative,) = torch.autograd.grad(carry_out(func, (variable, *rest), keywords).sum(), variable)
+    return derivative
