@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import vital_exp
 from tests.tiny import ON_CPU, SHORT, command, exit_code
 from vital_exp.commands.evaluate import main
 from vital_exp.commands.hydra_app import MISTAKE, SOME_FAILED
 from vital_exp.config import compose_config
 from vital_exp.config_tree import options_of
+from vital_exp.evaluation import shared
 from vital_exp.evaluation.evaluate import settings_of
 from vital_exp.evaluation.metrics import chosen
 from vital_exp.images.output import to_uint8
@@ -55,6 +58,46 @@ def test_a_run_folder_gets_its_table(workplace: Path, capsys: pytest.CaptureFixt
     with Path("run/metrics.csv").open(newline="") as file:
         assert [row["target"] for row in csv.DictReader(file)] == ["class-0"]
     assert {path.name for path in workplace.iterdir()} == before  # nothing beside the run folder
+
+
+def test_a_sweep_is_scored_run_by_run_and_each_page_is_written_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = Path("multirun/some/sweep")
+    for seed in (0, 1, 2):
+        folder = f"hydra.run.dir={sweep / str(seed)}"
+        assert command(*SHORT, *ON_CPU, f"seed={seed}", "references.cache=true", folder) == 0
+    shutil.copytree(sweep / "2", sweep / "broken", ignore=shutil.ignore_patterns("images"))
+    before = {path: path.stat().st_mtime_ns for path in sweep.rglob("images/*")}
+    capsys.readouterr()
+    built: list[object] = []
+    build = shared.network_if_there
+    monkeypatch.setattr(shared, "network_if_there", lambda spec, *rest: built.append(spec) or build(spec, *rest))
+
+    arguments = ("judges=[embedded_judge]", "metrics=[accuracy,transfer,repetition]", "trainer.accelerator=cpu")
+    assert evaluate(f"run={sweep}", *arguments) == SOME_FAILED
+    assert len(built) == 2  # the network and the judge, once for all runs
+    assert {path: path.stat().st_mtime_ns for path in sweep.rglob("images/*")} == before
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line.split(":")[0]).name for line in lines] == ["0", "1", "2", "broken"]
+    assert "not scored: run=" in lines[3]
+    for seed, line in enumerate(lines[:3]):
+        metrics = json.loads((sweep / str(seed) / "metrics.json").read_text())
+        assert f"accuracy_top1 {metrics['accuracy_top1']['value']:.3f}" in line
+        assert "transfer top1[embedded judge]" in (sweep / str(seed) / "report.html").read_text()
+
+    tables = vital_exp.evaluate(sweep, metrics=["accuracy"])
+    assert [run.name for run in tables] == ["0", "1", "2"]
+    assert [run.name for run in tables.failed] == ["broken"]
+    assert all(table.metrics["accuracy_top1"]["n"] == 1 for table in tables.values())
+
+
+def test_a_sweep_of_which_nothing_can_be_scored_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        Path("sweep", name).mkdir(parents=True)
+        Path("sweep", name, "results.jsonl").write_text("")
+    assert evaluate("run=sweep", *QUICK) == MISTAKE
+    assert "sweep/a" in capsys.readouterr().err
 
 
 def test_a_folder_of_pictures_gets_a_run_folder(pictures: Path) -> None:

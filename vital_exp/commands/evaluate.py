@@ -1,4 +1,4 @@
-"""vital-evaluate: score a run folder, or any folder of pictures."""
+"""vital-evaluate: score a run folder, all runs of a sweep, or any folder of pictures."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from vital_exp.commands.hydra_app import run_app
 from vital_exp.config import normalised, plain
 from vital_exp.errors import UsageError
+from vital_exp.run_folders import find_runs, is_run, is_sweep
 
 if TYPE_CHECKING:
+    from vital_exp.evaluation.evaluate import Evaluations
     from vital_exp.evaluation.table import Evaluation
 
 COMMAND = "evaluate"
@@ -48,12 +50,17 @@ def evaluate_job(config: DictConfig) -> int:
 
 def _score(config: DictConfig) -> int:
     place, out = _places(config)
+    from vital_exp.evaluation.evaluate import Evaluations
     from vital_exp.evaluation.pictures import told
 
     table = _evaluated(config, place)
+    if isinstance(table, Evaluations):
+        return len(table.failed) + sum(len(one.unreadable) for one in table.values())
     if config.pictures is not None:
         _record(config, out)
-    table.save(out)
+        table.save(out)
+    else:
+        _keep(table, out)
     print(table)
     if table.unreadable:
         print(told(dict(table.unreadable), len(table.unreadable) + len(table.targets)))
@@ -61,10 +68,29 @@ def _score(config: DictConfig) -> int:
     return len(table.unreadable)
 
 
+def _keep(table: Evaluation, run: Path) -> None:
+    """Write the metrics of a run, and its page, which shows them."""
+    from vital_exp.reporting.gallery import write_gallery
+
+    table.save(run)
+    write_gallery(run)
+
+
+def _tell(run: Path, found: Evaluation | UsageError) -> None:
+    """Keep the metrics of one run of several and print a line of it."""
+    if isinstance(found, UsageError):
+        print(f"{run}: not scored: {found}", flush=True)
+        return
+    _keep(found, run)
+    count, lost = len(found.targets), len(found.unreadable)
+    unread = f", {lost} could not be read" if lost else ""
+    print(f"{run}: {found.line()} ({count} {'picture' if count == 1 else 'pictures'}{unread})", flush=True)
+
+
 def _study(config: DictConfig) -> int:
     """Write the study of a run, or of a folder of runs, or read its answers back; a run is scored too."""
     from vital_exp.reporting.study_page import write_study
-    from vital_exp.reporting.sweep import find_runs, read_sweep
+    from vital_exp.reporting.sweep import read_sweep
 
     if config.run is None:
         raise UsageError("run", None, "the study is of a run folder, or of a folder of run folders")
@@ -72,7 +98,7 @@ def _study(config: DictConfig) -> int:
     runs, out = find_runs([root], "run"), root / "study"
     if config.answers is not None:
         return _answers(config, out)
-    unreadable = _score(config) if (root / "results.jsonl").is_file() else 0
+    unreadable = _score(config) if is_run(root) else 0
     page = write_study(read_sweep(runs, "run"), out, config.study_targets, config.study_seed)
     print(f"study: {page} (what its codes stand for: {page.with_name('key.json')}; answers=file reads answers back)")
     return unreadable
@@ -88,7 +114,7 @@ def _answers(config: DictConfig, out: Path) -> int:
     answers = read_answers([Path(place).expanduser() for place in given], read_key(out))
     settings = settings_of({**content["evaluation"], "download": content["download"]})
     for run, table in study_tables(answers, out, settings, Path(content["cache_dir"]).expanduser()).items():
-        table.save(run)
+        _keep(table, run)
         print(f"{run}\n{table}")
     people = len({answer.participant for answer in answers})
     print(f"study: {len(answers)} answers of {people} {'person' if people == 1 else 'people'}")
@@ -104,13 +130,13 @@ def _places(config: DictConfig) -> tuple[Path, Path]:
     if config.run is None:
         raise UsageError("run", None, "a run folder of vital-visualize, or pictures=folder, is needed")
     run = Path(config.run).expanduser()
-    if not (run / "results.jsonl").is_file():
-        problem = "no results.jsonl there; a run folder of vital-visualize holds one"
+    if not is_run(run) and not is_sweep(run):
+        problem = "no results.jsonl at or below it; a run folder of vital-visualize holds one"
         raise UsageError("run", config.run, problem if run.is_dir() else "no such folder")
     return run, run
 
 
-def _evaluated(config: DictConfig, place: Path) -> Evaluation:
+def _evaluated(config: DictConfig, place: Path) -> Evaluation | Evaluations:
     from vital_exp.evaluation.evaluate import evaluate, settings_of
 
     content: dict[str, Any] = plain(config)
@@ -125,7 +151,8 @@ def _evaluated(config: DictConfig, place: Path) -> Evaluation:
         features=group["features"],
         settings=settings_of({**group, "download": content["download"]}),
         config=config,
-        folder_of_pictures=config.pictures is not None,
+        folder_of_pictures=True if config.pictures is not None else None,
+        tell=_tell,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,34 @@ from vital_exp.evaluation.reading import NetworkReader
 from vital_exp.evaluation.recognition import check_judge
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.settings import ClipSettings, LpipsSettings, Settings
+from vital_exp.evaluation.shared import Shared
 from vital_exp.evaluation.table import Evaluation
-from vital_exp.evaluation.weights import Spec, network_if_there
+from vital_exp.evaluation.weights import Spec
 from vital_exp.models.network import VisionNetwork
 from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.references.base import References
 from vital_exp.references.none import NoReferences
+from vital_exp.run_folders import find_runs, is_run, is_sweep
 from vital_exp.targets.readout import Readout, check_unit
 from vital_exp.targets.unit import Target
 
 Judge = Spec | VisionNetwork
+
+
+class Evaluations(dict[Path, Evaluation]):
+    """The tables of several runs, by run folder.
+
+    Attributes:
+        failed: why other runs have none, by run folder.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed: dict[Path, UsageError] = {}
+
+
+# Is told the table of a run, or why there is none.
+Tell = Callable[[Path, Evaluation | UsageError], None]
 
 
 def evaluate(
@@ -49,11 +68,13 @@ def evaluate(
     settings: Settings | None = None,
     config: DictConfig | None = None,
     folder_of_pictures: bool | None = None,
-) -> Evaluation:
-    """Score the pictures of a run folder, or of any folder.
+    tell: Tell | None = None,
+) -> Evaluation | Evaluations:
+    """Score the pictures of a run folder, of all runs of a sweep, or of any folder.
 
     Args:
-        run_or_folder: a run folder of vital-visualize, or a folder of pictures.
+        run_or_folder: a run folder of vital-visualize, a folder that holds run folders at any depth, or a folder of
+            pictures.
         judges: other networks of the same classes: names of the group model, of timm, keys of the group model, or
             networks.
         metrics: names of ``vital_exp.evaluation.metrics.METRICS``; None: all.
@@ -64,35 +85,75 @@ def evaluate(
         features: further networks in whose feature space FID, KID and Inception Score are computed.
         settings: of single metrics; whether weights may be downloaded.
         config: a composed configuration of vital-evaluate; None: its defaults.
-        folder_of_pictures: take the folder as one of pictures; None: if it has no results.jsonl.
+        folder_of_pictures: take the folder as one of pictures; None: if it has no results.jsonl, nor any folder in it.
+        tell: of a folder of runs, is told each run's table, or why it has none, as soon as that is known.
 
     Returns:
-        The table: ``.metrics`` as in metrics.json, ``.rows`` as in metrics.csv, ``str()`` to read, ``.save(folder)``.
+        The table: ``.metrics`` as in metrics.json, ``.rows`` as in metrics.csv, ``str()`` to read, ``.save(folder)``;
+        of a folder of runs, a dict of such tables by run folder, whose ``.failed`` says why others have none.
 
     Raises:
-        UsageError: the first mistake in what was asked for.
+        UsageError: the first mistake in what was asked for; of a folder of runs, the first one's if all fail.
     """
-    chosen = all_metrics.chosen(metrics)
     config = compose_config([], "evaluate") if config is None else config
     folder, settings = Path(run_or_folder).expanduser(), settings or Settings()
-    is_run = (folder / "results.jsonl").is_file() if folder_of_pictures is None else not folder_of_pictures
-    recorded = _recorded(folder) if is_run else None
-    network = _network(model, recorded, config, settings)
-    pictures = (
-        run_pictures(folder, network.class_names, network.preprocessing.size)
-        if is_run
-        else folder_pictures(
-            *(folder, network.class_names, network.preprocessing.size, pattern),
-            None if targets is None else Path(targets).expanduser(),
+    asked = _Asked(
+        *(judges, all_metrics.chosen(metrics), model, references, pattern, targets, features, settings, config),
+        Shared(cache_of(config), settings.download),
+    )
+    if folder_of_pictures is None and is_sweep(folder):
+        return _evaluate_runs(find_runs([folder], "run"), asked, tell)
+    return asked.evaluate(folder, is_run(folder) if folder_of_pictures is None else not folder_of_pictures)
+
+
+def _evaluate_runs(runs: Sequence[Path], asked: _Asked, tell: Tell | None) -> Evaluations:
+    """Score runs one after the other; one that cannot be scored does not stop the others."""
+    found = Evaluations()
+    for run in runs:
+        try:
+            found[run] = asked.evaluate(run)
+        except UsageError as error:
+            found.failed[run] = error
+        if tell is not None:
+            tell(run, found.get(run) or found.failed[run])
+    if not found:
+        raise found.failed[runs[0]]
+    return found
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of every run, as the arguments of :func:`evaluate`, and what the runs share."""
+
+    judges: Sequence[Judge]
+    metrics: Sequence[all_metrics.Metric]
+    model: Judge | None
+    references: str | Path | Tensor | Mapping[Any, Tensor] | References | None
+    pattern: str
+    targets: str | Path | None
+    features: Sequence[Spec]
+    settings: Settings
+    config: DictConfig
+    shared: Shared
+
+    def evaluate(self, folder: Path, of_run: bool = True) -> Evaluation:
+        """Score one run folder, or one folder of pictures."""
+        recorded = _recorded(folder) if of_run else None
+        network = _network(self.model, recorded, self.config, self.shared)
+        names, size = network.class_names, network.preprocessing.size
+        table = None if self.targets is None else Path(self.targets).expanduser()
+        pictures = (
+            run_pictures(folder, names, size) if of_run else folder_pictures(folder, names, size, self.pattern, table)
         )
-    )
-    _check_targets(pictures.targets, network)
-    natural = _references(references, recorded, config, network, pictures.targets)
-    read = _directions(pictures.targets, recorded, network)
-    keep = recorded is None or recorded.references.get("cache", True)
-    return evaluate_pictures(
-        *(network, pictures, natural, judges, chosen, features, settings, cache_of(config)), readout=read, keep=keep
-    )
+        _check_targets(pictures.targets, network)
+        natural = _references(self.references, recorded, self.config, network, pictures.targets)
+        return evaluate_pictures(
+            *(network, pictures, natural, self.judges, self.metrics, self.features, self.settings),
+            cache_of(self.config),
+            readout=_directions(pictures.targets, recorded, network),
+            keep=recorded is None or recorded.references.get("cache", True),
+            shared=self.shared,
+        )
 
 
 def evaluate_pictures(
@@ -107,6 +168,7 @@ def evaluate_pictures(
     *,
     readout: Readout | None = None,
     keep: bool = False,
+    shared: Shared | None = None,
 ) -> Evaluation:
     """Score pictures that are in memory; see :func:`evaluate`.
 
@@ -119,12 +181,14 @@ def evaluate_pictures(
         cache_dir: where downloaded weights are, and readings of natural images.
         readout: one row per target, for directions.
         keep: read and keep there what networks say of the natural images.
+        shared: what was loaded for other pictures.
 
     Raises:
         UsageError: an unknown judge, or one of other classes.
     """
-    there, absent = _judges(judges, network, settings.download, cache_dir)
-    load = _loaders(features, network, settings, cache_dir)
+    shared = shared or Shared(cache_dir, settings.download)
+    there, absent = _judges(judges, network, shared)
+    load = shared.views(_loaders(features, network, settings, shared))
     spaces = [TARGET, *there, *absent, *(name for name in load if name != CLIP)]
     evidence = Evidence(
         *(network, pictures.targets, pictures.pixels),
@@ -137,6 +201,7 @@ def evaluate_pictures(
         readout=readout,
         settings=settings,
         kept=cache_dir if keep else None,
+        readings=shared.readings,
     )
     scores = all_metrics.measure(evidence, metrics)
     activations = evidence.activations.tolist() if TARGET in evidence.passes else None
@@ -167,16 +232,16 @@ def _recorded(folder: Path) -> DictConfig:
     return recorded_config(folder, "run", ("model", "references"))
 
 
-def _network(model: Judge | None, recorded: DictConfig | None, config: DictConfig, settings: Settings) -> VisionNetwork:
+def _network(model: Judge | None, recorded: DictConfig | None, config: DictConfig, shared: Shared) -> VisionNetwork:
     if isinstance(model, VisionNetwork):
         return model
     spec = model if model is not None or recorded is None else plain(recorded)["model"]
     if spec is None:
         raise UsageError("model", None, "the network the pictures were made for is needed: model=resnet50")
     try:
-        network = network_if_there(spec, cache_of(config), settings.download, "model")
+        network = shared.network(spec, "model")
     except NotComputed as error:
-        raise UsageError("download", settings.download, f"the network {error}") from error
+        raise UsageError("download", shared.download, f"the network {error}") from error
     return _placed(network, config)
 
 
@@ -264,16 +329,14 @@ def _directions(targets: Sequence[Target], recorded: DictConfig | None, network:
 
 
 def _judges(
-    judges: Sequence[Judge], network: VisionNetwork, download: bool, cache_dir: Path
+    judges: Sequence[Judge], network: VisionNetwork, shared: Shared
 ) -> tuple[dict[str, VisionNetwork], dict[str, str]]:
     """The judges that are there, by name, and what the others need."""
     there: dict[str, VisionNetwork] = {}
     absent: dict[str, str] = {}
     for judge in judges:
         try:
-            built = (
-                judge if isinstance(judge, VisionNetwork) else (network_if_there(judge, cache_dir, download, "judges"))
-            )
+            built = judge if isinstance(judge, VisionNetwork) else shared.network(judge, "judges")
         except NotComputed as error:
             absent[_name(judge)] = str(error)
             continue
@@ -289,17 +352,17 @@ def _name(spec: Judge) -> str:
     return str(spec)
 
 
-def _loaders(features: Sequence[Spec], network: VisionNetwork, settings: Settings, cache_dir: Path) -> dict[str, Load]:
+def _loaders(features: Sequence[Spec], network: VisionNetwork, settings: Settings, shared: Shared) -> dict[str, Load]:
     """How further views are loaded, when a metric first asks for one."""
     device, clip = network.device, settings.clip
 
     def space(spec: Spec) -> NetworkReader:
-        return NetworkReader(network_if_there(spec, cache_dir, settings.download, "features").to(device))
+        return NetworkReader(shared.network(spec, "features").to(device))
 
     return {
         **{_name(spec): partial(space, spec) for spec in features},
         INCEPTION: lambda: load_inception(settings.inception, settings.download, device),
         CLIP: lambda: load_clip(
-            *(clip.model, clip.checkpoint, clip.pretrained, clip.templates, settings.download, device, cache_dir)
+            *(clip.model, clip.checkpoint, clip.pretrained, clip.templates, settings.download, device, shared.cache_dir)
         ),
     }

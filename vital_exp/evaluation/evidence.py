@@ -54,6 +54,7 @@ class Evidence:
         natural_views: what natural images are passed through, in one go; set by who knows the metrics.
         with_layers: whether layers of the network are read; likewise.
         kept: a folder for what views say of natural images; None keeps nothing.
+        readings: what was read from there or written, by its file; runs of a sweep hand it on.
         passes: pictures and natural images passed through each view so far.
     """
 
@@ -71,6 +72,7 @@ class Evidence:
     natural_views: Sequence[str] = (TARGET,)
     with_layers: bool = False
     kept: Path | None = None
+    readings: dict[Path, KeptReading] = field(default_factory=dict)
     passes: Counter[str] = field(default_factory=Counter)
     _readers: dict[str, Reader] = field(default_factory=dict)
     _missing: dict[str, str] = field(default_factory=dict)
@@ -158,7 +160,7 @@ class Evidence:
             raise NotComputed("needs natural images of the targets: references.root=folder")
         views = self._views_there()
         places = {view: self._place(reader) for view, reader in views.items()}
-        kept = {view: one for view, place in places.items() if place and (one := KeptReading.load(place))}
+        kept = {view: one for view, place in places.items() if place and (one := self._kept(place))}
         unread = {view: reader for view, reader in views.items() if view not in kept}
         if kept and not unread:
             first = next(iter(kept.values()))
@@ -167,9 +169,15 @@ class Evidence:
         self.passes.update(dict.fromkeys(unread, len(found.labels)))
         for view, place in places.items():
             if place and view in unread:
-                KeptReading(found.labels, found.path, found.readings[view]).save(place)
+                self.readings[place] = KeptReading(found.labels, found.path, found.readings[view])
+                self.readings[place].save(place)
         found.readings |= {view: one.reading for view, one in kept.items()}
         return found
+
+    def _kept(self, place: Path) -> KeptReading | None:
+        if place not in self.readings and (one := KeptReading.load(place)):
+            self.readings[place] = one
+        return self.readings.get(place)
 
     def _views_there(self) -> dict[str, Reader]:
         views = {}

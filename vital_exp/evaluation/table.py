@@ -20,6 +20,7 @@ from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_file
 
 WIDTH = 120  # of the printed table
+METRICS_IN_A_LINE = 4
 # Columns of metrics.csv have no words that say what they are the mean of: top1[judge], not transfer_top1[judge].
 PREFIXES = ("accuracy_", "transfer_")
 
@@ -71,6 +72,12 @@ class Evaluation:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
+
+    def line(self) -> str:
+        """Return the first metrics that have a value, in one line."""
+        known = [f"{name} {score.value:.3f}" for name, score in self.scores.items() if score.value is not None]
+        more = f" and {len(known) - METRICS_IN_A_LINE} more" if len(known) > METRICS_IN_A_LINE else ""
+        return f"{', '.join(known[:METRICS_IN_A_LINE])}{more}" if known else "no metric could be computed"
 
     def __str__(self) -> str:
         """Return the table: metric, value, interval, n, and what to mind."""

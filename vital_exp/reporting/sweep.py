@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +11,10 @@ from vital_exp.config import picture_config
 from vital_exp.errors import UsageError
 from vital_exp.recorded_config import recorded_config
 from vital_exp.reporting.gallery import Run, read_run
+from vital_exp.run_folders import find_runs
 
-RESULTS = "results.jsonl"
+__all__ = ["SweepRun", "find_runs", "read_sweep"]
+
 # Keys in which the runs of one line of the table may differ.
 POOLED_KEYS = ("seed", "target")
 # Points of a loss curve: a sweep has thousands of curves.
@@ -46,30 +47,6 @@ class SweepRun:
     def values(self) -> Mapping[str, Mapping[str, object]]:
         """The columns of metrics.csv by target."""
         return self.run.scores
-
-
-def find_runs(places: Sequence[str | Path], key: str = "runs") -> list[Path]:
-    """Return the run folders at or below some places, in the order of their numbers.
-
-    Raises:
-        UsageError: a place that does not exist, or holds no run.
-    """
-    found: list[Path] = []
-    for place in places:
-        root = Path(place).expanduser()
-        if not root.is_dir():
-            raise UsageError(key, place, "no such folder; a folder of runs, multirun/<date>/<time>")
-        here = sorted((path.parent for path in root.rglob(RESULTS)), key=_natural)
-        if not here:
-            raise UsageError(key, place, f"no run there: no {RESULTS} at or below it")
-        found += here
-    return list(dict.fromkeys(path.resolve() for path in found))
-
-
-def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    """Sort numbers in names as numbers: 2 before 10."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def read_sweep(folders: Sequence[Path], key: str = "runs") -> list[SweepRun]:

@@ -1,0 +1,68 @@
+"""What the runs of a sweep have in common when they are scored: networks, and what they say of natural images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from vital_exp.evaluation.evidence import Load
+from vital_exp.evaluation.kept_readings import KeptReading
+from vital_exp.evaluation.reading import Reader
+from vital_exp.evaluation.score import NotComputed
+from vital_exp.evaluation.weights import Spec, network_if_there
+from vital_exp.models.network import VisionNetwork
+
+Kind = TypeVar("Kind", VisionNetwork, Reader)
+
+
+@dataclass
+class Shared:
+    """Each network and view loaded once, each reading of natural images read once.
+
+    Attributes:
+        cache_dir: where downloaded weights are.
+        download: whether weights that are not there may be fetched.
+        readings: of natural images, by the place where they are kept.
+    """
+
+    cache_dir: Path
+    download: bool
+    readings: dict[Path, KeptReading] = field(default_factory=dict)
+    _networks: dict[str, VisionNetwork | NotComputed] = field(default_factory=dict)
+    _views: dict[str, Reader | NotComputed] = field(default_factory=dict)
+
+    def network(self, spec: Spec, key: str) -> VisionNetwork:
+        """Return a network by name, or by the keys of the group model.
+
+        Raises:
+            UsageError: an unknown name or key; weights that cannot be had.
+            NotComputed: its weights would have to be downloaded.
+        """
+        name = json.dumps(spec, sort_keys=True, default=str)
+        if name not in self._networks:
+            try:
+                self._networks[name] = network_if_there(spec, self.cache_dir, self.download, key)
+            except NotComputed as error:
+                self._networks[name] = error
+        return _there(self._networks[name])
+
+    def views(self, load: Mapping[str, Load]) -> dict[str, Load]:
+        """Return what loads views so that each is loaded once, in whichever run it is first asked for."""
+        return {name: lambda name=name, one=one: self._view(name, one) for name, one in load.items()}  # type: ignore[misc]
+
+    def _view(self, name: str, load: Load) -> Reader:
+        if name not in self._views:
+            try:
+                self._views[name] = load()
+            except NotComputed as error:
+                self._views[name] = error
+        return _there(self._views[name])
+
+
+def _there(found: Kind | NotComputed) -> Kind:
+    if isinstance(found, NotComputed):
+        raise found
+    return found
