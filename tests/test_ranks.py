@@ -6,24 +6,40 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from torch.distributed import HashStore
 
 from tests.processes import finish, start, wait_for
-from tests.tiny import command, image_folder
+from tests.test_hostile_input import one_line
+from tests.tiny import command, image_folder, tiny_net
+from vital_exp import load_model, visualize
+from vital_exp.engine import meeting
 from vital_exp.engine.launcher import Launcher
-from vital_exp.engine.ranks import RankEnded, Ranks
+from vital_exp.engine.ranks import RankEnded, Ranks, join
+from vital_exp.engine.starters import environment, mpi_processes, script_environment
+from vital_exp.errors import UsageError
 
 TINY = (
     *("model=python", "model.factory=tests.tiny:tiny_net", "model.size=16", "model.class_names=[a,b,c,d]"),
     *("references=folder", "references.count=2", "steps=4", "batch_size=1", "checkpoint_every=1", "progress=false"),
     *("trainer.accelerator=cpu", "logger=none"),
 )
+
+
+@pytest.fixture(autouse=True)
+def _one_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing started these tests as one of several; what they set, Lightning's too, is taken back."""
+    for name in ("MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -154,6 +170,130 @@ def test_a_rank_that_ended_before_its_first_sign_of_life_is_not_waited_for() -> 
     launcher.ended = "rank 1 was killed by SIGKILL"
     with pytest.raises(RankEnded, match="rank 1 was killed by SIGKILL"), ranks:
         ranks.wait()
+
+
+def test_ranks_that_come_one_after_the_other_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The patience is with the next one: together they may take longer, as the slowest to import torch does."""
+    (setting, *_) = outside(("WORLD_SIZE", "RANK", "LOCAL_RANK"), {}, 4)
+    for name, value in setting.items():
+        monkeypatch.setenv(name, value)
+
+    def come(rank: int) -> int:
+        started = LightningEnvironment()
+        started.set_global_rank(rank)
+        started.set_world_size(4)
+        time.sleep({0: 0.8, 1: 0.0, 2: 1.6, 3: 2.6}[rank])
+        with Ranks.of(started, patience=1.8) as ranks:
+            ranks.wait()
+            return ranks.size
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(come, range(4))) == [4] * 4
+
+
+JOB = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "job", "SLURM_NODEID": "0", "SLURM_NNODES": "1", "SLURM_LOCALID": "0"}
+TASKS = {**JOB, "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}
+TORCH = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1"}
+ELASTIC = {"TORCHELASTIC_RUN_ID": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+UNSET = "unset RANK LOCAL_RANK WORLD_SIZE"
+# What a shell or a scheduler has set where the world never meets, and what the one line says.
+NEVER: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    "sbatch without srun": (TASKS, ("SLURM_NTASKS=4", "ranks 1, 2, 3", "type srun", "unset SLURM_NTASKS")),
+    "one of srun died": ({**TASKS, "SLURM_STEP_NUM_TASKS": "2"}, ("STEP_NUM_TASKS=2", "rank 1 of 2", "type srun")),
+    "rank 0 of srun died": ({**TASKS, "SLURM_PROCID": "2"}, ("MASTER_ADDR=127.0.0.1:", "nothing answers", "type srun")),
+    "left over": (TORCH, ("WORLD_SIZE=4", "ranks 1, 2, 3 of 4", "torchrun --nproc-per-node=4", UNSET)),
+    "left over from torchrun": ({**TORCH, **ELASTIC}, ("nothing answers", f"{UNSET} TORCHELASTIC_RUN_ID")),
+    "another rank": ({**TORCH, "RANK": "3"}, ("MASTER_ADDR=127.0.0.1:", "nothing answers", UNSET)),
+    "no such host": ({**TORCH, "RANK": "1", "MASTER_ADDR": "no.such.host.invalid"}, ("MASTER_ADDR=no.such.", UNSET)),
+    "no port": ({**TORCH, "MASTER_PORT": ""}, ("MASTER_PORT=None", UNSET)),
+    "no number": ({**TORCH, "WORLD_SIZE": "four"}, ("WORLD_SIZE=four", "a whole number")),
+    "too high": ({**TORCH, "RANK": "4"}, ("RANK=4", "numbered from 0")),
+}  # fmt: skip
+
+
+def set_case(case: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    setting, words = NEVER[case]
+    port = outside(("A", "B", "C"), {}, 1)[0]["MASTER_PORT"]
+    for name, value in {"MASTER_PORT": port, **setting}.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    return words
+
+
+@pytest.mark.parametrize("case", NEVER)
+def test_a_world_that_never_meets_is_told_in_one_line(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = set_case(case, monkeypatch)
+    with pytest.raises(UsageError) as caught:
+        join(environment(), 0.5)
+    one_line(caught.value, *words)
+
+
+@pytest.mark.parametrize("case", ["sbatch without srun", "another rank", "no number"])
+def test_the_command_tells_that_the_world_never_meets(
+    case: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = set_case(case, monkeypatch)
+    assert command(*run("rank_timeout=0.5")) == 2
+    (line,) = capfd.readouterr().err.splitlines()  # torch's own client would add to it
+    assert all(word in line for word in words), line
+    assert [path.name for path in workplace.iterdir()] == ["photos"]
+
+
+def test_a_port_that_is_taken_is_told(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
+        for name, value in TORCH.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UsageError, match=r"MASTER_PORT=\d+: cannot be used"):
+            join(environment())
+
+
+def test_who_is_waited_for_is_said_before_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(meeting, "FIRST_WORD", 0.3)
+    for name, value in {**outside(("A", "B", "C"), {}, 1)[0], **TASKS}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="rank_timeout=7 waits longer"):
+        join(environment(), 0.7)
+    assert "SLURM_NTASKS=4: waiting for ranks 1, 2, 3" in caplog.records[0].getMessage()
+
+
+# What is no start of several ranks, for the command and for a script.
+ALONE: dict[str, dict[str, str]] = {
+    "one task": {**TASKS, "SLURM_NTASKS": "1"},
+    "a shell of salloc": {**TASKS, "SLURM_JOB_NAME": "interactive"},
+    "a step of one": {**TASKS, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"},
+    "a login shell of salloc": {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"},
+    "mpirun": {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1"},
+    "one rank": {**TORCH, "WORLD_SIZE": "1"},
+}
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_what_is_no_start_of_ranks(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ALONE[case].items():
+        monkeypatch.setenv(name, value)
+    assert environment() is None
+    assert script_environment() is None
+    assert ("OMPI_COMM_WORLD_SIZE=4: " in mpi_processes()) == (case == "mpirun")
+
+
+def test_a_notebook_or_script_in_a_slurm_job_works_alone(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TASKS.items():
+        monkeypatch.setenv(name, value)
+    alone = {"references": torch.rand(2, 3, 16, 16), "steps": 1, "overrides": ["trainer.accelerator=cpu"]}
+    network = load_model(tiny_net(), size=16)
+    assert visualize(network, ["class:0"], out="run", **alone).results[0]["status"] == "done"
+    with pytest.raises(UsageError, match="started from outside: torchrun"):  # asked for, and nobody has started them
+        visualize(network, ["class:0"], steps=1, overrides=["trainer.accelerator=cpu", "trainer.devices=4"])
+    monkeypatch.setenv("SLURM_STEP_ID", "0")  # srun python script.py
+    started = script_environment()
+    assert started is not None
+    assert started.world_size() == 4
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)  # srun jupyter
+    assert script_environment() is None
 
 
 def children(process: int | None) -> list[int]:

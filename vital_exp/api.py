@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.attacks.audit import Audit, audit
+from vital_exp.config import compose_config
 from vital_exp.engine.pictures import Pictures
-from vital_exp.engine.ranks import Ranks, check_ranks, ranks_from_outside
+from vital_exp.engine.ranks import Ranks, check_ranks, join
 from vital_exp.engine.request import Request
 from vital_exp.engine.run_folder import RunFolder
-from vital_exp.engine.setup import device_count
+from vital_exp.engine.setup import device_count, rank_patience
+from vital_exp.engine.starters import script_environment
 from vital_exp.engine.visualization import Visualization
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.evaluate import evaluate
@@ -73,7 +75,6 @@ def load_model(
     """
     keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
     if isinstance(model, str):
-        from vital_exp.config import compose_config
         from vital_exp.engine.setup import cache_dir
 
         composed = compose_config(model_overrides(model))
@@ -129,7 +130,7 @@ def visualize(
         UsageError: a mistake in what was asked for.
     """
     quiet = [] if out else ["logger=none"]
-    with (ranks_from_outside() if out else None) or Ranks() as ranks:
+    with (_join(overrides) if out else None) or Ranks() as ranks:
         request = ranks.in_turn(
             lambda: Request.of(
                 model,
@@ -155,6 +156,14 @@ def visualize(
     return pictures
 
 
+def _join(overrides: Sequence[str]) -> Ranks | None:
+    """Join the ranks that a script was started as one of."""
+    if (started := script_environment()) is None:
+        return None
+    asked = [override for override in overrides if override.startswith("rank_timeout=")]
+    return join(started, rank_patience(compose_config(asked)))
+
+
 def _folder(request: Request, out: str | Path | None, ranks: Ranks) -> RunFolder | None:
     return RunFolder(Path(out), request.config, request.overrides, joins=ranks.rank > 0) if out else None
 
@@ -162,7 +171,7 @@ def _folder(request: Request, out: str | Path | None, ranks: Ranks) -> RunFolder
 def _check_devices(request: Request, ranks: Ranks) -> None:
     """Refuse devices that nobody has started ranks for: a script, or a notebook, is not run again for each."""
     trainer = request.config.trainer
-    check_ranks(device_count(request.config), trainer.num_nodes, sweep=False)
+    check_ranks(script_environment(), device_count(request.config), trainer.num_nodes, sweep=False)
     if trainer.devices not in (1, "1", "auto") and device_count(request.config) > 1 and ranks.size == 1:
         command = f"torchrun --nproc-per-node={device_count(request.config)} script.py, with out=folder"
         raise UsageError("trainer.devices", trainer.devices, f"in Python the ranks are started from outside: {command}")

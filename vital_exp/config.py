@@ -23,7 +23,7 @@ __all__ += ["options_of", "picture_config", "plain", "set_keys"]
 
 # Keys that change neither a picture nor what is recorded of it; a run may be resumed with others.
 INCIDENTAL = (
-    *("resume", "list", "dry_run", "checkpoint_every", "progress", "pictures_every", "cache_dir"),
+    *("resume", "list", "dry_run", "checkpoint_every", "progress", "pictures_every", "cache_dir", "rank_timeout"),
     *(
         "logger",
         "evaluation",

@@ -146,10 +146,12 @@ def outer_ranks() -> tuple[int, int]:
     """Return this process's number, and how many there are, of the ranks that something started as one job."""
     if not {"LOCAL_RANK", "SLURM_NTASKS"} & set(os.environ):
         return 0, 1
-    from vital_exp.engine.ranks import environment
+    from vital_exp.engine.starters import environment
 
-    started = environment()
-    return (started.global_rank(), started.world_size()) if started else (0, 1)
+    with suppress(UsageError):  # which the job tells
+        if (started := environment()) is not None:
+            return started.global_rank(), started.world_size()
+    return 0, 1
 
 
 def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> int | Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import tempfile
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from vital_exp.engine.ranks import Ranks
 
 LISTS = ("layers",)
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,15 +69,19 @@ def visualize_job(config: DictConfig) -> int | Value:
 def _ranks(config: DictConfig) -> Ranks:
     """Return the processes of this job, those that are to be started included."""
     from vital_exp.engine.launcher import Launcher, end_with_launcher
-    from vital_exp.engine.ranks import Ranks, check_ranks, ranks_from_outside
-    from vital_exp.engine.setup import check_numbers, device_count
+    from vital_exp.engine.ranks import Ranks, check_ranks, join
+    from vital_exp.engine.setup import check_numbers, device_count, rank_patience
+    from vital_exp.engine.starters import environment, mpi_processes
 
     check_numbers(config)
     devices = device_count(config)
-    check_ranks(devices, config.trainer.num_nodes, sweep=HydraConfig.get().mode == RunMode.MULTIRUN)
+    started = environment()
+    check_ranks(started, devices, config.trainer.num_nodes, sweep=HydraConfig.get().mode == RunMode.MULTIRUN)
     end_with_launcher()
-    if (ranks := ranks_from_outside()) is not None:
+    if (ranks := join(started, rank_patience(config))) is not None:
         return ranks
+    if told := mpi_processes():
+        logger.warning(told)
     return Ranks(Launcher(["visualize", *sys.argv[1:]], devices) if devices > 1 else None)
 
 

@@ -11,31 +11,24 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from lightning.fabric.plugins.environments import (
-    ClusterEnvironment,
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
-from torch.distributed import PrefixStore, TCPStore
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+from torch.distributed import PrefixStore
 
-from vital_exp.engine.launcher import LOCAL_HOST, Launcher
+from vital_exp.engine.launcher import Launcher
+from vital_exp.engine.meeting import RankEnded, meet, offered
+from vital_exp.engine.starters import how_to_start
 from vital_exp.errors import UsageError
 
+__all__ = ["PATIENCE", "RankEnded", "Ranks", "check_ranks", "join"]
+
 T = TypeVar("T")
-JOINING = 1800.0  # seconds: a cluster may start its machines one after the other
-ATTEMPT = timedelta(seconds=10)  # of a connection: a process hears no signal meanwhile
+PATIENCE = 50.0  # seconds between one rank and the next that comes
+JOINING = 600.0  # seconds until the first sign of life of a rank whose process lives
 LOOKING = 0.05  # seconds between looks at what the others have done
 BEAT = 5.0  # seconds between signs of life
 SILENCE = 120.0  # seconds without one, after which a rank counts as gone
-
-
-class RankEnded(KeyboardInterrupt):
-    """Another rank of the job ended before its time."""
 
 
 class Ranks:
@@ -50,6 +43,8 @@ class Ranks:
         local_rank: its number on its machine.
     """
 
+    joined: ClassVar[Ranks | None] = None  # a process is one rank of one world
+
     def __init__(self, launcher: Launcher | None = None) -> None:
         self.rank, self.size, self.local_rank = 0, 1, 0
         self._launcher = launcher
@@ -57,17 +52,20 @@ class Ranks:
         self._turn = 0  # what all ranks do together is numbered
 
     @classmethod
-    def of(cls, environment: ClusterEnvironment) -> Ranks:
-        """Join the ranks that something else started."""
+    def of(cls, started: ClusterEnvironment, patience: float = PATIENCE) -> Ranks:
+        """Join the ranks that something else started.
+
+        Raises:
+            UsageError: they do not come, each within ``patience`` seconds of the one before it.
+        """
         ranks = cls()
-        ranks.rank, ranks.size = environment.global_rank(), environment.world_size()
-        ranks.local_rank = environment.local_rank()
-        leads = ranks.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        ranks._join(_connected(environment.main_address, environment.main_port, ranks.size, leads))
+        ranks.rank, ranks.size = started.global_rank(), started.world_size()
+        ranks.local_rank = started.local_rank()
+        ranks._join(meet(started, patience))
         return ranks
 
     def _join(self, store: Any) -> None:
-        self._store = PrefixStore(f"vital_exp {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        self._store = store
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:
@@ -83,9 +81,9 @@ class Ranks:
         """Start the other ranks, if that is to be done and is not done yet."""
         if self._launcher is not None and self._store is None:
             self.size = self._launcher.count
-            store = _connected(LOCAL_HOST, 0, self.size, leads=True)
+            store = offered(0, self.size)
             self._launcher.start(store.port)
-            self._join(store)
+            self._join(PrefixStore("vital_exp 0", store))
 
     def in_turn(self, make: Callable[[], T]) -> T:
         """Return what ``make`` makes, on rank 0 first: a mistake is told once, a download made once.
@@ -199,17 +197,6 @@ def _everywhere(error: UsageError) -> UsageError:
     return error
 
 
-def _connected(host: str, port: int, size: int, leads: bool) -> Any:
-    """Return a connection to what the ranks share; the leading one offers it, the others may be earlier."""
-    deadline = time.monotonic() + JOINING
-    while True:
-        try:
-            return TCPStore(host, port, size, leads, ATTEMPT, wait_for_workers=False)
-        except RuntimeError:
-            if leads or time.monotonic() > deadline:
-                raise
-
-
 class _Together:
     """Something that needs another rank: what goes wrong there is that it is gone."""
 
@@ -225,33 +212,26 @@ class _Together:
             raise RankEnded(told or "another rank has ended") from error
 
 
-def environment() -> ClusterEnvironment | None:
-    """Return what started this process as one of several: torchrun, SLURM or vital_exp itself; None when none did."""
-    found: ClusterEnvironment | None = None
-    if TorchElasticEnvironment.detect():
-        found = TorchElasticEnvironment()
-    elif {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= set(os.environ):
-        found = LightningEnvironment()
-        found.set_world_size(int(os.environ["WORLD_SIZE"]))
-        found.set_global_rank(int(os.environ["RANK"]))
-    elif {"SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID"} <= set(os.environ) and SLURMEnvironment.detect():
-        # Lightning refuses --ntasks alone, for strategies that need as many ranks on every machine.
-        os.environ.setdefault("SLURM_NTASKS_PER_NODE", os.environ["SLURM_NTASKS"])
-        found = SLURMEnvironment()
-    return found if found is not None and found.world_size() > 1 else None
+def join(started: ClusterEnvironment | None, patience: float = PATIENCE) -> Ranks | None:
+    """Return the ranks that this process was started as one of, met once; None when it was started alone.
+
+    Raises:
+        UsageError: see :meth:`Ranks.of`; or nothing says where they meet.
+    """
+    if started is None:
+        return None
+    if Ranks.joined is None:
+        if isinstance(started, LightningEnvironment) and "MASTER_PORT" not in os.environ:
+            raise UsageError("MASTER_PORT", None, f"the ranks meet there, and it is not set; {how_to_start(started)}")
+        Ranks.joined = Ranks.of(started, patience)
+    return Ranks.joined
 
 
-@cache
-def ranks_from_outside() -> Ranks | None:
-    """Return the ranks that this process was started as one of; None when it was started alone."""
-    started = environment()
-    return None if started is None else Ranks.of(started)
-
-
-def check_ranks(devices: int, nodes: int, sweep: bool) -> None:
+def check_ranks(started: ClusterEnvironment | None, devices: int, nodes: int, sweep: bool) -> None:
     """Check that as many ranks run, or can be started, as were asked for.
 
     Args:
+        started: what started this process as one of several.
         devices: per machine, as the configuration has it.
         nodes: machines.
         sweep: whether this is one job of a multirun.
@@ -259,7 +239,6 @@ def check_ranks(devices: int, nodes: int, sweep: bool) -> None:
     Raises:
         UsageError: other ranks were started from outside; several machines or a sweep without ranks from outside.
     """
-    started = environment()
     if started is not None:
         size = started.world_size()
         if devices * nodes not in (1, size):

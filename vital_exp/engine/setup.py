@@ -54,6 +54,7 @@ def check_numbers(config: DictConfig) -> None:
         raise UsageError("trainer.precision", config.trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS)
     if config.trainer.get("num_nodes") is not None and not _is_count(config.trainer.num_nodes):
         raise UsageError("trainer.num_nodes", config.trainer.num_nodes, "a whole number of at least 1")
+    rank_patience(config)
     device_count(config)
 
 
@@ -65,6 +66,18 @@ def _check_views(config: DictConfig) -> None:
         return
     if isinstance(together, bool) or not isinstance(together, int) or together < 1 or views % together:
         raise UsageError("views_per_pass", together, f"auto, or a whole number that divides views={views}")
+
+
+def rank_patience(config: DictConfig) -> float:
+    """Return how many seconds a rank that something else started waits for the next.
+
+    Raises:
+        UsageError: no number above 0.
+    """
+    seconds = config.rank_timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= LARGEST:
+        raise UsageError("rank_timeout", seconds, "seconds, a number above 0")
+    return float(seconds)
 
 
 def _is_count(value: object) -> bool:
