@@ -19,7 +19,8 @@ from vital_exp.errors import UsageError
 
 ATTEMPT = timedelta(seconds=10)  # of a connection: a process hears no signal meanwhile
 LOOKING = 0.2  # seconds between looks at who has come
-FIRST_WORD = 10.0  # seconds until a line says who is waited for, and then between such lines
+FIRST_WORD = 5.0  # seconds until a line says who is waited for
+NEXT_WORD = 15.0  # seconds between such lines
 RANKS_SHOWN = 8
 
 logger = logging.getLogger(__name__)
@@ -65,13 +66,14 @@ def meet(started: ClusterEnvironment, patience: float) -> Any:
 def _wait(started: ClusterEnvironment, store: Any, patience: float) -> list[int]:
     """Return the ranks that have not come when the patience with the next one ends."""
     missing = list(range(started.world_size()))
-    last = told = time.monotonic()
+    last = time.monotonic()
+    word = last + FIRST_WORD
     while missing and time.monotonic() - last < patience:
         still = [rank for rank in missing if not store.check([f"here {rank}"])]
         if len(still) < len(missing):
             last, missing = time.monotonic(), still
-        elif time.monotonic() - told > FIRST_WORD:
-            told = time.monotonic()
+        elif time.monotonic() > word:
+            word = time.monotonic() + NEXT_WORD
             name, size = said_by(started)
             logger.warning(
                 "%s=%d: waiting for %s; if nothing starts them, %s", name, size, _ranks(missing), how_to_start(started)
