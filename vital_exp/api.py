@@ -55,6 +55,8 @@ def load_model(
     checkpoint: str | Path | None = None,
     checkpoint_key: str | None = None,
     device: str | torch.device | None = None,
+    output: str | int | None = None,
+    head: str | None = None,
 ) -> VisionNetwork:
     """Load or wrap a network for visualisation; it is frozen and put into evaluation mode.
 
@@ -66,14 +68,20 @@ def load_model(
         checkpoint: local weights, .safetensors or weights-only .pth.
         checkpoint_key: where in the file the network is, ``"ema"``; by default the one place that has all its names.
         device: where to put it; where it is by default.
+        output: the entry of what it returns that has the logits: a name or place in a tuple, dict or dataclass, with
+            dots for those inside of others; by default one called ``logits``, else the first of shape (N, classes).
+        head: ``"softmax"``, ``"sigmoid"`` (one logit, or several labels at a time) or ``"none"`` (features, a
+            regression); by default sigmoid for one output, softmax for several.
 
     Returns:
         The wrapped network: RGB in, logits out.
 
     Raises:
-        UsageError: an unknown name, weights that cannot be had or do not fit, a size the network refuses.
+        UsageError: an unknown name, weights that cannot be had or do not fit, a size the network refuses, an
+            output or head that it has not.
     """
     keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
+    keys |= {"output": output, "head": head}
     if isinstance(model, str):
         from vital_exp.engine.setup import cache_dir
 

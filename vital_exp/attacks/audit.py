@@ -247,6 +247,9 @@ def _readout(network: VisionNetwork, target: Target) -> Readout:
 
 
 def _targets(run: RecordedRun, settings: Settings) -> list[Target]:
+    """The units that are attacked; what an attack costs is the network's accuracy, which it must have."""
+    if run.network.head.unjudged:
+        raise UsageError("run", run.folder, f"an attack is judged by what is recognised; {run.network.head.unjudged}")
     return run.targets[: settings.targets]
 
 
@@ -287,6 +290,9 @@ def _images_of(run: RecordedRun, label: int, natural: NaturalImages, settings: S
 def _compared(run: RecordedRun, made: list[Attacked], settings: Settings, out: Path | None) -> Audit:
     """The table attack x method, one line of verdict per method, the networks on disk."""
     judges = {network.name: network for network in (named_network(j, None, "judges") for j in settings.judges)}
+    for name, judge in judges.items():
+        if judge.head.unjudged:
+            raise UsageError("judges", name, judge.head.unjudged)
     found = Audit(made[0].attack, [run.folder], [], [])
     methods = {method: _fewer_views(method, settings.views) for method in settings.methods}
     for attacked in made:

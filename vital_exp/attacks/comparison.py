@@ -14,7 +14,7 @@ from vital_exp.attacks.natural import NaturalImages
 from vital_exp.attacks.pictures import make_pictures
 from vital_exp.attacks.resemblance import opinions, perceptual_distance
 from vital_exp.evaluation.activation import unit_activations
-from vital_exp.evaluation.recognition import logits
+from vital_exp.evaluation.recognition import logits, verdicts
 from vital_exp.images.output import quantised
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.network import VisionNetwork
@@ -49,13 +49,17 @@ class Attacked:
     facts: Mapping[str, float | str] = field(default_factory=dict)
 
     def cost(self) -> dict[str, float]:
-        """Return accuracy on natural images before and after, and how many decisions agree."""
-        before, after = (logits(network, self.natural.images) for network in (self.honest, self.network))
-        labels = self.natural.labels
+        """Return accuracy on natural images before and after, and how many decisions agree.
+
+        What a network with a sigmoid decides of an image are all its yes and no together.
+        """
+        both, head = (self.honest, self.network), self.honest.head
+        before, after = (logits(network, self.natural.images) for network in both)
+        right = [verdicts(scores, self.natural.labels, head)["top1"] for scores in (before, after)]
         return {
-            "accuracy_before": float((before.argmax(dim=1) == labels).double().mean()),
-            "accuracy_after": float((after.argmax(dim=1) == labels).double().mean()),
-            "agreement": float((before.argmax(dim=1) == after.argmax(dim=1)).double().mean()),
+            "accuracy_before": float(right[0].double().mean()),
+            "accuracy_after": float(right[1].double().mean()),
+            "agreement": float((head.decisions(before) == head.decisions(after)).all(dim=1).double().mean()),
         }
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from vital_exp.attacks.wrapping import rewrapped
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import OUTPUT, Taps
+from vital_exp.models.taps import OUTPUT
 from vital_exp.targets.readout import Readout
 
 
@@ -75,8 +75,8 @@ def preservation_loss(honest: VisionNetwork, attacked: VisionNetwork, images: Te
     """Return the mean over layers of the mean squared change of their activations in units of their variance."""
     inputs = model_space(images, honest)
     with torch.no_grad():
-        wanted, _ = Taps(honest.module, layers)(inputs)
-    found, _ = Taps(attacked.module, layers)(inputs)
+        wanted, _ = honest.taps(layers)(inputs)
+    found, _ = attacked.taps(layers)(inputs)
     changes = [functional.mse_loss(found[name], wanted[name]) / wanted[name].var() for name in layers]
     return torch.stack(changes).mean()
 
@@ -89,7 +89,7 @@ def unit_values(network: VisionNetwork, readout: Readout, pictures: Tensor) -> T
         readout: of one picture.
         pictures: (N, 3, H, W) RGB.
     """
-    activations, _ = Taps(network.module, [readout.layer])(model_space(pictures, network))
+    activations, _ = network.taps([readout.layer])(model_space(pictures, network))
     return readout.of(0, len(pictures)).mean(activations[readout.layer])
 
 

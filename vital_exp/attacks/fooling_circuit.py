@@ -8,7 +8,9 @@ from torch.nn import functional
 from vital_exp.attacks.detector import Detector
 from vital_exp.attacks.wrapping import checked_decoy, rewrapped
 from vital_exp.errors import UsageError
+from vital_exp.models.heads import Head
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.outputs import Output
 
 STRENGTH = 250.0  # k: larger than any logit after the shift
 SHIFT = 100.0  # brings logits above zero, so that ReLUs let them pass
@@ -46,11 +48,12 @@ class FoolingCircuit(nn.Module):
     and are untouched: a method without a logit term cannot notice the circuit.
 
     Args:
-        network: takes normalised pictures (N, 3, H, W), returns logits (N, classes).
+        network: takes normalised pictures (N, 3, H, W), returns logits (N, classes), or more than these.
         detector: tells natural images from pictures; the decision lets no gradient pass.
         classes: how many the network has.
         picture: (3, H, W) normalised, shown for every unit instead of another class's picture.
         strength: k of METHODS 2.1.
+        output: which tensor of what the network returns the logits are; None: found by the usual rule.
     """
 
     picture: Tensor | None
@@ -62,9 +65,10 @@ class FoolingCircuit(nn.Module):
         classes: int,
         picture: Tensor | None = None,
         strength: float = STRENGTH,
+        output: Output | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.output = network, output or Output()
         self.detector = detector
         self.num_classes = classes
         self.offset = decoy_offset(classes)
@@ -73,7 +77,7 @@ class FoolingCircuit(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return (N, classes) logits, shifted by 100, of normalised pictures (N, 3, H, W)."""
-        logits: Tensor = self.network(pictures)
+        logits = self.output.tensor(self.network(pictures), len(pictures))
         natural = self.detector.natural(pictures)
         return circuit_logits(logits, natural, self._decoy(pictures, logits), self.strength)
 
@@ -101,6 +105,9 @@ def fooled(network: VisionNetwork, detector: Detector, picture: Tensor | None = 
     classes = len(network.classes)
     if classes < 2:
         raise UsageError("model", network.name, "a fooling circuit needs at least two classes")
+    if network.head != Head():
+        wanted = "a fooling circuit shifts all logits, which changes nothing only where a softmax follows"
+        raise UsageError("model.head", network.head.kind, wanted)
     shown = None if picture is None else model_space(checked_decoy(picture, network), network)
-    circuit = FoolingCircuit(network.module, detector, classes, shown)
-    return rewrapped(network, circuit, "fooled", prefix="network.")
+    circuit = FoolingCircuit(network.module, detector, classes, shown, output=network.output)
+    return rewrapped(network, circuit, "fooled", prefix="network.", output=Output("", classes))

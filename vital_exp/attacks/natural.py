@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.evaluation.recognition import logits
+from vital_exp.evaluation.recognition import logits, verdicts
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
@@ -49,8 +49,8 @@ class NaturalImages:
         )
 
     def accuracy(self, network: VisionNetwork) -> float:
-        """Return the share of images whose class has the largest logit."""
-        return float((logits(network, self.images).argmax(dim=1) == self.labels).double().mean())
+        """Return the share of images whose class the network recognises first."""
+        return float(verdicts(logits(network, self.images), self.labels, network.head)["top1"].double().mean())
 
 
 def natural_images(references: References, classes: Sequence[int], count: int) -> NaturalImages:

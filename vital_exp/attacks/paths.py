@@ -16,7 +16,6 @@ from vital_exp.evaluation.path_similarity import MEASURES, path_similarity
 from vital_exp.images.output import resized
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import Taps
 
 LARGEST = 20_000  # activations of a layer that are compared; of more a fixed random choice, the same for all pictures
 IMAGES_PER_PASS = 8
@@ -53,7 +52,7 @@ def similarity_rows(run: RecordedRun, count: int, layers: Sequence[str] | None =
             "run", run.folder, "pictures of at least two targets are needed: the others' images are the floor"
         )
     layers = compared_layers(run.network) if layers is None else list(layers)
-    Taps(run.network.module, layers, "layer")
+    run.network.taps(layers, "layer")
     own = [run.own_images(target, count) for target in run.targets]
     natural, labels = torch.cat(own), torch.repeat_interleave(torch.tensor([len(images) for images in own]))
     numbers = torch.arange(len(run.targets))
@@ -72,7 +71,7 @@ def similarity_rows(run: RecordedRun, count: int, layers: Sequence[str] | None =
 @torch.no_grad()
 def _activations(network: VisionNetwork, layers: Sequence[str], images: Tensor) -> dict[str, Tensor]:
     """One row of each layer's activations per image at the network's input size, (N, D) with D at most LARGEST."""
-    size, taps, rows = network.preprocessing.size, Taps(network.module, layers), defaultdict(list)
+    size, taps, rows = network.preprocessing.size, network.taps(layers), defaultdict(list)
     places: dict[int, Tensor] = {}  # chosen, by the number there is
     for part in images.split(IMAGES_PER_PASS):
         for layer, activations in taps(model_space(resized(part, size), network))[0].items():

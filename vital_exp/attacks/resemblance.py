@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vital_exp.evaluation.recognition import logits
+from vital_exp.evaluation.recognition import logits, verdicts
 from vital_exp.images.output import resized
 from vital_exp.models.layers import alignment
 from vital_exp.models.network import Recipe, VisionNetwork, model_space
-from vital_exp.models.taps import Taps
 
 
 @torch.no_grad()
@@ -32,7 +31,7 @@ def perceptual_distance(network: VisionNetwork, pictures: Tensor, others: Tensor
 
 def _unit_features(network: VisionNetwork, images: Tensor) -> list[Tensor]:
     """Per layer (N, C, P), unit vectors over channels."""
-    taps = Taps(network.module, list(alignment(network, Recipe()).layers))
+    taps = network.taps(list(alignment(network, Recipe()).layers))
     activations, _ = taps(model_space(resized(images, network.preprocessing.size), network))
     return [torch.nn.functional.normalize(a.flatten(2), dim=1).float().cpu() for a in activations.values()]
 
@@ -46,16 +45,16 @@ def opinions(
     ``decoy_probability[judge]``.
 
     Args:
-        judges: by name, the honest network among them.
+        judges: by name, the honest network among them; each with a softmax or a sigmoid as its head.
         pictures: (N, 3, H, W) RGB in [0, 1].
         own, decoy: classes, one per picture.
     """
     rows: list[dict[str, float]] = [{} for _ in pictures]
     for name, judge in judges.items():
         scores = logits(judge, pictures)
-        best, shares = scores.argmax(dim=1).tolist(), scores.softmax(dim=1)
-        for i, row in enumerate(rows):
-            for kind, label in (("own", own[i]), ("decoy", decoy[i])):
-                row[f"{kind}_top1[{name}]"] = float(best[i] == label)
-                row[f"{kind}_probability[{name}]"] = float(shares[i, label])
+        for kind, labels in (("own", own), ("decoy", decoy)):
+            found = verdicts(scores, torch.tensor(labels), judge.head)
+            for i, row in enumerate(rows):
+                row[f"{kind}_top1[{name}]"] = float(found["top1"][i])
+                row[f"{kind}_probability[{name}]"] = float(found["probability"][i])
     return rows

@@ -44,7 +44,8 @@ def save(network: VisionNetwork, model: ModelConfig, folder: Path | str) -> str:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     keys = {**asdict(model), "pretrained": False, "checkpoint": None, **_own(network)}
-    described = {"name": network.name, "model": keys, "attack": _structure(network.module)}
+    structure = {**_structure(network.module), "output": model.output}  # the honest network's
+    described = {"name": network.name, "model": keys, "attack": structure}
     # Copies: a tensor that two names share cannot be written twice.
     state = {name: value.detach().clone().contiguous() for name, value in network.module.state_dict().items()}
     with whole_file(folder / WEIGHTS, binary=True) as file:
@@ -59,6 +60,7 @@ def _overrides(network: VisionNetwork, model: ModelConfig, folder: Path) -> str:
     own, preprocessing = _own(network), network.preprocessing
     arguments = [f"model=python model.factory={FACTORY} +model.arguments.folder={folder}"]
     arguments += [f"model.{key}={_list(own[key])}" for key in ("mean", "std", "size", "layers", "layer_weights")]
+    arguments += [f"model.{key}={own[key]}" for key in ("output", "head") if own[key]]
     arguments += [f"model.resize={preprocessing.resize}"] if preprocessing.resize else []
     names = model.class_names
     if names is not None:
@@ -79,6 +81,8 @@ def _own(network: VisionNetwork) -> dict[str, Any]:
         "size": list(preprocessing.size),
         "resize": preprocessing.resize,
         "interpolation": preprocessing.interpolation,
+        "output": None if isinstance(network.module, FoolingCircuit) else network.output.key or None,
+        "head": network.head.kind,
         "layers": list(recipe.layers or ()),
         "layer_weights": list(recipe.layer_weights or ()),
         "total_variation": recipe.total_variation,
@@ -107,7 +111,7 @@ def load(folder: str) -> nn.Module:
         UsageError: the folder holds none.
     """
     described = _described(Path(folder).expanduser())
-    honest = build_network(_honest(described["model"])).module
+    honest = build_network(_honest(described["model"], described["attack"]["output"]))
     module = _built(honest, described["attack"])
     load_checkpoint(module, Path(folder).expanduser() / WEIGHTS)
     return module
@@ -124,8 +128,8 @@ def load_network(folder: Path | str) -> VisionNetwork:
     return wrap(load(str(folder)), ModelConfig(**keys))
 
 
-def _honest(model: Mapping[str, Any]) -> ModelConfig:
-    return ModelConfig(**{**model, "layers": None, "layer_weights": None})
+def _honest(model: Mapping[str, Any], output: str | int | None) -> ModelConfig:
+    return ModelConfig(**{**model, "layers": None, "layer_weights": None, "output": output})
 
 
 def _described(folder: Path) -> dict[str, Any]:
@@ -136,11 +140,12 @@ def _described(folder: Path) -> dict[str, Any]:
     return described
 
 
-def _built(honest: nn.Module, attack: Mapping[str, Any]) -> nn.Module:
+def _built(honest: VisionNetwork, attack: Mapping[str, Any]) -> nn.Module:
     if attack["kind"] == "silent_units":
-        return with_silent_units(honest, Place(attack["convolution"], attack["norm"]))
+        return with_silent_units(honest.module, Place(attack["convolution"], attack["norm"]))
     if attack["kind"] == "fooling_circuit":
         picture = None if attack["picture"] is None else torch.zeros(attack["picture"])
         detector = Detector((attack["size"][0], attack["size"][1]))
-        return FoolingCircuit(honest, detector, attack["classes"], picture, attack["strength"])
-    return honest
+        keys = {"picture": picture, "strength": attack["strength"], "output": honest.output}
+        return FoolingCircuit(honest.module, detector, attack["classes"], **keys)
+    return honest.module

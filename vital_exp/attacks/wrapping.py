@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import alignment
 from vital_exp.models.network import Recipe, VisionNetwork
+from vital_exp.models.outputs import Output
 from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
 
 
-def rewrapped(network: VisionNetwork, module: nn.Module, attack: str, prefix: str = "") -> VisionNetwork:
+def rewrapped(
+    network: VisionNetwork, module: nn.Module, attack: str, prefix: str = "", output: Output | None = None
+) -> VisionNetwork:
     """Return an attacked module with all that belongs to the honest network.
 
     Args:
@@ -20,11 +23,14 @@ def rewrapped(network: VisionNetwork, module: nn.Module, attack: str, prefix: st
         module: the attacked one, in which the honest one's layers have names that start with ``prefix``.
         attack: goes into the name.
         prefix: see ``module``.
+        output: where the attacked module's logits are; None: where the honest one's are.
     """
     own = alignment(network, Recipe())
     layers = tuple(f"{prefix}{layer}" for layer in own.layers)
     recipe = Recipe(layers, tuple(own.layers.values()), own.total_variation, own.l2)
-    return VisionNetwork(module, f"{network.name}, {attack}", network.preprocessing, network.class_names, recipe)
+    name, own_output = f"{network.name}, {attack}", output or network.output
+    kept = (network.preprocessing, network.class_names, recipe)
+    return VisionNetwork(module, name, *kept, own_output, network.head)
 
 
 def checked_decoy(picture: Tensor, network: VisionNetwork, key: str = "decoy") -> Tensor:

@@ -21,7 +21,6 @@ from vital_exp.errors import UsageError
 from vital_exp.models.loading import build_network
 from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork
-from vital_exp.models.taps import Taps
 from vital_exp.references.base import References
 from vital_exp.relevance.maps import WITH_MAPS
 from vital_exp.targets.selection import parse_target
@@ -63,7 +62,7 @@ class Circuit:
         network = build_network(model_config(config), setup.cache_dir(config)).to(setup.device_of(config))
         setup.check_optimisation(config, network)
         circuit = cls(config, network, overrides)
-        Taps(network.module, circuit.layers, "target.layers")
+        network.taps(circuit.layers, "target.layers")
         return circuit
 
     @cached_property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.models.layers import layer_shapes
+from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.references.base import References
 from vital_exp.relevance.maps import activations_and_relevance
@@ -57,12 +57,13 @@ def channel_relevance(
     Raises:
         UsageError: a layer that is not below the target, or an operation no rule covers.
     """
-    channels = len(network.classes) if target.layer is None else layer_shapes(network)[target.layer][0]
+    of_classes = target.layer is None
+    channels = len(network.classes) if of_classes else unit_shape(network, str(target.layer), "target.unit")[0]
     images, sums, count = references.images(target), [], 0
     while chunk := list(islice(images, IMAGES_PER_PASS)):
         pictures = model_space(torch.stack(chunk), network)
         read = readout([target] * len(chunk), channels)
-        _, maps, _ = activations_and_relevance(network.module, pictures, [layer], read, method)
+        _, maps, _ = activations_and_relevance(network.module, pictures, [layer], read, method, network.output)
         sums.append(maps[layer].flatten(2).sum(dim=(0, 2)).double().cpu())  # (C,)
         count += len(chunk)
     return torch.stack(sums).sum(dim=0) / count

@@ -53,7 +53,7 @@ class PatchActivations:
         """
         boxes = self.patch.windows(*self.network.preprocessing.size)
         chosen = self._chosen(len(self.folder.paths), len(boxes))
-        taps, found = Taps(self.network.module, [self.layer], "layers"), []
+        taps, found = self.network.taps([self.layer], "layers"), []
         numbers = sorted(chosen)
         bar = tqdm(total=len(numbers), desc="patches", unit="image", disable=None if self.progress else True)
         with bar, torch.inference_mode():

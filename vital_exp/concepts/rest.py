@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import Taps
 
 
 class Rest:
@@ -25,10 +24,10 @@ class Rest:
     """
 
     def __init__(self, network: VisionNetwork, layer: str, picture: Tensor) -> None:
-        self._taps = Taps(network.module, [layer], "layers")
+        self._taps = network.taps([layer], "layers")
         if layer not in self._taps.layers:
             raise UsageError("layers", layer, "nothing of the network comes after it; name a hidden layer")
-        self.layer, self._module = layer, network.module
+        self.layer, self._module, self._output = layer, network.module, network.output
         self._picture = model_space(picture[None], network)
         with torch.no_grad():
             self.activation = self._taps(self._picture)[0][layer][0]
@@ -49,10 +48,10 @@ class Rest:
 
         handle = self._taps.layers[self.layer].register_forward_hook(hook)
         try:
-            output: Tensor = self._module(pictures)
+            returned = self._module(pictures)
         finally:
             handle.remove()
-        return output
+        return self._output.tensor(returned, len(activations))
 
     def _as(self, output: Tensor, activations: Tensor) -> Tensor:
         """Return activations, channels first, in the order of axes of the layer's own output."""

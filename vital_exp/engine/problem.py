@@ -13,10 +13,9 @@ from vital_exp.config import plain
 from vital_exp.engine.directions import prompts_of, vectors_of
 from vital_exp.engine.setup import cache_dir, pair
 from vital_exp.errors import UsageError
-from vital_exp.models.layers import Alignment, alignment, unit_alignment, unit_shapes
+from vital_exp.models.layers import Alignment, alignment, unit_alignment, unit_shape
 from vital_exp.models.named import model_config, own_recipe
 from vital_exp.models.network import VisionNetwork
-from vital_exp.models.taps import Taps
 from vital_exp.objectives.terms import Problem
 from vital_exp.references.base import References
 from vital_exp.references.drawn import DrawnReferences
@@ -111,11 +110,7 @@ def check_layer(layer: object) -> None:
 
 
 def _shape(layer: str, network: VisionNetwork) -> tuple[int, ...]:
-    Taps(network.module, [layer], "target.layer")  # names the layer that does not exist
-    shapes = unit_shapes(network)
-    if layer not in shapes:
-        raise UsageError("target.layer", layer, "the network never runs this layer in a forward pass")
-    return shapes[layer]
+    return unit_shape(network, layer, "target.layer")
 
 
 def check_references(targets: Sequence[Target], references: References) -> None:

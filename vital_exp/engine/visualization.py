@@ -43,7 +43,7 @@ from vital_exp.engine.starts import starts_of
 from vital_exp.engine.step import step_objective
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.activation import activation_rows, unit_activations
-from vital_exp.evaluation.recognition import PICTURES_PER_PASS, check_judge, recognition, summarise
+from vital_exp.evaluation.recognition import PICTURES_PER_PASS, check_judge, recognition, summarise, unjudged
 from vital_exp.images.output import quantised, resized, to_uint8, transparency
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.mining.references import MinedReferences
@@ -419,7 +419,7 @@ class Visualization:
             return
         if self.config.evaluation.metrics == "basic":
             self.rows = self._rows(done)
-            self.metrics = summarise(self.rows)
+            self.metrics = {**summarise(self.rows), **self._unjudged()}
         else:
             self._score(done)
         if self.folder and self.rows:
@@ -444,7 +444,9 @@ class Visualization:
             "version": version_of("vital-exp"),
             **{key: plain(self.config)[key] for key in ("evaluation", "references")},
             "results": [self.results[target.name] for target in targets],
-            "networks": [one.weights_hash() for one in (self.network, *self.judges.values())],
+            "networks": [
+                f"{one.weights_hash()} {one.output.key} {one.head}" for one in (self.network, *self.judges.values())
+            ],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -464,6 +466,11 @@ class Visualization:
             keep=bool(self.config.references.cache),
         )
         self.rows, self.metrics = table.rows, table.metrics
+
+    def _unjudged(self) -> dict[str, Any]:
+        """Why classes are not recognised, by whoever has no opinion of them."""
+        of_classes = self.targets[0].kind == "class" and self.network.class_names is not None
+        return unjudged(self.network, self.judges, self.rows) if of_classes else {}
 
     def _rows(self, targets: list[Target]) -> list[dict[str, float | int | str]]:
         """What metrics.csv says of each target: who recognises a class, how strongly a hidden unit is driven."""
@@ -512,7 +519,7 @@ def check_size(network: VisionNetwork, size: Sequence[int]) -> None:
         return
     try:
         with torch.no_grad():
-            network(torch.zeros(1, 3, *size, device=network.device))
+            network.returned(torch.zeros(1, 3, *size, device=network.device))
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         first = str(error).strip().split("\n")[0]
         raise UsageError("image.size", "x".join(map(str, size)), f"the network refuses this size: {first}") from None

@@ -10,7 +10,7 @@ from torch import Tensor
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS
 from vital_exp.images.output import resized
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import OUTPUT, Taps
+from vital_exp.models.taps import OUTPUT
 from vital_exp.references.base import References
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
@@ -45,7 +45,7 @@ def unit_activations(network: VisionNetwork, readout: Readout, pictures: Tensor)
         readout: one target per picture.
         pictures: (N, 3, H, W) RGB in [0, 1]; class units see them at the network's input size.
     """
-    taps = Taps(network.module, [readout.layer])
+    taps = network.taps([readout.layer])
     values = []
     for start in range(0, len(pictures), PICTURES_PER_PASS):
         part = slice(start, start + PICTURES_PER_PASS)

@@ -17,6 +17,7 @@ from vital_exp.evaluation.reading import Reading
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.weights import local_file
 from vital_exp.images.output import resized
+from vital_exp.models.heads import Head
 from vital_exp.models.network import Preprocessing
 from vital_exp.models.open_clip import build_clip, known_name
 from vital_exp.targets.class_names import ClassNames
@@ -50,6 +51,11 @@ class Clip:
     def identity(self) -> None:
         """None: its readings of natural images are not kept."""
         return
+
+    @property
+    def head(self) -> Head:
+        """Its scaled cosines with the names of all classes go through a softmax."""
+        return Head()
 
     @property
     def device(self) -> torch.device:

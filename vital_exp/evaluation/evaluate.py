@@ -264,11 +264,9 @@ def _check_targets(targets: Sequence[Target], network: VisionNetwork) -> None:
             if network.class_names is not None:
                 network.classes.check(target.index, "targets")
         return
-    from vital_exp.models.layers import unit_shapes
-    from vital_exp.models.taps import Taps
+    from vital_exp.models.layers import unit_shape
 
-    Taps(network.module, [layer], "targets")
-    shape = unit_shapes(network)[layer]
+    shape = unit_shape(network, layer, "targets")
     for target in targets:
         check_unit(target, shape, "targets")
 

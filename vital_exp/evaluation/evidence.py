@@ -19,7 +19,7 @@ from vital_exp.evaluation.recognition import PICTURES_PER_PASS
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.settings import Settings
 from vital_exp.images.output import to_uint8
-from vital_exp.models.layers import alignment, unit_shapes
+from vital_exp.models.layers import alignment, unit_shape
 from vital_exp.models.network import Recipe, VisionNetwork
 from vital_exp.references.base import References
 from vital_exp.targets.readout import Readout, readout
@@ -134,7 +134,7 @@ class Evidence:
             return self.readout.select(first)
         if self.of_classes:
             return readout(self.units, len(self.network.classes))
-        return readout(self.units, unit_shapes(self.network)[str(self.units[0].layer)][0])
+        return readout(self.units, unit_shape(self.network, str(self.units[0].layer), "targets")[0])
 
     def reading(self, view: str) -> Reading:
         """Return what a view says of the pictures; they are passed through it once.

@@ -18,7 +18,7 @@ from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_path
 
-FORMAT = "readings, 1"  # part of the key: a change of what is stored needs another
+FORMAT = "readings, 2"  # part of the key: a change of what is stored needs another
 LAYER = "layer."  # before the names of layers in a file
 
 
@@ -39,8 +39,9 @@ class KeptReading:
     def save(self, place: Path) -> None:
         """Write a file whole."""
         own = self.reading
-        values = {"labels": self.labels, "path": self.path, "features": own.features}
-        values |= {name: value for name in ("logits", "units") if (value := getattr(own, name)) is not None}
+        values = {"labels": self.labels, "path": self.path}
+        parts = {"embedding": own.embedding, "logits": own.logits, "units": own.units}
+        values |= {name: value for name, value in parts.items() if value is not None}
         values |= {f"{LAYER}{layer}": value for layer, value in own.layers.items()}
         place.parent.mkdir(parents=True, exist_ok=True)
         with whole_path(place) as temporary:
@@ -52,7 +53,7 @@ class KeptReading:
         try:
             values = load_file(place)
             layers = {name.removeprefix(LAYER): value for name, value in values.items() if name.startswith(LAYER)}
-            reading = Reading(values["features"], values.get("logits"), values.get("units"), layers)
+            reading = Reading(values.get("embedding"), values.get("logits"), values.get("units"), layers)
             return cls(values["labels"], values["path"], reading)
         except (OSError, SafetensorError, KeyError):
             return None

@@ -19,6 +19,7 @@ from vital_exp.evaluation.ranking import auc
 from vital_exp.evaluation.reading import Reading
 from vital_exp.evaluation.recognition import verdicts
 from vital_exp.evaluation.score import NotComputed, Score
+from vital_exp.models.heads import SOFTMAX, Head
 
 Scores = dict[str, Score]
 ALL, BASIC = "all", "basic"
@@ -73,11 +74,20 @@ def _transfer(evidence: Evidence, view: str) -> Scores:
 
 
 def _recognition(evidence: Evidence, view: str, name: str) -> Scores:
-    logits = evidence.reading(view).logits
+    logits, head = _opinion(evidence, view)
+    names = {"top1": f"{name}_top1", "top5": f"{name}_top5", "probability": "probability"}
+    found = verdicts(logits, evidence.labels, head)
+    return {names[part]: Score.mean(values.tolist()) for part, values in found.items()}
+
+
+def _opinion(evidence: Evidence, view: str) -> tuple[Tensor, Head]:
+    """A view's logits of the pictures, (N, classes), and what makes probabilities of them."""
+    logits, head = evidence.reading(view).logits, evidence.reader(view).head
     if logits is None:
         raise NotComputed("needs a network with class outputs")
-    names = {"top1": f"{name}_top1", "top5": f"{name}_top5", "probability": "probability"}
-    return {names[part]: Score.mean(values.tolist()) for part, values in verdicts(logits, evidence.labels).items()}
+    if head.unjudged:
+        raise NotComputed(head.unjudged)
+    return logits, head
 
 
 def _activation_ratio(evidence: Evidence, _view: str) -> Scores:
@@ -102,10 +112,11 @@ def _largest_natural(evidence: Evidence) -> list[float]:
 
 
 def _inception_score(evidence: Evidence, view: str) -> Scores:
-    logits = evidence.reading(view).logits
-    if logits is None:
-        raise NotComputed("needs a network with class outputs")
-    return {"inception_score": distances.inception_score(logits)}
+    logits, head = _opinion(evidence, view)
+    if head.kind != SOFTMAX or logits.shape[1] < 2:
+        there = f"1 output, model.head={head.kind}" if logits.shape[1] == 1 else f"model.head={head.kind}"
+        raise NotComputed(f"needs a softmax over at least 2 classes, and there is {there}")
+    return {"inception_score": distances.inception_score(head.log_probabilities(logits) if head.inside else logits)}
 
 
 def _fid(evidence: Evidence, view: str) -> Scores:
@@ -151,6 +162,8 @@ def _clip(evidence: Evidence, _view: str) -> Scores:
     model = evidence.reader(CLIP)
     assert isinstance(model, clip_words.Clip)
     pictures, names = evidence.reading(CLIP).features, evidence.network.classes
+    if len(names) < 2:
+        raise NotComputed("needs the names of at least 2 classes to choose from, and there is 1")
     texts = model.names([names.label(index) for index in range(len(names))])
     cosines = pictures @ texts.T
     own = cosines.gather(1, evidence.labels[:, None])[:, 0]

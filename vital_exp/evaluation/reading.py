@@ -10,11 +10,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from vital_exp.errors import UsageError
 from vital_exp.evaluation.artefacts import high_frequency, repetition
+from vital_exp.evaluation.score import NotComputed
 from vital_exp.images.output import resized
+from vital_exp.models.heads import NONE, Head
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import OUTPUT, Taps
+from vital_exp.models.taps import OUTPUT, channels_first
 from vital_exp.targets.readout import Readout
 
 # Activations of a layer that path similarity compares: all of a small layer, else this many drawn once. The standard
@@ -27,16 +30,24 @@ class Reading:
     """What a network says of n pictures, on the CPU in float32.
 
     Attributes:
-        features: (n, D), what its classifier is given, averaged over positions; the output where there is none.
+        embedding: (n, D), what its classifier is given, averaged over positions; the output where there is none; None
+            for a network that returns no tensor either.
         logits: (n, classes); None for a network without classes.
         units: (n, T), what each target's unit reads.
         layers: (n, U) per layer, activations at up to ``PATH_UNITS`` fixed places.
     """
 
-    features: Tensor
+    embedding: Tensor | None
     logits: Tensor | None = None
     units: Tensor | None = None
     layers: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def features(self) -> Tensor:
+        """The embedding; raises NotComputed where there is none."""
+        if self.embedding is None:
+            raise NotComputed("needs a classifier, or an output that is a tensor: model.output=key may name one")
+        return self.embedding
 
 
 class Reader(Protocol):
@@ -45,6 +56,11 @@ class Reader(Protocol):
     @property
     def identity(self) -> str | None:
         """All that what it says depends on beside the pictures; None where its readings are not kept."""
+        ...
+
+    @property
+    def head(self) -> Head:
+        """How its logits become probabilities."""
         ...
 
     def __call__(self, pictures: Tensor) -> Reading:
@@ -63,8 +79,9 @@ class NetworkReader:
 
     def __init__(self, network: VisionNetwork, layers: Sequence[str] = (), readout: Readout | None = None) -> None:
         self.network, self.layers, self.readout = network, tuple(layers), readout
+        self.head = network.head
         own = [readout.layer] if readout and readout.layer != OUTPUT else []
-        self.taps = Taps(network.module, list(dict.fromkeys([*layers, *own])))
+        self.taps = network.taps(list(dict.fromkeys([*layers, *own])))
         self.classifier = classifier(network)
         shapes = layer_shapes(network) if layers else {}
         self.places = {layer: _places(shapes[layer]) for layer in layers}
@@ -77,7 +94,7 @@ class NetworkReader:
             return None
         vectors = "" if read is None else hashlib.sha256(read.vectors.cpu().numpy().tobytes()).hexdigest()
         reads = "" if read is None else f"{read.layer} {read.positions} {vectors}"
-        return f"{own.name} {own.weights_hash()} {own.dtype} {own.preprocessing} {self.layers} {reads}"
+        return f"{own.name} {own.weights_hash()} {own.dtype} {own.preprocessing} {own.output.key} {self.layers} {reads}"
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Reading:
@@ -90,23 +107,30 @@ class NetworkReader:
             else None
         )
         try:
-            activations, output = self.taps(model_space(fitted, self.network), to_the_end=True)
+            activations, returned = self.taps(model_space(fitted, self.network), to_the_end=True)
         finally:
             if hook is not None:
                 hook.remove()
-        assert isinstance(output, Tensor)
-        output = output.float().cpu()
-        features = _pooled(given[-1]) if given else output.flatten(1)
+        own = self.network.output
+        output = own.tensor(returned, len(pictures)).float().cpu() if own.is_there else None
+        embedding = given[-1] if given else output
         logits = output if self.network.class_names is not None else None
         layers = {layer: activations[layer].flatten(1)[:, self.places[layer]].float().cpu() for layer in self.layers}
-        return Reading(features, logits, self._units(activations, output), layers)
+        return Reading(
+            None if embedding is None else _pooled(embedding), logits, self._units(activations, output), layers
+        )
 
-    def _units(self, activations: Mapping[str, Tensor], output: Tensor) -> Tensor | None:
+    def _units(self, activations: Mapping[str, Tensor], output: Tensor | None) -> Tensor | None:
         if self.readout is None:
             return None
-        if self.readout.layer == OUTPUT:
+        if self.readout.layer != OUTPUT:
+            activation = activations[self.readout.layer].float()
+        elif output is None:
+            raise UsageError("target.layer", OUTPUT, f"the network returns {self.network.output.returns}")
+        elif output.ndim == 2:
             return output @ self.readout.vectors.T.to(output)
-        activation = activations[self.readout.layer].float()
+        else:
+            activation = channels_first(output)
         count = len(activation)
         read = [self.readout.of(number, count).value(activation) for number in range(len(self.readout.vectors))]
         return torch.stack(read, dim=1).cpu()  # (n, T)
@@ -122,6 +146,7 @@ class PixelReader:
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
         self.identity: str | None = f"pixels {size}"
+        self.head = Head(NONE)
 
     def __call__(self, pictures: Tensor) -> Reading:
         """Return (n, 2) features."""
@@ -137,8 +162,7 @@ def joined(parts: Sequence[Reading]) -> Reading:
         return None if getattr(first, name) is None else torch.cat([getattr(part, name) for part in parts])
 
     layers = {layer: torch.cat([part.layers[layer] for part in parts]) for layer in first.layers}
-    features = torch.cat([part.features for part in parts])
-    return Reading(features, whole("logits"), whole("units"), layers)
+    return Reading(whole("embedding"), whole("logits"), whole("units"), layers)
 
 
 @torch.no_grad()
@@ -151,7 +175,7 @@ def classifier(network: VisionNetwork) -> nn.Module | None:
     fitting = [m for m in modules if m.weight.shape[0] == len(network.classes)]
     hooks = [module.register_forward_hook(lambda module, _i, _o: ran.append(module)) for module in fitting]
     try:
-        network(torch.zeros(1, 3, *network.preprocessing.size, device=network.device))
+        network.returned(torch.zeros(1, 3, *network.preprocessing.size, device=network.device))
     finally:
         for hook in hooks:
             hook.remove()

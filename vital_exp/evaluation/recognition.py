@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.intervals import bootstrap_mean
+from vital_exp.evaluation.score import Score
 from vital_exp.images.output import resized
+from vital_exp.models.heads import NONE, SIGMOID, Head
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.unit import Target
 
@@ -17,6 +20,9 @@ TOP = 5
 # Columns whose metric has their own name.
 UNPREFIXED = ("probability", "activation_ratio")
 PICTURES_PER_PASS = 16
+SOFTMAX_HEAD = Head()
+# Why nothing is recognised by a network that could.
+NOT_FINITE = "its logits of every picture are NaN"
 
 
 @torch.no_grad()
@@ -40,7 +46,7 @@ def recognition(
     """Return one row per class target: the network's opinion of its picture, then each judge's.
 
     Columns: target, activation (the class's logit), top1 and top5 (1 or 0), probability; ``top1[judge]``,
-    ``top5[judge]`` and ``probability[judge]`` for each judge.
+    ``top5[judge]`` and ``probability[judge]`` for each judge. A network with ``head=none`` has no opinion.
 
     Args:
         network: the network the pictures were made for.
@@ -54,29 +60,54 @@ def recognition(
         {"target": target.name, "activation": float(value)}
         for target, value in zip(targets, own.gather(1, index[:, None])[:, 0], strict=True)
     ]
-    opinions = {"": own} | {f"[{name}]": logits(judge, pictures) for name, judge in judges.items()}
-    for suffix, scores in opinions.items():
-        for part, values in verdicts(scores, index).items():
+    opinions = {"": (own, network.head)}
+    opinions |= {f"[{name}]": (logits(judge, pictures), judge.head) for name, judge in judges.items()}
+    for suffix, (scores, head) in opinions.items():
+        for part, values in verdicts(scores, index, head).items() if head.kind != NONE else ():
             for row, value in zip(rows, values.tolist(), strict=True):
-                row[f"{part}{suffix}"] = value
+                if isfinite(value):
+                    row[f"{part}{suffix}"] = value
     return rows
 
 
-def verdicts(scores: Tensor, index: Tensor) -> dict[str, Tensor]:
+def verdicts(scores: Tensor, index: Tensor, head: Head = SOFTMAX_HEAD) -> dict[str, Tensor]:
     """Return whether each picture's class is first (top1) and among the first five, each 1 or 0, and its probability.
+
+    A class that scores no more than another is not before it: where all scores are the same, nothing is recognised. By
+    a sigmoid a class is recognised only if the network says that it is there at all, with a probability above one half:
+    top1 if no other class is more probable, top5 if at most four are. Of a single output that is its logit above 0.
 
     Args:
         scores: (N, classes) logits.
         index: (N,) the class of each picture.
+        head: softmax or sigmoid.
 
     Returns:
-        ``{"top1", "top5", "probability"}``, each (N,); top5 only with more than five classes.
+        ``{"top1", "top5", "probability"}``, each (N,), NaN where a score is; top5 only with more than five classes.
     """
-    rank = (scores > scores.gather(1, index[:, None])).sum(dim=1)  # classes that score above the target
-    found = {"top1": (rank < 1).int()}
+    own = scores.gather(1, index[:, None])
+    rank = (scores >= own).sum(dim=1) - 1  # other classes that score no less than the target
+    there = head.says_yes(own)[:, 0] if head.kind == SIGMOID else torch.ones_like(rank, dtype=torch.bool)
+    found = {"top1": ((rank < 1) & there).int()}
     if scores.shape[1] > TOP:
-        found["top5"] = (rank < TOP).int()
-    return {**found, "probability": scores.softmax(dim=1).gather(1, index[:, None])[:, 0]}
+        found["top5"] = ((rank < TOP) & there).int()
+    found["probability"] = head.probabilities(scores).gather(1, index[:, None])[:, 0]
+    broken = scores.isnan().any(dim=1)
+    if not broken.any():
+        return found
+    return {part: values.float().masked_fill(broken, torch.nan) for part, values in found.items()}
+
+
+def unjudged(
+    network: VisionNetwork, judges: Mapping[str, VisionNetwork], rows: Sequence[Mapping[str, float | int | str]]
+) -> dict[str, dict[str, float | int | str | None]]:
+    """Return the entries of metrics.json for recognition that is not computed, each with its reason."""
+    found = {}
+    for suffix, one in {"": network, **{f"[{name}]": judge for name, judge in judges.items()}}.items():
+        if not any(f"top1{suffix}" in row for row in rows):
+            reason = Score.missing(one.head.unjudged or NOT_FINITE)
+            found[f"transfer{suffix}" if suffix else "accuracy"] = reason.entry()
+    return found
 
 
 def summarise(rows: Sequence[Mapping[str, float | int | str]]) -> dict[str, dict[str, float | int]]:
@@ -86,11 +117,11 @@ def summarise(rows: Sequence[Mapping[str, float | int | str]]) -> dict[str, dict
     is that of hidden units.
     """
     metrics = {}
-    for column in rows[0] if rows else ():
+    for column in dict.fromkeys(column for row in rows for column in row):
         if column in ("target", "activation"):
             continue
         name, bracket, judge = column.partition("[")
         if name not in UNPREFIXED:
             name = f"{'transfer' if bracket else 'accuracy'}_{name}"
-        metrics[f"{name}{bracket}{judge}"] = bootstrap_mean([float(row[column]) for row in rows])
+        metrics[f"{name}{bracket}{judge}"] = bootstrap_mean([float(row[column]) for row in rows if column in row])
     return metrics

@@ -43,7 +43,7 @@ def describe_network(network: VisionNetwork) -> dict[str, Any]:
     return {
         "network": network.name,
         "weights": network.weights_hash(),
-        "architecture": hashlib.sha256(str(network.module).encode()).hexdigest()[:16],
+        "architecture": hashlib.sha256(f"{network.module}{network.output.key or ''}".encode()).hexdigest()[:16],
         "preprocessing": repr(network.preprocessing),
     }
 

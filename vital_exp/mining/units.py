@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import Taps
+from vital_exp.models.outputs import KEY as OUTPUT_KEY
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.selection import unit_targets
 
@@ -46,7 +46,7 @@ class Units:
     @torch.inference_mode()
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return for each layer the units' maps, (B, U, P), of RGB images (B, 3, H, W), on the network's device."""
-        activations, _ = Taps(self.network.module, self.layers, "layers")(model_space(images, self.network))
+        activations, _ = self.network.taps(self.layers, "layers")(model_space(images, self.network))
         return {layer: self._of_units(layer, activations[layer].flatten(2)) for layer in self.layers}
 
     def _of_units(self, layer: str, values: Tensor) -> Tensor:
@@ -148,12 +148,12 @@ def map_shapes(network: VisionNetwork, layers: Sequence[str]) -> dict[str, tuple
     Raises:
         UsageError: a name that is no layer (the nearest are suggested), or a layer that never runs.
     """
-    taps = Taps(network.module, layers, "layers")
+    taps = network.taps(layers, "layers")
     zeros = torch.zeros(1, 3, *network.preprocessing.size, dtype=network.dtype, device=network.device)
     try:
         activations, _ = taps(zeros)
     except UsageError as error:
-        raise UsageError("layers", error.value, error.problem) from None
+        raise error if error.key == OUTPUT_KEY else UsageError("layers", error.value, error.problem) from None
     return {layer: tuple(activations[layer].shape[1:]) for layer in layers}
 
 

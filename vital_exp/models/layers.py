@@ -10,7 +10,7 @@ from torch import nn
 
 from vital_exp.errors import UsageError
 from vital_exp.models.network import Recipe, VisionNetwork
-from vital_exp.models.taps import OUTPUT, Taps, channels_first, first_tensor, probe
+from vital_exp.models.taps import OUTPUT, channels_first, probe
 
 # METHODS' table: the paper's blocks of 12 and 24 deep vision transformers.
 VIT_BLOCKS = {12: (0, 4, 8, 11), 24: (2, 9, 20, 23)}
@@ -41,7 +41,7 @@ def alignment(network: VisionNetwork, asked: Recipe) -> Alignment:
         UsageError: an unknown layer, or as many weights as layers are not given.
     """
     layers = asked.layers or network.recipe.layers or default_layers(network)
-    Taps(network.module, layers)  # names the layer that does not exist
+    network.taps(layers)  # names the layer that does not exist
     own_weights = network.recipe.layer_weights if layers == network.recipe.layers else None
     weights = asked.layer_weights or own_weights or (1.0,) * len(layers)
     if len(weights) != len(layers):
@@ -60,13 +60,13 @@ def unit_alignment(network: VisionNetwork, asked: Recipe, target_layer: str) -> 
     Raises:
         UsageError: an unknown layer, one that is not below the target, or not as many weights as layers.
     """
-    Taps(network.module, [target_layer], "target.layer")
+    network.taps([target_layer], "target.layer")
     order = list(unit_shapes(network))  # in order of completion: what a layer holds comes before it
     if target_layer not in order:
         raise UsageError("target.layer", target_layer, "the network never runs this layer in a forward pass")
     below = order[: order.index(target_layer)]
     layers = asked.layers or tuple(name for name in network.recipe.layers or default_layers(network) if name in below)
-    Taps(network.module, layers)
+    network.taps(layers)
     for layer in layers:
         if layer not in below:
             raise UsageError("model.layers", layer, f"not below the target's layer {target_layer}", below)
@@ -196,11 +196,35 @@ def layer_shapes(network: VisionNetwork) -> dict[str, tuple[int, ...]]:
 
 
 def unit_shapes(network: VisionNetwork) -> dict[str, tuple[int, ...]]:
-    """Return the shape (C, ...) of every layer that units are of: those of :func:`layer_shapes`, and ``"output"``."""
+    """Return the shape (C, ...) of every layer that units are of: those of :func:`layer_shapes`, and ``"output"``.
+
+    A network that returns no tensor has no ``"output"``.
+    """
     zeros = torch.zeros(1, 3, *network.preprocessing.size, dtype=network.dtype, device=network.device)
     with torch.no_grad():
-        output = first_tensor(network.module(zeros), OUTPUT)
-    return {**layer_shapes(network), OUTPUT: tuple(channels_first(output).shape[1:])}
+        returned = network.module(zeros)
+    shapes = layer_shapes(network)
+    try:
+        shapes[OUTPUT] = tuple(channels_first(network.output.tensor(returned, 1)).shape[1:])
+    except UsageError:  # whoever asks for a unit of it is told by what reads it
+        return shapes
+    return shapes
+
+
+def unit_shape(network: VisionNetwork, layer: str, key: str) -> tuple[int, ...]:
+    """Return the shape (C, ...) of a layer that units are asked of, with the configuration key that names it.
+
+    Raises:
+        UsageError: no such layer, one that never runs, or ``"output"`` of a network that returns no tensor.
+    """
+    network.taps([layer], key)  # names the layer that does not exist
+    shapes = unit_shapes(network)
+    if layer == OUTPUT and OUTPUT not in shapes:
+        returns = network.output.returns
+        raise UsageError(key, layer, f"no tensor with a row for each picture: the network returns {returns}")
+    if layer not in shapes:
+        raise UsageError(key, layer, "the network never runs this layer in a forward pass")
+    return shapes[layer]
 
 
 def describe_layers(network: VisionNetwork) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
-from vital_exp.models import embedded
+from vital_exp.models import embedded, outputs
 from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
+from vital_exp.models.heads import NONE, SIGMOID, SOFTMAX, Ending, Head, head_of
 from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_SIZE, IMAGENET_STD, Preprocessing, Recipe, VisionNetwork
 from vital_exp.models.open_clip import clip_network
+from vital_exp.models.outputs import Output
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
+
+logger = logging.getLogger(__name__)
 
 IMAGENET_CLASSES = 1000
 # The shorter side before the centre crop is 256 for an input of 224 (METHODS 1.2); the same ratio for other inputs ...
@@ -51,6 +56,8 @@ class ModelConfig:
     resize: int | None = None
     interpolation: str | None = None
     class_names: str | Sequence[str] | None = None
+    output: str | int | None = None
+    head: str | None = None
     layers: Sequence[str] | None = None
     layer_weights: Sequence[float] | None = None
     total_variation: float | None = None
@@ -125,7 +132,14 @@ def wrap(module: nn.Module, config: ModelConfig, own: Preprocessing | None = Non
     preprocessing = _preprocessing(config, own)
     name = str(config.name or config.factory or type(module).__name__)
     network = VisionNetwork(module, name, preprocessing, None, config.recipe)
-    network.class_names = _class_names(config.class_names, _outputs(network))
+    given = config.class_names
+    names = ClassNames(read_class_names(given)) if given is not None and not isinstance(given, ClassNames) else given
+    network.output, ends_in = _output(network, config, None if names is None else len(names))
+    network.head = head_of(config.head, network.output.classes, ends_in)
+    if network.output.classes == 1 and config.head is None:
+        logger.warning("%s has one output: it says yes where its sigmoid is above one half; model.head=none if it is a "
+                       "regression's", name)  # fmt: skip
+    network.class_names = _class_names(names, network.output.classes, network.head)
     return network
 
 
@@ -164,29 +178,49 @@ def _default_resize(size: tuple[int, int]) -> int | None:
 
 
 @torch.no_grad()
-def _outputs(network: VisionNetwork) -> int | None:
-    """The number of class outputs, found by one forward pass; None for a network without a classifier."""
+def _output(network: VisionNetwork, config: ModelConfig, names: int | None) -> tuple[Output, str | None]:
+    """Which tensor is the network's output, found by one forward pass, and the softmax or sigmoid that it ends in.
+
+    What is no plain (1, classes) is looked at for two pictures: only then a side that counts pictures is known from
+    others.
+    """
+    with Ending() as ending:
+        returned, count = _returned(network, 1), 1
+        if not (isinstance(returned, Tensor) and returned.ndim == 2):
+            returned, count = _returned(network, 2), 2
+    asked = None if config.output is None else str(config.output)
+    said = asked is not None or config.head in (SOFTMAX, SIGMOID)
+    features = getattr(network.module, "num_classes", None) == 0 and not said
+    output = outputs.settled(returned, count, asked, names, features)
+    if asked is None and (others := outputs.doubtful(returned, count, output, names)):
+        chooses = " or ".join(f"model.output={key}" for key in others)
+        logger.warning("%s returns %s: %s is taken as its logits; %s chooses another",
+                       network.name, output.returns, output.key, chooses)  # fmt: skip
+    return output, None if output.classes is None else ending.of(output.entry(returned, count))
+
+
+def _returned(network: VisionNetwork, count: int) -> object:
+    """What the network returns for empty pictures."""
     size = network.preprocessing.size
     try:
-        output = network(torch.zeros(1, 3, *size, device=network.device))
+        return network.returned(torch.zeros(count, 3, *size, device=network.device))
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         first = str(error).strip().split("\n")[0]
         raise UsageError(
             "model.size", "x".join(map(str, size)), f"the network refuses this input size: {first}"
         ) from None
-    has_classifier = isinstance(output, Tensor) and output.ndim == 2 and getattr(network.module, "num_classes", 1) != 0
-    return int(output.shape[1]) if has_classifier else None
 
 
-def _class_names(given: str | Sequence[str] | ClassNames | None, outputs: int | None) -> ClassNames | None:
-    if outputs is None:
+def _class_names(given: ClassNames | None, count: int | None, head: Head) -> ClassNames | None:
+    if count is None:
         return None
     if given is None:
-        return ClassNames.imagenet() if outputs == IMAGENET_CLASSES else ClassNames.numbered(outputs)
-    names = given if isinstance(given, ClassNames) else ClassNames(read_class_names(given))
-    if len(names) != outputs:
-        raise UsageError("model.class_names", f"{len(names)} names", f"the network has {outputs} classes")
-    return names
+        known = count == IMAGENET_CLASSES and head.kind != NONE
+        return ClassNames.imagenet() if known else ClassNames.numbered(count)
+    if len(given) != count:
+        one = ": one name, of what a positive output says" if count == 1 else ""
+        raise UsageError("model.class_names", f"{len(given)} names", f"the network has {count} classes{one}")
+    return given
 
 
 def _from_timm(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.Module, Preprocessing]:

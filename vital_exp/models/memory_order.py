@@ -34,7 +34,7 @@ def _refusal(network: VisionNetwork) -> str:
     """Return why a network cannot run as it lies in memory; nothing if it can."""
     channels, size = len(network.preprocessing.mean), network.preprocessing.size
     try:
-        network(torch.zeros(1, channels, *size, device=network.device))
+        network.returned(torch.zeros(1, channels, *size, device=network.device))
     except RuntimeError as error:
         return str(error).split("\n")[0]
     return ""

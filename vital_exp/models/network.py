@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
+from vital_exp.models.heads import Head, head_of
+from vital_exp.models.outputs import Output
+from vital_exp.models.taps import Taps
 from vital_exp.targets.class_names import ClassNames
 
 # ImageNet statistics, RGB in [0, 1]: what most classifiers were trained with.
@@ -74,6 +77,7 @@ class VisionNetwork(nn.Module):
         preprocessing: see :class:`Preprocessing`.
         class_names: one name per output class; None when the network has no class outputs.
         recipe: layers, weights and priors that belong to this network.
+        output: which tensor of what the module returns is its output.
     """
 
     def __init__(
@@ -83,6 +87,8 @@ class VisionNetwork(nn.Module):
         preprocessing: Preprocessing,
         class_names: ClassNames | None,
         recipe: Recipe | None = None,
+        output: Output | None = None,
+        head: Head | None = None,
     ) -> None:
         super().__init__()
         self.module = module.eval().requires_grad_(False)
@@ -90,6 +96,8 @@ class VisionNetwork(nn.Module):
         self.preprocessing = preprocessing
         self.class_names = class_names
         self.recipe = recipe or Recipe()
+        self.output = output or Output()
+        self._head = head
         self._hash: str | None = None
 
     def train(self, mode: bool = True) -> VisionNetwork:
@@ -97,8 +105,29 @@ class VisionNetwork(nn.Module):
         return super().train(False)
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """Return the network's output for RGB (N, 3, H, W) in [0, 1]: (N, classes) logits or features."""
+        """Return the network's output for RGB (N, 3, H, W) in [0, 1]: (N, classes) logits or features.
+
+        Raises:
+            UsageError: the network returns no tensor.
+        """
+        return self.output.tensor(self.returned(rgb), len(rgb))
+
+    def returned(self, rgb: Tensor) -> object:
+        """Return all that the module returns for RGB (N, 3, H, W) in [0, 1]."""
         return self.module(self.preprocessing.normalise(rgb).to(self.dtype))
+
+    def taps(self, layers: Sequence[str], key: str = "model.layers") -> Taps:
+        """Return what reads layers of this network, and its own ``"output"``; see :class:`Taps`."""
+        return Taps(self.module, layers, key, self.output)
+
+    @property
+    def head(self) -> Head:
+        """How its outputs become probabilities; by default as their number says."""
+        return self._head or head_of(None, None if self.class_names is None else len(self.class_names))
+
+    @head.setter
+    def head(self, head: Head) -> None:
+        self._head = head
 
     @property
     def device(self) -> torch.device:
@@ -112,9 +141,10 @@ class VisionNetwork(nn.Module):
 
     @property
     def classes(self) -> ClassNames:
-        """The class names; raises UsageError when the network has no class outputs."""
+        """The class names; raises UsageError when the network has no class outputs, and says what it returns."""
         if self.class_names is None:
-            raise UsageError("target", "class", f"the network {self.name} has no class outputs: choose a hidden unit")
+            problem = f"the network {self.name} has no class outputs{self.output.without_classes}: choose a hidden unit"
+            raise UsageError("target", "class", problem)
         return self.class_names
 
     def weights_hash(self) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
+from vital_exp.models.outputs import Output
 
 # The name under which the pictures themselves, as the network takes them, are read like a layer.
 INPUT = "input"
@@ -28,18 +29,21 @@ class Taps:
         layers: names of its modules, as in ``module.named_modules()``; ``"input"`` is the pictures themselves,
             ``"output"`` what the network returns.
         key: the configuration key to blame for a wrong name.
+        output: which tensor of what the network returns ``"output"`` is; None: the logits, else the first.
 
     Raises:
         UsageError: a name is not a module of the network; the nearest names are suggested.
     """
 
-    def __init__(self, module: nn.Module, layers: Sequence[str], key: str = "model.layers") -> None:
+    def __init__(
+        self, module: nn.Module, layers: Sequence[str], key: str = "model.layers", output: Output | None = None
+    ) -> None:
         modules = dict(module.named_modules())
         for layer in layers:
             if layer not in (INPUT, OUTPUT) and (layer not in modules or not layer):
                 known = [name for name in modules if name]
                 raise UsageError(key, layer, "no such layer in the network; list=layers prints them", known)
-        self.module = module
+        self.module, self.output = module, output or Output()
         self.reads_input, self.reads_output = INPUT in layers, OUTPUT in layers
         self.layers = {layer: modules[layer] for layer in layers if layer not in (INPUT, OUTPUT)}
 
@@ -54,8 +58,8 @@ class Taps:
     def __call__(self, pictures: Tensor, *, to_the_end: bool = False) -> tuple[dict[str, Tensor], Tensor | None]:
         """Run the network on normalised pictures (N, 3, H, W).
 
-        Returns the activations, channels first: (N, C, H, W), (N, C, T) for tokens or (N, C, 1) for vectors, and the
-        network's output, which is None unless ``to_the_end`` or ``"output"`` is read: otherwise the pass ends at the
+        Returns the activations, channels first: (N, C, H, W), (N, C, T) for tokens or (N, C, 1) for vectors, and what
+        the network returns, which is None unless ``to_the_end`` or ``"output"`` is read: otherwise the pass ends at the
         last tapped layer.
         """
         activations: dict[str, Tensor] = {}
@@ -74,7 +78,7 @@ class Taps:
         if self.reads_input:
             activations = {INPUT: pictures, **activations}
         if self.reads_output:
-            activations[OUTPUT] = channels_first(first_tensor(output, OUTPUT))
+            activations[OUTPUT] = channels_first(self.output.tensor(output, len(pictures)))
         return activations, output
 
     def _hook(self, name: str, activations: dict[str, Tensor], to_the_end: bool):  # type: ignore[no-untyped-def]

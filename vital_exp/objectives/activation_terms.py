@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.models.taps import OUTPUT, Taps
+from vital_exp.models.taps import OUTPUT
 from vital_exp.objectives.activation import gram_cosines, mean_square, read_activation
 from vital_exp.objectives.checks import not_negative, whole_number
 from vital_exp.objectives.terms import Problem, Term
@@ -87,7 +87,7 @@ class Interpolation(Term):
         self.readout = problem.readout
         self.other_layer = other_layer or problem.readout.layer
         if self.other_layer != OUTPUT:
-            Taps(problem.network.module, [self.other_layer], "objective.interpolation.other_layer")
+            problem.network.taps([self.other_layer], "objective.interpolation.other_layer")
         self.layers = tuple(dict.fromkeys((self.readout.layer, self.other_layer)))
         self.shares = torch.tensor([(target.variation - 1) / (variations - 1) for target in problem.targets])
 
@@ -175,7 +175,7 @@ def layer_of(problem: Problem, layer: str | None, key: str) -> str:
         layer = next(reversed(problem.alignment.layers), None)
     if layer is None:
         raise UsageError(key, layer, "the name of a layer is needed; list=layers prints them")
-    Taps(problem.network.module, [layer], key)
+    problem.network.taps([layer], key)
     return layer
 
 

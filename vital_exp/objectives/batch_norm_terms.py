@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
-from vital_exp.models.taps import OUTPUT
 from vital_exp.objectives.checks import not_negative
 from vital_exp.objectives.terms import Problem, Term
 
@@ -33,7 +32,7 @@ class BatchNormStatistics(Term):
     """
 
     knows_target = False
-    layers = (OUTPUT,)  # the pass must run through every norm
+    to_the_end = True  # the pass must run through every norm
 
     def __init__(self, problem: Problem, weight: float = 1.0, first_factor: float = 10.0) -> None:
         super().__init__(problem, weight)

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor
-from torch.nn import functional
 
 from vital_exp.errors import UsageError
 from vital_exp.objectives.terms import Problem, Term
 
 
 class CrossEntropy(Term):
-    """Cross-entropy of the target class, -log softmax(logits)[class] (DeepInversion, Yin et al. 2020)."""
+    """Cross-entropy of the target class, -log of its probability (DeepInversion, Yin et al. 2020).
+
+    The probability is that of the network's head: softmax(logits)[class], or sigmoid(logit of the class), whatever the
+    other classes.
+
+    Raises:
+        UsageError: hidden units, or a network whose outputs are no classes' scores.
+    """
 
     def __init__(self, problem: Problem, weight: float = 1.0) -> None:
         super().__init__(problem, weight)
@@ -20,10 +26,13 @@ class CrossEntropy(Term):
         if kind != "class":
             wanted = "cross-entropy is of output classes only: target=class, or objective=[activation] for hidden units"
             raise UsageError("target", kind, wanted)
+        self.head = problem.network.head
+        if self.head.unjudged:
+            raise UsageError("objective", "cross_entropy", f"needs probabilities of classes; {self.head.unjudged}")
         self.readout = problem.readout
         self.layers = (self.readout.layer,)
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
         """Return the (N,) cross-entropies in nats."""
         logits = activations[self.readout.layer].flatten(1)  # (N, classes)
-        return -(functional.log_softmax(logits, dim=1) * self.readout.vectors.to(logits)).sum(dim=1)
+        return -(self.head.log_probabilities(logits) * self.readout.vectors.to(logits)).sum(dim=1)

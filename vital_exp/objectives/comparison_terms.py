@@ -13,7 +13,6 @@ from vital_exp.errors import UsageError
 from vital_exp.images.output import resized
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import model_space
-from vital_exp.models.taps import Taps
 from vital_exp.objectives.activation import dot_cosine, position_distance, read_activation, relative_distance
 from vital_exp.objectives.activation_terms import layer_of
 from vital_exp.objectives.checks import not_negative
@@ -139,7 +138,7 @@ class Accentuation(Comparison):
         """Return b of each picture, (N,): how much larger the activation's gradient is at the start."""
         assert self.given is not None
         noise = RandomStreams(0, [target.name for target in problem.targets]).normal(self.given.shape[1:], "balance")
-        taps = Taps(problem.network.module, self.layers)
+        taps = problem.network.taps(self.layers)
         with torch.enable_grad():
             x = (self.given + BALANCE_NOISE * noise.to(self.given)).requires_grad_()
             activations, _ = taps(x)

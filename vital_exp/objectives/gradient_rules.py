@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from vital_exp.errors import UsageError
-from vital_exp.models.taps import INPUT, OUTPUT, Taps
+from vital_exp.models.taps import INPUT, OUTPUT
 from vital_exp.objectives.checks import whole_number
 from vital_exp.objectives.terms import GradientRule, Problem
 from vital_exp.references.statistics import ReferenceStatistics
@@ -106,7 +106,7 @@ class CorrelationGuidance(GradientRule):
         chosen = tuple(layers) if layers else tuple(problem.alignment.layers)
         if not chosen or INPUT in chosen or OUTPUT in chosen:
             raise UsageError("objective.correlation_guidance.layers", layers, "the names of hidden layers are needed")
-        self.taps = Taps(self.network.module, chosen, "objective.correlation_guidance.layers")
+        self.taps = self.network.taps(chosen, "objective.correlation_guidance.layers")
         known = problem.statistics
         relevance = Relevance(known.network, problem.readout, "correlation")
         statistics = ReferenceStatistics(known.network, known.references, known.cache_dir, relevance)

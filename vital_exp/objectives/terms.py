@@ -15,7 +15,6 @@ from vital_exp.models.folding import FoldedNorms
 from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.packing import PackedConvolutions
-from vital_exp.models.taps import Taps
 from vital_exp.objectives.algebra import caption
 from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.relevance.weights import Relevance
@@ -89,6 +88,7 @@ class Term(Part, ABC):
     layers: tuple[str, ...] = ()
     variant = ""  # which of the group below its option, "kl_gaussian" of alignment
     knows_target = True  # False for priors, which are the same whatever the target
+    to_the_end = False  # whether the whole network must run, whatever layers are read
     given: Tensor | None = None  # (N, 3, H, W) normalised pictures to compare with; they take the same transforms
     compared: tuple[str, ...] = ()  # the layers of the given pictures that are read, under "given/<layer>"
 
@@ -130,11 +130,12 @@ class Objective:
         rules = [part for part in parts.values() if isinstance(part, GradientRule)]
         self.settled = max((rule.until for rule in rules), default=0)
         self.parts: list[Part] = [*rules, *self.terms.values()]
-        self.taps = Taps(network.module, list(dict.fromkeys(sum((t.layers for t in self.terms.values()), ()))))
+        self.taps = network.taps(list(dict.fromkeys(sum((t.layers for t in self.terms.values()), ()))))
+        self.to_the_end = any(term.to_the_end for term in self.terms.values())
         self.norms = FoldedNorms(network, self.taps) if fold_batch_norms else None
         self.convolutions = PackedConvolutions(network) if pack_weights else None
         self.given = {name: term.given for name, term in self.terms.items() if term.given is not None}
-        self.given_taps = {name: Taps(network.module, self.terms[name].compared) for name in self.given}
+        self.given_taps = {name: network.taps(self.terms[name].compared) for name in self.given}
 
     def __call__(
         self, pictures: Tensor, *, step: int = 0, given: Mapping[str, Tensor] | None = None
@@ -152,7 +153,7 @@ class Objective:
             for faster in (self.norms, self.convolutions):
                 if faster:
                     around.enter_context(faster.active())
-            activations, _ = self.taps(pictures)
+            activations, _ = self.taps(pictures, to_the_end=self.to_the_end)
         compared = self._given_activations(self.given if given is None else given)
         shares = {
             name: term.weight * term(pictures, {**activations, **compared.get(name, {})})

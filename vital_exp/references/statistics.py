@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import INPUT, Taps
+from vital_exp.models.taps import INPUT
 from vital_exp.references.base import References
 from vital_exp.references.quantiles import resample_quantiles
 from vital_exp.relevance.maps import activations_and_relevance
@@ -105,7 +105,7 @@ class ReferenceStatistics:
             unit = f"{self.relevance.method} {readout.describe()}"
         parts = (
             *(FORMAT, network.weights_hash(), str(network.module), repr(network.preprocessing), network.dtype),
-            *(layers, self.references.fingerprint(target), unit),
+            *(layers, self.references.fingerprint(target), unit, network.output.key),
         )
         return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
@@ -160,11 +160,13 @@ def features_of(
     hidden = [layer for layer in layers if layer not in (INPUT, READOUT)]
     maps: dict[str, Tensor] = {}
     if relevance is None or readout is None:
-        activations, _ = Taps(network.module, layers)(pictures)
+        activations, _ = network.taps(layers)(pictures)
         return {layer: values.flatten(2) for layer, values in activations.items()}, maps, None
     if relevance.has_maps:
-        _, maps, _ = activations_and_relevance(network.module, pictures, hidden, readout, relevance.method)
-    activations, _ = Taps(network.module, [*dict.fromkeys([*hidden, readout.layer])])(pictures)
+        _, maps, _ = activations_and_relevance(
+            network.module, pictures, hidden, readout, relevance.method, network.output
+        )
+    activations, _ = network.taps([*dict.fromkeys([*hidden, readout.layer])])(pictures)
     features = {layer: activations[layer].flatten(2) for layer in hidden}
     features |= {INPUT: pictures.flatten(2)} if INPUT in layers else {}
     features |= {READOUT: readout.map(activations[readout.layer])[:, None]} if READOUT in layers else {}

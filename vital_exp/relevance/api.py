@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
-from vital_exp.models.layers import unit_shapes
+from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import Taps
 from vital_exp.relevance.maps import WITH_MAPS, activations_and_relevance
 from vital_exp.targets.readout import check_unit, readout
 from vital_exp.targets.selection import parse_target
@@ -47,10 +46,11 @@ def relevance_maps(
     if unit.kind == "class":
         channels = len(network.classes)
     else:
-        Taps(network.module, [str(unit.layer)], "target")
-        shape = unit_shapes(network)[str(unit.layer)]
+        shape = unit_shape(network, str(unit.layer), "target")
         check_unit(unit, shape, "target")
         channels = shape[0]
     read = readout([unit] * len(images), channels)
-    _, maps, _ = activations_and_relevance(network.module, model_space(images, network), layers, read, method)
+    _, maps, _ = activations_and_relevance(
+        network.module, model_space(images, network), layers, read, method, network.output
+    )
     return maps

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import is_transformer
+from vital_exp.models.outputs import Output
 from vital_exp.models.taps import OUTPUT, Taps, first_tensor
 from vital_exp.relevance.forward import RelevancePass, check_ruled
 from vital_exp.relevance.out_of_place import GuidedPass, OutOfPlacePass, Uncovered
@@ -28,7 +29,12 @@ class _TargetReached(Exception):
 
 
 def activations_and_relevance(
-    module: nn.Module, pictures: Tensor, layers: Sequence[str], readout: Readout, method: str
+    module: nn.Module,
+    pictures: Tensor,
+    layers: Sequence[str],
+    readout: Readout,
+    method: str,
+    output: Output | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
     """Return activations, their relevance for what the pictures' targets read, and what these read.
 
@@ -39,6 +45,7 @@ def activations_and_relevance(
         readout: one target per picture; the forward pass ends at its layer.
         method: ``"lrp"`` (on networks with attention the same as ``"attn_lrp"``), ``"lrp_restricted"``,
             ``"attn_lrp"``, ``"guided_backprop"`` or ``"gradient_x_activation"``.
+        output: which tensor of what the network returns ``"output"`` is; None: the logits, else the first.
 
     Returns:
         Activations and relevance at each layer, (N, C, ...) channels first, and the read-out (N, P) of the target's
@@ -48,7 +55,7 @@ def activations_and_relevance(
         UsageError: a layer that does not come before the target, or an operation that no rule covers.
     """
     mode = _pass(module, method)
-    taps = Taps(module, [*layers, readout.layer])
+    taps = Taps(module, [*layers, readout.layer], output=output)
     with torch.enable_grad():
         try:
             outputs = _outputs(taps, pictures, readout.layer, mode)
@@ -124,9 +131,10 @@ def _outputs(taps: Taps, pictures: Tensor, target: str, mode: OutOfPlacePass) ->
             hooks.callback(layer.register_forward_hook(note(name)).remove)
         try:
             with mode:
-                output = taps.module(pictures.detach().requires_grad_())
+                returned = taps.module(pictures.detach().requires_grad_())
             if taps.reads_output:
-                found[OUTPUT] = mode.current(first_tensor(output, OUTPUT))
+                entry = mode.current(taps.output.entry(returned, len(pictures)))
+                found[OUTPUT] = taps.output.shaped(entry, len(pictures))
         except _TargetReached:
             pass
     missing = [name for name in taps.layers if name not in found]
