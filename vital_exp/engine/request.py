@@ -136,7 +136,11 @@ def _network(model: str | nn.Module | VisionNetwork, config: DictConfig, local_r
     if isinstance(model, str):
         built = build_network(model_config(config), setup.cache_dir(config))
         return _placed(built, config, setup.device_of(config, local_rank=local_rank))
-    wrapped = model if isinstance(model, VisionNetwork) else wrap(model, ModelConfig())
+    asked = {key: config.model[key] for key in ("output", "head") if config.model[key] is not None}
+    if isinstance(model, VisionNetwork) and asked:
+        key, value = next(iter(asked.items()))
+        raise UsageError(f"model.{key}", value, f"the network is wrapped already: load_model(module, {key}=...)")
+    wrapped = model if isinstance(model, VisionNetwork) else wrap(model, ModelConfig(**asked))
     return _placed(wrapped, config, setup.device_of(config, wrapped, local_rank))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 
 import torch
@@ -62,8 +63,7 @@ def unit_alignment(network: VisionNetwork, asked: Recipe, target_layer: str) -> 
     """
     network.taps([target_layer], "target.layer")
     order = list(unit_shapes(network))  # in order of completion: what a layer holds comes before it
-    if target_layer not in order:
-        raise UsageError("target.layer", target_layer, "the network never runs this layer in a forward pass")
+    _check_runs(target_layer, order, network, "target.layer")
     below = order[: order.index(target_layer)]
     layers = asked.layers or tuple(name for name in network.recipe.layers or default_layers(network) if name in below)
     network.taps(layers)
@@ -219,12 +219,17 @@ def unit_shape(network: VisionNetwork, layer: str, key: str) -> tuple[int, ...]:
     """
     network.taps([layer], key)  # names the layer that does not exist
     shapes = unit_shapes(network)
-    if layer == OUTPUT and OUTPUT not in shapes:
+    _check_runs(layer, shapes, network, key)
+    return shapes[layer]
+
+
+def _check_runs(layer: str, shapes: Container[str], network: VisionNetwork, key: str) -> None:
+    if layer in shapes:
+        return
+    if layer == OUTPUT:
         returns = network.output.returns
         raise UsageError(key, layer, f"no tensor with a row for each picture: the network returns {returns}")
-    if layer not in shapes:
-        raise UsageError(key, layer, "the network never runs this layer in a forward pass")
-    return shapes[layer]
+    raise UsageError(key, layer, "the network never runs this layer in a forward pass")
 
 
 def describe_layers(network: VisionNetwork) -> str:

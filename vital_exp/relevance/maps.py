@@ -132,9 +132,9 @@ def _outputs(taps: Taps, pictures: Tensor, target: str, mode: OutOfPlacePass) ->
         try:
             with mode:
                 returned = taps.module(pictures.detach().requires_grad_())
-            if taps.reads_output:
-                entry = mode.current(taps.output.entry(returned, len(pictures)))
-                found[OUTPUT] = taps.output.shaped(entry, len(pictures))
+                if taps.reads_output:
+                    entry = mode.current(taps.output.entry(returned, len(pictures)))
+                    found[OUTPUT] = taps.output.shaped(entry, len(pictures))
         except _TargetReached:
             pass
     missing = [name for name in taps.layers if name not in found]

@@ -90,6 +90,13 @@ class Run:
         return str(_json_object(self.provenance).get("objective") or "")
 
     @property
+    def recognised_by(self) -> str:
+        """How the network's outputs became probabilities, in words; empty where that is not recorded."""
+        recorded = _json_object(self.provenance)
+        entry, words = recorded.get("output"), str(recorded.get("recognised_by") or "")
+        return f"{words}; logits: {entry}" if words and entry else words
+
+    @property
     def unmade(self) -> str:
         """Why there is no picture at all; empty where there is one, or the reason is not recorded."""
         return "" if self.done else self.mistake

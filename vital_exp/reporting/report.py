@@ -15,6 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from vital_exp.evaluation.table import column_of
+from vital_exp.models.heads import Head
 from vital_exp.reporting import formats
 from vital_exp.reporting.charts import Curve, loss_chart
 from vital_exp.reporting.combined import CombinedTable, combine, direction
@@ -27,6 +28,8 @@ from vital_exp.reporting.thumbnails import copied, thumbnail, tiles
 from vital_exp.whole_files import write_whole
 
 PAGE = "report.html"
+# How pictures are recognised where nothing needs to be said of it.
+USUAL_HEAD = Head().words
 # Targets whose curves share a file: what one click loads.
 TARGETS_PER_FILE = 50
 # Metrics drawn against seconds; all headlines are drawn by method.
@@ -282,5 +285,9 @@ def _write_page(
 def _notes(sweep: Sequence[SweepRun], table: CombinedTable) -> Iterator[str]:
     if table.unscored:
         yield f"{len(table.unscored)} of {len(sweep)} runs have no metrics: vital-evaluate run=folder scores one"
+    heads = {(run.model, run.run.recognised_by): None for run in sweep if run.run.recognised}
+    for model, words in heads:
+        if words and words != USUAL_HEAD:
+            yield f"{model} is judged by {words}"
     for run in sweep:
         yield from (f"{run.folder.name}: {note}" for note in run.run.notes)

@@ -18,7 +18,8 @@ def print_summary(pictures: Outcome, gallery: Path) -> None:
     """Print target, loss, activation, recognised or not (if that was asked), seconds; metrics; the gallery's path."""
     table = Table()
     hidden = pictures.targets[0].layer is not None
-    opinion = ["of largest natural" if hidden else "recognised"] if pictures.rows else []
+    judged = hidden or any(column.startswith("top1") for row in pictures.rows for column in row)
+    opinion = ["of largest natural" if hidden else "recognised"] if pictures.rows and judged else []
     table.add_column("target", overflow="fold")
     if not hidden:
         table.add_column("label")
