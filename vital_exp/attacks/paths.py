@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -16,14 +17,18 @@ from vital_exp.evaluation.path_similarity import MEASURES, path_similarity
 from vital_exp.images.output import resized
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.reporting.charts import Scale, linear
 
 LARGEST = 20_000  # activations of a layer that are compared; of more a fixed random choice, the same for all pictures
 IMAGES_PER_PASS = 8
 LARGEST_MEMORY = 2**30  # bytes of the natural images' activations; more layers take more passes
 VALUES = ("value", "low", "high", "n", "picture", "same", "different")
 HALF_WAY = 0.5  # between natural images of other classes (0) and of the same class (1)
-# The chart, in pixels.
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 860, 400, 50, 130, 34, 12
+# The chart, in pixels; what layers and runs are called takes its room beside it.
+WIDTH, CURVES, LEFT, RIGHT = 860, 236, 50, 12
+LINE = 15  # of the legend
+LETTER, SLOPE = 5.2, 60  # about the width of a layer's letter at 9 px; degrees, of its name
+CLOSEST = 10  # of two layers' names
 LOWEST, HIGHEST = -0.5, 1.5  # values beyond are drawn at the border: the small denominators of early layers
 COLOURS = ("#3f87d4", "#e0862a", "#2aa27a", "#c9559c", "#8d74dd", "#ab931c", "#d9544d", "#2aa3b8")
 
@@ -104,50 +109,49 @@ def similarity_plot(rows: Sequence[Mapping[str, Any]], measure: str = "spearman"
     rows = [row for row in rows if row["measure"] == measure]
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     runs = list(dict.fromkeys((row["run"], row["method"]) for row in rows))
-    parts = [_frame(layers, measure)]
+    room = LETTER * max(map(len, layers), default=0)
+    across, down = room * math.cos(math.radians(SLOPE)), room * math.sin(math.radians(SLOPE))
+    top, left = LINE * (len(runs) + 1) + 12, max(LEFT, across)
+    x = linear(-0.5, len(layers) - 0.5, left, WIDTH - RIGHT)
+    height = linear(LOWEST, HIGHEST, top + CURVES, top)
+    y = lambda value: height(min(max(value, LOWEST), HIGHEST))  # noqa: E731
+    parts = [_frame(layers, measure, x, y, left)]
     for number, (folder, name) in enumerate(runs):
         own = {row["layer"]: row for row in rows if row["run"] == folder}
-        parts.append(_curve([own.get(layer) for layer in layers], COLOURS[number % len(COLOURS)]))
-        x, colour = LEFT + number * (WIDTH - LEFT) / max(len(runs), 1), COLOURS[number % len(COLOURS)]
-        parts.append(f'<rect x="{x:.0f}" y="8" width="14" height="4" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 20:.0f}" y="14">{escape(name)}</text>')
+        there = [(x(place), own[layer]) for place, layer in enumerate(layers) if layer in own]
+        colour = COLOURS[number % len(COLOURS)]
+        parts.append(_curve(there, y, colour))
+        parts.append(f'<rect x="4" y="{8 + LINE * number}" width="14" height="4" fill="{colour}"/>')
+        parts.append(f'<text x="24" y="{14 + LINE * number}">{escape(name)}</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="11" '
-        f'font-family="system-ui, sans-serif" fill="currentColor"><title>Path similarity by layer</title>'
-        f"{''.join(parts)}</svg>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + CURVES + down + 22:.0f}" role="img" '
+        f'font-size="11" font-family="system-ui, sans-serif" fill="currentColor">'
+        f"<title>Path similarity by layer</title>{''.join(parts)}</svg>"
     )
 
 
-def _x(place: int, count: int) -> float:
-    return LEFT + (WIDTH - LEFT - RIGHT) * (place + 0.5) / count
-
-
-def _y(value: float) -> float:
-    share = (min(max(value, LOWEST), HIGHEST) - LOWEST) / (HIGHEST - LOWEST)
-    return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
-
-
-def _frame(layers: Sequence[str], measure: str) -> str:
-    """Grid lines, with the floor and the ceiling in words, and the layers' names."""
-    parts = []
+def _frame(layers: Sequence[str], measure: str, x: Scale, y: Scale, left: float) -> str:
+    """Grid lines, with the floor and the ceiling in words, and the layers' names, as many as have room."""
+    parts = [f'<text x="4" y="{y(HIGHEST):.1f}" opacity=".6">{measure}</text>']
     for value, words in ((0.0, "other class"), (0.5, ""), (1.0, "same class")):
         parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{_y(value):.1f}" y2="{_y(value):.1f}" stroke="currentColor" '
-            f'stroke-opacity="{0.5 if words else 0.15}"/><text x="4" y="{_y(value) + 4:.1f}">{value:g}</text>'
-            f'<text x="{WIDTH - RIGHT}" y="{_y(value) - 4:.1f}" text-anchor="end" opacity=".6">{words}</text>'
+            f'<line x1="{left:.1f}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="currentColor" '
+            f'stroke-opacity="{0.5 if words else 0.15}"/><text x="{left - 8:.1f}" y="{y(value) + 4:.1f}" '
+            f'text-anchor="end">{value:g}</text>'
+            f'<text x="{WIDTH - RIGHT}" y="{y(value) - 4:.1f}" text-anchor="end" opacity=".6">{words}</text>'
         )
-    for place, layer in enumerate(layers):
-        x, y = _x(place, len(layers)), HEIGHT - BOTTOM + 10
-        parts.append(f'<text transform="translate({x:.1f},{y}) rotate(60)" font-size="9">{escape(layer)}</text>')
-    return "".join(parts) + f'<text x="4" y="{TOP - 6}" opacity=".6">{measure}</text>'
+    each = math.ceil(CLOSEST / (x(1) - x(0)))
+    for place, layer in list(enumerate(layers))[::each]:
+        corner = f"translate({x(place):.1f},{y(LOWEST) + 12:.1f}) rotate(-{SLOPE})"
+        parts.append(f'<text transform="{corner}" font-size="9" text-anchor="end">{escape(layer)}</text>')
+    return "".join(parts)
 
 
-def _curve(rows: Sequence[Mapping[str, Any] | None], colour: str) -> str:
+def _curve(there: Sequence[tuple[float, Mapping[str, Any]]], y: Scale, colour: str) -> str:
     """A band for the interval and a line for the values."""
-    there = [(_x(place, len(rows)), row) for place, row in enumerate(rows) if row is not None]
-    upper = [f"{x:.1f},{_y(row['high']):.1f}" for x, row in there]
-    lower = [f"{x:.1f},{_y(row['low']):.1f}" for x, row in reversed(there)]
-    line = " ".join(f"{x:.1f},{_y(row['value']):.1f}" for x, row in there)
+    upper = [f"{x:.1f},{y(row['high']):.1f}" for x, row in there]
+    lower = [f"{x:.1f},{y(row['low']):.1f}" for x, row in reversed(there)]
+    line = " ".join(f"{x:.1f},{y(row['value']):.1f}" for x, row in there)
     return (
         f'<polygon points="{" ".join(upper + lower)}" fill="{colour}" opacity=".15"/>'
         f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>'

@@ -46,7 +46,7 @@ def write_report(
         contact_sheet(concepts, index, folder).save(path, "JPEG", quality=JPEG_QUALITY, optimize=True)
     units = list(write_sheets(index, folder, out, progress))
     notes = {unit: "; ".join(filter(None, [caption(concepts, unit[1]), note(unit)])) for unit in units}
-    return write_page(index, out, units, notes)
+    return write_page(index, out, units, notes, "concept")
 
 
 def caption(concepts: Concepts, number: int) -> str:

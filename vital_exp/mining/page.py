@@ -37,12 +37,16 @@ class Card:
 
 
 def write_page(
-    index: Index, out: Path, units: Sequence[tuple[str, int]], notes: Mapping[tuple[str, int], str] | None = None
+    index: Index,
+    out: Path,
+    units: Sequence[tuple[str, int]],
+    notes: Mapping[tuple[str, int], str] | None = None,
+    kind: str = "unit",
 ) -> Path:
     """Write ``out/index.html`` of the units' sheets and return its path.
 
     Nothing is fetched from anywhere: the sheets are inside the page, or beside it when they are many. ``notes`` are
-    shown beside the names of units.
+    shown beside the names of units; ``kind`` is what a unit is called, such as "concept".
     """
     sizes = (os.path.getsize(out / sheet_path(*unit)) for unit in units)
     embedded = sum(sizes) <= EMBED_BYTES
@@ -52,6 +56,7 @@ def write_page(
         .get_template("mining.html")
         .generate(
             meta=index.meta,
+            kind=kind,
             cards=_cards(index, out, units, embedded, notes or {}),
             count=len(units),
             mined=len(index.units()),

@@ -24,6 +24,11 @@ TERM_COLOURS = ("#3f87d4", "#e0862a", "#2aa27a", "#c9559c", "#8d74dd", "#ab931c"
 # The drawing, in units of its viewBox (about one CSS pixel in a card).
 WIDTH, HEIGHT = 320.0, 132.0
 LEFT, RIGHT, TOP, BOTTOM = 38.0, 6.0, 8.0, 18.0
+LETTER = 5.6  # about the width of a digit at 10 px
+# A linear axis whose values spread by less than this share of the largest shows them as constant: a tick of it has
+# more digits than anyone reads.
+CONSTANT = 1e-6
+MOST_DIGITS = 8  # of a tick, after the point
 
 Scale = Callable[[float], float]
 
@@ -117,14 +122,15 @@ def loss_chart(curve: Curve, title: str) -> str:
     if not finite:
         return ""
     y, ticks = _loss_axis(finite)
-    x = linear(curve.points[0][0], curve.points[-1][0], LEFT, WIDTH - RIGHT)
+    left = max(LEFT, 12 + LETTER * max(map(len, ticks.values()), default=0))
+    x = linear(curve.points[0][0], curve.points[-1][0], left, WIDTH - RIGHT)
     steps = [x(point[0]) for point in curve.points]
     # The total comes last, on top of the terms it sums.
     order = sorted(series, key=lambda term: term == TOTAL)
     lines = "".join(_line(steps, list(map(y, series[term])), curve.colour(term), term) for term in order)
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}" '
-        f'font-size="10" fill="currentColor">{_grid(y, ticks)}{_step_labels(curve)}'
+        f'font-size="10" fill="currentColor">{_grid(y, ticks, left)}{_step_labels(curve, left)}'
         f'<g fill="none" stroke-width="1.5" stroke-linejoin="round" stroke-linecap="round">{lines}</g></svg>'
     )
 
@@ -142,18 +148,20 @@ def linear(low: float, high: float, start: float, end: float) -> Scale:
     return lambda value: start + (end - start) * (value - low) / span
 
 
-def _loss_axis(values: list[float]) -> tuple[Scale, list[float]]:
-    """Return the scale from a loss to a height (NaN where there is none) and the values to mark."""
+def _loss_axis(values: list[float]) -> tuple[Scale, dict[float, str]]:
+    """Return the scale from a loss to a height (NaN where there is none) and the values to mark, as written."""
     low, high = min(values), max(values)
     positive = min((value for value in values if value > 0), default=high)
     floor, ceiling = HEIGHT - BOTTOM, TOP
     if low >= 0 and high / (positive or 1.0) > LOG_RATIO:
         bottom = max(math.log10(positive), math.log10(high) - LOG_DECADES)
         scale = linear(bottom, math.log10(high), floor, ceiling)
-        return lambda v: scale(math.log10(v)) if v > 0 and math.log10(v) >= bottom else math.nan, _decades(bottom, high)
-    margin = 0.5 if high == low else 0.0
+        marked = {tick: _plain(f"{tick:g}") for tick in _decades(bottom, high)}
+        return lambda v: scale(math.log10(v)) if v > 0 and math.log10(v) >= bottom else math.nan, marked
+    largest = max(abs(low), abs(high))
+    margin = (0.5 * largest or 0.5) if high - low <= CONSTANT * largest else 0.0
     scale = linear(low - margin, high + margin, floor, ceiling)
-    return lambda v: scale(v) if math.isfinite(v) else math.nan, round_ticks(low - margin, high + margin)
+    return lambda v: scale(v) if math.isfinite(v) else math.nan, labelled_ticks(low - margin, high + margin)
 
 
 def _decades(bottom: float, high: float) -> list[float]:
@@ -169,18 +177,38 @@ def round_ticks(low: float, high: float) -> list[float]:
     return [gap * i for i in range(math.ceil(low / gap), math.floor(high / gap) + 1)]
 
 
-def _grid(y: Scale, ticks: list[float]) -> str:
-    rules = "".join(f'<path d="M{LEFT:.0f} {y(t):.1f}H{WIDTH - RIGHT:.0f}"/>' for t in ticks)
-    texts = "".join(f'<text x="{LEFT - 6:.0f}" y="{y(t) + 3.5:.1f}">{t:.3g}</text>' for t in ticks)
+def labelled_ticks(low: float, high: float) -> dict[float, str]:
+    """Return two to five round numbers between low and high, each with what is written at it: no text twice."""
+    ticks = round_ticks(low, high)
+    gap = ticks[1] - ticks[0] if len(ticks) > 1 else abs(ticks[0]) or 1.0
+    largest = max(map(abs, ticks))
+    kind = "f" if largest == 0 or 1e-3 <= largest < 1e5 else "e"
+    for digits in range(MOST_DIGITS + 1):
+        texts = [_plain(f"{tick:.{digits}{kind}}") for tick in ticks]
+        if all(abs(float(text) - tick) < 1e-3 * gap for text, tick in zip(texts, ticks, strict=True)):
+            break
+    first = {text: tick for tick, text in zip(reversed(ticks), reversed(texts), strict=True)}
+    return {tick: text for text, tick in reversed(first.items())}
+
+
+def _plain(text: str) -> str:
+    """Write 0 as such, and 1.5e+07 as 1.5e7."""
+    number, e, exponent = text.partition("e")
+    return "0" if float(number) == 0 else f"{number}{e}{int(exponent) if e else ''}"
+
+
+def _grid(y: Scale, ticks: dict[float, str], left: float) -> str:
+    rules = "".join(f'<path d="M{left:.0f} {y(t):.1f}H{WIDTH - RIGHT:.0f}"/>' for t in ticks)
+    texts = "".join(f'<text x="{left - 6:.0f}" y="{y(t) + 3.5:.1f}">{text}</text>' for t, text in ticks.items())
     return (
         f'<g stroke="currentColor" stroke-opacity=".14">{rules}</g><g text-anchor="end" fill-opacity=".62">{texts}</g>'
     )
 
 
-def _step_labels(curve: Curve) -> str:
+def _step_labels(curve: Curve, left: float) -> str:
     first, last = curve.points[0][0], curve.points[-1][0]
     end = f'<text x="{WIDTH - RIGHT:.0f}" y="{HEIGHT - 5:.0f}" text-anchor="end">step {last:.0f}</text>'
-    start = f'<text x="{LEFT:.0f}" y="{HEIGHT - 5:.0f}">{first:.0f}</text>' if first != last else ""
+    start = f'<text x="{left:.0f}" y="{HEIGHT - 5:.0f}">{first:.0f}</text>' if first != last else ""
     return f'<g fill-opacity=".62">{start}{end}</g>'
 
 

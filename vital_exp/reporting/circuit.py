@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vital_exp.reporting.gallery import Embedded, embed, read_run
-from vital_exp.reporting.pages import environment
+from vital_exp.reporting.pages import environment, in_words
 from vital_exp.whole_files import write_whole
 
 PAGE = "circuit.html"
@@ -49,7 +49,7 @@ def _leaf(node: dict[str, Any], folder: Path, depth: int) -> Leaf:
     result = next(one for one in read_run(run).results if one["target"] == node["target"])
     return Leaf(
         name=node["target"],
-        title=node["label"] or f"{node['layer']} {node['index']}",
+        title=node["label"] or in_words(node["target"]),
         share=node["share"],
         picture=embed(run / "images", f"{node['target']}.png", False),
         references=embed(run / "references", f"{node['target']}.jpg", False),

@@ -19,7 +19,7 @@ from PIL import Image
 from vital_exp.errors import UsageError
 from vital_exp.recorded_config import MISTAKE_FILE
 from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, read_curves
-from vital_exp.reporting.pages import environment, format_duration
+from vital_exp.reporting.pages import environment, format_duration, in_words
 from vital_exp.whole_files import write_whole
 
 # Bytes of pictures embedded as they are; a larger run is embedded as WebP, so that a browser still opens the page.
@@ -283,7 +283,7 @@ def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
     keys = {"activation": result.get("activation"), "loss": total, "seconds": result.get("seconds")}
     return Card(
         name=name,
-        label=str(result.get("label") or name),
+        label=str(result.get("label") or in_words(name)),
         failed=failed,
         error=str(result.get("error") or "no reason was recorded") if failed else "",
         picture=None if failed else embed(run.folder / "images", f"{name}.png", compress),
@@ -292,7 +292,7 @@ def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
         recognised=None if failed else _verdict(scores),
         facts=_facts(run, result) + [(key, value) for key, value in scores.items() if key not in TOLD_ELSEWHERE],
         terms=terms,
-        chart=_chart(run.curves.get(name), str(result.get("label") or name)),
+        chart=_chart(run.curves.get(name), str(result.get("label") or in_words(name))),
         sort={key: number for key, value in keys.items() if (number := _finite(value)) is not None},
     )
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 OWN = "vital_exp.reporting"  # whose templates hold base.html and base.css
+# Names of targets, and what they say in words.
+NAMES = {
+    r"class-(\d+)": r"class \1",
+    r"neuron-(.+)-(\d+)-(\d+)-(\d+)": r"neuron \2 of \1 at row \3, column \4",
+    r"(channel|direction|concept|sae|text)-(.+)-(\d+)": r"\1 \3 of \2",
+}
 
 
 def environment(package: str = OWN) -> Environment:
@@ -30,6 +37,15 @@ def format_number(value: object) -> str:
     else:
         text = f"{value:#.3g}" if abs(value) >= 1e-3 else f"{value:.1e}"
     return text.rstrip(".").replace("-", "−")
+
+
+def in_words(name: str) -> str:
+    """Return the name of a target in words: channel-layer4.2-7_v2 is channel 7 of layer4.2, variation 2."""
+    variation = re.search(r"_v(\d+)$", name)
+    for pattern, words in NAMES.items():
+        if found := re.fullmatch(pattern, name[: variation.start()] if variation else name):
+            return found.expand(words) + (f", variation {variation[1]}" if variation else "")
+    return name
 
 
 def format_duration(seconds: float) -> str:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from vital_exp.reporting.charts import TERM_COLOURS, Scale, linear, round_ticks
+from vital_exp.reporting.charts import CONSTANT, TERM_COLOURS, Scale, labelled_ticks, linear
 from vital_exp.reporting.combined import Cell, CombinedTable
 from vital_exp.reporting.formats import arrow, short
 
 WIDTH = 420.0
 ROW = 26.0  # of a method
-TOP, BOTTOM, RIGHT = 30.0, 24.0, 14.0
+BOTTOM, RIGHT, MARGIN = 24.0, 14.0, 4.0
+TITLE_LINE, NAME_LINE = 17.0, 14.0  # heights of a line of a title, of a name
 LETTER = 6.6  # about the width of a letter at 12 px, for the room that names take
-LONGEST_NAME = 26  # letters of a name that are shown
-SCATTER_HEIGHT = 250.0
+TICK_LETTER = 6.1  # of one at 11 px
+LONGEST_NAME = 26  # letters of a name that stands beside its dot; longer ones stand above it, or below the plot
+SCATTER_HEIGHT = 235.0  # without title and names
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif"
+QUIET = 'fill-opacity=".62" font-size="11"'
+END = 'text-anchor="end"'
+# What numbers of a metric are in.
+UNITS = {"seconds": "s", "memory": "MiB"}
+# Metrics, by how their names begin, that are shares, probabilities or areas: their axis is from 0 to 1.
+SHARES = (
+    *("accuracy", "transfer", "probability", "clip_top1", "clip_top5", "clip_probability", "mis_"),
+    *("correspondence_auc", "cosy_auc"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,20 +54,27 @@ def interval_plot(table: CombinedTable, model: str, metric: str) -> str:
     points = _points(table, model, metric)
     if not points:
         return ""
-    left = 18 + LETTER * max(len(_cut(point.label)) for point in points)
-    height = TOP + ROW * len(points) + BOTTOM
-    low, high = _range(points)
+    title, top = _title(metric)
+    names = [_lines(point.label, WIDTH - 2 * MARGIN) for point in points]
+    above = any(len(point.label) > LONGEST_NAME for point in points)
+    left = 18 if above else 18 + LETTER * max(len(point.label) for point in points)
+    rows = [ROW + (NAME_LINE * len(lines) if above else 0) for lines in names]
+    floor = top + sum(rows)
+    low, high = _range(metric, points)
     x = linear(low, high, left, WIDTH - RIGHT)
-    floor = height - BOTTOM
-    parts = [_title(metric)]
-    for tick in round_ticks(low, high):
-        parts.append(f'<path d="M{x(tick):.1f} {TOP:.0f}V{floor:.0f}" stroke="currentColor" stroke-opacity=".14"/>')
-        parts.append(f'<text x="{x(tick):.1f}" y="{height - 7:.0f}" text-anchor="middle" {QUIET}>{tick:.3g}</text>')
-    for place, point in enumerate(points):
-        y = TOP + ROW * (place + 0.5)
-        parts.append(f'<text x="{left - 10:.0f}" y="{y + 4:.1f}" text-anchor="end">{escape(_cut(point.label))}</text>')
-        parts.append(_whisker(point, x, y))
-    return _svg(height, f"{metric} of {model} by method", "".join(parts))
+    parts = [title]
+    for tick, text in labelled_ticks(low, high).items():
+        parts.append(f'<path d="M{x(tick):.1f} {top:.0f}V{floor:.0f}" stroke="currentColor" stroke-opacity=".14"/>')
+        parts.append(_tick(x(tick), floor + 17, _with_unit(text, metric)))
+    y = top
+    for point, lines, height in zip(points, names, rows, strict=True):
+        if above:
+            parts += [_text(MARGIN, y + NAME_LINE * (line + 1) - 1, text) for line, text in enumerate(lines)]
+        else:
+            parts.append(_text(left - 10, y + height / 2 + 4, point.label, END))
+        y += height
+        parts.append(_whisker(point, x, y - ROW / 2))
+    return _svg(floor + BOTTOM, f"{metric} of {model} by method", "".join(parts))
 
 
 def scatter_plot(table: CombinedTable, model: str, metric: str) -> str:
@@ -68,29 +87,27 @@ def scatter_plot(table: CombinedTable, model: str, metric: str) -> str:
     ]
     if len(points) < 2:
         return ""
-    low, high = _range(points)
-    y = linear(low, high, SCATTER_HEIGHT - 42, TOP + 4)
+    title, top = _title(metric, "against seconds per picture")
+    low, high = _range(metric, points)
+    marked = {tick: _with_unit(text, metric) for tick, text in labelled_ticks(low, high).items()}
+    left = 16 + TICK_LETTER * max(map(len, marked.values()))
+    floor = top + SCATTER_HEIGHT - 52
+    y = linear(low, high, floor, top + 8)
     times = [point.x for point in points]
     first, last = math.log10(min(times)) - 0.12, math.log10(max(times)) + 0.12
-    x = linear(first, last, 46, WIDTH - RIGHT)
-    parts = [_title(metric, " against seconds per picture")]
-    for tick in round_ticks(low, high):
-        parts.append(f'<path d="M46 {y(tick):.1f}H{WIDTH - RIGHT:.0f}" stroke="currentColor" stroke-opacity=".14"/>')
-        parts.append(f'<text x="38" y="{y(tick) + 4:.1f}" text-anchor="end" {QUIET}>{tick:.3g}</text>')
-    for tick in _seconds_ticks(first, last):
-        place = x(math.log10(tick))
-        parts.append(
-            f'<text x="{place:.1f}" y="{SCATTER_HEIGHT - 24:.0f}" text-anchor="middle" {QUIET}>{tick:g}</text>'
-        )
-    parts.append(
-        f'<text x="{(46 + WIDTH - RIGHT) / 2:.0f}" y="{SCATTER_HEIGHT - 6:.0f}" text-anchor="middle" {QUIET}>'
-        "seconds per picture, logarithmic</text>"
-    )
-    parts += _placed(points, x, y)
-    return _svg(SCATTER_HEIGHT, f"{metric} of {model} against seconds", "".join(parts))
-
-
-QUIET = 'fill-opacity=".62" font-size="11"'
+    x = linear(first, last, left, WIDTH - RIGHT)
+    parts = [title]
+    for tick, text in marked.items():
+        rule = f"M{left:.0f} {y(tick):.1f}H{WIDTH - RIGHT:.0f}"
+        parts.append(f'<path d="{rule}" stroke="currentColor" stroke-opacity=".14"/>')
+        parts.append(_text(left - 8, y(tick) + 4, text, f'text-anchor="end" {QUIET}'))
+    parts += [_tick(x(math.log10(tick)), floor + 18, f"{tick:g} s") for tick in _seconds_ticks(first, last)]
+    middle = f'text-anchor="middle" {QUIET}'
+    parts.append(_text((left + WIDTH - RIGHT) / 2, floor + 36, "seconds per picture, logarithmic", middle))
+    beside = all(len(point.label) <= LONGEST_NAME for point in points)
+    parts += _placed(points, x, y, beside)
+    names, height = ([], floor + 42) if beside else _named_below(points, floor + 42)
+    return _svg(height, f"{metric} of {model} against seconds", "".join([*parts, *names]))
 
 
 def _points(table: CombinedTable, model: str, metric: str) -> list[Point]:
@@ -102,13 +119,15 @@ def _point(cell: Cell, colour: str) -> Point:
     return Point(cell.method, colour, float(cell.value or 0), cell.low, cell.high)
 
 
-def _range(points: Sequence[Point]) -> tuple[float, float]:
-    """From the lowest to the highest bound, with a margin; from 0 where that is near."""
+def _range(metric: str, points: Sequence[Point]) -> tuple[float, float]:
+    """From 0 to 1 for shares, else from the lowest to the highest bound, with a margin; from 0 where that is near."""
+    if metric.startswith(SHARES):
+        return 0.0, 1.0
     bounds = [bound for point in points for bound in (point.value, point.low, point.high) if bound is not None]
     low, high = min(bounds), max(bounds)
     if 0 <= low < 0.5 * high:
         low = 0.0
-    margin = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
+    margin = 0.04 * (high - low) if high - low > CONSTANT * abs(high) else 0.5 * abs(high) or 0.5
     return (low if low == 0 else low - margin), high + margin
 
 
@@ -129,8 +148,8 @@ def _told(point: Point) -> str:
     return short(point.value) + interval
 
 
-def _placed(points: Sequence[Point], x: Scale, y: Scale) -> list[str]:
-    """Dots, whiskers and names of a scatter plot; a name goes where it has room."""
+def _placed(points: Sequence[Point], x: Scale, y: Scale, named: bool) -> list[str]:
+    """Dots, whiskers and, if ``named``, names of a scatter plot; a name goes where it has room."""
     parts: list[str] = []
     taken: list[tuple[float, float]] = []
     for point in sorted(points, key=lambda one: -one.value):
@@ -144,14 +163,28 @@ def _placed(points: Sequence[Point], x: Scale, y: Scale) -> list[str]:
         parts.append(
             f'<circle cx="{place:.1f}" cy="{height:.1f}" r="5" fill="{point.colour}"><title>{told}</title></circle>'
         )
-        room = LETTER * len(_cut(point.label)) + 10
-        start = place + 10 if place + room < WIDTH - 4 else place - room
+        if not named:
+            continue
+        room = LETTER * len(point.label) + 10
+        right = place + room < WIDTH - MARGIN
+        start = place + 10 if right else place - room
         line = height + 4
         while any(abs(line - other) < 13 and abs(start - beside) < room for beside, other in taken):
             line += 13
         taken.append((start, line))
-        parts.append(f'<text x="{start:.1f}" y="{line:.1f}" font-size="12">{escape(_cut(point.label))}</text>')
+        parts.append(_text(start, line, point.label) if right else _text(place - 10, line, point.label, END))
     return parts
+
+
+def _named_below(points: Sequence[Point], y: float) -> tuple[list[str], float]:
+    """A dot and a name for each method in lines from y on, and where they end."""
+    parts = []
+    for point in points:
+        parts.append(f'<circle cx="10" cy="{y + 6:.1f}" r="4" fill="{point.colour}"/>')
+        for line in _lines(point.label, WIDTH - 20 - MARGIN):
+            parts.append(_text(20, y + 10, line))
+            y += NAME_LINE + 2
+    return parts, y + 4
 
 
 def _seconds_ticks(first: float, last: float) -> list[float]:
@@ -161,13 +194,37 @@ def _seconds_ticks(first: float, last: float) -> list[float]:
     return shown[:: 1 + len(shown) // 8]
 
 
-def _title(metric: str, more: str = "") -> str:
-    text = escape(f"{metric} {arrow(metric)}".strip())
-    return f'<text x="4" y="15" font-size="12.5" font-weight="600">{text}<tspan {QUIET}>{more}</tspan></text>'
+def _title(metric: str, more: str = "") -> tuple[str, float]:
+    """Return the lines of a title, and where what is below them begins."""
+    unit = f" ({UNITS[metric]})" if metric in UNITS else ""
+    lines = [(line, 'font-size="12.5" font-weight="600"') for line in _lines(f"{metric}{unit} {arrow(metric)}".strip())]
+    lines += [(more, QUIET)] if more else []
+    texts = [_text(MARGIN, 15 + TITLE_LINE * place, line, style) for place, (line, style) in enumerate(lines)]
+    return "".join(texts), 13 + TITLE_LINE * len(lines)
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+def _lines(text: str, width: float = WIDTH - 2 * MARGIN) -> list[str]:
+    """Break a text into lines that fit: after spaces and signs, inside a word only where it is longer than a line."""
+    most, lines = int(width / (LETTER + 0.4)), [""]
+    for part in re.findall(r"[^\s,;/=]+[\s,;/=]*|[\s,;/=]+", text):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > most:
+            lines.append("")
+        lines[-1] += part
+    return [line[first : first + most] for line in lines for first in range(0, max(len(line), 1), most)]
+
+
+def _text(x: float, y: float, text: str, style: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(text)}</text>'
+
+
+def _tick(x: float, y: float, text: str) -> str:
+    """What is written under a tick, inside the drawing."""
+    half = TICK_LETTER * len(text) / 2
+    return _text(min(max(x, MARGIN + half), WIDTH - half), y, text, f'text-anchor="middle" {QUIET}')
+
+
+def _with_unit(number: str, metric: str) -> str:
+    return f"{number} {UNITS[metric]}" if metric in UNITS else number
 
 
 def _svg(height: float, title: str, content: str) -> str:
