@@ -18,6 +18,7 @@ from vital_exp.engine.problem import alignment_of, check_references, references_
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.visualization import Visualization
 from vital_exp.errors import UsageError
+from vital_exp.models.identity import begin_call
 from vital_exp.models.loading import build_network
 from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork
@@ -60,6 +61,7 @@ class Circuit:
             allowed = f"a circuit needs relevance with maps: {', '.join(WITH_MAPS)}"
             raise UsageError("relevance.method", config.relevance.method, allowed, WITH_MAPS)
         network = build_network(model_config(config), setup.cache_dir(config)).to(setup.device_of(config))
+        begin_call(network, setup.cache_dir(config) if config.references.cache else None)
         setup.check_optimisation(config, network)
         circuit = cls(config, network, overrides)
         network.taps(circuit.layers, "target.layers")

@@ -20,6 +20,7 @@ from vital_exp.whole_files import whole_file, whole_path
 NAME, TABLE = "concepts.safetensors", "concepts.csv"
 KEY = "target.concepts"
 META = "concepts"  # of the file's metadata
+FORMAT = 2  # of the metadata
 TENSORS = ("directions", "components", "mean")
 
 
@@ -85,6 +86,8 @@ class Concepts:
             factors = Factors(meta["method"], **{name: tensors[name] for name in TENSORS})
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UsageError(key, path, f"holds no concepts of vital-mine ({error})") from None
+        if meta.get("format") != FORMAT:
+            raise UsageError(key, path, "holds concepts of another version; find them again")
         return cls(factors, tensors.get("importance"), meta)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vital_exp.concepts.concepts import NAME, Concepts, by_importance
+from vital_exp.concepts.concepts import FORMAT, NAME, Concepts, by_importance
 from vital_exp.concepts.factors import METHODS, Factors, factorise
 from vital_exp.concepts.importance import DESIGNS, GRADIENT, KINDS, NONE, Explained
 from vital_exp.concepts.layers import without_negatives
@@ -22,11 +22,13 @@ from vital_exp.concepts.rest import Rest
 from vital_exp.errors import UsageError
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
-from vital_exp.mining.meta import describe_images, describe_network, images_difference, network_difference
+from vital_exp.mining.meta import describe_images, images_difference, network_difference
 from vital_exp.mining.mine import FOLDER_KEY, Mining
 from vital_exp.mining.patches import PUBLISHED, PatchSettings
 from vital_exp.mining.units import map_shapes, select_units
+from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.taps import OUTPUT
 from vital_exp.references.decoding import CorruptImageError, printable
 from vital_exp.references.folder import FolderReferences
 
@@ -131,7 +133,8 @@ class ConceptMining:
         patch = {**vars(self.patch), "size": self.patch.side(*self.network.preprocessing.size)}
         kind = NONE if own.of_class is None else own.importance
         return {
-            **describe_network(self.network),
+            "format": FORMAT,
+            **identity_of(self.network).describe([self.layer, OUTPUT]),
             **describe_images(self.folder),
             **{"layer": self.layer, "method": own.method, "count": own.count, "seed": own.seed},
             **{"class": own.of_class, "label": label, "importance": kind, "explained": own.explained},
@@ -141,7 +144,10 @@ class ConceptMining:
     @property
     def key(self) -> str:
         """A hash of all that the concepts depend on."""
-        return hashlib.sha256(json.dumps(self.meta, sort_keys=True).encode()).hexdigest()[:24]
+        content = {
+            key: value for key, value in self.meta.items() if key != "activations"
+        }  # the variant stands for them
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
     def _found(self, out: Path) -> Concepts:
         if (out / NAME).is_file():
@@ -153,9 +159,8 @@ class ConceptMining:
         return concepts
 
     def _check_same(self, out: Path, old: dict[str, Any]) -> None:
-        for difference in (network_difference, images_difference):
-            if text := difference(old, self.meta):
-                raise UsageError(FOLDER_KEY, out, f"holds concepts of {text}; choose another folder")
+        if text := network_difference(old, identity_of(self.network)) or images_difference(old, self.meta):
+            raise UsageError(FOLDER_KEY, out, f"holds concepts of {text}; choose another folder")
         differing = [
             f"{key} ({old.get(key)} there, {self.meta[key]} now)" for key in SETTINGS if old.get(key) != self.meta[key]
         ]

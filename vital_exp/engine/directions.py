@@ -17,7 +17,8 @@ from vital_exp.engine.setup import cache_dir
 from vital_exp.errors import UsageError
 from vital_exp.mining import index as indices
 from vital_exp.mining.images import ImageFolder
-from vital_exp.mining.meta import describe_network, network_difference
+from vital_exp.mining.meta import network_difference
+from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.open_clip import ClipNetwork
 from vital_exp.models.taps import OUTPUT
@@ -83,7 +84,7 @@ def _concepts(config: DictConfig, keys: Mapping[str, Any], network: VisionNetwor
     concepts = Concepts.open(keys["concepts"])
     if concepts.layer != keys["layer"]:
         raise UsageError("target.layer", keys["layer"], f"the concepts are of {concepts.layer}")
-    if text := network_difference(concepts.meta, describe_network(network)):
+    if text := network_difference(concepts.meta, identity_of(network)):
         raise UsageError("target.concepts", keys["concepts"], f"are of {text}")
     return concepts.factors.directions
 

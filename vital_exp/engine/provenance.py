@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from vital_exp.config import config_hash
+from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
 
 PACKAGES = (
@@ -34,7 +35,7 @@ def provenance(config: DictConfig, network: VisionNetwork, batch_size: int, view
         "machine": platform.machine(),
         "git_revision": _git_revision(),
         "network": network.name,
-        "weights_hash": network.weights_hash(),
+        "weights_hash": identity_of(network).weights,
         "output": network.output.key or None,
         "head": network.head.kind,
         "recognised_by": network.head.words,

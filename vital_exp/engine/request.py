@@ -23,6 +23,7 @@ from vital_exp.engine.problem import (
     targets_of,
 )
 from vital_exp.errors import UsageError
+from vital_exp.models.identity import begin_call
 from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.memory_order import arrange
 from vital_exp.models.named import model_config, model_overrides
@@ -150,6 +151,7 @@ def _placed(network: VisionNetwork, config: DictConfig, device: Any) -> VisionNe
         network = network.double()
     moved: VisionNetwork = network.to(device)
     arrange(moved, config.channels_last)
+    begin_call(moved, setup.cache_dir(config) if config.references.cache else None)
     return moved
 
 

@@ -30,6 +30,7 @@ from vital_exp.whole_files import whole_file
 KEY = "hydra.run.dir"
 DIFFERENCES_SHOWN = 4
 RESULT_KEYS = ("target", "label", "status", "loss", "activation", "seconds", "error")  # of results.jsonl, at least
+NETWORK = ".hydra/network.json"  # what the pictures are made for
 HASH = ".hydra/content_hash"  # of the configuration: what a sweep finds its jobs by
 
 
@@ -90,7 +91,7 @@ class RunFolder:
 
     def _start(self, config: DictConfig, overrides: Sequence[str]) -> None:
         """Record the configuration; results.jsonl, made last, marks the folder as a run."""
-        for stale in ("history.csv", "provenance.json", MISTAKE_FILE):  # of an earlier start that made nothing
+        for stale in ("history.csv", "provenance.json", NETWORK, MISTAKE_FILE):  # of an earlier start that made nothing
             (self.path / stale).unlink(missing_ok=True)
         for folder in (self.images, self.path / ".hydra"):
             folder.mkdir(parents=True, exist_ok=True)

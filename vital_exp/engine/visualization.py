@@ -39,6 +39,7 @@ from vital_exp.engine.problem import readout_of
 from vital_exp.engine.provenance import provenance, version_of
 from vital_exp.engine.ranks import Ranks
 from vital_exp.engine.run_folder import RunFolder
+from vital_exp.engine.same_network import check_network
 from vital_exp.engine.starts import starts_of
 from vital_exp.engine.step import step_objective
 from vital_exp.errors import UsageError
@@ -47,6 +48,7 @@ from vital_exp.evaluation.recognition import PICTURES_PER_PASS, check_judge, rec
 from vital_exp.images.output import quantised, resized, to_uint8, transparency
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.mining.references import MinedReferences
+from vital_exp.models.identity import begin_call, identity_of
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
@@ -122,6 +124,7 @@ class Visualization:
         leads = self.ranks.rank == 0
         self.judges = self._load_judges() if leads else {}
         check_size(self.network, self._seen_size())
+        self.ranks.in_turn(lambda: check_network(self.folder, self.network) if leads and self.folder else None)
         if isinstance(self.references, MinedReferences) and self.ranks.size > 1:
             self.ranks.in_turn(lambda: next(self.references.images(self.targets[0]), None))  # mined once
         size, work = self._plan()
@@ -191,6 +194,7 @@ class Visualization:
         judges = [named_network(spec, folder, "evaluation.judges") for spec in specs]
         for judge in judges:
             check_judge(judge, self.network)
+            begin_call(judge, folder if self.config.references.cache else None)
         return {judge.name: judge.to(self.network.device) for judge in judges}
 
     def _resolve_batch_size(self, waiting: int) -> int:
@@ -444,11 +448,17 @@ class Visualization:
             "version": version_of("vital-exp"),
             **{key: plain(self.config)[key] for key in ("evaluation", "references")},
             "results": [self.results[target.name] for target in targets],
-            "networks": [
-                f"{one.weights_hash()} {one.output.key} {one.head}" for one in (self.network, *self.judges.values())
-            ],
+            "networks": [f"{identity_of(one).key} {one.head}" for one in (self.network, *self.judges.values())],
+            "images": [self._images_of(target) for target in targets],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _images_of(self, target: Target) -> str | None:
+        """A hash of a target's natural images; None where there are none."""
+        try:
+            return self.references.fingerprint(target)
+        except UsageError:
+            return None
 
     def _score(self, targets: list[Target]) -> None:
         """Compute the metrics that the configuration names, as vital-evaluate does."""

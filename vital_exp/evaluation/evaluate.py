@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vital_exp.config import compose_config, plain, set_keys
 from vital_exp.engine.problem import as_references, readout_of, references_of
+from vital_exp.engine.same_network import warn_of_change
 from vital_exp.engine.setup import cache_dir as cache_of
 from vital_exp.errors import UsageError
 from vital_exp.evaluation import metrics as all_metrics
@@ -28,6 +29,7 @@ from vital_exp.evaluation.settings import ClipSettings, LpipsSettings, Settings
 from vital_exp.evaluation.shared import Shared
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.evaluation.weights import Spec
+from vital_exp.models.identity import begin_call
 from vital_exp.models.network import VisionNetwork
 from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.references.base import References
@@ -97,6 +99,9 @@ def evaluate(
     """
     config = compose_config([], "evaluate") if config is None else config
     folder, settings = Path(run_or_folder).expanduser(), settings or Settings()
+    for one in (model, *judges):
+        if isinstance(one, VisionNetwork):
+            begin_call(one, cache_of(config))
     asked = _Asked(
         *(judges, all_metrics.chosen(metrics), model, references, pattern, targets, features, settings, config),
         Shared(cache_of(config), settings.download),
@@ -145,6 +150,8 @@ class _Asked:
         pictures = (
             run_pictures(folder, names, size) if of_run else folder_pictures(folder, names, size, self.pattern, table)
         )
+        if of_run:
+            warn_of_change(folder, network)
         _check_targets(pictures.targets, network)
         natural = _references(self.references, recorded, self.config, network, pictures.targets)
         return evaluate_pictures(

@@ -15,6 +15,7 @@ from vital_exp.evaluation.artefacts import high_frequency, repetition
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.images.output import resized
 from vital_exp.models.heads import NONE, Head
+from vital_exp.models.identity import identity_of
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import OUTPUT, channels_first
@@ -89,12 +90,12 @@ class NetworkReader:
     @property
     def identity(self) -> str | None:
         """All that what it says depends on beside the pictures; None where that has no name."""
-        own, read = self.network, self.readout
+        read = self.readout
         if read is not None and read.autoencoder is not None:
             return None
         vectors = "" if read is None else hashlib.sha256(read.vectors.cpu().numpy().tobytes()).hexdigest()
         reads = "" if read is None else f"{read.layer} {read.positions} {vectors}"
-        return f"{own.name} {own.weights_hash()} {own.dtype} {own.preprocessing} {own.output.key} {self.layers} {reads}"
+        return f"{self.network.name} {identity_of(self.network).key} {self.layers} {reads}"
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Reading:

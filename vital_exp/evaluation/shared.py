@@ -13,6 +13,7 @@ from vital_exp.evaluation.kept_readings import KeptReading
 from vital_exp.evaluation.reading import Reader
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.weights import Spec, network_if_there
+from vital_exp.models.identity import begin_call
 from vital_exp.models.network import VisionNetwork
 
 Kind = TypeVar("Kind", VisionNetwork, Reader)
@@ -44,7 +45,9 @@ class Shared:
         name = json.dumps(spec, sort_keys=True, default=str)
         if name not in self._networks:
             try:
-                self._networks[name] = network_if_there(spec, self.cache_dir, self.download, key)
+                network = network_if_there(spec, self.cache_dir, self.download, key)
+                begin_call(network, self.cache_dir)
+                self._networks[name] = network
             except NotComputed as error:
                 self._networks[name] = error
         return _there(self._networks[name])

@@ -19,12 +19,12 @@ from vital_exp.mining.meta import (
     FORMAT,
     Meta,
     describe_images,
-    describe_network,
     images_difference,
     network_difference,
 )
 from vital_exp.mining.patches import Box
 from vital_exp.mining.units import directions_hash
+from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.whole_files import whole_path
@@ -143,7 +143,7 @@ class Index:
         Raises:
             UsageError: says which differs.
         """
-        differs = network_difference(self.meta, describe_network(network))
+        differs = network_difference(self.meta, identity_of(network))
         differs = differs or images_difference(self.meta, describe_images(folder))
         if differs:
             raise UsageError(key, self.path, f"was mined with {differs}")

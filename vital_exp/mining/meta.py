@@ -10,10 +10,10 @@ from typing import Any
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.patches import PatchSettings
 from vital_exp.mining.units import Units
-from vital_exp.models.network import VisionNetwork
+from vital_exp.models.identity import LAYER, PARTS, Identity, difference, identity_of
 
-FORMAT = 1  # of the index and of the state; raise it when what they hold changes
-NETWORK = ("weights", "architecture", "preprocessing")
+FORMAT = 2  # of the index and of the state; raise it when what they hold changes
+NETWORK = (*PARTS, "precision", "variant")
 IMAGES = ("fingerprint",)
 SETTINGS = ("format", "layers", "k", "pooling", "patch")
 Meta = Mapping[str, Any]
@@ -22,12 +22,13 @@ Meta = Mapping[str, Any]
 def describe(units: Units, folder: ImageFolder, k: int, patch: PatchSettings | None) -> dict[str, Any]:
     """Return all that an index depends on, and names for people, ready for JSON.
 
-    Keys: format, key (a hash of what decides the content), network, weights, architecture, preprocessing, folder,
-    images, fingerprint, layers, k, pooling, patch (size, overlap, search; null: no patches).
+    Keys: format, key (a hash of what decides the content), network, weights, architecture, preprocessing, precision,
+    activations (the fingerprints of the layers), variant, folder, images, fingerprint, layers, k, pooling, patch (size,
+    overlap, search; null: no patches).
     """
     meta = {
         "format": FORMAT,
-        **describe_network(units.network),
+        **identity_of(units.network).describe(units.layers),
         **describe_images(folder),
         "layers": units.describe(),
         "k": k,
@@ -38,28 +39,19 @@ def describe(units: Units, folder: ImageFolder, k: int, patch: PatchSettings | N
     return {"key": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24], **meta}
 
 
-def describe_network(network: VisionNetwork) -> dict[str, Any]:
-    """Return the part that the network decides."""
-    return {
-        "network": network.name,
-        "weights": network.weights_hash(),
-        "architecture": hashlib.sha256(f"{network.module}{network.output.key or ''}".encode()).hexdigest()[:16],
-        "preprocessing": repr(network.preprocessing),
-    }
-
-
 def describe_images(folder: ImageFolder) -> dict[str, Any]:
     """Return the part that the images decide."""
     return {"folder": str(folder.root.resolve()), "images": len(folder.paths), "fingerprint": folder.fingerprint}
 
 
-def network_difference(old: Meta, new: Meta) -> str | None:
+def network_difference(old: Meta, new: Identity) -> str | None:
     """Say how the network of an index and the one at hand differ; None when they do not."""
-    differing = [key for key in NETWORK if old[key] != new[key]]
-    if not differing:
+    what = difference(old, new)
+    if what is None:
         return None
-    key = differing[0]
-    return f"another network ({old['network']}, {key} {old[key]}; now {new['network']}, {key} {new[key]})"
+    if what.startswith(LAYER):
+        return f"another network ({new.name} computes something else at {what} now: other code or hooks)"
+    return f"another network ({old['network']}, {what} {old[what]}; now {new.name}, {what} {getattr(new, what)})"
 
 
 def images_difference(old: Meta, new: Meta) -> str | None:

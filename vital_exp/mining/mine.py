@@ -16,12 +16,20 @@ from vital_exp.mining import index as indices
 from vital_exp.mining import state as states
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import BOTTOM, TOP, Index, Row, write_index
-from vital_exp.mining.meta import Meta, describe, images_difference, network_difference, settings_difference
+from vital_exp.mining.meta import (
+    FORMAT,
+    Meta,
+    describe,
+    images_difference,
+    network_difference,
+    settings_difference,
+)
 from vital_exp.mining.passes import Passes
 from vital_exp.mining.patches import PUBLISHED, PatchSettings
 from vital_exp.mining.state import MiningState
 from vital_exp.mining.top import NOTHING, TopK
 from vital_exp.mining.units import Units, select_units
+from vital_exp.models.identity import begin_call, identity_of
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.decoding import printable
 
@@ -113,9 +121,11 @@ class Mining:
 
     def _check_same(self, out: Path, what: str, old: Meta) -> None:
         """Refuse a folder that holds the index, or the state, of something else; says of what."""
-        for difference in (network_difference, images_difference):
-            if text := difference(old, self.meta):
-                raise UsageError(FOLDER_KEY, out, f"holds an {what} mined with {text}; choose another folder")
+        if old.get("format") != FORMAT:
+            raise UsageError(FOLDER_KEY, out, f"holds an {what} of another version; choose another folder")
+        text = network_difference(old, identity_of(self.units.network)) or images_difference(old, self.meta)
+        if text:
+            raise UsageError(FOLDER_KEY, out, f"holds an {what} mined with {text}; choose another folder")
         if text := settings_difference(old, self.meta):
             raise UsageError(FOLDER_KEY, out, f"holds an {what} of other settings, {text}; choose another folder")
 
@@ -196,11 +206,10 @@ def mine(
         UsageError: an unknown layer, a channel out of range, no images, fewer than ``k``, none that can be read;
             ``out`` holds the index of something else.
     """
+    cache = Path(compose_config([]).cache_dir if cache_dir is None else cache_dir).expanduser()
+    begin_call(network, cache if out is None else None)
     folder = ImageFolder(images, network.preprocessing)
     units = select_units(network, [layers] if isinstance(layers, str) else layers, channels, pooling, directions)
     mining = Mining(units, folder, k, patch, batch_size, workers, progress, save_every)
     mining.check()
-    if out is None:
-        cache = Path(compose_config([]).cache_dir if cache_dir is None else cache_dir)
-        return mining.run(cache.expanduser() / "mining" / mining.key)
-    return mining.run(Path(out).expanduser())
+    return mining.run(cache / "mining" / mining.key if out is None else Path(out).expanduser())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +100,8 @@ class VisionNetwork(nn.Module):
         self.recipe = recipe or Recipe()
         self.output = output or Output()
         self._head = head
-        self._hash: str | None = None
+        self.identity: Any = None  # what vital_exp.models.identity has found out in the present call
+        self.registry: Path | None = None  # where it knows networks from
 
     def train(self, mode: bool = True) -> VisionNetwork:
         """Stay in evaluation mode whatever is asked: the network is frozen."""
@@ -148,14 +151,17 @@ class VisionNetwork(nn.Module):
         return self.class_names
 
     def weights_hash(self) -> str:
-        """Return 16 hexadecimal digits of the sha256 of names, shapes and values of all weights and buffers."""
-        if self._hash is None:
-            digest = hashlib.sha256()
-            for name, value in sorted(self.module.state_dict().items()):
-                digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-            self._hash = digest.hexdigest()[:16]
-        return self._hash
+        """Return 16 hexadecimal digits of the sha256 of all weights and buffers as they are: names, shapes, values.
+
+        Buffers that a checkpoint does not hold are among them.
+        """
+        digest = hashlib.sha256()
+        module = self.module
+        named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+        for name, value in sorted(named, key=lambda one: one[0]):
+            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
 
 def model_space(rgb: Tensor, network: VisionNetwork) -> Tensor:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import INPUT
 from vital_exp.references.base import References
@@ -25,7 +26,7 @@ from vital_exp.whole_files import whole_path
 
 # Images passed through the network together; a constant, so that the statistics do not depend on anything else.
 IMAGES_PER_PASS = 8
-FORMAT = "mean sorted features, 3"  # part of the cache's key: what is stored and relevance rules
+FORMAT = "mean sorted features, 4"  # part of the cache's key: what is stored and relevance rules
 # The name under which the target's own read-out, a single channel, is matched like a layer.
 READOUT = "readout"
 QUANTILES, IMPORTANCE = "quantiles/", "importance/"  # prefixes of the names in a cache file
@@ -99,14 +100,12 @@ class ReferenceStatistics:
 
     def _key(self, number: int, target: Target, layers: tuple[str, ...]) -> str:
         """What the statistics of a target depend on, as a hash: the name of its file in the cache."""
-        network, unit = self.network, ""
+        unit = ""
         if self.relevance:
             readout = self.relevance.readout.of(number, 1)
             unit = f"{self.relevance.method} {readout.describe()}"
-        parts = (
-            *(FORMAT, network.weights_hash(), str(network.module), repr(network.preprocessing), network.dtype),
-            *(layers, self.references.fingerprint(target), unit, network.output.key),
-        )
+        network = identity_of(self.network).key if self.cache_dir else ""  # within one call it is the same anyway
+        parts = (FORMAT, network, layers, self.references.fingerprint(target), unit)
         return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 

@@ -1,0 +1,45 @@
+"""Whether the network is still the one that a run folder's pictures were begun with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vital_exp.engine.run_folder import KEY, NETWORK, RunFolder
+from vital_exp.errors import UsageError
+from vital_exp.models.identity import LAYER, difference, identity_of
+from vital_exp.models.network import VisionNetwork
+
+RECIPE = "recipe"
+
+
+def check_network(folder: RunFolder, network: VisionNetwork) -> None:
+    """Record the network that a run begins with; make sure that a run which goes on still has it.
+
+    Raises:
+        UsageError: another network; says what has changed.
+    """
+    identity = identity_of(network)
+    recorded = folder.load_json(NETWORK)
+    if recorded is None:
+        folder.save_json(NETWORK, {**identity.describe(), RECIPE: repr(network.recipe)})
+        return
+    try:
+        text = network_change(recorded, network)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        problem = f"{NETWORK} there cannot be read ({type(error).__name__}: {error})"
+        raise UsageError(KEY, folder.path, problem) from error
+    if text:
+        raise UsageError(KEY, folder.path, f"{text}; choose another folder")
+
+
+def network_change(recorded: Mapping[str, Any], network: VisionNetwork) -> str | None:
+    """Say what has changed since the network of a run was recorded; None where nothing has."""
+    what = difference(recorded, identity_of(network))
+    if what is None and recorded[RECIPE] != repr(network.recipe):
+        what = RECIPE
+    if what is None:
+        return None
+    if what.startswith(LAYER):
+        return f"the network computes something else at {what} than when the run began: other code or hooks"
+    return f"the network's {what} changed since the run began"
