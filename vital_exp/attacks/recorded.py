@@ -14,6 +14,7 @@ from torch import Tensor
 from vital_exp.attacks.natural import NaturalImages, natural_images
 from vital_exp.config import plain, set_keys
 from vital_exp.engine.problem import references_of
+from vital_exp.engine.same_network import warn_of_change
 from vital_exp.engine.setup import cache_dir
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.pictures import run_pictures
@@ -68,6 +69,7 @@ class RecordedRun:
         config = recorded_config(folder, "run", ("model", "references"))
         model = _model(config, folder)
         network = build_network(model, cache_dir(config))
+        warn_of_change(folder, network)
         shown = run_pictures(folder, network.class_names, network.preprocessing.size)
         references = _references(config, network, shown.targets, count, root, folder)
         return cls(folder, config, model, network, shown.targets, shown.pixels.float() / 255, references)

@@ -144,9 +144,7 @@ class ConceptMining:
     @property
     def key(self) -> str:
         """A hash of all that the concepts depend on."""
-        content = {
-            key: value for key, value in self.meta.items() if key != "activations"
-        }  # the variant stands for them
+        content = {key: self.meta[key] for key in self.meta if key != "activations"}  # for which the variant stands
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
     def _found(self, out: Path) -> Concepts:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vital_exp.engine.run_folder import KEY, NETWORK, RunFolder
@@ -11,6 +14,9 @@ from vital_exp.models.identity import LAYER, difference, identity_of
 from vital_exp.models.network import VisionNetwork
 
 RECIPE = "recipe"
+DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # what reading somebody else's record raises
+
+logger = logging.getLogger(__name__)
 
 
 def check_network(folder: RunFolder, network: VisionNetwork) -> None:
@@ -26,7 +32,7 @@ def check_network(folder: RunFolder, network: VisionNetwork) -> None:
         return
     try:
         text = network_change(recorded, network)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         problem = f"{NETWORK} there cannot be read ({type(error).__name__}: {error})"
         raise UsageError(KEY, folder.path, problem) from error
     if text:
@@ -43,3 +49,13 @@ def network_change(recorded: Mapping[str, Any], network: VisionNetwork) -> str |
     if what.startswith(LAYER):
         return f"the network computes something else at {what} than when the run began: other code or hooks"
     return f"the network's {what} changed since the run began"
+
+
+def warn_of_change(path: Path, network: VisionNetwork) -> None:
+    """Say in one line if a network is no longer the one that a finished run's pictures were made for."""
+    try:
+        text = network_change(json.loads((path / NETWORK).read_text(encoding="utf-8")), network)
+    except (OSError, *DAMAGE):
+        return  # nothing is known of it
+    if text:
+        logger.warning("%s: %s; what is said of its pictures is said by the network as it is now", path, text)
