@@ -23,6 +23,7 @@ from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
 
 SIDE = 32
+FLOAT, HALF = torch.float32, torch.bfloat16
 QUICK = ("trainer.accelerator=cpu", "evaluation=none")
 
 
@@ -143,14 +144,16 @@ def with_other_rounding(network: VisionNetwork) -> None:
             layer.register_forward_hook(rounded)
 
 
-@pytest.mark.parametrize("otherwise", [with_two_threads, in_other_memory, with_other_rounding])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("otherwise", "dtype"),
+    [
+        (with_two_threads, FLOAT),
+        *((otherwise, dtype) for otherwise in (in_other_memory, with_other_rounding) for dtype in (FLOAT, HALF)),
+    ],
+)
 def test_rounding_makes_no_other_network(otherwise: Any, dtype: torch.dtype, tmp_path: Path) -> None:
-    network, threads, state = (
-        load_model(cifar_resnet20(), size=SIDE).to(dtype),
-        torch.get_num_threads(),
-        torch.get_rng_state(),
-    )
+    network = load_model(cifar_resnet20(), size=SIDE).to(dtype)
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
     before = known(network, tmp_path)
     try:
         otherwise(network)
