@@ -53,7 +53,7 @@ class Net(nn.Module):
         self.register_buffer("offset", torch.zeros(1))
         self.register_buffer("hidden", torch.zeros(8, 1, 1), persistent=False)
 
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+    def forward(self, pictures: Tensor) -> Tensor:
         """Return logits (N, 4)."""
         x = self.table * self.gate(self.conv1(pictures + self.offset)) + self.hidden
         x = nn.functional.dropout(self.conv2(self.drop(x)), self.noise)
