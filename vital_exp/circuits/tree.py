@@ -63,7 +63,7 @@ def channel_relevance(
     while chunk := list(islice(images, IMAGES_PER_PASS)):
         pictures = model_space(torch.stack(chunk), network)
         read = readout([target] * len(chunk), channels)
-        _, maps, _ = activations_and_relevance(network.module, pictures, [layer], read, method, network.output)
+        _, maps, _ = activations_and_relevance(network, pictures, [layer], read, method)
         sums.append(maps[layer].flatten(2).sum(dim=(0, 2)).double().cpu())  # (C,)
         count += len(chunk)
     return torch.stack(sums).sum(dim=0) / count

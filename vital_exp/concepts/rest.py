@@ -44,7 +44,7 @@ class Rest:
         def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor:
             if not isinstance(output, Tensor):
                 raise UsageError("layers", self.layer, "the layer returns several tensors; take one inside or after it")
-            return self._as(output, activations)
+            return self._taps.layout(self.layer, pictures).restore(activations, output, len(pictures))
 
         handle = self._taps.layers[self.layer].register_forward_hook(hook)
         try:
@@ -52,9 +52,3 @@ class Rest:
         finally:
             handle.remove()
         return self._output.tensor(returned, len(activations))
-
-    def _as(self, output: Tensor, activations: Tensor) -> Tensor:
-        """Return activations, channels first, in the order of axes of the layer's own output."""
-        if output.ndim == 4:
-            return activations.permute(0, 2, 3, 1) if self._taps.channels_last(self.layer) else activations
-        return activations.transpose(1, 2) if output.ndim == 3 else activations.flatten(1)

@@ -87,7 +87,7 @@ def _hidden_targets(
     """Return the units of a hidden layer that the group ``target`` selects."""
     layer, position = keys["layer"], keys.get("position")
     check_layer(layer)
-    shape = _shape(str(layer), network)
+    shape = unit_shape(network, str(layer))
     directed = keys["kind"] in DIRECTIONS
     units = len(vectors_of(config, network, str(layer), shape[0])) if directed else shape[0]
     if keys["kind"] == "neuron":
@@ -109,10 +109,6 @@ def check_layer(layer: object) -> None:
         raise UsageError("target.layer", layer, "the name of a layer is needed; list=layers prints them")
 
 
-def _shape(layer: str, network: VisionNetwork) -> tuple[int, ...]:
-    return unit_shape(network, layer, "target.layer")
-
-
 def check_references(targets: Sequence[Target], references: References) -> None:
     """Make sure that every class target has references, before anything is optimised."""
     available = references.class_indices()
@@ -131,7 +127,7 @@ def check_units(config: DictConfig, network: VisionNetwork, targets: Sequence[Ta
     for target in targets:
         if target.layer is None:
             continue
-        shape = _shape(target.layer, network)
+        shape = unit_shape(network, target.layer)
         check_unit(target, shape, "targets")
         if target.is_direction:
             known = len(vectors_of(config, network, target.layer, shape[0]))
@@ -184,7 +180,7 @@ def readout_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Tar
     layer = targets[0].layer
     if layer is None:
         return readout(targets, len(network.classes))
-    return readout(targets, _shape(layer, network)[0], _directions(config, network, targets))
+    return readout(targets, unit_shape(network, layer)[0], _directions(config, network, targets))
 
 
 def _directions(
@@ -194,7 +190,7 @@ def _directions(
     if not targets or not targets[0].is_direction:
         return None
     layer = str(targets[0].layer)
-    return vectors_of(config, network, layer, _shape(layer, network)[0])
+    return vectors_of(config, network, layer, unit_shape(network, layer)[0])
 
 
 def as_references(given: Tensor | Mapping[Any, Tensor] | str | Path, network: VisionNetwork) -> References | None:

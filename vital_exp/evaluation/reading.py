@@ -18,7 +18,7 @@ from vital_exp.models.heads import NONE, Head
 from vital_exp.models.identity import identity_of
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import OUTPUT, channels_first
+from vital_exp.models.taps import OUTPUT
 from vital_exp.targets.readout import Readout
 
 # Activations of a layer that path similarity compares: all of a small layer, else this many drawn once. The standard
@@ -131,7 +131,8 @@ class NetworkReader:
         elif output.ndim == 2:
             return output @ self.readout.vectors.T.to(output)
         else:
-            activation = channels_first(output)
+            layout = self.network.trace.layers[OUTPUT].layout
+            activation = layout.channels_first(output, len(output))
         count = len(activation)
         read = [self.readout.of(number, count).value(activation) for number in range(len(self.readout.vectors))]
         return torch.stack(read, dim=1).cpu()  # (n, T)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.outputs import KEY as OUTPUT_KEY
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.selection import unit_targets
 
@@ -143,18 +143,12 @@ def select_units(
 
 @torch.no_grad()
 def map_shapes(network: VisionNetwork, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return the shape (C, ...) of each layer's activation, found by one forward pass.
+    """Return the shape (C, ...) of each layer's activation.
 
     Raises:
-        UsageError: a name that is no layer (the nearest are suggested), or a layer that never runs.
+        UsageError: a name that is no layer (the nearest are suggested), or a layer that never runs or cannot be read.
     """
-    taps = network.taps(layers, "layers")
-    zeros = torch.zeros(1, 3, *network.preprocessing.size, dtype=network.dtype, device=network.device)
-    try:
-        activations, _ = taps(zeros)
-    except UsageError as error:
-        raise error if error.key == OUTPUT_KEY else UsageError("layers", error.value, error.problem) from None
-    return {layer: tuple(activations[layer].shape[1:]) for layer in layers}
+    return {layer: unit_shape(network, layer, "layers") for layer in layers}
 
 
 def _check_directions(given: Tensor | SparseAutoencoder, layer: str, width: int) -> None:

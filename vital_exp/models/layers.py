@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Container
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from vital_exp.errors import UsageError
+from vital_exp.models import stages
 from vital_exp.models.network import Recipe, VisionNetwork
-from vital_exp.models.taps import OUTPUT, channels_first, probe
+from vital_exp.models.taps import INPUT
+from vital_exp.models.tracing import OUTPUT
 
-# METHODS' table: the paper's blocks of 12 and 24 deep vision transformers.
-VIT_BLOCKS = {12: (0, 4, 8, 11), 24: (2, 9, 20, 23)}
 # The paper's weight of total variation and of the L2 norm for vision transformers; convolutional networks take none.
 VIT_PRIOR = 3e-3
 # Hidden units (METHODS 1.3): the first layer counts less, and both priors are the same for every network.
 UNIT_STEM_WEIGHT = 0.1
 UNIT_PRIOR = 3e-7
-# Stages of a timm network count from this reduction on; finer ones belong to the stem.
-FIRST_STAGE_REDUCTION = 4
-# What torchvision and others call the part that holds no stage.
-CLASSIFIERS = ("classifier", "head", "fc")
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ def alignment(network: VisionNetwork, asked: Recipe) -> Alignment:
         UsageError: an unknown layer, or as many weights as layers are not given.
     """
     layers = asked.layers or network.recipe.layers or default_layers(network)
-    network.taps(layers)  # names the layer that does not exist
+    _check(network, layers)
     own_weights = network.recipe.layer_weights if layers == network.recipe.layers else None
     weights = asked.layer_weights or own_weights or (1.0,) * len(layers)
     if len(weights) != len(layers):
@@ -61,12 +55,11 @@ def unit_alignment(network: VisionNetwork, asked: Recipe, target_layer: str) -> 
     Raises:
         UsageError: an unknown layer, one that is not below the target, or not as many weights as layers.
     """
-    network.taps([target_layer], "target.layer")
+    unit_shape(network, target_layer)
     order = list(unit_shapes(network))  # in order of completion: what a layer holds comes before it
-    _check_runs(target_layer, order, network, "target.layer")
     below = order[: order.index(target_layer)]
     layers = asked.layers or tuple(name for name in network.recipe.layers or default_layers(network) if name in below)
-    network.taps(layers)
+    _check(network, layers)
     for layer in layers:
         if layer not in below:
             raise UsageError("model.layers", layer, f"not below the target's layer {target_layer}", below)
@@ -77,122 +70,41 @@ def unit_alignment(network: VisionNetwork, asked: Recipe, target_layer: str) -> 
     return Alignment(dict(zip(layers, map(float, weights), strict=True)), total_variation, l2)
 
 
+def _check(network: VisionNetwork, layers: Iterable[str]) -> None:
+    """Raise UsageError for a layer that does not exist, never runs or cannot be read."""
+    chosen = list(layers)
+    taps = network.taps(chosen)
+    for name in taps.layers:
+        taps.layout(name)
+    tell_of_runs(network, taps.layers)
+
+
 def _first(*values: float | None) -> float:
     return next(float(value) for value in values if value is not None)
 
 
 def is_transformer(module: nn.Module) -> bool:
     """Whether the network holds an attention module."""
-    return any(re.search(r"Attention(V\d+)?$", type(m).__name__) for m in module.modules())
+    return any(map(stages.is_attention, module.modules()))
 
 
 def default_layers(network: VisionNetwork) -> tuple[str, ...]:
-    """Return the layers aligned on a network that has no named configuration.
+    """Return the layers aligned on a network that has no named configuration, see :mod:`vital_exp.models.stages`.
 
-    Transformers: the patch embedding and four blocks. ConvNeXt: stem, downsampling convolutions, last block. DenseNet:
-    first convolution and the dense blocks. Other networks: the first convolution and the end of each stage (timm's
-    feature_info where there is one, else the last module at each map size).
+    Where no rule knows the architecture, the log says what was chosen.
     """
-    names = [name for name, _ in network.module.named_modules()]
-    for rule in (_transformer_layers, _convnext_layers, _densenet_layers):
-        if found := rule(names):
-            return found
-    return _stage_layers(network) or _traced_layers(network)
-
-
-def _transformer_layers(names: list[str]) -> tuple[str, ...]:
-    """timm's patch_embed and blocks.N, torchvision's conv_proj and encoder.layers.encoder_layer_N."""
-    for embedding, pattern in (
-        ("patch_embed", r"blocks\.\d+"),
-        ("conv_proj", r"encoder\.layers\.encoder_layer_\d+"),
-        ("stem", r"blocks\.\d+"),
-        ("clip.visual.conv1", r"clip\.visual\.transformer\.resblocks\.\d+"),  # open_clip's
-    ):
-        blocks = [name for name in names if re.fullmatch(pattern, name)]
-        inside = [name for name in names if blocks and name.startswith(f"{blocks[0]}.")]
-        mixes_tokens = any(word in name for name in inside for word in ("attn", "attention", "mlp_tokens"))
-        if embedding in names and mixes_tokens:
-            depth = len(blocks)
-            chosen = VIT_BLOCKS.get(depth, (0, depth // 3, 2 * depth // 3, depth - 1))
-            return (embedding, *(blocks[i] for i in sorted(set(chosen))))
-    return ()
-
-
-def _convnext_layers(names: list[str]) -> tuple[str, ...]:
-    for stem, downsample, block in (
-        ("stem", r"stages\.[1-9]\.downsample\.1", r"stages\.\d+\.blocks\.\d+"),
-        ("features.0", r"features\.[246]\.1", r"features\.7\.\d+"),
-    ):
-        parents = {name.rpartition(".")[0] for name in names}  # an EfficientNet has blocks in these places
-        downsamples = [name for name in names if re.fullmatch(downsample, name) and name not in parents]
-        blocks = [name for name in names if re.fullmatch(block, name)]
-        convnext = any(name.endswith(("conv_dw", "block.0")) for name in names)
-        if stem in names and len(downsamples) == 3 and blocks and convnext:
-            return (stem, *downsamples, blocks[-1])
-    return ()
-
-
-def _densenet_layers(names: list[str]) -> tuple[str, ...]:
-    blocks = [name for name in names if re.fullmatch(r"features\.denseblock\d+", name)]
-    return ("features.conv0", *blocks) if blocks and "features.conv0" in names else ()
-
-
-def _first_convolution(module: nn.Module) -> str | None:
-    return next((name for name, m in module.named_modules() if isinstance(m, nn.Conv2d)), None)
-
-
-def _stage_layers(network: VisionNetwork) -> tuple[str, ...]:
-    """The first convolution and timm's stage ends, from quarter resolution on."""
-    features = getattr(getattr(network.module, "feature_info", None), "info", None) or getattr(
-        network.module, "feature_info", None
-    )
-    stem = _first_convolution(network.module)
-    if not isinstance(features, list) or stem is None:
-        return ()
-    known = dict(network.module.named_modules())
-    stages = [f["module"] for f in features if f.get("reduction", 0) >= FIRST_STAGE_REDUCTION and f["module"] in known]
-    return (stem, *stages) if len(stages) > 1 else ()
-
-
-def _traced_layers(network: VisionNetwork) -> tuple[str, ...]:
-    """The first convolution and the last module at each map size of one forward pass."""
-    stem = _first_convolution(network.module)
-    if stem is None:
-        raise UsageError("model.layers", None, "no default rule fits this network: name the layers to align")
-    shapes = layer_shapes(network)
-    modules = dict(network.module.named_modules())
-    tokens = is_transformer(network.module)  # its stages are sequences of blocks and hold no convolutions
-    last_at: dict[tuple[int, ...], str] = {}
-    convolutions: dict[tuple[int, ...], list[str]] = {}
-    for name, shape in shapes.items():
-        if name.split(".")[0] in CLASSIFIERS:
-            continue  # a SqueezeNet's is a convolution
-        ends_a_stage = isinstance(modules[name], nn.Sequential) or not tokens
-        if (
-            len(shape) == 3
-            and shape[1] > 1
-            and ends_a_stage
-            and not _inside_a_block_that_resizes(name, shapes, modules)
-        ):
-            last_at[shape[1:]] = name  # shapes come in order of completion: containers after what they hold
-        if len(shape) == 3 and isinstance(modules[name], nn.Conv2d):
-            convolutions.setdefault(shape[1:], []).append(name)
-    stages = [name for size, name in last_at.items() if tokens or convolutions.get(size, [stem]) != [stem]]
-    return (stem, *(name for name in stages if name != stem))
-
-
-def _inside_a_block_that_resizes(name: str, shapes: dict[str, tuple[int, ...]], modules: dict[str, nn.Module]) -> bool:
-    """Whether a block (not a mere sequence) around the module puts out another map size: the module ends no stage."""
-    parents = [name[:i] for i, letter in enumerate(name) if letter == "."]
-    blocks = [parent for parent in parents if parent in shapes and not isinstance(modules[parent], nn.Sequential)]
-    return any(shapes[block][1:] != shapes[name][1:] for block in blocks)
+    found = stages.default_layers(network)
+    if not found.sure:
+        network.tell(
+            f"no rule is sure which layers of {network.name} to align; chosen by the sizes of maps: "
+            f"{', '.join(found.layers)}. list=layers prints all, model.layers=[...] chooses others"
+        )
+    return found.layers
 
 
 def layer_shapes(network: VisionNetwork) -> dict[str, tuple[int, ...]]:
-    """Return the shape (C, ...) of every module that runs in a forward pass at the network's input size."""
-    zeros = torch.zeros(1, 3, *network.preprocessing.size, dtype=network.dtype, device=network.device)
-    names = [name for name, _ in network.module.named_modules() if name]
-    return probe(network.module, names, zeros)
+    """Return the shape (C, ...) of every layer that can be read, of its first run, at the network's input size."""
+    return {name: shape for name, shape in unit_shapes(network).items() if name != OUTPUT}
 
 
 def unit_shapes(network: VisionNetwork) -> dict[str, tuple[int, ...]]:
@@ -200,36 +112,28 @@ def unit_shapes(network: VisionNetwork) -> dict[str, tuple[int, ...]]:
 
     A network that returns no tensor has no ``"output"``.
     """
-    zeros = torch.zeros(1, 3, *network.preprocessing.size, dtype=network.dtype, device=network.device)
-    with torch.no_grad():
-        returned = network.module(zeros)
-    shapes = layer_shapes(network)
-    try:
-        shapes[OUTPUT] = tuple(channels_first(network.output.tensor(returned, 1)).shape[1:])
-    except UsageError:  # whoever asks for a unit of it is told by what reads it
-        return shapes
-    return shapes
+    return {name: layer.shape for name, layer in network.trace.layers.items()}
 
 
-def unit_shape(network: VisionNetwork, layer: str, key: str) -> tuple[int, ...]:
-    """Return the shape (C, ...) of a layer that units are asked of, with the configuration key that names it.
+def unit_shape(network: VisionNetwork, layer: str, key: str = "target.layer") -> tuple[int, ...]:
+    """Return the shape (C, ...) of a layer that units are asked of.
 
     Raises:
-        UsageError: no such layer, one that never runs, or ``"output"`` of a network that returns no tensor.
+        UsageError: the network does not have or run the layer, or its axes are not known; ``"output"`` of a network
+            that returns no tensor. ``key`` is to blame.
     """
-    network.taps([layer], key)  # names the layer that does not exist
-    shapes = unit_shapes(network)
-    _check_runs(layer, shapes, network, key)
-    return shapes[layer]
+    if layer == INPUT:
+        return len(network.preprocessing.mean), *network.preprocessing.size
+    network.taps([layer], key).layout(layer)
+    tell_of_runs(network, [layer])
+    return network.trace.layers[layer].shape
 
 
-def _check_runs(layer: str, shapes: Container[str], network: VisionNetwork, key: str) -> None:
-    if layer in shapes:
-        return
-    if layer == OUTPUT:
-        returns = network.output.returns
-        raise UsageError(key, layer, f"no tensor with a row for each picture: the network returns {returns}")
-    raise UsageError(key, layer, "the network never runs this layer in a forward pass")
+def tell_of_runs(network: VisionNetwork, layers: Iterable[str]) -> None:
+    """Say in the log which of the layers run several times in a forward pass, for only the first run is read."""
+    for name in layers:
+        if name in network.trace.layers and (runs := network.trace.layers[name].runs) > 1:
+            network.tell(f"{name} of {network.name} runs {runs} times in a forward pass: its first run is read")
 
 
 def describe_layers(network: VisionNetwork) -> str:
@@ -238,8 +142,19 @@ def describe_layers(network: VisionNetwork) -> str:
     modules = dict(network.module.named_modules())
     rows = [("", "layer", "channels", "map", "kind")]
     for name, (channels, *size) in layer_shapes(network).items():
-        mark = "*" if name in aligned else ""
-        rows.append((mark, name, str(channels), "x".join(map(str, size)), type(modules[name]).__name__))
+        mark, runs = "*" if name in aligned else "", network.trace.layers[name].runs
+        kind = type(modules[name]).__name__ + (f", the first of {runs} runs" if runs > 1 else "")
+        rows.append((mark, name, str(channels), "x".join(map(str, size)), kind))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", "* aligned by default; model.layers=[...] chooses others"])
+    return "\n".join([*lines, "", "* aligned by default; model.layers=[...] chooses others", *_unclear(network)])
+
+
+def _unclear(network: VisionNetwork) -> list[str]:
+    """One line on the layers that run and cannot be read; nothing where there are none."""
+    unclear = network.trace.unclear
+    if not unclear:
+        return []
+    name, reason = next(iter(unclear.items()))
+    others = f" ({len(unclear) - 1} more)" if len(unclear) > 1 else ""
+    return [f"cannot be read: {name}, {reason}{others}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,15 @@ from vital_exp.errors import UsageError
 from vital_exp.models.heads import Head, head_of
 from vital_exp.models.outputs import Output
 from vital_exp.models.taps import Taps
+from vital_exp.models.tracing import Trace, trace
 from vital_exp.targets.class_names import ClassNames
 
 # ImageNet statistics, RGB in [0, 1]: what most classifiers were trained with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_SIZE = 224
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,9 @@ class VisionNetwork(nn.Module):
         self._head = head
         self.identity: Any = None  # what vital_exp.models.identity has found out in the present call
         self.registry: Path | None = None  # where it knows networks from
+        self._trace: Trace | None = None
+        self._traced: tuple[object, ...] = ()
+        self._told: set[str] = set()
 
     def train(self, mode: bool = True) -> VisionNetwork:
         """Stay in evaluation mode whatever is asked: the network is frozen."""
@@ -113,7 +120,10 @@ class VisionNetwork(nn.Module):
         Raises:
             UsageError: the network returns no tensor.
         """
-        return self.output.tensor(self.returned(rgb), len(rgb))
+        pictures = self.preprocessing.normalise(rgb).to(self.dtype)
+        if len(pictures) > 1 and self.trace.one_by_one:
+            return torch.cat([self.output.tensor(self.module(one[None]), 1) for one in pictures])
+        return self.output.tensor(self.module(pictures), len(pictures))
 
     def returned(self, rgb: Tensor) -> object:
         """Return all that the module returns for RGB (N, 3, H, W) in [0, 1]."""
@@ -121,7 +131,7 @@ class VisionNetwork(nn.Module):
 
     def taps(self, layers: Sequence[str], key: str = "model.layers") -> Taps:
         """Return what reads layers of this network, and its own ``"output"``; see :class:`Taps`."""
-        return Taps(self.module, layers, key, self.output)
+        return Taps(self.module, layers, key, self.output, self.trace)
 
     @property
     def head(self) -> Head:
@@ -149,6 +159,31 @@ class VisionNetwork(nn.Module):
             problem = f"the network {self.name} has no class outputs{self.output.without_classes}: choose a hidden unit"
             raise UsageError("target", "class", problem)
         return self.class_names
+
+    @property
+    def trace(self) -> Trace:
+        """What every layer does in a forward pass at the input size: found once for a network as it is now."""
+        parts = ((name, id(part)) for name, part in self.module.named_modules())
+        state = (self.preprocessing, self.output, self.device, self.dtype, *parts)
+        if self._trace is None or state != self._traced:
+            self._trace, self._traced = trace(self.module, self._test_pictures(), self.output), state
+            if self._trace.company:
+                depends = "of a picture depends on the other pictures of a batch (or on chance)"
+                self.tell(f"{self.name}: what {self._trace.company} makes {depends}: pictures pass one by one")
+        return self._trace
+
+    def tell(self, message: str) -> None:
+        """Warn of something about the network in the log, once."""
+        if message not in self._told:
+            self._told.add(message)
+            logger.warning(message)
+
+    def _test_pictures(self) -> Tensor:
+        """Return three normalised pictures that differ much: noise, dark, bright, (3, C, H, W)."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(3, len(self.preprocessing.mean), *self.preprocessing.size, generator=generator)
+        rgb = torch.stack([noise[0], noise[1] / 8, 1 - noise[2] / 8])
+        return self.preprocessing.normalise(rgb.to(self.device)).to(self.dtype)
 
     def weights_hash(self) -> str:
         """Return 16 hexadecimal digits of the sha256 of all weights and buffers as they are: names, shapes, values.

@@ -125,10 +125,14 @@ class CorrelationGuidance(GradientRule):
             if not isinstance(output, Tensor):
                 wanted = f"the layer returns {type(output).__name__}, not a tensor"
                 raise UsageError("objective.correlation_guidance.layers", name, wanted)
-            shape = [len(output), *([1] * (output.ndim - 1))]
-            channels = 1 if output.ndim == 4 and not self.taps.channels_last(name) else -1
-            shape[channels] = output.shape[channels]
-            scaled: Tensor = _Scaled.apply(output, self.weights[name].to(output).view(shape))
+            weights = self.weights[name].to(output)  # (N, C)
+            layout = self.taps.layout(name)
+            if not layout.windowed and output.shape[layout.pictures] != len(weights):
+                problem = "this network's pictures pass it one by one (see the warning): the rule needs them together"
+                raise UsageError("objective", "correlation_guidance", problem)
+            activation = layout.channels_first(output, len(weights))
+            spread = weights.view(*weights.shape, *[1] * (activation.ndim - 2)).expand_as(activation)
+            scaled: Tensor = _Scaled.apply(output, layout.restore(spread, output, len(weights)))
             return scaled
 
         return hook

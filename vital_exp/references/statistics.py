@@ -162,9 +162,7 @@ def features_of(
         activations, _ = network.taps(layers)(pictures)
         return {layer: values.flatten(2) for layer, values in activations.items()}, maps, None
     if relevance.has_maps:
-        _, maps, _ = activations_and_relevance(
-            network.module, pictures, hidden, readout, relevance.method, network.output
-        )
+        _, maps, _ = activations_and_relevance(network, pictures, hidden, readout, relevance.method)
     activations, _ = network.taps([*dict.fromkeys([*hidden, readout.layer])])(pictures)
     features = {layer: activations[layer].flatten(2) for layer in hidden}
     features |= {INPUT: pictures.flatten(2)} if INPUT in layers else {}

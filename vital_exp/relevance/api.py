@@ -50,7 +50,5 @@ def relevance_maps(
         check_unit(unit, shape, "target")
         channels = shape[0]
     read = readout([unit] * len(images), channels)
-    _, maps, _ = activations_and_relevance(
-        network.module, model_space(images, network), layers, read, method, network.output
-    )
+    _, maps, _ = activations_and_relevance(network, model_space(images, network), layers, read, method)
     return maps

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import is_transformer
-from vital_exp.models.outputs import Output
+from vital_exp.models.network import VisionNetwork
 from vital_exp.models.taps import OUTPUT, Taps, first_tensor
 from vital_exp.relevance.forward import RelevancePass, check_ruled
 from vital_exp.relevance.out_of_place import GuidedPass, OutOfPlacePass, Uncovered
@@ -28,18 +28,16 @@ class _TargetReached(Exception):
     """Ends the forward pass once the target's layer has run."""
 
 
+Found = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
+
+
 def activations_and_relevance(
-    module: nn.Module,
-    pictures: Tensor,
-    layers: Sequence[str],
-    readout: Readout,
-    method: str,
-    output: Output | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    network: VisionNetwork | nn.Module, pictures: Tensor, layers: Sequence[str], readout: Readout, method: str
+) -> Found:
     """Return activations, their relevance for what the pictures' targets read, and what these read.
 
     Args:
-        module: the network.
+        network: the network, or a bare module.
         pictures: (N, 3, H, W) normalised.
         layers: where relevance is asked for: at the target's layer or below it.
         readout: one target per picture; the forward pass ends at its layer.
@@ -54,8 +52,26 @@ def activations_and_relevance(
     Raises:
         UsageError: a layer that does not come before the target, or an operation that no rule covers.
     """
-    mode = _pass(module, method)
-    taps = Taps(module, [*layers, readout.layer], output=output)
+    tapped = [*layers, readout.layer]
+    taps = network.taps(tapped) if isinstance(network, VisionNetwork) else Taps(network, tapped)
+    if len(pictures) > 1 and taps.trace(pictures).one_by_one:
+        each = range(len(pictures))
+        return _joined([_of_pass(taps, pictures[[i]], layers, readout.select([i]), method) for i in each])
+    return _of_pass(taps, pictures, layers, readout, method)
+
+
+def _joined(passes: Sequence[Found]) -> Found:
+    """Return what single pictures gave as that of all."""
+
+    def together(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {layer: torch.cat([one[layer] for one in parts]) for layer in parts[0]}
+
+    activations, maps, read = zip(*passes, strict=True)
+    return together(activations), together(maps), torch.cat(read)
+
+
+def _of_pass(taps: Taps, pictures: Tensor, layers: Sequence[str], readout: Readout, method: str) -> Found:
+    mode = _pass(taps.module, method)
     with torch.enable_grad():
         try:
             outputs = _outputs(taps, pictures, readout.layer, mode)
@@ -63,7 +79,7 @@ def activations_and_relevance(
                 check_ruled(list(outputs.values()))
         except Uncovered as operation:
             raise _uncovered(taps, pictures, readout.layer, method, str(operation)) from None
-        target = taps.channels_first(readout.layer, outputs[readout.layer])
+        target = taps.channels_first(readout.layer, outputs[readout.layer], pictures)
         relevance = start(target.detach(), readout, method)
         below = [layer for layer in layers if layer != readout.layer]
         tapped = [outputs[layer] for layer in below]
@@ -71,8 +87,8 @@ def activations_and_relevance(
     for layer, arrived in zip(below, flow, strict=True):
         if arrived is None:
             raise UsageError("model.layers", layer, f"does not influence the target's layer {readout.layer}")
-    maps = {layer: taps.channels_first(layer, arrived) for layer, arrived in zip(below, flow, strict=True)}
-    activations = {layer: taps.channels_first(layer, outputs[layer].detach()) for layer in layers}
+    maps = {layer: taps.channels_first(layer, one, pictures) for layer, one in zip(below, flow, strict=True)}
+    activations = {layer: taps.channels_first(layer, outputs[layer].detach(), pictures) for layer in layers}
     maps = _maps({readout.layer: relevance, **maps}, activations, method)
     return activations, maps, readout.map(target.detach())
 

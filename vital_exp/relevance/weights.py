@@ -36,9 +36,7 @@ class Relevance:
 
     def masks(self, pictures: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """Return (N, C, P) masks in [0, 1] at each layer for normalised pictures (N, 3, H, W), without a graph."""
-        _, relevance, _ = activations_and_relevance(
-            self.network.module, pictures.detach(), layers, self.readout, self.method, self.network.output
-        )
+        _, relevance, _ = activations_and_relevance(self.network, pictures.detach(), layers, self.readout, self.method)
         return {layer: spatial_masks(values) for layer, values in relevance.items()}
 
 
