@@ -213,6 +213,23 @@ def test_hidden_units_need_no_output(kind: str, usual: tuple[Tensor, Tensor]) ->
         _ = network.classes
 
 
+class Padding(Returning):
+    """Copies each picture into a frame first, as torchvision's detectors do: no rule of relevance is for that."""
+
+    def forward(self, pictures: Tensor) -> object:
+        framed = torch.zeros_like(pictures)
+        for number in range(len(pictures)):
+            framed[number][:, :SIDE].copy_(pictures[number])
+        return super().forward(framed)
+
+
+def test_what_a_detector_does_to_its_input_needs_no_rule(usual: tuple[Tensor, Tensor]) -> None:
+    assert all(map(torch.equal, shown(load_model(Padding(boxes), size=SIDE)), usual))
+    network = load_model(Padding(lambda z, m: torch.fft.fft(z).abs()), size=SIDE)
+    with pytest.raises(UsageError, match="no rule for the operation fft"):  # the one in the way, not the first of all
+        relevance_maps(network, REFERENCES, "class:1", ["conv1"])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_hidden_units_need_no_output_by_any_method(method: str) -> None:
     network = returning(lambda z, m: None)

@@ -53,7 +53,7 @@ class Output:
         """What is returned in place of logits (N, classes), and which key chooses; empty where that is not known."""
         if not self.returns:
             return ""
-        several = "" if self.returns.startswith(ONE) else ", and model.output=key says which entry has them"
+        several = ", and model.output=key says which entry has them" if self.key else ""
         return f" (N, classes) among what it returns ({self.returns}){several}"
 
     def entry(self, returned: object, count: int) -> Tensor:

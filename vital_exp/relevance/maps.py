@@ -74,9 +74,11 @@ def _of_pass(taps: Taps, pictures: Tensor, layers: Sequence[str], readout: Reado
     mode = _pass(taps.module, method)
     with torch.enable_grad():
         try:
-            outputs = _outputs(taps, pictures, readout.layer, mode)
-            if isinstance(mode, RelevancePass):
-                check_ruled(list(outputs.values()))
+            try:
+                outputs = _ruled(taps, pictures, readout.layer, mode)
+            except Uncovered:  # such as a detector's padding: what is done to the picture alone needs no rule
+                mode = _pass(module, method)
+                outputs = _ruled(taps, pictures, readout.layer, mode, from_weights=True)
         except Uncovered as operation:
             raise _uncovered(taps, pictures, readout.layer, method, str(operation)) from None
         target = taps.channels_first(readout.layer, outputs[readout.layer], pictures)
@@ -130,24 +132,50 @@ def _pass(module: nn.Module, method: str) -> OutOfPlacePass:
     return RelevancePass(epsilon_rules=method == "attn_lrp" or is_transformer(module))
 
 
-def _outputs(taps: Taps, pictures: Tensor, target: str, mode: OutOfPlacePass) -> dict[str, Tensor]:
-    """Run the network up to the target's layer under a mode; return the layers' outputs, as parts of its graph."""
+def _ruled(
+    taps: Taps, pictures: Tensor, target: str, mode: OutOfPlacePass, from_weights: bool = False
+) -> dict[str, Tensor]:
+    """Return the layers' outputs as :func:`_outputs` does; raises Uncovered where an operation has no rule."""
+    outputs = _outputs(taps, pictures, target, mode, from_weights)
+    if isinstance(mode, RelevancePass):
+        check_ruled(list(outputs.values()))
+    return outputs
+
+
+def _outputs(
+    taps: Taps, pictures: Tensor, target: str, mode: OutOfPlacePass, from_weights: bool = False
+) -> dict[str, Tensor]:
+    """Run the network up to the target's layer under a mode; return the layers' outputs, as parts of its graph.
+
+    The graph begins at the pictures, or (``from_weights``) at what the first modules with weights take.
+    """
     found: dict[str, Tensor] = {}
 
     def note(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             found.setdefault(name, mode.current(first_tensor(output, name)))
+            if from_weights:
+                found[name].requires_grad_()
             if name == target:
                 raise _TargetReached
 
         return hook
 
+    def begin(_module: nn.Module, inputs: tuple[object, ...]) -> None:
+        for value in map(mode.current, inputs):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                value.requires_grad_()
+
     with ExitStack() as hooks:
         for name, layer in taps.layers.items():
             hooks.callback(layer.register_forward_hook(note(name)).remove)
+        if from_weights:
+            for part in taps.module.modules():
+                if next(part.parameters(recurse=False), None) is not None:
+                    hooks.callback(part.register_forward_pre_hook(begin).remove)
         try:
             with mode:
-                returned = taps.module(pictures.detach().requires_grad_())
+                returned = taps.module(pictures.detach().requires_grad_(not from_weights))
                 if taps.reads_output:
                     entry = mode.current(taps.output.entry(returned, len(pictures)))
                     found[OUTPUT] = taps.output.shaped(entry, len(pictures))
@@ -172,7 +200,7 @@ def _uncovered(taps: Taps, pictures: Tensor, target: str, method: str, operation
             hooks.callback(part.register_forward_pre_hook(lambda *_, name=name: running.append(name)).remove)
             hooks.callback(part.register_forward_hook(leave).remove)
         with suppress(Uncovered):
-            _outputs(taps, pictures, target, _pass(taps.module, method))
+            _outputs(taps, pictures, target, _pass(taps.module, method), from_weights=True)
     place = next((name for name in reversed(running) if name), type(taps.module).__name__)
     problem = f"no rule for the operation {operation} in {place}; relevance=gradient_x_activation works on any network"
     return UsageError("relevance", method, problem)
