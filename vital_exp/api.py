@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vital_exp.attacks.audit import Audit, audit
-from vital_exp.config import compose_config
+from vital_exp.attacks.audit import Audit
+from vital_exp.attacks.audit import audit as audit_runs
+from vital_exp.config import compose_config, plain
 from vital_exp.engine.pictures import Pictures
 from vital_exp.engine.ranks import Ranks, check_ranks, join
 from vital_exp.engine.request import Request
@@ -27,6 +28,7 @@ from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
 from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
+from vital_exp.no_effect import flat_keys, keys_of, tell_without_effect
 from vital_exp.reporting.report import Report, write_report
 from vital_exp.targets.unit import Target
 
@@ -152,6 +154,8 @@ def visualize(
             )
         )
         _check_devices(request, ranks)
+        if ranks.rank == 0:
+            tell_without_effect("visualize", {**plain(request.config), "out": out}, keys_of(overrides))
         folder = ranks.in_turn(lambda: _folder(request, out, ranks))
         run = Visualization(request.config, request.network, request.targets, request.references, init, folder, ranks)
         pictures = run.run()
@@ -183,6 +187,25 @@ def _check_devices(request: Request, ranks: Ranks) -> None:
     if trainer.devices not in (1, "1", "auto") and device_count(request.config) > 1 and ranks.size == 1:
         command = f"torchrun --nproc-per-node={device_count(request.config)} script.py, with out=folder"
         raise UsageError("trainer.devices", trainer.devices, f"in Python the ranks are started from outside: {command}")
+
+
+def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | None = None, **options: Any) -> Audit:
+    """Run one check on a run folder: how far can its pictures be trusted?
+
+    Args:
+        check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"`` or ``"proxpulse"``.
+        run: a run folder of vital-visualize; path similarity takes several.
+        out: where to write the table, the page and the attacked networks; None writes nothing.
+        options: see :class:`vital_exp.attacks.settings.Settings`.
+
+    Returns:
+        Its table: ``.verdicts``, ``.rows``, ``.facts``.
+
+    Raises:
+        UsageError: a mistake in what was asked for.
+    """
+    tell_without_effect("audit", {"check": {"name": check}, **options}, flat_keys(options))
+    return audit_runs(check, run, out, **options)
 
 
 def mine(

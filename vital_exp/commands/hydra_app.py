@@ -21,9 +21,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from vital_exp.commands.help_text import asks_for_help, help_text
-from vital_exp.config import canonical, compose_config, config_dir
+from vital_exp.config import canonical, compose_config, config_dir, normalised, plain
 from vital_exp.config_mistakes import check_overrides, explain
 from vital_exp.errors import UsageError
+from vital_exp.no_effect import keys_of, tell_without_effect
 
 MISTAKE = 2  # exit code of a user's mistake
 SOME_FAILED = 3  # exit code when targets failed and the others went on
@@ -162,6 +163,9 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
     rank, ranks = outer_ranks()
     everywhere = False
     try:
+        if rank == 0:
+            content = plain(normalised(config, config_name))
+            tell_without_effect(config_name, content, keys_of(settings.overrides.task))
         outcome = job(config)
         return outcome if isinstance(outcome, Value) else SOME_FAILED if outcome else 0
     except (UsageError, HydraException, OmegaConfBaseException) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from vital_exp.evaluation.table import Evaluation
 from vital_exp.evaluation.weights import Spec
 from vital_exp.models.identity import begin_call
 from vital_exp.models.network import VisionNetwork
+from vital_exp.no_effect import flat_keys, tell_without_effect, value_at
 from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.references.base import References
 from vital_exp.references.none import NoReferences
@@ -97,18 +98,43 @@ def evaluate(
     Raises:
         UsageError: the first mistake in what was asked for; of a folder of runs, the first one's if all fail.
     """
-    config = compose_config([], "evaluate") if config is None else config
-    folder, settings = Path(run_or_folder).expanduser(), settings or Settings()
+    folder, chosen_metrics = Path(run_or_folder).expanduser(), all_metrics.chosen(metrics)
+    if config is None:
+        _tell_without_effect(folder, metrics, judges, features, targets, pattern, settings or Settings())
+        config = compose_config([], "evaluate")
+    settings = settings or Settings()
     for one in (model, *judges):
         if isinstance(one, VisionNetwork):
             begin_call(one, cache_of(config))
     asked = _Asked(
-        *(judges, all_metrics.chosen(metrics), model, references, pattern, targets, features, settings, config),
+        *(judges, chosen_metrics, model, references, pattern, targets, features, settings, config),
         Shared(cache_of(config), settings.download),
     )
     if folder_of_pictures is None and is_sweep(folder):
         return _evaluate_runs(find_runs([folder], "run"), asked, tell)
     return asked.evaluate(folder, is_run(folder) if folder_of_pictures is None else not folder_of_pictures)
+
+
+def _tell_without_effect(
+    folder: Path,
+    metrics: Sequence[str] | str | None,
+    judges: Sequence[Judge],
+    features: Sequence[Spec],
+    targets: str | Path | None,
+    pattern: str,
+    settings: Settings,
+) -> None:
+    """Say which arguments of the function have no effect, by the command's rules."""
+    group, usual = asdict(settings), asdict(Settings())
+    own = {"judges": list(judges), "targets": targets, "pattern": pattern, "metrics": metrics}
+    content = {
+        **own,
+        "evaluation": {"features": list(features), **group},
+        "run": str(folder) if is_run(folder) else None,
+    }
+    given = [key for key in flat_keys(group) if value_at(group, key) != value_at(usual, key)]
+    given = ["judges", "targets", "evaluation.features", *(f"evaluation.{key}" for key in given)]
+    tell_without_effect("evaluate", content, given if pattern == PATTERN else [*given, "pattern"])
 
 
 def _evaluate_runs(runs: Sequence[Path], asked: _Asked, tell: Tell | None) -> Evaluations:

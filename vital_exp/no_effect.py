@@ -1,0 +1,342 @@
+"""Options that cannot have an effect beside the others: which they are, by command, told in one line.
+
+They are no mistakes: a sweep may go over options of which some read a key and others do not. Imports no torch, unless
+somebody gives an option whose effect depends on the metrics.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vital_exp.errors import UsageError
+from vital_exp.recorded_config import recorded_config
+from vital_exp.run_folders import is_sweep
+
+# What the metrics that read a setting are called.
+CLIP_METRICS, NAMING, LPIPS, KID = ("clip", "naming"), ("naming",), ("lpips_diversity",), ("kid",)
+CLASSES = "class"  # the kind of target that has no layer
+
+logger = logging.getLogger(__name__)
+
+
+class Asked:
+    """A configuration, and which of its keys the user gave.
+
+    Args:
+        content: the composed configuration, as nested dicts.
+        given: dotted keys.
+    """
+
+    def __init__(self, content: Mapping[str, Any], given: Iterable[str]) -> None:
+        self.content, self.given = content, frozenset(given)
+
+    def __call__(self, key: str) -> Any:
+        """Return the value of a dotted key; None where there is none."""
+        return value_at(self.content, key)
+
+    @cached_property
+    def hidden(self) -> bool:
+        """Whether the targets are known to be hidden units."""
+        kind = self("target.kind")
+        if kind is None and isinstance(self("run"), str):
+            with suppress(UsageError):  # told by who reads it
+                kind = (recorded_config(Path(self("run")).expanduser(), "run").get("target") or {}).get("kind")
+        return kind not in (None, CLASSES, "circuit")
+
+    @cached_property
+    def metrics(self) -> list[Any]:
+        """The metrics that are computed; all, where the names are wrong: whoever computes them says so."""
+        from vital_exp.evaluation.metrics import chosen
+
+        given = self("metrics") if "metrics" in self.content else self("evaluation.metrics")
+        try:
+            found = chosen(given)
+        except UsageError:
+            found = chosen(None)
+        return [metric for metric in found if not (metric.classes and self.hidden)]
+
+    @property
+    def uses_judges(self) -> bool:
+        """Whether a metric is computed with each judge, or in its features."""
+        return any(metric.over != "once" for metric in self.metrics)
+
+    @property
+    def uses_spaces(self) -> bool:
+        """Whether a metric is computed in feature spaces."""
+        return any(metric.over == "spaces" for metric in self.metrics)
+
+    def uses(self, names: Sequence[str]) -> bool:
+        """Whether one of some metrics is computed."""
+        return any(metric.name in names for metric in self.metrics)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When keys have no effect.
+
+    Attributes:
+        keys: dotted keys, * for any letters.
+        idle: whether they have none beside what else is asked for.
+        why: in a few words.
+    """
+
+    keys: tuple[str, ...]
+    idle: Callable[[Asked], bool]
+    why: str
+
+
+def _network_of(source: str) -> Callable[[Asked], bool]:
+    return lambda asked: asked("model.source") not in (None, *source.split())
+
+
+def _scores(asked: Asked) -> bool:
+    """Whether metrics are computed at all."""
+    if asked("answers") is not None or asked("evaluation.enabled") is False:
+        return False
+    return not (asked("study") and isinstance(asked("run"), str) and is_sweep(Path(asked("run")).expanduser()))
+
+
+def _unread(name: str) -> Callable[[Asked], bool]:
+    """Whether no metric reads what ``Asked`` has a property for."""
+    return lambda asked: _scores(asked) and not getattr(asked, name)
+
+
+def _none_of(names: Sequence[str]) -> Callable[[Asked], bool]:
+    return lambda asked: _scores(asked) and not asked.uses(names)
+
+
+def _weight_is_given(term: str) -> Callable[[Asked], bool]:
+    """Whether the model's weight of a prior is not asked: there is no such term, or the term has its own."""
+    return lambda asked: asked(f"objective.{term}") is None or asked(f"objective.{term}.weight") is not None
+
+
+def _aligns_nothing(asked: Asked) -> bool:
+    """Whether no term of the objective takes its layers from the model."""
+    terms = (asked("objective") or {}).values()
+    return asked("target.kind") != "circuit" and not any({"layers", "layer"} & set(term) for term in terms)
+
+
+def _logger_is(*names: str) -> Callable[[Asked], bool]:
+    """Whether the logger is one of some classes; empty stands for none."""
+    return lambda asked: str(asked("logger._target_") or "").rpartition(".")[2] in names
+
+
+def _unless(key: str, *values: Any) -> Callable[[Asked], bool]:
+    return lambda asked: asked(key) not in values
+
+
+def _is(key: str, *values: Any) -> Callable[[Asked], bool]:
+    return lambda asked: asked(key) in values
+
+
+def _has(key: str) -> Callable[[Asked], bool]:
+    return lambda asked: not _is_nothing(asked(key))
+
+
+def _lacks(key: str) -> Callable[[Asked], bool]:
+    return lambda asked: _is_nothing(asked(key))
+
+
+def _is_nothing(value: object) -> bool:
+    """Whether a value asks for nothing: none, false, an empty list."""
+    return value is None or value is False or (isinstance(value, (str, Sequence, Mapping)) and not value)
+
+
+MODEL = (
+    Rule(("model.factory",), _network_of("python"), "only model.source=python has a factory"),
+    Rule(("model.weights",), _network_of("torchvision open_clip"), "this source has no choice of published weights"),
+    Rule(("model.pretrained",), _is("model.source", "python"), "a python factory makes its own weights"),
+)
+# By metrics; the keys of the group evaluation, and the command's own words for them.
+METRICS = (
+    Rule(("judges", "evaluation.judges"), _unread("uses_judges"), "the metrics use no judge"),
+    Rule(("evaluation.features",), _unread("uses_spaces"), "the metrics use no feature space"),
+    Rule(("evaluation.inception",), _unread("uses_spaces"), "the metrics use no feature space"),
+    Rule(("evaluation.kid_subset_size",), _none_of(KID), "kid is not computed"),
+    Rule(("evaluation.lpips.*",), _none_of(LPIPS), "lpips_diversity is not computed"),
+    Rule(("evaluation.clip.vocabulary",), _none_of(NAMING), "naming is not computed"),
+    Rule(("evaluation.clip.*",), _none_of(CLIP_METRICS), "neither clip nor naming is computed"),
+)
+REFERENCES = (
+    Rule(("references.root",), _is("references.source", "embedded"), "the drawn images come with the package"),
+    Rule(
+        tuple(f"references.{key}" for key in ("index", "region", "candidates", "patch.*")),
+        _unless("references.source", "mined"),
+        "only references=mined reads it",
+    ),
+    Rule(
+        ("references.candidates", "references.patch.*"),
+        _is("references.region", "image"),
+        "references.region=image takes whole images",
+    ),
+    Rule(("references.candidates",), _has("references.index"), "the index has its own"),
+)
+FOUND_CONCEPTS = ("method", "count", "class", "importance", "seed", "patches", "explained")
+CHECKS = {  # of vital-audit, and the keys that each does not read
+    "path_similarity": (
+        *("methods", "steps", "views", "seed", "judges", "targets", "decoy"),
+        *("snapshots.*", "detector.*", "tuning.*"),
+    ),
+    "fooling_circuit": ("layer", "tuning.*"),
+    "silent_units": ("snapshots.*", "detector.*", "tuning.*"),
+    "slingshot": ("layer", "snapshots.*", "detector.*"),
+    "proxpulse": ("layer", "snapshots.*", "detector.*"),
+}
+OF_CHANNELS = ("channels", "pooling", "patches", "directions")
+OF_UNITS = ("layers", *OF_CHANNELS, "k", "patch.*", "sheets", "naming.*", "batch_size", "save_every", "model.*")
+
+RULES: Mapping[str, Sequence[Rule]] = {
+    "visualize": (
+        Rule(("evaluation.*",), _is("evaluation.enabled", False), "evaluation=none"),
+        *METRICS,
+        *MODEL,
+        *REFERENCES,
+        Rule(("model.total_variation",), _weight_is_given("total_variation"), "no term of the objective asks for it"),
+        Rule(("model.l2",), _weight_is_given("l2"), "no term of the objective asks for it"),
+        Rule(("model.layers", "model.layer_weights"), _aligns_nothing, "no term of the objective aligns layers"),
+        Rule(
+            ("movie", "checkpoint_every", "resume", "pictures_every", "logger.*"),
+            lambda asked: "out" in asked.content and asked("out") is None,  # the Python function's
+            "without out=folder nothing is written",
+        ),
+        Rule(("views_per_pass",), _is("views", 1), "views=1"),
+        Rule(("image.scale",), _has("image.size"), "image.size is given"),
+        Rule(("pictures_every",), _logger_is("", "CSVLogger"), "this logger takes no pictures"),
+        Rule(("trainer.log_every_n_steps",), _logger_is(""), "logger=none"),
+        Rule(
+            tuple(f"target.{key}" for key in FOUND_CONCEPTS),
+            _has("target.concepts"),
+            "target.concepts names concepts that are found",
+        ),
+        Rule(
+            ("target.importance", "target.explained"),
+            lambda asked: asked("target.kind") == "concept" and asked("target.class") is None,
+            "importance is for a class, target.class",
+        ),
+        Rule(
+            ("target.k",),
+            lambda asked: (
+                asked("target.activation") == "relu"
+                or (asked("target.activation") == "batch_topk" and asked("target.threshold") is not None)
+            ),
+            "target.activation does not read it",
+        ),
+        Rule(
+            ("target.threshold",),
+            lambda asked: asked("target.activation") in ("relu", "topk"),
+            "target.activation does not read it",
+        ),
+    ),
+    "evaluate": (
+        Rule(
+            ("judges", "metrics", "model.*", "references.*", "study", "evaluation.judges", "evaluation.metrics"),
+            _has("answers"),
+            "answers=... reads answers back and scores nothing else",
+        ),
+        Rule(
+            ("judges", "metrics", "model.*", "references.*", "download", "evaluation.*"),
+            lambda asked: asked("answers") is None and not _scores(asked),
+            "study=true of a folder of runs scores none of them",
+        ),
+        *(
+            Rule((f"evaluation.{key}",), lambda asked, key=key: key in asked.given, f"{key}=... is given")  # type: ignore[misc]
+            for key in ("judges", "metrics", "download")
+        ),
+        *METRICS,
+        *MODEL,
+        *REFERENCES,
+        Rule(
+            tuple(f"references.{key}" for key in ("count", "seed", "size", "cache")),
+            lambda asked: asked("references.source") == "folder" and asked("references.root") is None,
+            "the references are those of the run, or none: references.root=folder names others",
+        ),
+        Rule(
+            ("study_targets", "study_seed"),
+            lambda asked: not asked("study") or asked("answers") is not None,
+            "no study is written: study=true",
+        ),
+        Rule(("pattern", "targets"), _has("run"), "a run folder knows its targets"),
+        Rule(("pattern",), _has("targets"), "targets=... names every picture's target"),
+    ),
+    "mine": (
+        Rule(OF_UNITS, _has("spectrum"), "spectrum=... asks no network"),
+        Rule(("images",), lambda asked: isinstance(asked("spectrum"), str), "spectrum=... names its own folder"),
+        Rule(("spectrum_size",), _lacks("spectrum"), "no spectrum is asked for: spectrum=true"),
+        Rule(OF_CHANNELS, _has("concepts"), "concepts=... finds its own directions"),
+        Rule(("channels",), _has("directions"), "directions=... are mined in place of channels"),
+        Rule(
+            ("patch.*",),
+            lambda asked: asked("patches") is False and not asked("concepts"),
+            "patches=false",
+        ),
+        Rule(("naming.clip.*", "naming.download"), _lacks("naming.words"), "no words are asked for: naming.words=true"),
+        Rule(
+            ("concepts.importance", "concepts.explained"),
+            lambda asked: bool(asked("concepts")) and asked("concepts.class") is None,
+            "importance is for a class, concepts.class",
+        ),
+        *MODEL,
+    ),
+    "report": (Rule(("project", "offline"), _lacks("wandb"), "nothing is sent: wandb=true"),),
+    "audit": tuple(Rule(keys, _is("check.name", check), f"check={check} reads none") for check, keys in CHECKS.items()),
+}
+
+
+def keys_of(overrides: Iterable[str]) -> list[str]:
+    """Return the dotted keys of overrides that add or set a value."""
+    return [text.partition("=")[0].lstrip("+") for text in overrides if not text.startswith("~")]
+
+
+def value_at(content: Mapping[str, Any], key: str) -> Any:
+    """Return the value of a dotted key in nested dicts; None where there is none."""
+    node: Any = content
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node
+
+
+def flat_keys(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted keys of nested options."""
+    found = []
+    for name, value in options.items():
+        found += flat_keys(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [f"{prefix}{name}"]
+    return found
+
+
+def without_effect(command: str, content: Mapping[str, Any], given: Iterable[str]) -> dict[str, str]:
+    """Return the keys that the user gave and that have no effect, each with the reason.
+
+    Args:
+        command: whose rules they are, ``"visualize"``.
+        content: the composed configuration, as nested dicts.
+        given: dotted keys that the user gave.
+    """
+    asked = Asked(content, given)
+    if asked("list") is not None:
+        return {}
+    found: dict[str, str] = {}
+    for key in dict.fromkeys(given):
+        if _is_nothing(asked(key)):
+            continue
+        rules = (rule for rule in RULES[command] if any(fnmatch(key, pattern) for pattern in rule.keys))
+        rule = next((rule for rule in rules if rule.idle(asked)), None)
+        if rule is not None:
+            found[key] = rule.why
+    return found
+
+
+def tell_without_effect(command: str, content: Mapping[str, Any], given: Iterable[str]) -> None:
+    """Log one line of the keys that the user gave and that have no effect, if there are any."""
+    reasons: dict[str, list[str]] = {}
+    for key, why in without_effect(command, content, list(given)).items():
+        reasons.setdefault(why, []).append(key)
+    if reasons:
+        parts = (f"{', '.join(keys)} ({why})" for why, keys in reasons.items())
+        logger.warning("without effect: %s", "; ".join(parts))
