@@ -16,7 +16,6 @@ from vital_exp.errors import UsageError
 from vital_exp.models.layers import describe_layers, layer_shapes, unit_shapes
 from vital_exp.models.layout import Layout
 from vital_exp.models.network import VisionNetwork
-from vital_exp.models.taps import Taps
 from vital_exp.models.tracing import trace
 from vital_exp.relevance import relevance_maps
 
@@ -126,8 +125,8 @@ def test_axes_are_traced(arrange: object, parts: object, layer: str, shape: tupl
     network = network_of(arrange, parts)  # type: ignore[arg-type]
     assert unit_shapes(network)[layer] == shape
     pictures = torch.rand(4, 3, SIDE, SIDE)
-    together = Taps(network, [layer])(pictures)[0][layer]
-    alone = torch.cat([Taps(network, [layer])(one[None])[0][layer] for one in pictures])
+    together = network.taps([layer])(pictures)[0][layer]
+    alone = torch.cat([network.taps([layer])(one[None])[0][layer] for one in pictures])
     assert together.shape == (4, *shape)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     assert not network.trace.one_by_one
@@ -205,7 +204,7 @@ def test_channels_of_real_architectures(build: Callable[[], nn.Module], size: in
     network = load_model(build(), size=size)
     assert unit_shapes(network)[layer][0] == channels
     assert not network.trace.one_by_one
-    assert Taps(network, [layer])(torch.rand(2, 3, size, size))[0][layer].shape == (2, *unit_shapes(network)[layer])
+    assert network.taps([layer])(torch.rand(2, 3, size, size))[0][layer].shape == (2, *unit_shapes(network)[layer])
 
 
 class BatchStatistics(nn.Module):
@@ -280,7 +279,7 @@ class Twice(nn.Module):
 def test_the_first_run_of_a_layer_is_read_everywhere(caplog: pytest.LogCaptureFixture, tmp_path: object) -> None:
     network = load_model(Twice(), size=SIDE)
     assert unit_shapes(network)["relu"] == (8, 16, 16)
-    assert Taps(network, ["relu"])(torch.rand(1, 3, SIDE, SIDE))[0]["relu"].shape == (1, 8, 16, 16)
+    assert network.taps(["relu"])(torch.rand(1, 3, SIDE, SIDE))[0]["relu"].shape == (1, 8, 16, 16)
     assert "ReLU, the first of 2 runs" in describe_layers(network)
     overrides = ["trainer.accelerator=cpu", "relevance=none"]
     references = torch.rand(4, 3, SIDE, SIDE)
