@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import exit_code, image_folder
+from vital_exp import no_effect
 from vital_exp.commands import hydra_app, mine
 from vital_exp.config import compose_config, groups
 from vital_exp.images.spectrum import load_magnitude
@@ -291,3 +292,14 @@ def test_help_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("arguments", [(), ("concepts=nmf",), ("patches=false",)])
+def test_what_the_command_adds_by_itself_is_never_told_to_have_no_effect(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(no_effect.logger, "warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(mine, "mine_job", lambda _config: 0)
+    assert command(*arguments) == 0
+    assert not said

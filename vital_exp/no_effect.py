@@ -270,7 +270,6 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(("images",), lambda asked: isinstance(asked("spectrum"), str), "spectrum=... names its own folder"),
         Rule(("spectrum_size",), _lacks("spectrum"), "no spectrum is asked for: spectrum=true"),
         Rule(OF_CHANNELS, _has("concepts"), "concepts=... finds its own directions"),
-        Rule(("channels",), _has("directions"), "directions=... are mined in place of channels"),
         Rule(
             ("patch.*",),
             lambda asked: asked("patches") is False and not asked("concepts"),

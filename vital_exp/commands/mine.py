@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 COMMAND = "mine"
 # What there is to mine when nothing is said: a part of the embedded network, so that it takes no more than a minute.
-DEMO = ("channels=0-31", "k=20", "patch.search=strongest")
+# Each with what it would have no effect beside.
+DEMO = {"channels=0-31": "concepts=", "k=20": None, "patch.search=strongest": "patches=false"}
 LISTS = ("layers",)
 CORRUPT_SHOWN = 5
 
@@ -35,12 +36,17 @@ CORRUPT_SHOWN = 5
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; with no argument an embedded network and images drawn by code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not any(re.match(r"\+*(model|images|layers|spectrum|list)=", argument) for argument in given):
-        given = [*DEMO, *given]
-    if any(re.match(r"\+*list=", argument) for argument in given):
+    if not _any("(model|images|layers|spectrum|list)=", given):
+        given = [*(one for one, idle in DEMO.items() if not (idle and _any(idle, given))), *given]
+    if _any("list=", given):
         given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
         given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # nothing is made, so no folder for it
     run_app("vital-mine", COMMAND, mine_job, given)
+
+
+def _any(pattern: str, arguments: list[str]) -> bool:
+    """Whether an argument begins with one of some words."""
+    return any(re.match(rf"\+*({pattern})", argument, re.IGNORECASE) for argument in arguments)
 
 
 def mine_job(config: DictConfig) -> int:

@@ -77,7 +77,7 @@ def _of_pass(taps: Taps, pictures: Tensor, layers: Sequence[str], readout: Reado
             try:
                 outputs = _ruled(taps, pictures, readout.layer, mode)
             except Uncovered:  # such as a detector's padding: what is done to the picture alone needs no rule
-                mode = _pass(module, method)
+                mode = _pass(taps.module, method)
                 outputs = _ruled(taps, pictures, readout.layer, mode, from_weights=True)
         except Uncovered as operation:
             raise _uncovered(taps, pictures, readout.layer, method, str(operation)) from None
