@@ -28,6 +28,8 @@ from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
 from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.preparation import check_tensors
+from vital_exp.modes import own_modes
 from vital_exp.no_effect import flat_keys, keys_of, tell_without_effect
 from vital_exp.reporting.report import Report, write_report
 from vital_exp.targets.unit import Target
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 
+@own_modes()
 def load_model(
     model: str | nn.Module,
     *,
@@ -61,6 +64,9 @@ def load_model(
     head: str | None = None,
 ) -> VisionNetwork:
     """Load or wrap a network for visualisation; it is frozen and put into evaluation mode.
+
+    A module of your own is not copied: its parameters no longer ask for gradients, parts of it that torch.compile made
+    run uncompiled, tensors made in inference mode are exchanged for copies, and one in half precision takes float32.
 
     Args:
         model: an option of the group ``model`` (``"resnet50"``), a timm network, or a module of your own.
@@ -80,7 +86,8 @@ def load_model(
 
     Raises:
         UsageError: an unknown name, weights that cannot be had or do not fit, a size the network refuses, an
-            output or head that it has not.
+            output or head that it has not, a kind of module whose layers cannot be read (TorchScript, quantised,
+            exported) or that has no values yet.
     """
     keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
     keys |= {"output": output, "head": head}
@@ -96,7 +103,8 @@ def load_model(
         config.checkpoint_key = checkpoint_key
         network = build_network(config, cache_dir(composed))
     else:
-        if checkpoint:
+        if checkpoint and isinstance(model, nn.Module):
+            check_tensors(model)
             load_checkpoint(model, checkpoint, checkpoint_key)
         elif checkpoint_key is not None:
             raise UsageError(PLACE_KEY, checkpoint_key, "a place in a file, which checkpoint names")
@@ -104,6 +112,7 @@ def load_model(
     return network if device is None else network.to(device)
 
 
+@own_modes()
 def visualize(
     model: str | nn.Module | VisionNetwork,
     targets: Sequence[str | Target] | str | Target,
@@ -208,6 +217,7 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
     return audit_runs(check, run, out, **options)
 
 
+@own_modes()
 def mine(
     model: str | nn.Module | VisionNetwork,
     layers: Sequence[str] | str,

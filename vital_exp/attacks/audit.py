@@ -32,6 +32,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models.layers import alignment, layer_shapes
 from vital_exp.models.named import named_network
 from vital_exp.models.network import Recipe, VisionNetwork, model_space
+from vital_exp.modes import own_modes
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -94,6 +95,7 @@ class Audit:
         return "\n".join(self.verdicts)
 
 
+@own_modes()
 def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | None = None, **options: Any) -> Audit:
     """Run one check on a run folder.
 

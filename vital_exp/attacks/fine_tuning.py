@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from vital_exp.attacks.wrapping import rewrapped
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.precision import exact
 from vital_exp.models.taps import OUTPUT
 from vital_exp.targets.readout import Readout
 
@@ -90,7 +91,7 @@ def unit_values(network: VisionNetwork, readout: Readout, pictures: Tensor) -> T
         pictures: (N, 3, H, W) RGB.
     """
     activations, _ = network.taps([readout.layer])(model_space(pictures, network))
-    return readout.of(0, len(pictures)).mean(activations[readout.layer])
+    return readout.of(0, len(pictures)).mean(exact(activations[readout.layer]))
 
 
 def kept_layers(readout: Readout) -> list[str]:

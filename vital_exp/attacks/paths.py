@@ -17,6 +17,7 @@ from vital_exp.evaluation.path_similarity import MEASURES, path_similarity
 from vital_exp.images.output import resized
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.precision import exact
 from vital_exp.reporting.charts import Scale, linear
 
 LARGEST = 20_000  # activations of a layer that are compared; of more a fixed random choice, the same for all pictures
@@ -80,7 +81,7 @@ def _activations(network: VisionNetwork, layers: Sequence[str], images: Tensor) 
     places: dict[int, Tensor] = {}  # chosen, by the number there is
     for part in images.split(IMAGES_PER_PASS):
         for layer, activations in taps(model_space(resized(part, size), network))[0].items():
-            values = activations.flatten(1)
+            values = exact(activations).flatten(1)
             count = values.shape[1]
             if count > LARGEST and count not in places:
                 places[count] = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:LARGEST]

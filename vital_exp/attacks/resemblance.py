@@ -11,6 +11,7 @@ from vital_exp.evaluation.recognition import logits, verdicts
 from vital_exp.images.output import resized
 from vital_exp.models.layers import alignment
 from vital_exp.models.network import Recipe, VisionNetwork, model_space
+from vital_exp.models.precision import exact
 
 
 @torch.no_grad()
@@ -33,7 +34,7 @@ def _unit_features(network: VisionNetwork, images: Tensor) -> list[Tensor]:
     """Per layer (N, C, P), unit vectors over channels."""
     taps = network.taps(list(alignment(network, Recipe()).layers))
     activations, _ = taps(model_space(resized(images, network.preprocessing.size), network))
-    return [torch.nn.functional.normalize(a.flatten(2), dim=1).float().cpu() for a in activations.values()]
+    return [torch.nn.functional.normalize(exact(a).flatten(2), dim=1).float().cpu() for a in activations.values()]
 
 
 def opinions(

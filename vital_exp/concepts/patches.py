@@ -15,6 +15,7 @@ from vital_exp.images.output import resized
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.patches import Box, PatchSettings, crops
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.precision import exact
 from vital_exp.models.taps import Taps
 from vital_exp.references.decoding import printable
 
@@ -71,7 +72,7 @@ class PatchActivations:
         windows = crops(picture, boxes)[0]  # (n, 3, side, side)
         size = self.network.preprocessing.size
         parts = [
-            taps(model_space(resized(chunk, size), self.network))[0][self.layer].flatten(2).mean(dim=2)
+            exact(taps(model_space(resized(chunk, size), self.network))[0][self.layer]).flatten(2).mean(dim=2)
             for chunk in windows.split(self.batch_size)
         ]
         return torch.cat(parts).float().cpu()

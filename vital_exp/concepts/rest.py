@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.precision import exact
 
 
 class Rest:
@@ -30,7 +31,7 @@ class Rest:
         self.layer, self._module, self._output = layer, network.module, network.output
         self._picture = model_space(picture[None], network)
         with torch.no_grad():
-            self.activation = self._taps(self._picture)[0][layer][0]
+            self.activation = exact(self._taps(self._picture)[0][layer][0])
 
     def __call__(self, activations: Tensor) -> Tensor:
         """Return the network's output (n, ...) for activations (n, C, ...) in the place of the layer's own."""
@@ -44,11 +45,11 @@ class Rest:
         def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor:
             if not isinstance(output, Tensor):
                 raise UsageError("layers", self.layer, "the layer returns several tensors; take one inside or after it")
-            return self._taps.layout(self.layer, pictures).restore(activations, output, len(pictures))
+            return self._taps.layout(self.layer, pictures).restore(activations.to(output.dtype), output, len(pictures))
 
         handle = self._taps.layers[self.layer].register_forward_hook(hook)
         try:
             returned = self._module(pictures)
         finally:
             handle.remove()
-        return self._output.tensor(returned, len(activations))
+        return exact(self._output.tensor(returned, len(activations)))

@@ -13,10 +13,13 @@ from vital_exp.engine.batching import views_per_pass
 from vital_exp.engine.request import Request
 from vital_exp.engine.step import step_objective
 from vital_exp.errors import UsageError
+from vital_exp.images.ranges import checked_shape
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.modes import own_modes
 from vital_exp.targets.unit import Target
 
 
+@own_modes()
 def objective_and_gradient(
     model: str | nn.Module | VisionNetwork,
     targets: Sequence[str | Target] | str | Target,
@@ -47,7 +50,8 @@ def objective_and_gradient(
         UsageError: as the command; or as many pictures as targets are not given.
     """
     request = Request.of(model, targets, method=method, references=references, seed=seed, overrides=overrides)
-    if pictures.ndim != 4 or len(pictures) != len(request.targets):
+    pictures = checked_shape(pictures, "pictures")
+    if len(pictures) != len(request.targets):
         wanted = f"one picture (3, H, W) per target, and there are {len(request.targets)}"
         raise UsageError("pictures", tuple(pictures.shape), wanted)
     config, network, size = request.config, request.network, (pictures.shape[-2], pictures.shape[-1])

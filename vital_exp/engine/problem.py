@@ -194,7 +194,13 @@ def _directions(
 
 
 def as_references(given: Tensor | Mapping[Any, Tensor] | str | Path, network: VisionNetwork) -> References | None:
-    """Return references handed to the Python API as tensors; None for a folder, which the configuration names."""
+    """Return references handed to the Python API as tensors; None for a folder, which the configuration names.
+
+    Raises:
+        UsageError: tensors of another shape or type than (B, 3, H, W), or not of RGB in [0, 1].
+    """
     if isinstance(given, (str, Path)):
         return None
-    return TensorReferences(given, network.class_names or ClassNames.numbered(1))
+    references = TensorReferences(given, network.class_names or ClassNames.numbered(1))
+    references.check_ranges()
+    return references

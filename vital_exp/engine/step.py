@@ -14,6 +14,7 @@ from vital_exp.engine.problem import problem_of
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.transforms import Transform
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.precision import scaled_gradient
 from vital_exp.objectives.terms import Objective
 from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
@@ -87,7 +88,7 @@ class StepObjective:
         given = {name: self.transform(one, streams, step) for name, one in self.objective.given.items()}
         losses, shares = self.objective(self.transform(pictures, streams, step), step=step, given=given)
         reached = self._reached(pictures, shares) if ask_reached else None
-        (gradient,) = torch.autograd.grad(losses.sum() / self.views, pictures)
+        gradient = scaled_gradient(losses / self.views, pictures, self.objective.scales)
         return Evaluation(
             self._mean(losses, count), {name: self._mean(one, count) for name, one in shares.items()}, gradient, reached
         )
@@ -97,7 +98,7 @@ class StepObjective:
         aimed = self.objective.aimed(shares)
         if not aimed.requires_grad:  # no term knows the target
             return torch.ones(len(pictures), dtype=torch.bool, device=pictures.device)
-        (gradient,) = torch.autograd.grad(aimed.sum(), pictures, retain_graph=True)
+        gradient = scaled_gradient(aimed, pictures, self.objective.scales, keep_graph=True)
         return gradient.flatten(1).abs().amax(dim=1) > 0
 
     def _mean(self, values: Tensor, count: int) -> Tensor:

@@ -47,10 +47,13 @@ from vital_exp.evaluation.activation import activation_rows, unit_activations
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS, check_judge, recognition, summarise, unjudged
 from vital_exp.images.output import quantised, resized, to_uint8, transparency
 from vital_exp.images.randomness import RandomStreams
+from vital_exp.images.ranges import checked_pictures
 from vital_exp.mining.references import MinedReferences
 from vital_exp.models.identity import begin_call, identity_of
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.precision import precisions_of
+from vital_exp.models.refusals import REFUSALS, refusal, unsupported
 from vital_exp.references.base import References
 from vital_exp.references.none import NoReferences
 from vital_exp.targets.unit import Target
@@ -94,10 +97,11 @@ class Visualization:
         ranks: Ranks | None = None,
         keep: bool = True,
     ) -> None:
-        if init is not None and (init.ndim != 4 or len(init) != len(targets)):
-            raise UsageError(
-                "init", tuple(init.shape), f"one picture (3, H, W) per target, and there are {len(targets)}"
-            )
+        if init is not None:
+            init = checked_pictures(init, "init")
+            if len(init) != len(targets):
+                wanted = f"one picture (3, H, W) per target, and there are {len(targets)}"
+                raise UsageError("init", tuple(init.shape), wanted)
         self.config = config
         self.network = network
         self.targets = list(targets)
@@ -262,13 +266,19 @@ class Visualization:
         activations, dead = self._activations(batch, pictures), module.dead()
         for i, target in enumerate(batch):
             terms = {name: values[:, i].tolist() for name, values in history.items()}
-            error = _failure(terms["total"], pictures[i], dead[i])
+            error = _failure(terms["total"], pictures[i], dead[i], activations[i])
+            error = error and error + self._precision_hint(error)
             result = self._result(target, terms, error, activations[i], cost)
             if self.folder and film and not error:
                 self.folder.save_film(target, film.of(i), self.config.movie)
             self._keep(target, result, _Finished(pictures[i], masks[i], terms))
         if self.folder:
             self.folder.checkpoints.drop([target.name for target in batch])
+
+    def _precision_hint(self, error: str) -> str:
+        """What to do where a number may have left the range of float16, 6e-8 to 65504."""
+        narrow = torch.float16 in precisions_of(self.network.module) and "zero" not in error
+        return "; the network computes in float16, to 65504: hand over module.bfloat16() or float()" if narrow else ""
 
     def _lost(self, batch: list[Target]) -> dict[Target, str]:
         """Return those of a batch that alone cannot be made either, since files have gone meanwhile, and why."""
@@ -325,6 +335,8 @@ class Visualization:
                 trainer.fit(module, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             _explain_memory(error, len(module.objective.streams.names), module.objective.views_per_pass)
+            if told := unsupported(self.network, error):
+                raise told from error
             raise
         except SystemExit as ending:  # how Lightning answers Ctrl-C, which it also leaves without effect from then on
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -507,13 +519,15 @@ def _collect_rings(last: float) -> float:
     return time.monotonic()
 
 
-def _failure(losses: Sequence[float], picture: Tensor, dead: bool) -> str | None:
+def _failure(losses: Sequence[float], picture: Tensor, dead: bool, activation: float | None) -> str | None:
     """Why a picture is no result; None when it is one."""
     broken = next((step for step, value in enumerate(losses) if not math.isfinite(value)), None)
     if broken is not None:
         return f"the loss is {losses[broken]} at step {broken}"
     if not picture.isfinite().all():
         return f"the picture is not finite after step {len(losses) - 1}"
+    if activation is not None and not math.isfinite(activation):
+        return f"the target's activation by the picture is {activation}"
     if dead:
         return "the gradient is exactly zero: nothing in the picture reaches the unit; try image.init=reference"
     return None
@@ -530,9 +544,8 @@ def check_size(network: VisionNetwork, size: Sequence[int]) -> None:
     try:
         with torch.no_grad():
             network.returned(torch.zeros(1, 3, *size, device=network.device))
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise UsageError("image.size", "x".join(map(str, size)), f"the network refuses this size: {first}") from None
+    except REFUSALS as error:
+        raise refusal(network, size, error, "image.size") from None
 
 
 # What Lightning warns of once per batch and a user can do nothing about.

@@ -10,6 +10,7 @@ from torch import Tensor
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS
 from vital_exp.images.output import resized
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.precision import exact
 from vital_exp.models.taps import OUTPUT
 from vital_exp.references.base import References
 from vital_exp.targets.readout import Readout
@@ -54,5 +55,5 @@ def unit_activations(network: VisionNetwork, readout: Readout, pictures: Tensor)
         if readout.layer == OUTPUT:
             shown = resized(shown, network.preprocessing.size)
         activations, _ = taps(model_space(shown, network))
-        values.append(read.value(activations[readout.layer]).float().cpu())
+        values.append(read.value(exact(activations[readout.layer])).float().cpu())
     return torch.cat(values)

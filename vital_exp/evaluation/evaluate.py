@@ -31,6 +31,7 @@ from vital_exp.evaluation.table import Evaluation
 from vital_exp.evaluation.weights import Spec
 from vital_exp.models.identity import begin_call
 from vital_exp.models.network import VisionNetwork
+from vital_exp.modes import own_modes
 from vital_exp.no_effect import flat_keys, tell_without_effect, value_at
 from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.references.base import References
@@ -58,6 +59,7 @@ class Evaluations(dict[Path, Evaluation]):
 Tell = Callable[[Path, Evaluation | UsageError], None]
 
 
+@own_modes()
 def evaluate(
     run_or_folder: str | Path,
     *,

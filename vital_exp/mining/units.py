@@ -12,6 +12,7 @@ from torch import Tensor
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.precision import exact, precisions_of
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.selection import unit_targets
 
@@ -47,7 +48,7 @@ class Units:
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return for each layer the units' maps, (B, U, P), of RGB images (B, 3, H, W), on the network's device."""
         activations, _ = self.network.taps(self.layers, "layers")(model_space(images, self.network))
-        return {layer: self._of_units(layer, activations[layer].flatten(2)) for layer in self.layers}
+        return {layer: self._of_units(layer, exact(activations[layer]).flatten(2)) for layer in self.layers}
 
     def _of_units(self, layer: str, values: Tensor) -> Tensor:
         """Return the units' part (B, U, P) of a layer's channels (B, C, P)."""
@@ -61,8 +62,19 @@ class Units:
         return values if len(numbers) == values.shape[1] else values[:, list(numbers)]
 
     def values(self, images: Tensor) -> dict[str, Tensor]:
-        """Return for each layer the units' values, (B, U) float32 on the network's device."""
-        return {layer: pool(maps, self.pooling).float() for layer, maps in self.maps(images).items()}
+        """Return for each layer the units' values, (B, U) float32 on the network's device.
+
+        Raises:
+            UsageError: some are no finite numbers, which nothing can be ranked by.
+        """
+        values = {layer: pool(maps, self.pooling).float() for layer, maps in self.maps(images).items()}
+        for layer, found in values.items():
+            if not bool(found.isfinite().all()):
+                narrow = "; float16 ends at 65504: hand over module.bfloat16() or float()"
+                half = torch.float16 in precisions_of(self.network.module)
+                problem = "some images make its activations NaN or infinite"
+                raise UsageError("layers", layer, problem + (narrow if half else ""))
+        return values
 
     def strongest(self, images: Tensor) -> dict[str, Tensor]:
         """Return for each layer the flat position of each unit's largest value, (B, U)."""

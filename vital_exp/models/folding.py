@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.precision import exact
 from vital_exp.models.taps import Taps
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,9 @@ class FoldedNorms:
         read = set(taps.layers.values())
         runs = bool(read) or taps.reads_output
         self._folded = [one for one in _foldable(network.module, noise) if not read & one.sources] if runs else []
-        if self._folded and not (error := self._error(taps, noise)) <= TOLERANCE[network.dtype]:  # NaN is no agreement
+        if (
+            self._folded and not (error := self._error(taps, noise)) <= TOLERANCE[network.precision]
+        ):  # NaN is no agreement
             logger.info("%s keeps its batch norms: folded, activations differ by %.0e", network.name, error)
             self._folded = []
 
@@ -124,9 +127,9 @@ class FoldedNorms:
     @torch.no_grad()
     def _error(self, taps: Taps, pictures: Tensor) -> float:
         """Return the largest difference that folding makes, as a share of a layer's largest activation."""
-        own, _ = taps(pictures)
+        own = {name: exact(values) for name, values in taps(pictures)[0].items()}
         with self.active():
-            folded, _ = taps(pictures)
+            folded = {name: exact(values) for name, values in taps(pictures)[0].items()}
         for one in self._folded:
             one.forget()  # where weights are packed, these are not needed again
         tiny = torch.finfo(pictures.dtype).tiny  # of a layer that is silent on noise

@@ -98,7 +98,14 @@ def difference(old: Mapping[str, Any], new: Identity) -> str | None:
 
 def _found(network: VisionNetwork) -> Identity:
     architecture, output = _hash(str(network.module)), str(network.output.key)
-    own = (network.name, network.weights_hash(), architecture, repr(network.preprocessing), output, str(network.dtype))
+    own = (
+        network.name,
+        network.weights_hash(),
+        architecture,
+        repr(network.preprocessing),
+        output,
+        str(network.precision),
+    )
     activations = fingerprint(network)
     found = Identity(*own, activations, _hash(json.dumps(activations)))
     return found if network.registry is None else _registered(found, network.registry / _hash("\n".join(own[1:])))

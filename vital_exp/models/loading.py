@@ -23,6 +23,8 @@ from vital_exp.models.heads import NONE, SIGMOID, SOFTMAX, Ending, Head, head_of
 from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_SIZE, IMAGENET_STD, Preprocessing, Recipe, VisionNetwork
 from vital_exp.models.open_clip import clip_network
 from vital_exp.models.outputs import Output
+from vital_exp.models.preparation import check_tensors, prepared
+from vital_exp.models.refusals import REFUSALS, refusal
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
 
@@ -35,6 +37,8 @@ RESIZE_RATIO = 256 / 224
 SMALLEST_CROPPED_INPUT = 128
 # Their published weights expect an input transform that torchvision sets only when it loads the weights itself.
 INCEPTIONS = ("googlenet", "inception_v3")
+# Pictures are RGB in [0, 1]: larger means and deviations are those of pictures of 0 to 255.
+LARGEST_MEAN, LARGEST_STD = 2.0, 5.0
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
 
@@ -119,6 +123,7 @@ def build_network(config: ModelConfig, cache_dir: Path | None = None) -> VisionN
         raise UsageError(PLACE_KEY, config.checkpoint_key, "a place in a file, which model.checkpoint names")
     module, own = SOURCES[config.source](config, cache_dir)
     if config.checkpoint and config.source != "open_clip":  # which has the text tower's weights in the file too
+        check_tensors(module)
         load_checkpoint(module, config.checkpoint, config.checkpoint_key)
     return wrap(module, config, own)
 
@@ -127,11 +132,12 @@ def wrap(module: nn.Module, config: ModelConfig, own: Preprocessing | None = Non
     """Wrap a module with the preprocessing and class names that the configuration gives, else its ``own``.
 
     Raises:
-        UsageError: the network refuses the input size, or the class names do not match its outputs.
+        UsageError: a kind of module whose layers cannot be read, the network refuses the input, or the class names do
+            not match its outputs.
     """
     preprocessing = _preprocessing(config, own)
     name = str(config.name or config.factory or type(module).__name__)
-    network = VisionNetwork(module, name, preprocessing, None, config.recipe)
+    network = VisionNetwork(prepared(module), name, preprocessing, None, config.recipe)
     given = config.class_names
     names = ClassNames(read_class_names(given)) if given is not None and not isinstance(given, ClassNames) else given
     network.output, ends_in = _output(network, config, None if names is None else len(names))
@@ -159,6 +165,9 @@ def _preprocessing(config: ModelConfig, own: Preprocessing | None) -> Preprocess
             raise UsageError(key, list(value), f"{len(base.mean)} values, one per colour channel")
     if min(std) <= 0:
         raise UsageError("model.std", list(std), "numbers above 0: pictures are divided by them")
+    for key, value, most in (("model.mean", mean, LARGEST_MEAN), ("model.std", std, LARGEST_STD)):
+        if max(value) > most:
+            raise UsageError(key, list(value), "numbers for RGB in [0, 1] are needed; of 0 to 255: divide them by 255")
     return Preprocessing(mean, std, size, resize, interpolation)
 
 
@@ -204,11 +213,8 @@ def _returned(network: VisionNetwork, count: int) -> object:
     size = network.preprocessing.size
     try:
         return network.returned(torch.zeros(count, 3, *size, device=network.device))
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise UsageError(
-            "model.size", "x".join(map(str, size)), f"the network refuses this input size: {first}"
-        ) from None
+    except REFUSALS as error:
+        raise refusal(network, size, error) from None
 
 
 def _class_names(given: ClassNames | None, count: int | None, head: Head) -> ClassNames | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vital_exp.errors import UsageError
 from vital_exp.models.heads import Head, head_of
 from vital_exp.models.outputs import Output
+from vital_exp.models.precision import entrance_of, precisions_of, set_entrance
 from vital_exp.models.taps import Taps
 from vital_exp.models.tracing import Trace, trace
 from vital_exp.targets.class_names import ClassNames
@@ -75,7 +76,8 @@ class Recipe:
 class VisionNetwork(nn.Module):
     """A frozen network that takes RGB pictures.
 
-    Its parameters need no gradients and it stays in evaluation mode, so no running statistic ever changes.
+    Its parameters need no gradients and it stays in evaluation mode, so no running statistic ever changes. A network in
+    half precision computes in it; pictures are float32 and are cast where they enter.
 
     Attributes:
         module: the network itself; takes normalised (N, 3, H, W).
@@ -109,6 +111,8 @@ class VisionNetwork(nn.Module):
         self._trace: Trace | None = None
         self._traced: tuple[object, ...] = ()
         self._told: set[str] = set()
+        self._precisions: tuple[torch.dtype, ...] | None = None
+        self._entrance = self.entrance
 
     def train(self, mode: bool = True) -> VisionNetwork:
         """Stay in evaluation mode whatever is asked: the network is frozen."""
@@ -149,8 +153,22 @@ class VisionNetwork(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of its weights."""
-        return next((p.dtype for p in self.module.parameters()), torch.float32)
+        """The precision of pictures, gradients and statistics: float64 for a network in float64, else float32."""
+        return torch.float64 if self.entrance == torch.float64 else torch.float32
+
+    @property
+    def entrance(self) -> torch.dtype:
+        """The precision in which the module takes its pictures; looked up anew when that of its weights has changed."""
+        if self._precisions != (found := precisions_of(self.module)):
+            self._entrance = entrance_of(self.module, self.preprocessing.size)
+            set_entrance(self.module, self._entrance)
+            self._precisions = found
+        return self._entrance
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The coarsest precision of its weights: in which activations are rounded."""
+        return max(precisions_of(self.module), key=lambda own: torch.finfo(own).eps, default=torch.float32)
 
     @property
     def classes(self) -> ClassNames:

@@ -19,6 +19,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models.axes import AxisPass, channel_axes, set_channel_axes, tensors_in
 from vital_exp.models.layout import Layout
 from vital_exp.models.outputs import Output
+from vital_exp.models.precision import HALVES, precisions_of
 
 # The name under which the network's output is read like a layer.
 OUTPUT = "output"
@@ -104,7 +105,7 @@ def trace(module: nn.Module, pictures: Tensor, output: Output | None = None) -> 
         second = _pass(module, pictures[:2], output, first)
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):
         return _of_one(_pass(module, pictures[:1], output))
-    return _compared(first, second)
+    return _compared(first, second, rounding_of(module))
 
 
 def _of_one(runs: dict[str, _Run]) -> Trace:
@@ -115,7 +116,12 @@ def _of_one(runs: dict[str, _Run]) -> Trace:
     return found
 
 
-def _compared(first: dict[str, _Run], second: dict[str, _Run]) -> Trace:
+def rounding_of(module: nn.Module) -> float:
+    """Return the largest difference that is rounding, by the coarsest precision of a module's weights."""
+    return ROUNDING_IN_HALF if set(HALVES) & set(precisions_of(module)) else ROUNDING
+
+
+def _compared(first: dict[str, _Run], second: dict[str, _Run], rounding: float) -> Trace:
     """Return what two passes with different numbers of pictures say of the layers."""
     found = Trace()
     for name, run in second.items():
@@ -125,8 +131,8 @@ def _compared(first: dict[str, _Run], second: dict[str, _Run]) -> Trace:
             found.unclear[name] = problem
             continue
         windowed = run.shape[axis] != run.count
-        by_picture = _alike(earlier, run, axis, True)
-        by_window = windowed and not by_picture and _alike(earlier, run, axis, False)
+        by_picture = _alike(earlier, run, axis, True, rounding)
+        by_window = windowed and not by_picture and _alike(earlier, run, axis, False, rounding)
         if not (by_picture or by_window) and found.company is None:
             found.company = name
         _add(found, name, run, axis, windowed, not by_window)
@@ -147,12 +153,12 @@ def _axis_of_pictures(first: _Run | None, second: _Run) -> tuple[int | None, str
     return axis, ""
 
 
-def _alike(first: _Run, second: _Run, axis: int, picture_by_picture: bool) -> bool:
+def _alike(first: _Run, second: _Run, axis: int, picture_by_picture: bool, rounding: float) -> bool:
     """Whether the first picture's values are the same in both passes, but for rounding."""
     a, b = first.samples.get((axis, picture_by_picture)), second.samples.get((axis, picture_by_picture))
     if a is None or b is None or a.shape != b.shape:
         return a is b  # on the meta device there are no values
-    tolerance = ROUNDING if a.dtype in (torch.float32, torch.float64) else ROUNDING_IN_HALF
+    tolerance = ROUNDING_IN_HALF if a.dtype in HALVES else rounding
     a, b = a.double(), b.double()
     return bool(((a - b).abs().max() <= tolerance * a.abs().max()) | ~a.isfinite().all())
 

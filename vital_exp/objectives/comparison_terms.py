@@ -13,6 +13,7 @@ from vital_exp.errors import UsageError
 from vital_exp.images.output import resized
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import model_space
+from vital_exp.models.precision import exact, scaled_gradient, scales_of
 from vital_exp.objectives.activation import dot_cosine, position_distance, read_activation, relative_distance
 from vital_exp.objectives.activation_terms import layer_of
 from vital_exp.objectives.checks import not_negative
@@ -141,11 +142,12 @@ class Accentuation(Comparison):
         taps = problem.network.taps(self.layers)
         with torch.enable_grad():
             x = (self.given + BALANCE_NOISE * noise.to(self.given)).requires_grad_()
-            activations, _ = taps(x)
+            activations = {name: exact(values) for name, values in taps(x)[0].items()}
             with torch.no_grad():
-                start, _ = taps(self.given)
+                start = {name: exact(values) for name, values in taps(self.given)[0].items()}
             values = (self._loss(activations), self.compare(activations[self.layer], start[self.layer]))
-            gradients = [torch.autograd.grad(value.sum(), x, retain_graph=True)[0] for value in values]
+            scales = scales_of(problem.network.module)
+            gradients = [scaled_gradient(value, x, scales, keep_graph=True) for value in values]
         sizes = [gradient.abs().flatten(1).sum(dim=1) for gradient in gradients]
         return torch.where(sizes[1] > 0, sizes[0] / sizes[1], 0)
 

@@ -15,6 +15,8 @@ from vital_exp.models.folding import FoldedNorms
 from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.packing import PackedConvolutions
+from vital_exp.models.precision import exact, scales_of
+from vital_exp.models.refusals import check_gradients
 from vital_exp.objectives.algebra import caption
 from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.relevance.weights import Relevance
@@ -111,6 +113,7 @@ class Objective:
 
     Attributes:
         terms: the terms of the sum, by name.
+        scales: of the losses before a backward pass, see :func:`vital_exp.models.precision.scaled_gradient`.
         settled: the first step from which on no rule ends: gradients before it are not the network's own.
         given: by the name of a term the normalised pictures (N, 3, H, W) it compares with. Whoever transforms the
             pictures of a step hands these over likewise transformed.
@@ -132,6 +135,7 @@ class Objective:
         self.parts: list[Part] = [*rules, *self.terms.values()]
         self.taps = network.taps(list(dict.fromkeys(sum((t.layers for t in self.terms.values()), ()))))
         self.to_the_end = any(term.to_the_end for term in self.terms.values())
+        self.scales = scales_of(network.module)
         self.norms = FoldedNorms(network, self.taps) if fold_batch_norms else None
         self.convolutions = PackedConvolutions(network) if pack_weights else None
         self.given = {name: term.given for name, term in self.terms.items() if term.given is not None}
@@ -153,7 +157,10 @@ class Objective:
             for faster in (self.norms, self.convolutions):
                 if faster:
                     around.enter_context(faster.active())
-            activations, _ = self.taps(pictures, to_the_end=self.to_the_end)
+            found, _ = self.taps(pictures, to_the_end=self.to_the_end)
+        activations = {name: exact(values) for name, values in found.items()}
+        if pictures.requires_grad:
+            check_gradients(activations)
         compared = self._given_activations(self.given if given is None else given)
         shares = {
             name: term.weight * term(pictures, {**activations, **compared.get(name, {})})
@@ -165,7 +172,7 @@ class Objective:
     def _given_activations(self, given: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """Return the activations of the pictures that terms compare with, under the names of their terms."""
         found = {name: self.given_taps[name](pictures)[0] for name, pictures in given.items()}
-        return {name: {GIVEN + layer: values for layer, values in one.items()} for name, one in found.items()}
+        return {name: {GIVEN + layer: exact(values) for layer, values in one.items()} for name, one in found.items()}
 
     @property
     def caption(self) -> str:

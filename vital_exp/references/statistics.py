@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.precision import exact
 from vital_exp.models.taps import INPUT
 from vital_exp.references.base import References
 from vital_exp.references.quantiles import resample_quantiles
@@ -160,10 +161,11 @@ def features_of(
     maps: dict[str, Tensor] = {}
     if relevance is None or readout is None:
         activations, _ = network.taps(layers)(pictures)
-        return {layer: values.flatten(2) for layer, values in activations.items()}, maps, None
+        return {layer: exact(values).flatten(2) for layer, values in activations.items()}, maps, None
     if relevance.has_maps:
         _, maps, _ = activations_and_relevance(network, pictures, hidden, readout, relevance.method)
-    activations, _ = network.taps([*dict.fromkeys([*hidden, readout.layer])])(pictures)
+    found, _ = network.taps([*dict.fromkeys([*hidden, readout.layer])])(pictures)
+    activations = {layer: exact(values) for layer, values in found.items()}
     features = {layer: activations[layer].flatten(2) for layer in hidden}
     features |= {INPUT: pictures.flatten(2)} if INPUT in layers else {}
     features |= {READOUT: readout.map(activations[readout.layer])[:, None]} if READOUT in layers else {}

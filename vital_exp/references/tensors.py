@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.images.ranges import checked_shape, tell_ranges
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -32,9 +33,10 @@ class TensorReferences:
         self._by_target: dict[Target, Tensor] = {}
         if isinstance(tensors, Mapping):
             for spelling, tensor in tensors.items():
-                self._by_target[parse_target(spelling, class_names)] = _checked(tensor)
+                target = parse_target(spelling, class_names)
+                self._by_target[target] = checked_shape(tensor, "references", f"{target.name} ")
         else:
-            self._shared = _checked(tensors)
+            self._shared = checked_shape(tensors, "references")
 
     def images(self, target: Target) -> Iterator[Tensor]:
         """Yield the target's images one by one, each (3, H, W) RGB in the tensor's own dtype and on its device.
@@ -55,6 +57,15 @@ class TensorReferences:
         digest.update(tensor.view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    def check_ranges(self) -> None:
+        """Make sure that the tensors hold RGB in [0, 1], or nearly so.
+
+        Raises:
+            UsageError: NaN or infinite values, those of 0 to 255, or normalised ones; the range is named.
+        """
+        named = {f"{target.name} ": tensor for target, tensor in self._by_target.items()}
+        tell_ranges("references", named if self._shared is None else {"": self._shared})
+
     def class_indices(self) -> list[int] | None:
         """Return the classes that have a tensor of their own, ascending; None when one tensor serves all targets."""
         if self._shared is not None:
@@ -70,14 +81,3 @@ class TensorReferences:
         names = [given.name for given in self._by_target]
         given = f"; there are tensors for {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
         raise UsageError("references", target.name, f"has no tensor of reference images{given}", names)
-
-
-def _checked(tensor: object) -> Tensor:
-    """Return ``tensor`` if it can hold reference images."""
-    if not isinstance(tensor, Tensor):
-        raise UsageError("references", type(tensor).__name__, "must be a tensor (B, 3, H, W), RGB in [0, 1]")
-    if tensor.ndim != 4 or tensor.shape[1] != 3 or 0 in tensor.shape:
-        raise UsageError("references", tuple(tensor.shape), "must have the shape (B, 3, H, W), RGB, with B, H, W >= 1")
-    if not tensor.is_floating_point():
-        raise UsageError("references", tensor.dtype, "must be a floating-point tensor, RGB in [0, 1]")
-    return tensor

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
+from vital_exp.images.ranges import checked_pictures
 from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.modes import own_modes
 from vital_exp.relevance.maps import WITH_MAPS, activations_and_relevance
 from vital_exp.targets.readout import check_unit, readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 
 
+@own_modes()
 def relevance_maps(
     model: str | nn.Module | VisionNetwork,
     images: Tensor,
@@ -26,7 +29,7 @@ def relevance_maps(
 
     Args:
         model: a name, or a network wrapped by :func:`vital_exp.load_model`.
-        images: (N, 3, H, W) RGB, taken as they are; float64 is normalised before it is cast.
+        images: (N, 3, H, W) RGB in [0, 1], never clamped; float64 is normalised before it is cast.
         target: ``"layer4.2:1935"``, with ``@7,7`` at one position; ``"class:207"`` is the logit.
         layers: module names, the target's layer or layers below it.
         method: ``"lrp"``, ``"lrp_restricted"``, ``"attn_lrp"``, ``"guided_backprop"`` or ``"gradient_x_activation"``.
@@ -35,12 +38,14 @@ def relevance_maps(
         For each layer (N, C, H, W), or (N, C, T) of tokens, on the network's device.
 
     Raises:
-        UsageError: an unknown method, layer or unit, a layer above the target, an operation no rule covers.
+        UsageError: images that are not RGB in [0, 1], an unknown method, layer or unit, a layer above the target, an
+            operation no rule covers.
     """
     from vital_exp.api import load_model
 
     if method not in WITH_MAPS:
         raise UsageError("method", method, f"one of {', '.join(WITH_MAPS)}", WITH_MAPS)
+    images = checked_pictures(images, "images")
     network = model if isinstance(model, VisionNetwork) else load_model(model)
     unit = parse_target(target, network.class_names)
     if unit.kind == "class":

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import is_transformer
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.precision import in_float32
+from vital_exp.models.refusals import check_gradients
 from vital_exp.models.taps import OUTPUT, Taps, first_tensor
 from vital_exp.relevance.forward import RelevancePass, check_ruled
 from vital_exp.relevance.out_of_place import GuidedPass, OutOfPlacePass, Uncovered
@@ -72,7 +74,7 @@ def _joined(passes: Sequence[Found]) -> Found:
 
 def _of_pass(taps: Taps, pictures: Tensor, layers: Sequence[str], readout: Readout, method: str) -> Found:
     mode = _pass(taps.module, method)
-    with torch.enable_grad():
+    with torch.enable_grad(), in_float32(taps.module):
         try:
             try:
                 outputs = _ruled(taps, pictures, readout.layer, mode)
@@ -80,7 +82,7 @@ def _of_pass(taps: Taps, pictures: Tensor, layers: Sequence[str], readout: Reado
                 mode = _pass(taps.module, method)
                 outputs = _ruled(taps, pictures, readout.layer, mode, from_weights=True)
         except Uncovered as operation:
-            raise _uncovered(taps, pictures, readout.layer, method, str(operation)) from None
+            raise _uncovered(taps, pictures, readout.layer, method, str(operation).splitlines()[0]) from None
         target = taps.channels_first(readout.layer, outputs[readout.layer], pictures)
         relevance = start(target.detach(), readout, method)
         below = [layer for layer in layers if layer != readout.layer]
@@ -137,6 +139,7 @@ def _ruled(
 ) -> dict[str, Tensor]:
     """Return the layers' outputs as :func:`_outputs` does; raises Uncovered where an operation has no rule."""
     outputs = _outputs(taps, pictures, target, mode, from_weights)
+    check_gradients(outputs)
     if isinstance(mode, RelevancePass):
         check_ruled(list(outputs.values()))
     return outputs

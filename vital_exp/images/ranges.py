@@ -1,0 +1,105 @@
+"""Pictures handed over as tensors: what has the wrong shape, type or range is told, never repaired in silence."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+WANTED = "RGB in [0, 1]"
+NO_NUMBERS = "NaN or infinite values"
+# Resizing by bicubic or Lanczos kernels overshoots by some hundredths, at sharp edges by up to three tenths.
+OVERSHOOT, EDGES = 0.1, 0.3
+# Normalised pictures leave [0, 1] with many of their values: those of mean = std = 0.5 lie in [-1, 1], with ImageNet's
+# in [-2.1, 2.6]. Normal noise about grey, 0.45 +- 0.23 in RGB, leaves it with few and stays within these.
+LEAST, MOST, SHARE = -0.9, 1.9, 0.02
+# Above what normalised pictures have: counts of 0 to 255, of which the darkest picture has some.
+BYTES = 8.0
+
+
+def checked_pictures(pictures: object, key: str) -> Tensor:
+    """Return pictures (N, 3, H, W) as they are, but for tensors of inference mode, which are copied.
+
+    Values a little outside [0, 1], as resizing makes them, are taken; what lies further out is told in the log.
+
+    Args:
+        pictures: what was handed over.
+        key: the argument that holds it.
+
+    Raises:
+        UsageError: no floating-point tensor of that shape, a value that is no number, or another range than [0, 1].
+    """
+    tensor = checked_shape(pictures, key)
+    tell_ranges(key, {"": tensor})
+    return tensor
+
+
+def tell_ranges(key: str, pictures: Mapping[str, Tensor]) -> None:
+    """Check the ranges of several tensors, by whose they are, and tell of the first that lies outside [0, 1].
+
+    One of several targets fails alone where its own values are no numbers.
+
+    Raises:
+        UsageError: NaN or infinite values where there is one tensor; see also :func:`range_outside`.
+    """
+    broken = [of for of, tensor in pictures.items() if not bool(tensor.isfinite().all())]
+    if broken and len(pictures) == 1:
+        raise UsageError(key, f"{broken[0]}{NO_NUMBERS}", f"every value must be a number, {WANTED}")
+    sound = {of: tensor for of, tensor in pictures.items() if of not in broken}
+    seen = [found for of, tensor in sound.items() if (found := range_outside(tensor, key, of))]
+    for found in (f"{broken[0]}{NO_NUMBERS}" if broken else None, seen[0] if seen else None):
+        if found:
+            logger.warning("%s=%s: taken as they are; %s is wanted", key, found, WANTED)
+
+
+def checked_shape(pictures: object, key: str, of: str = "") -> Tensor:
+    """Return a floating-point tensor (N, 3, H, W) with nothing of its axes empty.
+
+    Raises:
+        UsageError: anything else; says what to do with the usual others.
+    """
+    wanted = f"must have the shape (B, 3, H, W), {WANTED}"
+    if not isinstance(pictures, Tensor):
+        raise UsageError(key, f"{of}{type(pictures).__name__}", f"must be a tensor (B, 3, H, W), {WANTED}")
+    shape = tuple(pictures.shape)
+    if len(shape) == 3 and shape[0] == 3:
+        raise UsageError(key, f"{of}{shape}", f"{wanted}; a single picture is tensor[None]")
+    if len(shape) == 4 and shape[1] != 3 and shape[3] == 3:
+        raise UsageError(key, f"{of}{shape}", f"{wanted}; channels come first: tensor.permute(0, 3, 1, 2)")
+    if len(shape) == 4 and shape[1] in (1, 4):
+        advice = "grey is tensor.expand(-1, 3, -1, -1)" if shape[1] == 1 else "without transparency it is tensor[:, :3]"
+        raise UsageError(key, f"{of}{shape}", f"{wanted}; {advice}")
+    if len(shape) != 4 or shape[1] != 3 or 0 in shape:
+        raise UsageError(key, f"{of}{shape}", f"{wanted}, with B, H, W >= 1")
+    if not pictures.is_floating_point():
+        advice = "tensor / 255" if pictures.dtype == torch.uint8 else "tensor.float()"
+        raise UsageError(key, f"{of}{pictures.dtype}", f"must be a floating-point tensor, {WANTED}: {advice}")
+    return pictures.clone() if pictures.is_inference() else pictures
+
+
+def range_outside(pictures: Tensor, key: str, of: str = "") -> str | None:
+    """Return the range of pictures that leave [0, 1] further than resizing does; None for others.
+
+    Raises:
+        UsageError: of 0 to 255, or normalised; the range is named.
+    """
+    values = pictures.detach()
+    least, most = (float(value) for value in values.aminmax())
+    if least >= -OVERSHOOT and most <= 1 + OVERSHOOT:
+        return None
+    seen = f"{of}values from {least:.4g} to {most:.4g}"
+    if most > BYTES:
+        raise UsageError(key, seen, f"{WANTED} is wanted; of 0 to 255: tensor / 255")
+    outside = float(((values < -EDGES) | (values > 1 + EDGES)).float().mean())
+    if least < LEAST or most > MOST or outside > SHARE:
+        advice = (
+            "give pictures that are not normalised, or tensor * std + mean: the network's own normalisation follows"
+        )
+        raise UsageError(key, seen, f"{WANTED} is wanted; {advice}")
+    return seen

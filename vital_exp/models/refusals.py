@@ -1,0 +1,119 @@
+"""Why a network does not take pictures of a size (channels, precision, the size itself) or gives no gradients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from math import isqrt
+
+import torch
+from torch import Tensor, nn
+
+from vital_exp.errors import UsageError
+from vital_exp.models.network import VisionNetwork
+from vital_exp.models.precision import HALVES, precisions_of
+
+# What a forward pass of somebody else's code raises when it does not take its input.
+REFUSALS = (RuntimeError, AssertionError, ValueError, IndexError, TypeError, KeyError, AttributeError)
+# How torch says that it has no kernel for a precision, and that an operation got two precisions.
+NO_KERNEL = r"not implemented for|not supported|n't support|[Uu]nsupported"
+TYPES_DIFFER = r"dtype|type \(|scalar type"
+
+
+def refusal(network: VisionNetwork, size: Sequence[int], error: Exception, key: str = "model.size") -> UsageError:
+    """Return what to tell when a network raised an error on empty pictures.
+
+    Args:
+        network: the network.
+        size: (height, width) of the pictures.
+        error: what it raised.
+        key: the key that holds the size.
+    """
+    reason = str(error).strip().split("\n")[0]
+    if found := _other_channels(network, size):
+        layer, count = found
+        channels = f"{count} input channel{'s' if count > 1 else ''} ({layer})"
+        return UsageError("model", network.name, f"the network takes {channels}, pictures here have 3")
+    if told := unsupported(network, error):
+        return told
+    own = precisions_of(network.module)
+    if len(own) > 1 and re.search(TYPES_DIFFER, reason):
+        several = ", ".join(map(_plain, own))
+        wanted = f"its weights are of several precisions ({several}), and its forward pass does not cast: {reason}"
+        return UsageError("model", network.name, wanted)
+    if isinstance(error, (RuntimeError, AssertionError, ValueError, IndexError)):
+        return UsageError(key, "x".join(map(str, size)), f"the network refuses this input size: {reason}")
+    return UsageError("model", network.name, f"its forward pass raises {type(error).__name__}: {reason}")
+
+
+def unsupported(network: VisionNetwork, error: Exception) -> UsageError | None:
+    """Return what to tell when torch has no kernel for a network's half precision on its device; None otherwise."""
+    reason = str(error).strip().split("\n")[0]
+    halves = [precision for precision in precisions_of(network.module) if precision in HALVES]
+    if not halves or not re.search(NO_KERNEL, reason):
+        return None
+    wanted = f"torch cannot compute it in {_plain(halves[0])} on {network.device.type} ({reason}): hand over"
+    return UsageError("model", network.name, f"{wanted} module.float()")
+
+
+def _plain(precision: torch.dtype) -> str:
+    return str(precision).removeprefix("torch.")
+
+
+def _other_channels(network: VisionNetwork, size: Sequence[int]) -> tuple[str, int] | None:
+    """Return the first layer that takes pictures of another number of channels than 3, and that number."""
+    started: list[tuple[str, nn.Module, Tensor]] = []
+    named = [(name, part) for name, part in network.module.named_modules() if _channels(part) or _width(part)]
+    with ExitStack() as hooks, torch.no_grad(), suppress(Exception):
+        for name, part in named:
+
+            def note(module: nn.Module, given: tuple[object, ...], name: str = name) -> None:
+                if given and isinstance(given[0], Tensor):
+                    started.append((name, module, given[0]))
+
+            hooks.callback(part.register_forward_pre_hook(note).remove)
+        network.module(torch.zeros(1, 3, *size, dtype=network.dtype, device=network.device))
+    if not started:  # refused before any layer ran
+        found = next(((name, _channels(part)) for name, part in named if _channels(part)), None)
+        return found if found and found[1] != 3 else None
+    name, part, given = started[0]
+    if channels := _channels(part):
+        return (name, channels) if given.ndim >= 3 and given.shape[-3] == 3 != channels else None
+    wanted = _channels_of_patches(_width(part), given.shape[-1])
+    return (name, wanted) if wanted else None
+
+
+def _channels(part: nn.Module) -> int:
+    """Return how many channels a convolution or a norm over channels takes; 0 for other modules."""
+    if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d)):
+        return part.in_channels
+    return part.num_features if isinstance(part, (nn.BatchNorm2d, nn.InstanceNorm2d)) else 0
+
+
+def _width(part: nn.Module) -> int:
+    return part.in_features if isinstance(part, nn.Linear) else 0
+
+
+def _channels_of_patches(wanted: int, given: int) -> int:
+    """Return of how many channels pixels are that a linear layer takes in a row, given a row of 3; 0 if unclear.
+
+    Another size of pictures, or of patches, changes the number of pixels by a ratio of squares; 1/3 is none, nor are
+    2/3 and 4/3.
+    """
+    if given % 3 or not wanted or wanted % (given // 3):
+        return 0
+    channels = wanted // (given // 3)
+    return 0 if channels % 3 == 0 and isqrt(channels // 3) ** 2 * 3 == channels else channels
+
+
+def check_gradients(activations: Mapping[str, Tensor]) -> None:
+    """Make sure that activations depend on the pictures in a way that torch can differentiate.
+
+    Raises:
+        UsageError: the first layer whose values do not.
+    """
+    for layer, values in activations.items():
+        if not values.requires_grad:
+            problem = "no gradient leads from its values to the pictures: the network computes it under torch.no_grad, "
+            raise UsageError("model.layers", layer, f"{problem}detaches it, or uses operations without one")
