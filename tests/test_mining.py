@@ -274,7 +274,20 @@ def test_the_file_reads_as_it_documents(network: VisionNetwork, photos: Path, tm
         columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(units)")]
         meta = {key: json.loads(value) for key, value in connection.execute("SELECT * FROM meta")}
         counts = connection.execute("SELECT side, region, COUNT(*), COUNT(x0) FROM units GROUP BY 1, 2").fetchall()
-    assert columns == ["layer", "channel", "side", "region", "rank", "image", "activation", "x0", "y0", "x1", "y1"]
+    assert columns == [
+        "layer",
+        "channel",
+        "side",
+        "region",
+        "rank",
+        "image",
+        "activation",
+        "x0",
+        "y0",
+        "x1",
+        "y1",
+        "position",
+    ]
     units = 2 * 3 * 4
     assert sorted(counts) == [("bottom", "image", units, 0), ("top", "image", units, 0), ("top", "patch", units, units)]
     assert meta == index.meta

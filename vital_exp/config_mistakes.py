@@ -224,7 +224,7 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
     "mine": {
         **COMMON,
         "trainer.devices": ONE_DEVICE,
-        **dict.fromkeys(("patches", "sheets"), FLAG),
+        **dict.fromkeys(("patches", "sheets", "dry_run"), FLAG),
         "images": (lambda value: value is None or isinstance(value, str), "a folder of images"),
         "directions": (lambda value: value is None or isinstance(value, str), "a file of directions, of one layer"),
         **dict.fromkeys(("naming.words", "naming.download"), FLAG),

@@ -23,6 +23,7 @@ from vital_exp.models.loading import build_network
 from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
+from vital_exp.references.faceted import FacetedReferences
 from vital_exp.relevance.maps import WITH_MAPS
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -115,6 +116,8 @@ class Circuit:
 
         config, references = self.config_of(targets), self.references(targets)
         check_references(targets, references)
+        if isinstance(references, FacetedReferences):  # the main facet of each unit
+            targets = [target for target in references.expanded(targets) if target.facet == 0]
         folder = RunFolder(path, config, self.overrides)
         made = Visualization(config, self.network, targets, references, folder=folder).run()
         write_gallery(path)
@@ -132,7 +135,8 @@ class Circuit:
         content["target"] = {"kind": first.kind, "layer": first.layer, "index": numbers, "variations": 1}
         if first.kind == "class":
             references = content["references"]
-            kept = {key: references[key] for key in ("count", "seed", "size", "cache")}
+            keys = ("count", "seed", "size", "facets", "embedding", "candidates", "cache")
+            kept = {key: references[key] for key in keys}
             source = "folder" if references["root"] or content["model"]["source"] != "embedded" else "embedded"
             content["references"] = {**kept, "source": source, "root": references["root"]}
             content["relevance"] = {"method": "none"}

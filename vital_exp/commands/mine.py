@@ -31,6 +31,7 @@ COMMAND = "mine"
 DEMO = {"channels=0-31": "concepts=", "k=20": None, "patch.search=strongest": "patches=false"}
 LISTS = ("layers",)
 CORRUPT_SHOWN = 5
+SPECTRUM_BATCH = 16  # images that the time of a spectrum is measured by
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not _any("(model|images|layers|spectrum|list)=", given):
         given = [*(one for one, idle in DEMO.items() if not (idle and _any(idle, given))), *given]
-    if _any("list=", given):
+    if _any("list=", given) or _any("(?i:dry_run=true$)", given):
         given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
         given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # nothing is made, so no folder for it
     run_app("vital-mine", COMMAND, mine_job, given)
@@ -65,6 +66,9 @@ def _mine(config: DictConfig, out: Path) -> int:
     from vital_exp.mining.sheets import write_sheets
 
     mining = _mining(config)
+    if config.dry_run:
+        print(mining.plan())
+        return 0
     index = mining.run(out)
     _record(config, out, mining.units.network, mining.batch_size)
     _tell_corrupt(index.corrupt, len(mining.folder.paths))
@@ -122,6 +126,9 @@ def _concepts(config: DictConfig, out: Path) -> int:
     from vital_exp.concepts.report import write_report
 
     mining = _concept_mining(config)
+    if config.dry_run:
+        print(mining.plan())
+        return 0
     concepts, index = mining.run(out)
     _record(config, out, mining.network, mining.batch_size)
     _tell_corrupt(index.corrupt, len(mining.folder.paths))
@@ -248,11 +255,19 @@ def _tell_corrupt(corrupt: dict[str, str], count: int) -> None:
 
 
 def _spectrum(config: DictConfig, out: Path) -> int:
+    import torch
+
+    from vital_exp.mining.plan import duration, images_line, measured, told
     from vital_exp.mining.spectrum import FolderSpectrum
 
     named = isinstance(config.spectrum, str)
     root, key = (config.spectrum, "spectrum") if named else (_folder(config), "images")
     spectrum = FolderSpectrum.of(root, config.spectrum_size, key)
+    if config.dry_run:
+        cost = measured(spectrum.folder, lambda _: None, SPECTRUM_BATCH, config.workers, torch.device("cpu"))
+        count = len(spectrum.folder.paths)
+        print(told({"images": images_line(spectrum.folder), "spectrum": f"about {duration(count * cost.loading)}"}))
+        return 0
     path = spectrum.write(out, config.workers, config.progress)
     _tell_corrupt(spectrum.corrupt, len(spectrum.folder.paths))
     print(f"spectrum: {path} (image=maco image.magnitude={path})")

@@ -21,7 +21,8 @@ from vital_exp.errors import UsageError
 if TYPE_CHECKING:
     from vital_exp.engine.ranks import Ranks
 
-LISTS = ("layers",)
+LISTS = ("layers", "facets")
+MEMBERS_SHOWN = 3  # of a facet
 
 logger = logging.getLogger(__name__)
 
@@ -149,12 +150,29 @@ def _circuit(config: DictConfig) -> int:
 def _list(config: DictConfig) -> int:
     if config.list not in LISTS:
         raise UsageError("list", config.list, f"one of {', '.join(LISTS)}", LISTS)
+    if config.list == "facets":
+        return _list_facets(config)
     from vital_exp.engine.setup import cache_dir
     from vital_exp.models.layers import describe_layers
     from vital_exp.models.loading import build_network
     from vital_exp.models.named import model_config
 
     print(describe_layers(build_network(model_config(config), cache_dir(config))))
+    return 0
+
+
+def _list_facets(config: DictConfig) -> int:
+    from vital_exp.engine.request import Request
+    from vital_exp.references.faceted import FacetedReferences
+
+    request = Request.from_config(config)
+    if not isinstance(request.references, FacetedReferences):
+        raise UsageError("list", "facets", "there are none: references.facets=auto, or at least 2")
+    for target in request.targets:
+        facet, found = request.references.facet(target), request.references.describe(target)
+        members = ", ".join(map(str, found["members"][:MEMBERS_SHOWN]))
+        more = f" and {len(facet.members) - MEMBERS_SHOWN} more" if len(facet.members) > MEMBERS_SHOWN else ""
+        print(f"{target.name}  share {facet.share:.0%}  coherence {facet.coherence:.2f}  {members}{more}")
     return 0
 
 

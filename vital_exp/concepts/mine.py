@@ -25,10 +25,11 @@ from vital_exp.mining.index import Index
 from vital_exp.mining.meta import describe_images, images_difference, network_difference
 from vital_exp.mining.mine import FOLDER_KEY, Mining
 from vital_exp.mining.patches import PUBLISHED, PatchSettings
+from vital_exp.mining.plan import duration, images_line, measured, told
 from vital_exp.mining.units import map_shapes, select_units
 from vital_exp.models.identity import identity_of
-from vital_exp.models.network import VisionNetwork
-from vital_exp.models.taps import OUTPUT
+from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.taps import OUTPUT, Taps
 from vital_exp.references.decoding import CorruptImageError, printable
 from vital_exp.references.folder import FolderReferences
 
@@ -116,6 +117,35 @@ class ConceptMining:
         if self.settings.of_class is not None:
             check_classifier(self.network, self.settings.of_class)
         return self._found(out)
+
+    def plan(self) -> str:
+        """Return what would be done and how long it takes, as text; a few batches are measured.
+
+        Raises:
+            UsageError: see :meth:`run`.
+        """
+        self.settings.check()
+        self.patch.check(self.network.preprocessing.size)
+        own, images = self.settings, len(self.folder.paths)
+        taps = Taps(self.network.module, [self.layer], "layers")
+
+        def show(rgb: Tensor) -> None:
+            with torch.no_grad():
+                taps(model_space(rgb, self.network))
+
+        cost = measured(self.folder, show, self.batch_size, self.workers, self.network.device)
+        windows = len(self.patch.windows(*self.network.preprocessing.size))
+        ranked = min(images, own.count * min(self.k, images))
+        found, mined = cost.seconds(images, images * windows), cost.seconds(images, images)
+        lines = {
+            "model": f"{self.network.name} on {self.network.device}",
+            "images": images_line(self.folder),
+            "concepts": f"{own.count} of {self.layer} by {own.method}, of {windows} windows of each image,"
+            f" about {duration(found)}, and importance {own.importance if own.of_class is not None else NONE}",
+            "1st pass": f"{images} images, about {duration(mined)}",
+            "2nd pass": f"at most {ranked} images, about {duration(cost.seconds(ranked, ranked * windows))}",
+        }
+        return told(lines)
 
     def mining(self, concepts: Concepts) -> Mining:
         """Return the mining of the images and patches that drive the concepts, by projection on their directions."""

@@ -15,11 +15,12 @@ from vital_exp.config import set_keys
 from vital_exp.errors import UsageError
 from vital_exp.mining.drawn import drawn_folder
 from vital_exp.mining.images import ImageFolder
-from vital_exp.mining.index import KEY, Index
+from vital_exp.mining.index import KEY, NAME, Index
 from vital_exp.mining.mine import Mining
 from vital_exp.mining.patches import PUBLISHED, PatchSettings
 from vital_exp.mining.references import REGIONS, MinedReferences
 from vital_exp.mining.units import select_units
+from vital_exp.mining.windows import AUTO, check_window
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.decoding import printable
 from vital_exp.targets.autoencoder import SparseAutoencoder
@@ -75,6 +76,10 @@ def mined_references(
         raise UsageError("references", "mined", "hidden units only: classes take references=folder")
     if keys.region not in REGIONS:
         raise UsageError("references.region", keys.region, f"one of {', '.join(REGIONS)}", REGIONS)
+    window = keys.get("window", AUTO)
+    check_window(window, network.preprocessing.size)
+    if window != AUTO and keys.region != "window":
+        logger.warning("references.window has no effect with references.region=%s", keys.region)
     candidates = keys.get("candidates", keys.count)
     if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
         raise UsageError("references.candidates", candidates, "a whole number of at least 1")
@@ -84,13 +89,15 @@ def mined_references(
         index = Index.open(keys.index)
         index.check(network, folder)
         _check_settings(index, keys)
-        references = MinedReferences(lambda: index, str(index.meta["key"]), folder, keys.count, keys.region)
+        key = str(index.meta["key"])
+        references = MinedReferences(lambda: index, key, folder, keys.count, keys.region, window, candidates)
         _check_units(references, targets, directions)
         return references
     mining = _mining(config, network, targets, directions, folder)
     mining.check()
     out = cache / "mining" / mining.key
-    return MinedReferences(partial(_run, mining, out), mining.key, folder, keys.count, keys.region)
+    options = (keys.count, keys.region, window, candidates, (out / NAME).is_file)
+    return MinedReferences(partial(_run, mining, out), mining.key, folder, *options)
 
 
 def image_folder(config: DictConfig, cache: Path) -> Path:
@@ -148,7 +155,9 @@ def _mining(
     patch, count = None, keys.count
     if keys.region == "patch":
         patch = PatchSettings(keys.patch.size, keys.patch.overlap, keys.patch.search)
-        count = max(count, keys.get("candidates", count))  # the strongest windows need not be of the strongest images
+    if keys.region == "patch" or keys.get("facets", 1) != 1:
+        # The strongest windows need not be of the strongest images, and facets are made of more than they keep.
+        count = max(count, keys.get("candidates", count))
     return Mining(units, folder, min(count, len(folder.paths)), patch, progress=config.progress)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vital_exp.config import plain
 from vital_exp.engine.directions import prompts_of, vectors_of
+from vital_exp.engine.facets import faceted
 from vital_exp.engine.setup import cache_dir, pair
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import Alignment, alignment, unit_alignment, unit_shape
@@ -33,11 +34,15 @@ from vital_exp.targets.unit import DIRECTIONS, Target
 
 
 def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Target] = ()) -> References:
-    """Return the source of reference images that the configuration names.
+    """Return the source of reference images that the configuration names, by facet where it asks for facets.
 
     Raises:
-        UsageError: a count, size or folder that is not allowed; mined references for classes.
+        UsageError: a count, size or folder that is not allowed; mined references for classes; a mistake about facets.
     """
+    return faceted(config, network, _source_of(config, network, targets))
+
+
+def _source_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Target]) -> References:
     keys = config.references
     if isinstance(keys.count, bool) or not isinstance(keys.count, int) or keys.count < 1:
         raise UsageError("references.count", keys.count, "a whole number of at least 1")
@@ -46,7 +51,7 @@ def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[
     if keys.source == "embedded":
         if size[0] != size[1]:
             raise UsageError("references.size", keys.size, "the embedded images are square: one side")
-        return DrawnReferences(keys.count, keys.seed, size[0])
+        return DrawnReferences(keys.count, keys.seed, size[0], keys.get("candidates", keys.count))
     if keys.source == "mined":
         if not keys.root and not keys.index and config.model.source != "embedded":
             return NoReferences("a folder of real images is needed: those that drive the unit most are found in it")
@@ -58,7 +63,8 @@ def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[
     resize = own.resize and round(own.resize * min(size) / min(own.size))
     names = network.class_names or ClassNames.numbered(1)  # a network without classes asks for images of none
     root = Path(keys.root).expanduser()
-    return FolderReferences(root, names, keys.count, keys.seed, size, resize, own.interpolation)
+    candidates = keys.get("candidates", keys.count)
+    return FolderReferences(root, names, keys.count, keys.seed, size, resize, own.interpolation, candidates)
 
 
 def targets_of(config: DictConfig, network: VisionNetwork, references: References | None = None) -> list[Target]:

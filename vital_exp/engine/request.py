@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vital_exp.config import compose_config, set_keys
 from vital_exp.engine import setup
 from vital_exp.engine.directions import settle_files
+from vital_exp.engine.facets import facet_targets, faceted
 from vital_exp.engine.problem import (
     as_references,
     check_alignment,
@@ -67,6 +68,7 @@ class Request:
         else:
             targets = targets_of(config, network)
             references = references_of(config, network, targets)
+        targets = facet_targets(config, references, targets, find=not config.dry_run)
         return cls(config, network, targets, references, tuple(overrides))
 
     @classmethod
@@ -106,8 +108,9 @@ class Request:
         setup.check_optimisation(config, network)
         check_units(config, network, chosen)
         given = None if references is None else as_references(references, network)
-        source = given or references_of(config, network, chosen)
+        source = faceted(config, network, given) if given else references_of(config, network, chosen)
         check_references(chosen, source)
+        chosen = facet_targets(config, source, chosen, find=not config.dry_run)
         _record(config, network, chosen, given)
         return cls(config, network, chosen, source, (*asked, *map(str, overrides)))
 

@@ -55,6 +55,7 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.models.precision import precisions_of
 from vital_exp.models.refusals import REFUSALS, refusal, unsupported
 from vital_exp.references.base import References
+from vital_exp.references.faceted import FacetedReferences
 from vital_exp.references.none import NoReferences
 from vital_exp.targets.unit import Target
 
@@ -379,8 +380,16 @@ class Visualization:
             "error": error,
             "position": list(target.position) if target.position else None,
             "variation": target.variation,
+            "facet": target.facet,
+            **self._described(target),
             "config_hash": config_hash(self.config),
         }
+
+    def _described(self, target: Target) -> dict[str, Any]:
+        """What is known of the target's facet."""
+        if isinstance(self.references, FacetedReferences) and target.facet is not None:
+            return self.references.describe(target)
+        return {"share": None, "coherence": None, "members": None}
 
     def _keep(self, target: Target, result: dict[str, Any], made: _Finished) -> None:
         """Keep a picture: on disk if there is a folder, and its line last."""

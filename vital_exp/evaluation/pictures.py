@@ -113,6 +113,7 @@ def _target(result: dict[str, Any], class_names: ClassNames | None) -> Target:
         (int(position[0]), int(position[1])) if position else None,
         int(result.get("variation") or 1),
         str(result.get("label") or ""),
+        None if result.get("facet") is None else int(result["facet"]),
     )
 
 

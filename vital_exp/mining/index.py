@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,20 @@ from vital_exp.mining.meta import (
 )
 from vital_exp.mining.patches import Box
 from vital_exp.mining.units import directions_hash
+from vital_exp.mining.windows import AUTO, window_over, window_side
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
+from vital_exp.references.facets import Facet
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.whole_files import whole_path
 
 NAME = "index.sqlite"
 KEY = "references.index"
+WAIT = 60.0  # seconds for another process that writes facets
 TOP, BOTTOM = "top", "bottom"
 IMAGE, PATCH = "image", "patch"
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = """
 -- One row per unit, side, region and rank.
@@ -47,7 +53,18 @@ CREATE TABLE units (
   x0 INTEGER, y0 INTEGER, x1 INTEGER, y1 INTEGER,
       -- box of a patch, null for whole images: px of the picture the network sees (resized and cropped as in
       -- meta.preprocessing), x to the right, y down, x1 and y1 outside
+  position INTEGER,          -- of an image: where in the layer's map (meta.maps) the unit is strongest, row by row
   PRIMARY KEY (layer, channel, side, region, rank)
+) WITHOUT ROWID;
+-- The facets of units that were found since, the largest first.
+CREATE TABLE facets (
+  layer TEXT NOT NULL, channel INTEGER NOT NULL,
+  settings TEXT NOT NULL,    -- JSON: region, window, candidates, count, facets, seed, embedding
+  facet INTEGER NOT NULL,    -- from 0
+  share REAL NOT NULL,       -- of the candidates
+  coherence REAL NOT NULL,   -- mean pairwise cosine of the members
+  members TEXT NOT NULL,     -- JSON: their places among the candidates, rank - 1, the nearest to the centre first
+  PRIMARY KEY (layer, channel, settings, facet)
 ) WITHOUT ROWID;
 CREATE TABLE corrupt (image TEXT NOT NULL, reason TEXT NOT NULL);     -- files that could not be read
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;  -- what the index is of; values are JSON
@@ -64,7 +81,9 @@ class Row:
         side: ``"top"`` or ``"bottom"``.
         image: path relative to the folder.
         activation: the unit's for this image or patch, pooled over positions.
-        box: (x0, y0, x1, y1) of a patch in px of the picture the network sees, x1 and y1 outside; None: all of it.
+        box: (x0, y0, x1, y1) of a patch or window in px of the picture the network sees, x1 and y1 outside; None: all
+            of it.
+        position: where in the layer's map the unit is strongest, row by row; None for a patch.
     """
 
     layer: str
@@ -74,6 +93,7 @@ class Row:
     image: str
     activation: float
     box: Box | None = None
+    position: int | None = None
 
 
 class Index:
@@ -127,6 +147,44 @@ class Index:
         """Return the strongest patches of the top images, at most one of each; see :meth:`top`."""
         return self._rows(layer, channel, TOP, PATCH, k)
 
+    def windows(self, layer: str, channel: int, k: int | None = None, window: str | float = AUTO) -> list[Row]:
+        """Return the images that drive a unit most as windows around its strongest position; see :meth:`top`.
+
+        Args:
+            layer, channel, k: see :meth:`top`.
+            window: side of the windows: the layer's effective receptive field (``"auto"``), a share of the shorter side
+                of the network's input in (0, 1], or px. A position without a place, a class token's, has no box.
+
+        Raises:
+            UsageError: the unit was not mined; a window larger than the input.
+        """
+        rows = self.top(layer, channel, k)
+        height, width = self.meta["input"]
+        shape, side = self.meta["maps"][layer], window_side(window, self.meta["fields"][layer], (height, width))
+        return [replace(row, box=window_over(int(row.position or 0), shape, (height, width), side)) for row in rows]
+
+    def facets(self, layer: str, channel: int, settings: Mapping[str, Any]) -> list[Facet]:
+        """Return the facets of a unit that were found by these settings, the largest first; none where none were."""
+        found = self._ask(
+            "SELECT share, coherence, members FROM facets WHERE layer = ? AND channel = ? AND settings = ?"
+            " ORDER BY facet",
+            (layer, channel, json.dumps(settings, sort_keys=True)),
+        )
+        return [Facet(share, coherence, tuple(json.loads(members))) for share, coherence, members in found]
+
+    def keep_facets(self, layer: str, channel: int, settings: Mapping[str, Any], facets: Sequence[Facet]) -> None:
+        """Write the facets of a unit into the index, unless the file cannot be written."""
+        text = json.dumps(settings, sort_keys=True)
+        rows = [
+            (layer, channel, text, number, one.share, one.coherence, json.dumps(one.members))
+            for number, one in enumerate(facets)
+        ]
+        try:
+            with closing(sqlite3.connect(self.path, timeout=WAIT)) as connection, connection:
+                connection.executemany("INSERT OR REPLACE INTO facets VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        except sqlite3.OperationalError as error:  # somebody else's index: its facets are found anew each time
+            logger.info("%s: facets are not kept there (%s)", self.path, error)
+
     def largest_activation(self, layer: str, channel: int) -> float:
         """Return the unit's activation by the image that drives it most."""
         return self.top(layer, channel, 1)[0].activation
@@ -162,15 +220,17 @@ class Index:
 
     def _rows(self, layer: str, channel: int, side: str, region: str, k: int | None) -> list[Row]:
         rows = self._ask(
-            "SELECT rank, image, activation, x0, y0, x1, y1 FROM units"
+            "SELECT rank, image, activation, x0, y0, x1, y1, position FROM units"
             " WHERE layer = ? AND channel = ? AND side = ? AND region = ? AND rank <= ? ORDER BY rank",
             (layer, channel, side, region, self.meta["k"] if k is None else k),
         )
         if not rows:
             self._explain(layer, channel, region)
         return [
-            Row(layer, channel, rank, side, _path(image), activation, None if x0 is None else (x0, y0, x1, y1))
-            for rank, image, activation, x0, y0, x1, y1 in rows
+            Row(
+                layer, channel, rank, side, _path(image), activation, None if x0 is None else (x0, y0, x1, y1), position
+            )
+            for rank, image, activation, x0, y0, x1, y1, position in rows
         ]
 
     def _explain(self, layer: str, channel: int, region: str) -> None:
@@ -193,7 +253,7 @@ def write_index(path: Path, rows: Iterable[Row], corrupt: Mapping[str, str], met
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_path(path) as temporary, closing(sqlite3.connect(temporary)) as connection, connection:
         connection.executescript(SCHEMA)
-        connection.executemany("INSERT INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_values, rows))
+        connection.executemany("INSERT INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_values, rows))
         connection.executemany("INSERT INTO corrupt VALUES (?, ?)", ((_text(p), r) for p, r in corrupt.items()))
         connection.executemany("INSERT INTO meta VALUES (?, ?)", ((k, json.dumps(v)) for k, v in meta.items()))
     return Index(path)
@@ -202,7 +262,7 @@ def write_index(path: Path, rows: Iterable[Row], corrupt: Mapping[str, str], met
 def _values(row: Row) -> tuple[object, ...]:
     region, box = (PATCH, row.box) if row.box else (IMAGE, (None,) * 4)
     unit = (row.layer, row.channel, row.side, region, row.rank)
-    return (*unit, _text(row.image), row.activation, *box)
+    return (*unit, _text(row.image), row.activation, *box, row.position)
 
 
 def _text(path: str) -> str | bytes:

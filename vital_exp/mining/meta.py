@@ -12,7 +12,7 @@ from vital_exp.mining.patches import PatchSettings
 from vital_exp.mining.units import Units
 from vital_exp.models.identity import LAYER, PARTS, Identity, difference, identity_of
 
-FORMAT = 2  # of the index and of the state; raise it when what they hold changes
+FORMAT = 3  # of the index and of the state; raise it when what they hold changes
 NETWORK = (*PARTS, "precision", "variant")
 IMAGES = ("fingerprint",)
 SETTINGS = ("format", "layers", "k", "pooling", "patch")
@@ -24,7 +24,7 @@ def describe(units: Units, folder: ImageFolder, k: int, patch: PatchSettings | N
 
     Keys: format, key (a hash of what decides the content), network, weights, architecture, preprocessing, precision,
     activations (the fingerprints of the layers), variant, folder, images, fingerprint, layers, k, pooling, patch (size,
-    overlap, search; null: no patches).
+    overlap, search; null: no patches), input (height and width in px), maps (the shape of each layer's).
     """
     meta = {
         "format": FORMAT,
@@ -34,6 +34,8 @@ def describe(units: Units, folder: ImageFolder, k: int, patch: PatchSettings | N
         "k": k,
         "pooling": units.pooling,
         "patch": {**vars(patch), "size": patch.side(*folder.preprocessing.size)} if patch else None,
+        "input": list(folder.preprocessing.size),
+        "maps": {layer: list(shape) for layer, shape in units.shapes.items()},
     }
     content = {key: meta[key] for key in (*NETWORK, *IMAGES, *SETTINGS)}  # names of things take no part
     return {"key": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24], **meta}

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vital_exp.config import compose_config
@@ -26,12 +27,14 @@ from vital_exp.mining.meta import (
 )
 from vital_exp.mining.passes import Passes
 from vital_exp.mining.patches import PUBLISHED, PatchSettings
+from vital_exp.mining.plan import duration, images_line, measured, told, windows_per_image
 from vital_exp.mining.state import MiningState
 from vital_exp.mining.top import NOTHING, TopK
 from vital_exp.mining.units import Units, select_units
+from vital_exp.mining.windows import FIELD_IMAGES, receptive_field
 from vital_exp.models.identity import begin_call, identity_of
 from vital_exp.models.network import VisionNetwork
-from vital_exp.references.decoding import printable
+from vital_exp.references.decoding import CorruptImageError, printable
 
 FOLDER_KEY = "hydra.run.dir"
 
@@ -108,9 +111,34 @@ class Mining:
             state.load(kept)
         passes.run(state)
         corrupt = self._corrupt(state)
-        index = write_index(finished, self._rows(passes, state), corrupt, self.meta)
+        meta = {**self.meta, "fields": {layer: self._field(passes, state, layer) for layer in self.units.layers}}
+        index = write_index(finished, self._rows(passes, state), corrupt, meta)
         kept.unlink(missing_ok=True)
         return index
+
+    def plan(self) -> str:
+        """Return what would be done and how long it takes, as text; a few batches are measured.
+
+        Raises:
+            UsageError: see :meth:`check`.
+        """
+        self.check()
+        units, images = sum(map(len, self.units.channels.values())), len(self.folder.paths)
+        cost = measured(self.folder, self.units.maps, self.batch_size, self.workers, self.units.network.device)
+        ranked = min(images, units * self.k)
+        lines = {
+            "model": f"{self.units.network.name} on {self.units.network.device}",
+            "images": images_line(self.folder),
+            "units": f"{units} of {', '.join(self.units.layers)}, k={self.k} images on each side",
+            "1st pass": f"{images} images, about {duration(cost.seconds(images, images))}",
+        }
+        if self.patch:
+            boxes = self.patch.windows(*self.units.network.preprocessing.size)
+            windows = windows_per_image(self.patch, boxes, units * self.k / ranked)
+            about = duration(cost.seconds(ranked, ranked * windows))
+            search = f"patch.search={self.patch.search}"
+            lines["2nd pass"] = f"at most {ranked} images, up to {windows} windows of each ({search}), about {about}"
+        return told(lines)
 
     def _passes(self, kept: Path) -> Passes:
         def save(state: MiningState) -> None:
@@ -141,16 +169,29 @@ class Mining:
     def _rows(self, passes: Passes, state: MiningState) -> Iterator[Row]:
         """Yield the rows of the index."""
         for layer in self.units.layers:
-            yield from self._side(layer, state.top[layer], TOP)
-            yield from self._side(layer, state.bottom[layer], BOTTOM)
+            yield from self._side(passes, layer, state.top[layer], TOP)
+            yield from self._side(passes, layer, state.bottom[layer], BOTTOM)
             if self.patch:
                 yield from self._patches(passes, layer, state.patches[layer])
 
-    def _side(self, layer: str, best: TopK, side: str) -> Iterator[Row]:
+    def _side(self, passes: Passes, layer: str, best: TopK, side: str) -> Iterator[Row]:
         sign = -1 if side == BOTTOM else 1
         for unit, rank, value, number in _ranked(best):
+            image, position = divmod(number, passes.positions[layer])
             channel = self.units.channels[layer][unit]
-            yield Row(layer, channel, rank, side, self.folder.paths[number], sign * value)
+            yield Row(layer, channel, rank, side, self.folder.paths[image], sign * value, position=position)
+
+    def _field(self, passes: Passes, state: MiningState, layer: str) -> int | None:
+        """Return the side of a layer's receptive field, by the strongest images of some of its units."""
+        ranked = [(unit, number) for unit, number in enumerate(state.top[layer].numbers[:, 0].tolist()) if number >= 0]
+        pictures, numbers = [], []
+        for unit, number in ranked[:: -(-len(ranked) // FIELD_IMAGES)]:
+            try:
+                pictures.append(self.folder.load(self.folder.paths[number // passes.positions[layer]]))
+            except CorruptImageError:  # since it was mined
+                continue
+            numbers.append(unit)
+        return receptive_field(self.units, layer, torch.stack(pictures), numbers) if pictures else None
 
     def _patches(self, passes: Passes, layer: str, best: TopK) -> Iterator[Row]:
         for unit, rank, value, number in _ranked(best):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import logging
+import math
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -14,12 +17,12 @@ from vital_exp.images.output import resized
 from vital_exp.mining.images import ImageBatch, ImageFolder
 from vital_exp.mining.interruption import held_back
 from vital_exp.mining.patches import PatchSettings, crops, windows_over
+from vital_exp.mining.plan import WINDOWS_OVER_A_POSITION, Cost, duration, windows_per_image
 from vital_exp.mining.state import IMAGES_PASS, PATCHES_PASS, MiningState
 from vital_exp.mining.top import NOTHING, TopK
 from vital_exp.mining.units import Units
 
-# Windows that hold one position: what a search of the strongest expects per image when it forms batches.
-WINDOWS_OVER_A_POSITION = 4
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,6 +52,8 @@ class Passes:
     def __post_init__(self) -> None:
         self.device = self.units.network.device
         self.size = self.units.network.preprocessing.size
+        self._seconds, self._in_network, self._shown = 0.0, 0.0, 0
+        self.positions = {layer: math.prod(shape) for layer, shape in self.units.shapes.items()}
         self.boxes = self.patch.windows(*self.size) if self.patch else []
 
     def start(self, k: int) -> MiningState:
@@ -67,8 +72,27 @@ class Passes:
             state.phase, state.position = PATCHES_PASS, 0
             self.save(state)
         if self.patch:
+            self._tell_patches(state, self.patch)
             windows = len(self.boxes) if self.patch.search == "all" else WINDOWS_OVER_A_POSITION
-            self._pass(state, wanted(state.top), max(1, self.batch_size // windows), self._add_patches)
+            self._pass(state, wanted(state.top, self.positions), max(1, self.batch_size // windows), self._add_patches)
+
+    def _tell_patches(self, state: MiningState, patch: PatchSettings) -> None:
+        """Say what the second pass has to do and, where the first was measured, how long that takes."""
+        images = len(wanted(state.top, self.positions)) - state.position
+        ranked = sum(int((top.numbers != NOTHING).sum()) for top in state.top.values())
+        windows = windows_per_image(patch, self.boxes, ranked / max(1, images + state.position))
+        cost = self._cost
+        about = f", about {duration(cost.seconds(images, images * windows))}" if cost else ""
+        hint = "; patch.search=strongest tries fewer" if patch.search == "all" else ""
+        logger.info("patches: %d images, up to %d windows of each%s%s", images, windows, about, hint)
+
+    @property
+    def _cost(self) -> Cost | None:
+        """What an image has cost so far; None where none was shown."""
+        if not self._shown:
+            return None
+        network = self._in_network / self._shown
+        return Cost(max(0.0, self._seconds / self._shown - network), network)
 
     def _pass(
         self,
@@ -81,7 +105,7 @@ class Passes:
 
         The state is saved now and then, and when it is interrupted.
         """
-        unsaved = 0
+        unsaved, began = 0, time.perf_counter()
         try:
             with closing(self._batches(numbers, state.position, size, state.phase)) as batches:
                 for batch in batches:
@@ -90,6 +114,7 @@ class Passes:
                         if unsaved >= self.save_every:
                             self.save(state)
                             unsaved = 0
+            self._seconds += time.perf_counter() - began
         except KeyboardInterrupt:  # between two batches, as signals are held back within one
             self.save(state)
             raise
@@ -98,7 +123,10 @@ class Passes:
         """Take a batch into the state; return how many pictures the network saw."""
         shown = 0
         if batch.pixels is not None:
+            began = time.perf_counter()
             shown = add(state, batch.rgb(self.device), batch.numbers.to(self.device))
+            self._in_network += time.perf_counter() - began
+            self._shown += shown
         state.corrupt |= batch.corrupt
         state.position += batch.count
         return shown
@@ -118,9 +146,10 @@ class Passes:
 
     def _add_images(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> int:
         """Rank images by every unit; return how many pictures the network saw."""
-        for layer, values in self.units.values(rgb).items():
-            state.top[layer].add(values, numbers)
-            state.bottom[layer].add(-values, numbers)
+        for layer, (values, positions) in self.units.values_and_positions(rgb).items():
+            numbered = numbers[:, None] * self.positions[layer] + positions  # (N, U)
+            state.top[layer].add(values, numbered)
+            state.bottom[layer].add(-values, numbered)
         return len(rgb)
 
     def _add_patches(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> int:
@@ -142,7 +171,8 @@ class Passes:
         asked = {}
         strongest = self.units.strongest(rgb) if self.patch and self.patch.search == "strongest" else {}
         for layer, top in state.top.items():
-            ranks = (top.numbers == numbers[:, None, None]).any(dim=2)[..., None]  # (N, U, 1)
+            images = _images(top, self.positions[layer])  # (U, k)
+            ranks = (images == numbers[:, None, None]).any(dim=2)[..., None]  # (N, U, 1)
             asked[layer] = ranks.expand(-1, -1, len(self.boxes))
             if strongest:
                 held = windows_over(strongest[layer], self.units.shapes[layer], self.boxes, self.size)
@@ -150,7 +180,17 @@ class Passes:
         return asked
 
 
-def wanted(tops: dict[str, TopK]) -> list[int]:
-    """Return the numbers of all images that rank, ascending."""
-    found = torch.cat([top.numbers.flatten() for top in tops.values()]).unique()
+def _images(top: TopK, positions: int) -> Tensor:
+    """Return the numbers (U, k) of the images that rank, NOTHING where there are fewer."""
+    return top.numbers.div(positions, rounding_mode="floor")
+
+
+def wanted(tops: Mapping[str, TopK], positions: Mapping[str, int]) -> list[int]:
+    """Return the numbers of all images that rank, ascending.
+
+    Args:
+        tops: of each layer, with the numbers image * positions + position.
+        positions: how many each layer's map has.
+    """
+    found = torch.cat([_images(top, positions[layer]).flatten() for layer, top in tops.items()]).unique()
     return [int(number) for number in found.tolist() if number != NOTHING]

@@ -16,7 +16,7 @@ Box = tuple[int, int, int, int]
 SEARCHES = ("all", "strongest")
 # METHODS 1.4: windows of 64 px of a picture of 224 px, half of each shared with the next.
 PUBLISHED_SIDE, PUBLISHED_INPUT, PUBLISHED_OVERLAP = 64, 224, 0.5
-# Tokens before those of a square grid (class, distillation, registers); a longer rest is no grid.
+# Tokens before those of the grid (class, distillation, registers); a longer rest is no grid.
 MOST_PREFIX_TOKENS = 8
 
 
@@ -86,13 +86,13 @@ def windows_over(strongest: Tensor, shape: Sequence[int], boxes: Sequence[Box], 
 
     Args:
         strongest: (...) int64, flat positions in the map.
-        shape: of the map: (rows, columns), or (tokens,) where those after a few first ones make a square grid.
+        shape: of the map: (rows, columns), or (tokens,) where those after a few first ones make a grid.
         boxes: the W windows.
         size: (height, width) of the picture in px.
 
     A position without a place in the picture (a class token's, or of no grid) counts as held by every window.
     """
-    prefix, rows, columns = _grid(shape)
+    prefix, rows, columns = grid(shape, size)
     place = strongest - prefix
     y = (place.div(columns, rounding_mode="floor") + 0.5) * size[0] / rows
     x = (place % columns + 0.5) * size[1] / columns
@@ -101,11 +101,17 @@ def windows_over(strongest: Tensor, shape: Sequence[int], boxes: Sequence[Box], 
     return held | (place < 0)[..., None]
 
 
-def _grid(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return the number of positions before the grid, its rows and its columns."""
+def grid(shape: Sequence[int], size: tuple[int, int]) -> tuple[int, int, int]:
+    """Return the number of positions of a layer's map before its grid, the grid's rows and its columns.
+
+    Tokens make a grid of the proportions of the picture (height, width); where they make none all are before it.
+    """
     if len(shape) == 2:
         return 0, shape[0], shape[1]
     positions = int(torch.Size(shape).numel())
-    side = isqrt(positions)
-    prefix = positions - side * side
-    return (prefix, side, side) if side > 1 and prefix <= MOST_PREFIX_TOKENS else (positions, 1, 1)
+    for prefix in range(min(MOST_PREFIX_TOKENS + 1, positions - 1)):
+        rows = isqrt((positions - prefix) * size[0] // size[1])
+        columns, rest = divmod(positions - prefix, max(rows, 1))
+        if rest == 0 and rows * size[1] == columns * size[0]:
+            return prefix, rows, columns
+    return positions, 1, 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 from torch import Tensor
 
@@ -13,11 +14,14 @@ from vital_exp.errors import UsageError
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index, Row
 from vital_exp.mining.patches import enlarged
+from vital_exp.mining.windows import AUTO
+from vital_exp.references.base import Candidate
 from vital_exp.references.decoding import CorruptImageError, printable
+from vital_exp.references.facets import Facet
 from vital_exp.references.folder import warn_of_few
 from vital_exp.targets.unit import Target
 
-REGIONS = ("patch", "image")
+REGIONS = ("patch", "image", "window")
 
 
 @dataclass
@@ -29,7 +33,11 @@ class MinedReferences:
         key: of the mining (``Mining.key``, ``index.meta["key"]``): what the index depends on.
         folder: the images.
         count: references per unit.
-        region: ``"patch"`` (METHODS 1.4, the paper) or ``"image"`` (the published code).
+        region: ``"patch"`` (METHODS 1.4, the paper), ``"image"`` (the published code) or ``"window"``, the part of each
+            image around the unit's strongest position.
+        window: the side of windows, see :meth:`Index.windows`.
+        candidates_count: images, patches or windows that compete for the facets of a unit.
+        is_mined: whether the index is there, so that nothing is mined to answer.
     """
 
     mine: Callable[[], Index]
@@ -37,6 +45,9 @@ class MinedReferences:
     folder: ImageFolder
     count: int
     region: str
+    window: str | float = AUTO
+    candidates_count: int = 50
+    is_mined: Callable[[], bool] = lambda: True
     _told: set[str] = field(default_factory=set)
 
     @cached_property
@@ -47,7 +58,8 @@ class MinedReferences:
     def images(self, target: Target) -> Iterator[Tensor]:
         """Yield a unit's references, strongest first, each float32 (3, H, W) RGB in [0, 1] at the network's input size.
 
-        A patch is cut out and enlarged, a whole image is as the network sees it. Warns of fewer than asked for.
+        A patch or window is cut out and enlarged, a whole image is as the network sees it. Warns of fewer than asked
+        for.
 
         Raises:
             UsageError: a class, a unit that was not mined, or an image that can no longer be read.
@@ -59,25 +71,39 @@ class MinedReferences:
         yield from map(self._picture, rows)
 
     def rows(self, target: Target) -> list[Row]:
-        """Return which images, or patches, a unit's references are."""
-        layer, number = self._mined(target)
+        """Return which images, patches or windows a unit's references are."""
+        return self._strongest(target, self.count)
+
+    def _strongest(self, target: Target, count: int) -> list[Row]:
+        layer, number = self.unit_of(target)
+        if self.region == "window":
+            return self.index.windows(layer, number, count, self.window)
         read = self.index.patches if self.region == "patch" else self.index.top
-        return read(layer, number, self.count)
+        return read(layer, number, count)
 
     def fingerprint(self, target: Target) -> str:
         """Return a hash of the mining, of the files' sizes and times, and of the unit; nothing is mined for it."""
         layer, number = self._unit(target)
-        parts = (self.key, self.folder.fingerprint, layer, number, target.kind, self.count, self.region)
+        parts = (self.key, self.folder.fingerprint, layer, number, target.kind, self.count, self.region, self.window)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def candidates(self, target: Target) -> list[Candidate]:
+        """Return the images, patches or windows that compete for a unit's facets, the strongest first."""
+        rows = self._strongest(target, self.candidates_count)
+        return [Candidate(printable(row.image), partial(self._picture, row)) for row in rows]
+
+    def competition(self, target: Target) -> dict[str, Any]:
+        """Return which part of the index competes."""
+        return {"region": self.region, "window": self.window, "candidates": self.candidates_count}
 
     def class_indices(self) -> None:
         """Return None: the images serve hidden units."""
 
     def largest_activation(self, target: Target) -> float:
         """Return the unit's largest natural activation."""
-        return self.index.largest_activation(*self._mined(target))
+        return self.index.largest_activation(*self.unit_of(target))
 
-    def _mined(self, target: Target) -> tuple[str, int]:
+    def unit_of(self, target: Target) -> tuple[str, int]:
         """Return the unit, after making sure that the index has such units of its layer."""
         layer, number = self._unit(target)
         kinds = {one["layer"]: "direction" if one["directions"] else "channel" for one in self.index.meta["layers"]}
@@ -100,3 +126,22 @@ class MinedReferences:
             problem = f"{printable(row.image)} can no longer be read: {error.reason}"
             raise UsageError(self.folder.key, printable(self.folder.root), problem) from None
         return view if row.box is None else enlarged(view, row.box)
+
+
+@dataclass(frozen=True)
+class IndexFacets:
+    """Facets kept in the index of mined references; a :class:`vital_exp.references.faceted.FacetStore`."""
+
+    references: MinedReferences
+
+    def read(self, target: Target, settings: dict[str, Any]) -> list[Facet] | None:
+        """Return the facets that the index has; None for none, or where nothing is mined yet."""
+        if not self.references.is_mined():
+            return None
+        layer, number = self.references.unit_of(target)
+        return self.references.index.facets(layer, number, settings) or None
+
+    def write(self, target: Target, settings: dict[str, Any], facets: Sequence[Facet]) -> None:
+        """Write the facets of a unit into the index."""
+        layer, number = self.references.unit_of(target)
+        self.references.index.keep_facets(layer, number, settings, facets)

@@ -24,7 +24,8 @@ class MiningState:
     """How far a mining has come.
 
     Attributes:
-        top, bottom: for each layer the images of its units; those of ``bottom`` with negated values.
+        top, bottom: for each layer the images of its units, those of ``bottom`` with negated values; their numbers are
+            image * positions of the layer's map + the unit's strongest position.
         patches: for each layer the patches of its units; their numbers are image * windows + window.
         phase: the pass that is running.
         position: images of this pass that are done.

@@ -48,9 +48,9 @@ class Units:
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return for each layer the units' maps, (B, U, P), of RGB images (B, 3, H, W), on the network's device."""
         activations, _ = self.network.taps(self.layers, "layers")(model_space(images, self.network))
-        return {layer: self._of_units(layer, exact(activations[layer]).flatten(2)) for layer in self.layers}
+        return {layer: self.of_units(layer, exact(activations[layer]).flatten(2)) for layer in self.layers}
 
-    def _of_units(self, layer: str, values: Tensor) -> Tensor:
+    def of_units(self, layer: str, values: Tensor) -> Tensor:
         """Return the units' part (B, U, P) of a layer's channels (B, C, P)."""
         if layer in self.directions:
             read = self.directions[layer]
@@ -67,14 +67,30 @@ class Units:
         Raises:
             UsageError: some are no finite numbers, which nothing can be ranked by.
         """
-        values = {layer: pool(maps, self.pooling).float() for layer, maps in self.maps(images).items()}
-        for layer, found in values.items():
-            if not bool(found.isfinite().all()):
-                narrow = "; float16 ends at 65504: hand over module.bfloat16() or float()"
-                half = torch.float16 in precisions_of(self.network.module)
-                problem = "some images make its activations NaN or infinite"
-                raise UsageError("layers", layer, problem + (narrow if half else ""))
-        return values
+        return {layer: self._checked(layer, pool(maps, self.pooling)) for layer, maps in self.maps(images).items()}
+
+    def values_and_positions(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return for each layer the units' values, (B, U) float32, and the flat positions of their largest, (B, U).
+
+        Raises:
+            UsageError: see :meth:`values`.
+        """
+        found = {}
+        for layer, maps in self.maps(images).items():
+            largest, positions = maps.max(dim=2)
+            values = largest if self.pooling == "max" else pool(maps, self.pooling)
+            found[layer] = self._checked(layer, values), positions
+        return found
+
+    def _checked(self, layer: str, values: Tensor) -> Tensor:
+        """Return values in float32, after making sure that they are finite."""
+        found = values.float()
+        if not bool(found.isfinite().all()):
+            narrow = "; float16 ends at 65504: hand over module.bfloat16() or float()"
+            half = torch.float16 in precisions_of(self.network.module)
+            problem = "some images make its activations NaN or infinite"
+            raise UsageError("layers", layer, problem + (narrow if half else ""))
+        return found
 
     def strongest(self, images: Tensor) -> dict[str, Tensor]:
         """Return for each layer the flat position of each unit's largest value, (B, U)."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -23,4 +24,29 @@ class References(Protocol):
 
     def class_indices(self) -> list[int] | None:
         """Return the classes that have images, ascending; None when the images serve any target."""
+        ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An image that competes for the facets of a unit.
+
+    Attributes:
+        name: what the user knows it by: its path, or its place in a tensor.
+        load: returns it, (3, H, W) RGB.
+    """
+
+    name: str | int
+    load: Callable[[], Tensor]
+
+
+class Competing(References, Protocol):
+    """References whose images can be clustered."""
+
+    def candidates(self, target: Target) -> list[Candidate]:
+        """Return the images of a unit that compete for its facets, the strongest first where there is an order."""
+        ...
+
+    def competition(self, target: Target) -> dict[str, Any]:
+        """Return what decides which images compete, ready for JSON, without finding them."""
         ...

@@ -10,6 +10,8 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vital_exp.errors import UsageError
+from vital_exp.references.base import Candidate
 from vital_exp.targets.unit import Target
 
 Array = NDArray[np.float32]
@@ -411,16 +414,18 @@ class DrawnReferences:
         count: images for a target, at least 1.
         seed: which set is drawn, at least 0.
         size: side in pixels; None keeps 64, another size is resized (bilinear, antialiased).
+        candidates: images that compete for the facets of a target.
 
     Raises:
         UsageError: for a count, seed or size out of range.
     """
 
-    def __init__(self, count: int = 50, seed: int = 0, size: int | None = None) -> None:
+    def __init__(self, count: int = 50, seed: int = 0, size: int | None = None, candidates: int = 50) -> None:
         for key, value, least in (("count", count, 1), ("seed", seed, 0), ("size", SIZE if size is None else size, 1)):
             if value < least:
                 raise UsageError(f"references.{key}", value, f"must be at least {least}")
         self.count, self.seed, self.size = count, seed, SIZE if size is None else size
+        self.competing = candidates
 
     def images(self, target: Target) -> Iterator[Tensor]:
         """Yield ``count`` images, each (3, size, size) float32 RGB in [0, 1].
@@ -430,8 +435,16 @@ class DrawnReferences:
         """
         self._check_class(target)
         for number in range(self.count):
-            own = target.index if target.kind == "class" else number % len(CLASSES)
-            yield self._resized(draw(own, number, self.seed))
+            yield self._image(target, number)
+
+    def candidates(self, target: Target) -> list[Candidate]:
+        """Return the images that compete for a target's facets: the first so many."""
+        self._check_class(target)
+        return [Candidate(number, partial(self._image, target, number)) for number in range(self.competing)]
+
+    def competition(self, target: Target) -> dict[str, Any]:
+        """Return the set, and how many of its images compete."""
+        return {"references": self.fingerprint(target), "candidates": self.competing}
 
     def fingerprint(self, target: Target) -> str:
         """Return a hexadecimal hash of all that the target's images depend on; the same for every hidden unit."""
@@ -442,6 +455,10 @@ class DrawnReferences:
     def class_indices(self) -> list[int]:
         """Return the ten classes."""
         return list(range(len(CLASSES)))
+
+    def _image(self, target: Target, number: int) -> Tensor:
+        own = target.index if target.kind == "class" else number % len(CLASSES)
+        return self._resized(draw(own, number, self.seed))
 
     def _check_class(self, target: Target) -> None:
         if target.kind == "class" and not 0 <= target.index < len(CLASSES):

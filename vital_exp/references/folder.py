@@ -9,13 +9,15 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from vital_exp.errors import UsageError, nearest
+from vital_exp.references.base import Candidate
 from vital_exp.references.decoding import INTERPOLATIONS, CorruptImageError, fit, load_rgb, printable
 from vital_exp.targets.class_names import ClassNames, as_integer
 from vital_exp.targets.unit import Target
@@ -47,6 +49,7 @@ class FolderReferences:
         size: side or (height, width) of the images given, in px.
         resize: what the shorter side becomes before the crop, in px; None for no margin.
         interpolation: how they are resized, one of decoding.INTERPOLATIONS.
+        candidates: images that compete for the facets of a target.
 
     Raises:
         UsageError: the root is missing, unreadable or without images, or an option is out of range.
@@ -61,9 +64,10 @@ class FolderReferences:
         size: int | tuple[int, int] = 224,
         resize: int | None = 256,
         interpolation: str = "bilinear",
+        candidates: int = 200,
     ) -> None:
         self.root = Path(root).expanduser()
-        self.count, self.seed = count, seed
+        self.count, self.seed, self.competing = count, seed, candidates
         self.size = size if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.resize, self.interpolation = resize, interpolation
         self._given_names = class_names
@@ -93,13 +97,31 @@ class FolderReferences:
         Raises:
             UsageError: the class has no images.
         """
-        options = (self.count, self.size, self.resize, self.interpolation, self.seed)
-        digest = hashlib.sha256(repr(options).encode())
         paths = self._ordered(target)
         self._tell_few(target, len(paths))
-        for path in paths[: math.ceil(self.count / (1 - CORRUPT_LIMIT)) + 1]:
+        return self._hash(paths[: math.ceil(self.count / (1 - CORRUPT_LIMIT)) + 1], self.count)
+
+    def _hash(self, paths: list[str], count: int) -> str:
+        options = (count, self.size, self.resize, self.interpolation, self.seed)
+        digest = hashlib.sha256(repr(options).encode())
+        for path in paths:
             digest.update(os.fsencode(path) + _state(self.root / path))
         return digest.hexdigest()
+
+    def candidates(self, target: Target) -> list[Candidate]:
+        """Return the images that compete for a target's facets: the first in the order that its seed gives them.
+
+        Raises:
+            UsageError: the class has no images.
+        """
+        return [Candidate(path, partial(self._load, path)) for path in self._ordered(target)[: self.competing]]
+
+    def competition(self, target: Target) -> dict[str, Any]:
+        """Return a hash of the files that compete."""
+        return {"references": self._hash(self._ordered(target)[: self.competing], self.competing)}
+
+    def _load(self, path: str) -> Tensor:
+        return fit(load_rgb(self.root / path), self.size, self.resize, self.interpolation)
 
     def class_indices(self) -> list[int] | None:
         """Return the classes that have images, ascending; None when the images serve any target.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.images.ranges import checked_shape, tell_ranges
+from vital_exp.references.base import Candidate
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -65,6 +68,21 @@ class TensorReferences:
         """
         named = {f"{target.name} ": tensor for target, tensor in self._by_target.items()}
         tell_ranges("references", named if self._shared is None else {"": self._shared})
+
+    def candidates(self, target: Target) -> list[Candidate]:
+        """Return all images of the target: they compete for its facets."""
+        tensor = self._tensor(target).detach()
+        return [Candidate(place, partial(tensor.__getitem__, place)) for place in range(len(tensor))]
+
+    def competition(self, target: Target) -> dict[str, Any]:
+        """Return a hash of the target's images."""
+        return {"references": self.fingerprint(target)}
+
+    def counts(self) -> dict[str, int]:
+        """Return how many images each target has; under ``""`` those that serve every target."""
+        if self._shared is not None:
+            return {"": len(self._shared)}
+        return {target.name: len(tensor) for target, tensor in self._by_target.items()}
 
     def class_indices(self) -> list[int] | None:
         """Return the classes that have a tensor of their own, ascending; None when one tensor serves all targets."""

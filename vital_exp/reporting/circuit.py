@@ -46,13 +46,14 @@ def _levels(tree: dict[str, Any]) -> list[list[dict[str, Any]]]:
 
 def _leaf(node: dict[str, Any], folder: Path, depth: int) -> Leaf:
     run = folder / f"level{depth}"
-    result = next(one for one in read_run(run).results if one["target"] == node["target"])
+    names = (node["target"], f"{node['target']}_f0")  # of the unit, or of its main facet
+    result = next(one for one in read_run(run).results if one["target"] in names)
     return Leaf(
         name=node["target"],
         title=node["label"] or in_words(node["target"]),
         share=node["share"],
-        picture=embed(run / "images", f"{node['target']}.png", False),
-        references=embed(run / "references", f"{node['target']}.jpg", False),
+        picture=embed(run / "images", f"{result['target']}.png", False),
+        references=embed(run / "references", f"{result['target']}.jpg", False),
         error=str(result.get("error") or ""),
         children=[_leaf(child, folder, depth + 1) for child in node["children"]],
     )

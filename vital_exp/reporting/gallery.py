@@ -229,7 +229,8 @@ def _references_name(references: dict[Any, Any]) -> str:
     """Return the words under the reference images: mined ones are those that drive the unit most."""
     if references.get("source") != "mined":
         return "real reference images"
-    return f"{'patches of ' if references.get('region') == 'patch' else ''}real images that drive the unit most"
+    part = {"patch": "patches of ", "window": "windows of "}.get(str(references.get("region")), "")
+    return f"{part}real images that drive the unit most"
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -322,6 +323,7 @@ def _webp(image: Image.Image) -> bytes:
 def _facts(run: Run, result: dict[str, Any]) -> list[tuple[str, object]]:
     """Return the numbers under a picture; those that were not recorded, or are told for all at once, are left out."""
     facts = [("activation", result.get("activation"))]
+    facts += [("share of the strongest", result.get("share")), ("coherence", result.get("coherence"))]
     facts += [(key, result.get(key)) for key in ("steps", "seed") if run.common(key) is None]
     seconds = _finite(result.get("seconds"))
     facts.append(("time", None if seconds is None else format_duration(seconds)))

@@ -16,7 +16,9 @@ from vital_exp.engine.starts import starts_of
 from vital_exp.engine.step import step_objective
 from vital_exp.engine.visualization import check_size
 from vital_exp.images.randomness import RandomStreams
+from vital_exp.mining.plan import duration
 from vital_exp.models.layers import layer_shapes
+from vital_exp.references.faceted import FacetedReferences
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.targets.class_names import ClassNames
 
@@ -50,12 +52,27 @@ def describe_plan(request: Request) -> str:
         "method": f"{config.method.name}, {config.steps} steps{views}",
         "layers": ", ".join(f"{layer} x {weight:g}" for layer, weight in aligned.items()),
         "targets": f"{count}: {names}{' ...' if count > TARGETS_SHOWN else ''}",
+        **_facets_line(request),
         "batches": f"{number} of {batch_size}{' (auto)' if automatic else ''}, pictures of {size[0]} x {size[1]} px",
-        "time": f"about {_duration(seconds)}, and reading the references",
+        "time": f"about {duration(seconds)}, and reading the references",
         "memory": f"about {memory / 1e9:.2f} GB of activations",
         "disk": f"about {kept / 1e6:.1f} MB in the run folder{_cache_note(request)}",
     }
     return "\n".join(f"{name:8} {value}" for name, value in lines.items())
+
+
+def _facets_line(request: Request) -> dict[str, str]:
+    """Say how many facets there are, or that they are found first."""
+    if not isinstance(request.references, FacetedReferences):
+        return {}
+    wanted = f"references.facets={request.references.wanted}"
+    found = {target.unit: len(request.references.known(target) or ()) for target in request.targets}
+    known = [number for number in found.values() if number]
+    waiting = len(found) - len(known)
+    parts = [f"{sum(known)} of {len(known)} units"] if known else []
+    if waiting:
+        parts.append(f"those of {waiting} units are found first, a picture for each: the estimates are of one")
+    return {"facets": f"{', '.join(parts)} ({wanted})"}
 
 
 def _cache_note(request: Request) -> str:
@@ -94,9 +111,3 @@ def seconds_per_step(
         (x * found.gradient).sum().backward()
         float(found.losses.sum())  # waits for the device
     return (clock() - started) / TIMED_STEPS
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

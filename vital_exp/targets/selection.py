@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from operator import index as exact_integer
 from typing import cast
 
@@ -14,6 +15,7 @@ from vital_exp.targets.unit import DIRECTIONS, Target
 _NUMBER = r"([0-9]{1,9})"
 _RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*")
 _VARIATION = re.compile(r"(?<=[0-9])_v([1-9][0-9]{0,8})$")
+_FACET = re.compile(r"(?:#|(?<=[0-9])_f)([0-9]{1,4})$")
 _CHANNEL = re.compile(rf"(.+):{_NUMBER}", re.DOTALL)
 _POSITION = re.compile(rf"(.+):{_NUMBER}@\s*{_NUMBER}\s*,\s*{_NUMBER}\s*", re.DOTALL)
 _SAFE_UNIT = re.compile(rf"({'|'.join(('channel', *DIRECTIONS))})-(.+)-{_NUMBER}")
@@ -25,7 +27,8 @@ NAMES = {"direction": "directions", "concept": "concepts", "sae": "features", "t
 
 _SPELLINGS = (
     'is no target; write "class:207", "class:golden retriever", "layer4.2:1935" (a channel), '
-    '"layer4.2:1935@7,7" (a position) or a name of the run folder such as "channel-layer4.2-1935"'
+    '"layer4.2:1935@7,7" (a position), "layer4.2:1935#0" (a facet) or a name of the run folder such as '
+    '"channel-layer4.2-1935"'
 )
 
 
@@ -137,9 +140,9 @@ def parse_target(spelling: str | Target, class_names: ClassNames | None) -> Targ
     Args:
         spelling: "class:207", "class:golden retriever", "layer4.2:1935" (a channel), "layer4.2:1935@7,7" (a neuron),
             a safe name of the run folder ("class-207", "channel-layer4.2-1935", "neuron-layer4.2-1935-7-7"), any of
-            these with "_v2" after its last number, or a Target, which passes through. A safe name gives the layer as
-            it is written there: where a layer's name held other signs than letters, digits, ".", "_" and "-", the
-            safe name no longer has them.
+            these with "#1" or "_f1" for a facet and "_v2" for a variation at its end, or a Target, which passes
+            through. A safe name gives the layer as it is written there: where a layer's name held other signs than
+            letters, digits, ".", "_" and "-", the safe name no longer has them.
         class_names: the names of the network's classes; None when they do not matter, or there are none: the class of
             a target is then 0.
 
@@ -153,10 +156,17 @@ def parse_target(spelling: str | Target, class_names: ClassNames | None) -> Targ
     text = spelling.strip()
     variation = _VARIATION.search(text)
     body, number = (text[: variation.start()], int(variation[1])) if variation else (text, 1)
-    target = _class_target(body, number, class_names) or _layer_target(body, number)
+    facet = None if _is_class_name(body, class_names) else _FACET.search(body)
+    unit = body[: facet.start()] if facet else body
+    target = _class_target(unit, number, class_names) or _layer_target(unit, number)
     if target is None:
         raise UsageError("targets", spelling, _SPELLINGS)
-    return target
+    return replace(target, facet=int(facet[1])) if facet else target
+
+
+def _is_class_name(body: str, class_names: ClassNames | None) -> bool:
+    """Whether "class:..." names a class as it stands: a name may end like a facet ("unit #2")."""
+    return class_names is not None and body.startswith("class:") and bool(class_names.lookup(body[len("class:") :]))
 
 
 def _class_target(body: str, variation: int, class_names: ClassNames | None) -> Target | None:

@@ -23,6 +23,7 @@ class Target:
         position: (row, column) in the layer's map, for a neuron.
         variation: 1 for the first picture of the unit, 2, 3 ... for further ones.
         label: a name for people ("golden retriever"); takes no part in equality.
+        facet: which of the things that the unit answers to, from 0, the largest first; None: whatever drives it.
     """
 
     kind: str
@@ -31,20 +32,27 @@ class Target:
     position: tuple[int, int] | None = None
     variation: int = 1
     label: str = field(default="", compare=False)
+    facet: int | None = None
 
     @property
     def name(self) -> str:
-        """A safe file name: class-207, channel-layer4.2-1935, neuron-layer4.2-1935-7-7, with _v2 for a variation."""
+        """A safe file name: class-207, neuron-layer4.2-1935-7-7; at its end _f0 for a facet, _v2 for a variation."""
         parts = [self.kind, *([self.layer] if self.layer else []), str(self.index), *map(str, self.position or ())]
         name = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
         if len(name) > LONGEST_NAME:
             name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        name = name if self.facet is None else f"{name}_f{self.facet}"
         return name if self.variation == 1 else f"{name}_v{self.variation}"
 
     @property
     def is_direction(self) -> bool:
         """Whether the index numbers directions in the layer's channels."""
         return self.kind in DIRECTIONS
+
+    @property
+    def unit(self) -> Target:
+        """The unit itself, whatever the facet and the variation."""
+        return replace(self, facet=None, variation=1)
 
     def labelled(self, label: str) -> Target:
         """Return the same target with another label."""

@@ -1,0 +1,182 @@
+"""Facets as a configuration asks for them: references by facet, and targets for each facet of a unit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from vital_exp.engine.setup import cache_dir
+from vital_exp.errors import UsageError
+from vital_exp.mining.references import IndexFacets, MinedReferences
+from vital_exp.models.layers import alignment
+from vital_exp.models.loading import ModelConfig
+from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.taps import Taps
+from vital_exp.references.base import Competing, References
+from vital_exp.references.faceted import Embedding, FacetedReferences, FacetFiles, FacetStore
+from vital_exp.references.facets import AUTO, KEY, LEAST_MEMBERS, check_enough, check_facets
+from vital_exp.references.none import NoReferences
+from vital_exp.references.tensors import TensorReferences
+from vital_exp.targets.unit import Target
+
+EMBEDDING = "references.embedding"
+CANDIDATES = "references.candidates"
+
+logger = logging.getLogger(__name__)
+
+
+class OwnEmbedding:
+    """The network's own: activations of the target's layer, for a class of the last aligned one, mean over positions.
+
+    Args:
+        network: the frozen network.
+    """
+
+    def __init__(self, network: VisionNetwork) -> None:
+        self.network = network
+
+    def layer(self, target: Target) -> str:
+        """Return the layer whose activations embed the images of a target."""
+        return target.layer or list(alignment(self.network, self.network.recipe).layers)[-1]
+
+    def identity(self, target: Target) -> str:
+        """Return network and layer."""
+        return f"{self.network.name} {self.network.weights_hash()} {self.layer(target)}"
+
+    @torch.no_grad()
+    def __call__(self, target: Target, pictures: Tensor) -> Tensor:
+        """Return (n, C) float32 on the CPU for pictures (n, 3, H, W) RGB."""
+        layer = self.layer(target)
+        activations, _ = Taps(self.network.module, [layer])(model_space(pictures, self.network))
+        return activations[layer].flatten(2).mean(dim=2).float().cpu()
+
+
+class OtherEmbedding:
+    """Another network's: what its classifier is given; the output of a network without one (DINO, CLIP).
+
+    Args:
+        network: the frozen network.
+    """
+
+    def __init__(self, network: VisionNetwork) -> None:
+        from vital_exp.evaluation.reading import NetworkReader
+
+        self.network = network
+        self._read = NetworkReader(network)
+
+    def identity(self, _target: Target) -> str:
+        """Return the network."""
+        return f"{self.network.name} {self.network.weights_hash()} {self.network.preprocessing}"
+
+    def __call__(self, _target: Target, pictures: Tensor) -> Tensor:
+        """Return (n, D) float32 on the CPU for pictures (n, 3, H, W) RGB."""
+        return self._read(pictures).features
+
+
+def faceted(config: DictConfig, network: VisionNetwork, source: References) -> References:
+    """Return references by facet, where the configuration asks for facets; else the source itself.
+
+    Raises:
+        UsageError: a number of facets that is not allowed or more than the references can have, an embedding network
+            that is unknown or without weights, images of facets that nobody has.
+    """
+    keys = config.references
+    facets, given = keys.get("facets", 1), keys.get("embedding")
+    check_facets(facets)
+    if facets == 1:
+        if given is not None:
+            logger.warning("%s has no effect with %s=1", EMBEDDING, KEY)
+        return source
+    if isinstance(source, NoReferences):
+        raise UsageError("references.root", None, f"{KEY}={facets} needs images: {source.wanted}")
+    _check_candidates(config, facets, source)
+    embedding: Embedding = OwnEmbedding(network) if given is None else OtherEmbedding(_other(config, network))
+    competing: Competing = source  # type: ignore[assignment]
+    return FacetedReferences(
+        competing, facets, keys.get("count", 50), keys.get("seed", 0), embedding, _store(config, source)
+    )
+
+
+def _check_candidates(config: DictConfig, facets: str | int, source: References) -> None:
+    """Refuse facets that so few images cannot have, before anything is mined or read."""
+    if isinstance(source, TensorReferences):
+        for name, count in source.counts().items():
+            check_enough(facets, count, f"images of {name} were handed over" if name else "images were handed over")
+        return
+    count = config.references.get("candidates")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UsageError(CANDIDATES, count, "a whole number of at least 1")
+    if isinstance(source, MinedReferences):
+        count = min(source.candidates_count, len(source.folder.paths))
+    if facets == AUTO and count < 2 * LEAST_MEMBERS and count == config.references.candidates:
+        problem = f"{KEY}=auto needs at least {2 * LEAST_MEMBERS}: two facets of {LEAST_MEMBERS} images each"
+        raise UsageError(CANDIDATES, count, problem)
+    if facets != AUTO:
+        check_enough(facets, count, f"images compete ({CANDIDATES}={config.references.candidates})")
+
+
+def _store(config: DictConfig, source: References) -> FacetStore | None:
+    """Where facets are kept: in the index that they are of, or in the cache."""
+    if isinstance(source, MinedReferences):
+        return IndexFacets(source)
+    return FacetFiles(cache_dir(config)) if config.references.get("cache", True) else None
+
+
+def _other(config: DictConfig, network: VisionNetwork) -> VisionNetwork:
+    """Return the embedding network, on the network's device."""
+    from vital_exp.evaluation.score import NotComputed
+    from vital_exp.evaluation.weights import network_if_there
+
+    given = config.references.embedding
+    spec: Any = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
+    if not isinstance(spec, (str, dict)):
+        raise UsageError(EMBEDDING, spec, "null (the network's own), a name, or the keys of the group model")
+    try:
+        built = network_if_there(spec, cache_dir(config), download=False, key=EMBEDDING)
+    except NotComputed:
+        problem = (
+            f"its weights are not on this machine: {EMBEDDING}={{source:timm,name:...,checkpoint:file}} names them"
+        )
+        raise UsageError(EMBEDDING, _name(spec), problem) from None
+    if isinstance(spec, dict) and _is_random(spec):
+        problem = f"has no weights: give {EMBEDDING}.checkpoint=file"
+        raise UsageError(EMBEDDING, _name(spec), problem)
+    return built.to(network.device)
+
+
+def _is_random(spec: dict[str, Any]) -> bool:
+    """Whether a network of these keys has random weights."""
+    config = ModelConfig(**spec)
+    return config.source in ("timm", "torchvision", "open_clip") and not (config.pretrained or config.checkpoint)
+
+
+def _name(spec: str | dict[str, Any]) -> object:
+    return spec if isinstance(spec, str) else spec.get("name") or spec.get("factory")
+
+
+def facet_targets(
+    config: DictConfig, references: References, targets: Sequence[Target], find: bool = True
+) -> list[Target]:
+    """Return each unit's facets in place of it, the largest first.
+
+    Args:
+        config: the composed configuration.
+        references: of the targets.
+        targets: units, or facets.
+        find: whether facets that are not known are found; else their units stay.
+
+    Raises:
+        UsageError: a facet that the unit does not have, or that nobody asked for.
+    """
+    if isinstance(references, FacetedReferences):
+        return references.expanded(targets, find)
+    if stray := next((target for target in targets if target.facet is not None), None):
+        raise UsageError(
+            KEY, config.references.get("facets", 1), f"{stray.name} is a facet: auto, or at least 2", [AUTO]
+        )
+    return list(targets)
