@@ -34,6 +34,7 @@ from vital_exp.mining.spectrum import FolderSpectrum, magnitude_spectrum, refere
 from vital_exp.mining.state import MiningState
 from vital_exp.mining.top import TopK
 from vital_exp.mining.units import Units
+from vital_exp.mining.windows import window_over
 from vital_exp.models.loading import ModelConfig, wrap
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.drawn import draw
@@ -473,6 +474,136 @@ def test_targets_that_were_not_mined(
     with pytest.raises(UsageError) as caught:
         list(references(index, photos, network, 4, "patch").images(target))
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+# Windows around the strongest position.
+
+
+@pytest.mark.parametrize("window", ["auto", 0.5, 10, 1.0])
+def test_windows_lie_around_the_strongest_position(
+    window: str | float, index: Index, network: VisionNetwork, photos: Path
+) -> None:
+    folder, module = ImageFolder(photos, network.preprocessing), network.module
+    side = {"auto": index.meta["fields"]["bn1"], 0.5: 16, 10: 10, 1.0: SIDE}[window]
+    for channel in range(8):
+        rows = index.windows("bn1", channel, window=window)
+        assert [(row.image, row.activation) for row in rows] == [
+            (row.image, row.activation) for row in index.top("bn1", channel)
+        ]
+        for row in rows:
+            with torch.no_grad():
+                normalised = network.preprocessing.normalise(folder.load(row.image)[None])
+                maps = module.bn1(module.conv1(normalised))  # type: ignore[operator]
+            y, x = np.unravel_index(int(maps[0, channel].argmax()), maps.shape[-2:])
+            assert row.position == y * maps.shape[-1] + x
+            assert row.box is not None
+            x0, y0, x1, y1 = row.box
+            assert (x1 - x0, y1 - y0) == (side, side)
+            assert 0 <= x0 < x1 <= SIDE
+            assert 0 <= y0 < y1 <= SIDE
+            centre = ((y + 0.5) * 2, (x + 0.5) * 2)  # a map of half the picture's side
+            wanted = [min(max(c - side / 2, 0), SIDE - side) for c in centre]
+            assert [y0, x0] == pytest.approx(wanted, abs=0.5)
+
+
+def test_windows_cost_no_pass_over_the_images(
+    network: VisionNetwork, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = count_images(monkeypatch)
+    index = mine(network, LAYERS, photos, k=4, out=tmp_path, patch=None)
+    mined = references(index, photos, network, 4, "window")
+    for target in (Target("channel", 3, "layer1"), Target("neuron", 5, "bn1", (2, 2))):
+        pictures, rows = list(mined.images(target)), mined.rows(target)
+        folder = ImageFolder(photos, network.preprocessing)
+        for picture, row in zip(pictures, rows, strict=True):
+            assert row.box is not None
+            assert torch.equal(picture, enlarged(folder.load(row.image), row.box))
+    assert sum(shown) == IMAGES
+
+
+def test_the_receptive_field_grows_with_depth_and_stays_within_the_theoretical_one(index: Index) -> None:
+    first, second = (index.meta["fields"][layer] for layer in LAYERS)
+    assert 1 <= first <= 3  # one convolution of 3
+    assert first < second <= 7  # a second one, on a map of half the side
+    assert index.meta["maps"] == {"bn1": [16, 16], "layer1": [8, 8]}
+
+
+def test_the_receptive_field_of_units_that_are_cut_off(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:
+    """Where a unit is strongest its own gradient is zero: every value there is the same."""
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 5, padding=2), torch.nn.ReLU6())
+    with torch.no_grad():
+        module[0].bias[:4] = 100.0  # type: ignore[index]
+    own = wrap(module, ModelConfig(size=SIDE))
+    index = mine(own, "1", photos, k=2, out=tmp_path, patch=None, channels="0-3")
+    assert index.largest_activation("1", 0) == 6
+    assert 1 <= index.meta["fields"]["1"] <= 5
+
+
+class Grey(torch.nn.Module):
+    """A network that lets no gradient through, and one position at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+        self.pool = torch.nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return (N, 4)."""
+        with torch.no_grad():
+            return self.pool(self.conv(pictures)).flatten(1)
+
+
+def test_without_a_gradient_the_side_of_windows_must_be_said(photos: Path, tmp_path: Path) -> None:
+    own = wrap(Grey(), ModelConfig(size=SIDE))
+    index = mine(own, ["conv", "pool"], photos, k=2, out=tmp_path, patch=None)
+    assert index.meta["fields"] == {"conv": None, "pool": None}
+    with pytest.raises(UsageError, match=r"references\.window=auto: .*could not be measured.*give a share"):
+        index.windows("conv", 0)
+    boxes = [row.box for row in index.windows("conv", 0, window=0.25)]
+    assert [box is not None and box[2] - box[0] for box in boxes] == [8, 8]
+    assert [row.box for row in index.windows("pool", 0)] == [None, None]  # one position: the whole image
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "position", "box"),
+    [
+        ((4, 4), (16, 16), 5, (4, 4, 8, 8)),  # centre (6, 6)
+        ((4, 4), (16, 16), 0, (0, 0, 4, 4)),
+        ((2, 4), (16, 32), 7, (26, 10, 30, 14)),  # centre (12, 28)
+        ((17,), (16, 16), 0, None),  # a class token
+        ((17,), (16, 16), 6, (4, 4, 8, 8)),
+        ((9,), (16, 32), 0, None),  # a class token, and a grid of 2 x 4
+        ((9,), (16, 32), 8, (26, 10, 30, 14)),
+        ((36,), (16, 64), 0, (1, 1, 5, 5)),  # 6 x 6 is no grid of such a picture, 3 x 12 is: centre (2.67, 2.67)
+        ((37,), (16, 16), 0, None),  # a class token
+        ((35,), (16, 16), 9, None),  # no grid
+        ((1,), (16, 16), 0, None),
+        ((1, 1), (16, 16), 0, None),
+    ],
+)
+def test_places_of_positions(
+    shape: tuple[int, ...], size: tuple[int, int], position: int, box: tuple[int, ...] | None
+) -> None:
+    assert window_over(position, shape, size, 4) == box
+
+
+@pytest.mark.parametrize("window", [33, 0, -1, 1.5, "wide", True, None])
+def test_windows_that_there_are_not(window: Any, index: Index) -> None:
+    words = "larger than the network's input of 32x32 px" if window == 33 else r"auto, a share of the shorter side"
+    with pytest.raises(UsageError, match=rf"references\.window=.*{words}"):
+        index.windows("bn1", 0, window=window)
+
+
+def test_windows_as_references_of_the_command(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:
+    target = Target("channel", 3, "layer1")
+    found = {}
+    for window in ("auto", "0.25", "12"):
+        asked = ["references.region=window", f"references.window={window}"]
+        own = mined_by(asked, network, photos, tmp_path / "own")
+        found[own.fingerprint(target)] = {row.box and row.box[2] - row.box[0] for row in own.rows(target)}
+        assert own.index.meta["patch"] is None
+    assert list(found.values()) == [{own.index.meta["fields"]["layer1"]}, {8}, {12}]
+    assert len(list((tmp_path / "own" / "mining").iterdir())) == 1  # mined once for all of them
 
 
 # Another network, another folder.

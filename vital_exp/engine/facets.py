@@ -53,7 +53,7 @@ class OwnEmbedding:
         """Return (n, C) float32 on the CPU for pictures (n, 3, H, W) RGB."""
         layer = self.layer(target)
         activations, _ = Taps(self.network.module, [layer])(model_space(pictures, self.network))
-        return activations[layer].flatten(2).mean(dim=2).float().cpu()
+        return activations[layer].flatten(2).float().mean(dim=2).cpu()
 
 
 class OtherEmbedding:
@@ -173,10 +173,19 @@ def facet_targets(
     Raises:
         UsageError: a facet that the unit does not have, or that nobody asked for.
     """
+    check_stray(config, references, targets)
+    return references.expanded(targets, find) if isinstance(references, FacetedReferences) else list(targets)
+
+
+def check_stray(config: DictConfig, references: References, targets: Sequence[Target]) -> None:
+    """Refuse a facet among targets whose references have none.
+
+    Raises:
+        UsageError: there is one.
+    """
     if isinstance(references, FacetedReferences):
-        return references.expanded(targets, find)
+        return
     if stray := next((target for target in targets if target.facet is not None), None):
         raise UsageError(
             KEY, config.references.get("facets", 1), f"{stray.name} is a facet: auto, or at least 2", [AUTO]
         )
-    return list(targets)

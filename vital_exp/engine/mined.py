@@ -96,7 +96,7 @@ def mined_references(
     mining = _mining(config, network, targets, directions, folder)
     mining.check()
     out = cache / "mining" / mining.key
-    options = (keys.count, keys.region, window, candidates, (out / NAME).is_file)
+    options = (keys.count, keys.region, window, candidates, (out / NAME).is_file, mining.plan_of_passes)
     return MinedReferences(partial(_run, mining, out), mining.key, folder, *options)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vital_exp.config import plain
 from vital_exp.engine.directions import prompts_of, vectors_of
-from vital_exp.engine.facets import faceted
+from vital_exp.engine.facets import check_stray, faceted
 from vital_exp.engine.setup import cache_dir, pair
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import Alignment, alignment, unit_alignment, unit_shape
@@ -39,7 +39,9 @@ def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[
     Raises:
         UsageError: a count, size or folder that is not allowed; mined references for classes; a mistake about facets.
     """
-    return faceted(config, network, _source_of(config, network, targets))
+    references = faceted(config, network, _source_of(config, network, targets))
+    check_stray(config, references, targets)
+    return references
 
 
 def _source_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Target]) -> References:

@@ -111,7 +111,7 @@ class Request:
         source = faceted(config, network, given) if given else references_of(config, network, chosen)
         check_references(chosen, source)
         chosen = facet_targets(config, source, chosen, find=not config.dry_run)
-        _record(config, network, chosen, given)
+        _record(config, network, chosen, source if given else None)
         return cls(config, network, chosen, source, (*asked, *map(str, overrides)))
 
 

@@ -123,22 +123,27 @@ class Mining:
             UsageError: see :meth:`check`.
         """
         self.check()
-        units, images = sum(map(len, self.units.channels.values())), len(self.folder.paths)
-        cost = measured(self.folder, self.units.maps, self.batch_size, self.workers, self.units.network.device)
-        ranked = min(images, units * self.k)
+        units = sum(map(len, self.units.channels.values()))
         lines = {
             "model": f"{self.units.network.name} on {self.units.network.device}",
             "images": images_line(self.folder),
             "units": f"{units} of {', '.join(self.units.layers)}, k={self.k} images on each side",
-            "1st pass": f"{images} images, about {duration(cost.seconds(images, images))}",
         }
+        return told(lines | self.plan_of_passes())
+
+    def plan_of_passes(self) -> dict[str, str]:
+        """Return what each pass would do and how long it takes, by its name; a few batches are measured."""
+        units, images = sum(map(len, self.units.channels.values())), len(self.folder.paths)
+        cost = measured(self.folder, self.units.maps, self.batch_size, self.workers, self.units.network.device)
+        ranked = min(images, units * self.k)
+        lines = {"1st pass": f"{images} images, about {duration(cost.seconds(images, images))}"}
         if self.patch:
             boxes = self.patch.windows(*self.units.network.preprocessing.size)
             windows = windows_per_image(self.patch, boxes, units * self.k / ranked)
             about = duration(cost.seconds(ranked, ranked * windows))
             search = f"patch.search={self.patch.search}"
             lines["2nd pass"] = f"at most {ranked} images, up to {windows} windows of each ({search}), about {about}"
-        return told(lines)
+        return lines
 
     def _passes(self, kept: Path) -> Passes:
         def save(state: MiningState) -> None:

@@ -38,6 +38,7 @@ class MinedReferences:
         window: the side of windows, see :meth:`Index.windows`.
         candidates_count: images, patches or windows that compete for the facets of a unit.
         is_mined: whether the index is there, so that nothing is mined to answer.
+        plan: says what mining would do, pass by pass; None where nothing can be to do.
     """
 
     mine: Callable[[], Index]
@@ -48,6 +49,7 @@ class MinedReferences:
     window: str | float = AUTO
     candidates_count: int = 50
     is_mined: Callable[[], bool] = lambda: True
+    plan: Callable[[], dict[str, str]] | None = None
     _told: set[str] = field(default_factory=set)
 
     @cached_property

@@ -44,17 +44,29 @@ class Sheets:
         self._font = ImageFont.load_default(TEXT)
 
     def draw(self, layer: str, channel: int) -> Image.Image:
-        """Return the sheet of a unit: strongest patches, strongest images with their patches framed, weakest images."""
-        patches = self.index.patches(layer, channel, COLUMNS * PATCH_ROWS) if self.index.meta["patch"] else []
+        """Return the sheet of a unit: strongest patches, strongest images with their patches framed, weakest images.
+
+        An index without patches shows windows around the strongest position in their place.
+        """
+        named, patches = self._patches(layer, channel, COLUMNS * PATCH_ROWS)
         top = self.index.top(layer, channel, COLUMNS)
         bottom = self.index.bottom(layer, channel, COLUMNS)
         boxes = {row.image: row.box for row in patches}
         parts = [
-            ("patches that drive it most", patches, [self.tile(row.image, row.box) for row in patches]),
+            (named, patches, [self.tile(row.image, row.box) for row in patches]),
             ("images that drive it most", top, [self.tile(row.image, frame=boxes.get(row.image)) for row in top]),
             ("images that drive it least", bottom, [self.tile(row.image) for row in bottom]),
         ]
         return self._page([part for part in parts if part[1]])
+
+    def _patches(self, layer: str, channel: int, count: int) -> tuple[str, list[Row]]:
+        """Return the parts of images that drive a unit most, and what they are."""
+        if self.index.meta["patch"]:
+            return "patches that drive it most", self.index.patches(layer, channel, count)
+        if self.index.meta["fields"][layer] is None:
+            return "", []
+        windows = [row for row in self.index.windows(layer, channel, count) if row.box]
+        return "windows of the images that drive it most, where it is strongest", windows
 
     def _page(self, parts: Sequence[tuple[str, Sequence[Row], Sequence[Image.Image]]]) -> Image.Image:
         height = MARGIN + sum(LINE + self._height(len(tiles)) for _, _, tiles in parts)

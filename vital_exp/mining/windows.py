@@ -58,7 +58,8 @@ def window_side(window: str | float, field: int | None, size: tuple[int, int], k
             )
             raise UsageError(key, window, problem)
         return field
-    return max(1, round(window * min(size))) if float(window) <= 1 else int(window)
+    side = float(window)
+    return max(1, round(side * min(size))) if side <= 1 else int(side)
 
 
 def place_of(position: int, shape: Sequence[int], size: tuple[int, int]) -> tuple[float, float] | None:
@@ -86,7 +87,8 @@ def receptive_field(units: Units, layer: str, pictures: Tensor, numbers: Sequenc
     """Return the side in px of a layer's effective receptive field; None where no gradient reaches the pictures.
 
     It is the median, over pictures, of the side of the square around the unit's strongest position that holds
-    ``FIELD_SHARE`` of the absolute gradient of the unit there. Positions without a place see the whole picture.
+    ``FIELD_SHARE`` of the absolute gradient of the sum of the layer's channels there: a unit that is strongest may be
+    cut off (ReLU6), and have none of its own. Positions without a place see the whole picture.
 
     Args:
         units: what is mined.
@@ -98,11 +100,11 @@ def receptive_field(units: Units, layer: str, pictures: Tensor, numbers: Sequenc
     with torch.inference_mode(False), torch.enable_grad():
         x = model_space(pictures.clone(), units.network).requires_grad_()
         activations, _ = Taps(units.network.module, [layer], "layers")(x)
-        maps = units.of_units(layer, activations[layer].flatten(2))  # (n, U, P)
-        values, positions = maps[torch.arange(len(maps)), list(numbers)].max(dim=1)  # (n,)
+        values, pictured = activations[layer].flatten(2), torch.arange(len(x))  # (n, C, P)
+        positions = units.of_units(layer, values.detach())[pictured, list(numbers)].argmax(dim=1)  # (n,)
         if not values.requires_grad:
             return None
-        (gradient,) = torch.autograd.grad(values.sum(), x)
+        (gradient,) = torch.autograd.grad(values[pictured, :, positions].sum(), x)
     reach = gradient.detach().abs().sum(dim=1).double().cpu()  # (n, H, W)
     places = [place_of(position, units.shapes[layer], size) for position in positions.tolist()]
     found = [_side(one, place, size) for one, place in zip(reach, places, strict=True) if one.sum() > 0]

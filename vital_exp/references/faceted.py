@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from vital_exp.whole_files import whole_file
 
 IMAGES_PER_PASS = 16  # through the embedding network; a constant, so that facets do not depend on anything else
 FOLDER = "facets"  # in the cache
+CORRUPT_SHOWN = 5
 
 
 class FacetStore(Protocol):
@@ -40,11 +42,11 @@ class FacetStore(Protocol):
 class Embedding(Protocol):
     """What images are clustered by."""
 
-    def identity(self, target: Target) -> str:
+    def identity(self, target: Target, /) -> str:
         """Return all that the embedding of a target's images depends on."""
         ...
 
-    def __call__(self, target: Target, pictures: Tensor) -> Tensor:
+    def __call__(self, target: Target, /, pictures: Tensor) -> Tensor:
         """Return (n, D) for pictures (n, 3, H, W) RGB."""
         ...
 
@@ -195,23 +197,25 @@ class FacetedReferences:
 
     def _embedded(self, unit: Target) -> tuple[list[int], Tensor]:
         """Return the places of the images of a unit that can be read, and their embeddings (n, D)."""
-        places: list[int] = []
-        parts: list[Tensor] = []
-        waiting: list[Tensor] = []
-        candidates = self._competing(unit)
-        for place, candidate in enumerate(candidates):
-            try:
-                waiting.append(candidate.load())
-                places.append(place)
-            except CorruptImageError:
-                continue
-            if len(waiting) == IMAGES_PER_PASS:
-                parts.append(self.embedding(unit, torch.stack(waiting)))
-                waiting = []
-        if waiting:
-            parts.append(self.embedding(unit, torch.stack(waiting)))
+        corrupt: list[str] = []
+
+        def read() -> Iterator[tuple[int, Tensor]]:
+            for place, candidate in enumerate(self._competing(unit)):
+                try:
+                    yield place, candidate.load()
+                except CorruptImageError as error:
+                    corrupt.append(str(error))
+
+        readable, places, parts = read(), [], []
+        while chunk := list(islice(readable, IMAGES_PER_PASS)):
+            places += [place for place, _ in chunk]
+            parts.append(self.embedding(unit, torch.stack([image for _, image in chunk])))
         if not parts:
-            raise UsageError(KEY, self.wanted, f"no image of {unit.name} can be read")
+            raise UsageError(KEY, self.wanted, f"none of the {len(corrupt)} images of {unit.name} can be read")
+        if corrupt:
+            shown = ", ".join(corrupt[:CORRUPT_SHOWN])
+            text = f"{unit.name}: {len(corrupt)} corrupt among the images that compete: {shown}"
+            warnings.warn(text, ReferenceWarning, stacklevel=4)
         return places, torch.cat(parts)
 
 

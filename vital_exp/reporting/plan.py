@@ -17,6 +17,7 @@ from vital_exp.engine.step import step_objective
 from vital_exp.engine.visualization import check_size
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.mining.plan import duration
+from vital_exp.mining.references import MinedReferences
 from vital_exp.models.layers import layer_shapes
 from vital_exp.references.faceted import FacetedReferences
 from vital_exp.references.tensors import TensorReferences
@@ -52,6 +53,7 @@ def describe_plan(request: Request) -> str:
         "method": f"{config.method.name}, {config.steps} steps{views}",
         "layers": ", ".join(f"{layer} x {weight:g}" for layer, weight in aligned.items()),
         "targets": f"{count}: {names}{' ...' if count > TARGETS_SHOWN else ''}",
+        **_mining_lines(request),
         **_facets_line(request),
         "batches": f"{number} of {batch_size}{' (auto)' if automatic else ''}, pictures of {size[0]} x {size[1]} px",
         "time": f"about {duration(seconds)}, and reading the references",
@@ -59,6 +61,16 @@ def describe_plan(request: Request) -> str:
         "disk": f"about {kept / 1e6:.1f} MB in the run folder{_cache_note(request)}",
     }
     return "\n".join(f"{name:8} {value}" for name, value in lines.items())
+
+
+def _mining_lines(request: Request) -> dict[str, str]:
+    """Say what is mined first, and how long that takes."""
+    references = request.references
+    source = references.source if isinstance(references, FacetedReferences) else references
+    if not isinstance(source, MinedReferences) or source.is_mined() or source.plan is None:
+        return {}
+    passes = source.plan()
+    return {"mining": "; ".join(f"{name}: {text}" for name, text in passes.items())}
 
 
 def _facets_line(request: Request) -> dict[str, str]:
@@ -69,7 +81,7 @@ def _facets_line(request: Request) -> dict[str, str]:
     found = {target.unit: len(request.references.known(target) or ()) for target in request.targets}
     known = [number for number in found.values() if number]
     waiting = len(found) - len(known)
-    parts = [f"{sum(known)} of {len(known)} units"] if known else []
+    parts = [f"{sum(known)} of {len(known)} {'unit' if len(known) == 1 else 'units'}"] if known else []
     if waiting:
         parts.append(f"those of {waiting} units are found first, a picture for each: the estimates are of one")
     return {"facets": f"{', '.join(parts)} ({wanted})"}

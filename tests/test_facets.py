@@ -1,0 +1,373 @@
+"""Facets: one picture for each of the things that a unit answers to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
+
+from tests.tiny import command, exit_code, tiny_net
+from vital_exp import evaluate, load_model, visualize
+from vital_exp.commands import mine as mine_command
+from vital_exp.config import compose_config, set_keys
+from vital_exp.engine.facets import OwnEmbedding, faceted
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.pictures import finished_targets
+from vital_exp.images.output import to_uint8
+from vital_exp.mining.index import Index
+from vital_exp.models.network import VisionNetwork
+from vital_exp.references.drawn import draw
+from vital_exp.references.faceted import FacetedReferences
+from vital_exp.references.facets import find_facets
+from vital_exp.references.folder import FolderReferences, ReferenceWarning
+from vital_exp.references.tensors import TensorReferences
+from vital_exp.targets.class_names import ClassNames
+from vital_exp.targets.selection import parse_target
+from vital_exp.targets.unit import Target
+
+SIZE = 32
+SHORT = ["evaluation=none", "relevance=none", "batch_size=2", "references.count=4"]
+STAR, MOON = 0, 6  # drawn classes that look unlike each other
+
+
+def tiny() -> VisionNetwork:
+    return load_model(tiny_net(), size=SIZE)
+
+
+def two_kinds(count: int = 24) -> Tensor:
+    """Dark images at even places, bright ones at odd places, (count, 3, H, W)."""
+    noise = torch.rand(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 0.2
+    noise[1::2, 0] += 0.8
+    return noise
+
+
+def groups(sizes: list[int], width: int, apart: float, seed: int = 0) -> Tensor:
+    """Gaussian clouds of these sizes around centres of their own, (n, width)."""
+    stream = torch.Generator().manual_seed(seed)
+    centres = torch.randn(len(sizes), width, generator=stream) * apart
+    clouds = [centre + torch.randn(size, width, generator=stream) for centre, size in zip(centres, sizes, strict=True)]
+    return torch.cat(clouds)
+
+
+@pytest.mark.parametrize("width", [8, 64, 1280])
+@pytest.mark.parametrize("sizes", [[20], [24, 12], [10, 20, 15]])
+def test_clouds_are_told_apart_and_counted(sizes: list[int], width: int) -> None:
+    vectors = groups(sizes, width, apart=4.0)
+    found = find_facets(vectors, "auto", 9)
+    assert [round(facet.share * len(vectors)) for facet in found] == sorted(sizes, reverse=True)
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    unit = vectors.double().numpy() / np.linalg.norm(vectors.double().numpy(), axis=1, keepdims=True)
+    for facet in found:
+        (own,) = {int(owner[member]) for member in facet.members}
+        places = np.flatnonzero(owner == own)
+        centre = unit[places].mean(axis=0)
+        assert list(facet.members) == places[np.argsort(-(unit[places] @ centre))][:9].tolist()
+        cosines = unit[list(facet.members)] @ unit[list(facet.members)].T
+        assert facet.coherence == pytest.approx(cosines[np.triu_indices(len(facet.members), 1)].mean())
+    assert find_facets(vectors, "auto", 9) == found
+    assert len(find_facets(vectors, 2, 9, seed=3)) == 2
+
+
+@pytest.mark.parametrize("width", [3, 16, 300])
+def test_one_cloud_is_one_facet(width: int) -> None:
+    for seed in range(3):
+        (facet,) = find_facets(groups([40], width, apart=3.0, seed=seed), "auto", 50)
+        assert (facet.share, len(facet.members)) == (1.0, 40)
+
+
+def test_images_that_are_all_alike() -> None:
+    (facet,) = find_facets(torch.ones(20, 5), "auto", 4)
+    assert (facet.coherence, facet.members) == (pytest.approx(1), (0, 1, 2, 3))
+    assert find_facets(torch.zeros(20, 5), 1, 4)[0].share == 1
+    with pytest.raises(UsageError, match="more than there are different images among the strongest: 1"):
+        find_facets(torch.ones(20, 5), 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "target"),
+    [
+        ("layer4.2:1935#1", Target("channel", 1935, "layer4.2", facet=1)),
+        ("layer4.2:1935@7,7#0", Target("neuron", 1935, "layer4.2", (7, 7), facet=0)),
+        ("channel-layer4.2-1935_f2", Target("channel", 1935, "layer4.2", facet=2)),
+        ("sae-layer4.2-1935_f2_v3", Target("sae", 1935, "layer4.2", variation=3, facet=2)),
+        ("class:heart#1", Target("class", 1, facet=1)),
+        ("class:1#12", Target("class", 1, facet=12)),
+        ("class-1_f0", Target("class", 1, facet=0)),
+        ("class:unit #2", Target("class", 2)),  # the name of a class
+        ("class:unit #2#1", Target("class", 2, facet=1)),
+    ],
+)
+def test_spellings_of_facets(spelling: str, target: Target) -> None:
+    names = ClassNames(["star", "heart", "unit #2"])
+    assert parse_target(spelling, names) == target
+    assert parse_target(target.name, names) == target
+
+
+# Pictures.
+
+
+def test_a_unit_stands_for_its_facets_and_each_can_be_asked_for() -> None:
+    network, asked = tiny(), [*SHORT, "references.facets=2"]
+    made = visualize(network, ["layer1:3", "layer1:5@1,1"], references=two_kinds(), steps=3, overrides=asked)
+    units = ("channel-layer1-3", "neuron-layer1-5-1-1")
+    assert [target.name for target in made.targets] == [f"{unit}_f{facet}" for unit in units for facet in (0, 1)]
+    for result in made.results:
+        assert (result["status"], result["share"], len(result["members"])) == ("done", 0.5, 4)
+        assert len({member % 2 for member in result["members"]}) == 1  # all dark, or all bright
+        assert 0.5 < result["coherence"] <= 1
+    assert [result["facet"] for result in made.results] == [0, 1, 0, 1]
+    assert not torch.equal(made.images[0], made.images[1])
+    alone = visualize(network, "layer1:3#1", references=two_kinds(), steps=3, overrides=asked)
+    assert torch.equal(alone.images[0], made.images[1])
+    assert set(made.history["layer1:3#1"]) == set(made.history["channel-layer1-3_f0"])
+    # The picture of a facet is that of its members as references.
+    still = ["image.init=mean", "transforms=none"]
+    members = two_kinds()[made.results[1]["members"]]
+    with pytest.raises(UsageError, match=r"references.facets=1: channel-layer1-3_f1 is a facet: auto, or at least 2"):
+        visualize(network, "layer1:3#1", references=members, steps=1, overrides=SHORT)
+    losses = visualize(network, "layer1:3", references=members, steps=1, overrides=[*SHORT, *still])
+    of_facet = visualize(network, "layer1:3#1", references=two_kinds(), steps=1, overrides=[*asked, *still])
+    assert of_facet.history["layer1:3#1"]["total"] == pytest.approx(losses.history["layer1:3"]["total"], rel=1e-5)
+
+
+def test_facets_are_found_where_there_are_some_and_otherwise_there_is_one() -> None:
+    asked, overrides = ["class:1"], [*SHORT[:1], "batch_size=2", "references.facets=auto"]
+    two = visualize(tiny(), asked, references={"class:1": two_kinds(20)}, steps=1, overrides=overrides)
+    assert [result["target"] for result in two.results] == ["class-1_f0", "class-1_f1"]
+    assert [len(result["members"]) for result in two.results] == [10, 10]
+    one = visualize(tiny(), asked, references=two_kinds(40)[::2], steps=1, overrides=overrides)
+    assert [result["target"] for result in one.results] == ["class-1_f0"]
+    today = visualize(tiny(), asked, references=two_kinds(20), steps=1, overrides=overrides[:2])
+    assert [(result["target"], result["facet"], result["members"]) for result in today.results] == [
+        ("class-1", None, None)
+    ]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of drawn images; those of the first class are stars and moons."""
+    root = tmp_path_factory.mktemp("photos")
+    for number in range(36):
+        name = ("first", "second")[number % 2]
+        kind = (STAR, MOON)[number // 2 % 2] if name == "first" else 3
+        (root / name).mkdir(exist_ok=True)
+        drawn = to_uint8(draw(kind, number, seed=0)).permute(1, 2, 0).numpy()
+        Image.fromarray(drawn).save(root / name / f"{kind}_{number:02d}.png")
+    (root / "first" / "broken.png").write_text("no picture")
+    return root
+
+
+def test_facets_of_a_class_are_the_kinds_of_images_in_its_folder(photos: Path, tmp_path: Path) -> None:
+    network = load_model("embedded_resnet", class_names=["first", "second", *map(str, range(8))])
+    overrides = ["references.facets=2", "references.count=6", "evaluation=basic", f"cache_dir={tmp_path / 'cache'}"]
+    with pytest.warns(ReferenceWarning):
+        made = visualize(network, "class:first", references=photos, steps=1, overrides=overrides, out=tmp_path / "run")
+    kinds = [{member.split("_")[0] for member in result["members"]} for result in made.results]
+    assert sorted(map(sorted, kinds)) == [["first/0"], ["first/6"]]
+    assert sum(result["share"] for result in made.results) == pytest.approx(1, abs=1e-3)
+    assert len(list((tmp_path / "cache" / "facets").iterdir())) == 1
+    assert finished_targets(tmp_path / "run") == made.targets
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "share of the strongest" in page
+    assert "coherence" in page
+    scored = evaluate(tmp_path / "run", metrics=["accuracy"])
+    assert [row["target"] for row in scored.rows] == ["class-0_f0", "class-0_f1"]
+
+
+HIDDEN = (
+    *(
+        "model=embedded_resnet",
+        "target=channel",
+        "target.layer=layer3",
+        "target.index=[5,7]",
+        "steps=2",
+        "batch_size=3",
+    ),
+    *("references.facets=2", "references.region=window", "references.candidates=20", "references.count=5"),
+    *("trainer.accelerator=cpu", "logger=none", "progress=false", "method=vital_fourier", "relevance=none"),
+)
+
+
+@pytest.mark.usefixtures("workplace")
+def test_facets_of_hidden_units_are_kept_in_their_index(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (*HIDDEN, f"references.root={photos}", "cache_dir=cache", "hydra.run.dir=run")
+    assert command(*asked, "dry_run=true") == 0
+    printed = capsys.readouterr().out
+    assert "those of 2 units are found first" in printed
+    assert "mining   1st pass: 37 images, about" in printed
+    assert not Path("cache/mining").exists()
+    assert command(*asked, "list=facets") == 0
+    listed = capsys.readouterr().out.splitlines()
+    names = [f"channel-layer3-{unit}_f{facet}" for unit in (5, 7) for facet in (0, 1)]
+    assert [line.split()[0] for line in listed[-4:]] == names
+    assert command(*asked, "evaluation=basic") == 0
+    results = [json.loads(line) for line in Path("run/results.jsonl").read_text().splitlines()]
+    assert [result["target"] for result in results] == names
+    assert all(Path(photos, member).is_file() for result in results for member in result["members"])
+    assert all(result["status"] == "done" and len(result["members"]) <= 5 for result in results)
+    (path,) = Path("cache/mining").rglob("index.sqlite")
+    kept = Index.open(path)._ask("SELECT layer, channel, facet, share, members FROM facets ORDER BY channel, facet")
+    assert [row[:3] for row in kept] == [("layer3", unit, facet) for unit in (5, 7) for facet in (0, 1)]
+    top = [row.image for row in Index.open(path).top("layer3", 5)]
+    assert [top[place] for place in json.loads(kept[0][4])] == results[0]["members"]
+
+    def embed(*_: object) -> Tensor:
+        raise AssertionError("facets are known")
+
+    monkeypatch.setattr(OwnEmbedding, "__call__", embed)
+    for path in Path("run/images").iterdir():
+        path.unlink()  # made again, from the facets that are kept
+    assert command(*asked, "evaluation=none") == 0
+    assert len(list(Path("run/images").glob("*_masked.png"))) == 4
+    capsys.readouterr()
+    assert command(*asked, "dry_run=true") == 0
+    printed = capsys.readouterr().out
+    assert "4 of 2 units (references.facets=2)" in printed
+    assert "mining" not in printed
+    scored = evaluate("run", metrics=["activation_ratio"])
+    assert [row["target"] for row in scored.rows] == names
+
+
+@pytest.mark.usefixtures("workplace")
+def test_circuits_show_the_main_facet_of_each_unit(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = (*HIDDEN[5:], "model=embedded_resnet", "target=circuit", "target.unit=layer3:5", "target.levels=2")
+    asked = (*asked, "target.width=1", "steps=1", "relevance=lrp", f"references.root={photos}", "hydra.run.dir=run")
+    assert command(*asked, "evaluation=none") == 0
+    (top,) = Path("run/level0/images").glob("*_masked.png")
+    assert top.name == "channel-layer3-5_f0_masked.png"
+    assert Path("run/circuit.html").read_text().count('class="picture" src="data:image/png') == 2
+
+
+def test_variations_of_facets() -> None:
+    overrides = [*SHORT, "references.facets=2", "batch_size=4"]
+    targets = [Target("channel", 3, "layer1"), Target("channel", 3, "layer1", variation=2)]
+    made = visualize(tiny(), targets, references=two_kinds(), steps=1, overrides=overrides)
+    names = [f"channel-layer1-3_f{facet}{variation}" for variation in ("", "_v2") for facet in (0, 1)]
+    assert [target.name for target in made.targets] == names
+
+
+# The embedding.
+
+
+@pytest.mark.parametrize("embedding", ["embedded_judge", {"source": "embedded", "name": "embedded_vit"}])
+def test_another_network_embeds_the_images(composed: DictConfig, embedding: Any) -> None:
+    found = asked_for(composed, two_kinds(), embedding=embedding).facets(Target("channel", 3, "layer1"))
+    assert sorted({member % 2 for member in facet.members} for facet in found) == [{0}, {1}]
+
+
+@pytest.fixture(scope="module")
+def composed() -> DictConfig:
+    return compose_config(["target=channel", "target.layer=layer1", "references.facets=2"])
+
+
+def asked_for(composed: DictConfig, references: Tensor | dict[str, Tensor], **keys: Any) -> FacetedReferences:
+    config = composed.copy()
+    set_keys(config, **{f"references__{key}": value for key, value in keys.items()})
+    found = faceted(config, tiny(), TensorReferences(references, ClassNames.numbered(4)))
+    assert isinstance(found, FacetedReferences)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("embedding", "message"),
+    [
+        ("resnet18", r"references.embedding=resnet18: its weights are not on this machine"),
+        ({"source": "timm", "name": "resnet18"}, r"references.embedding=resnet18: its weights are not on this machine"),
+        ({"source": "timm", "name": "resnet18", "pretrained": False}, r"references.embedding=resnet18: has no weights"),
+        ({"source": "timm", "nam": "resnet18"}, r"references.embedding.nam=resnet18: no such key of a model"),
+        ({"source": "timm", "name": "resnet18", "checkpoint": "no.pth"}, r"no\.pth"),
+        ("dinosaur", r"references.embedding=dinosaur: neither an option"),
+        (3, r"references.embedding=3: "),
+    ],
+)
+def test_embedding_networks_that_are_not_there(composed: DictConfig, embedding: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        asked_for(composed, two_kinds(), embedding=embedding)
+    assert caught.value.key.startswith("references.embedding")
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize("facets", [0, -1, 1.5, True, "many", None])
+def test_numbers_of_facets_that_are_none(composed: DictConfig, facets: Any) -> None:
+    with pytest.raises(UsageError, match=r"references\.facets=.*: auto, or a whole number of at least 1"):
+        asked_for(composed, two_kinds(), facets=facets)
+
+
+@pytest.mark.parametrize(
+    ("facets", "count", "words"),
+    [
+        ("auto", 15, ("15 images", "were handed over", "at least 8", "too few for 2")),
+        (3, 23, ("references.facets=3", "23 images", "at most 2")),
+        (99, 24, ("references.facets=99", "24 images", "at most 3")),
+    ],
+)
+def test_too_few_tensors_are_told(composed: DictConfig, facets: Any, count: int, words: tuple[str, ...]) -> None:
+    for references in (two_kinds(count), {"layer1:3": two_kinds(count), "layer1:4": two_kinds(48)}):
+        with pytest.raises(UsageError) as caught:
+            asked_for(composed, references, facets=facets)
+        assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.usefixtures("workplace")
+def test_mistakes_of_the_command(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for change, words in (
+        (["references.facets=3"], ("references.facets=3", "20 images compete", "at most 2")),
+        (["references.candidates=10", "references.facets=auto"], ("references.candidates=10", "at least 16")),
+        (["references.window=65"], ("references.window=65", "larger than the network's input of 64x64")),
+        (["list=facets", "references.facets=1"], ("list=facets", "references.facets=auto")),
+    ):
+        assert command(*HIDDEN, f"references.root={photos}", "hydra.run.dir=run", *change) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert all(word in told for word in words), told
+
+
+def test_a_facet_that_a_unit_has_not() -> None:
+    overrides = [*SHORT, "references.facets=2"]
+    with pytest.raises(UsageError, match=r"channel-layer1-3_f2: channel-layer1-3 has 2 facets, 0 to 1"):
+        visualize(tiny(), "layer1:3#2", references=two_kinds(), steps=1, overrides=overrides)
+
+
+def test_too_few_images_of_a_class_are_one_facet(photos: Path) -> None:
+    source = FolderReferences(photos, ClassNames(["first", "second"]), 4, size=SIZE, candidates=9)
+    faceted = FacetedReferences(source, "auto", 4, 0, OwnEmbedding(tiny()))
+    with pytest.warns(ReferenceWarning, match="one facet, for 9 images compete and two need 16"):
+        targets = faceted.expanded([Target("class", 1)])
+    assert targets == [Target("class", 1, facet=0)]
+    assert len(list(faceted.images(targets[0]))) == 4
+    assert faceted.fingerprint(targets[0]) != faceted.fingerprint(Target("class", 1))
+
+
+# What mining would do.
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_mining_says_what_it_would_do(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = (f"images={photos}", "layers=[layer3]", "channels=[0,3]", "k=4", "workers=0", "batch_size=8")
+    asked = (*asked, "trainer.accelerator=cpu", "progress=false", "hydra.run.dir=run")
+    for more, words in (
+        ([], ("37 of", "2 of layer3, k=4", "37 images, about", "at most 8 images, up to 49 windows")),
+        (["patch.search=strongest"], ("up to 5 windows of each",)),
+        (["patches=false"], ("1st pass",)),
+        (["concepts=kmeans"], ("10 of layer3 by kmeans", "of 49 windows of each image")),
+        ([f"spectrum={photos}"], ("37 of", "spectrum about")),
+    ):
+        assert exit_code(mine_command.main, *asked, *more, "dry_run=true") == 0
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in words), printed
+        assert ("2nd pass" in printed) == (not more or more[0] in ("patch.search=strongest", "concepts=kmeans"))
+    assert not Path("run").exists()
+    assert exit_code(mine_command.main, *asked, "sheets=false") == 0
+    assert "patches: 8 images, up to 49 windows of each, about" in capsys.readouterr().out
+    assert exit_code(mine_command.main, *asked, "dry_run=maybe") == 2
