@@ -25,7 +25,7 @@ from vital_exp.mining.meta import (
 )
 from vital_exp.mining.patches import Box
 from vital_exp.mining.units import directions_hash
-from vital_exp.mining.windows import AUTO, window_over, window_side
+from vital_exp.mining.windows import AUTO, check_window, place_of, window_around, window_side
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.facets import Facet
@@ -158,10 +158,15 @@ class Index:
         Raises:
             UsageError: the unit was not mined; a window larger than the input.
         """
-        rows = self.top(layer, channel, k)
-        height, width = self.meta["input"]
-        shape, side = self.meta["maps"][layer], window_side(window, self.meta["fields"][layer], (height, width))
-        return [replace(row, box=window_over(int(row.position or 0), shape, (height, width), side)) for row in rows]
+        rows, (height, width) = self.top(layer, channel, k), self.meta["input"]
+        shape, field = self.meta["maps"][layer], self.meta["fields"][layer]
+        check_window(window, (height, width))
+
+        def box(row: Row) -> Box | None:
+            place = place_of(int(row.position or 0), shape, (height, width))
+            return place and window_around(place, (height, width), window_side(window, field, (height, width)))
+
+        return [replace(row, box=box(row)) for row in rows]
 
     def facets(self, layer: str, channel: int, settings: Mapping[str, Any]) -> list[Facet]:
         """Return the facets of a unit that were found by these settings, the largest first; none where none were."""

@@ -74,11 +74,8 @@ def place_of(position: int, shape: Sequence[int], size: tuple[int, int]) -> tupl
     return (row + 0.5) * size[0] / rows, (column + 0.5) * size[1] / columns
 
 
-def window_over(position: int, shape: Sequence[int], size: tuple[int, int], side: int) -> Box | None:
-    """Return the box of a window around a position, moved inside the picture's border; None: the whole picture."""
-    place = place_of(position, shape, size)
-    if place is None:
-        return None
+def window_around(place: tuple[float, float], size: tuple[int, int], side: int) -> Box:
+    """Return the box of a window around a place (y, x), moved inside the border of a picture of (height, width)."""
     y, x = (min(max(round(centre - side / 2), 0), length - side) for centre, length in zip(place, size, strict=True))
     return x, y, x + side, y + side
 
