@@ -82,6 +82,14 @@ def test_one_cloud_is_one_facet(width: int) -> None:
         assert (facet.share, len(facet.members)) == (1.0, 40)
 
 
+def test_images_with_little_in_common_are_several_facets() -> None:
+    vectors = torch.randn(48, 100, generator=torch.Generator().manual_seed(0))
+    found = find_facets(vectors, "auto", 6)
+    assert 2 <= len(found) <= 48 // 8
+    assert all(facet.share >= 8 / 48 for facet in found)
+    assert min(facet.coherence for facet in found) > 0.02  # of all of them it is 0
+
+
 def test_images_that_are_all_alike() -> None:
     (facet,) = find_facets(torch.ones(20, 5), "auto", 4)
     assert (facet.coherence, facet.members) == (pytest.approx(1), (0, 1, 2, 3))
