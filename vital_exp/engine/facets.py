@@ -143,6 +143,10 @@ def _other(config: DictConfig, network: VisionNetwork) -> VisionNetwork:
             f"its weights are not on this machine: {EMBEDDING}={{source:timm,name:...,checkpoint:file}} names them"
         )
         raise UsageError(EMBEDDING, _name(spec), problem) from None
+    except UsageError as error:
+        raise UsageError(
+            error.key.replace("model.", f"{EMBEDDING}.", 1), error.value, error.problem, error.options
+        ) from None
     if isinstance(spec, dict) and _is_random(spec):
         problem = f"has no weights: give {EMBEDDING}.checkpoint=file"
         raise UsageError(EMBEDDING, _name(spec), problem)

@@ -1,9 +1,9 @@
 """Facets: what a unit answers to may be several things, found by clustering the images that it answers to most.
 
 Images are unit vectors in an embedding, clustered by k-means. How many facets there are, where that is not said: of all
-numbers from 2 on whose facets have at least ``LEAST_MEMBERS`` images each, the one of the largest mean silhouette. There
-is one facet where all images have much in common (a mean cosine of ``IN_COMMON``), unless that silhouette is larger than
-in each of ``NULLS`` samples of one Gaussian of the same mean and covariance.
+numbers from 2 on whose facets have at least ``LEAST_MEMBERS`` images each, the one of the largest mean silhouette.
+There is one facet where all images have much in common (a mean cosine of ``IN_COMMON``), unless that silhouette is
+larger than in each of ``NULLS`` samples of one Gaussian of the same mean and covariance.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ LEAST_MEMBERS = 8  # images of a facet
 MOST_FACETS = 8  # that auto looks for
 STARTS = 10  # of k-means; the best is kept
 NULLS = 5  # samples without clusters that a clustering is compared with
-# Mean cosine of images that may show one thing. Measured by activations of a MobileNetV2's last convolution: 0.50 to 0.56
-# for photographs of one class, 0.32 to 0.35 for the 80 images that drive a unit most.
+# Mean cosine of images that may show one thing. Measured by activations of a MobileNetV2's last convolution: 0.50 to
+# 0.56 for photographs of one class, 0.32 to 0.35 for the 80 images that drive a unit most.
 IN_COMMON = 0.45
 # Cosines are compared to this many digits: equal images are equal embeddings but for rounding.
 DIGITS = 6
