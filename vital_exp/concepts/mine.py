@@ -29,7 +29,7 @@ from vital_exp.mining.plan import duration, images_line, measured, told
 from vital_exp.mining.units import map_shapes, select_units
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import OUTPUT, Taps
+from vital_exp.models.taps import OUTPUT
 from vital_exp.references.decoding import CorruptImageError, printable
 from vital_exp.references.folder import FolderReferences
 
@@ -127,7 +127,7 @@ class ConceptMining:
         self.settings.check()
         self.patch.check(self.network.preprocessing.size)
         own, images = self.settings, len(self.folder.paths)
-        taps = Taps(self.network.module, [self.layer], "layers")
+        taps = self.network.taps([self.layer], "layers")
 
         def show(rgb: Tensor) -> None:
             with torch.no_grad():

@@ -16,7 +16,6 @@ from vital_exp.mining.references import IndexFacets, MinedReferences
 from vital_exp.models.layers import alignment
 from vital_exp.models.loading import ModelConfig
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import Taps
 from vital_exp.references.base import Competing, References
 from vital_exp.references.faceted import Embedding, FacetedReferences, FacetFiles, FacetStore
 from vital_exp.references.facets import AUTO, KEY, LEAST_MEMBERS, check_enough, check_facets
@@ -52,7 +51,7 @@ class OwnEmbedding:
     def __call__(self, target: Target, pictures: Tensor) -> Tensor:
         """Return (n, C) float32 on the CPU for pictures (n, 3, H, W) RGB."""
         layer = self.layer(target)
-        activations, _ = Taps(self.network.module, [layer])(model_space(pictures, self.network))
+        activations, _ = self.network.taps([layer])(model_space(pictures, self.network))
         return activations[layer].flatten(2).float().mean(dim=2).cpu()
 
 

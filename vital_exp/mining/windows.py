@@ -11,7 +11,6 @@ from vital_exp.errors import UsageError
 from vital_exp.mining.patches import Box, grid
 from vital_exp.mining.units import Units
 from vital_exp.models.network import model_space
-from vital_exp.models.taps import Taps
 
 AUTO = "auto"
 KEY = "references.window"
@@ -96,7 +95,7 @@ def receptive_field(units: Units, layer: str, pictures: Tensor, numbers: Sequenc
     size = (pictures.shape[-2], pictures.shape[-1])
     with torch.inference_mode(False), torch.enable_grad():
         x = model_space(pictures.clone(), units.network).requires_grad_()
-        activations, _ = Taps(units.network.module, [layer], "layers")(x)
+        activations, _ = units.network.taps([layer], "layers")(x)
         values, pictured = activations[layer].flatten(2), torch.arange(len(x))  # (n, C, P)
         positions = units.of_units(layer, values.detach())[pictured, list(numbers)].argmax(dim=1)  # (n,)
         if not values.requires_grad:
