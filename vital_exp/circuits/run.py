@@ -136,7 +136,7 @@ class Circuit:
         if first.kind == "class":
             references = content["references"]
             keys = ("count", "seed", "size", "facets", "embedding", "candidates", "cache")
-            kept = {key: references[key] for key in keys}
+            kept = {key: references[key] for key in keys if key in references}
             source = "folder" if references["root"] or content["model"]["source"] != "embedded" else "embedded"
             content["references"] = {**kept, "source": source, "root": references["root"]}
             content["relevance"] = {"method": "none"}

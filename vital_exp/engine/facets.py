@@ -177,7 +177,12 @@ def facet_targets(
         UsageError: a facet that the unit does not have, or that nobody asked for.
     """
     check_stray(config, references, targets)
-    return references.expanded(targets, find) if isinstance(references, FacetedReferences) else list(targets)
+    if not isinstance(references, FacetedReferences):
+        return list(targets)
+    waiting = {target.unit for target in targets if find and references.known(target) is None}
+    if waiting:
+        logger.info("the facets of %d units are found first", len(waiting))
+    return references.expanded(targets, find)
 
 
 def check_stray(config: DictConfig, references: References, targets: Sequence[Target]) -> None:
