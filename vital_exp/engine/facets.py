@@ -13,6 +13,7 @@ from torch import Tensor
 from vital_exp.engine.setup import cache_dir
 from vital_exp.errors import UsageError
 from vital_exp.mining.references import IndexFacets, MinedReferences
+from vital_exp.models.identity import identity_of
 from vital_exp.models.layers import alignment
 from vital_exp.models.loading import ModelConfig
 from vital_exp.models.network import VisionNetwork, model_space
@@ -45,7 +46,7 @@ class OwnEmbedding:
 
     def identity(self, target: Target) -> str:
         """Return network and layer."""
-        return f"{self.network.name} {self.network.weights_hash()} {self.layer(target)}"
+        return f"{self.network.name} {identity_of(self.network).key} {self.layer(target)}"
 
     @torch.no_grad()
     def __call__(self, target: Target, pictures: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class OtherEmbedding:
 
     def identity(self, _target: Target) -> str:
         """Return the network."""
-        return f"{self.network.name} {self.network.weights_hash()} {self.network.preprocessing}"
+        return f"{self.network.name} {identity_of(self.network).key}"
 
     def __call__(self, _target: Target, pictures: Tensor) -> Tensor:
         """Return (n, D) float32 on the CPU for pictures (n, 3, H, W) RGB."""
