@@ -149,6 +149,11 @@ def _is_nothing(value: object) -> bool:
     return value is None or value is False or (isinstance(value, (str, Sequence, Mapping)) and not value)
 
 
+def _without_facets(asked: Asked) -> bool:
+    """Whether references are not clustered."""
+    return asked("references.facets") in (None, 1)
+
+
 MODEL = (
     Rule(("model.factory",), _network_of("python"), "only model.source=python has a factory"),
     Rule(("model.weights",), _network_of("torchvision open_clip"), "this source has no choice of published weights"),
@@ -167,16 +172,32 @@ METRICS = (
 REFERENCES = (
     Rule(("references.root",), _is("references.source", "embedded"), "the drawn images come with the package"),
     Rule(
-        tuple(f"references.{key}" for key in ("index", "region", "candidates", "patch.*")),
+        tuple(f"references.{key}" for key in ("index", "region", "window", "patch.*")),
         _unless("references.source", "mined"),
         "only references=mined reads it",
     ),
     Rule(
-        ("references.candidates", "references.patch.*"),
-        _is("references.region", "image"),
-        "references.region=image takes whole images",
+        ("references.patch.*",), _is("references.region", "image", "window"), "only references.region=patch has patches"
     ),
-    Rule(("references.candidates",), _has("references.index"), "the index has its own"),
+    Rule(
+        ("references.window",), _is("references.region", "image", "patch"), "only references.region=window has windows"
+    ),
+    Rule(("references.embedding",), _without_facets, "references.facets=1 clusters nothing"),
+    Rule(
+        ("references.candidates",),
+        lambda asked: _without_facets(asked) and asked("references.source") != "mined",
+        "only references=mined and references.facets read it",
+    ),
+    Rule(
+        ("references.candidates",),
+        lambda asked: _without_facets(asked) and asked("references.region") in ("image", "window"),
+        "only references.region=patch and references.facets read it",
+    ),
+    Rule(
+        ("references.candidates",),
+        lambda asked: _without_facets(asked) and not _is_nothing(asked("references.index")),
+        "the index has its own",
+    ),
 )
 FOUND_CONCEPTS = ("method", "count", "class", "importance", "seed", "patches", "explained")
 CHECKS = {  # of vital-audit, and the keys that each does not read

@@ -89,8 +89,6 @@ def faceted(config: DictConfig, network: VisionNetwork, source: References) -> R
     facets, given = keys.get("facets", 1), keys.get("embedding")
     check_facets(facets)
     if facets == 1:
-        if given is not None:
-            logger.warning("%s has no effect with %s=1", EMBEDDING, KEY)
         return source
     if isinstance(source, NoReferences):
         raise UsageError("references.root", None, f"{KEY}={facets} needs images: {source.wanted}")

@@ -78,8 +78,6 @@ def mined_references(
         raise UsageError("references.region", keys.region, f"one of {', '.join(REGIONS)}", REGIONS)
     window = keys.get("window", AUTO)
     check_window(window, network.preprocessing.size)
-    if window != AUTO and keys.region != "window":
-        logger.warning("references.window has no effect with references.region=%s", keys.region)
     candidates = keys.get("candidates", keys.count)
     if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
         raise UsageError("references.candidates", candidates, "a whole number of at least 1")
