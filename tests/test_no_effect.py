@@ -68,6 +68,11 @@ WITHOUT_EFFECT = [
     (VISUALIZE, "references.root=photos", "references.source=embedded"),
     (VISUALIZE, "references.patch.size=32", "references.region=image", "target=channel"),
     (VISUALIZE, "references.candidates=9", "references.index=index.sqlite", "target=channel"),
+    (VISUALIZE, "references.candidates=9", "references.region=window", "target=channel"),
+    (VISUALIZE, "references.candidates=9", "target=class"),
+    (VISUALIZE, "references.window=0.5", "references.region=image", "target=channel"),
+    (VISUALIZE, "references.patch.size=32", "references.region=window", "target=channel"),
+    (VISUALIZE, "references.embedding=resnet50", "target=channel"),
     (VISUALIZE, "views_per_pass=1"),
     (VISUALIZE, "image.scale=2", "image.size=64"),
     (VISUALIZE, "pictures_every=5", "logger=csv"),
@@ -96,6 +101,10 @@ WITHOUT_EFFECT = [
     ("report", "offline=true"),
 ]
 WITH_EFFECT = [
+    (VISUALIZE, "references.candidates=9", "references.facets=auto", "references.index=i.sqlite", "target=channel"),
+    (VISUALIZE, "references.candidates=9", "references.facets=2", "target=class"),
+    (VISUALIZE, "references.window=0.5", "references.region=window", "target=channel"),
+    (VISUALIZE, "references.embedding=resnet50", "references.facets=2", "target=class"),
     (EVALUATE, "judges=[a]", "metrics=[accuracy,transfer]", f"run={CLASS_RUN}"),
     (EVALUATE, "judges=[a]", "metrics=[fid]", f"run={UNIT_RUN}"),
     (EVALUATE, "judges=[]", "metrics=[accuracy]"),
