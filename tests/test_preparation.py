@@ -10,11 +10,13 @@ import pytest
 import timm
 import torch
 from lightning.pytorch import LightningModule
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.tiny import tiny_net
-from vital_exp import load_model, visualize
+from tests.tiny import image_folder, tiny_net
+from vital_exp import load_model, mine, visualize
 from vital_exp.errors import UsageError
+from vital_exp.models.layers import layer_shapes
 from vital_exp.relevance import relevance_maps
 
 SIZE = 32
@@ -85,11 +87,6 @@ class Lazy(nn.Module):
         return features
 
 
-def on_meta() -> nn.Module:
-    with torch.device("meta"):
-        return nn.Conv2d(3, 4, 3)
-
-
 def scripted_inside() -> nn.Module:
     module = tiny_net()
     module.fc = torch.jit.trace(module.fc, torch.zeros(1, 16))  # type: ignore[assignment]
@@ -123,7 +120,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "quantised": (quantised, r"Linear \(fc\): .*before it was quantised"),
     "of oneDNN": (of_onednn, "TorchScript"),
     "sparse": (sparse, r"fc\.weight: .*sparse_coo"),
-    "meta": (on_meta, "meta device.*to_empty"),
     "lazy": (Lazy, "run the module once"),
     "exported": (exported, "ExportedProgram.*the module it was exported from"),
     "module of an exported program": (lambda: exported().module(), "keeps no layers"),
@@ -138,6 +134,23 @@ def test_modules_whose_layers_cannot_be_read_are_told(make: Callable[[], Any], t
         module = make()
     with pytest.raises(UsageError, match=f"^model=.*{told}"):
         load_model(module, size=SIZE)
+
+
+def test_a_network_without_values_lists_its_layers_and_makes_no_pictures(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with torch.device("meta"):
+        module = tiny_net()
+    save_file(tiny_net().state_dict(), tmp_path / "weights.safetensors")
+    network = load_model(module, size=SIZE)
+    assert layer_shapes(network)["conv1"] == (8, 16, 16)
+    calls: list[Callable[[], object]] = [
+        lambda: visualize(network, "class:1", references=REFERENCES, method="fourier", overrides=QUICK),
+        lambda: relevance_maps(network, REFERENCES, "layer1.0:1", ["conv1"]),
+        lambda: mine(network, "conv1", image_folder(tmp_path / "photos", ["a"]), k=1),
+        lambda: load_model(module, size=SIZE, checkpoint=tmp_path / "weights.safetensors"),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match=r"^model=conv1\.weight: is on the meta device.*to_empty"):
+            call()
 
 
 def test_a_network_without_gradients_is_told() -> None:

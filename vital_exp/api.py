@@ -28,7 +28,7 @@ from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
 from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
-from vital_exp.models.preparation import check_tensors
+from vital_exp.models.preparation import check_tensors, check_values
 from vital_exp.modes import own_modes
 from vital_exp.no_effect import flat_keys, keys_of, tell_without_effect
 from vital_exp.reporting.report import Report, write_report
@@ -105,6 +105,7 @@ def load_model(
     else:
         if checkpoint and isinstance(model, nn.Module):
             check_tensors(model)
+            check_values(model)
             load_checkpoint(model, checkpoint, checkpoint_key)
         elif checkpoint_key is not None:
             raise UsageError(PLACE_KEY, checkpoint_key, "a place in a file, which checkpoint names")

@@ -29,6 +29,7 @@ from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.memory_order import arrange
 from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.preparation import check_values
 from vital_exp.references.base import References
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -150,6 +151,7 @@ def _network(model: str | nn.Module | VisionNetwork, config: DictConfig, local_r
 
 def _placed(network: VisionNetwork, config: DictConfig, device: Any) -> VisionNetwork:
     """Move the network to its device, in the memory order asked for; pictures in double precision need it in double."""
+    check_values(network.module)
     if config.trainer.precision == "64-true":
         network = network.double()
     moved: VisionNetwork = network.to(device)

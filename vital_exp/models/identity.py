@@ -16,6 +16,7 @@ import torch
 
 from vital_exp.models.fingerprint import Fingerprint, differing_layer, fingerprint
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.preparation import check_values
 from vital_exp.whole_files import whole_file
 
 FOLDER = "networks"  # of the cache
@@ -68,7 +69,11 @@ def begin_call(network: VisionNetwork, cache: Path | None = None) -> None:
     Args:
         network: on its device.
         cache: the cache, whose registry knows networks that round otherwise as the same; None: it is not asked.
+
+    Raises:
+        UsageError: a network on the meta device, which has no values.
     """
+    check_values(network.module)
     network.eval().requires_grad_(False)
     network.identity, network.registry = None, None if cache is None else cache / FOLDER
 

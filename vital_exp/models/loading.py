@@ -23,7 +23,7 @@ from vital_exp.models.heads import NONE, SIGMOID, SOFTMAX, Ending, Head, head_of
 from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_SIZE, IMAGENET_STD, Preprocessing, Recipe, VisionNetwork
 from vital_exp.models.open_clip import clip_network
 from vital_exp.models.outputs import Output
-from vital_exp.models.preparation import check_tensors, prepared
+from vital_exp.models.preparation import check_tensors, check_values, prepared
 from vital_exp.models.refusals import REFUSALS, refusal
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
@@ -124,6 +124,7 @@ def build_network(config: ModelConfig, cache_dir: Path | None = None) -> VisionN
     module, own = SOURCES[config.source](config, cache_dir)
     if config.checkpoint and config.source != "open_clip":  # which has the text tower's weights in the file too
         check_tensors(module)
+        check_values(module)
         load_checkpoint(module, config.checkpoint, config.checkpoint_key)
     return wrap(module, config, own)
 

@@ -24,8 +24,8 @@ def prepared(module: object) -> nn.Module:
     Tensors that were made in inference mode, through which no gradient flows, are exchanged for copies.
 
     Raises:
-        UsageError: no module, or one of TorchScript, quantised, exported, of oneDNN's or sparse tensors, on the meta
-            device, or with parameters that have no shape yet.
+        UsageError: no module, or one of TorchScript, quantised, exported, of oneDNN's or sparse tensors, or with
+            parameters that have no shape yet.
     """
     if not isinstance(module, nn.Module):
         problem = "the name of a network or a torch.nn.Module is needed"
@@ -73,7 +73,9 @@ def _runs_no_module(graph: GraphModule) -> bool:
 
 
 def check_tensors(module: nn.Module) -> None:
-    """Make sure that parameters and buffers have values that torch can differentiate through.
+    """Make sure that parameters and buffers are tensors that torch can differentiate through.
+
+    They may lie on the meta device: layers can be listed without values.
 
     Raises:
         UsageError: the first that has not.
@@ -82,10 +84,6 @@ def check_tensors(module: nn.Module) -> None:
         if is_lazy(tensor):
             wanted = "has no shape yet: run the module once on a picture, module(torch.zeros(1, 3, H, W))"
             raise UsageError("model", name, wanted)
-        if tensor.is_meta:
-            raise UsageError(
-                "model", name, "is on the meta device, without values: module.to_empty(device='cpu') first"
-            )
         if tensor.is_quantized:
             raise UsageError(
                 "model", name, "no gradient passes a quantised tensor: hand over the network before it was"
@@ -93,6 +91,14 @@ def check_tensors(module: nn.Module) -> None:
         if tensor.layout != torch.strided:
             layout = str(tensor.layout).removeprefix("torch.")
             wanted = f"is a tensor of layout {layout}: hand over the network with dense ones"
+            raise UsageError("model", name, wanted)
+
+
+def check_values(module: nn.Module) -> None:
+    """Make sure that parameters and buffers have values; raises UsageError on the meta device, where they have none."""
+    for name, tensor in chain(module.named_parameters(), module.named_buffers()):
+        if tensor.is_meta:
+            wanted = "is on the meta device, without values: module.to_empty(device='cpu'), then load weights"
             raise UsageError("model", name, wanted)
 
 

@@ -10,6 +10,7 @@ from vital_exp.errors import UsageError
 from vital_exp.images.ranges import checked_pictures
 from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.preparation import check_values
 from vital_exp.modes import own_modes
 from vital_exp.relevance.maps import WITH_MAPS, activations_and_relevance
 from vital_exp.targets.readout import check_unit, readout
@@ -47,6 +48,7 @@ def relevance_maps(
         raise UsageError("method", method, f"one of {', '.join(WITH_MAPS)}", WITH_MAPS)
     images = checked_pictures(images, "images")
     network = model if isinstance(model, VisionNetwork) else load_model(model)
+    check_values(network.module)
     unit = parse_target(target, network.class_names)
     if unit.kind == "class":
         channels = len(network.classes)
