@@ -176,9 +176,17 @@ def _stage_layers(part: nn.Module, place: str, ran: Layers, modules: dict[str, n
     later = [f for f in features if f.get("reduction", 0) >= FIRST_STAGE_REDUCTION]
     if len({f["reduction"] for f in later}) == 1 and len(later) > FEWEST_BLOCKS:
         later = [later[i] for i in spread_blocks(len(later))]
-    ends = [_joined(place, f["module"]) for f in later]
+    ends = [_that_runs(_joined(place, f["module"]), ran) for f in later]
+    if len(set(ends)) < len(later):  # one module puts out the maps of several stages
+        return ()
     stages = [name for name in dict.fromkeys(ends) if name in ran and name != stem]
     return (stem, *stages) if len(stages) > 1 and len(stages) == len(set(ends) - {stem}) else ()
+
+
+def _that_runs(name: str, ran: Layers) -> str:
+    """Return a module, or the last of its children if it is a mere list that never runs itself."""
+    children = [child for child in ran if child.rpartition(".")[0] == name]
+    return name if name in ran or not children else children[-1]
 
 
 def _blocks_in_a_row(modules: dict[str, nn.Module], ran: Layers) -> tuple[str, ...]:
@@ -223,8 +231,8 @@ def _last_at_each_size(modules: dict[str, nn.Module], places: Sequence[str], ran
             name, places, ran, modules
         ):
             last_at[size] = name  # layers come in the order in which they finish: containers after what they hold
-    stages = [name for size, name in last_at.items() if attention or convolutions.get(size, [stem]) != [stem]]
-    return (stem, *(name for name in stages if name != stem))
+    stages = {name for size, name in last_at.items() if attention or convolutions.get(size, [stem]) != [stem]}
+    return (stem, *(name for name in ran if name in stages and name != stem))
 
 
 def is_attention(part: nn.Module) -> bool:
@@ -233,8 +241,11 @@ def is_attention(part: nn.Module) -> bool:
 
 
 def _in_a_sequence(name: str, modules: dict[str, nn.Module]) -> bool:
-    sequences = (nn.Sequential, nn.ModuleList)
-    return isinstance(modules[name], sequences) or isinstance(modules[name.rpartition(".")[0]], sequences)
+    """Whether a layer is a sequence of blocks, or a block (not a bare layer) of one."""
+    if isinstance(modules[name], nn.Sequential):
+        return True
+    is_block = next(modules[name].children(), None) is not None
+    return is_block and isinstance(modules[name.rpartition(".")[0]], (nn.Sequential, nn.ModuleList))
 
 
 def _in_classifier(name: str, places: Sequence[str]) -> bool:
