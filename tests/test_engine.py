@@ -6,7 +6,9 @@ import json
 import math
 import signal
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,12 @@ from vital_exp import evaluate, load_model, visualize
 from vital_exp.engine import learning_rate, objective_and_gradient
 from vital_exp.engine import visualization as engine
 from vital_exp.engine.module import VisualizationModule
+from vital_exp.engine.step import Evaluation
 from vital_exp.errors import UsageError
+from vital_exp.images.output import MASKS, smoothed_transparency, transparency
+from vital_exp.images.pixels import Pixels
+from vital_exp.images.randomness import RandomStreams
+from vital_exp.models.network import Preprocessing
 from vital_exp.references.mean_image import mean_image
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.targets.class_names import ClassNames
@@ -100,11 +107,14 @@ METHODS = {
 }
 
 
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_masks_are_of_the_gradients_the_optimiser_gets(
-    references: Tensor, method: str, monkeypatch: pytest.MonkeyPatch
+    references: Tensor, method: str, mask: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gradients: list[Tensor] = []
+    shown: list[Tensor] = []
+    made_by: list[VisualizationModule] = []
     surrogate = VisualizationModule.surrogate
 
     def watched(module: VisualizationModule, step: int) -> Tensor:
@@ -113,7 +123,10 @@ def test_masks_are_of_the_gradients_the_optimiser_gets(
         def noted() -> Tensor:
             pictures = given(module.pictures).clone()  # of a step alone
             pictures.register_hook(gradients.append)
+            shown.append(pictures.detach().clone())
             return pictures
+
+        made_by.append(module)
 
         monkeypatch.setattr(module.pictures, "network_input", noted)
         return surrogate(module, step)
@@ -121,11 +134,58 @@ def test_masks_are_of_the_gradients_the_optimiser_gets(
     monkeypatch.setattr(VisualizationModule, "surrogate", watched)
     start = ["image.init=reference"] if method == "accentuation" else []
     network = load_model(tiny_net(), size=32)  # norms with statistics, for DeepInversion
-    made = visualize(network, "class:3", method=method, references=references, steps=3, overrides=[*FAST, *start])
-    mean = sum(one.abs() for one in gradients)[:1].mean(dim=1).numpy()  # type: ignore[index]
-    clipped = np.minimum(mean, np.percentile(mean, METHODS[method]))
-    assert len(gradients) == 3
-    np.testing.assert_allclose(made.masks[0].numpy(), clipped / clipped.max(), rtol=1e-4, atol=1e-6)
+    keys = [*FAST, *start, f"mask={mask}"]
+    made = visualize(network, "class:3", method=method, references=references, steps=3, overrides=keys)
+    assert len(gradients) == len(shown) == 3
+    if mask == "published":
+        total = sum(one.abs() for one in gradients)
+        assert torch.equal(made.masks, transparency(total, METHODS[method])[:1])  # type: ignore[arg-type]
+    else:
+        lasting, total = np.zeros(()), np.zeros(())
+        for pictures, gradient in zip(shown, gradients, strict=True):
+            lasting = 0.9 * lasting + 0.1 * gradient.numpy()
+            followed = made_by[0].pictures.followed(pictures, torch.from_numpy(lasting).float())
+            total = total + followed.abs().numpy()
+        wanted = smoothed_transparency(torch.from_numpy(total), METHODS[method])[:1]
+        np.testing.assert_allclose(made.masks.numpy(), wanted.numpy(), rtol=1e-4, atol=1e-5)
+        assert (made.masks - transparency(torch.from_numpy(total), METHODS[method])[:1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("bound", [0, 1])
+def test_what_stays_clamped_is_transparent(bound: int) -> None:
+    """All of a picture is pushed one way; its left half is at the bound there already."""
+    preprocessing = Preprocessing(size=(32, 32))
+    start = torch.full((1, 3, 32, 32), 0.5)
+    start[..., :16] = bound
+    streams = RandomStreams(0, ["class-0"])
+    pictures = Pixels(preprocessing, (32, 32), streams, preprocessing.normalise(start))
+    pictures.project()
+    gradient = torch.full_like(start, 1.0 if bound == 0 else -1.0)
+
+    def pushed(*_: object, **__: object) -> Evaluation:
+        return Evaluation(torch.zeros(1), {}, gradient, None)
+
+    objective = SimpleNamespace(streams=streams, objective=SimpleNamespace(terms={}, settled=0))
+    found = {}
+    for mask in MASKS:
+        module = VisualizationModule(pictures, _Stub(objective, pushed), torch.optim.SGD, lambda _: 0.0, 3, mask)  # type: ignore[arg-type]
+        for step in range(3):
+            module.surrogate(step)
+        found[mask] = module.masks(98)[0, 0]
+    assert (found["published"] == 1).all()
+    assert found["followed"][:, :8].max() < 1e-6
+    assert found["followed"][:, 24:].min() > 0.99
+
+
+class _Stub:
+    """A step objective of a gradient that is given."""
+
+    def __init__(self, parts: SimpleNamespace, evaluate: Callable[..., Evaluation]) -> None:
+        self.streams, self.objective = parts.streams, parts.objective
+        self.evaluate = evaluate
+
+    def __call__(self, *arguments: object, **keys: object) -> Evaluation:
+        return self.evaluate(*arguments, **keys)
 
 
 def test_terms_sum_to_the_total_and_zero_terms_are_left_out(network, references: Tensor) -> None:  # type: ignore[no-untyped-def]
@@ -156,12 +216,12 @@ class _Interrupt(Callback):
             raise RuntimeError("killed")
 
 
-@pytest.mark.parametrize("method", ["vital", "vital_fourier"])
+@pytest.mark.parametrize(("method", "mask"), [("vital", "followed"), ("vital", "published"), ("maco", "followed")])
 def test_a_resumed_run_makes_the_same_bits(  # type: ignore[no-untyped-def]
-    network, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    network, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, mask: str
 ) -> None:
     def run(out: Path):  # type: ignore[no-untyped-def]
-        overrides = [*FAST, "batch_size=2", "checkpoint_every=4"]
+        overrides = [*FAST, "batch_size=2", "checkpoint_every=4", f"mask={mask}", "image.scale=1", "views=1"]
         return visualize(
             network, names(0, 1, 2), method=method, references=references, steps=10, overrides=overrides, out=out
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vital_exp.images.output import masked_picture, quantised, to_uint8, transparency
+from vital_exp.images.output import masked_picture, quantised, smoothed_transparency, to_uint8, transparency
 from vital_exp.images.randomness import RandomStreams
 
 NAMES = ("class-0", "class-1", "class-2")
@@ -59,6 +59,20 @@ def test_transparency_map_follows_its_formula(percentile: float) -> None:
         clipped = np.minimum(mean, np.percentile(mean, percentile))
         np.testing.assert_allclose(maps[i, 0].numpy(), clipped / clipped.max(), rtol=1e-5)
     assert transparency(torch.zeros(1, 3, 4, 4), percentile).abs().max() == 0
+
+
+@pytest.mark.parametrize("size", [(20, 20), (25, 50), (1, 3)])
+def test_smoothed_transparency_equals_a_numpy_twin(size: tuple[int, int]) -> None:
+    sensitivity = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) + 0.5
+    maps = smoothed_transparency(sensitivity, 90)
+    for map_, values in zip(maps[:, 0].numpy(), sensitivity.double().mean(dim=1).numpy(), strict=True):
+        rows, columns = (np.subtract.outer(range(side), range(side)) / (0.04 * min(size)) for side in size)
+        rows, columns = (np.exp(-(one**2) / 2) for one in (rows, columns))
+        smooth = (rows @ values @ columns) / np.outer(rows.sum(1), columns.sum(1))
+        smooth -= smooth.min()
+        clipped = np.minimum(smooth, np.percentile(smooth, 90))
+        np.testing.assert_allclose(map_, clipped / clipped.max(), rtol=1e-3, atol=1e-5)
+    assert smoothed_transparency(torch.zeros(1, 3, 4, 4), 98).abs().max() == 0
 
 
 def test_masked_picture_stretches_colours_and_carries_the_map() -> None:

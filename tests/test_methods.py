@@ -49,6 +49,14 @@ def keys_of(kind: str, folder: Path) -> list[str]:
     return [*keys, f"target.vectors={folder / 'directions.safetensors'}"]
 
 
+def check_masks(masks: Tensor) -> None:
+    assert masks.isfinite().all()
+    assert masks.min() >= 0
+    for mask in masks:
+        assert mask.max() == 1
+        assert mask.std() > 0.01
+
+
 def references() -> Tensor:
     return draw_set(1, 5)[0][2:5]
 
@@ -64,6 +72,7 @@ def test_every_method_improves_its_own_target_in_twenty_steps(method: str, kind:
     assert [result["status"] for result in made.results] == ["done", "done"]
     assert 0 <= made.images.min() <= made.images.max() <= 1
     assert (made.images[0] != made.images[1]).any()
+    check_masks(made.masks)
     first = torch.tensor([made.history[target]["total"][0] for target in targets])
     # the same random views as at the first step
     last, gradient = objective_and_gradient("embedded_resnet", targets, made.images, overrides=keys, **given)
@@ -81,6 +90,7 @@ def test_every_method_makes_pictures_of_every_kind_of_target(
     made = visualize(model, targets, method=method, steps=1, references=references(), overrides=keys)
     assert [result["error"] for result in made.results] == [None, None]
     assert all(result["activation"] is not None for result in made.results)
+    check_masks(made.masks)
 
 
 def test_cross_entropy_is_of_classes() -> None:

@@ -118,6 +118,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "steps=0": (("steps=0",), ("steps=0", "at least 1")),
     "steps=1.5": (("steps=1.5",), ("steps=1.5", "whole number")),
     "steps=": (("steps=",), ("steps=", "whole number")),
+    "mask=pubished": (("mask=pubished",), ("mask=pubished", "followed, published", "published")),
     "mask_percentile=0": (("mask_percentile=0",), ("mask_percentile=0", "above 0, at most 100")),
     "batch_size=0": (("batch_size=0",), ("batch_size=0", "at least 1", "auto")),
     "batch_size=x": (("batch_size=x",), ("batch_size=x", "at least 1", "auto")),

@@ -163,6 +163,37 @@ def test_twenty_steps_bring_a_picture_nearer_to_another(kind: Kind) -> None:
 
 
 @all_kinds
+@pytest.mark.parametrize("preprocessing", [Preprocessing(), GREY, FIVE], ids=["rgb", "grey", "five"])
+def test_pictures_follow_what_a_step_moves(kind: Kind, preprocessing: Preprocessing) -> None:
+    pictures = kind(preprocessing, (12, 9), RandomStreams(0, NAMES)).double()
+    pictures.project()
+    shown = pictures.network_input().detach()
+    gradient = torch.randn(shown.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if kind.build is Pixels:  # a small step, and back into range
+        with torch.no_grad():
+            pictures.pixels -= 1e-6 * gradient
+        pictures.project()
+        wanted = (shown - pictures.pixels.detach()) / 1e-6
+        assert 0.02 < (wanted == 0).double().mean() < 0.9
+    else:  # the slope of the sigmoid, from autograd
+        unit = pictures._unit() if kind.build is Maco else pictures()
+        logits = unit.detach().logit().requires_grad_()
+        (slope,) = torch.autograd.grad(logits.sigmoid().sum(), logits)
+        wanted = (4 * slope).sqrt() * gradient
+        assert (4 * slope).min() < 0.99
+    torch.testing.assert_close(pictures.followed(shown, gradient), wanted, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", [Fourier, Maco])
+def test_squashed_pixels_follow_nothing(kind: Any) -> None:
+    pictures = kind(Preprocessing(), (8, 8), RandomStreams(0, NAMES[:1]))
+    shown = Preprocessing().normalise(torch.tensor([0.0, 1.0, 0.5]).view(1, 3, 1, 1).expand(1, 3, 8, 8))
+    followed = pictures.followed(shown, torch.ones(1, 3, 8, 8))
+    assert followed[:, :2].max() < 2e-3
+    assert followed[:, 2].min() == pytest.approx(1)
+
+
+@all_kinds
 def test_large_pictures_are_computed_one_by_one(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = kind(Preprocessing(), (12, 9), RandomStreams(0, NAMES))
     (parameter,) = pictures.parameters()

@@ -11,7 +11,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vital_exp.engine.step import StepObjective
+from vital_exp.images.output import MASKS, smoothed_transparency, transparency
 from vital_exp.images.parameterisation import Parameterisation
+
+# Of the running mean of the gradients, over some ten steps: Adam's own 0.9. What random transforms turn about from step
+# to step cancels in it, and no picture follows that.
+MEMORY = 0.9
 
 
 class _Known(torch.autograd.Function):
@@ -39,6 +44,7 @@ class VisualizationModule(LightningModule):
         optimizer: makes the optimiser from the parameters.
         rate: maps a step to the learning rate.
         steps: how many steps will be taken.
+        mask: what the transparency map adds up, one of ``MASKS``.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class VisualizationModule(LightningModule):
         optimizer: Callable[[list[torch.nn.Parameter]], Optimizer],
         rate: Callable[[int], float],
         steps: int,
+        mask: str = MASKS[0],
     ) -> None:
         super().__init__()
         self.pictures = pictures
@@ -55,10 +62,12 @@ class VisualizationModule(LightningModule):
         self._make_optimizer = optimizer
         self._rate = rate
         self.steps = steps
+        self.mask = mask
         count = len(objective.streams.names)
         # Every step's terms, fetched once at the end: a value read at each step would make a GPU wait.
         self._history = {name: torch.full((steps, count), torch.nan) for name in [*objective.objective.terms, "total"]}
-        self._sensitivity = torch.zeros(())  # sum over steps of |dL/dx|, (N, 3, H, W)
+        self._sensitivity = torch.zeros(())  # sum over steps of |dL/dx|, or of what the picture follows, (N, C, H, W)
+        self._lasting = torch.zeros(())  # the running mean of dL/dx, (N, C, H, W)
         self._dead = torch.zeros(count, dtype=torch.bool)  # no gradient from the target at the first and the last step
 
     def configure_optimizers(self) -> Optimizer:
@@ -72,7 +81,7 @@ class VisualizationModule(LightningModule):
     def on_fit_start(self) -> None:
         """Bring the records to the pictures' device."""
         self._history = {name: values.to(self.device) for name, values in self._history.items()}
-        self._sensitivity = self._sensitivity.to(self.device)
+        self._sensitivity, self._lasting = self._sensitivity.to(self.device), self._lasting.to(self.device)
         self._dead = self._dead.to(self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -88,9 +97,16 @@ class VisualizationModule(LightningModule):
             self._history[name][step] = value
         if found.reached is not None:
             self._dead = ~found.reached if step == first else self._dead & ~found.reached
-        self._sensitivity = self._sensitivity + found.gradient.abs()
+        self._note_sensitivity(pictures.detach(), found.gradient)
         loss: Tensor = _Known.apply(pictures, found.losses.sum(), found.gradient)
         return loss
+
+    @torch.no_grad()
+    def _note_sensitivity(self, pictures: Tensor, gradient: Tensor) -> None:
+        if self.mask == "followed":
+            self._lasting = MEMORY * self._lasting + (1 - MEMORY) * gradient
+            gradient = self.pictures.followed(pictures, self._lasting)
+        self._sensitivity = self._sensitivity + gradient.abs()
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take one step at the schedule's rate, then bring the pictures back into range."""
@@ -101,13 +117,15 @@ class VisualizationModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the records beside pictures and optimiser."""
-        records = {"history": self._history, "sensitivity": self._sensitivity, "dead": self._dead}
+        records = {"history": self._history, "sensitivity": self._sensitivity, "lasting": self._lasting}
+        records["dead"] = self._dead
         checkpoint["visualization"] = records
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the records back."""
         self._history = checkpoint["visualization"]["history"]
         self._sensitivity = checkpoint["visualization"]["sensitivity"]
+        self._lasting = checkpoint["visualization"]["lasting"]
         self._dead = checkpoint["visualization"]["dead"]
 
     def history(self) -> dict[str, Tensor]:
@@ -126,6 +144,11 @@ class VisualizationModule(LightningModule):
         """Return for each picture whether nothing in it reached its target, at the first step and at the last."""
         return [bool(one) for one in self._dead.cpu()]
 
-    def sensitivity(self) -> Tensor:
-        """Return the sum over steps of |dL/dx|, (N, 3, H, W), on the CPU."""
-        return self._sensitivity.cpu()
+    def masks(self, percentile: float) -> Tensor:
+        """Return the transparency map of each picture, (N, 1, H, W) in [0, 1], on the CPU, clipped at a percentile.
+
+        ``published``: of the sum over steps of |dL/dx|. ``followed``: of the sum of the magnitudes of what each picture
+        can follow of the running mean of dL/dx, smoothed.
+        """
+        as_map = transparency if self.mask == "published" else smoothed_transparency
+        return as_map(self._sensitivity.cpu(), percentile)

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from vital_exp.config import build
 from vital_exp.engine.schedule import SCHEDULES, learning_rate
 from vital_exp.errors import UsageError
+from vital_exp.images.output import MASKS
 from vital_exp.images.parameterisation import Parameterisation
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.spectrum import EMBEDDED
@@ -46,6 +47,8 @@ def check_numbers(config: DictConfig) -> None:
     size = config.batch_size
     if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise UsageError("batch_size", size, "a whole number of at least 1, or auto")
+    if config.mask not in MASKS:
+        raise UsageError("mask", config.mask, f"one of {', '.join(MASKS)}", MASKS)
     percentile = config.mask_percentile
     if isinstance(percentile, bool) or not isinstance(percentile, (int, float)) or not 0 < percentile <= 100:
         raise UsageError("mask_percentile", percentile, "a number above 0, at most 100")

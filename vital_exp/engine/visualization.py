@@ -45,7 +45,7 @@ from vital_exp.engine.step import step_objective
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.activation import activation_rows, unit_activations
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS, check_judge, recognition, summarise, unjudged
-from vital_exp.images.output import quantised, resized, to_uint8, transparency
+from vital_exp.images.output import quantised, resized, to_uint8
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.ranges import checked_pictures
 from vital_exp.mining.references import MinedReferences
@@ -262,7 +262,7 @@ class Visualization:
         cost = {"seconds": round(seconds, 3), "memory": None if memory is None else round(memory, 1)}
         with torch.no_grad():
             pictures = module.pictures().detach().float().cpu()[: len(batch)]
-        masks = transparency(module.sensitivity()[: len(batch)], self.config.mask_percentile)
+        masks = module.masks(self.config.mask_percentile)[: len(batch)]
         history = {name: values[:, : len(batch)] for name, values in module.history().items()}
         activations, dead = self._activations(batch, pictures), module.dead()
         for i, target in enumerate(batch):
@@ -309,7 +309,8 @@ class Visualization:
             config, self.network, padded, self.references, self.views_per_pass, self._picture_size(), starts
         )
         self._record_caption(objective.objective.caption)
-        return VisualizationModule(pictures, objective, setup.optimizer_of(config), setup.rate_of(config), config.steps)
+        optimizer, rate = setup.optimizer_of(config), setup.rate_of(config)
+        return VisualizationModule(pictures, objective, optimizer, rate, config.steps, config.mask)
 
     def _start(self, padded: list[Target]) -> Tensor | None:
         """What the pictures start from, (N, 3, H, W) RGB: what was handed over, or image.init's; None: noise."""

@@ -31,3 +31,14 @@ def mixed(pictures: Tensor, matrix: Tensor) -> Tensor:
 def decorrelated_logits(pictures: Tensor, matrix: Tensor) -> Tensor:
     """Invert ``sigmoid(mixed(x, matrix))`` for pictures (N, C, H, W) in [0, 1], clamped to [0.001, 0.999]."""
     return mixed(pictures.clamp(LOGIT_MARGIN, 1 - LOGIT_MARGIN).logit(), torch.linalg.inv(matrix))
+
+
+def through_sigmoid(pictures: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient in pictures (N, C, H, W), sigmoids in [0, 1], times the root of the sigmoid's slope.
+
+    With the slope s = 4 x (1 - x), scaled to 1 at x = 1/2, g is the gradient in the pixels and s g that in the logits.
+    sqrt(s) g is their geometric mean, and the gradient in the angle u of x = sin(u)^2, in the units of g. With s g
+    itself the white parts of an object would be lost as well as a black ground.
+    """
+    slope = 4 * pictures * (1 - pictures)
+    return gradient * slope.clamp(min=0).sqrt()

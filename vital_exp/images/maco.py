@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vital_exp.errors import UsageError
-from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed
+from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed, through_sigmoid
 from vital_exp.images.parameterisation import Parameterisation, by_picture
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.spectrum import EMBEDDED, magnitude_for
@@ -80,6 +80,11 @@ class Maco(Parameterisation):
         """Return the pictures in the network's space, (N, C, H, W)."""
         return by_picture(self._input_of, *self._phases())
 
+    def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
+        """Return the gradient as far as the sigmoid lets it through."""
+        low, high = self._range_of(pictures)
+        return through_sigmoid((pictures - low) / (high - low), gradient)
+
     def _unit(self) -> Tensor:
         """Return the pictures before they are scaled to a range, (N, C, H, W) in (0, 1)."""
         return by_picture(self._unit_of, *self._phases())
@@ -91,9 +96,15 @@ class Maco(Parameterisation):
 
     def _input_of(self, phase: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
         unit = self._unit_of(phase, mean, spread)
-        own = self.values_range
-        low, high = self.preprocessing.valid_range(unit) if own is None else unit.new_tensor(own)
+        low, high = self._range_of(unit)
         return torch.addcmul(low, unit, high - low)
+
+    def _range_of(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lowest and the highest values of what the network sees, on the pictures' device."""
+        if self.values_range is None:
+            return self.preprocessing.valid_range(pictures)
+        low, high = pictures.new_tensor(self.values_range)
+        return low, high
 
     def _unit_of(self, phase: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
         spectrum = spectrum_of(self.magnitude, standardised(phase, mean, spread))

@@ -8,6 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 COLOUR_PERCENTILES = (0.01, 0.99)
+# What is added up over the steps: the part of the gradient that the picture can follow, or the gradient, as published.
+MASKS = ("followed", "published")
+# Standard deviation of the Gaussian that smooths the followed map, as a share of the shorter side. Ours: pixel by pixel
+# a gradient is noise, and an object is no set of single pixels (benchmarks/results/masks.md).
+SMOOTHING = 0.04
 
 
 def to_uint8(picture: Tensor) -> Tensor:
@@ -44,6 +49,27 @@ def transparency(sensitivity: Tensor, percentile: float) -> Tensor:
     most = mean.flatten(1).quantile(percentile / 100, dim=1).view(-1, 1, 1, 1)
     clipped = mean.minimum(most)
     return clipped / clipped.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def smoothed_transparency(sensitivity: Tensor, percentile: float) -> Tensor:
+    """Return :func:`transparency` of a smoothed map whose minimum is 0, (N, 1, H, W) in [0, 1].
+
+    Args:
+        sensitivity: (N, C, H, W), at least 0.
+        percentile: as in :func:`transparency`.
+    """
+    mean = sensitivity.float().mean(dim=1, keepdim=True)  # (N, 1, H, W)
+    deviation = SMOOTHING * min(mean.shape[-2:])
+    rows, columns = (_smoothing(side, deviation).to(mean) for side in mean.shape[-2:])
+    smooth = rows @ mean @ columns.T
+    return transparency(smooth - smooth.amin(dim=(2, 3), keepdim=True), percentile)
+
+
+def _smoothing(side: int, deviation: float) -> Tensor:
+    """Return the matrix (side, side) of a Gaussian whose weights have the sum 1 at the borders too."""
+    places = torch.arange(side, dtype=torch.float32)
+    weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * deviation**2))
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def masked_picture(picture: Tensor, mask: Tensor) -> Tensor:

@@ -44,6 +44,19 @@ class Parameterisation(nn.Module, ABC):
     def network_input(self) -> Tensor:
         """Return the pictures in the network's normalised space, (N, C, H, W), with a graph to the parameters."""
 
+    @abstractmethod
+    def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
+        """Return the part of a gradient that the pictures can follow, (N, C, H, W), in the gradient's units.
+
+        It is at most the gradient, and 0 where no step down it changes the picture. It is computed pixel by pixel: what
+        is linear in a parameterisation, frequencies and colours, makes steps shorter or longer, which an optimiser such
+        as Adam evens out, but forbids none; a bound does.
+
+        Args:
+            pictures: the network's input, without a graph.
+            gradient: of the loss in it.
+        """
+
     def project(self) -> None:
         """Bring the parameters back to what shows a valid picture, in place; called after every step."""
         return

@@ -39,6 +39,12 @@ class Pixels(Parameterisation):
         """Return the parameters themselves: they live in the network's space."""
         return self.pixels
 
+    def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
+        """Return the projected gradient: 0 where a pixel is at a bound and a step down would leave the range."""
+        low, high = self.preprocessing.valid_range(pictures)
+        leaves = ((pictures <= low) & (gradient > 0)) | ((pictures >= high) & (gradient < 0))
+        return gradient.masked_fill(leaves, 0)
+
     @torch.no_grad()
     def project(self) -> None:
         """Clamp every channel to the normalised values of RGB 0 and 1."""

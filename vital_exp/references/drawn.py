@@ -325,6 +325,19 @@ def draw(class_index: int, number: int, seed: int, palettes: str = "typical") ->
     return torch.from_numpy(np.ascontiguousarray(_lit(image, stream).transpose(2, 0, 1)))
 
 
+def object_mask(class_index: int, number: int, seed: int, palettes: str = "typical") -> Tensor:
+    """Return how much of each pixel the object covers in :func:`draw` of the same arguments, (1, 64, 64) float32."""
+    _check(class_index, number, seed, palettes)
+    stream = np.random.default_rng([seed, class_index, number])
+    _jittered(CLASSES[_dress(class_index, number, seed, palettes)].palette, stream)  # draws before the placement
+    placement = _placement(CLASSES[class_index].tilt, stream)
+    canvas = Image.new("L", (CANVAS, CANVAS))
+    pen = ImageDraw.Draw(canvas)
+    for points, _ in _OUTLINES[class_index]:
+        pen.polygon((points @ placement[:2] + placement[2]).ravel().tolist(), fill=255)
+    return torch.from_numpy(np.asarray(canvas.reduce(CANVAS // SIZE), dtype=np.float32) / 255)[None]
+
+
 def draw_set(count_per_class: int, seed: int, palettes: str = "typical") -> tuple[Tensor, Tensor]:
     """Draw ``count_per_class`` images of every class.
 
