@@ -14,10 +14,6 @@ from vital_exp.engine.step import StepObjective
 from vital_exp.images.output import MASKS, smoothed_transparency, transparency
 from vital_exp.images.parameterisation import Parameterisation
 
-# Of the running mean of the gradients, over some ten steps: Adam's own 0.9. What random transforms turn about from step
-# to step cancels in it, and no picture follows that.
-MEMORY = 0.9
-
 
 class _Known(torch.autograd.Function):
     """A loss whose gradient in the pictures is known already."""
@@ -67,7 +63,6 @@ class VisualizationModule(LightningModule):
         # Every step's terms, fetched once at the end: a value read at each step would make a GPU wait.
         self._history = {name: torch.full((steps, count), torch.nan) for name in [*objective.objective.terms, "total"]}
         self._sensitivity = torch.zeros(())  # sum over steps of |dL/dx|, or of what the picture follows, (N, C, H, W)
-        self._lasting = torch.zeros(())  # the running mean of dL/dx, (N, C, H, W)
         self._dead = torch.zeros(count, dtype=torch.bool)  # no gradient from the target at the first and the last step
 
     def configure_optimizers(self) -> Optimizer:
@@ -81,7 +76,7 @@ class VisualizationModule(LightningModule):
     def on_fit_start(self) -> None:
         """Bring the records to the pictures' device."""
         self._history = {name: values.to(self.device) for name, values in self._history.items()}
-        self._sensitivity, self._lasting = self._sensitivity.to(self.device), self._lasting.to(self.device)
+        self._sensitivity = self._sensitivity.to(self.device)
         self._dead = self._dead.to(self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -104,8 +99,7 @@ class VisualizationModule(LightningModule):
     @torch.no_grad()
     def _note_sensitivity(self, pictures: Tensor, gradient: Tensor) -> None:
         if self.mask == "followed":
-            self._lasting = MEMORY * self._lasting + (1 - MEMORY) * gradient
-            gradient = self.pictures.followed(pictures, self._lasting)
+            gradient = self.pictures.followed(pictures, gradient)
         self._sensitivity = self._sensitivity + gradient.abs()
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -117,15 +111,13 @@ class VisualizationModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the records beside pictures and optimiser."""
-        records = {"history": self._history, "sensitivity": self._sensitivity, "lasting": self._lasting}
-        records["dead"] = self._dead
+        records = {"history": self._history, "sensitivity": self._sensitivity, "dead": self._dead}
         checkpoint["visualization"] = records
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the records back."""
         self._history = checkpoint["visualization"]["history"]
         self._sensitivity = checkpoint["visualization"]["sensitivity"]
-        self._lasting = checkpoint["visualization"]["lasting"]
         self._dead = checkpoint["visualization"]["dead"]
 
     def history(self) -> dict[str, Tensor]:
@@ -147,8 +139,8 @@ class VisualizationModule(LightningModule):
     def masks(self, percentile: float) -> Tensor:
         """Return the transparency map of each picture, (N, 1, H, W) in [0, 1], on the CPU, clipped at a percentile.
 
-        ``published``: of the sum over steps of |dL/dx|. ``followed``: of the sum of the magnitudes of what each picture
-        can follow of the running mean of dL/dx, smoothed.
+        ``published``: of the sum over steps of |dL/dx|. ``followed``: of the sum of the magnitudes of what the pictures
+        can follow of dL/dx, smoothed.
         """
         as_map = transparency if self.mask == "published" else smoothed_transparency
         return as_map(self._sensitivity.cpu(), percentile)

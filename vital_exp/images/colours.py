@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 # The square root of the colour covariance of ImageNet's images, from Lucid (METHODS 3).
 COLOUR_CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 # A picture is kept this far from 0 and 1 when it is turned back into what a sigmoid made it from.
 LOGIT_MARGIN = 1e-3
+# Along each side of a picture: over one of them the slope of the sigmoid is averaged (benchmarks/results/masks.md).
+AREAS = 12
+SAMPLES = 8  # along each side of an area, at least: all pixels of a large picture would cost more than they tell
 
 
 def colour_matrix(channels: int = 3) -> Tensor:
@@ -33,12 +37,24 @@ def decorrelated_logits(pictures: Tensor, matrix: Tensor) -> Tensor:
     return mixed(pictures.clamp(LOGIT_MARGIN, 1 - LOGIT_MARGIN).logit(), torch.linalg.inv(matrix))
 
 
-def through_sigmoid(pictures: Tensor, gradient: Tensor) -> Tensor:
-    """Return a gradient in pictures (N, C, H, W), sigmoids in [0, 1], times the root of the sigmoid's slope.
+def sampled(pictures: Tensor) -> Tensor:
+    """Return every k-th pixel of large pictures (N, C, H, W), several in each direction of an area; it is a view."""
+    every = max(1, min(pictures.shape[-2:]) // (AREAS * SAMPLES))
+    return pictures[..., ::every, ::every]
 
-    With the slope s = 4 x (1 - x), scaled to 1 at x = 1/2, g is the gradient in the pixels and s g that in the logits.
-    sqrt(s) g is their geometric mean, and the gradient in the angle u of x = sin(u)^2, in the units of g. With s g
-    itself the white parts of an object would be lost as well as a black ground.
+
+def through_sigmoid(pictures: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient in pictures that are sigmoids times the root of the sigmoid's slope around.
+
+    The slope s is 4 x (1 - x), 1 at x = 1/2, its mean over colours and over areas of a twelfth of the side. g is the
+    gradient in the pixels and s g that in the logits; sqrt(s) g is their geometric mean, in the units of g. Pixel by
+    pixel, or with s g, the white parts of an object would be lost as well as a black ground.
+
+    Args:
+        pictures: sigmoids in [0, 1], (N, C, h, w): the pictures, or a sample of their pixels.
+        gradient: (N, C, H, W).
     """
-    slope = 4 * pictures * (1 - pictures)
-    return gradient * slope.clamp(min=0).sqrt()
+    slope = (4 * pictures * (1 - pictures)).clamp(min=0).mean(dim=1, keepdim=True)  # (N, 1, h, w)
+    areas = functional.adaptive_avg_pool2d(slope, AREAS)
+    around = functional.interpolate(areas, gradient.shape[-2:], mode="bilinear", align_corners=False)
+    return gradient * around.sqrt()

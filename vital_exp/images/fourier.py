@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
-from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed, through_sigmoid
+from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed, sampled, through_sigmoid
 from vital_exp.images.parameterisation import Parameterisation, by_picture
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import Preprocessing
@@ -63,7 +63,7 @@ class Fourier(Parameterisation):
 
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient as far as the sigmoid lets it through."""
-        return through_sigmoid(self.preprocessing.denormalise(pictures), gradient)
+        return through_sigmoid(self.preprocessing.denormalise(sampled(pictures)), gradient)
 
     def _rgb(self, coefficients: Tensor) -> Tensor:
         spectrum = torch.view_as_complex(coefficients) * self.frequency_scale

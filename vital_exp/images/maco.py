@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vital_exp.errors import UsageError
-from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed, through_sigmoid
+from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed, sampled, through_sigmoid
 from vital_exp.images.parameterisation import Parameterisation, by_picture
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.spectrum import EMBEDDED, magnitude_for
@@ -83,7 +83,7 @@ class Maco(Parameterisation):
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient as far as the sigmoid lets it through."""
         low, high = self._range_of(pictures)
-        return through_sigmoid((pictures - low) / (high - low), gradient)
+        return through_sigmoid((sampled(pictures) - low) / (high - low), gradient)
 
     def _unit(self) -> Tensor:
         """Return the pictures before they are scaled to a range, (N, C, H, W) in (0, 1)."""

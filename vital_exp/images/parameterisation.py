@@ -48,9 +48,9 @@ class Parameterisation(nn.Module, ABC):
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
         """Return the part of a gradient that the pictures can follow, (N, C, H, W), in the gradient's units.
 
-        It is at most the gradient, and 0 where no step down it changes the picture. It is computed pixel by pixel: what
+        It is at most the gradient, and small or 0 where the picture is at its bounds and no step down changes it. What
         is linear in a parameterisation, frequencies and colours, makes steps shorter or longer, which an optimiser such
-        as Adam evens out, but forbids none; a bound does.
+        as Adam evens out, but forbids none.
 
         Args:
             pictures: the network's input, without a graph.
