@@ -245,7 +245,7 @@ def main() -> None:
     """Make what is missing, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(STEPS), default=list(STEPS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[3, 4, 5], help="the map was chosen on 0 to 2")
     parser.add_argument("--out", type=Path, default=Path("outputs/masks"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
