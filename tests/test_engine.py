@@ -213,12 +213,14 @@ class _Interrupt(Callback):
             raise RuntimeError("killed")
 
 
-@pytest.mark.parametrize(("method", "mask"), [("vital", "followed"), ("vital", "published"), ("maco", "followed")])
+@pytest.mark.parametrize(
+    ("method", "mask"), [("vital", "followed"), ("vital", "published"), ("vital_fourier", "followed")]
+)
 def test_a_resumed_run_makes_the_same_bits(  # type: ignore[no-untyped-def]
     network, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, mask: str
 ) -> None:
     def run(out: Path):  # type: ignore[no-untyped-def]
-        overrides = [*FAST, "batch_size=2", "checkpoint_every=4", f"mask={mask}", "image.scale=1", "views=1"]
+        overrides = [*FAST, "batch_size=2", "checkpoint_every=4", f"mask={mask}"]
         return visualize(
             network, names(0, 1, 2), method=method, references=references, steps=10, overrides=overrides, out=out
         )
