@@ -18,6 +18,7 @@ from vital_exp.engine.visualization import _failure
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import HALVES, EntranceCast, precisions_of, scaled_gradient
+from vital_exp.models.refusals import hold_in_float32
 from vital_exp.references.statistics import reference_statistics
 from vital_exp.relevance import relevance_maps
 
@@ -203,6 +204,29 @@ def test_precisions_that_do_not_meet_are_told() -> None:
     module.fc.double()
     with pytest.raises(UsageError, match=r"model=TinyNet: .*several precisions \(float32, float64\)"):
         load_model(module, size=SIZE)
+
+
+def test_attacks_hold_half_precision_in_float32(caplog: pytest.LogCaptureFixture) -> None:
+    half = load_model(tiny_net().half(), size=SIZE)
+    hold_in_float32(half, "check")
+    assert half.entrance == half.precision == torch.float32
+    assert "held in float32" in caplog.text
+    assert not half.module._forward_pre_hooks
+    with pytest.raises(UsageError, match=r"check=Stubborn: weights are changed in float32"):
+        hold_in_float32(load_model(Stubborn(), size=SIZE), "check")
+
+
+class Stubborn(nn.Module):
+    """Casts to float16 whatever its weights are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = tiny_net().half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, 4) logits."""
+        logits: Tensor = self.net(x.half())
+        return logits
 
 
 MODES: dict[str, Callable[[], AbstractContextManager[object]]] = {

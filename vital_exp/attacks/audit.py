@@ -32,6 +32,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models.layers import alignment, layer_shapes
 from vital_exp.models.named import named_network
 from vital_exp.models.network import Recipe, VisionNetwork, model_space
+from vital_exp.models.refusals import hold_in_float32
 from vital_exp.modes import own_modes
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.selection import parse_target
@@ -118,6 +119,9 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
     if not folders or (len(folders) > 1 and check != "path_similarity"):
         raise UsageError("run", [str(folder) for folder in folders], "one run folder; path similarity takes several")
     runs = [RecordedRun.of(folder, settings.count, settings.images) for folder in folders]
+    if check != "path_similarity":
+        for one in runs:
+            hold_in_float32(one.network, "check")
     found = CHECKS[check](runs, settings, None if out is None else Path(out))
     if out is not None:
         found.save(Path(out))

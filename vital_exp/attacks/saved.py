@@ -27,6 +27,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.refusals import hold_in_float32
 from vital_exp.whole_files import whole_file
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "network.json"
@@ -112,6 +113,7 @@ def load(folder: str) -> nn.Module:
     """
     described = _described(Path(folder).expanduser())
     honest = build_network(_honest(described["model"], described["attack"]["output"]))
+    hold_in_float32(honest, "model.arguments.folder")
     module = _built(honest, described["attack"])
     load_checkpoint(module, Path(folder).expanduser() / WEIGHTS)
     return module

@@ -57,6 +57,32 @@ def unsupported(network: VisionNetwork, error: Exception) -> UsageError | None:
     return UsageError("model", network.name, f"{wanted} module.float()")
 
 
+def hold_in_float32(network: VisionNetwork, key: str) -> None:
+    """Cast the weights of a network in half precision to float32, where they are to be changed by small steps.
+
+    Args:
+        network: changed in place; others stay as they are.
+        key: of what changes them.
+
+    Raises:
+        UsageError: its forward pass then raises an error, for it casts to half precision by itself.
+    """
+    halves = [precision for precision in precisions_of(network.module) if precision in HALVES]
+    if not halves:
+        return
+    network.float()
+    size = network.preprocessing.size
+    try:
+        with torch.no_grad():
+            network.returned(torch.zeros(1, 3, *size, device=network.device))
+    except REFUSALS as error:
+        wanted = f"weights are changed in float32, and the network casts to {_plain(halves[0])} by itself: {error}"
+        raise UsageError(key, network.name, wanted) from None
+    network.tell(
+        f"{network.name}: its weights of {_plain(halves[0])} are held in float32, in which attacks change them"
+    )
+
+
 def _plain(precision: torch.dtype) -> str:
     return str(precision).removeprefix("torch.")
 
