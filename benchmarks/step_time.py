@@ -154,10 +154,10 @@ class Contest:
         overrides = [*self.overrides, "transforms=none"]
         losses = {}
         for precision, request in self.requests.items():
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                losses[LIBRARY[precision]], _ = objective_and_gradient(
-                    request.network, request.targets, self.start, references=self.references, overrides=overrides
-                )
+            own = ["trainer.precision=bf16-mixed"] if precision == "bf16" else []
+            losses[LIBRARY[precision]], _ = objective_and_gradient(
+                request.network, request.targets, self.start, references=self.references, overrides=[*overrides, *own]
+            )
         normalised = model_space(self.start, request.network)
         with torch.no_grad():
             return losses | {name: loop.losses(normalised) for name, loop in self.loops.items()}

@@ -26,6 +26,7 @@ from vital_exp.mining.patches import enlarged
 from vital_exp.models.network import model_space
 from vital_exp.models.taps import Taps
 from vital_exp.references.folder import ReferenceWarning
+from vital_exp.reporting.pages import in_words
 
 pytestmark = pytest.mark.usefixtures("workplace")
 RUN = (*SHORT, *ON_CPU, "references.cache=false", "target.layer=layer3", "hydra.run.dir=run")
@@ -84,7 +85,7 @@ def check_picture(name: str) -> dict[str, Any]:
     assert (found["target"], found["status"], found["image"]) == (name, "done", f"images/{name}.png")
     with Image.open(f"run/{found['image']}") as picture, Image.open(f"run/images/{name}_masked.png") as masked:
         assert (picture.size, picture.mode, masked.mode) == ((64, 64), "RGB", "RGBA")
-    assert f"<h2>{name}</h2>" in Path("run/report.html").read_text()
+    assert f"<h2>{in_words(name)}</h2>" in Path("run/report.html").read_text()
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vital_exp.engine import setup
@@ -41,7 +42,7 @@ def objective_and_gradient(
         references: a folder, a tensor (B, 3, H, W) RGB for all targets, or {target: tensor}.
         seed: of the random transforms.
         step: whose random transforms to apply; ``overrides=["transforms=none"]`` applies none.
-        overrides: as the command takes them.
+        overrides: as the command takes them; ``trainer.precision`` counts as in a run.
 
     Returns:
         (N,) losses, and (N, 3, H, W) gradients with respect to the pictures in the network's normalised space.
@@ -57,5 +58,7 @@ def objective_and_gradient(
     config, network, size = request.config, request.network, (pictures.shape[-2], pictures.shape[-1])
     together = views_per_pass(config, network, setup.seen_size(config, network, size), len(pictures))
     objective = step_objective(config, network, request.targets, request.references, together, size, pictures)
-    found = objective(model_space(pictures, network), step)
+    half = config.trainer.precision == "bf16-mixed"
+    with torch.autocast(network.device.type, torch.bfloat16, enabled=half):
+        found = objective(model_space(pictures, network), step)
     return found.losses, found.gradient

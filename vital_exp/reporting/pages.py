@@ -40,11 +40,15 @@ def format_number(value: object) -> str:
 
 
 def in_words(name: str) -> str:
-    """Return the name of a target in words: channel-layer4.2-7_v2 is channel 7 of layer4.2, variation 2."""
-    variation = re.search(r"_v(\d+)$", name)
+    """Return the name of a target in words: channel-layer4.2-7_f0_v2 is channel 7 of layer4.2, facet 0, variation 2."""
+    ending = re.search(r"(?:_f(\d+))?(?:_v(\d+))?$", name)
+    assert ending is not None  # it may be empty
+    facet, variation = (
+        f", {word} {n}" if n else "" for word, n in zip(("facet", "variation"), ending.groups(), strict=True)
+    )
     for pattern, words in NAMES.items():
-        if found := re.fullmatch(pattern, name[: variation.start()] if variation else name):
-            return found.expand(words) + (f", variation {variation[1]}" if variation else "")
+        if found := re.fullmatch(pattern, name[: ending.start()]):
+            return found.expand(words) + facet + variation
     return name
 
 
