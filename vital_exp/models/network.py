@@ -110,6 +110,8 @@ class VisionNetwork(nn.Module):
         self.registry: Path | None = None  # where it knows networks from
         self._trace: Trace | None = None
         self._traced: tuple[object, ...] = ()
+        self._output_trace: Trace | None = None
+        self._output_traced: tuple[object, ...] = ()
         self._told: set[str] = set()
         self._precisions: tuple[torch.dtype, ...] | None = None
         self._entrance = self.entrance
@@ -125,7 +127,7 @@ class VisionNetwork(nn.Module):
             UsageError: the network returns no tensor.
         """
         pictures = self.preprocessing.normalise(rgb).to(self.dtype)
-        if len(pictures) > 1 and self.trace.one_by_one:
+        if len(pictures) > 1 and self.one_by_one:
             return torch.cat([self.output.tensor(self.module(one[None]), 1) for one in pictures])
         return self.output.tensor(self.module(pictures), len(pictures))
 
@@ -181,14 +183,33 @@ class VisionNetwork(nn.Module):
     @property
     def trace(self) -> Trace:
         """What every layer does in a forward pass at the input size: found once for a network as it is now."""
-        parts = ((name, id(part)) for name, part in self.module.named_modules())
-        state = (self.preprocessing, self.output, self.device, self.dtype, *parts)
+        state = self._state()
         if self._trace is None or state != self._traced:
             self._trace, self._traced = trace(self.module, self._test_pictures(), self.output), state
-            if self._trace.company:
-                depends = "of a picture depends on the other pictures of a batch (or on chance)"
-                self.tell(f"{self.name}: what {self._trace.company} makes {depends}: pictures pass one by one")
+            self._tell_of_company(self._trace)
         return self._trace
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether pictures must pass one by one; of a network whose layers nobody reads, its output tells."""
+        state = self._state()
+        if self._trace is not None and state == self._traced:
+            return self._trace.one_by_one
+        if self._output_trace is None or state != self._output_traced:
+            found = trace(self.module, self._test_pictures(), self.output, layers=False)
+            self._output_trace, self._output_traced = found, state
+            self._tell_of_company(found)
+        return self._output_trace.one_by_one
+
+    def _state(self) -> tuple[object, ...]:
+        """What a trace is of: another one is made when it changes."""
+        parts = ((name, id(part)) for name, part in self.module.named_modules())
+        return (self.preprocessing, self.output, self.device, self.dtype, *parts)
+
+    def _tell_of_company(self, found: Trace) -> None:
+        if found.company:
+            depends = "of a picture depends on the other pictures of a batch (or on chance)"
+            self.tell(f"{self.name}: what {found.company} makes {depends}: pictures pass one by one")
 
     def tell(self, message: str) -> None:
         """Warn of something about the network in the log, once."""

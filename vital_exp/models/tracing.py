@@ -91,20 +91,21 @@ class _Run:
 
 
 @torch.no_grad()
-def trace(module: nn.Module, pictures: Tensor, output: Output | None = None) -> Trace:
+def trace(module: nn.Module, pictures: Tensor, output: Output | None = None, *, layers: bool = True) -> Trace:
     """Trace a network in a pass with all three pictures and one with the first two.
 
     Args:
         module: the network, in evaluation mode.
         pictures: (3, C, H, W) normalised, that differ from each other.
         output: which tensor of what the network returns is its output; None: the logits, else the first.
+        layers: False traces the output alone, which costs less.
     """
-    output = output or Output()
+    output, parts = output or Output(), dict(module.named_modules()) if layers else {}
     try:
-        first = _pass(module, pictures, output)
-        second = _pass(module, pictures[:2], output, first)
+        first = _pass(module, parts, pictures, output)
+        second = _pass(module, parts, pictures[:2], output, first)
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError):
-        return _of_one(_pass(module, pictures[:1], output))
+        return _of_one(_pass(module, parts, pictures[:1], output))
     return _compared(first, second, rounding_of(module))
 
 
@@ -182,12 +183,17 @@ def _add(found: Trace, name: str, run: _Run, axis: int, windowed: bool, by_pictu
 
 
 def _pass(
-    module: nn.Module, pictures: Tensor, output: Output, earlier: Mapping[str, _Run] | None = None
+    module: nn.Module,
+    parts: Mapping[str, nn.Module],
+    pictures: Tensor,
+    output: Output,
+    earlier: Mapping[str, _Run] | None = None,
 ) -> dict[str, _Run]:
     """Run the network; return the first run of every layer that puts out a tensor, and of the whole as "output".
 
     Args:
         module: the network.
+        parts: its modules whose runs are noted, by name.
         pictures: (N, C, H, W) normalised.
         output: which tensor of what the network returns is its output.
         earlier: the runs of a pass with another number of pictures; the channels are followed in the last pass only.
@@ -202,7 +208,7 @@ def _pass(
             _note(runs, name, inputs, output, len(pictures), earlier)
 
     with ExitStack() as around:
-        for name, layer in module.named_modules():
+        for name, layer in parts.items():
             if name:
                 hook = partial(_call, note, name)
                 around.callback(layer.register_forward_hook(hook).remove)
