@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vital_exp.models.axes import tensors_in
 from vital_exp.relevance import attention, operations
 from vital_exp.relevance.covered import AVERAGES, CONSTANTS, CONVOLUTIONS, IDENTITIES, MAXIMA, MOVEMENTS, operation_name
 from vital_exp.relevance.out_of_place import (
@@ -18,7 +19,6 @@ from vital_exp.relevance.out_of_place import (
     carry_out,
     is_activation,
     needs_gradient,
-    tensors,
 )
 from vital_exp.relevance.out_of_place import in_place as changes_its_input
 
@@ -274,7 +274,7 @@ class RelevancePass(OutOfPlacePass):
         return self._bilinear("tensordot", a, b, lambda v, w: torch.tensordot(v, w, dims), operations.GAMMA_LINEAR)
 
     def _einsum(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-        equation, factors = args[0], list(tensors(args[1:]))
+        equation, factors = args[0], list(tensors_in(args[1:]))
         if not isinstance(equation, str) or len(factors) > 2:
             raise Uncovered("einsum of more than two factors" if len(factors) > 2 else "einsum without an equation")
         read, written = _indices(equation)
@@ -403,7 +403,7 @@ def _scaled(x: Any, factor: Any) -> Any:
 
 def _activations(values: Any) -> Iterator[Tensor]:
     """Yield the tensors in a result or in arguments that need a gradient."""
-    return (tensor for tensor in tensors(values) if tensor.requires_grad)
+    return (tensor for tensor in tensors_in(values) if tensor.requires_grad)
 
 
 def _same(result: Any, args: tuple[Any, ...]) -> bool:

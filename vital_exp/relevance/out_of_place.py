@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from vital_exp.models.axes import tensors_in
 from vital_exp.relevance import operations
 from vital_exp.relevance.covered import operation_name
 
@@ -67,7 +68,7 @@ class OutOfPlacePass(TorchFunctionMode):
             self._outdated.setdefault(address, []).append(tensor)
 
     def _refuse_outdated(self, values: Any) -> None:
-        for tensor in tensors(values):
+        for tensor in tensors_in(values):
             if any(_overlap(tensor, changed) for changed in self._outdated.get(_address(tensor), ())):
                 raise Uncovered("in place on a part of an activation that is used elsewhere")
 
@@ -117,21 +118,12 @@ def carry_out(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any
 
 def needs_gradient(value: Any) -> bool:
     """Whether a value is a tensor that needs a gradient, or holds one."""
-    return any(tensor.requires_grad for tensor in tensors(value))
+    return any(tensor.requires_grad for tensor in tensors_in(value))
 
 
 def is_activation(value: Any) -> bool:
     """Whether a value is a tensor that depends on the pictures, or holds one: no weight of a network in training."""
-    return any(tensor.requires_grad and not isinstance(tensor, nn.Parameter) for tensor in tensors(value))
-
-
-def tensors(values: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a result or in arguments."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from tensors(value)
+    return any(tensor.requires_grad and not isinstance(tensor, nn.Parameter) for tensor in tensors_in(value))
 
 
 def _address(tensor: Tensor) -> int:
