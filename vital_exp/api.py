@@ -91,26 +91,36 @@ def load_model(
     """
     keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
     keys |= {"output": output, "head": head}
-    if isinstance(model, str):
-        from vital_exp.engine.setup import cache_dir
-
-        composed = compose_config(model_overrides(model))
-        config = model_config(composed)
-        for key, value in keys.items():
-            if value is not None:
-                setattr(config, key, value)
-        config.checkpoint = str(checkpoint) if checkpoint else config.checkpoint
-        config.checkpoint_key = checkpoint_key
-        network = build_network(config, cache_dir(composed))
-    else:
-        if checkpoint and isinstance(model, nn.Module):
-            check_tensors(model)
-            check_values(model)
-            load_checkpoint(model, checkpoint, checkpoint_key)
-        elif checkpoint_key is not None:
-            raise UsageError(PLACE_KEY, checkpoint_key, "a place in a file, which checkpoint names")
-        network = wrap(model, ModelConfig(**keys))
+    build = _named if isinstance(model, str) else _wrapped
+    network = build(model, keys, checkpoint, checkpoint_key)  # type: ignore[arg-type]
     return network if device is None else network.to(device)
+
+
+def _named(name: str, keys: dict[str, Any], checkpoint: str | Path | None, checkpoint_key: str | None) -> VisionNetwork:
+    """Build a network by its name; ``keys`` that are not None replace those of its configuration."""
+    from vital_exp.engine.setup import cache_dir
+
+    composed = compose_config(model_overrides(name))
+    config = model_config(composed)
+    for key, value in keys.items():
+        if value is not None:
+            setattr(config, key, value)
+    config.checkpoint = str(checkpoint) if checkpoint else config.checkpoint
+    config.checkpoint_key = checkpoint_key
+    return build_network(config, cache_dir(composed))
+
+
+def _wrapped(
+    module: nn.Module, keys: dict[str, Any], checkpoint: str | Path | None, checkpoint_key: str | None
+) -> VisionNetwork:
+    """Wrap a module, with the weights of a file if one is named."""
+    if checkpoint and isinstance(module, nn.Module):
+        check_tensors(module)
+        check_values(module)
+        load_checkpoint(module, checkpoint, checkpoint_key)
+    elif checkpoint_key is not None:
+        raise UsageError(PLACE_KEY, checkpoint_key, "a place in a file, which checkpoint names")
+    return wrap(module, ModelConfig(**keys))
 
 
 @own_modes()
@@ -167,15 +177,20 @@ def visualize(
         _check_devices(request, ranks)
         if ranks.rank == 0:
             tell_without_effect("visualize", {**plain(request.config), "out": out}, keys_of(overrides))
-        folder = ranks.in_turn(lambda: _folder(request, out, ranks))
-        run = Visualization(request.config, request.network, request.targets, request.references, init, folder, ranks)
-        pictures = run.run()
-        if folder:
-            from vital_exp.reporting.gallery import write_gallery
+        return _made(request, init, out, ranks)
 
-            if ranks.rank == 0:
-                write_gallery(folder.path)
-            folder.close()
+
+def _made(request: Request, init: Tensor | None, out: str | Path | None, ranks: Ranks) -> Pictures:
+    """Make the pictures of a request, with gallery if there is a folder."""
+    folder = ranks.in_turn(lambda: _folder(request, out, ranks))
+    run = Visualization(request.config, request.network, request.targets, request.references, init, folder, ranks)
+    pictures = run.run()
+    if folder:
+        from vital_exp.reporting.gallery import write_gallery
+
+        if ranks.rank == 0:
+            write_gallery(folder.path)
+        folder.close()
     return pictures
 
 

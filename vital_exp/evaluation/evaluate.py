@@ -105,16 +105,20 @@ def evaluate(
         _tell_without_effect(folder, metrics, judges, features, targets, pattern, settings or Settings())
         config = compose_config([], "evaluate")
     settings = settings or Settings()
-    for one in (model, *judges):
-        if isinstance(one, VisionNetwork):
-            begin_call(one, cache_of(config))
-    asked = _Asked(
-        *(judges, chosen_metrics, model, references, pattern, targets, features, settings, config),
-        Shared(cache_of(config), settings.download),
-    )
+    _begin(model, judges, config)
+    loaded = Shared(cache_of(config), settings.download)
+    keys = (judges, chosen_metrics, model, references, pattern, targets, features, settings, config)
+    asked = _Asked(*keys, loaded)
     if folder_of_pictures is None and is_sweep(folder):
         return _evaluate_runs(find_runs([folder], "run"), asked, tell)
     return asked.evaluate(folder, is_run(folder) if folder_of_pictures is None else not folder_of_pictures)
+
+
+def _begin(model: Judge | None, judges: Sequence[Judge], config: DictConfig) -> None:
+    """Look anew at networks that were handed over: since the last call they may have been trained or edited."""
+    for one in (model, *judges):
+        if isinstance(one, VisionNetwork):
+            begin_call(one, cache_of(config))
 
 
 def _tell_without_effect(
