@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,17 +143,16 @@ def visualize(
         model: a name, or a network (wrap it with :func:`load_model` to give mean, std and size).
         targets: ``"class:207"``, ``"class:golden retriever"``, ``"layer4.2:1935"`` (a channel), ``"layer4.2:1935@7,7"``
             (a position), or Target objects; classes and hidden units are two calls. With ``references.facets`` a unit
-            stands for all its facets, side by side, the largest first, and ``"layer4.2:1935#1"`` for one.
+            stands for all its facets, the largest first, and ``"layer4.2:1935#1"`` for one.
         method: an option of the group ``method``.
         references: a folder of real images (of classes, by sub-folder; hidden units find in it what drives them), a
-            tensor (B, 3, H, W) RGB for all targets, or {target: tensor}. Tensors are taken as they are, never clamped;
-            float64 is normalised before it is cast.
+            tensor (B, 3, H, W) RGB for all targets, or {target: tensor}; tensors are never clamped.
         steps: optimisation steps; the method's by default.
         seed: with target and step it decides every random number.
-        init: pictures to start from, (N, 3, H, W) RGB, one per target.
+        init: (N, 3, H, W) RGB to start from, one per target.
         overrides: as the command takes them, e.g. ``["transforms=none", "optimizer.lr=0.5"]``.
-        out: a run folder to write, or to go on with; None writes nothing but the cache of reference statistics. In a
-            script that torchrun or SLURM started as several ranks they share the targets and meet there.
+        out: a run folder to write, or to go on with; None writes nothing but the cache. Ranks that torchrun or SLURM
+            started share the targets and meet there.
 
     Returns:
         The pictures in the order of the targets. A failed one is NaN and says why in ``.results``.
@@ -160,21 +160,10 @@ def visualize(
     Raises:
         UsageError: a mistake in what was asked for.
     """
-    quiet = [] if out else ["logger=none"]
+    given = ["progress=false", *overrides] if out else ["logger=none", "progress=false", *overrides]
     with (_join(overrides) if out else None) or Ranks() as ranks:
-        request = ranks.in_turn(
-            lambda: Request.of(
-                model,
-                targets,
-                method=method,
-                references=references,
-                seed=seed,
-                steps=steps,
-                overrides=[*quiet, "progress=false", *overrides],
-                local_rank=ranks.local_rank,
-            )
-        )
-        _check_devices(request, ranks)
+        asked = partial(Request.of, model, targets, method=method, references=references, seed=seed, steps=steps)
+        request = ranks.in_turn(partial(asked, overrides=given, local_rank=ranks.local_rank))
         if ranks.rank == 0:
             tell_without_effect("visualize", {**plain(request.config), "out": out}, keys_of(overrides))
         return _made(request, init, out, ranks)
@@ -182,6 +171,7 @@ def visualize(
 
 def _made(request: Request, init: Tensor | None, out: str | Path | None, ranks: Ranks) -> Pictures:
     """Make the pictures of a request, with gallery if there is a folder."""
+    _check_devices(request, ranks)
     folder = ranks.in_turn(lambda: _folder(request, out, ranks))
     run = Visualization(request.config, request.network, request.targets, request.references, init, folder, ranks)
     pictures = run.run()

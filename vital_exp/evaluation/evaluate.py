@@ -78,8 +78,7 @@ def evaluate(
     """Score the pictures of a run folder, of all runs of a sweep, or of any folder.
 
     Args:
-        run_or_folder: a run folder of vital-visualize, a folder that holds run folders at any depth, or a folder of
-            pictures.
+        run_or_folder: a run folder, a folder that holds run folders at any depth, or a folder of pictures.
         judges: other networks of the same classes: names of the group model, of timm, keys of the group model, or
             networks.
         metrics: names of ``vital_exp.evaluation.metrics.METRICS``; None: all.
@@ -101,14 +100,13 @@ def evaluate(
         UsageError: the first mistake in what was asked for; of a folder of runs, the first one's if all fail.
     """
     folder, chosen_metrics = Path(run_or_folder).expanduser(), all_metrics.chosen(metrics)
-    if config is None:
-        _tell_without_effect(folder, metrics, judges, features, targets, pattern, settings or Settings())
-        config = compose_config([], "evaluate")
     settings = settings or Settings()
+    if config is None:
+        _tell_without_effect(folder, metrics, judges, features, targets, pattern, settings)
+        config = compose_config([], "evaluate")
     _begin(model, judges, config)
-    loaded = Shared(cache_of(config), settings.download)
     keys = (judges, chosen_metrics, model, references, pattern, targets, features, settings, config)
-    asked = _Asked(*keys, loaded)
+    asked = _Asked(*keys, Shared(cache_of(config), settings.download))
     if folder_of_pictures is None and is_sweep(folder):
         return _evaluate_runs(find_runs([folder], "run"), asked, tell)
     return asked.evaluate(folder, is_run(folder) if folder_of_pictures is None else not folder_of_pictures)
