@@ -33,7 +33,7 @@ class MinedReferences:
         key: of the mining (``Mining.key``, ``index.meta["key"]``): what the index depends on.
         folder: the images.
         count: references per unit.
-        region: ``"patch"`` (METHODS 1.4, the paper), ``"image"`` (the published code) or ``"window"``, the part of each
+        region: ``"patch"`` (the paper), ``"image"`` (the published code) or ``"window"``, the part of each
             image around the unit's strongest position.
         window: the side of windows, see :meth:`Index.windows`.
         candidates_count: images, patches or windows that compete for the facets of a unit.

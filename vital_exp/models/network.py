@@ -108,10 +108,8 @@ class VisionNetwork(nn.Module):
         self._head = head
         self.identity: Any = None  # what vital_exp.models.identity has found out in the present call
         self.registry: Path | None = None  # where it knows networks from
-        self._trace: Trace | None = None
-        self._traced: tuple[object, ...] = ()
-        self._output_trace: Trace | None = None
-        self._output_traced: tuple[object, ...] = ()
+        # By whether it is of all layers or of the output alone: what the network was then, and the trace.
+        self._traces: dict[bool, tuple[tuple[object, ...], Trace]] = {}
         self._told: set[str] = set()
         self._precisions: tuple[torch.dtype, ...] | None = None
         self._entrance = self.entrance
@@ -183,33 +181,24 @@ class VisionNetwork(nn.Module):
     @property
     def trace(self) -> Trace:
         """What every layer does in a forward pass at the input size: found once for a network as it is now."""
-        state = self._state()
-        if self._trace is None or state != self._traced:
-            self._trace, self._traced = trace(self.module, self._test_pictures(), self.output), state
-            self._tell_of_company(self._trace)
-        return self._trace
+        return self._traced(layers=True)
 
     @property
     def one_by_one(self) -> bool:
         """Whether pictures must pass one by one; of a network whose layers nobody reads, its output tells."""
-        state = self._state()
-        if self._trace is not None and state == self._traced:
-            return self._trace.one_by_one
-        if self._output_trace is None or state != self._output_traced:
-            found = trace(self.module, self._test_pictures(), self.output, layers=False)
-            self._output_trace, self._output_traced = found, state
-            self._tell_of_company(found)
-        return self._output_trace.one_by_one
+        return self._traced(layers=True in self._traces).one_by_one
 
-    def _state(self) -> tuple[object, ...]:
-        """What a trace is of: another one is made when it changes."""
+    def _traced(self, layers: bool) -> Trace:
+        """Return the trace of all layers, or of the output alone, made anew when the network is another."""
         parts = ((name, id(part)) for name, part in self.module.named_modules())
-        return (self.preprocessing, self.output, self.device, self.dtype, *parts)
-
-    def _tell_of_company(self, found: Trace) -> None:
-        if found.company:
-            depends = "of a picture depends on the other pictures of a batch (or on chance)"
-            self.tell(f"{self.name}: what {found.company} makes {depends}: pictures pass one by one")
+        state = (self.preprocessing, self.output, self.device, self.dtype, *parts)
+        if layers not in self._traces or self._traces[layers][0] != state:
+            found = trace(self.module, self._test_pictures(), self.output, layers=layers)
+            self._traces[layers] = state, found
+            if found.company:
+                depends = "of a picture depends on the other pictures of a batch (or on chance)"
+                self.tell(f"{self.name}: what {found.company} makes {depends}: pictures pass one by one")
+        return self._traces[layers][1]
 
     def tell(self, message: str) -> None:
         """Warn of something about the network in the log, once."""
