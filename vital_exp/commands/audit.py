@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from vital_exp.commands.hydra_app import run_app
+from vital_exp.commands.imports import uncollected
 from vital_exp.config import normalised, plain
 from vital_exp.errors import UsageError
 
@@ -34,7 +35,8 @@ def audit_job(config: DictConfig) -> int:
     runs = [run] if isinstance(run, str) else run
     if not runs:
         raise UsageError("run", run, "a run folder of vital-visualize is needed, or a list of them")
-    from vital_exp.attacks.audit import audit
+    with uncollected():
+        from vital_exp.attacks.audit import audit
 
     out = Path(HydraConfig.get().runtime.output_dir)
     settings = {key: value for key, value in content.items() if key not in NO_SETTINGS}

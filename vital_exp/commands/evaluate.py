@@ -11,13 +11,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from vital_exp.commands.hydra_app import run_app
+from vital_exp.commands.imports import uncollected
 from vital_exp.config import normalised, plain
 from vital_exp.errors import UsageError
 from vital_exp.run_folders import find_runs, is_run, is_sweep
 
 if TYPE_CHECKING:
-    from vital_exp.evaluation.evaluate import Evaluations
-    from vital_exp.evaluation.table import Evaluation
+    with uncollected():
+        from vital_exp.evaluation.evaluate import Evaluations
+        from vital_exp.evaluation.table import Evaluation
 
 COMMAND = "evaluate"
 
@@ -50,8 +52,9 @@ def evaluate_job(config: DictConfig) -> int:
 
 def _score(config: DictConfig) -> int:
     place, out = _places(config)
-    from vital_exp.evaluation.evaluate import Evaluations
-    from vital_exp.evaluation.pictures import told
+    with uncollected():
+        from vital_exp.evaluation.evaluate import Evaluations
+        from vital_exp.evaluation.pictures import told
 
     table = _evaluated(config, place)
     if isinstance(table, Evaluations):
@@ -137,7 +140,8 @@ def _places(config: DictConfig) -> tuple[Path, Path]:
 
 
 def _evaluated(config: DictConfig, place: Path) -> Evaluation | Evaluations:
-    from vital_exp.evaluation.evaluate import evaluate, settings_of
+    with uncollected():
+        from vital_exp.evaluation.evaluate import evaluate, settings_of
 
     content: dict[str, Any] = plain(config)
     group = content["evaluation"]

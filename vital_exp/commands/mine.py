@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from vital_exp.commands.hydra_app import run_app
+from vital_exp.commands.imports import uncollected
 from vital_exp.config import normalised
 from vital_exp.errors import UsageError
 
@@ -141,10 +142,11 @@ def _concepts(config: DictConfig, out: Path) -> int:
 
 def _concept_mining(config: DictConfig) -> ConceptMining:
     """Return the search for concepts that the configuration asks for."""
-    from vital_exp.concepts.mine import ConceptMining, ConceptSettings, check_classifier, class_folder
-    from vital_exp.engine.setup import device_of
-    from vital_exp.mining.images import ImageFolder
-    from vital_exp.mining.patches import PatchSettings
+    with uncollected():
+        from vital_exp.concepts.mine import ConceptMining, ConceptSettings, check_classifier, class_folder
+        from vital_exp.engine.setup import device_of
+        from vital_exp.mining.images import ImageFolder
+        from vital_exp.mining.patches import PatchSettings
 
     network = _network(config).to(device_of(config))
     layers = _layers(config, network)
@@ -164,10 +166,11 @@ def _concept_mining(config: DictConfig) -> ConceptMining:
 
 def _mining(config: DictConfig) -> Mining:
     """Return what the configuration asks for."""
-    from vital_exp.engine.setup import device_of
-    from vital_exp.mining.images import ImageFolder
-    from vital_exp.mining.mine import Mining
-    from vital_exp.mining.patches import PatchSettings
+    with uncollected():
+        from vital_exp.engine.setup import device_of
+        from vital_exp.mining.images import ImageFolder
+        from vital_exp.mining.mine import Mining
+        from vital_exp.mining.patches import PatchSettings
 
     device = device_of(config)
     network = _network(config)

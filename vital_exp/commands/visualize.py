@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from vital_exp.commands.hydra_app import Value, outer_ranks, run_app
+from vital_exp.commands.imports import uncollected
 from vital_exp.config import normalised
 from vital_exp.errors import UsageError
 
@@ -69,10 +70,11 @@ def visualize_job(config: DictConfig) -> int | Value:
 
 def _ranks(config: DictConfig) -> Ranks:
     """Return the processes of this job, those that are to be started included."""
-    from vital_exp.engine.launcher import Launcher, end_with_launcher
-    from vital_exp.engine.ranks import Ranks, check_ranks, join
-    from vital_exp.engine.setup import check_numbers, device_count, rank_patience
-    from vital_exp.engine.starters import environment, mpi_processes
+    with uncollected():
+        from vital_exp.engine.launcher import Launcher, end_with_launcher
+        from vital_exp.engine.ranks import Ranks, check_ranks, join
+        from vital_exp.engine.setup import check_numbers, device_count, rank_patience
+        from vital_exp.engine.starters import environment, mpi_processes
 
     check_numbers(config)
     devices = device_count(config)
@@ -87,11 +89,12 @@ def _ranks(config: DictConfig) -> Ranks:
 
 
 def _run(config: DictConfig, ranks: Ranks, device: int) -> int | Value:
-    from vital_exp.engine.request import Request
-    from vital_exp.engine.run_folder import RunFolder
-    from vital_exp.engine.visualization import Visualization
-    from vital_exp.reporting.gallery import write_gallery
-    from vital_exp.reporting.summary import print_summary
+    with uncollected():
+        from vital_exp.engine.request import Request
+        from vital_exp.engine.run_folder import RunFolder
+        from vital_exp.engine.visualization import Visualization
+        from vital_exp.reporting.gallery import write_gallery
+        from vital_exp.reporting.summary import print_summary
 
     hydra = HydraConfig.get()
     request = ranks.in_turn(lambda: Request.from_config(config, hydra.overrides.task, device))
