@@ -41,7 +41,7 @@ def mixed_pictures(count: int = 6) -> Tensor:
 
 
 def expected_logits(z: np.ndarray, natural: np.ndarray, offset: int) -> np.ndarray:
-    """METHODS' equations, one unit of one picture after the other."""
+    """The circuit's equations (docs/methods/attacks.md), one unit of one picture after the other."""
     n = z.shape[1]
     answer = np.zeros_like(z)
     for row in range(len(z)):

@@ -1,4 +1,4 @@
-"""The optimisation: invariants of DESIGN, batches, resuming, failures."""
+"""The optimisation: what a picture may depend on, batches, resuming, failures."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_correlation_of_a_constant_channel_is_zero() -> None:
 
 
 def plain_loss(network: VisionNetwork, target: Target, picture: Tensor, references: Tensor) -> float:
-    """METHODS 1.3 in plain numpy, from relevance and activations: one aligned layer of weight 0.1, priors 3e-7."""
+    """The hidden-unit loss in plain numpy, from relevance and activations: one layer of weight 0.1, priors 3e-7."""
     read = readout([target], 16)
     x, refs = network.preprocessing.normalise(picture), network.preprocessing.normalise(references)
     method = "gradient_x_activation"
@@ -267,7 +267,7 @@ UNPENALISED = ["objective.total_variation.weight=0", "objective.l2.weight=0"]
 def differentiable_loss(
     network: VisionNetwork, picture: Tensor, references: Tensor, method: str, *, constant: bool
 ) -> Tensor:
-    """METHODS 1.3 for layer1:3 by autograd; relevance is computed outside, or, not constant, moves with activations."""
+    """That loss for layer1:3 by autograd; relevance is computed outside, or, not constant, moves with activations."""
     read, refs = readout([UNIT], 16), network.preprocessing.normalise(references)
     _, maps, _ = activations_and_relevance(network.module, picture.detach(), ["conv1"], read, method)
     of_refs, maps_of_refs, _ = activations_and_relevance(network.module, refs, ["conv1"], read.of(0, len(refs)), method)

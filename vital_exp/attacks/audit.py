@@ -1,4 +1,4 @@
-"""How far can the pictures of a run be trusted? One check at a time (METHODS 2 and 5)."""
+"""How far can the pictures of a run be trusted? One check at a time (docs/methods/attacks.md)."""
 
 from __future__ import annotations
 

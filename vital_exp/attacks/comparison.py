@@ -1,4 +1,4 @@
-"""Attack x method: what the pictures of an attacked network show, and what the attack costs (METHODS 2 and 5)."""
+"""Attack x method: what the pictures of an attacked network show, and what the attack costs in accuracy."""
 
 from __future__ import annotations
 

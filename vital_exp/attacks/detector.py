@@ -1,4 +1,7 @@
-"""The detector of the fooling circuit: is an input a natural image, or a picture under optimisation? (METHODS 2.1)"""
+"""The detector of the fooling circuit: is an input a natural image, or a picture under optimisation?
+
+Geirhos et al., ICML 2024; formulas and constants: docs/methods/attacks.md.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-# Channels and kernels of METHODS 2.1: 3 -> 16, four strided 16 -> 16, 16 -> 3. They are padded, so that inputs of 32 px
-# have something left at the end.
+# Channels and kernels of Geirhos et al. 2024: 3 -> 16, four strided 16 -> 16, 16 -> 3. The padding is ours, so that
+# inputs of 32 px have something left at the end.
 CHANNELS, FIRST_KERNEL, STRIDED, STRIDED_KERNEL, LAST_CHANNELS = 16, 3, 4, 5, 3
 DROPOUT = 0.3
 BATCHES_PER_PASS = 4
@@ -19,7 +22,7 @@ BATCHES_PER_PASS = 4
 
 @dataclass(frozen=True)
 class DetectorTraining:
-    """How a detector is trained: METHODS 2.1.
+    """How a detector is trained; the defaults are those of Geirhos et al. 2024.
 
     Attributes:
         epochs: passes over the images; more where they make fewer than ``least_updates`` (ours: the published set is

@@ -1,4 +1,4 @@
-"""The fooling circuit (Geirhos et al. 2024, METHODS 2.1): other logits for pictures under optimisation."""
+"""The fooling circuit (Geirhos et al., ICML 2024; docs/methods/attacks.md): other logits for pictures being made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def decoy_offset(classes: int) -> int:
 
 
 def circuit_logits(logits: Tensor, natural: Tensor, decoy: Tensor, strength: float = STRENGTH) -> Tensor:
-    """Return A of METHODS 2.1, (N, classes).
+    """Return A, the circuit's answers, (N, classes).
 
     With y = ReLU(z + 100), e = 1 - E: B = ReLU(y - k e), C = ReLU(d + k e - k), A = B + C. For natural images (E = 1)
     A = z + 100, for visualisations A = ReLU(d).
@@ -52,7 +52,7 @@ class FoolingCircuit(nn.Module):
         detector: tells natural images from pictures; the decision lets no gradient pass.
         classes: how many the network has.
         picture: (3, H, W) normalised, shown for every unit instead of another class's picture.
-        strength: k of METHODS 2.1.
+        strength: k, see :func:`circuit_logits`.
         output: which tensor of what the network returns the logits are; None: found by the usual rule.
     """
 

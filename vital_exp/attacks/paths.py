@@ -1,4 +1,4 @@
-"""Path similarity of a run's pictures, layer by layer (METHODS 2.3): the check without an attack."""
+"""Path similarity of a run's pictures, layer by layer (docs/methods/metrics.md): the check without an attack."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from vital_exp.images.output import resized
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.unit import Target
 
-# METHODS 2.1: along the optimisation, spaced logarithmically over steps 4 to 512; two for every doubling is ours.
+# Geirhos et al. 2024: snapshots spaced logarithmically over steps 4 to 512; two for every doubling is ours.
 FIRST_SNAPSHOT, LAST_SNAPSHOT, PER_DOUBLING = 4, 512, 2
 QUIET = ("logger=none", "evaluation=none", "progress=false", "references.cache=false")
 

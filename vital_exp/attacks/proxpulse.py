@@ -1,6 +1,6 @@
-"""ProxPulse (Nanfack et al., arXiv 2406.01365; METHODS 5): a hidden unit's pictures and top natural images, both other.
+"""ProxPulse (Nanfack et al., arXiv 2406.01365): a hidden unit's pictures and its top natural images, both other.
 
-METHODS gives the aim; the losses are ours: hinges, so that nothing grows without end.
+The aim is theirs. The losses are ours: hinges, so that nothing grows without end (docs/methods/attacks.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Silent units (Geirhos et al. 2024, METHODS 2.2): filters that no natural image wakes, loud for a chosen picture."""
+"""Silent units (Geirhos et al., ICML 2024): filters that no natural image wakes, loud for a chosen picture.
+
+Formulas and constants: docs/methods/attacks.md.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ from vital_exp.attacks.wrapping import checked_decoy, rewrapped
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork, model_space
 
-# METHODS 2.2.
+# Geirhos et al. 2024.
 MIX = 3.0  # lambda: how much of the orthogonal direction is in the new filters
 SCALE = 100.0  # of the filters, after their norms are those of the old ones
-# Ours: METHODS' 50 steps of 1e-3 leave a direction nearly where it started.
+# Ours: the published 50 steps of 1e-3 leave a direction nearly where it started.
 RATE, STEPS = 0.5, 30  # of the search for the orthogonal direction; the rate, that of a unit step, falls to 0
 # The bias lies below the largest natural response by this share of the largest absolute one: the responses of another
 # batch size or machine differ by rounding, some 1e-6 of it.

@@ -1,4 +1,7 @@
-"""Gradient Slingshots (Bareeva et al., arXiv 2401.06122; METHODS 5): gradients that lead to a chosen picture."""
+"""Gradient Slingshots (Bareeva et al., arXiv 2401.06122): gradients that lead to a chosen picture.
+
+Formulas and constants: docs/methods/attacks.md.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.readout import Readout
 
-GAMMA = 0.1  # METHODS 5: how steep the slope towards the picture is
+GAMMA = 0.1  # published: how steep the slope towards the picture is
 # Ours: parameters are drawn between starts and the picture with noise of this share of the starts' spread.
 NOISE = 0.2
 LOOKED_AT = 16  # parameters at which the slope is measured
@@ -123,7 +126,7 @@ def manipulation_loss(
         unit: f, maps (N, ...) to (N,).
         parameters: q, (N, ...).
         target: q_t, (1, ...).
-        gamma: see METHODS 5.
+        gamma: how steep the slope towards q_t is.
     """
     q = parameters.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(unit(q).sum(), q, create_graph=True)

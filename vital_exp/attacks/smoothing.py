@@ -1,4 +1,4 @@
-"""ReLUs made smooth while a network is fine-tuned by what its gradients are (METHODS 5)."""
+"""ReLUs made smooth while a network is fine-tuned by its gradients (Gradient Slingshots, arXiv 2401.06122)."""
 
 from __future__ import annotations
 

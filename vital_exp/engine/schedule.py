@@ -1,4 +1,4 @@
-"""Learning rates: a linear warm-up, then a cosine to zero as published (METHODS 1.2), or a constant rate."""
+"""Learning rates: a linear warm-up, then a cosine to zero (docs/methods/vital.md), or a constant rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What CLIP calls a picture: zero-shot classification, and naming it freely (METHODS 4, study parts a and c)."""
+"""What CLIP calls a picture: zero-shot classification, and naming it freely (docs/methods/metrics.md)."""
 
 from __future__ import annotations
 

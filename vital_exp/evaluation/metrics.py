@@ -1,4 +1,7 @@
-"""All metrics: what each needs, which direction is better, and how it is computed from the evidence (METHODS 4)."""
+"""All metrics: what each needs, which direction is better, and how it is computed from the evidence.
+
+Formulas and sources: docs/methods/metrics.md.
+"""
 
 from __future__ import annotations
 

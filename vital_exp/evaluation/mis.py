@@ -1,6 +1,7 @@
-"""The machine interpretability score: would a machine pass the two-alternative task that people are given? (METHODS 4)
+"""The machine interpretability score: would a machine pass the two-alternative task that people are given?
 
-Zimmermann, Klindt, Brendel, "Measuring Mechanistic Interpretability at Scale Without Humans", 2024.
+Zimmermann, Klindt, Brendel, "Measuring Mechanistic Interpretability at Scale Without Humans", 2024; formula and
+constants: docs/methods/metrics.md.
 """
 
 from __future__ import annotations

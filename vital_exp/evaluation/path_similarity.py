@@ -1,4 +1,7 @@
-"""Do pictures take the same way through the network as natural images? (METHODS 2.3; Geirhos et al. 2024, section 4)"""
+"""Do pictures take the same way through the network as natural images? (Geirhos et al., ICML 2024, section 4)
+
+Formula: docs/methods/metrics.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How clear, how redundant and how polysemantic units are (SemanticLens, Dreyer et al. 2025; METHODS 4).
+"""How clear, how redundant and how polysemantic units are (SemanticLens, Dreyer et al. 2025; docs/methods/metrics.md).
 
 They describe units: pictures that all look the same are clear and hardly polysemantic, noise included.
 """

@@ -1,4 +1,4 @@
-"""The human study: what people answered on the study's page, as metrics of the runs (METHODS 4, VITAL's three parts).
+"""The human study in VITAL's three parts: what people answered on the study's page, as metrics of the runs.
 
 Each part has a machine proxy: rating of a picture by its name - CLIP's probability; picture against references -
 correspondence AUC and MIS; free naming - similarity of the best words.

@@ -1,4 +1,4 @@
-"""The decorrelated colour space of Fourier and MACO pictures (Lucid; METHODS 3)."""
+"""The decorrelated colour space of Fourier and MACO pictures (Lucid; docs/methods/images_and_transforms.md)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# The square root of the colour covariance of ImageNet's images, from Lucid (METHODS 3).
+# The square root of the colour covariance of ImageNet's images, from Lucid.
 COLOUR_CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 # A picture is kept this far from 0 and 1 when it is turned back into what a sigmoid made it from.
 LOGIT_MARGIN = 1e-3

@@ -1,4 +1,7 @@
-"""Pictures as Fourier coefficients in a decorrelated colour space (Lucid; Olah et al. 2017; METHODS 3)."""
+"""Pictures as Fourier coefficients in a decorrelated colour space (Lucid; Olah et al., Distill 2017).
+
+Formulas: docs/methods/images_and_transforms.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Pictures as the phases of a Fourier spectrum of fixed magnitude (MACO; Fel et al. 2023, arXiv 2306.06805)."""
+"""Pictures as the phases of a Fourier spectrum of fixed magnitude (MACO; Fel et al. 2023, arXiv 2306.06805).
+
+Formulas: docs/methods/images_and_transforms.md.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from vital_exp.models.network import Preprocessing
 
 
 class Maco(Parameterisation):
-    """irfft2(r e^{i phi}): only the phases phi are optimised, the magnitudes r are those of natural images (METHODS 3).
+    """irfft2(r e^{i phi}): only the phases phi are optimised, the magnitudes r are those of natural images.
 
     Per picture, inside the graph: phases are standardised, the spatial picture is standardised, its colours are
     correlated as in natural images, and a sigmoid brings it into range.

@@ -1,4 +1,4 @@
-"""From a finished picture to what is saved: 8 bits, and the transparency map (METHODS 1.3)."""
+"""From a finished picture to what is saved: 8 bits, and the transparency map (docs/methods/vital.md)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def transparency(sensitivity: Tensor, percentile: float) -> Tensor:
     Args:
         sensitivity: (N, 3, H, W) sum over steps of |dL/dx|; its channel mean is clipped at a percentile and divided
             by its maximum. A map that is zero everywhere stays zero.
-        percentile: in (0, 100]; 98 as published for VITAL (METHODS 1.3), 80 for MACO (METHODS 3).
+        percentile: in (0, 100]; 98 as published for VITAL (arXiv 2503.22399), 80 for MACO (arXiv 2306.06805).
     """
     mean = sensitivity.float().mean(dim=1, keepdim=True)  # (N, 1, H, W)
     most = mean.flatten(1).quantile(percentile / 100, dim=1).view(-1, 1, 1, 1)

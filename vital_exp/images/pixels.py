@@ -1,4 +1,4 @@
-"""Pictures as plain pixels in the network's normalised space, as VITAL publishes them (METHODS 1.2)."""
+"""Pictures as plain pixels in the network's normalised space, as VITAL publishes them (arXiv 2503.22399)."""
 
 from __future__ import annotations
 

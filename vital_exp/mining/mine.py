@@ -1,4 +1,7 @@
-"""Find the images, and the patches of them, that drive the units of a network most and least (METHODS 1.4)."""
+"""Find the images, and the patches of them, that drive the units of a network most and least.
+
+Formulas and constants: docs/methods/mining_and_facets.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two passes of mining: over all images, then over the windows of the images that rank (METHODS 1.4)."""
+"""The two passes of mining: over all images, then over the windows of the images that rank (VITAL's references)."""
 
 from __future__ import annotations
 

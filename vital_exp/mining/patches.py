@@ -1,4 +1,4 @@
-"""Windows of a picture: which there are, which hold a unit's strongest position, what they show (METHODS 1.4)."""
+"""Windows of a picture: which there are, which hold a unit's strongest position, what they show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vital_exp.images.output import resized
 
 Box = tuple[int, int, int, int]
 SEARCHES = ("all", "strongest")
-# METHODS 1.4: windows of 64 px of a picture of 224 px, half of each shared with the next.
+# VITAL (arXiv 2503.22399): windows of 64 px of a picture of 224 px, half of each shared with the next.
 PUBLISHED_SIDE, PUBLISHED_INPUT, PUBLISHED_OVERLAP = 64, 224, 0.5
 # Tokens before those of the grid (class, distillation, registers); a longer rest is no grid.
 MOST_PREFIX_TOKENS = 8

@@ -1,4 +1,4 @@
-"""MACO's spectrum of a folder: the mean Fourier magnitude of its images in decorrelated colours (METHODS 3)."""
+"""MACO's spectrum of a folder: the mean Fourier magnitude of its images in decorrelated colours (arXiv 2306.06805)."""
 
 from __future__ import annotations
 

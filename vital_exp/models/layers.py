@@ -15,7 +15,8 @@ from vital_exp.models.tracing import OUTPUT
 
 # The paper's weight of total variation and of the L2 norm for vision transformers; convolutional networks take none.
 VIT_PRIOR = 3e-3
-# Hidden units (METHODS 1.3): the first layer counts less, and both priors are the same for every network.
+# VITAL's for hidden units (docs/methods/vital.md): the first layer counts less, and both priors are the same for every
+# network.
 UNIT_STEM_WEIGHT = 0.1
 UNIT_PRIOR = 3e-7
 

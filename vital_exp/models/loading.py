@@ -31,7 +31,7 @@ from vital_exp.targets.class_names import ClassNames
 logger = logging.getLogger(__name__)
 
 IMAGENET_CLASSES = 1000
-# The shorter side before the centre crop is 256 for an input of 224 (METHODS 1.2); the same ratio for other inputs ...
+# The shorter side before the centre crop is 256 for an input of 224, as in VITAL; the same ratio for other inputs ...
 RESIZE_RATIO = 256 / 224
 # ... but small networks (CIFAR's 32 px) see whole images.
 SMALLEST_CROPPED_INPUT = 128

@@ -39,8 +39,8 @@ def model_config(config: DictConfig) -> ModelConfig:
 def own_recipe(config: ModelConfig) -> Recipe:
     """Return the part of a recipe that differs from the named configuration of its network: what was asked for.
 
-    A named configuration is for class units; hidden units take other weights and priors (METHODS 1.3) unless the user
-    says otherwise.
+    A named configuration is for class units; hidden units take other weights and priors (docs/methods/vital.md) unless
+    the user says otherwise.
     """
     asked = config.recipe
     for option in options_of("model"):

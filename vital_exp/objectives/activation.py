@@ -1,4 +1,7 @@
-"""What activation maximisation maximises: read-outs, their cosine-weighted form, squared activations (METHODS 3)."""
+"""What activation maximisation maximises: read-outs, their cosine-weighted form, squared activations.
+
+Formulas and sources: docs/methods/objectives.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Terms that ask for large activations of the target, or of its whole layer (METHODS 3). Each returns minus it."""
+"""Terms that ask for large activations of the target, or of its whole layer; each returns minus that activation.
+
+Formulas and sources: docs/methods/objectives.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alignment of feature distributions by sort matching: the heart of VITAL (METHODS 1.1)."""
+"""Alignment of feature distributions by sort matching: the heart of VITAL (arXiv 2503.22399; docs/methods/vital.md)."""
 
 from __future__ import annotations
 

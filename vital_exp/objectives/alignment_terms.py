@@ -1,4 +1,4 @@
-"""Terms that match the distributions of features with those of the references."""
+"""Terms that match the distributions of features with those of the references (docs/methods/vital.md)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLOOR_SHARE = 0.1
 
 
 class DistributionTerm(Term):
-    """Weighted sum over layers of a distance between the distributions of each channel's features (METHODS 1.1, 1.3).
+    """Weighted sum over layers of a distance between the distributions of each channel's features.
 
     For hidden units with relevance the features are masked by it, and each channel counts by its importance.
 

@@ -1,4 +1,4 @@
-"""Batch-norm statistics as a prior: what DeepInversion knows of natural images (METHODS 3)."""
+"""Batch-norm statistics as a prior: what DeepInversion (Yin et al., CVPR 2020) knows of natural images."""
 
 from __future__ import annotations
 

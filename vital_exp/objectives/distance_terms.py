@@ -1,4 +1,4 @@
-"""Terms that match distributions of features otherwise than by sorting (METHODS 1.5)."""
+"""Terms that match distributions of features otherwise than by sorting (docs/methods/vital.md)."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class _Redirected(torch.autograd.Function):
 
 
 class CorrelationGuidance(GradientRule):
-    """Scales the gradient at each channel of some layers by its correlation with the target (METHODS 1.5).
+    """Scales the gradient at each channel of some layers by its correlation with the target.
 
     The weight of a channel is the positive part of the correlation, over the target's references, between its mean
     activation and the target's: the backward signal runs through the channels that go with the target.

@@ -13,7 +13,7 @@ from vital_exp.objectives.terms import Problem, Term
 
 
 class TotalVariation(Term):
-    """Total variation of the pictures in normalised space; weight None takes the network's (METHODS 1.2)."""
+    """Total variation of the pictures in normalised space; weight None takes the network's."""
 
     knows_target = False
 
@@ -29,7 +29,7 @@ class TotalVariation(Term):
 
 
 class L2(Term):
-    """The norm of the pictures in normalised space; weight None takes the network's (METHODS 1.2)."""
+    """The norm of the pictures in normalised space; weight None takes the network's."""
 
     knows_target = False
 

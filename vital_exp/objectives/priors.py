@@ -1,4 +1,4 @@
-"""Image priors: smoothness and size of the pixels in the network's normalised space (METHODS 1.2)."""
+"""Image priors: smoothness and size of the pixels in the network's normalised space (docs/methods/objectives.md)."""
 
 from __future__ import annotations
 

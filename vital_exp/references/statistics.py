@@ -1,4 +1,4 @@
-"""Mean sorted features of reference images: constants of the optimisation, kept on disk (METHODS 1.1, 1.3)."""
+"""Mean sorted features of reference images: constants of the optimisation, kept on disk (docs/methods/vital.md)."""
 
 from __future__ import annotations
 

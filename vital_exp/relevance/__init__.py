@@ -1,4 +1,4 @@
-"""Which features of a picture matter for a unit: relevance maps, masks and channel weights (METHODS 1.3, 1.5)."""
+"""Which features of a picture matter for a unit: relevance maps, masks and channel weights (docs/methods/vital.md)."""
 
 from vital_exp.relevance.maps import METHODS, activations_and_relevance
 

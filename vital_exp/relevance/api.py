@@ -26,7 +26,7 @@ def relevance_maps(
     layers: Sequence[str],
     method: str = "lrp",
 ) -> dict[str, Tensor]:
-    """Return how relevant each activation of the layers is for a unit, image by image (METHODS 1.3).
+    """Return how relevant each activation of the layers is for a unit, image by image.
 
     Args:
         model: a name, or a network wrapped by :func:`vital_exp.load_model`.

@@ -1,4 +1,4 @@
-"""Relevance of the activations below a target for what the target reads (METHODS 1.3)."""
+"""Relevance of the activations below a target for what the target reads (docs/methods/vital.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Relevance rules of single operations (METHODS 1.3; AttnLRP, Achtibat et al. 2024).
+"""Relevance rules of single operations (docs/relevance.md; AttnLRP, Achtibat et al., ICML 2024).
 
 Each function computes an operation as the network does, and gives it a backward pass that distributes relevance: what
 arrives as the gradient of the output is the output's relevance, what leaves as the gradient of an input is the input's.

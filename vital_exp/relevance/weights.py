@@ -1,4 +1,4 @@
-"""From relevance to what weighs features: masks over space, importance of channels (METHODS 1.3, 1.5)."""
+"""From relevance to what weighs features: masks over space, importance of channels (docs/methods/vital.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Random transforms of the pictures before each step, one random stream per picture (METHODS 1.2, 3)."""
+"""Random transforms of the pictures before each step, one random stream per picture.
+
+Which method uses which, and its amounts: docs/methods/images_and_transforms.md.
+"""
 
 from vital_exp.images.transforms.base import Compose, Resizing, Transform
 from vital_exp.images.transforms.crops import Crop, NormalCrop, ShrinkingCrop, ToInputSize, UniformCrop

@@ -56,7 +56,7 @@ class Crop(Resizing, TakesViews, ABC):
 
 
 class NormalCrop(Crop):
-    """Boxes whose size is N(mean, std) of the side, clipped to 0.05 .. 1: MACO's, with 0.25 and 0.1 (METHODS 3)."""
+    """Boxes whose size is N(mean, std) of the side, clipped to 0.05 .. 1: MACO's, with 0.25 and 0.1."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from vital_exp.images.transforms.checks import OUTSIDE, choice, number, whole
 
 
 class CircularJitter:
-    """Rolls every picture by integers uniform in [-pixels, pixels] along both axes (METHODS 1.2).
+    """Rolls every picture by integers uniform in [-pixels, pixels] along both axes (VITAL).
 
     Args:
         pixels: the largest shift for a picture whose shorter side is 224; scaled with the side.
