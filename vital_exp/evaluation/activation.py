@@ -35,6 +35,32 @@ def activation_rows(
     return rows
 
 
+def shares(activations: Tensor, largest: Tensor) -> Tensor:
+    """Return activations as shares of each unit's largest natural one; NaN where that is not positive.
+
+    Args:
+        activations: (N, K), of K units by N pictures.
+        largest: (K,) of natural images.
+    """
+    return torch.where(largest > 0, activations / largest, torch.nan)
+
+
+def own_first(found: Tensor, own: Tensor) -> Tensor:
+    """Return whether each picture drives its own unit furthest, (N,): 1, 0, or one in k where k units share the lead.
+
+    They share it where their activation is bounded, by a ReLU6 or at 0: who leads is then a guess among them.
+
+    Args:
+        found: (N, K) of :func:`shares`; units that are NaN do not compete, and have NaN themselves.
+        own: (N,) the number of each picture's unit.
+    """
+    mine = found.gather(1, own[:, None])  # (N, 1)
+    ahead = (found > mine).any(dim=1)
+    level = (found == mine).sum(dim=1)
+    first = torch.where(ahead, 0.0, 1 / level.clamp(min=1).to(found))
+    return torch.where(mine[:, 0].isnan(), torch.nan, first)
+
+
 @torch.no_grad()
 def unit_activations(network: VisionNetwork, readout: Readout, pictures: Tensor) -> Tensor:
     """Return what each picture's own target reads of it, (N,) float32 on the CPU.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -10,6 +12,8 @@ from torch.nn import functional
 CENTRE = 1 / 16
 # Cycles per pixel, half of the highest: above it natural images have little energy (their power falls as 1 / f^2).
 HIGH = 0.25
+# High-frequency energy of white noise: the share of all frequencies, a unit square, outside that circle.
+WHITE_NOISE = 1 - math.pi * HIGH**2
 
 
 def repetition(pictures: Tensor) -> Tensor:

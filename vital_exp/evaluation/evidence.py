@@ -80,7 +80,7 @@ class Evidence:
 
     @cached_property
     def units(self) -> list[Target]:
-        """The units of the targets: each once, whatever the variations."""
+        """The units of the targets: each once, whatever the variations; a facet of a unit is one of its own."""
         return list(dict.fromkeys(replace(target, variation=1) for target in self.targets))
 
     @cached_property
@@ -88,6 +88,30 @@ class Evidence:
         """For each target the place of its unit in ``units``."""
         places = {unit: place for place, unit in enumerate(self.units)}
         return [places[replace(target, variation=1)] for target in self.targets]
+
+    @cached_property
+    def facet_of(self) -> list[int]:
+        """For each of ``units`` the unit that it is a facet of, by number from 0; a unit without facets is its own."""
+        numbers = {unit: number for number, unit in enumerate(dict.fromkeys(facet.unit for facet in self.units))}
+        return [numbers[facet.unit] for facet in self.units]
+
+    @cached_property
+    def whole_units(self) -> list[int]:
+        """For each unit that has pictures, all facets together, the place in ``units`` of its first facet."""
+        return [self.facet_of.index(number) for number in range(max(self.facet_of) + 1)]
+
+    @cached_property
+    def whole_of(self) -> list[int]:
+        """For each target the number of its unit, whatever the facet: a place in ``whole_units``."""
+        return [self.facet_of[place] for place in self.unit_of]
+
+    def others(self, unit: int) -> Tensor:
+        """Return which natural images belong to other units than that of ``units[unit]``, (M,) bool.
+
+        Those of its other facets do not: they drive it too.
+        """
+        numbers = torch.tensor(self.facet_of)
+        return numbers[self.natural.labels] != numbers[unit]
 
     @property
     def of_classes(self) -> bool:

@@ -15,17 +15,16 @@ from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation import clip as clip_words
-from vital_exp.evaluation import distances, mis, path_similarity, semantic_lens
+from vital_exp.evaluation import distances, semantic_lens
+from vital_exp.evaluation import unit_metrics as units
 from vital_exp.evaluation.evidence import CLIP, PIXELS, TARGET, Evidence
 from vital_exp.evaluation.perceptual import load_lpips, mean_distance
-from vital_exp.evaluation.ranking import auc
-from vital_exp.evaluation.reading import Reading
 from vital_exp.evaluation.recognition import verdicts
 from vital_exp.evaluation.score import NotComputed, Score
+from vital_exp.evaluation.unit_metrics import LEAST_ENERGY, Scores, high_frequency_ratio
 from vital_exp.models.heads import SOFTMAX, Head
 
-Scores = dict[str, Score]
-ALL, BASIC = "all", "basic"
+ALL, BASIC, UNITS = "all", "basic", "units"
 STUDY = "study_"  # what people answered: ratings and right names, vital_exp.evaluation.study
 # What stands in for the three parts of the human study, by the beginnings of names in the table.
 RATING, REFERENCES, NAMING = "(a) rating by name", "(b) picture against references", "(c) free naming"
@@ -35,8 +34,18 @@ PROXIES = {
     "mis_pictures": REFERENCES,
     "naming": NAMING,
 }
-# What basic stands for: little more than a pass over the pictures.
-BASIC_METRICS = ("accuracy", "transfer", "activation_ratio")
+NATURAL = "_natural"  # ends the names of what natural images reach
+# Names that stand for several metrics. Basic: little more than a pass over the pictures. Units: whether pictures of
+# hidden units can be read, each beside its ceiling and its floor.
+SETS: Mapping[str, tuple[str, ...]] = {
+    BASIC: ("accuracy", "transfer", "activation_ratio"),
+    UNITS: (
+        *("activation_ratio", "activation_ratio_others", "own_unit_first"),
+        *("correspondence", "mis", "path_similarity", "high_frequency"),
+    ),
+}
+# Numbers that are ratios, whose mean is the geometric one.
+RATIOS = ("high_frequency_ratio",)
 # What a metric is computed over: once for the pictures, for each judge, for the network and each judge, for each
 # feature space.
 ONCE, JUDGES, SPACES = "once", "judges", "spaces"
@@ -91,27 +100,6 @@ def _opinion(evidence: Evidence, view: str) -> tuple[Tensor, Head]:
     if head.unjudged:
         raise NotComputed(head.unjudged)
     return logits, head
-
-
-def _activation_ratio(evidence: Evidence, _view: str) -> Scores:
-    activations, largest = evidence.activations, _largest_natural(evidence)
-    values = [
-        float(value) / natural if natural > 0 else NAN for value, natural in zip(activations, largest, strict=True)
-    ]
-    return {"activation_ratio": Score.mean(values)}
-
-
-def _largest_natural(evidence: Evidence) -> list[float]:
-    """The largest natural activation of each target's unit: of a mining where there is one, else of its references."""
-    mined = getattr(evidence.references, "largest_activation", None)
-    if mined is not None:
-        try:
-            return [mined(target) for target in evidence.targets]
-        except UsageError as error:
-            raise NotComputed(f"needs the mining of these units ({error})") from error
-    units = evidence.natural_reading(TARGET).units
-    assert units is not None
-    return units.amax(dim=0)[evidence.unit_of].tolist()
 
 
 def _inception_score(evidence: Evidence, view: str) -> Scores:
@@ -183,82 +171,6 @@ def _naming(evidence: Evidence, _view: str) -> Scores:
     return {"naming": Score.mean(clip_words.naming(evidence.reading(CLIP).features, words, own).tolist())}
 
 
-def _mis(evidence: Evidence, view: str) -> Scores:
-    shown, natural = evidence.reading(view).features, evidence.natural_reading(view).features
-    units = evidence.natural_reading(TARGET).units
-    if units is None:
-        raise NotComputed("needs a network with class outputs")
-    owners = torch.tensor(evidence.unit_of)
-    ceiling, found = {}, {}
-    for unit in range(len(evidence.units)):
-        own = owners == unit
-        ceiling[unit] = mis.natural_interpretability(natural, units[:, unit], seed=unit)
-        if len(evidence.units) > 1:
-            found[unit] = mis.picture_interpretability(natural, units[:, unit], shown[own], shown[~own], seed=unit)
-    scores: Scores = {}
-    for kind, by_unit in (("natural", ceiling), ("pictures", found)):
-        if not by_unit:
-            scores[f"mis_{kind}"] = Score.missing("needs pictures of at least 2 units, and there is 1")
-            continue
-        for part in ("score", "fraction"):
-            name = f"mis_{kind}" if part == "score" else f"mis_{kind}_fraction"
-            values = evidence.spread({unit: getattr(one, part) for unit, one in by_unit.items()})
-            scores[name] = Score.mean(values, evidence.unit_of)
-    return scores
-
-
-def _correspondence(evidence: Evidence, view: str) -> Scores:
-    natural = _normalised(evidence.natural_reading(view))
-    cosines = _normalised(evidence.reading(view)) @ natural.T  # (N, M)
-    values = []
-    for row, unit in zip(cosines, evidence.unit_of, strict=True):
-        own = evidence.natural.of(unit)
-        values.append(auc(row[own], row[~own]) if own.any() and not own.all() else NAN)
-    return {"correspondence_auc": _two_units(values)}
-
-
-def _cosy(evidence: Evidence, _view: str) -> Scores:
-    activations, units = evidence.activations, evidence.natural_reading(TARGET).units
-    assert units is not None
-    areas, deviations = [], []
-    for value, unit in zip(activations, evidence.unit_of, strict=True):
-        control = units[~evidence.natural.of(unit), unit]
-        enough = len(control) > 1
-        areas.append(auc(value[None], control) if enough else NAN)
-        spread = float(control.std()) if enough else 0.0
-        deviations.append(float(value - control.mean()) / spread if spread > 0 else NAN)
-    return {"cosy_auc": _two_units(areas), "cosy_mad": _two_units(deviations)}
-
-
-def _two_units(values: Sequence[float]) -> Score:
-    if not any(map(math.isfinite, values)):
-        raise NotComputed("needs natural images of at least 2 targets")
-    return Score.mean(values)
-
-
-def _paths(evidence: Evidence, _view: str) -> Scores:
-    labels = torch.tensor(evidence.unit_of)
-    shown, natural = evidence.reading(TARGET).layers, evidence.natural_reading(TARGET).layers
-    owners = evidence.natural.labels[evidence.natural.path]
-    scores: Scores = {}
-    try:
-        for measure in path_similarity.MEASURES:
-            name = "path_similarity" if measure == "spearman" else f"path_similarity_{measure}"
-            scores[name] = _path_score(evidence, path_similarity.pooled(shown, labels, natural, owners, measure))
-        for layer in shown:
-            one = path_similarity.path_similarity(shown[layer], labels, natural[layer], owners)
-            scores[f"path_similarity[{layer}]"] = _path_score(evidence, one)
-    except ValueError as error:
-        raise NotComputed(f"needs natural images of at least 2 targets ({error})") from error
-    return scores
-
-
-def _path_score(evidence: Evidence, found: path_similarity.PathSimilarity) -> Score:
-    raw = f"raw: picture {found.picture:.3f}, same class {found.same:.3f}, other classes {found.different:.3f}"
-    values = tuple(evidence.spread(found.by_class))
-    return Score(found.value, found.low, found.high, found.n, raw, values)
-
-
 def _semantic_lens(evidence: Evidence, view: str) -> Scores:
     shown, owners = evidence.reading(view).features, torch.tensor(evidence.unit_of)
     scores = _lens(evidence, shown, owners, "")
@@ -295,7 +207,10 @@ def _repetition(evidence: Evidence, _view: str) -> Scores:
 
 
 def _high_frequency(evidence: Evidence, _view: str) -> Scores:
-    return _pixels(evidence, "high_frequency", 1, lambda values: values.clamp(min=LEAST_ENERGY).log())
+    scores = _pixels(evidence, "high_frequency", 1, lambda values: values.clamp(min=LEAST_ENERGY).log())
+    if evidence.references is None:
+        return {**scores, "high_frequency_ratio": Score.missing("needs natural images of the targets")}
+    return {**scores, **high_frequency_ratio(evidence)}
 
 
 def _pixels(evidence: Evidence, name: str, column: int, scale: Callable[[Tensor], Tensor]) -> Scores:
@@ -307,13 +222,6 @@ def _pixels(evidence: Evidence, name: str, column: int, scale: Callable[[Tensor]
     natural = scale(evidence.natural_reading(PIXELS).features[:, column])
     away = (scale(values) - natural.mean()).abs() / natural.std().clamp(min=torch.finfo(torch.float32).eps)
     return {**scores, f"{name}_deviation": Score.mean(away.tolist())}
-
-
-LEAST_ENERGY = 1e-4  # of high frequencies: below it is the rounding to 8 bits
-
-
-def _normalised(reading: Reading) -> Tensor:
-    return torch.nn.functional.normalize(reading.features.double(), dim=1)
 
 
 def _seconds(evidence: Evidence, _view: str) -> Scores:
@@ -338,17 +246,36 @@ METRICS: Mapping[str, Metric] = {
     for metric in (
         Metric("accuracy", _accuracy, better={"accuracy": UP, "probability": UP}, classes=True),
         Metric("transfer", _transfer, JUDGES, {"transfer": UP}, classes=True),
-        Metric("activation_ratio", _activation_ratio, better={"activation_ratio": UP}, natural=True),
+        Metric("activation_ratio", units.activation_ratio, better={"activation_ratio": UP}, natural=True),
+        Metric(
+            "activation_ratio_others",
+            units.activation_ratio_others,
+            better={"activation_ratio_others": NEITHER},
+            natural=True,
+        ),
+        Metric(
+            "own_unit_first",
+            units.own_unit_first,
+            better={"own_unit_first": UP, "own_unit_first_natural": NEITHER, "own_unit_first_chance": NEITHER},
+            natural=True,
+        ),
         Metric("inception_score", _inception_score, SPACES, {"inception_score": UP}),
         Metric("fid", _fid, SPACES, {"fid": DOWN}, natural=True, views=()),
         Metric("kid", _kid, SPACES, {"kid": DOWN}, natural=True, views=()),
         Metric("lpips_diversity", _diversity, better={"lpips_diversity": NEITHER}),
         Metric("clip", _clip, better={"clip": UP}, classes=True),
         Metric("naming", _naming, better={"naming": UP}, classes=True),
-        Metric("mis", _mis, JUDGES, {"mis_pictures": UP, "mis_natural": NEITHER}, natural=True),
-        Metric("correspondence", _correspondence, JUDGES, {"correspondence": UP}, natural=True, views=()),
-        Metric("cosy", _cosy, better={"cosy": UP}, natural=True),
-        Metric("path_similarity", _paths, better={"path_similarity": UP}, natural=True, layers=True),
+        Metric("mis", units.mis, JUDGES, {"mis_pictures": UP, "mis_natural": NEITHER}, natural=True),
+        Metric(
+            "correspondence",
+            units.correspondence,
+            JUDGES,
+            {"correspondence": UP, "correspondence_auc_natural": NEITHER},
+            natural=True,
+            views=(),
+        ),
+        Metric("cosy", units.cosy, better={"cosy": UP}, natural=True),
+        Metric("path_similarity", units.path_similarity, better={"path_similarity": UP}, natural=True, layers=True),
         Metric(
             "semantic_lens",
             _semantic_lens,
@@ -375,29 +302,36 @@ def higher_is_better(name: str) -> bool | None:
     """Return whether more is better of a number by its name in the table; None when it only describes."""
     if name.startswith(STUDY):
         return True
-    for metric in METRICS.values():
-        for prefix, direction in metric.better.items():
-            if name.startswith(prefix):
-                return None if direction == NEITHER else direction == UP
-    raise KeyError(name)
+    known = {prefix: direction for metric in METRICS.values() for prefix, direction in metric.better.items()}
+    fitting = [prefix for prefix in known if name.startswith(prefix)]
+    if not fitting:
+        raise KeyError(name)
+    direction = known[max(fitting, key=len)]
+    return None if direction == NEITHER else direction == UP
 
 
 def proxy_of(name: str) -> str:
     """Return the part of the human study that a number stands in for, by its name in the table; empty for none."""
+    if name.partition("[")[0].endswith(NATURAL):
+        return ""
     return next((part for prefix, part in PROXIES.items() if name.startswith(prefix)), "")
 
 
+# What a user may ask for.
+NAMES = (ALL, *SETS, *METRICS)
+
+
 def chosen(names: Sequence[str] | str | None, key: str = "metrics") -> list[Metric]:
-    """Return the metrics of these names; ``"all"`` or None stands for all, ``"basic"`` for three.
+    """Return the metrics of these names; ``"all"`` or None stands for all, ``"basic"`` and ``"units"`` for ``SETS``.
 
     Raises:
         UsageError: an unknown name; the nearest are suggested.
     """
     asked = [ALL] if names is None else [names] if isinstance(names, str) else list(map(str, names))
-    asked = [one for name in asked for one in (BASIC_METRICS if name == BASIC else [name])]
+    asked = [one for name in asked for one in SETS.get(name, (name,))]
     for name in asked:
         if name != ALL and name not in METRICS:
-            raise UsageError(key, name, f"no such metric; all, or some of {', '.join(METRICS)}", METRICS)
+            raise UsageError(key, name, f"no such metric; {', '.join(NAMES)}", NAMES)
     if not asked:
         raise UsageError(key, "[]", "at least one metric, or all")
     if ALL in asked:

@@ -5,7 +5,7 @@ Formula: docs/methods/metrics.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,12 @@ class PathSimilarity:
 
 
 def path_similarity(
-    pictures: Tensor, labels: Tensor, natural: Tensor, natural_labels: Tensor, measure: str = "spearman"
+    pictures: Tensor,
+    labels: Tensor,
+    natural: Tensor,
+    natural_labels: Tensor,
+    measure: str = "spearman",
+    facet_of: Sequence[int] | None = None,
 ) -> PathSimilarity:
     """Compare the activations of one layer for pictures with those for natural images of the same class.
 
@@ -51,11 +56,14 @@ def path_similarity(
         natural: (M, D) activations for natural images.
         natural_labels: (M,) theirs; classes with at least two images count, and there must be two classes of any size.
         measure: ``"spearman"``, ``"pearson"`` or ``"cosine"``.
+        facet_of: for each class the unit that it is a facet of; two facets of one unit are not different classes, nor
+            the same. None: every class is a unit of its own.
 
     Raises:
         ValueError: fewer than two classes of natural images, or none with a picture and two natural images.
     """
-    return _summary(_raw(MEASURES[measure](pictures), labels, MEASURES[measure](natural), natural_labels))
+    shown, real = MEASURES[measure](pictures), MEASURES[measure](natural)
+    return _summary(_raw(shown, labels, real, natural_labels, facet_of))
 
 
 def pooled(
@@ -64,33 +72,38 @@ def pooled(
     natural: Mapping[str, Tensor],
     natural_labels: Tensor,
     measure: str = "spearman",
+    facet_of: Sequence[int] | None = None,
 ) -> PathSimilarity:
     """Return :func:`path_similarity` of several layers in one: raw similarities are averaged, then put on the scale.
 
     A mean of the layers' values would be ruled by the early layers, whose natural images differ little by class.
     """
     prepare = MEASURES[measure]
-    parts = [_raw(prepare(layers[name]), labels, prepare(natural[name]), natural_labels) for name in layers]
+    parts = [_raw(prepare(layers[name]), labels, prepare(natural[name]), natural_labels, facet_of) for name in layers]
     classes = list(parts[0])
     return _summary({c: np.mean([part[c] for part in parts], axis=0) for c in classes})
 
 
-def _raw(pictures: Tensor, labels: Tensor, natural: Tensor, natural_labels: Tensor) -> dict[int, NDArray[np.float64]]:
+def _raw(
+    pictures: Tensor, labels: Tensor, natural: Tensor, natural_labels: Tensor, facet_of: Sequence[int] | None
+) -> dict[int, NDArray[np.float64]]:
     """Per class the mean similarity of picture and own, own and own, own and other natural images, (3,).
 
     Rows are unit vectors, so a mean over pairs is a product of sums.
     """
     total = natural.sum(dim=0)
+    units = natural_labels if facet_of is None else torch.tensor(facet_of)[natural_labels]
     found = {}
     for label in labels.unique().tolist():
         own = natural[natural_labels == label]
-        shown, others = pictures[labels == label], len(natural) - len(own)
+        family = natural[units == (label if facet_of is None else facet_of[int(label)])]  # own, and of other facets
+        shown, others = pictures[labels == label], len(natural) - len(family)
         if len(own) < 2 or others < 1:
             continue
         sum_own = own.sum(dim=0)
         picture = float(shown.mean(dim=0) @ sum_own) / len(own)
         same = float(sum_own @ sum_own - own.square().sum()) / (len(own) * (len(own) - 1))
-        different = float(sum_own @ (total - sum_own)) / (len(own) * others)
+        different = float(sum_own @ (total - family.sum(dim=0))) / (len(own) * others)
         found[int(label)] = np.array([picture, same, different])
     if not found:
         raise ValueError("at least two natural images of a picture's class, and some of another class, are needed")

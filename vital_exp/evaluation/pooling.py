@@ -32,6 +32,16 @@ def pooled(values: Values) -> dict[str, float | int]:
     return {**bootstrap_mean(list(groups.values())), "n": len(finite), "units": len(groups)}
 
 
+def pooled_ratios(values: Values) -> dict[str, float | int]:
+    """Return :func:`pooled` of ratios: the geometric mean, for which 2 and 1/2 make 1, with its interval.
+
+    Args:
+        values: above 0; at least one finite.
+    """
+    found = pooled({key: math.log(value) for key, value in values.items() if math.isfinite(value)})
+    return {**found, **{part: math.exp(found[part]) for part in ("value", "low", "high")}}
+
+
 def compared(a: Values, b: Values) -> dict[str, float | int | bool | None]:
     """Return the mean difference a - b on the targets and seeds both have, with its paired bootstrap interval.
 

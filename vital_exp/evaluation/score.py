@@ -56,6 +56,23 @@ class Score:
         return cls(**entry, reason=reason, values=tuple(values))  # type: ignore[arg-type]
 
     @classmethod
+    def geometric_mean(cls, values: Sequence[float]) -> Score:
+        """Return the geometric mean over targets with its interval: the mean of ratios, for which 2 and 1/2 make 1.
+
+        Args:
+            values: one per target, above 0; NaN where a target has none.
+
+        Raises:
+            NotComputed: no target has a value.
+        """
+        logarithms = [math.log(value) for value in values if math.isfinite(value)]
+        if not logarithms:
+            raise NotComputed("no target has a value of it")
+        found = bootstrap_mean(logarithms)
+        value, low, high = (math.exp(found[part]) for part in ("value", "low", "high"))
+        return cls(value, low, high, len(logarithms), values=tuple(values))
+
+    @classmethod
     def missing(cls, reason: str) -> Score:
         """Return the score of a metric that is not computed."""
         return cls(None, reason=f"not computed: {reason}")

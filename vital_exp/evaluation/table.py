@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vital_exp.evaluation.metrics import higher_is_better, proxy_of
+from vital_exp.evaluation.readability import number_text, readable
 from vital_exp.evaluation.score import Score
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_file
@@ -80,17 +81,38 @@ class Evaluation:
         return f"{', '.join(known[:METRICS_IN_A_LINE])}{more}" if known else "no metric could be computed"
 
     def __str__(self) -> str:
-        """Return the table: metric, value, interval, n, and what to mind."""
+        """Return the table: metric, value, interval, n, what to mind; of hidden units also how readable they are."""
         table = Table(width=WIDTH)
         for column in ("metric", "value", "95 %", "n", "better", "note"):
             right = column in ("value", "95 %", "n")
             table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
         for name, score in self.scores.items():
             table.add_row(*_cells(name, score))
-        out = io.StringIO()
-        console = Console(file=out, width=WIDTH, color_system=None, markup=False, highlight=False, force_jupyter=False)
-        console.print(table)
-        return out.getvalue().rstrip("\n")
+        hidden = self.targets[0].layer is not None
+        return "\n".join(_printed(one) for one in (table, *([self._readable()] if hidden else [])))
+
+    def _readable(self) -> Table:
+        """What pictures of hidden units reach, beside what natural images and chance reach."""
+        table = Table(title="How readable", title_justify="left", width=WIDTH)
+        for column in ("measure", "pictures", "natural images", "chance"):
+            table.add_column(column, overflow="fold")
+        for row in readable(self.metrics):
+            reached = number_text(row.pictures) or str(row.pictures.get("reason") or "")
+            table.add_row(row.name, reached, *(_bound_text(one) for one in (row.ceiling, row.floor)))
+        return table
+
+
+def _printed(table: Table) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=WIDTH, color_system=None, markup=False, highlight=False, force_jupyter=False)
+    console.print(table)
+    return out.getvalue().rstrip("\n")
+
+
+def _bound_text(entry: Mapping[str, Any]) -> str:
+    """A ceiling or floor with what it is of."""
+    number = number_text(entry)
+    return f"{number}, {entry['note']}" if number else ""
 
 
 def _cells(name: str, score: Score) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from itertools import combinations
 from typing import Any
 
 from vital_exp.errors import UsageError
-from vital_exp.evaluation.metrics import higher_is_better
-from vital_exp.evaluation.pooling import WHOLE, Values, compared, pooled
+from vital_exp.evaluation.metrics import RATIOS, higher_is_better
+from vital_exp.evaluation.pooling import WHOLE, Values, compared, pooled, pooled_ratios
 from vital_exp.evaluation.table import column_of
 from vital_exp.reporting.published import Published, published_lines
 from vital_exp.reporting.sweep import SweepRun
@@ -26,6 +26,7 @@ HEADLINES = (
         "accuracy_top1",
         "transfer_top1",
         "activation_ratio",
+        "own_unit_first",
         "fid",
         "kid",
         "clip_top1",
@@ -34,7 +35,15 @@ HEADLINES = (
         "naming",
     ),
     *("mis_pictures", "correspondence_auc", "cosy_auc", "path_similarity", "repetition_deviation"),
-    *("high_frequency_deviation", "study_rating", "study_correspondence", "study_naming", "seconds", "memory"),
+    *(
+        "high_frequency_deviation",
+        "high_frequency_ratio",
+        "study_rating",
+        "study_correspondence",
+        "study_naming",
+        "seconds",
+        "memory",
+    ),
 )
 
 
@@ -100,6 +109,12 @@ class CombinedTable:
         """Return a metric's cells of a model, one per method; without a value where there is no run."""
         empty = (Cell(model, method, metric) for method in self.methods)
         return [self.cells.get((model, cell.method, metric), cell) for cell in empty]
+
+    def entries(self, model: str, method: str) -> dict[str, dict[str, Any]]:
+        """Return the numbers of a model's pictures by a method, by metric, as in metrics.json."""
+        parts = ("value", "low", "high", "n", "reason")
+        own = {metric: cell for (*key, metric), cell in self.cells.items() if key == [model, method]}
+        return {metric: {part: getattr(cell, part) for part in parts} for metric, cell in own.items()}
 
     def methods_of(self, model: str) -> list[str]:
         """Return the methods that a model has runs of."""
@@ -200,7 +215,8 @@ def _cell(runs: Sequence[SweepRun], metric: str) -> Cell:
     if not values:
         return known
     of_runs = all(target == WHOLE for target, _ in values) and metric not in PER_RUN
-    entry = _whole(entries) if of_runs else pooled(values)
+    pool = pooled_ratios if metric in RATIOS else pooled
+    entry = _whole(entries) if of_runs else pool(values)
     return Cell(**{**vars(known), **entry})
 
 

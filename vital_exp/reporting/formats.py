@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vital_exp.evaluation.metrics import proxy_of
+from vital_exp.evaluation.readability import number_text
 from vital_exp.reporting.combined import ALL, Cell, CombinedTable, direction
 from vital_exp.reporting.published import METRICS as PUBLISHED_METRICS
 from vital_exp.reporting.published import NOTE, STUDY
+from vital_exp.reporting.readable import Line, Readable
 
 COLUMNS = (
     *("model", "method", "seed", "metric", "value", "low", "high", "n", "units", "better", "best", "worse_than_best"),
@@ -100,6 +102,27 @@ def as_markdown(table: CombinedTable) -> str:
     parts.append(_markdown_published(table))
     parts += [_markdown_reasons("Not made", table.unmade), _markdown_reasons("Not computed", table.missing)]
     return "\n\n".join(filter(None, (legend(table), *parts))) + "\n"
+
+
+def readable_markdown(tables: Mapping[str, Readable]) -> str:
+    """Return a section per model of hidden units: what pictures reach by each method, natural images, chance.
+
+    Args:
+        tables: by model; empty for none.
+    """
+    parts = []
+    for model, table in tables.items():
+        heads = ["measure", *(f"{method}{part}" for method in table.methods for part in ("", ", natural", ", chance"))]
+        lines = [f"## How readable: {model}", "", _line(heads), _rule(len(heads))]
+        lines += [_line([line.name, *_readable_cells(line)]) for line in table.lines]
+        lines += ["", *(f"- {line.name}: {line.meaning}" for line in table.lines)]
+        parts.append("\n".join(lines) + "\n")
+    return "".join(f"\n{part}" for part in parts)
+
+
+def _readable_cells(line: Line) -> Iterator[str]:
+    for row in line.rows:
+        yield from ("", "", "") if row is None else map(number_text, (row.pictures, row.ceiling, row.floor))
 
 
 def _markdown_published(table: CombinedTable) -> str:

@@ -17,9 +17,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from vital_exp.errors import UsageError
+from vital_exp.evaluation.readability import numbers_of, readable
 from vital_exp.recorded_config import MISTAKE_FILE
 from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, read_curves
 from vital_exp.reporting.pages import environment, format_duration, in_words
+from vital_exp.reporting.readable import Readable, side_by_side
 from vital_exp.whole_files import write_whole
 
 # Bytes of pictures embedded as they are; a larger run is embedded as WebP, so that a browser still opens the page.
@@ -110,6 +112,23 @@ class Run:
     def seconds(self) -> float:
         """Seconds of all targets together."""
         return sum(s for s in (_finite(result.get("seconds")) for result in self.results) if s is not None)
+
+    @property
+    def of_hidden_units(self) -> bool:
+        """Whether the targets are units of a hidden layer."""
+        return any(result.get("layer") for result in self.results)
+
+    @property
+    def readable(self) -> Readable | None:
+        """What tells how readable pictures of hidden units are; None of classes, and where nothing was measured."""
+        table = side_by_side({"": self.metrics}) if self.of_hidden_units else None
+        return table if table and table.lines else None
+
+    @property
+    def other_metrics(self) -> dict[str, dict[str, Any]]:
+        """The metrics that :attr:`readable` does not show."""
+        shown = numbers_of(readable(self.metrics)) if self.of_hidden_units else set()
+        return {name: entry for name, entry in self.metrics.items() if name not in shown}
 
     @property
     def recognised(self) -> list[bool]:

@@ -23,6 +23,7 @@ from vital_exp.reporting.pages import environment
 from vital_exp.reporting.plots import colours, interval_plot, scatter_plot, standalone
 from vital_exp.reporting.published import METRICS as PUBLISHED_METRICS
 from vital_exp.reporting.published import NOTE
+from vital_exp.reporting.readable import Readable, side_by_side
 from vital_exp.reporting.sweep import SweepRun, find_runs, read_sweep
 from vital_exp.reporting.thumbnails import copied, thumbnail, tiles
 from vital_exp.whole_files import write_whole
@@ -83,13 +84,14 @@ def write_report(
     described = [_described(run, out) for run in sweep]
     write_whole(out / "table.csv", [formats.as_csv(table)])
     write_whole(out / "comparisons.csv", [formats.comparisons_csv(table)])
-    write_whole(out / "table.md", [formats.as_markdown(table)])
+    readable = _readable(sweep, table)
+    write_whole(out / "table.md", [formats.as_markdown(table), formats.readable_markdown(readable)])
     write_whole(out / "table.tex", [formats.as_latex(table)])
     write_whole(out / "table.json", [formats.table_json(table, described)])
     plots = _plots(table, out / "plots")
     data, unreadable = _page_data(sweep, table, out, described)
     _write_details(sweep, out / "details")
-    page = _write_page(out, sweep, table, plots, data, described, title)
+    page = _write_page(out, sweep, table, readable, plots, data, described, title)
     return Report(out, page, table, sweep, unreadable)
 
 
@@ -100,6 +102,16 @@ def _described(run: SweepRun, out: Path) -> dict[str, Any]:
     done = len(run.run.done)
     known = {"model": run.model, "method": run.method, "seed": run.seed, "pictures": done}
     return {"folder": link, "link": link + page, **known, "failed": len(run.run.results) - done}
+
+
+def _readable(sweep: Sequence[SweepRun], table: CombinedTable) -> dict[str, Readable]:
+    """How readable each network's hidden units are by each method; networks with pictures of classes are left out."""
+    found = {}
+    for model in dict.fromkeys(run.model for run in sweep if run.run.of_hidden_units):
+        by_method = {method: table.entries(model, method) for method in table.methods_of(model)}
+        if (one := side_by_side(by_method)).lines:
+            found[model] = one
+    return found
 
 
 def _plots(table: CombinedTable, folder: Path) -> dict[str, list[Markup]]:
@@ -256,6 +268,7 @@ def _write_page(
     out: Path,
     sweep: Sequence[SweepRun],
     table: CombinedTable,
+    readable: Mapping[str, Readable],
     plots: Mapping[str, Sequence[Markup]],
     data: Mapping[str, Any],
     described: Sequence[Mapping[str, Any]],
@@ -266,6 +279,7 @@ def _write_page(
     chunks = made.get_template("report.html").generate(
         title=title or ", ".join(table.models),
         table=table,
+        readable=readable,
         plots=plots,
         data=Markup(as_json(data)),
         runs=described,

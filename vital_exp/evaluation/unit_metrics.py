@@ -1,0 +1,252 @@
+"""Metrics of pictures of units: do they drive their own unit, and resemble what drives it? With ceilings and floors.
+
+Each is set beside what natural images of the unit reach by the same measure (``_natural``), and beside chance, or what
+other units' images reach (``_chance``, ``_others``). Facets of one unit do not count as other units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+from vital_exp.evaluation import mis as machine
+from vital_exp.evaluation import path_similarity as path
+from vital_exp.evaluation.activation import own_first, shares
+from vital_exp.evaluation.correspondence import correspondence as of_picture
+from vital_exp.evaluation.correspondence import natural_correspondence, unit_vectors
+from vital_exp.evaluation.evidence import PIXELS, TARGET, Evidence
+from vital_exp.evaluation.ranking import auc
+from vital_exp.evaluation.score import NotComputed, Score
+
+Scores = dict[str, Score]
+NAN = float("nan")
+LEAST_ENERGY = 1e-4  # of high frequencies: below it is the rounding to 8 bits
+
+
+# How strongly units are driven
+
+
+def activation_ratio(evidence: Evidence, _view: str) -> Scores:
+    """The picture's activation as a share of the unit's largest natural one; natural images reach 1 by definition."""
+    activations, largest = evidence.activations, largest_natural(evidence)
+    values = [
+        float(value) / natural if natural > 0 else NAN for value, natural in zip(activations, largest, strict=True)
+    ]
+    return {"activation_ratio": Score.mean(values)}
+
+
+def activation_ratio_others(evidence: Evidence, _view: str) -> Scores:
+    """What a unit reads of other units' natural images, their mean, as a share of its largest natural activation."""
+    _check_units(evidence)
+    found = _natural_shares(evidence)
+    by_unit = {
+        number: float(found[evidence.others(place), number].mean())
+        for number, place in enumerate(evidence.whole_units)
+        if evidence.others(place).any()
+    }
+    return {"activation_ratio_others": _of_wholes(evidence, by_unit)}
+
+
+def own_unit_first(evidence: Evidence, _view: str) -> Scores:
+    """How often a picture's own unit leads all units of the run, each activation a share of its largest natural one."""
+    if evidence.of_classes:
+        raise NotComputed("needs hidden units: whether a class comes first, accuracy says")
+    _check_units(evidence)
+    units = evidence.reading(TARGET).units
+    assert units is not None
+    own = torch.tensor(evidence.whole_of)
+    largest = _largest_of_wholes(evidence)
+    values = own_first(shares(units[:, evidence.whole_units], largest), own)
+    competing = int((largest > 0).sum())
+    chance = 1 / max(1, competing)
+    return {
+        "own_unit_first": Score.mean(values.tolist()),
+        "own_unit_first_natural": _of_wholes(evidence, _strongest_first(evidence)),
+        "own_unit_first_chance": Score(chance, chance, chance, competing),
+    }
+
+
+def _strongest_first(evidence: Evidence) -> dict[int, float]:
+    """By unit whether it leads on the natural image, of those of its facets, that drives it most."""
+    found = _natural_shares(evidence)  # (M, K)
+    owners = torch.tensor(evidence.facet_of)[evidence.natural.labels]
+    first = {}
+    for number in range(found.shape[1]):
+        own = found[owners == number]
+        if len(own) and not own[:, number].isnan().any():
+            strongest = own[own[:, number].argmax()]
+            first[number] = float(own_first(strongest[None], torch.tensor([number])))
+    return first
+
+
+def _natural_shares(evidence: Evidence) -> Tensor:
+    """What each unit reads of each natural image, as a share of its largest natural activation, (M, K)."""
+    units = evidence.natural_reading(TARGET).units
+    if units is None:
+        raise NotComputed("needs a network with class outputs")
+    return shares(units[:, evidence.whole_units], _largest_of_wholes(evidence))
+
+
+def _largest_of_wholes(evidence: Evidence) -> Tensor:
+    by_unit = dict(zip(evidence.whole_of, largest_natural(evidence), strict=True))
+    return torch.tensor([by_unit[number] for number in range(len(evidence.whole_units))])
+
+
+def largest_natural(evidence: Evidence) -> list[float]:
+    """Return the largest natural activation of each target's unit: of a mining where there is one, else of references.
+
+    Raises:
+        NotComputed: the units were not mined, or there are no natural images.
+    """
+    mined = getattr(evidence.references, "largest_activation", None)
+    if mined is not None:
+        try:
+            return [mined(target) for target in evidence.targets]
+        except UsageError as error:
+            raise NotComputed(f"needs the mining of these units ({error})") from error
+    units = evidence.natural_reading(TARGET).units
+    if units is None:
+        raise NotComputed("needs a network with class outputs")
+    return units.amax(dim=0)[evidence.unit_of].tolist()
+
+
+def _check_units(evidence: Evidence) -> None:
+    if len(evidence.whole_units) < 2:
+        facets = " (facets of one unit are one)" if len(evidence.units) > 1 else ""
+        raise NotComputed(f"needs at least 2 units, and there is 1{facets}")
+
+
+def _of_wholes(evidence: Evidence, by_unit: dict[int, float]) -> Score:
+    """The mean over units, all facets and variations of one together."""
+    return Score.mean([by_unit.get(number, NAN) for number in evidence.whole_of], evidence.whole_of)
+
+
+# Whether pictures resemble what drives their unit
+
+
+def correspondence(evidence: Evidence, view: str) -> Scores:
+    """Whether an embedding finds the picture nearer to its own natural images than to another unit's.
+
+    Own are the images of the picture's facet; those of the other facets of its unit are neither own nor another's. The
+    ceiling takes each own image in turn as the picture.
+    """
+    natural = unit_vectors(evidence.natural_reading(view).features)
+    shown = unit_vectors(evidence.reading(view).features)
+    pictures: list[float] = [NAN] * len(evidence.targets)
+    ceiling: dict[int, float] = {}
+    for facet in range(len(evidence.units)):
+        own, others = natural[evidence.natural.of(facet)], natural[evidence.others(facet)]
+        ceiling[facet] = natural_correspondence(own, others)
+        for number, place in enumerate(evidence.unit_of):
+            if place == facet:
+                pictures[number] = of_picture(shown[number], own, others)
+    values = evidence.spread(ceiling)
+    lacking = "needs at least 2 natural images of a unit, and some of another unit"
+    finite = any(map(math.isfinite, values))
+    return {
+        "correspondence_auc": _two_units(evidence, pictures),
+        "correspondence_auc_natural": Score.mean(values, evidence.unit_of) if finite else Score.missing(lacking),
+    }
+
+
+def cosy(evidence: Evidence, _view: str) -> Scores:
+    """CoSy's two measures: the picture's activation against those of other units' natural images."""
+    activations, units = evidence.activations, evidence.natural_reading(TARGET).units
+    assert units is not None
+    areas, deviations = [], []
+    for value, unit in zip(activations, evidence.unit_of, strict=True):
+        control = units[evidence.others(unit), unit]
+        enough = len(control) > 1
+        areas.append(auc(value[None], control) if enough else NAN)
+        spread = float(control.std()) if enough else 0.0
+        deviations.append(float(value - control.mean()) / spread if spread > 0 else NAN)
+    return {"cosy_auc": _two_units(evidence, areas), "cosy_mad": _two_units(evidence, deviations)}
+
+
+def _two_units(evidence: Evidence, values: Sequence[float]) -> Score:
+    if not any(map(math.isfinite, values)):
+        facets = " that are not facets of one unit" if len(evidence.units) > len(evidence.whole_units) else ""
+        raise NotComputed(f"needs natural images of at least 2 targets{facets}")
+    return Score.mean(values)
+
+
+def mis(evidence: Evidence, view: str) -> Scores:
+    """The machine interpretability score of units, all facets of one together: each shows a part of what it answers to.
+
+    Of natural references (the ceiling), and of pictures; 0.5 is a guess.
+    """
+    shown, natural = evidence.reading(view).features, evidence.natural_reading(view).features
+    units = evidence.natural_reading(TARGET).units
+    if units is None:
+        raise NotComputed("needs a network with class outputs")
+    owners = torch.tensor(evidence.whole_of)
+    ceiling, found = {}, {}
+    for number, place in enumerate(evidence.whole_units):
+        own, activations = owners == number, units[:, place]
+        ceiling[number] = machine.natural_interpretability(natural, activations, seed=number)
+        if len(evidence.whole_units) > 1:
+            pictures = shown[own], shown[~own]
+            found[number] = machine.picture_interpretability(natural, activations, *pictures, seed=number)
+    scores: Scores = {}
+    for kind, by_unit in (("natural", ceiling), ("pictures", found)):
+        if not by_unit:
+            scores[f"mis_{kind}"] = Score.missing("needs pictures of at least 2 units, and there is 1")
+            continue
+        for part in ("score", "fraction"):
+            name = f"mis_{kind}" if part == "score" else f"mis_{kind}_fraction"
+            scores[name] = _of_wholes(evidence, {unit: getattr(one, part) for unit, one in by_unit.items()})
+    return scores
+
+
+def path_similarity(evidence: Evidence, _view: str) -> Scores:
+    """How like natural images of its facet a picture is processed: 1 is two of them, 0 two of different units."""
+    labels = torch.tensor(evidence.unit_of)
+    shown, natural = evidence.reading(TARGET).layers, evidence.natural_reading(TARGET).layers
+    owners, facet_of = evidence.natural.labels[evidence.natural.path], evidence.facet_of
+    scores: Scores = {}
+    try:
+        for measure in path.MEASURES:
+            name = "path_similarity" if measure == "spearman" else f"path_similarity_{measure}"
+            scores[name] = _path_score(evidence, path.pooled(shown, labels, natural, owners, measure, facet_of))
+        for layer in shown:
+            one = path.path_similarity(shown[layer], labels, natural[layer], owners, facet_of=facet_of)
+            scores[f"path_similarity[{layer}]"] = _path_score(evidence, one)
+    except ValueError as error:
+        raise NotComputed(f"needs natural images of at least 2 targets ({error})") from error
+    return scores
+
+
+def _path_score(evidence: Evidence, found: path.PathSimilarity) -> Score:
+    raw = f"raw: picture {found.picture:.3f}, same class {found.same:.3f}, other classes {found.different:.3f}"
+    values = tuple(evidence.spread(found.by_class))
+    return Score(found.value, found.low, found.high, found.n, raw, values)
+
+
+# Fine grain
+
+
+def high_frequency_ratio(evidence: Evidence) -> Scores:
+    """The picture's energy at high frequencies as a multiple of the median of its own natural images'.
+
+    The mean over pictures is the geometric one: half and twice as much are equally far from 1.
+    ``high_frequency_natural`` is the mean over units of those medians.
+
+    Raises:
+        NotComputed: there are no natural images.
+    """
+    energy = evidence.reading(PIXELS).features[:, 1]
+    natural = evidence.natural_reading(PIXELS).features[:, 1]
+    own = {unit: natural[evidence.natural.of(unit)] for unit in range(len(evidence.units))}
+    medians = {unit: float(values.quantile(0.5)) for unit, values in own.items() if len(values)}
+    ratios = [
+        max(float(value), LEAST_ENERGY) / max(median, LEAST_ENERGY)
+        for value, median in zip(energy, evidence.spread(medians), strict=True)
+    ]
+    return {
+        "high_frequency_ratio": Score.geometric_mean(ratios),
+        "high_frequency_natural": Score.mean(evidence.spread(medians), evidence.unit_of),
+    }

@@ -1,0 +1,48 @@
+"""The table "How readable" of galleries and reports: what pictures of hidden units reach, by method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vital_exp.evaluation.readability import MEASURES, Entry, Row, readable
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measure.
+
+    Attributes:
+        name: of what pictures reach, in metrics.json.
+        title, meaning: for people.
+        rows: one per method; None where a method has no such number.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    rows: Sequence[Row | None]
+
+
+@dataclass(frozen=True)
+class Readable:
+    """The table: measures as rows, methods as columns."""
+
+    methods: Sequence[str]
+    lines: Sequence[Line]
+
+
+def side_by_side(metrics: Mapping[str, Mapping[str, Entry]]) -> Readable:
+    """Return the table of one method or several.
+
+    Args:
+        metrics: by method, each as in metrics.json.
+    """
+    found = {method: {row.name: row for row in readable(entries)} for method, entries in metrics.items()}
+    known = {name: row for rows in found.values() for name, row in rows.items()}
+    ordered = sorted(known.values(), key=lambda row: MEASURES.index(row.measure))
+    lines = [
+        Line(row.name, row.measure.title, row.meaning, [rows.get(row.name) for rows in found.values()])
+        for row in ordered
+    ]
+    return Readable(list(found), lines)
