@@ -27,6 +27,8 @@ class PathSimilarity:
         n: classes.
         picture, same, different: the raw similarities: picture and natural image of its class, two natural images of a
             class, two of different classes.
+        scale_low: the lower end of the 95 % bootstrap interval of ``same - different``; if it is not above 0, natural
+            images of one class are not surely more alike than others, and ``value`` says nothing.
         by_class: {class: value}, on the scale of all classes together.
     """
 
@@ -37,6 +39,7 @@ class PathSimilarity:
     picture: float
     same: float
     different: float
+    scale_low: float
     by_class: dict[int, float]
 
 
@@ -114,10 +117,13 @@ def _summary(raw: Mapping[int, NDArray[np.float64]]) -> PathSimilarity:
     table = np.stack(list(raw.values()))  # (classes, 3)
     picture, same, different = table.mean(axis=0)
     scale = same - different
-    low, high = interval(_normalised(table[resamples(len(table))].mean(axis=1)))
+    drawn = table[resamples(len(table))].mean(axis=1)
+    low, high = interval(_normalised(drawn))
+    scale_low, _ = interval(drawn[:, 1] - drawn[:, 2])
     by_class = {label: float((one[0] - different) / scale) for label, one in raw.items()}
     value = float((picture - different) / scale)
-    return PathSimilarity(value, low, high, len(table), float(picture), float(same), float(different), by_class)
+    raw_means = float(picture), float(same), float(different)
+    return PathSimilarity(value, low, high, len(table), *raw_means, scale_low, by_class)
 
 
 def _normalised(means: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -50,14 +50,14 @@ class Measure:
 MEASURES = (
     Measure(
         *("correspondence_auc", "correspondence", "resemblance"),
-        "Of a natural image of the picture's own unit and one of another unit, how often {judge} finds the picture "
-        "more like the own one.",
+        "{judge} sees the picture, a natural image of its own unit and one of another unit: how often the own one is "
+        "more like the picture.",
         Bound("correspondence_auc_natural", "own images, each left out in turn"),
         Bound(0.5, "by construction"),
     ),
     Measure(
         *("mis_pictures", "mis", "told apart (MIS)"),
-        "How surely a machine that sees with {judge} and knows only the units' pictures tells a natural image that "
+        "Knowing only the units' pictures, as {judge} sees them, how surely a machine tells a natural image that "
         "drives the unit from one that does not.",
         Bound("mis_natural", "explained by natural images"),
         Bound(0.5, "by construction"),
@@ -76,7 +76,7 @@ MEASURES = (
     ),
     Measure(
         *("path_similarity", "path_similarity", "path through the network"),
-        "How much the network processes the picture as it does natural images of its unit, over all layers.",
+        "How much the network's layers treat the picture as they treat natural images of its unit.",
         Bound(1.0, "two images of one unit"),
         Bound(0.0, "of two units"),
     ),
@@ -121,7 +121,8 @@ class Row:
     @property
     def meaning(self) -> str:
         """What the number says, in one sentence."""
-        return self.measure.meaning.format(judge=self.judge or ANY_JUDGE)
+        sentence = self.measure.meaning.format(judge=self.judge or ANY_JUDGE)
+        return sentence if self.judge else sentence[0].upper() + sentence[1:]
 
 
 def readable(metrics: Mapping[str, Entry]) -> list[Row]:
@@ -185,6 +186,6 @@ def number_text(entry: Entry, digits: int = 3) -> str:
     value, low, high = (entry.get(part) for part in ("value", "low", "high"))
     if value is None or not math.isfinite(value):
         return ""
-    if low is None or high is None or low == high == value:
+    if low is None or high is None:
         return f"{value:.{digits}f}"
     return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

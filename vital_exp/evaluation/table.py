@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vital_exp.evaluation.metrics import higher_is_better, proxy_of
-from vital_exp.evaluation.readability import number_text, readable
+from vital_exp.evaluation.readability import Row, number_text, numbers_of, readable
 from vital_exp.evaluation.score import Score
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_file
@@ -82,24 +82,33 @@ class Evaluation:
 
     def __str__(self) -> str:
         """Return the table: metric, value, interval, n, what to mind; of hidden units also how readable they are."""
-        table = Table(width=WIDTH)
-        for column in ("metric", "value", "95 %", "n", "better", "note"):
-            right = column in ("value", "95 %", "n")
-            table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
-        for name, score in self.scores.items():
-            table.add_row(*_cells(name, score))
-        hidden = self.targets[0].layer is not None
-        return "\n".join(_printed(one) for one in (table, *([self._readable()] if hidden else [])))
+        rows = readable(self.metrics) if self.targets[0].layer is not None else []
+        told = numbers_of(rows)
+        others = {name: score for name, score in self.scores.items() if name not in told}
+        tables = [*([_readable(rows)] if rows else []), *([_metrics(others)] if others else [])]
+        return "\n".join(map(_printed, tables))
 
-    def _readable(self) -> Table:
-        """What pictures of hidden units reach, beside what natural images and chance reach."""
-        table = Table(title="How readable", title_justify="left", width=WIDTH)
-        for column in ("measure", "pictures", "natural images", "chance"):
-            table.add_column(column, overflow="fold")
-        for row in readable(self.metrics):
-            reached = number_text(row.pictures) or str(row.pictures.get("reason") or "")
-            table.add_row(row.name, reached, *(_bound_text(one) for one in (row.ceiling, row.floor)))
-        return table
+
+def _metrics(scores: Mapping[str, Score]) -> Table:
+    table = Table(width=WIDTH)
+    for column in ("metric", "value", "95 %", "n", "better", "note"):
+        right = column in ("value", "95 %", "n")
+        table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for name, score in scores.items():
+        table.add_row(*_cells(name, score))
+    return table
+
+
+def _readable(rows: Sequence[Row]) -> Table:
+    """What pictures of hidden units reach, beside what natural images and chance reach."""
+    table = Table(title="How readable", title_justify="left", width=WIDTH)
+    for column in ("measure", "pictures", "n", "natural images", "chance"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        reached = number_text(row.pictures) or str(row.pictures.get("reason") or "")
+        count = str(row.pictures.get("n") or "")
+        table.add_row(row.name, reached, count, *(_bound_text(one) for one in (row.ceiling, row.floor)))
+    return table
 
 
 def _printed(table: Table) -> str:

@@ -66,7 +66,7 @@ def own_unit_first(evidence: Evidence, _view: str) -> Scores:
     return {
         "own_unit_first": Score.mean(values.tolist()),
         "own_unit_first_natural": _of_wholes(evidence, _strongest_first(evidence)),
-        "own_unit_first_chance": Score(chance, chance, chance, competing),
+        "own_unit_first_chance": Score(chance, n=competing),
     }
 
 
@@ -221,6 +221,10 @@ def path_similarity(evidence: Evidence, _view: str) -> Scores:
 
 
 def _path_score(evidence: Evidence, found: path.PathSimilarity) -> Score:
+    """Not computed where the scale itself is in doubt: from two images of different units, 0, to two of one unit, 1."""
+    if found.scale_low <= 0:
+        alike = f"{found.same:.3f} against {found.different:.3f}"
+        return Score.missing(f"needs natural images of one unit that are more alike than those of two ({alike})")
     raw = f"raw: picture {found.picture:.3f}, same class {found.same:.3f}, other classes {found.different:.3f}"
     values = tuple(evidence.spread(found.by_class))
     return Score(found.value, found.low, found.high, found.n, raw, values)
