@@ -79,8 +79,8 @@ def evaluate(
 
     Args:
         run_or_folder: a run folder, a folder that holds run folders at any depth, or a folder of pictures.
-        judges: other networks of the same classes: names of the group model, of timm, keys of the group model, or
-            networks.
+        judges: other networks of the same classes, of hidden units of any: names of the group model, of timm, keys of
+            the group model, or networks.
         metrics: names of ``vital_exp.evaluation.metrics.METRICS``; None: all.
         model: the network the pictures were made for; None: the one the run folder has recorded.
         references: natural images: a folder, tensors, or an object; None: those that the run has recorded.
@@ -221,10 +221,10 @@ def evaluate_pictures(
         shared: what was loaded for other pictures.
 
     Raises:
-        UsageError: an unknown judge, or one of other classes.
+        UsageError: an unknown judge, or one of other classes that is to recognise pictures of classes.
     """
     shared = shared or Shared(cache_dir, settings.download)
-    there, absent = _judges(judges, network, shared)
+    there, absent = _judges(judges, network, shared, of_classes=pictures.targets[0].layer is None)
     load = shared.views(_loaders(features, network, settings, shared))
     spaces = [TARGET, *there, *absent, *(name for name in load if name != CLIP)]
     evidence = Evidence(
@@ -364,9 +364,9 @@ def _directions(targets: Sequence[Target], recorded: DictConfig | None, network:
 
 
 def _judges(
-    judges: Sequence[Judge], network: VisionNetwork, shared: Shared
+    judges: Sequence[Judge], network: VisionNetwork, shared: Shared, of_classes: bool
 ) -> tuple[dict[str, VisionNetwork], dict[str, str]]:
-    """The judges that are there, by name, and what the others need."""
+    """The judges that are there, by name, and what the others need; of hidden units only their embedding is asked."""
     there: dict[str, VisionNetwork] = {}
     absent: dict[str, str] = {}
     for judge in judges:
@@ -375,7 +375,7 @@ def _judges(
         except NotComputed as error:
             absent[_name(judge)] = str(error)
             continue
-        if network.class_names is not None:
+        if of_classes and network.class_names is not None:
             check_judge(built, network, "judges")
         there[built.name] = built.to(network.device)
     return there, absent

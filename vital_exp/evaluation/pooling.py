@@ -17,7 +17,7 @@ LEAST_PAIRS = 6
 
 
 def pooled(values: Values) -> dict[str, float | int]:
-    """Return the mean over units of each unit's mean over seeds and variations, with its 95 % bootstrap interval.
+    """Return the mean over units of each unit's mean over seeds, facets and variations, with its 95 % interval.
 
     Units are resampled, not pictures: those of one unit are alike. With one unit its pictures are resampled.
 
@@ -56,10 +56,10 @@ def compared(a: Values, b: Values) -> dict[str, float | int | bool | None]:
 
 
 def _by_unit(values: Values) -> dict[str, float]:
-    """The mean of each unit, whatever its variations (``class-0_v2``) and seeds; of one unit each value by itself."""
+    """The mean of each unit, whatever its facets, variations (``class-0_f1_v2``) and seeds; of one unit each value."""
     groups: dict[str, list[float]] = {}
     for (target, _seed), value in values.items():
-        groups.setdefault(re.sub(r"_v\d+$", "", target), []).append(value)
+        groups.setdefault(re.sub(r"(_f\d+)?(_v\d+)?$", "", target), []).append(value)
     if len(groups) == 1:
         return {f"{target} {seed}": value for (target, seed), value in values.items()}
     return {unit: sum(found) / len(found) for unit, found in groups.items()}

@@ -67,7 +67,10 @@ class Evaluation:
         with whole_file(folder / "metrics.json") as file:
             json.dump(metrics, file, indent=2)
             file.write("\n")
-        rows = _merged(_earlier_rows(folder / "metrics.csv"), self.rows)
+        asked = {column_of(name) for name in self.scores}  # a value that cannot be computed any more goes, too
+        earlier = _earlier_rows(folder / "metrics.csv")
+        kept = [{column: cell for column, cell in row.items() if column not in asked} for row in earlier]
+        rows = _merged(kept, self.rows)
         columns = list(dict.fromkeys(key for row in rows for key in row))
         with whole_file(folder / "metrics.csv") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")

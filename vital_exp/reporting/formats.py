@@ -22,9 +22,9 @@ COLUMNS = (
 )
 COMPARISON_COLUMNS = ("model", "metric", "a", "b", "value", "low", "high", "n", "significant")
 LEGEND = (
-    "Mean with its 95 % bootstrap interval, over units (a unit's seeds and variations are averaged first); of a run as "
-    "a whole, such as FID, the mean over seeds. Bold: the best. *: significantly worse than the best, by the paired "
-    "bootstrap on the same targets and seeds, unadjusted. n: pictures."
+    "Mean with its 95 % bootstrap interval, over units (a unit's seeds, facets and variations are averaged first); of "
+    "a run as a whole, such as FID, the mean over seeds. Bold: the best. *: significantly worse than the best, by the "
+    "paired bootstrap on the same targets and seeds, unadjusted. n: pictures."
 )
 
 
