@@ -85,7 +85,7 @@ class Evaluation:
 
     def __str__(self) -> str:
         """Return the table: metric, value, interval, n, what to mind; of hidden units also how readable they are."""
-        rows = readable(self.metrics) if self.targets[0].layer is not None else []
+        rows = readable(self.metrics) if any(target.layer for target in self.targets) else []
         told = numbers_of(rows)
         others = {name: score for name, score in self.scores.items() if name not in told}
         tables = [*([_readable(rows)] if rows else []), *([_metrics(others)] if others else [])]
@@ -110,7 +110,8 @@ def _readable(rows: Sequence[Row]) -> Table:
     for row in rows:
         reached = number_text(row.pictures) or str(row.pictures.get("reason") or "")
         count = str(row.pictures.get("n") or "")
-        table.add_row(row.name, reached, count, *(_bound_text(one) for one in (row.ceiling, row.floor)))
+        name = f"{row.name}\nproxy of study {part}" if (part := proxy_of(row.name)) else row.name
+        table.add_row(name, reached, count, *(_bound_text(one) for one in (row.ceiling, row.floor)))
     return table
 
 
