@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.models import train_embedded
 from vital_exp.models.embedded import EMBEDDED, MEAN, SIZE, STD, build, weights_path
 from vital_exp.references.drawn import CLASS_NAMES, DrawnReferences, draw, draw_set
 from vital_exp.targets.unit import Target
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+import train_embedded
 
 NAMES = tuple(EMBEDDED)
 MOST_BYTES = 3_000_000
@@ -173,7 +177,7 @@ def test_the_model_card_tells_of_the_file_in_the_package(name: str) -> None:
     assert entry["accuracy"]["swapped"] >= 0.95
     assert entry["parameters"] == sum(p.numel() for p in build(name).parameters())
     assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert entry["command"].startswith("python -m vital_exp.models.train_embedded --seed")
+    assert entry["command"].startswith("python tools/train_embedded.py --seed")
     text = path.with_name("MODEL_CARD.md").read_text(encoding="utf-8")
     assert f"{entry['accuracy']['typical']:.2%}" in text
     assert (CARD["mean"], CARD["std"], CARD["classes"]) == (list(MEAN), list(STD), list(CLASS_NAMES))

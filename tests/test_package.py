@@ -90,6 +90,16 @@ def test_the_wheel_holds_configurations_weights_and_templates(wheel: Path) -> No
     assert {p.relative_to(ROOT).as_posix() for p in data if p.is_file()} <= set(names)
 
 
+def test_the_wheel_says_that_it_is_typed(wheel: Path) -> None:
+    assert "vital_exp/py.typed" in zipfile.ZipFile(wheel).namelist()  # PEP 561
+
+
+def test_the_wheel_holds_no_tools(wheel: Path) -> None:
+    tools = {path.name for path in (ROOT / "tools").glob("*.py")}
+    assert tools
+    assert not tools & {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
+
+
 def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     assert {name.split("/")[0].split("-")[0] for name in archive.namelist()} == {"vital_exp"}

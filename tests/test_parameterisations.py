@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,10 @@ from vital_exp.images.spectrum import (
 from vital_exp.images.standardisation import EPSILON
 from vital_exp.models.network import Preprocessing
 from vital_exp.references.drawn import draw_set
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+from drawn_spectrum import drawn_magnitude
 
 NAMES = ("class-0", "class-1", "class-2")
 GREY = Preprocessing(mean=(0.3,), std=(0.2,))
@@ -282,8 +287,6 @@ def test_magnitudes_equal_a_numpy_twin() -> None:
 
 
 def test_the_shipped_spectrum_is_that_of_the_drawn_images() -> None:
-    from vital_exp.references.drawn_spectrum import drawn_magnitude
-
     shipped, fresh = load_magnitude("embedded", 3), drawn_magnitude(12, seed=77)
     assert shipped.shape == (3, 64, 33)
     assert EMBEDDED_FILE.stat().st_size < 30_000

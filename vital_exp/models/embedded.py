@@ -1,6 +1,6 @@
 """Three small networks that travel with the package, trained on the drawn image set: a ResNet, a ViT and a judge.
 
-This module knows their architecture and where their weights are; ``train_embedded`` makes the weights.
+This module knows their architecture and where their weights are; ``tools/train_embedded.py`` makes the weights.
 """
 
 from __future__ import annotations

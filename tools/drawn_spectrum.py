@@ -1,6 +1,6 @@
 """Measure the Fourier magnitude of the drawn image set and write the file that travels with the package.
 
-Usage: ``python -m vital_exp.references.drawn_spectrum [FILE]``
+Usage: ``python tools/drawn_spectrum.py [FILE]``
 """
 
 from __future__ import annotations

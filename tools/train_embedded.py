@@ -1,6 +1,6 @@
 """Train the embedded networks on the drawn image set and write their weights and model card.
 
-Usage: ``python -m vital_exp.models.train_embedded [--out DIR] [--seed 0] [--names embedded_resnet ...]``
+Usage: ``python tools/train_embedded.py [--out DIR] [--seed 0] [--names embedded_resnet ...]``
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vital_exp.models.embedded import EMBEDDED, MEAN, SIZE, STD, build, weights_
 from vital_exp.references.drawn import CLASS_NAMES, draw_set
 from vital_exp.whole_files import whole_path
 
-COMMAND = "python -m vital_exp.models.train_embedded"
+COMMAND = "python tools/train_embedded.py"
 
 # The sets of a training are drawn from seeds far from 0, so that the reference images, which users draw from small
 # seeds, were seen neither in training nor in testing.
