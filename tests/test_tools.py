@@ -1,16 +1,22 @@
-"""The scripts in tools/: the figures of the code, counted on a small package whose figures are known."""
+"""The scripts in tools/: figures of a small package, and bits that are the same, or are not."""
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import figures
+import same_bits
 
 ROOT = Path(__file__).resolve().parents[1]
 LINES = 55  # of a function that is too long
@@ -100,3 +106,81 @@ def test_no_document_is_mentioned_that_is_not_in_the_repository() -> None:
 def test_a_folder_without_the_package_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert figures.main([str(tmp_path)]) == 2
     assert "vital_exp is needed" in capsys.readouterr().err
+
+
+# --- the same bits --------------------------------------------------------------------------------------------------
+
+
+def run_folder(folder: Path, seconds: float = 1.0, loss: float = 0.5, pixel: int = 7, note: str = "") -> Path:
+    """Write what a run computes, and things that the clock decides."""
+    (folder / "images").mkdir(parents=True)
+    Image.fromarray(np.full((2, 2, 3), pixel, np.uint8)).save(folder / "images/class-0.png", pnginfo=None)
+    result = {"target": "class-0", "loss": {"total": loss}, "seconds": seconds, "memory": seconds, "config_hash": note}
+    (folder / "results.jsonl").write_text(json.dumps(result) + "\n")
+    (folder / "metrics.json").write_text(json.dumps({"accuracy": {"value": loss}, "seconds": {"value": seconds}}))
+    (folder / "metrics.csv").write_text(f"target,top1,seconds\nclass-0,{loss},{seconds}\n")
+    (folder / "provenance.json").write_text(json.dumps({"time": seconds}))
+    save_file({"directions": np.full(3, loss, np.float32)}, folder / "concepts.safetensors")
+    with sqlite3.connect(folder / "index.sqlite") as index:
+        index.execute("CREATE TABLE units (layer, channel, side, region, rank, image, activation)")
+        index.execute("INSERT INTO units VALUES ('layer3', 0, 'top', 'image', 1, 'a.png', ?)", (loss,))
+        index.execute("CREATE TABLE meta (key, value)")
+        index.execute("INSERT INTO meta VALUES ('time', ?)", (seconds,))
+    index.close()
+    return folder
+
+
+COMPUTED = {"results.jsonl", "metrics.json", "metrics.csv", "concepts.safetensors", "index.sqlite"}
+
+
+def test_seconds_memory_and_names_of_configurations_are_not_hashed(tmp_path: Path) -> None:
+    first = same_bits.hashes_of(run_folder(tmp_path / "a"))
+    assert set(first) == {*COMPUTED, "images/class-0.png"}
+    assert first == same_bits.hashes_of(run_folder(tmp_path / "b", seconds=2.0, note="renamed"))
+
+
+def test_whatever_is_computed_is_hashed(tmp_path: Path) -> None:
+    first = same_bits.hashes_of(run_folder(tmp_path / "a"))
+    loss, pixel = (
+        run_folder(tmp_path / name, **changed) for name, changed in (("b", {"loss": 0.6}), ("c", {"pixel": 8}))
+    )
+    assert {name for name, value in same_bits.hashes_of(loss).items() if value != first[name]} == COMPUTED
+    different = {name for name, value in same_bits.hashes_of(pixel).items() if value != first[name]}
+    assert different == {"images/class-0.png"}
+
+
+def test_differences_are_named_and_what_was_not_run_is_not_compared() -> None:
+    before = {"demo": {"a.png": "1", "b.png": "2", "c.png": "3"}, "mining": {"index.sqlite": "4"}}
+    now = {"demo": {"a.png": "1", "b.png": "9", "d.png": "3"}, "circuit": {"a.png": "1"}}
+    lines = ["demo: b.png differs", "demo: c.png is missing", "demo: d.png is new"]
+    assert same_bits.differences(before, now) == lines
+    assert same_bits.differences(before, before) == []
+
+
+def test_recorded_again_all_is_the_same_but_what_was_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "before.json"
+    assert same_bits.main(["--only", "mining", "--out", str(file)]) == 0
+    recorded = json.loads(file.read_text())
+    assert len(recorded["runs"]["mining"]) > 1
+    recorded["runs"]["mining"]["index.sqlite"] = "0"
+    file.write_text(json.dumps(recorded))
+    assert same_bits.main(["--only", "mining", "--compare", str(file)]) == 1
+    assert capsys.readouterr().out.splitlines() == ["mining: index.sqlite differs"]
+
+
+def test_runs_of_real_networks_are_skipped_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("VITAL_TEST_DATA", raising=False)
+    monkeypatch.setattr(same_bits, "record", lambda *_: {"torch": "", "runs": {}, "failed": []})
+    assert same_bits.main(["--only", "cifar_vital"]) == 0
+    assert "cifar_vital: skipped, it needs real networks" in capsys.readouterr().out
+
+
+def test_a_checkout_without_the_package_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        same_bits.main(["--checkout", str(tmp_path)])
+    assert end.value.code == 2
+    assert "a folder that holds vital_exp is needed" in capsys.readouterr().err

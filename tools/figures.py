@@ -22,8 +22,8 @@ from functools import cached_property
 from pathlib import Path
 
 PACKAGE = "vital_exp"
-# The layers of the package, the highest first: no file imports one of a higher layer. A line names the folders and files
-# of one layer; folders that are still to come stand here already.
+# The layers of the package, the highest first: no file imports one of a higher layer. A line names folders and files of
+# one layer; folders that are still to come stand here already.
 LAYERS = (
     ("__main__", "__init__"),
     ("commands",),
