@@ -55,7 +55,9 @@ READ = (".py", ".yaml", ".md")
 # Notes that are no part of the repository. A name in code, METHODS[name] or module.METHODS, is no mention.
 NOTES = re.compile(r"(?<![\w.`])(?:METHODS|DESIGN|HOUSE|STYLE|PITFALLS)\b(?![`\[])")
 # A path with a folder in it: file names alone may be those that a command writes.
-PAGE = re.compile(r"(?<![\w/.:-])(?:docs|benchmarks|conf|tests|tools|examples)/[\w/.-]+\.(?:md|yaml|py|ipynb)\b")
+PAGE = re.compile(
+    r"(?<![\w/.:-])(?:vital_exp|docs|benchmarks|conf|tests|tools|examples)/[\w/.-]+\.(?:md|yaml|py|ipynb)\b"
+)
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)")  # of Markdown, to a file of the checkout
 
 
