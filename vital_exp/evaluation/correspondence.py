@@ -1,4 +1,4 @@
-"""Does a picture look like what its unit answers to? Part (b) of the human study, by a network's embedding (METHODS 4).
+"""Does a picture look like what its unit answers to? Part (b) of VITAL's human study, by a network's embedding.
 
 The share of pairs, of a natural image of the picture's own unit and one of another unit, in which the own one is more
 like the picture: an area under the ROC curve, 0.5 by chance.

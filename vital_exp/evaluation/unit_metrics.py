@@ -1,7 +1,8 @@
 """Metrics of pictures of units: do they drive their own unit, and resemble what drives it? With ceilings and floors.
 
 Each is set beside what natural images of the unit reach by the same measure (``_natural``), and beside chance, or what
-other units' images reach (``_chance``, ``_others``). Facets of one unit do not count as other units.
+other units' images reach (``_chance``, ``_others``). Facets of one unit do not count as other units. Formulas:
+docs/methods/metrics.md.
 """
 
 from __future__ import annotations
