@@ -1,174 +1,242 @@
-"""Pictures of hidden units of a real backbone: whether they can be read, by all numbers of ``metrics=units`` together.
+"""Can pictures of hidden units be read? Recipes on real networks, by several measures at once, with intervals.
 
-    VITAL_TEST_DATA=... python benchmarks/hidden_units.py --network resnet50 --layer layer3.5 --relevance lrp none
+    VITAL_TEST_DATA=... python benchmarks/hidden_units.py --layers mobilenetv2:bn2 --recipes default fourier
 
-One row per relevance method, over the units: the numbers of the table "How readable", another network judging; how many
-pictures drive their own unit most, the median and the lowest share of the unit's largest natural activation, the median
-correspondence; seconds per picture. The first rows are what natural images reach (the ceiling) and chance (the floor).
-Writes the table and a sheet per method, each picture beside its unit's references. Images and weights are those of the
-tests' data folder; mining is done once and kept in the output folder.
+One run folder for each layer and recipe, of units drawn at random by ``--seed``; of each unit the main facet of what
+drives it in the tests' ImageNet images. A run that is there is not made again, a half-made one goes on: stop it at any
+time. Every run is judged by the metrics of ``metrics=units``, with two networks it was not made with as judges. Writes
+``hidden_units.csv`` (every number with its interval, of all runs in the folder), ``hidden_units_table.md`` (the main
+ones) and for each run a sheet of its pictures, each beside eight of its unit's natural windows.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import csv
+import json
 import os
+import random
+import runpy
 import statistics
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
-from vital_exp.config import compose_config
+import vital_exp
 from vital_exp.engine.request import Request
-from vital_exp.engine.visualization import Visualization
-from vital_exp.evaluation.evaluate import evaluate_pictures
-from vital_exp.evaluation.metrics import chosen
-from vital_exp.evaluation.pictures import PictureSet
-from vital_exp.evaluation.readability import readable
-from vital_exp.evaluation.settings import Settings
-from vital_exp.evaluation.table import Evaluation
-from vital_exp.images.output import quantised, to_uint8
-from vital_exp.models.named import named_network
+from vital_exp.images.output import to_uint8
+from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork
 
 BACKBONES = Path(__file__).resolve().parents[1] / "examples" / "backbones.py"
-KERAS_MEAN = [0.48502, 0.45796, 0.40760]
-HALF = [0.5, 0.5, 0.5]
-# Network: factory, weights, mean (None: ImageNet's).
-NETWORKS: Mapping[str, tuple[str, str, list[float] | None]] = {
-    "resnet50": ("resnet50_to_layer3", "resnet50_to_layer3", KERAS_MEAN),
-    "densenet169": ("densenet169_backbone", "densenet169_backbone", None),
-    "resnet18": ("resnet18_to_layer3", "resnet18_to_layer3", None),
+HALF = (0.5, 0.5, 0.5)
+KERAS_MEAN = (0.48502, 0.45796, 0.40760)  # of the ResNet-50's weights
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a network of the tests' data is built.
+
+    Attributes:
+        name: of timm, or of a function of examples/backbones.py.
+        weights: its file, without the ending.
+        mean, std: of its preprocessing; None: ImageNet's.
+        arguments: of timm's builder.
+    """
+
+    name: str
+    weights: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    arguments: Mapping[str, Any] | None = None
+
+    def keys(self, data: Path) -> dict[str, Any]:
+        """Return the keys of the group model."""
+        known = {"mean": self.mean, "std": self.std, "arguments": self.arguments}
+        keys: dict[str, Any] = {key: value for key, value in known.items() if value is not None}
+        return {**keys, "source": "timm", "name": self.name, "checkpoint": str(_weights(data, self.weights))}
+
+    def load(self, data: Path) -> VisionNetwork:
+        """Return the network with its weights."""
+        keys = {key: value for key, value in self.keys(data).items() if key not in ("source", "name")}
+        factories = runpy.run_path(str(BACKBONES))
+        if self.name not in factories:
+            return vital_exp.load_model(self.name, **keys)
+        return vital_exp.load_model(factories[self.name](), name=self.name, **keys)
+
+
+NETWORKS: Mapping[str, Network] = {
+    "mobilenetv2": Network("mobilenetv2_100", "mobilenetv2_100", HALF, HALF, {"pad_type": "same"}),
+    "lite0": Network("tf_efficientnet_lite0", "tf_efficientnet_lite0", HALF, HALF),
+    "vit_tiny": Network("vit_tiny_patch16_224", "vit_tiny_patch16_224", HALF, HALF),
+    "resnet18": Network("resnet18_to_layer3", "resnet18_to_layer3"),
+    "resnet50": Network("resnet50_to_layer3", "resnet50_to_layer3", KERAS_MEAN),
+    "densenet169": Network("densenet169_backbone", "densenet169_backbone"),
 }
-TILE, PATCHES_SHOWN = 112, 8
-NATURAL, CHANCE = "(natural images)", "(chance)"
+JUDGES = ("vit_tiny", "lite0", "mobilenetv2")  # the first two that are not the network itself
+LAYERS = (
+    *("mobilenetv2:bn2", "mobilenetv2:blocks.4", "resnet50:layer3.5"),
+    *("densenet169:features.denseblock3", "densenet169:features.denseblock4", "lite0:bn2"),
+)
+# The references of methods that have none of their own: what the default recipe has.
+WINDOWS = ("references.facets=auto", "references.region=window", "references.count=12", "references.candidates=80")
 
 
-def configuration(options: argparse.Namespace, relevance: str) -> DictConfig:
-    """Return the configuration of one run."""
-    factory, weights, mean = NETWORKS[options.network]
-    asked = [
-        *("model=python", f"model.factory={BACKBONES}:{factory}", f"model.mean={mean or 'null'}"),
-        f"model.checkpoint={options.data}/data/weights/{weights}.fp16.safetensors",
-        *("target=channel", f"target.layer={options.layer}", f"target.index={options.units}"),
-        f"references.root={options.data}/data/imagenet-sample",
-        *(f"relevance={relevance}", f"method={options.method}", f"seed={options.seed}", "evaluation=none"),
-        *("logger=none", "progress=false", f"cache_dir={options.out.resolve()}/cache"),
-    ]
-    asked += [] if options.steps is None else [f"steps={options.steps}"]
-    return compose_config([*asked, *options.overrides])
+@dataclass(frozen=True)
+class Recipe:
+    """A method with what differs from its defaults; ``facets``: whether its targets are main facets or whole units."""
+
+    method: str
+    overrides: tuple[str, ...] = ()
+    facets: bool = True
 
 
-def judge(data: Path) -> VisionNetwork:
-    """Return the network in whose embedding pictures and natural images are compared."""
-    spec: dict[str, Any] = {"source": "timm", "name": "mobilenetv2_100", "arguments": {"pad_type": "same"}}
-    weights = f"{data}/data/weights/mobilenetv2_100.fp16.safetensors"
-    return named_network({**spec, "mean": HALF, "std": HALF, "checkpoint": weights})
+RECIPES: Mapping[str, Recipe] = {
+    "default": Recipe("vital_fourier"),
+    **{f"default, {name}": Recipe("vital_fourier", (f"relevance={name}",)) for name in ("lrp", "guided_backprop")},
+    "default, correlation": Recipe("vital_fourier", ("relevance=correlation",)),
+    # What vital_fourier was until facets: patches, LRP, the unit's own activation as a layer of its own.
+    "before": Recipe(
+        "vital_fourier",
+        (
+            *("relevance=lrp", "references.facets=1", "references.region=patch", "references.count=50"),
+            *("references.candidates=50", "references.patch.search=strongest", "objective.alignment.readout_weight=1"),
+            *("objective.alignment.target_weight=0", "objective.alignment.stem_weight=null"),
+        ),
+        facets=False,
+    ),
+    "published": Recipe("vital", ("references.patch.search=strongest",), facets=False),
+    "fourier": Recipe("fourier", WINDOWS),
+    "maco": Recipe("maco", WINDOWS),
+}
+MAIN = ("correspondence_auc", "correspondence_auc_natural", "activation_ratio", "own_unit_first")
+MAIN += ("own_unit_first_natural", "mis_pictures", "mis_natural", "high_frequency_ratio", "path_similarity", "seconds")
+TILE, SHOWN = 96, 8  # of a sheet: px of a natural window, how many
 
 
-def sheet(pictures: Tensor, patches: Sequence[Tensor], path: Path) -> None:
-    """Write one row per unit: its picture, then its strongest patches."""
-    size = 2 * TILE
-    page = Image.new("RGB", (size + PATCHES_SHOWN // 2 * TILE, len(pictures) * size))
-    for row, (picture, own) in enumerate(zip(pictures, patches, strict=True)):
-        page.paste(_tile(picture, size), (0, row * size))
-        for number, patch in enumerate(own[:PATCHES_SHOWN]):
-            place = (size + number % (PATCHES_SHOWN // 2) * TILE, row * size + number // (PATCHES_SHOWN // 2) * TILE)
-            page.paste(_tile(patch, TILE), place)
-    page.save(path)
+def _weights(data: Path, name: str) -> Path:
+    return data / "data" / "weights" / f"{name}.fp16.safetensors"
+
+
+def units_of(network: VisionNetwork, layer: str, count: int, seed: int) -> list[int]:
+    """Return so many channels of a layer, drawn at random."""
+    return sorted(random.Random(seed).sample(range(unit_shape(network, layer)[0]), count))
+
+
+def run(options: argparse.Namespace, place: str, recipe: Recipe, folder: Path) -> None:
+    """Make, or finish, the pictures of one layer by one recipe; judge them; write their sheet."""
+    name, layer = place.split(":")
+    network = NETWORKS[name].load(options.data)
+    units = units_of(network, layer, options.units, options.seed)
+    targets = [f"{layer}:{unit}#0" if recipe.facets else f"{layer}:{unit}" for unit in units]
+    steps = [] if options.steps is None else [f"steps={options.steps}"]
+    given = [*recipe.overrides, *steps, f"cache_dir={options.out.resolve()}/cache", "evaluation=none", "logger=none"]
+    root = options.data / "data" / "imagenet-sample"
+    keys: dict[str, Any] = {"method": recipe.method, "references": root, "overrides": given, "seed": options.seed}
+    made = vital_exp.visualize(network, targets, out=folder, **keys)
+    judges = [NETWORKS[judge].keys(options.data) for judge in JUDGES if judge != name][:2]
+    vital_exp.evaluate(folder, judges=judges, metrics=["units", "seconds"], model=network).save(folder)
+    request = Request.of(network, targets, **{**keys, "overrides": ["progress=false", *given]})
+    natural = [list(islice(request.references.images(target), SHOWN)) for target in request.targets]
+    sheet(made.images, natural, folder / "sheet.jpg")
+
+
+def sheet(pictures: Tensor, natural: Sequence[Sequence[Tensor]], path: Path) -> None:
+    """Write the pictures in two columns, each with its unit's natural windows to the right."""
+    side, across = 2 * TILE, SHOWN // 2
+    width, height = side + across * TILE + TILE // 8, side + TILE // 16
+    page = Image.new("RGB", (2 * width, -(-len(pictures) // 2) * height), "white")
+    for number, (picture, own) in enumerate(zip(pictures, natural, strict=True)):
+        x, y = number % 2 * width, number // 2 * height
+        page.paste(_tile(picture, side), (x, y))
+        for place, image in enumerate(own):
+            page.paste(_tile(image, TILE), (x + side + place % across * TILE, y + place // across * TILE))
+    page.save(path, quality=80)
 
 
 def _tile(picture: Tensor, side: int) -> Image.Image:
-    image = Image.fromarray(to_uint8(picture).permute(1, 2, 0).numpy())
+    image = Image.fromarray(to_uint8(picture.clamp(0, 1)).permute(1, 2, 0).numpy())
     return image.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def run(options: argparse.Namespace, relevance: str, network: VisionNetwork) -> dict[str, dict[str, float]]:
-    """Make the pictures by one relevance method; return its row, and those of natural images and chance."""
-    request = Request.from_config(configuration(options, relevance))
-    visualization = Visualization(request.config, request.network, request.targets, request.references)
-    started = time.perf_counter(), time.process_time()
-    made = visualization.run()
-    clocks = time.perf_counter() - started[0], time.process_time() - started[1]
-    patches = [torch.stack(list(islice(request.references.images(t), PATCHES_SHOWN))) for t in request.targets]
-    sheet(quantised(made.images), patches, options.out / f"{options.network}_{options.name}_{relevance}.png")
-    found = evaluate_pictures(
-        *(request.network, PictureSet(request.targets, to_uint8(made.images)), request.references, [network]),
-        *(chosen("units"), (), Settings(), options.out / "cache"),
-        keep=True,
-    )
-    rows = readable(found.metrics)
-    own = {row.measure.number: row.pictures for row in rows}
-    return {
-        NATURAL: _values({row.measure.number: row.ceiling for row in rows}),
-        CHANCE: _values({row.measure.number: row.floor for row in rows}),
-        relevance: {
-            **_values(own),
-            "own units first": sum(_finite(found, "own_unit_first")),
-            "median share": statistics.median(_finite(found, "activation_ratio")),
-            "lowest share": min(_finite(found, "activation_ratio")),
-            "median correspondence": statistics.median(_finite(found, f"correspondence_auc[{network.name}]")),
-            "seconds": clocks[0] / len(made.images),
-            "processor seconds": clocks[1] / len(made.images),
-        },
-    }
+def collect(out: Path) -> list[dict[str, str]]:
+    """Return a row for every number of every judged run in the folder."""
+    rows = []
+    for path in sorted(out.glob("*/*/metrics.json")):
+        recipe, place = path.parent.name, path.parent.parent.name
+        for metric, score in json.loads(path.read_text()).items():
+            values = [f"{score[key]:.4g}" if isinstance(score.get(key), float) else "" for key in ("value", "low", "high")]
+            row = [place, recipe, metric, *values, _median(path.parent / "metrics.csv", metric)]
+            rows.append(dict(zip(COLUMNS, row, strict=True)))
+    return rows
 
 
-def _finite(found: Evaluation, name: str) -> list[float]:
-    """The numbers of the targets that have one."""
-    return [value for value in found.scores[name].values or () if math.isfinite(value)]
+COLUMNS = ("layer", "recipe", "metric", "value", "low", "high", "median")
 
 
-def _values(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    return {name: entry["value"] for name, entry in entries.items() if entry["value"] is not None}
+def _median(path: Path, metric: str) -> str:
+    """Return the median over the units of a number that has a value for each; nothing for others."""
+    with path.open(newline="") as file:
+        values = [float(row[metric]) for row in csv.DictReader(file) if row.get(metric) not in (None, "", "nan")]
+    return f"{statistics.median(values):.4g}" if values else ""
 
 
-def table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Return a Markdown table, one row per method."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    lines = [f"| relevance | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, row in rows.items():
-        cells = (f"{row[column]:.3g}" if column in row else "" for column in columns)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def write(rows: Sequence[Mapping[str, str]], out: Path) -> str:
+    """Write all numbers as CSV and the main ones as a Markdown table, which is returned."""
+    with (out / "hidden_units.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    cells = {(row["layer"], row["recipe"], row["metric"]): row for row in rows}
+    runs = list(dict.fromkeys((row["layer"], row["recipe"]) for row in rows))
+    names = list(dict.fromkeys(row["metric"] for row in rows))
+    shown = [name for main in MAIN for name in names if name.partition("[")[0] == main]
+    lines = [f"| layer | recipe | {' | '.join(shown)} |", "|---" * (len(shown) + 2) + "|"]
+    for run in runs:
+        numbers = [_cell(cells.get((*run, name))) for name in shown]
+        lines.append(f"| {' | '.join([*run, *numbers])} |")
+    table = "\n".join(lines) + "\n"
+    (out / "hidden_units_table.md").write_text(table)
+    return table
+
+
+def _cell(row: Mapping[str, str] | None) -> str:
+    if row is None or not row["value"]:
+        return ""
+    interval = f" ({row['low']} to {row['high']})" if row["low"] else ""
+    median = f"; median {row['median']}" if row["median"] else ""
+    return f"{row['value']}{interval}{median}"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=list(NETWORKS), default="resnet50")
-    parser.add_argument("--layer", default="layer3.5")
-    parser.add_argument("--units", default="[7,71,135,199,263,327,391,455,519,583,647,711,775,839,903,967]")
-    parser.add_argument("--relevance", nargs="+", default=["lrp", "none", "correlation"])
-    parser.add_argument("--method", default="vital")
+    parser.add_argument("--layers", nargs="+", default=list(LAYERS), help="network:layer")
+    parser.add_argument("--recipes", nargs="+", default=["default", "fourier", "maco", "before"], choices=list(RECIPES))
+    parser.add_argument("--units", type=int, default=16)
     parser.add_argument("--steps", type=int, help="by default the method's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="vital", help="of the files written")
-    parser.add_argument("--overrides", nargs="*", default=[], help="as vital-visualize takes them")
+    parser.add_argument("--seed", type=int, default=0, help="of the units and the pictures")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VITAL_TEST_DATA", ".")))
     parser.add_argument("--out", type=Path, default=Path("outputs/hidden_units"))
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the methods and print their table."""
+    """Make what is not there yet and print the table."""
     options = parse(arguments)
     options.data = options.data.resolve()
-    options.out.mkdir(parents=True, exist_ok=True)
-    network = judge(options.data)
-    rows: dict[str, dict[str, float]] = {}
-    for relevance in options.relevance:
-        rows |= run(options, relevance, network)
-        (options.out / f"{options.network}_{options.name}.md").write_text(table(rows) + "\n")
-    print(f"{options.network} {options.layer}, {options.method}, torch {torch.__version__}\n\n{table(rows)}")
+    for place in options.layers:
+        for name in options.recipes:
+            folder = options.out / place.replace(":", "-") / name.replace(", ", "_")
+            if not (folder / "sheet.jpg").exists():
+                run(options, place, RECIPES[name], folder)
+            table = write(collect(options.out), options.out)
+    print(table)
 
 
 if __name__ == "__main__":

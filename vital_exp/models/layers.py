@@ -23,11 +23,18 @@ UNIT_PRIOR = 3e-7
 
 @dataclass(frozen=True)
 class Alignment:
-    """The layers to align with the weight of each, and the weights of the two image priors."""
+    """The layers to align with the weight of each, and the weights of the two image priors.
+
+    Attributes:
+        layers: by name, the weight of each.
+        total_variation, l2: weights of the priors.
+        weighted: whether somebody chose the layers' weights; False: they are the default rule's.
+    """
 
     layers: dict[str, float]
     total_variation: float
     l2: float
+    weighted: bool = False
 
 
 def alignment(network: VisionNetwork, asked: Recipe) -> Alignment:
@@ -47,7 +54,8 @@ def alignment(network: VisionNetwork, asked: Recipe) -> Alignment:
     prior = VIT_PRIOR if is_transformer(network.module) else 0.0
     total_variation = _first(asked.total_variation, network.recipe.total_variation, prior)
     l2 = _first(asked.l2, network.recipe.l2, prior)
-    return Alignment(dict(zip(layers, map(float, weights), strict=True)), total_variation, l2)
+    given = bool(asked.layer_weights or own_weights)
+    return Alignment(dict(zip(layers, map(float, weights), strict=True)), total_variation, l2, given)
 
 
 def unit_alignment(network: VisionNetwork, asked: Recipe, target_layer: str) -> Alignment:
@@ -68,7 +76,8 @@ def unit_alignment(network: VisionNetwork, asked: Recipe, target_layer: str) -> 
     if len(weights) != len(layers):
         raise UsageError("model.layer_weights", list(weights), f"one weight per layer, and there are {len(layers)}")
     total_variation, l2 = _first(asked.total_variation, UNIT_PRIOR), _first(asked.l2, UNIT_PRIOR)
-    return Alignment(dict(zip(layers, map(float, weights), strict=True)), total_variation, l2)
+    given = bool(asked.layer_weights)
+    return Alignment(dict(zip(layers, map(float, weights), strict=True)), total_variation, l2, given)
 
 
 def _check(network: VisionNetwork, layers: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from vital_exp.models.taps import INPUT
 from vital_exp.objectives.alignment import sort_matching
 from vital_exp.objectives.terms import Problem, Term
 from vital_exp.references.quantiles import resample_quantiles
-from vital_exp.references.statistics import READOUT
+from vital_exp.references.statistics import READOUT, TARGET_LAYER
 
 # Share of a layer's mean variance below which a channel counts as hardly varying.
 FLOOR_SHARE = 0.1
@@ -34,6 +34,10 @@ class DistributionTerm(Term):
         pixel_weight: weight of the pictures' own values, matched like a layer's; 0 as published.
         readout_weight: for hidden units, weight of what the target itself reads, matched like a layer of one channel;
             0 as published. Classes have no such layer.
+        target_weight: for hidden units, weight of the target's own layer, all its channels; 0 as published, which
+            aligns the layers below it alone.
+        stem_weight: for hidden units, weight of the first layer where nobody chose the layers' weights; None: 0.1, as
+            published.
         standardise: what squared differences are divided by, so that none counts for more because its values are
             larger: ``"channel"``: the variance of the channel's reference values; ``"layer"``: its mean over the layer;
             ``"auto"``: channel for transformers, where one channel of massive activations would rule its layer, else
@@ -49,6 +53,8 @@ class DistributionTerm(Term):
         depth_growth: float = 1.0,
         pixel_weight: float = 0.0,
         readout_weight: float = 0.0,
+        target_weight: float = 0.0,
+        stem_weight: float | None = None,
         standardise: str = "none",
     ) -> None:
         super().__init__(problem, weight)
@@ -56,15 +62,20 @@ class DistributionTerm(Term):
         if standardise not in known:
             raise UsageError("objective.alignment.standardise", standardise, f"one of {', '.join(known)}", known)
         hidden = _layer_weights(problem, layers, layer_weights)
+        if problem.relevance and stem_weight is not None and not (layers or layer_weights or problem.alignment.weighted):
+            hidden = {layer: stem_weight if depth == 0 else own for depth, (layer, own) in enumerate(hidden.items())}
         grown = {layer: own * depth_growth**depth for depth, (layer, own) in enumerate(hidden.items())}
-        around = {INPUT: float(pixel_weight), READOUT: float(readout_weight) if problem.relevance else 0.0}
+        around = {INPUT: float(pixel_weight)}
+        if problem.relevance:
+            around |= {READOUT: float(readout_weight), TARGET_LAYER: float(target_weight)}
         self.layer_weights = {layer: own for layer, own in {**around, **grown}.items() if own or layer in grown}
         if not self.layer_weights:
             wanted = f"no layer below {problem.readout.layer} to align; objective.alignment.readout_weight=1 aligns it"
             raise UsageError("model.layers", "none", wanted)
         self.readout, self.relevance = problem.readout, problem.relevance
         self.masked = [layer for layer in grown if problem.relevance and problem.relevance.has_maps]
-        tapped = [problem.readout.layer if layer == READOUT else layer for layer in self.layer_weights]
+        own = (READOUT, TARGET_LAYER)
+        tapped = [problem.readout.layer if layer in own else layer for layer in self.layer_weights]
         self.layers = tuple(dict.fromkeys(tapped))
         self.quantiles: dict[str, Tensor] = {}
         self.channel_weights: dict[str, Tensor] = {}
@@ -104,7 +115,8 @@ class DistributionTerm(Term):
     def _features(self, layer: str, activations: Mapping[str, Tensor]) -> Tensor:
         if layer == READOUT:
             return self.readout.map(activations[self.readout.layer])[:, None]  # (N, 1, P)
-        return activations[layer].flatten(2)  # (N, C, H, W) -> (N, C, P)
+        read = self.readout.layer if layer == TARGET_LAYER else layer
+        return activations[read].flatten(2)  # (N, C, H, W) -> (N, C, P)
 
 
 class SortMatching(DistributionTerm):

@@ -30,6 +30,8 @@ IMAGES_PER_PASS = 8
 FORMAT = "mean sorted features, 4"  # part of the cache's key: what is stored and relevance rules
 # The name under which the target's own read-out, a single channel, is matched like a layer.
 READOUT = "readout"
+TARGET_LAYER = "target layer"  # all channels of the layer that the target is a unit of
+AROUND = (INPUT, READOUT, TARGET_LAYER)  # what has no relevance
 QUANTILES, IMPORTANCE = "quantiles/", "importance/"  # prefixes of the names in a cache file
 
 
@@ -73,7 +75,8 @@ class ReferenceStatistics:
 
         Args:
             targets: one per picture, those of ``relevance`` in its order.
-            layers: module names, ``"input"`` for the images themselves, ``"readout"`` for what the target reads.
+            layers: module names, ``"input"`` for the images themselves, ``"readout"`` for what the target reads,
+                ``"target layer"`` for all channels of the layer that it reads from.
         """
         found: dict[str, dict[str, Tensor]] = {}
         keys = [self._key(number, target, tuple(layers)) for number, target in enumerate(targets)]
@@ -132,7 +135,7 @@ def reference_statistics(
 
     Args:
         network: the frozen network.
-        layers: module names, ``"input"`` or ``"readout"``.
+        layers: module names, ``"input"``, ``"readout"`` or ``"target layer"``.
         images: (3, H, W) RGB each, all of one size; float64 is normalised before it is cast.
         relevance: how relevant features are; None matches all features alike.
         number: which of the targets of ``relevance`` the images show.
@@ -157,7 +160,7 @@ def features_of(
     readout: Readout | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
     """Return activations (B, C, P), relevance (B, C, ...) and the target's largest read-outs (B,) of some images."""
-    hidden = [layer for layer in layers if layer not in (INPUT, READOUT)]
+    hidden = [layer for layer in layers if layer not in AROUND]
     maps: dict[str, Tensor] = {}
     if relevance is None or readout is None:
         activations, _ = network.taps(layers)(pictures)
@@ -169,6 +172,7 @@ def features_of(
     features = {layer: activations[layer].flatten(2) for layer in hidden}
     features |= {INPUT: pictures.flatten(2)} if INPUT in layers else {}
     features |= {READOUT: readout.map(activations[readout.layer])[:, None]} if READOUT in layers else {}
+    features |= {TARGET_LAYER: activations[readout.layer].flatten(2)} if TARGET_LAYER in layers else {}
     return features, maps, readout.value(activations[readout.layer])
 
 
@@ -203,7 +207,7 @@ class _Sums:
         quantiles = {QUANTILES + layer: (total / self.count).float() for layer, total in self.quantiles.items()}
         importance = {layer: (total / self.count).float() for layer, total in self.importance.items()}
         if method == "correlation":
-            hidden = [layer for layer in self.means if layer not in (INPUT, READOUT)]
+            hidden = [layer for layer in self.means if layer not in AROUND]
             values = torch.cat(self.values)
             importance = {layer: channel_correlation(torch.cat(self.means[layer]), values) for layer in hidden}
         return quantiles | {IMPORTANCE + layer: weights for layer, weights in importance.items()}
