@@ -17,6 +17,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,6 +129,16 @@ def units_of(network: VisionNetwork, layer: str, count: int, seed: int) -> list[
     return sorted(random.Random(seed).sample(range(unit_shape(network, layer)[0]), count))
 
 
+def images(options: argparse.Namespace) -> Path:
+    """Return the folder of the 2,000 images that are mined: one of each class of ImageNet, 100 of each of ten."""
+    folder: Path = options.out / "images"
+    for name in ("imagenet-sample", "imagenette"):
+        if not (folder / name).exists():
+            shutil.copytree(options.data / "data" / name, folder / f"{name}.part", copy_function=shutil.copyfile)
+            (folder / f"{name}.part").rename(folder / name)
+    return folder
+
+
 def run(options: argparse.Namespace, place: str, recipe: Recipe, folder: Path) -> None:
     """Make, or finish, the pictures of one layer by one recipe; judge them; write their sheet."""
     name, layer = place.split(":")
@@ -136,7 +147,7 @@ def run(options: argparse.Namespace, place: str, recipe: Recipe, folder: Path) -
     targets = [f"{layer}:{unit}#0" if recipe.facets else f"{layer}:{unit}" for unit in units]
     steps = [] if options.steps is None else [f"steps={options.steps}"]
     given = [*recipe.overrides, *steps, f"cache_dir={options.out.resolve()}/cache", "evaluation=none", "logger=none"]
-    root = options.data / "data" / "imagenet-sample"
+    root = images(options)
     keys: dict[str, Any] = {"method": recipe.method, "references": root, "overrides": given, "seed": options.seed}
     made = vital_exp.visualize(network, targets, out=folder, **keys)
     judges = [NETWORKS[judge].keys(options.data) for judge in JUDGES if judge != name][:2]
@@ -170,7 +181,9 @@ def collect(out: Path) -> list[dict[str, str]]:
     for path in sorted(out.glob("*/*/metrics.json")):
         recipe, place = path.parent.name, path.parent.parent.name
         for metric, score in json.loads(path.read_text()).items():
-            values = [f"{score[key]:.4g}" if isinstance(score.get(key), float) else "" for key in ("value", "low", "high")]
+            values = [
+                f"{score[key]:.4g}" if isinstance(score.get(key), float) else "" for key in ("value", "low", "high")
+            ]
             row = [place, recipe, metric, *values, _median(path.parent / "metrics.csv", metric)]
             rows.append(dict(zip(COLUMNS, row, strict=True)))
     return rows
