@@ -16,7 +16,6 @@ import csv
 import json
 import os
 import random
-import runpy
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ import vital_exp
 from vital_exp.engine.request import Request
 from vital_exp.images.output import to_uint8
 from vital_exp.models.layers import unit_shape
+from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
 
 BACKBONES = Path(__file__).resolve().parents[1] / "examples" / "backbones.py"
@@ -48,6 +48,7 @@ class Network:
         weights: its file, without the ending.
         mean, std: of its preprocessing; None: ImageNet's.
         arguments: of timm's builder.
+        ours: whether examples/backbones.py builds it.
     """
 
     name: str
@@ -55,29 +56,25 @@ class Network:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     arguments: Mapping[str, Any] | None = None
+    ours: bool = False
 
     def keys(self, data: Path) -> dict[str, Any]:
         """Return the keys of the group model."""
         known = {"mean": self.mean, "std": self.std, "arguments": self.arguments}
         keys: dict[str, Any] = {key: value for key, value in known.items() if value is not None}
-        return {**keys, "source": "timm", "name": self.name, "checkpoint": str(_weights(data, self.weights))}
-
-    def load(self, data: Path) -> VisionNetwork:
-        """Return the network with its weights."""
-        keys = {key: value for key, value in self.keys(data).items() if key not in ("source", "name")}
-        factories = runpy.run_path(str(BACKBONES))
-        if self.name not in factories:
-            return vital_exp.load_model(self.name, **keys)
-        return vital_exp.load_model(factories[self.name](), name=self.name, **keys)
+        built = {"source": "timm", "name": self.name}
+        if self.ours:
+            built = {"source": "python", "factory": f"{BACKBONES}:{self.name}"}
+        return {**keys, **built, "checkpoint": f"{data}/data/weights/{self.weights}.fp16.safetensors"}
 
 
 NETWORKS: Mapping[str, Network] = {
     "mobilenetv2": Network("mobilenetv2_100", "mobilenetv2_100", HALF, HALF, {"pad_type": "same"}),
     "lite0": Network("tf_efficientnet_lite0", "tf_efficientnet_lite0", HALF, HALF),
     "vit_tiny": Network("vit_tiny_patch16_224", "vit_tiny_patch16_224", HALF, HALF),
-    "resnet18": Network("resnet18_to_layer3", "resnet18_to_layer3"),
-    "resnet50": Network("resnet50_to_layer3", "resnet50_to_layer3", KERAS_MEAN),
-    "densenet169": Network("densenet169_backbone", "densenet169_backbone"),
+    "resnet18": Network("resnet18_to_layer3", "resnet18_to_layer3", ours=True),
+    "resnet50": Network("resnet50_to_layer3", "resnet50_to_layer3", KERAS_MEAN, ours=True),
+    "densenet169": Network("densenet169_backbone", "densenet169_backbone", ours=True),
 }
 JUDGES = ("vit_tiny", "lite0", "mobilenetv2")  # the first two that are not the network itself
 LAYERS = (
@@ -120,10 +117,6 @@ MAIN += ("own_unit_first_natural", "mis_pictures", "mis_natural", "high_frequenc
 TILE, SHOWN = 96, 8  # of a sheet: px of a natural window, how many
 
 
-def _weights(data: Path, name: str) -> Path:
-    return data / "data" / "weights" / f"{name}.fp16.safetensors"
-
-
 def units_of(network: VisionNetwork, layer: str, count: int, seed: int) -> list[int]:
     """Return so many channels of a layer, drawn at random."""
     return sorted(random.Random(seed).sample(range(unit_shape(network, layer)[0]), count))
@@ -142,7 +135,7 @@ def images(options: argparse.Namespace) -> Path:
 def run(options: argparse.Namespace, place: str, recipe: Recipe, folder: Path) -> None:
     """Make, or finish, the pictures of one layer by one recipe; judge them; write their sheet."""
     name, layer = place.split(":")
-    network = NETWORKS[name].load(options.data)
+    network = named_network(NETWORKS[name].keys(options.data))
     units = units_of(network, layer, options.units, options.seed)
     targets = [f"{layer}:{unit}#0" if recipe.facets else f"{layer}:{unit}" for unit in units]
     steps = [] if options.steps is None else [f"steps={options.steps}"]
