@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tests.tiny import tiny_net
 from vital_exp import load_model, visualize
+from vital_exp.config import compose_config
 from vital_exp.engine import objective_and_gradient
 from vital_exp.engine.batching import batches, padded
 from vital_exp.errors import UsageError
@@ -156,6 +157,69 @@ def test_the_readout_itself_can_be_matched() -> None:
     maps = [activations_and_relevance(network.module, x, [], read, "lrp")[2] for x in inputs]
     ours, theirs = (np.sort(values[0].double().numpy()) for values in maps)
     assert loss(2.0) - loss(0.0) == pytest.approx(2 * np.mean((ours - theirs) ** 2), rel=1e-3)
+
+
+@pytest.mark.parametrize("relevance", ["none", "gradient_x_activation", "correlation", "lrp"])
+def test_the_target_s_own_layer_can_be_matched(relevance: str) -> None:
+    network, picture, reference = tiny(), images(1, 7), images(1, 8)
+    still = ["evaluation=none", "references.cache=false", "transforms=none", f"relevance={relevance}"]
+
+    def loss(weight: float) -> float:
+        given = [*still, f"objective.alignment.target_weight={weight}"]
+        losses, _ = objective_and_gradient(network, "layer1:3", picture, references=reference, overrides=given)
+        return float(losses[0])
+
+    inputs = (network.preprocessing.normalise(x) for x in (picture, reference))
+    taps = Taps(network.module, ["layer1"])
+    ours, theirs = (np.sort(taps(x)[0]["layer1"][0].flatten(1).double().numpy(), axis=1) for x in inputs)  # (C, P)
+    assert loss(2.0) - loss(0.0) == pytest.approx(2 * np.mean((ours - theirs) ** 2), rel=1e-3)
+
+
+def test_the_first_layer_has_its_own_weight_unless_weights_are_given() -> None:
+    network, picture, reference = tiny(), images(1, 7), images(1, 8)
+    still = [
+        "evaluation=none",
+        "references.cache=false",
+        "transforms=none",
+        "relevance=none",
+        "model.layers=[conv1,relu]",
+    ]
+
+    def loss(*overrides: str) -> float:
+        losses, _ = objective_and_gradient(
+            network, "layer1:3", picture, references=reference, overrides=[*still, *overrides]
+        )
+        return float(losses[0])
+
+    stem = "objective.alignment.stem_weight="
+    published, without = loss(), loss(f"{stem}0")
+    assert published > without
+    assert loss(f"{stem}1") - without == pytest.approx(10 * (published - without), rel=1e-3)
+    assert loss("model.layer_weights=[0.5,1]", f"{stem}1") == pytest.approx(loss("model.layer_weights=[0.5,1]"))
+
+
+RECIPES = [
+    ("vital", [], ("lrp", 50, 1, "patch", 50)),
+    ("vital_fourier", [], ("none", 12, "auto", "window", 80)),
+    ("vital_fourier", ["relevance=lrp", "references.facets=1"], ("lrp", 12, 1, "window", 80)),
+    ("vital", ["references.region=image", "references.count=20"], ("lrp", 20, 1, "image", 50)),
+    ("maco", [], ("none", 50, 1, "window", 50)),
+]
+
+
+@pytest.mark.parametrize("kind", ["channel", "neuron", "direction", "concept", "sae", "text"])
+@pytest.mark.parametrize(("method", "overrides", "expected"), RECIPES)
+def test_a_method_says_what_hidden_units_take(
+    kind: str, method: str, overrides: list[str], expected: tuple[Any, ...]
+) -> None:
+    config = compose_config([f"target={kind}", f"method={method}", *overrides])
+    keys = config.references
+    assert (config.relevance.method, keys.count, keys.facets, keys.region, keys.candidates) == expected
+
+
+def test_classes_take_none_of_it() -> None:
+    config = compose_config(["method=vital_fourier"])
+    assert (config.relevance.method, config.references.facets, config.references.count) == ("none", 1, 50)
 
 
 def test_batches_hold_one_layer_and_whole_units() -> None:
