@@ -180,7 +180,9 @@ REFERENCES = (
         ("references.patch.*",), _is("references.region", "image", "window"), "only references.region=patch has patches"
     ),
     Rule(
-        ("references.window",), _is("references.region", "image", "patch"), "only references.region=window has windows"
+        ("references.window", "references.enlarge"),
+        _is("references.region", "image", "patch"),
+        "only references.region=window has windows",
     ),
     Rule(("references.embedding",), _without_facets, "references.facets=1 clusters nothing"),
     Rule(

@@ -88,14 +88,16 @@ def mined_references(
         index.check(network, folder)
         _check_settings(index, keys)
         key = str(index.meta["key"])
-        references = MinedReferences(lambda: index, key, folder, keys.count, keys.region, window, candidates)
+        options = (keys.count, keys.region, window, candidates, keys.get("enlarge", True) is not False)
+        references = MinedReferences(lambda: index, key, folder, *options)
         _check_units(references, targets, directions)
         return references
     mining = _mining(config, network, targets, directions, folder)
     mining.check()
     out = cache / "mining" / mining.key
-    options = (keys.count, keys.region, window, candidates, (out / NAME).is_file, mining.plan_of_passes)
-    return MinedReferences(partial(_run, mining, out), mining.key, folder, *options)
+    options = (keys.count, keys.region, window, candidates, keys.get("enlarge", True) is not False)
+    plan = ((out / NAME).is_file, mining.plan_of_passes)
+    return MinedReferences(partial(_run, mining, out), mining.key, folder, *options, *plan)
 
 
 def image_folder(config: DictConfig, cache: Path) -> Path:

@@ -23,6 +23,7 @@ from vital_exp.engine.problem import (
     references_of,
     targets_of,
 )
+from vital_exp.engine.window_size import settle_window_size
 from vital_exp.errors import UsageError
 from vital_exp.models.identity import begin_call
 from vital_exp.models.loading import ModelConfig, build_network, wrap
@@ -69,6 +70,7 @@ class Request:
         else:
             targets = targets_of(config, network)
             references = references_of(config, network, targets)
+        settle_window_size(config, network, references, targets, find=not config.dry_run)
         targets = facet_targets(config, references, targets, find=not config.dry_run)
         return cls(config, network, targets, references, tuple(overrides))
 
@@ -111,6 +113,7 @@ class Request:
         given = None if references is None else as_references(references, network)
         source = faceted(config, network, given) if given else references_of(config, network, chosen)
         check_references(chosen, source)
+        settle_window_size(config, network, source, chosen, find=not config.dry_run)
         chosen = facet_targets(config, source, chosen, find=not config.dry_run)
         _record(config, network, chosen, source if given else None)
         return cls(config, network, chosen, source, (*asked, *map(str, overrides)))

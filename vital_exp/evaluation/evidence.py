@@ -21,6 +21,8 @@ from vital_exp.evaluation.settings import Settings
 from vital_exp.images.output import to_uint8
 from vital_exp.models.layers import alignment, unit_shape
 from vital_exp.models.network import Recipe, VisionNetwork
+from vital_exp.models.refusals import takes_size
+from vital_exp.models.taps import OUTPUT
 from vital_exp.references.base import References
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.unit import Target
@@ -143,12 +145,17 @@ class Evidence:
     def _made(self, view: str) -> Reader:
         if view == TARGET:
             layers = tuple(alignment(self.network, Recipe()).layers) if self.with_layers else ()
-            return NetworkReader(self.network, layers, self._unit_readout())
+            return NetworkReader(self.network, layers, self._unit_readout(), own_size=self._own_size())
         if view == PIXELS:
             return PixelReader(self.network.preprocessing.size)
         if view in self.judges:
             return NetworkReader(self.judges[view])
         return self.load[view]()
+
+    def _own_size(self) -> bool:
+        """Whether hidden units read pictures as large as they are: in another size they would see other things."""
+        size = (self.pictures.shape[-2], self.pictures.shape[-1])
+        return not self.of_classes and self.targets[0].layer != OUTPUT and takes_size(self.network, size)
 
     def _unit_readout(self) -> Readout | None:
         if self.of_classes and self.network.class_names is None:

@@ -76,10 +76,17 @@ class NetworkReader:
         network: any.
         layers: those that path similarity compares.
         readout: of the targets in a hidden layer; None for classes.
+        own_size: whether hidden targets read pictures as large as they are; all else is read at the input size.
     """
 
-    def __init__(self, network: VisionNetwork, layers: Sequence[str] = (), readout: Readout | None = None) -> None:
-        self.network, self.layers, self.readout = network, tuple(layers), readout
+    def __init__(
+        self,
+        network: VisionNetwork,
+        layers: Sequence[str] = (),
+        readout: Readout | None = None,
+        own_size: bool = False,
+    ) -> None:
+        self.network, self.layers, self.readout, self.own_size = network, tuple(layers), readout, own_size
         self.head = network.head
         own = [readout.layer] if readout and readout.layer != OUTPUT else []
         self.taps = network.taps(list(dict.fromkeys([*layers, *own])))
@@ -95,6 +102,7 @@ class NetworkReader:
             return None
         vectors = "" if read is None else hashlib.sha256(read.vectors.cpu().numpy().tobytes()).hexdigest()
         reads = "" if read is None else f"{read.layer} {read.positions} {vectors}"
+        reads += " as large as they are" if self.own_size else ""
         return f"{self.network.name} {identity_of(self.network).key} {self.layers} {reads}"
 
     @torch.no_grad()
@@ -117,6 +125,8 @@ class NetworkReader:
         embedding = given[-1] if given else output
         logits = output if self.network.class_names is not None else None
         layers = {layer: activations[layer].flatten(1)[:, self.places[layer]].float().cpu() for layer in self.layers}
+        if self.own_size and fitted.shape != pictures.shape:
+            activations, _ = self.taps(model_space(pictures, self.network))
         return Reading(
             None if embedding is None else _pooled(embedding), logits, self._units(activations, output), layers
         )

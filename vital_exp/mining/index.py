@@ -158,15 +158,29 @@ class Index:
         Raises:
             UsageError: the unit was not mined; a window larger than the input.
         """
-        rows, (height, width) = self.top(layer, channel, k), self.meta["input"]
-        shape, field = self.meta["maps"][layer], self.meta["fields"][layer]
-        check_window(window, (height, width))
+        rows, size = self.top(layer, channel, k), self.input_size
+        shape = self.meta["maps"][layer]
+        check_window(window, size)
 
         def box(row: Row) -> Box | None:
-            place = place_of(int(row.position or 0), shape, (height, width))
-            return place and window_around(place, (height, width), window_side(window, field, (height, width)))
+            place = place_of(int(row.position or 0), shape, size)
+            return place and window_around(place, size, self.window_side(layer, window))
 
         return [replace(row, box=box(row)) for row in rows]
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the network's input."""
+        height, width = self.meta["input"]
+        return height, width
+
+    def window_side(self, layer: str, window: str | float = AUTO) -> int:
+        """Return the side in px of the windows of a layer's units; see :meth:`windows`.
+
+        Raises:
+            UsageError: a window larger than the input, or none where the receptive field could not be measured.
+        """
+        return window_side(window, self.meta["fields"][layer], self.input_size)
 
     def facets(self, layer: str, channel: int, settings: Mapping[str, Any]) -> list[Facet]:
         """Return the facets of a unit that were found by these settings, the largest first; none where none were."""

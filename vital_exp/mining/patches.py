@@ -75,6 +75,12 @@ def crops(pictures: Tensor, boxes: Sequence[Box]) -> Tensor:
     return torch.stack([pictures[:, :, y0:y1, x0:x1] for x0, y0, x1, y1 in boxes], dim=1)
 
 
+def cut(picture: Tensor, box: Box) -> Tensor:
+    """Return the part of a picture (3, H, W) in the box, as large as the box."""
+    left, top, right, bottom = box
+    return picture[:, top:bottom, left:right].contiguous()
+
+
 def enlarged(picture: Tensor, box: Box) -> Tensor:
     """Return the part of a picture (3, H, W) in the box, at the picture's own size: what the network was shown."""
     size = (picture.shape[-2], picture.shape[-1])

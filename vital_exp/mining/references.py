@@ -13,7 +13,7 @@ from torch import Tensor
 from vital_exp.errors import UsageError
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index, Row
-from vital_exp.mining.patches import enlarged
+from vital_exp.mining.patches import cut, enlarged
 from vital_exp.mining.windows import AUTO
 from vital_exp.references.base import Candidate
 from vital_exp.references.decoding import CorruptImageError, printable
@@ -37,6 +37,7 @@ class MinedReferences:
             image around the unit's strongest position.
         window: the side of windows, see :meth:`Index.windows`.
         candidates_count: images, patches or windows that compete for the facets of a unit.
+        enlarge: whether windows are enlarged to the network's input size; False: they stay as large as they are.
         is_mined: whether the index is there, so that nothing is mined to answer.
         plan: says what mining would do, pass by pass; None where nothing can be to do.
     """
@@ -48,6 +49,7 @@ class MinedReferences:
     region: str
     window: str | float = AUTO
     candidates_count: int = 50
+    enlarge: bool = True
     is_mined: Callable[[], bool] = lambda: True
     plan: Callable[[], dict[str, str]] | None = None
     _told: set[str] = field(default_factory=set)
@@ -60,8 +62,8 @@ class MinedReferences:
     def images(self, target: Target) -> Iterator[Tensor]:
         """Yield a unit's references, strongest first, each float32 (3, H, W) RGB in [0, 1] at the network's input size.
 
-        A patch or window is cut out and enlarged, a whole image is as the network sees it. Warns of fewer than asked
-        for.
+        A patch or window is cut out and enlarged, unless ``enlarge`` is False: then windows stay as large as they are.
+        A whole image is as the network sees it. Warns of fewer than asked for.
 
         Raises:
             UsageError: a class, a unit that was not mined, or an image that can no longer be read.
@@ -86,8 +88,9 @@ class MinedReferences:
     def fingerprint(self, target: Target) -> str:
         """Return a hash of the mining, of the files' sizes and times, and of the unit; nothing is mined for it."""
         layer, number = self._unit(target)
-        parts = (self.key, self.folder.fingerprint, layer, number, target.kind, self.count, self.region, self.window)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        parts = [self.key, self.folder.fingerprint, layer, number, target.kind, self.count, self.region, self.window]
+        parts += [] if self.enlarge else ["as large as they are"]
+        return hashlib.sha256(repr(tuple(parts)).encode()).hexdigest()
 
     def candidates(self, target: Target) -> list[Candidate]:
         """Return the images, patches or windows that compete for a unit's facets, the strongest first."""
@@ -96,7 +99,19 @@ class MinedReferences:
 
     def competition(self, target: Target) -> dict[str, Any]:
         """Return which part of the index competes."""
-        return {"region": self.region, "window": self.window, "candidates": self.candidates_count}
+        own = {"region": self.region, "window": self.window, "candidates": self.candidates_count}
+        return own if self.enlarge else {**own, "enlarge": False}
+
+    def side(self, target: Target) -> int | None:
+        """Return the side in px of a unit's windows; None for patches, whole images, and layers of no map.
+
+        The index is mined first if need be.
+        """
+        layer, _ = self.unit_of(target)
+        shape = self.index.meta["maps"][layer]
+        if self.region != "window" or len(shape) != 2 or max(shape) == 1:  # others' strongest may have no place
+            return None
+        return self.index.window_side(layer, self.window)
 
     def class_indices(self) -> None:
         """Return None: the images serve hidden units."""
@@ -127,7 +142,9 @@ class MinedReferences:
         except CorruptImageError as error:
             problem = f"{printable(row.image)} can no longer be read: {error.reason}"
             raise UsageError(self.folder.key, printable(self.folder.root), problem) from None
-        return view if row.box is None else enlarged(view, row.box)
+        if row.box is None:
+            return view
+        return enlarged(view, row.box) if self.enlarge else cut(view, row.box)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,18 @@ def unsupported(network: VisionNetwork, error: Exception) -> UsageError | None:
     return UsageError("model", network.name, f"{wanted} module.float()")
 
 
+@torch.no_grad()
+def takes_size(network: VisionNetwork, size: Sequence[int]) -> bool:
+    """Whether a network takes pictures of (height, width); tried with an empty one."""
+    if tuple(size) == tuple(network.preprocessing.size):
+        return True
+    try:
+        network.returned(torch.zeros(1, len(network.preprocessing.mean), *size, device=network.device))
+    except REFUSALS:
+        return False
+    return True
+
+
 def hold_in_float32(network: VisionNetwork, key: str) -> None:
     """Cast the weights of a network in half precision to float32, where they are to be changed by small steps.
 

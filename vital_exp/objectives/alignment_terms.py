@@ -62,7 +62,11 @@ class DistributionTerm(Term):
         if standardise not in known:
             raise UsageError("objective.alignment.standardise", standardise, f"one of {', '.join(known)}", known)
         hidden = _layer_weights(problem, layers, layer_weights)
-        if problem.relevance and stem_weight is not None and not (layers or layer_weights or problem.alignment.weighted):
+        if (
+            problem.relevance
+            and stem_weight is not None
+            and not (layers or layer_weights or problem.alignment.weighted)
+        ):
             hidden = {layer: stem_weight if depth == 0 else own for depth, (layer, own) in enumerate(hidden.items())}
         grown = {layer: own * depth_growth**depth for depth, (layer, own) in enumerate(hidden.items())}
         around = {INPUT: float(pixel_weight)}

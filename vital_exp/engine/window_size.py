@@ -1,0 +1,76 @@
+"""Whether hidden units' windows are shown as large as they are; pictures then have the windows' size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from vital_exp.config import set_keys
+from vital_exp.errors import UsageError
+from vital_exp.mining.references import MinedReferences
+from vital_exp.models.network import VisionNetwork
+from vital_exp.models.refusals import takes_size
+from vital_exp.references.base import References
+from vital_exp.references.faceted import FacetedReferences
+from vital_exp.targets.unit import Target
+
+KEY = "references.enlarge"
+AUTO = "auto"
+# Of the input's side. In smaller pictures the network's padding rules: such windows are enlarged.
+LEAST_SHARE = 0.25
+
+
+def settle_window_size(
+    config: DictConfig, network: VisionNetwork, references: References, targets: Sequence[Target], find: bool = True
+) -> None:
+    """Decide ``references.enlarge=auto``, and give pictures the size of windows that are not enlarged, in place.
+
+    ``auto`` enlarges no window where the network takes pictures of that size, as convolutional networks do, and
+    nobody has chosen the pictures' size: units then see things in the size in which they saw them.
+
+    Args:
+        config: the composed configuration.
+        network: the frozen network.
+        references: of the targets.
+        targets: units, or their facets.
+        find: whether images may be mined for it; else what is not mined stays undecided.
+
+    Raises:
+        UsageError: neither a truth value nor auto; false for windows that have no size of their own, of several sizes,
+            or of one that the network refuses.
+    """
+    source = references.source if isinstance(references, FacetedReferences) else references
+    enlarge = config.references.get("enlarge", True)
+    if enlarge not in (True, False, AUTO):
+        raise UsageError(KEY, enlarge, "true, false or auto", [AUTO])
+    if not isinstance(source, MinedReferences) or enlarge is True:
+        return
+    chosen = config.image.size is not None
+    if enlarge == AUTO and (chosen or source.region != "window"):
+        set_keys(config, references__enlarge=True)
+    elif find or source.is_mined():
+        side, problem = _side(network, source, targets)
+        if problem and enlarge is False:
+            raise UsageError(KEY, enlarge, problem)
+        source.enlarge = bool(problem)
+        set_keys(config, references__enlarge=source.enlarge)
+        if not problem and not chosen:
+            set_keys(config, image__size=max(1, round(side * config.image.scale)))
+
+
+def _side(network: VisionNetwork, source: MinedReferences, targets: Sequence[Target]) -> tuple[int, str]:
+    """Return the side of all windows in px, and why they cannot be shown so; nothing where they can."""
+    sides = {source.side(target) for target in targets}
+    size, side = network.preprocessing.size, next(iter(sides))
+    if side is None or None in sides:
+        return 0, "references.region=window, and a layer of a map, have windows of their own size"
+    if len(sides) > 1:
+        return side, f"the layers' windows have several sizes: {', '.join(map(str, sorted(map(int, sides))))} px"  # type: ignore[arg-type]
+    if side >= max(size):
+        return side, "the windows are whole images"
+    if side < LEAST_SHARE * min(size):
+        return side, f"windows of {side} px are less than a quarter of the input's side"
+    if not takes_size(network, (side, side)):
+        return side, f"the network does not take pictures of {side}x{side} px"
+    return side, ""
