@@ -15,9 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.utils import save_image
 
 from tests.tiny import image_folder, tiny_net
+from vital_exp import load_model
 from vital_exp.config import compose_config
 from vital_exp.engine.mined import mined_references
 from vital_exp.engine.setup import pictures_of
@@ -326,6 +328,33 @@ def test_of_equal_values_the_first_stay() -> None:
     for part in torch.arange(8).split(3):
         parts.add(values[part], part)
     assert whole.numbers.tolist() == parts.numbers.tolist() == [[5, 1, 2, 4]] * 2
+
+
+def test_second_values_decide_between_equal_ones() -> None:
+    stream = torch.Generator().manual_seed(0)
+    values = torch.randint(3, (40, 5), generator=stream).float()
+    seconds = torch.randint(4, (40, 5), generator=stream).float() - 2
+    values[7] = torch.nan
+    whole, parts = TopK(5, 12), TopK(5, 12)
+    whole.add(values, torch.arange(40), seconds)
+    for part in torch.arange(40).split(7):
+        parts.add(values[part], part, seconds[part])
+    for unit in range(5):
+        keys = (np.arange(40), -seconds[:, unit].numpy(), -values[:, unit].nan_to_num(-9).numpy())
+        expected = np.lexsort(keys)[:12].tolist()
+        assert whole.numbers[unit].tolist() == parts.numbers[unit].tolist() == expected
+
+
+def test_images_that_drive_a_bounded_unit_as_far_as_it_goes_rank_by_their_means(tmp_path: Path) -> None:
+    for side in (4, 12, 8):  # of a white square in a black picture
+        picture = torch.zeros(3, 16, 16)
+        picture[:, :side, :side] = 1
+        save_image(picture, tmp_path / f"{side}.png")
+    bounded = load_model(nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU6()), size=16, mean=[0.0] * 3, std=[1.0] * 3)
+    with torch.no_grad():
+        bounded.module[0].weight.fill_(10.0)  # type: ignore[index, union-attr, operator]
+    index = mine(bounded, "1", tmp_path, k=3, out=tmp_path / "out", patch=None)
+    assert [row.image for row in index.top("1", 0)] == ["12.png", "8.png", "4.png"]
 
 
 def test_directions_are_mined_like_channels(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:

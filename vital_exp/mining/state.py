@@ -61,7 +61,7 @@ class MiningState:
             f"{part}/{layer}/{what}": getattr(one, what)
             for part in ("top", "bottom", "patches")
             for layer, one in getattr(self, part).items()
-            for what in ("values", "numbers")
+            for what in ("values", "seconds", "numbers")
         }
 
 

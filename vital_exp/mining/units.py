@@ -69,8 +69,11 @@ class Units:
         """
         return {layer: self._checked(layer, pool(maps, self.pooling)) for layer, maps in self.maps(images).items()}
 
-    def values_and_positions(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return for each layer the units' values, (B, U) float32, and the flat positions of their largest, (B, U).
+    def ranked(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """Return for each layer the units' values, (B, U) float32, their means over positions, and flat positions.
+
+        The positions (B, U) are those of the largest values. The means decide between images that drive a bounded unit
+        (of a ReLU6, say) as far as it goes: the more of its map is there, the further up.
 
         Raises:
             UsageError: see :meth:`values`.
@@ -78,8 +81,9 @@ class Units:
         found = {}
         for layer, maps in self.maps(images).items():
             largest, positions = maps.max(dim=2)
-            values = largest if self.pooling == "max" else pool(maps, self.pooling)
-            found[layer] = self._checked(layer, values), positions
+            means = pool(maps, "mean")
+            values = largest if self.pooling == "max" else means
+            found[layer] = self._checked(layer, values), means, positions
         return found
 
     def _checked(self, layer: str, values: Tensor) -> Tensor:
