@@ -311,7 +311,6 @@ def test_numbers_of_facets_that_are_none(composed: DictConfig, facets: Any) -> N
 @pytest.mark.parametrize(
     ("facets", "count", "words"),
     [
-        ("auto", 15, ("15 images", "were handed over", "at least 8", "too few for 2")),
         (3, 23, ("references.facets=3", "23 images", "at most 2")),
         (99, 24, ("references.facets=99", "24 images", "at most 3")),
     ],
@@ -321,6 +320,16 @@ def test_too_few_tensors_are_told(composed: DictConfig, facets: Any, count: int,
         with pytest.raises(UsageError) as caught:
             asked_for(composed, references, facets=facets)
         assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_too_few_tensors_for_two_facets_are_one(composed: DictConfig, caplog: pytest.LogCaptureFixture) -> None:
+    for references in (two_kinds(15), {"layer1:3": two_kinds(15), "layer1:4": two_kinds(48)}):
+        caplog.clear()
+        config = composed.copy()
+        set_keys(config, references__facets="auto")
+        source = TensorReferences(references, ClassNames.numbered(4))
+        assert faceted(config, tiny(), source) is source
+        assert "15 images were handed over: one facet, for two need 16" in caplog.text
 
 
 @pytest.mark.usefixtures("workplace")

@@ -92,12 +92,21 @@ def faceted(config: DictConfig, network: VisionNetwork, source: References) -> R
         return source
     if isinstance(source, NoReferences):
         raise UsageError("references.root", None, f"{KEY}={facets} needs images: {source.wanted}")
+    if facets == AUTO and (few := _too_few_tensors(source)) is not None:
+        logger.warning("%d images were handed over: one facet, for two need %d", few, 2 * LEAST_MEMBERS)
+        return source
     _check_candidates(config, facets, source)
     embedding: Embedding = OwnEmbedding(network) if given is None else OtherEmbedding(_other(config, network))
     competing: Competing = source  # type: ignore[assignment]
     return FacetedReferences(
         competing, facets, keys.get("count", 50), keys.get("seed", 0), embedding, _store(config, source)
     )
+
+
+def _too_few_tensors(source: References) -> int | None:
+    """Return how many tensors a target has, where they are too few for two facets."""
+    counts = source.counts().values() if isinstance(source, TensorReferences) else ()
+    return next((count for count in counts if count < 2 * LEAST_MEMBERS), None)
 
 
 def _check_candidates(config: DictConfig, facets: str | int, source: References) -> None:
