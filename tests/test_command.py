@@ -133,7 +133,7 @@ def test_a_run_folder_holds_everything() -> None:
     results = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     keys = {"target", "kind", "layer", "index", "label", "status", "image", "seed", "steps", "loss", "activation"}
     keys |= {"seconds", "memory", "error", "position", "variation", "config_hash"}
-    keys |= {"facet", "share", "coherence", "members"}
+    keys |= {"facet", "share", "coherence", "members", "facets"}
     assert [set(result) for result in results] == [keys, keys]
     assert [(r["target"], r["label"], r["status"]) for r in results] == [
         ("class-0", "star", "done"),

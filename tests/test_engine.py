@@ -357,7 +357,7 @@ def test_the_run_folder_holds_what_design_promises(network, references: Tensor, 
     assert set(result) == {
         *("target", "kind", "layer", "index", "label", "position", "variation"),
         *("status", "image", "error", "seed", "steps", "loss", "activation", "seconds", "memory", "config_hash"),
-        *("facet", "share", "coherence", "members"),
+        *("facet", "share", "coherence", "members", "facets"),
     }
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics["accuracy_top1"]) == {"value", "low", "high", "n"}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +14,27 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.processes import finish, start
+from tests.test_gallery import Page
+from tests.test_ranks import outside
 from tests.tiny import command, exit_code, tiny_net
 from vital_exp import evaluate, load_model, visualize
+from vital_exp.circuits.tree import channel_relevance
 from vital_exp.commands import mine as mine_command
 from vital_exp.config import compose_config, set_keys
 from vital_exp.engine.facets import OwnEmbedding, faceted
+from vital_exp.engine.pictures import Pictures
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.pictures import finished_targets
 from vital_exp.images.output import to_uint8
 from vital_exp.mining.index import Index
 from vital_exp.models.network import VisionNetwork
-from vital_exp.references.drawn import draw
+from vital_exp.references.base import Candidate
+from vital_exp.references.drawn import draw, draw_set
+from vital_exp.references.embeddings import IMAGES_PER_PASS, Embeddings
 from vital_exp.references.faceted import FacetedReferences
 from vital_exp.references.facets import find_facets
 from vital_exp.references.folder import FolderReferences, ReferenceWarning
@@ -135,6 +146,11 @@ def test_a_unit_stands_for_its_facets_and_each_can_be_asked_for() -> None:
     alone = visualize(network, "layer1:3#1", references=two_kinds(), steps=3, overrides=asked)
     assert torch.equal(alone.images[0], made.images[1])
     assert set(made.history["layer1:3#1"]) == set(made.history["channel-layer1-3_f0"])
+    for spelling in ("layer1:3", "channel-layer1-3"):
+        with pytest.raises(KeyError, match=f"{spelling} has 2 facets: channel-layer1-3_f0, channel-layer1-3_f1"):
+            made.history[spelling]
+    with pytest.raises(KeyError, match=r"^'layer1:4'$"):
+        made.history["layer1:4"]
     # The picture of a facet is that of its members as references.
     still = ["image.init=mean", "transforms=none"]
     members = two_kinds()[made.results[1]["members"]]
@@ -152,6 +168,7 @@ def test_facets_are_found_where_there_are_some_and_otherwise_there_is_one() -> N
     assert [len(result["members"]) for result in two.results] == [10, 10]
     one = visualize(tiny(), asked, references=two_kinds(40)[::2], steps=1, overrides=overrides)
     assert [result["target"] for result in one.results] == ["class-1_f0"]
+    assert one.history["class:1"] == one.history["class-1_f0"]
     today = visualize(tiny(), asked, references=two_kinds(20), steps=1, overrides=overrides[:2])
     assert [(result["target"], result["facet"], result["members"]) for result in today.results] == [
         ("class-1", None, None)
@@ -182,9 +199,12 @@ def test_facets_of_a_class_are_the_kinds_of_images_in_its_folder(photos: Path, t
     assert sum(result["share"] for result in made.results) == pytest.approx(1, abs=1e-3)
     assert len(list((tmp_path / "cache" / "facets").iterdir())) == 1
     assert finished_targets(tmp_path / "run") == made.targets
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "share of the strongest" in page
-    assert "coherence" in page
+    page = Page(tmp_path / "run" / "report.html")
+    assert len(page.all("li", class_="unit")) == 1
+    shares = [f"{100 * result['share']:.0f}\xa0% of the class's images, coherence" for result in made.results]
+    assert all(words in page.texts["p"] for words in shares)
+    assert page.texts["h2"] == "firstfacet 0facet 1"
+    assert all(member in page.texts["ol"] for result in made.results for member in result["members"])
     scored = evaluate(tmp_path / "run", model=network, metrics=["accuracy"])
     assert [row["target"] for row in scored.rows] == ["class-0_f0", "class-0_f1"]
 
@@ -241,14 +261,125 @@ def test_facets_of_hidden_units_are_kept_in_their_index(
     assert [row["target"] for row in scored.rows] == names
 
 
+def test_a_run_with_facets_goes_on_where_it_ended(tmp_path: Path) -> None:
+    overrides = [*SHORT, "references.facets=auto", f"cache_dir={tmp_path / 'cache'}", "image.size=16", "batch_size=1"]
+
+    def run() -> Pictures:
+        return visualize(tiny(), "layer1:3", references=two_kinds(), steps=2, overrides=overrides, out=tmp_path / "run")
+
+    made = run()
+    results, last = tmp_path / "run" / "results.jsonl", tmp_path / "run" / "images" / "channel-layer1-3_f1.png"
+    first = last.with_name("channel-layer1-3_f0.png")
+    before, time = last.read_bytes(), first.stat().st_mtime_ns
+    results.write_text(results.read_text().splitlines(keepends=True)[0])
+    last.unlink()
+    shutil.rmtree(tmp_path / "cache")  # the facets are found again
+    again = run()
+    assert (last.read_bytes(), first.stat().st_mtime_ns) == (before, time)
+    assert [one["members"] for one in again.results] == [one["members"] for one in made.results]
+    assert again.history["layer1:3#0"]["total"] == pytest.approx(made.history["layer1:3#0"]["total"], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def directions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]]:
+    """For each kind of direction what asks for it: rows of a file, features of an autoencoder, concepts found now."""
+    vectors = torch.randn(3, 96, generator=torch.Generator().manual_seed(0))
+    path = tmp_path_factory.mktemp("directions") / "directions.safetensors"
+    save_file({"directions": vectors, "encoder.weight": vectors.clone(), "encoder.bias": torch.zeros(3)}, path)
+    sae = ("target=sae", "target.layer=layer3", f"target.checkpoint={path}")
+    found = ("target=concept", "target.layer=layer3", "target.method=kmeans", "target.count=3", "target.patches=200")
+    return {
+        "direction": ("target=direction", "target.layer=layer3", f"target.vectors='{path}#directions'"),
+        "sae": (*sae, "target.encoder=encoder.weight", "target.encoder_bias=encoder.bias"),
+        "concept": (*found, "references.patch.overlap=0"),
+    }
+
+
 @pytest.mark.usefixtures("workplace")
-def test_circuits_show_the_main_facet_of_each_unit(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = (*HIDDEN[5:], "model=embedded_resnet", "target=circuit", "target.unit=layer3:5", "target.levels=2")
-    asked = (*asked, "target.width=1", "steps=1", "relevance=lrp", f"references.root={photos}", "hydra.run.dir=run")
-    assert command(*asked, "evaluation=none") == 0
+@pytest.mark.parametrize("kind", ["direction", "sae", "concept"])
+def test_facets_of_directions(kind: str, directions: dict[str, tuple[str, ...]], photos: Path) -> None:
+    asked = [one for one in HIDDEN if not one.startswith("target")]
+    asked += [*directions[kind], "target.index=1", f"references.root={photos}", "hydra.run.dir=run"]
+    assert command(*asked, "evaluation=basic", "cache_dir=cache") == 0
+    results = [json.loads(line) for line in Path("run/results.jsonl").read_text().splitlines()]
+    assert [result["target"] for result in results] == [f"{kind}-layer3-1_f0", f"{kind}-layer3-1_f1"]
+    assert {(result["status"], result["facets"]) for result in results} == {("done", 2)}
+    first, second = (set(result["members"]) for result in results)
+    assert first
+    assert second
+    assert not first & second
+    page = Page(Path("run/report.html"))
+    assert f"{kind} 1 of layer3" in page.texts["h2"]
+    assert len(page.all("figure", class_="strip")) == 2
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize("unit", ["layer3:5", "class:star"])
+def test_circuits_show_the_main_facet_of_each_unit(unit: str, photos: Path) -> None:
+    root = str(photos) if unit == "layer3:5" else "null"
+    asked = (*HIDDEN[5:], "model=embedded_resnet", "target=circuit", f"target.unit={unit}", "target.levels=2")
+    asked = (*asked, "target.width=1", "steps=1", "relevance=lrp", f"references.root={root}", "hydra.run.dir=run")
+    assert command(*asked, "evaluation=none", "references.facets=auto", "target.layers=[layer2]") == 0
+    levels = [
+        [json.loads(line) for line in path.read_text().splitlines()] for path in sorted(Path("run").glob("*/*.jsonl"))
+    ]
+    assert [[result["facet"] for result in results] for results in levels] == [[0], [0]]
     (top,) = Path("run/level0/images").glob("*_masked.png")
-    assert top.name == "channel-layer3-5_f0_masked.png"
-    assert Path("run/circuit.html").read_text().count('class="picture" src="data:image/png') == 2
+    assert top.name == f"{levels[0][0]['target']}_masked.png"
+    page = Page(Path("run/circuit.html"))
+    assert len(page.all("img", class_="picture")) == 2
+    for (result,) in levels:
+        which = "its only facet: all of" if result["facets"] == 1 else f"main facet of {result['facets']}: "
+        assert which in page.texts["span"]
+        assert f"coherence {result['coherence']:.2f}" in page.texts["span"]
+
+
+def test_a_circuit_is_grown_by_the_references_of_main_facets() -> None:
+    network, target = tiny(), Target("class", 1)
+    references = FacetedReferences(TensorReferences(two_kinds(), network.classes), 2, 20, 0, OwnEmbedding(network))
+    members = two_kinds()[list(references.facets(target)[0].members)]
+    expected = channel_relevance(network, target, TensorReferences(members, network.classes), "relu")
+    torch.testing.assert_close(channel_relevance(network, target, references, "relu"), expected)
+    assert len(members) == 12
+
+
+# Several ranks.
+
+
+def no_embedding() -> None:
+    """Let a process break that would find facets itself."""
+
+    def embed(*_: object) -> Tensor:
+        raise AssertionError("facets come from rank 0")
+
+    OwnEmbedding.__call__ = embed  # type: ignore[assignment, method-assign]
+
+
+def test_ranks_share_the_facets_that_rank_0_found(
+    photos: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    asked = [
+        "model=python",
+        "model.factory=tests.tiny:tiny_net",
+        "model.size=32",
+        "model.class_names=[first,second,c,d]",
+    ]
+    asked += [f"references.root={photos}", "references=folder", "references.facets=auto", "references.count=6"]
+    asked += ["target.index=first", "steps=2", "batch_size=1", "progress=false", "trainer.accelerator=cpu"]
+    asked += ["logger=none", "evaluation=none", "references.cache=false"]
+    settings = outside(("WORLD_SIZE", "RANK", "LOCAL_RANK"), {"TORCHELASTIC_RUN_ID": "1"}, 2)
+    kept = ("cache_dir=cache", "hydra.run.dir=two")
+    before = (None, no_embedding)
+    both = [start(workplace, *asked, *kept, setting=settings[n], before=before[n]) for n in range(2)]
+    both.append(start(workplace, *asked, "cache_dir=other", "hydra.run.dir=alone"))
+    ended = [finish(one, workplace) for one in both]
+    assert [code for code, _ in ended] == [0, 0, 0], ended
+    lines = [(workplace / run / "results.jsonl").read_text().splitlines() for run in ("two", "alone")]
+    results = [sorted(map(json.loads, some), key=lambda one: str(one["target"])) for some in lines]
+    told = [[(one["target"], one["share"], one["coherence"], one["members"]) for one in some] for some in results]
+    assert told[0] == told[1]
+    assert [one[0] for one in told[0]] == ["class-0_f0", "class-0_f1"]
 
 
 def test_variations_of_facets() -> None:
@@ -260,6 +391,77 @@ def test_variations_of_facets() -> None:
 
 
 # The embedding.
+
+
+def read_from(images: Tensor, places: Sequence[int], shared: bool = True) -> list[Candidate]:
+    return [Candidate(place, partial(images.__getitem__, place), place if shared else None) for place in places]
+
+
+class CountingEmbedding:
+    """Colours, and how many images were embedded."""
+
+    passes = 0
+
+    def identity(self, _target: Target) -> str:
+        return "colours"
+
+    def __call__(self, _target: Target, pictures: Tensor) -> Tensor:
+        self.passes += 1
+        assert len(pictures) == IMAGES_PER_PASS
+        return pictures.mean(dim=(2, 3))
+
+
+def test_an_image_that_several_units_have_is_embedded_once() -> None:
+    images, counting = two_kinds(), CountingEmbedding()
+    embeddings = Embeddings(counting)
+    unit, other = Target("channel", 3, "layer1"), Target("channel", 5, "layer1")
+    first, _ = embeddings.of(unit, read_from(images, range(16)))
+    second, _ = embeddings.of(other, read_from(images, range(23, 3, -1)))
+    assert counting.passes == 3
+    for found, places in ((first, list(range(16))), (second, list(range(23, 3, -1)))):
+        torch.testing.assert_close(torch.stack(list(found.values())), images[places].mean(dim=(2, 3)))
+    embeddings.of(other, read_from(images, range(8), shared=False))  # windows are a unit's own
+    assert counting.passes == 4
+    embeddings.forget()
+    embeddings.of(unit, read_from(images, range(16)))
+    assert counting.passes == 6
+
+
+def test_few_embeddings_are_kept() -> None:
+    counting = CountingEmbedding()
+    embeddings = Embeddings(counting, most=8)
+    for _ in range(2):  # the oldest have gone when they are asked for again
+        embeddings.of(Target("channel", 3, "layer1"), read_from(two_kinds(), range(16)))
+    assert counting.passes == 3
+    assert len(embeddings._kept) == 8
+
+
+def test_an_embedding_does_not_depend_on_the_images_beside_it() -> None:
+    network, images, unit = load_model("embedded_resnet"), draw_set(2, seed=1)[0], Target("channel", 3, "layer3")
+    alone, _ = Embeddings(OwnEmbedding(network)).of(unit, read_from(images, range(20)))
+    embeddings = Embeddings(OwnEmbedding(network))
+    embeddings.of(unit, read_from(images, range(15, 4, -1)))
+    after, _ = embeddings.of(unit, read_from(images, range(20)))
+    assert list(alone) == list(after) == list(range(20))
+    assert torch.equal(torch.stack(list(alone.values())), torch.stack(list(after.values())))
+
+
+@pytest.mark.usefixtures("workplace")
+def test_whole_images_are_embedded_once_for_all_units_of_a_layer(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded: list[bytes] = []
+    embed = OwnEmbedding.__call__
+
+    def recording(self: OwnEmbedding, target: Target, pictures: Tensor) -> Tensor:
+        embedded.extend({picture.numpy().tobytes() for picture in pictures})
+        return embed(self, target, pictures)
+
+    monkeypatch.setattr(OwnEmbedding, "__call__", recording)
+    for region, most in (("image", 36), ("window", 40)):
+        embedded.clear()
+        asked = (*HIDDEN, f"references.root={photos}", f"references.region={region}")
+        assert command(*asked, "cache_dir=cache", "list=facets") == 0
+        assert 20 < len(embedded) <= most
+        assert (len(set(embedded)) == len(embedded)) or region == "window"
 
 
 @pytest.mark.parametrize("embedding", ["embedded_judge", {"source": "embedded", "name": "embedded_vit"}])

@@ -15,7 +15,7 @@ from vital_exp.attacks.audit import audit as audit_runs
 from vital_exp.config import compose_config, plain
 from vital_exp.engine.pictures import Pictures
 from vital_exp.engine.ranks import Ranks, check_ranks, join
-from vital_exp.engine.request import Request
+from vital_exp.engine.request import Request, of_all_ranks
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.setup import device_count, rank_patience
 from vital_exp.engine.starters import script_environment
@@ -163,7 +163,8 @@ def visualize(
     given = ["progress=false", *overrides] if out else ["logger=none", "progress=false", *overrides]
     with (_join(overrides) if out else None) or Ranks() as ranks:
         asked = partial(Request.of, model, targets, method=method, references=references, seed=seed, steps=steps)
-        request = ranks.in_turn(partial(asked, overrides=given, local_rank=ranks.local_rank))
+        asked = partial(asked, overrides=given, local_rank=ranks.local_rank)
+        request = of_all_ranks(ranks, lambda found: asked(found=found))
         if ranks.rank == 0:
             tell_without_effect("visualize", {**plain(request.config), "out": out}, keys_of(overrides))
         return _made(request, init, out, ranks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from vital_exp.circuits.tree import Node, grow
 from vital_exp.config import plain
 from vital_exp.engine import setup
+from vital_exp.engine.facets import facet_targets
 from vital_exp.engine.problem import alignment_of, check_references, references_of
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.visualization import Visualization
@@ -23,7 +24,7 @@ from vital_exp.models.loading import build_network
 from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
-from vital_exp.references.faceted import FacetedReferences
+from vital_exp.references.faceted import main_facet
 from vital_exp.relevance.maps import WITH_MAPS
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -45,6 +46,7 @@ class Circuit:
     config: DictConfig
     network: VisionNetwork
     overrides: Sequence[str] = ()
+    _references: dict[tuple[Target, ...], References] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config: DictConfig, overrides: Sequence[str] = ()) -> Circuit:
@@ -116,16 +118,18 @@ class Circuit:
 
         config, references = self.config_of(targets), self.references(targets)
         check_references(targets, references)
-        if isinstance(references, FacetedReferences):  # the main facet of each unit
-            targets = [target for target in references.expanded(targets) if target.facet == 0]
+        targets = facet_targets(config, references, [main_facet(references, target) for target in targets])
         folder = RunFolder(path, config, self.overrides)
         made = Visualization(config, self.network, targets, references, folder=folder).run()
         write_gallery(path)
         return sum(result["status"] == "failed" for result in made.results)
 
     def references(self, targets: list[Target]) -> References:
-        """Return the references of the units of one level."""
-        return references_of(self.config_of(targets), self.network, targets)
+        """Return the references of the units of one level, made once: their facets need not be found again."""
+        key = tuple(targets)
+        if key not in self._references:
+            self._references[key] = references_of(self.config_of(targets), self.network, targets)
+        return self._references[key]
 
     def config_of(self, targets: Sequence[Target]) -> DictConfig:
         """Return the configuration of an ordinary run for the units of one level."""

@@ -13,6 +13,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.references.base import References
+from vital_exp.references.faceted import main_facet
 from vital_exp.relevance.maps import activations_and_relevance
 from vital_exp.targets.readout import readout
 from vital_exp.targets.unit import Target
@@ -50,7 +51,7 @@ def channel_relevance(
     Args:
         network: the frozen network.
         target: a class or a channel.
-        references: its images.
+        references: its images; where they are by facet, those of its main facet count.
         layer: below the target.
         method: of relevance, one with maps.
 
@@ -59,7 +60,7 @@ def channel_relevance(
     """
     of_classes = target.layer is None
     channels = len(network.classes) if of_classes else unit_shape(network, str(target.layer), "target.unit")[0]
-    images, sums, count = references.images(target), [], 0
+    images, sums, count = references.images(main_facet(references, target)), [], 0
     while chunk := list(islice(images, IMAGES_PER_PASS)):
         pictures = model_space(torch.stack(chunk), network)
         read = readout([target] * len(chunk), channels)

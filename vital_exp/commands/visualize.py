@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,14 +91,14 @@ def _ranks(config: DictConfig) -> Ranks:
 
 def _run(config: DictConfig, ranks: Ranks, device: int) -> int | Value:
     with uncollected():
-        from vital_exp.engine.request import Request
+        from vital_exp.engine.request import Request, of_all_ranks
         from vital_exp.engine.run_folder import RunFolder
         from vital_exp.engine.visualization import Visualization
         from vital_exp.reporting.gallery import write_gallery
         from vital_exp.reporting.summary import print_summary
 
     hydra = HydraConfig.get()
-    request = ranks.in_turn(lambda: Request.from_config(config, hydra.overrides.task, device))
+    request = of_all_ranks(ranks, partial(Request.from_config, config, hydra.overrides.task, device))
     path = Path(ranks.broadcast(str(_place(request.config))))
     folder = ranks.in_turn(lambda: RunFolder(path, request.config, request.overrides, joins=ranks.rank > 0))
     run = Visualization(

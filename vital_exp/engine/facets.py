@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from vital_exp.models.layers import alignment
 from vital_exp.models.loading import ModelConfig
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.references.base import Competing, References
-from vital_exp.references.faceted import Embedding, FacetedReferences, FacetFiles, FacetStore
+from vital_exp.references.embeddings import Embedding
+from vital_exp.references.faceted import FacetedReferences, FacetFiles, FacetStore
 from vital_exp.references.facets import AUTO, KEY, LEAST_MEMBERS, check_enough, check_facets
 from vital_exp.references.none import NoReferences
 from vital_exp.references.tensors import TensorReferences
@@ -26,6 +27,7 @@ from vital_exp.targets.unit import Target
 
 EMBEDDING = "references.embedding"
 CANDIDATES = "references.candidates"
+FoundFacets = Mapping[str, Sequence[Mapping[str, Any]]]  # of units by name, as FacetedReferences.found returns them
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +173,11 @@ def _name(spec: str | dict[str, Any]) -> object:
 
 
 def facet_targets(
-    config: DictConfig, references: References, targets: Sequence[Target], find: bool = True
+    config: DictConfig,
+    references: References,
+    targets: Sequence[Target],
+    find: bool = True,
+    found: FoundFacets | None = None,
 ) -> list[Target]:
     """Return each unit's facets in place of it, the largest first.
 
@@ -180,6 +186,7 @@ def facet_targets(
         references: of the targets.
         targets: units, or facets.
         find: whether facets that are not known are found; else their units stay.
+        found: facets that another rank has found.
 
     Raises:
         UsageError: a facet that the unit does not have, or that nobody asked for.
@@ -187,9 +194,11 @@ def facet_targets(
     check_stray(config, references, targets)
     if not isinstance(references, FacetedReferences):
         return list(targets)
+    references.adopt(targets, found or {})
     waiting = {target.unit for target in targets if find and references.known(target) is None}
     if waiting:
-        logger.info("the facets of %d units are found first", len(waiting))
+        units = "one unit" if len(waiting) == 1 else f"{len(waiting)} units"
+        logger.info("the facets of %s are found first", units)
     return references.expanded(targets, find)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from vital_exp.targets.unit import Target
 
 
 class History(dict[str, dict[str, list[float]]]):
-    """Terms by step of each target, by its name in the run folder; every other spelling of a target finds it too."""
+    """Terms by step of each target, by its name in the run folder; every other spelling of a target finds it too.
+
+    A unit whose pictures are of facets stands for its facet if it has one; a KeyError names them if there are several.
+    """
 
     def __init__(self, terms: Mapping[str, dict[str, list[float]]], class_names: ClassNames | None) -> None:
         super().__init__(terms)
@@ -24,12 +28,20 @@ class History(dict[str, dict[str, list[float]]]):
 
     def __missing__(self, spelling: str) -> dict[str, list[float]]:
         try:
-            name = parse_target(spelling, self._class_names).name
+            target = parse_target(spelling, self._class_names)
         except UsageError as error:
             raise KeyError(spelling) from error
-        if name == spelling:
-            raise KeyError(spelling)
-        return self[name]
+        facets = [name for name in self if re.fullmatch(_facet_of(target), name)]
+        found = target.name if target.name in self else facets[0] if len(facets) == 1 else None
+        if found is None:
+            raise KeyError(f"{spelling} has {len(facets)} facets: {', '.join(facets)}" if facets else spelling)
+        return self[found]
+
+
+def _facet_of(target: Target) -> str:
+    """Return the pattern of the names of a target's facets: channel-layer4-7_f0_v2 is one of channel-layer4-7_v2."""
+    ending = f"_v{target.variation}" if target.variation > 1 else ""
+    return rf"{re.escape(replace(target, variation=1).name)}_f\d+{ending}"
 
 
 @dataclass(kw_only=True)

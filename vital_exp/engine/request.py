@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vital_exp.config import compose_config, set_keys
 from vital_exp.engine import setup
 from vital_exp.engine.directions import settle_files
-from vital_exp.engine.facets import facet_targets, faceted
+from vital_exp.engine.facets import FoundFacets, facet_targets, faceted
 from vital_exp.engine.problem import (
     as_references,
     check_alignment,
@@ -23,6 +23,7 @@ from vital_exp.engine.problem import (
     references_of,
     targets_of,
 )
+from vital_exp.engine.ranks import Ranks
 from vital_exp.engine.window_size import settle_window_size
 from vital_exp.errors import UsageError
 from vital_exp.models.identity import begin_call
@@ -32,6 +33,7 @@ from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.preparation import check_values
 from vital_exp.references.base import References
+from vital_exp.references.faceted import FacetedReferences
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 
@@ -47,8 +49,14 @@ class Request:
     overrides: tuple[str, ...] = ()
 
     @classmethod
-    def from_config(cls, config: DictConfig, overrides: Sequence[str] = (), local_rank: int = 0) -> Request:
-        """Make the objects that a composed configuration names, on the device of a rank.
+    def from_config(
+        cls,
+        config: DictConfig,
+        overrides: Sequence[str] = (),
+        local_rank: int = 0,
+        found: FoundFacets | None = None,
+    ) -> Request:
+        """Make the objects that a composed configuration names, on the device of a rank; see :func:`of_all_ranks`.
 
         Raises:
             UsageError: the first mistake in it.
@@ -71,7 +79,7 @@ class Request:
             targets = targets_of(config, network)
             references = references_of(config, network, targets)
         settle_window_size(config, network, references, targets, find=not config.dry_run)
-        targets = facet_targets(config, references, targets, find=not config.dry_run)
+        targets = facet_targets(config, references, targets, not config.dry_run, found)
         return cls(config, network, targets, references, tuple(overrides))
 
     @classmethod
@@ -86,8 +94,9 @@ class Request:
         steps: int | None = None,
         overrides: Sequence[str] = (),
         local_rank: int = 0,
+        found: FoundFacets | None = None,
     ) -> Request:
-        """Make the objects of a call from Python; see :func:`vital_exp.visualize`.
+        """Make the objects of a call from Python; see :func:`vital_exp.visualize` and :func:`of_all_ranks`.
 
         Raises:
             UsageError: the first mistake in it.
@@ -114,9 +123,25 @@ class Request:
         source = faceted(config, network, given) if given else references_of(config, network, chosen)
         check_references(chosen, source)
         settle_window_size(config, network, source, chosen, find=not config.dry_run)
-        chosen = facet_targets(config, source, chosen, find=not config.dry_run)
+        chosen = facet_targets(config, source, chosen, not config.dry_run, found)
         _record(config, network, chosen, source if given else None)
         return cls(config, network, chosen, source, (*asked, *map(str, overrides)))
+
+
+def of_all_ranks(ranks: Ranks, ask: Callable[[FoundFacets | None], Request]) -> Request:
+    """Return this rank's request; the facets of units are found by rank 0 and are the same on all ranks.
+
+    Args:
+        ranks: the processes of the job.
+        ask: makes the request, given the facets that rank 0 has found; None on rank 0.
+
+    Raises:
+        UsageError: on every rank, the mistake that rank 0 found.
+    """
+    request = ranks.in_turn(lambda: ask(ranks.broadcast(None) if ranks.rank > 0 else None))
+    if ranks.rank == 0:
+        ranks.broadcast(request.references.found() if isinstance(request.references, FacetedReferences) else {})
+    return request
 
 
 def _kind(spellings: Sequence[str | Target]) -> str:

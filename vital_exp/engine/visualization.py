@@ -390,7 +390,7 @@ class Visualization:
         """What is known of the target's facet."""
         if isinstance(self.references, FacetedReferences) and target.facet is not None:
             return self.references.describe(target)
-        return {"share": None, "coherence": None, "members": None}
+        return {"share": None, "coherence": None, "members": None, "facets": None}
 
     def _keep(self, target: Target, result: dict[str, Any], made: _Finished) -> None:
         """Keep a picture: on disk if there is a folder, and its line last."""

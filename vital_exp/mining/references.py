@@ -95,7 +95,10 @@ class MinedReferences:
     def candidates(self, target: Target) -> list[Candidate]:
         """Return the images, patches or windows that compete for a unit's facets, the strongest first."""
         rows = self._strongest(target, self.candidates_count)
-        return [Candidate(printable(row.image), partial(self._picture, row)) for row in rows]
+        return [
+            Candidate(printable(row.image), partial(self._picture, row), row.image if row.box is None else None)
+            for row in rows
+        ]
 
     def competition(self, target: Target) -> dict[str, Any]:
         """Return which part of the index competes."""

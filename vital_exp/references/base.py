@@ -34,10 +34,12 @@ class Candidate:
     Attributes:
         name: what the user knows it by: its path, or its place in a tensor.
         load: returns it, (3, H, W) RGB.
+        shared: what it is called for every unit that may have it too; None for an image of this unit alone.
     """
 
     name: str | int
     load: Callable[[], Tensor]
+    shared: str | int | None = None
 
 
 class Competing(References, Protocol):

@@ -453,7 +453,11 @@ class DrawnReferences:
     def candidates(self, target: Target) -> list[Candidate]:
         """Return the images that compete for a target's facets: the first so many."""
         self._check_class(target)
-        return [Candidate(number, partial(self._image, target, number)) for number in range(self.competing)]
+        alone = target.kind == "class"
+        return [
+            Candidate(number, partial(self._image, target, number), None if alone else number)
+            for number in range(self.competing)
+        ]
 
     def competition(self, target: Target) -> dict[str, Any]:
         """Return the set, and how many of its images compete."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,14 +14,13 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.references.base import Candidate, Competing
-from vital_exp.references.decoding import CorruptImageError
+from vital_exp.references.base import Candidate, Competing, References
+from vital_exp.references.embeddings import Embedding, Embeddings
 from vital_exp.references.facets import AUTO, KEY, LEAST_MEMBERS, Facet, check_enough, find_facets
 from vital_exp.references.folder import ReferenceWarning
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_file
 
-IMAGES_PER_PASS = 16  # through the embedding network; a constant, so that facets do not depend on anything else
 FOLDER = "facets"  # in the cache
 CORRUPT_SHOWN = 5
 
@@ -36,18 +34,6 @@ class FacetStore(Protocol):
 
     def write(self, target: Target, settings: dict[str, Any], facets: Sequence[Facet]) -> None:
         """Keep the facets of a unit."""
-        ...
-
-
-class Embedding(Protocol):
-    """What images are clustered by."""
-
-    def identity(self, target: Target, /) -> str:
-        """Return all that the embedding of a target's images depends on."""
-        ...
-
-    def __call__(self, target: Target, /, pictures: Tensor) -> Tensor:
-        """Return (n, D) for pictures (n, 3, H, W) RGB."""
         ...
 
 
@@ -73,7 +59,7 @@ class FacetedReferences:
         store: FacetStore | None = None,
     ) -> None:
         self.source, self.wanted, self.count, self.seed = source, facets, count, seed
-        self.embedding, self.store = embedding, store
+        self.embeddings, self.store = Embeddings(embedding), store
         self._found: dict[Target, list[Facet]] = {}
         self._candidates: dict[Target, list[Candidate]] = {}
 
@@ -168,17 +154,29 @@ class FacetedReferences:
                 made.append(target)
             else:
                 made += [replace(target, facet=number) for number in range(len(found))]
+        self.embeddings.forget()
         return list(dict.fromkeys(made))
 
+    def found(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the facets of all units that are known so far, by the units' names, ready for JSON."""
+        return {unit.name: [asdict(facet) for facet in facets] for unit, facets in self._found.items()}
+
+    def adopt(self, targets: Iterable[Target], found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Take over what :meth:`found` returned elsewhere, for these targets."""
+        for unit in dict.fromkeys(target.unit for target in targets):
+            if unit.name in found:
+                self._found[unit] = [_from_json(one) for one in found[unit.name]]
+
     def describe(self, target: Target) -> dict[str, Any]:
-        """Return the target's share of the strongest images, its coherence and the names of its members."""
+        """Return a facet's share of the strongest images, its coherence, its members' names, how many its unit has."""
         facet, candidates = self.facet(target), self._competing(target.unit)
         members = [candidates[place].name for place in facet.members]
-        return {"share": round(facet.share, 4), "coherence": round(facet.coherence, 4), "members": members}
+        numbers = {"share": round(facet.share, 4), "coherence": round(facet.coherence, 4)}
+        return {**numbers, "members": members, "facets": len(self.facets(target))}
 
     def _settings(self, unit: Target) -> dict[str, Any]:
         own = {"facets": self.wanted, "count": self.count, "seed": self.seed}
-        return {**own, "embedding": self.embedding.identity(unit), **self.source.competition(unit)}
+        return {**own, "embedding": self.embeddings.embedding.identity(unit), **self.source.competition(unit)}
 
     def _competing(self, unit: Target) -> list[Candidate]:
         if unit not in self._candidates:
@@ -197,26 +195,23 @@ class FacetedReferences:
 
     def _embedded(self, unit: Target) -> tuple[list[int], Tensor]:
         """Return the places of the images of a unit that can be read, and their embeddings (n, D)."""
-        corrupt: list[str] = []
-
-        def read() -> Iterator[tuple[int, Tensor]]:
-            for place, candidate in enumerate(self._competing(unit)):
-                try:
-                    yield place, candidate.load()
-                except CorruptImageError as error:
-                    corrupt.append(str(error))
-
-        readable, places, parts = read(), [], []
-        while chunk := list(islice(readable, IMAGES_PER_PASS)):
-            places += [place for place, _ in chunk]
-            parts.append(self.embedding(unit, torch.stack([image for _, image in chunk])))
-        if not parts:
+        found, corrupt = self.embeddings.of(unit, self._competing(unit))
+        if not found:
             raise UsageError(KEY, self.wanted, f"none of the {len(corrupt)} images of {unit.name} can be read")
         if corrupt:
             shown = ", ".join(corrupt[:CORRUPT_SHOWN])
             text = f"{unit.name}: {len(corrupt)} corrupt among the images that compete: {shown}"
             warnings.warn(text, ReferenceWarning, stacklevel=4)
-        return places, torch.cat(parts)
+        return list(found), torch.stack(list(found.values()))
+
+
+def main_facet(references: References, target: Target) -> Target:
+    """Return the largest facet of a unit, where references are by facet; else the target itself."""
+    return replace(target, facet=0) if isinstance(references, FacetedReferences) else target
+
+
+def _from_json(one: Mapping[str, Any]) -> Facet:
+    return Facet(one["share"], one["coherence"], tuple(one["members"]))
 
 
 class FacetFiles:
@@ -229,7 +224,7 @@ class FacetFiles:
         """Return what is kept; None where there is nothing, or it is damaged."""
         try:
             content = json.loads(self._path(target, settings).read_text())
-            return [Facet(one["share"], one["coherence"], tuple(one["members"])) for one in content]
+            return [_from_json(one) for one in content]
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -114,7 +114,7 @@ class FolderReferences:
         Raises:
             UsageError: the class has no images.
         """
-        return [Candidate(path, partial(self._load, path)) for path in self._ordered(target)[: self.competing]]
+        return [Candidate(path, partial(self._load, path), path) for path in self._ordered(target)[: self.competing]]
 
     def competition(self, target: Target) -> dict[str, Any]:
         """Return a hash of the files that compete."""

@@ -72,7 +72,11 @@ class TensorReferences:
     def candidates(self, target: Target) -> list[Candidate]:
         """Return all images of the target: they compete for its facets."""
         tensor = self._tensor(target).detach()
-        return [Candidate(place, partial(tensor.__getitem__, place)) for place in range(len(tensor))]
+        alone = self._shared is None
+        return [
+            Candidate(place, partial(tensor.__getitem__, place), None if alone else place)
+            for place in range(len(tensor))
+        ]
 
     def competition(self, target: Target) -> dict[str, Any]:
         """Return a hash of the target's images."""

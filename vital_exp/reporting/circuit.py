@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vital_exp.reporting.facets import facet_count, facet_words, is_facet
 from vital_exp.reporting.gallery import Embedded, embed, read_run
 from vital_exp.reporting.pages import environment, in_words
 from vital_exp.whole_files import write_whole
@@ -21,6 +22,7 @@ class Leaf:
     name: str
     title: str
     share: float
+    facet: str
     picture: Embedded | None
     references: Embedded | None
     error: str
@@ -44,6 +46,15 @@ def _levels(tree: dict[str, Any]) -> list[list[dict[str, Any]]]:
     return levels
 
 
+def _main_facet(result: dict[str, Any]) -> str:
+    """Say which part of the unit's images the picture is of; nothing where it is of all of them."""
+    if not is_facet(result):
+        return ""
+    count = facet_count(result)
+    which = "its only facet" if count == 1 else f"main facet of {count}" if count else "main facet"
+    return f"{which}: {facet_words(result)}"
+
+
 def _leaf(node: dict[str, Any], folder: Path, depth: int) -> Leaf:
     run = folder / f"level{depth}"
     names = (node["target"], f"{node['target']}_f0")  # of the unit, or of its main facet
@@ -52,6 +63,7 @@ def _leaf(node: dict[str, Any], folder: Path, depth: int) -> Leaf:
         name=node["target"],
         title=node["label"] or in_words(node["target"]),
         share=node["share"],
+        facet=_main_facet(result),
         picture=embed(run / "images", f"{result['target']}.png", False),
         references=embed(run / "references", f"{result['target']}.jpg", False),
         error=str(result.get("error") or ""),

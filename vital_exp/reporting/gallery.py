@@ -20,7 +20,8 @@ from vital_exp.errors import UsageError
 from vital_exp.evaluation.readability import numbers_of, readable
 from vital_exp.recorded_config import MISTAKE_FILE
 from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, read_curves
-from vital_exp.reporting.pages import environment, format_duration, in_words
+from vital_exp.reporting.facets import by_unit, facet_members, facet_title, facet_words, is_facet, labelled
+from vital_exp.reporting.pages import environment, format_duration
 from vital_exp.reporting.readable import Readable, side_by_side
 from vital_exp.whole_files import write_whole
 
@@ -60,6 +61,9 @@ class Card:
 
     name: str
     label: str
+    title: str
+    facet: str
+    members: list[str]
     failed: bool
     error: str
     picture: Embedded | None
@@ -70,6 +74,17 @@ class Card:
     terms: list[Term]
     chart: Markup
     sort: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What the page shows of one unit: its picture, or those of its facets."""
+
+    name: str
+    title: str
+    words: str
+    by_facet: bool
+    cards: Iterator[Card]
 
 
 @dataclass
@@ -136,6 +151,16 @@ class Run:
         verdicts = (_verdict(self.scores.get(result["target"], {})) for result in self.done)
         return [verdict for verdict in verdicts if verdict is not None]
 
+    @property
+    def first_failed(self) -> str:
+        """The first target without a picture; empty where all have one."""
+        return next((result["target"] for result in self.results if result.get("status") == "failed"), "")
+
+    @property
+    def by_facet(self) -> bool:
+        """Whether any picture is of a facet."""
+        return any(map(is_facet, self.results))
+
     def common(self, key: str) -> object:
         """Return what all targets have recorded under ``key``, None if they differ: said once, not on every card."""
         values = {repr(result.get(key)) for result in self.results}
@@ -157,7 +182,7 @@ def write_gallery(folder: Path) -> Path:
     run = read_run(Path(folder))
     page = environment().get_template("gallery.html")
     config = _config_names(run.config)
-    chunks = page.generate(run=run, cards=_cards(run), count=len(run.results), small=_is_small(run), **config)
+    chunks = page.generate(run=run, units=_units(run), count=len(run.results), small=_is_small(run), **config)
     return write_whole(run.folder / "report.html", chunks)
 
 
@@ -280,11 +305,12 @@ def _verdict(scores: dict[str, object]) -> bool | None:
 # Cards
 
 
-def _cards(run: Run) -> Iterator[Card]:
-    """Yield the cards one by one: the page is written while they are made, so few pictures are held at a time."""
+def _units(run: Run) -> Iterator[Unit]:
+    """Yield the units; their cards come one by one, while the page is written, so few pictures are held at a time."""
     compress = sum(path.stat().st_size for path in (run.folder / "images").glob("*.png")) > EMBED_BYTES
-    for result in run.results:
-        yield _card(run, result, compress)
+    for unit in by_unit(run.results):
+        cards = (_card(run, dict(result), compress) for result in unit.results)
+        yield Unit(unit.name, unit.title, unit.words, unit.by_facet, cards)
 
 
 def _is_small(run: Run) -> bool:
@@ -296,6 +322,7 @@ def _is_small(run: Run) -> bool:
 
 def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
     name = result["target"]
+    label = labelled(result)
     failed = result.get("status") == "failed"
     scores = run.scores.get(name, {})
     terms = _terms(result, run.curves.get(name))
@@ -303,7 +330,10 @@ def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
     keys = {"activation": result.get("activation"), "loss": total, "seconds": result.get("seconds")}
     return Card(
         name=name,
-        label=str(result.get("label") or in_words(name)),
+        label=label,
+        title=facet_title(result) if is_facet(result) else label,
+        facet=facet_words(result),
+        members=facet_members(result),
         failed=failed,
         error=str(result.get("error") or "no reason was recorded") if failed else "",
         picture=None if failed else embed(run.folder / "images", f"{name}.png", compress),
@@ -312,7 +342,7 @@ def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
         recognised=None if failed else _verdict(scores),
         facts=_facts(run, result) + [(key, value) for key, value in scores.items() if key not in TOLD_ELSEWHERE],
         terms=terms,
-        chart=_chart(run.curves.get(name), str(result.get("label") or in_words(name))),
+        chart=_chart(run.curves.get(name), label),
         sort={key: number for key, value in keys.items() if (number := _finite(value)) is not None},
     )
 
@@ -342,7 +372,6 @@ def _webp(image: Image.Image) -> bytes:
 def _facts(run: Run, result: dict[str, Any]) -> list[tuple[str, object]]:
     """Return the numbers under a picture; those that were not recorded, or are told for all at once, are left out."""
     facts = [("activation", result.get("activation"))]
-    facts += [("share of the strongest", result.get("share")), ("coherence", result.get("coherence"))]
     facts += [(key, result.get(key)) for key in ("steps", "seed") if run.common(key) is None]
     seconds = _finite(result.get("seconds"))
     facts.append(("time", None if seconds is None else format_duration(seconds)))

@@ -83,7 +83,8 @@ def _facets_line(request: Request) -> dict[str, str]:
     waiting = len(found) - len(known)
     parts = [f"{sum(known)} of {len(known)} {'unit' if len(known) == 1 else 'units'}"] if known else []
     if waiting:
-        parts.append(f"those of {waiting} units are found first, a picture for each: the estimates are of one")
+        units = "one unit" if waiting == 1 else f"{waiting} units"
+        parts.append(f"those of {units} are found first, a picture for each: the estimates are of one")
     return {"facets": f"{', '.join(parts)} ({wanted})"}
 
 

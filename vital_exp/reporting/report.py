@@ -19,6 +19,7 @@ from vital_exp.models.heads import Head
 from vital_exp.reporting import formats
 from vital_exp.reporting.charts import Curve, loss_chart
 from vital_exp.reporting.combined import CombinedTable, combine, direction
+from vital_exp.reporting.facets import labelled
 from vital_exp.reporting.pages import environment
 from vital_exp.reporting.plots import colours, interval_plot, scatter_plot, standalone
 from vital_exp.reporting.published import METRICS as PUBLISHED_METRICS
@@ -190,7 +191,8 @@ def _targets(sweep: Sequence[SweepRun]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for run in sweep:
         for result in run.run.results:
-            known = {"name": result["target"], "label": str(result.get("label") or result["target"])}
+            label = labelled(result) if result.get("label") else result["target"]
+            known = {"name": result["target"], "label": label}
             found.setdefault(result["target"], known)
     return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
 
