@@ -358,6 +358,7 @@ def no_embedding() -> None:
 def test_ranks_share_the_facets_that_rank_0_found(
     photos: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     asked = [
         "model=python",

@@ -176,6 +176,36 @@ def test_only_results_are_needed(tmp_path: Path) -> None:
     assert Page(write_gallery(tmp_path)).all("li", class_="card") == []
 
 
+def test_facets_of_a_unit_stand_together_by_share(tmp_path: Path) -> None:
+    def facet(number: int, variation: int = 1, **changes: Any) -> dict[str, Any]:
+        name = f"channel-layer3-7_f{number}" + (f"_v{variation}" if variation > 1 else "")
+        own = {"layer": "layer3", "label": "", "facet": number, "variation": variation, "facets": 3}
+        said = {"share": (0.6, 0.3)[number], "coherence": 0.5, "members": ["a/1.png", 5]}
+        return result(name, **own, **{**said, **changes})
+
+    lines = [facet(1), result("class-2", label="heart", facet=None), facet(0, 2), facet(0, members=None)]
+    lines += [result("class-1_f0", facet=0, facets=1, share=1.0, coherence=1.0, members=["<b>"], label="star")]
+    lines += [facet(1, 2, status="failed", error="NaN", share="many", coherence=None)]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = Page(write_gallery(tmp_path))
+    assert page.texts["h2"] == (
+        "channel 7 of layer3facet 0facet 0, variation 2facet 1facet 1, variation 2heartstarfacet 0"
+    )
+    names = ["0", "0_v2", "1", "1_v2"]
+    titles = [card["data-text"].split()[-1] for card in page.all("li", class_="card")]
+    assert titles == [*(f"channel-layer3-7_f{name}" for name in names), "class-2", "class-1_f0"]
+    words = [
+        "2 of 3 facets",
+        "60\xa0% of the unit's images, coherence 0.50",
+        "all of the class's images, coherence 1.00",
+    ]
+    assert all(one in page.texts["p"] for one in words), page.texts["p"]
+    assert page.texts["ol"] == "a/1.pngimage 5" * 3 + "<b>"
+    assert "star, facet 0" in [card["data-title"] for card in page.all("li", class_="card")]
+    assert len(page.all("ul", class_="units")) == 1
+    assert len(page.all("li", class_="failed", id="first-failed")) == 1
+
+
 def test_steps_and_seed_are_told_once_unless_they_differ(tmp_path: Path) -> None:
     lines = [json.dumps(result("class-1", steps=40)), json.dumps(result("class-2", steps=50))]
     (tmp_path / "results.jsonl").write_text(lines[0] + "\n")
