@@ -6,7 +6,7 @@ One run folder for each layer and recipe, of units drawn at random by ``--seed``
 drives it in the tests' ImageNet images. A run that is there is not made again, a half-made one goes on: stop it at any
 time. Every run is judged by the metrics of ``metrics=units``, with two networks it was not made with as judges. Writes
 ``hidden_units.csv`` (every number with its interval, of all runs in the folder), ``hidden_units_table.md`` (the main
-ones) and for each run a sheet of its pictures, each beside eight of its unit's natural windows.
+ones) and for each run its pictures on one sheet, and on another each beside eight of its unit's natural windows.
 """
 
 from __future__ import annotations
@@ -147,16 +147,17 @@ def run(options: argparse.Namespace, place: str, recipe: Recipe, folder: Path) -
     vital_exp.evaluate(folder, judges=judges, metrics=["units", "seconds"], model=network).save(folder)
     request = Request.of(network, targets, **{**keys, "overrides": ["progress=false", *given]})
     natural = [list(islice(request.references.images(target), SHOWN)) for target in request.targets]
+    sheet(made.images, [[] for _ in natural], folder / "pictures.jpg")
     sheet(made.images, natural, folder / "sheet.jpg")
 
 
 def sheet(pictures: Tensor, natural: Sequence[Sequence[Tensor]], path: Path) -> None:
-    """Write the pictures in two columns, each with its unit's natural windows to the right."""
-    side, across = 2 * TILE, SHOWN // 2
-    width, height = side + across * TILE + TILE // 8, side + TILE // 16
-    page = Image.new("RGB", (2 * width, -(-len(pictures) // 2) * height), "white")
+    """Write the pictures in columns, each with its unit's natural windows, if there are some, to the right."""
+    side, across, columns = 2 * TILE, SHOWN // 2, 2 if natural[0] else 4
+    width, height = side + (across * TILE if natural[0] else 0) + TILE // 16, side + TILE // 16
+    page = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
     for number, (picture, own) in enumerate(zip(pictures, natural, strict=True)):
-        x, y = number % 2 * width, number // 2 * height
+        x, y = number % columns * width, number // columns * height
         page.paste(_tile(picture, side), (x, y))
         for place, image in enumerate(own):
             page.paste(_tile(image, TILE), (x + side + place % across * TILE, y + place // across * TILE))

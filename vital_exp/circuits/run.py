@@ -143,7 +143,9 @@ class Circuit:
             kept = {key: references[key] for key in keys if key in references}
             source = "folder" if references["root"] or content["model"]["source"] != "embedded" else "embedded"
             content["references"] = {**kept, "source": source, "root": references["root"]}
-            content["relevance"] = {"method": "none"}
+        # relevance= chooses the channels; their pictures are the method's.
+        own = content["method"].get("units", {}).get("relevance", "none")
+        content["relevance"] = {"method": "none" if first.kind == "class" else own}
         made: DictConfig = OmegaConf.create(content)
         OmegaConf.set_struct(made, True)
         return made
