@@ -345,16 +345,41 @@ def test_second_values_decide_between_equal_ones() -> None:
         assert whole.numbers[unit].tolist() == parts.numbers[unit].tolist() == expected
 
 
-def test_images_that_drive_a_bounded_unit_as_far_as_it_goes_rank_by_their_means(tmp_path: Path) -> None:
-    for side in (4, 12, 8):  # of a white square in a black picture
+def squares(folder: Path) -> Path:
+    """Pictures with a square each, brighter than the bound of :func:`bounded` at all its pixels."""
+    for name, brightness, side, corner in (("a", 0.7, 8, 0), ("b", 0.9, 4, 8), ("c", 0.8, 12, 2)):
         picture = torch.zeros(3, 16, 16)
-        picture[:, :side, :side] = 1
-        save_image(picture, tmp_path / f"{side}.png")
-    bounded = load_model(nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU6()), size=16, mean=[0.0] * 3, std=[1.0] * 3)
+        picture[:, corner : corner + side, corner : corner + side] = brightness
+        save_image(picture, folder / f"{name}.png")
+    return folder
+
+
+def bounded(*activation: nn.Module) -> VisionNetwork:
+    module = nn.Sequential(nn.Sequential(nn.Conv2d(3, 2, 1), *activation), nn.Identity())
     with torch.no_grad():
-        bounded.module[0].weight.fill_(10.0)  # type: ignore[index, union-attr, operator]
-    index = mine(bounded, "1", tmp_path, k=3, out=tmp_path / "out", patch=None)
-    assert [row.image for row in index.top("1", 0)] == ["12.png", "8.png", "4.png"]
+        module[0][0].weight.fill_(10.0)  # type: ignore[index, union-attr, operator]
+    return load_model(module, size=16, mean=[0.0] * 3, std=[1.0] * 3)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_images_that_drive_a_bounded_unit_as_far_as_it_goes_rank_by_what_is_cut_off(
+    tmp_path: Path, inplace: bool
+) -> None:
+    index = mine(bounded(nn.ReLU6(inplace)), "0", squares(tmp_path), k=3, out=tmp_path / "out", patch=None)
+    rows = index.top("0", 1)
+    assert [(row.image, row.activation) for row in rows] == [("b.png", 6.0), ("c.png", 6.0), ("a.png", 6.0)]
+    assert rows[0].position == 8 * 16 + 8
+
+
+@pytest.mark.parametrize("last", [nn.Identity(), nn.ReLU()])
+def test_what_is_not_cut_off_at_the_end_of_a_layer_ranks_by_means(tmp_path: Path, last: nn.Module) -> None:
+    class Clamped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.clamp(max=6)
+
+    network = bounded(Clamped(), last)
+    index = mine(network, "0", squares(tmp_path), k=3, out=tmp_path / "out", patch=None)
+    assert [row.image for row in index.top("0", 0)] == ["c.png", "a.png", "b.png"]
 
 
 def test_directions_are_mined_like_channels(network: VisionNetwork, photos: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.mining.bounds import before_bounds
 from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact, precisions_of
@@ -70,21 +71,30 @@ class Units:
         return {layer: self._checked(layer, pool(maps, self.pooling)) for layer, maps in self.maps(images).items()}
 
     def ranked(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """Return for each layer the units' values, (B, U) float32, their means over positions, and flat positions.
+        """Return for each layer the units' values, what decides between equal ones, and flat positions, (B, U) each.
 
-        The positions (B, U) are those of the largest values. The means decide between images that drive a bounded unit
-        (of a ReLU6, say) as far as it goes: the more of its map is there, the further up.
+        The positions are those of the largest values. Many images drive a bounded unit (of a ReLU6, say) as far as it
+        goes: the one ranks first that would drive it furthest without the bound, and its position is taken there.
+        Where that is not known, the mean over positions decides.
 
         Raises:
             UsageError: see :meth:`values`.
         """
         found = {}
-        for layer, maps in self.maps(images).items():
-            largest, positions = maps.max(dim=2)
+        with before_bounds(self.network, self.layers, len(images)) as given:
+            every = self.maps(images)
+        for layer, maps in every.items():
             means = pool(maps, "mean")
-            values = largest if self.pooling == "max" else means
-            found[layer] = self._checked(layer, values), means, positions
+            free = given.get(layer)
+            unbounded = None if free is None or len(free) != len(maps) else self._of_channels(layer, free)
+            reach, positions = (maps if unbounded is None else unbounded).max(dim=2)
+            values = pool(maps, self.pooling)
+            found[layer] = self._checked(layer, values), means if unbounded is None else reach, positions
         return found
+
+    def _of_channels(self, layer: str, values: Tensor) -> Tensor | None:
+        """Return the units' part of a layer's channels; None where units are directions, of several channels."""
+        return None if layer in self.directions else self.of_units(layer, values)
 
     def _checked(self, layer: str, values: Tensor) -> Tensor:
         """Return values in float32, after making sure that they are finite."""
