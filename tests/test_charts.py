@@ -166,6 +166,7 @@ def test_headings_do_not_break_inside_words(width: int, chromium: Tab, tmp_path:
     template = environment("vital_exp.mining").get_template("mining.html")
     page.write_text(template.render(cards=cards, kind="concept", **known, **counts), encoding="utf-8")
     chromium.open(page, width=width)
+    chromium.wait("document.querySelector('h2').innerText")  # a card has no text before its first frame
     assert chromium.ask("document.querySelector('h2').innerText") == "Concept 12 of layer4"
     assert chromium.ask(BROKEN) == []
     assert math.isclose(chromium.ask("document.documentElement.scrollWidth"), width)
