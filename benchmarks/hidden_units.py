@@ -98,13 +98,19 @@ RECIPES: Mapping[str, Recipe] = {
     "default": Recipe("vital_fourier"),
     **{f"default, {name}": Recipe("vital_fourier", (f"relevance={name}",)) for name in ("lrp", "guided_backprop")},
     "default, correlation": Recipe("vital_fourier", ("relevance=correlation",)),
+    # The recipe with one part otherwise.
+    "without the own layer": Recipe("vital_fourier", ("objective.alignment.target_weight=0",)),
+    "first layer as published": Recipe("vital_fourier", ("objective.alignment.stem_weight=null",)),
+    "with the unit's activation": Recipe("vital_fourier", ("objective.alignment.readout_weight=0.1",)),
+    "windows enlarged": Recipe("vital_fourier", ("references.enlarge=true",)),
+    "400 steps": Recipe("vital_fourier", ("steps=400",)),
     # What vital_fourier was until facets: patches, LRP, the unit's own activation as a layer of its own.
     "before": Recipe(
         "vital_fourier",
         (
             *("relevance=lrp", "references.facets=1", "references.region=patch", "references.count=50"),
             *("references.candidates=50", "references.patch.search=strongest", "objective.alignment.readout_weight=1"),
-            *("objective.alignment.target_weight=0", "objective.alignment.stem_weight=null"),
+            *("objective.alignment.target_weight=0", "objective.alignment.stem_weight=null", "steps=400"),
         ),
         facets=False,
     ),

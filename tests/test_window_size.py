@@ -70,6 +70,7 @@ ENLARGED = [
     (["references.window=64"], None),
     (["references.region=image"], None),
     (["references.window=20", "model=embedded_vit", "target.layer=blocks.1"], None),
+    (["references.window=20", "target=neuron", "target.position=[7,7]"], None),
 ]
 
 

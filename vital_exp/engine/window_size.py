@@ -42,7 +42,7 @@ def settle_window_size(
     """
     source = references.source if isinstance(references, FacetedReferences) else references
     enlarge = config.references.get("enlarge", True)
-    if enlarge not in (True, False, AUTO):
+    if not isinstance(enlarge, bool) and enlarge != AUTO:
         raise UsageError(KEY, enlarge, "true, false or auto", [AUTO])
     if not isinstance(source, MinedReferences) or enlarge is True:
         return
@@ -61,6 +61,8 @@ def settle_window_size(
 
 def _side(network: VisionNetwork, source: MinedReferences, targets: Sequence[Target]) -> tuple[int, str]:
     """Return the side of all windows in px, and why they cannot be shown so; nothing where they can."""
+    if any(target.position is not None for target in targets):
+        return 0, "a neuron's position is one of the map at the input's size"
     sides = {source.side(target) for target in targets}
     size, side = network.preprocessing.size, next(iter(sides))
     if side is None or None in sides:

@@ -153,9 +153,11 @@ class Evidence:
         return self.load[view]()
 
     def _own_size(self) -> bool:
-        """Whether hidden units read pictures as large as they are: in another size they would see other things."""
-        size = (self.pictures.shape[-2], self.pictures.shape[-1])
-        return not self.of_classes and self.targets[0].layer != OUTPUT and takes_size(self.network, size)
+        """Whether hidden units read small pictures as large as they are: enlarged ones would show them other things."""
+        size, whole = self.pictures.shape[-2:], self.network.preprocessing.size
+        small = size[0] <= whole[0] and size[1] <= whole[1] and tuple(size) != whole
+        hidden = not self.of_classes and self.targets[0].layer != OUTPUT and self.targets[0].position is None
+        return hidden and small and takes_size(self.network, size)
 
     def _unit_readout(self) -> Readout | None:
         if self.of_classes and self.network.class_names is None:

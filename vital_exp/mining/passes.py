@@ -146,10 +146,10 @@ class Passes:
 
     def _add_images(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> int:
         """Rank images by every unit; return how many pictures the network saw."""
-        for layer, (values, means, positions) in self.units.ranked(rgb).items():
+        for layer, (values, seconds, positions) in self.units.ranked(rgb).items():
             numbered = numbers[:, None] * self.positions[layer] + positions  # (N, U)
-            state.top[layer].add(values, numbered, means)
-            state.bottom[layer].add(-values, numbered, -means)
+            state.top[layer].add(values, numbered, seconds)
+            state.bottom[layer].add(-values, numbered, -seconds)
         return len(rgb)
 
     def _add_patches(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> int:

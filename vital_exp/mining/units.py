@@ -81,20 +81,23 @@ class Units:
             UsageError: see :meth:`values`.
         """
         found = {}
-        with before_bounds(self.network, self.layers, len(images)) as given:
-            every = self.maps(images)
-        for layer, maps in every.items():
+        for layer, (maps, unbounded) in self._free(images).items():
             means = pool(maps, "mean")
-            free = given.get(layer)
-            unbounded = None if free is None or len(free) != len(maps) else self._of_channels(layer, free)
             reach, positions = (maps if unbounded is None else unbounded).max(dim=2)
             values = pool(maps, self.pooling)
             found[layer] = self._checked(layer, values), means if unbounded is None else reach, positions
         return found
 
-    def _of_channels(self, layer: str, values: Tensor) -> Tensor | None:
-        """Return the units' part of a layer's channels; None where units are directions, of several channels."""
-        return None if layer in self.directions else self.of_units(layer, values)
+    def _free(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """Return for each layer the units' maps, (B, U, P), and those before a bound cut them off, where it does."""
+        with before_bounds(self.network, self.layers, len(images)) as given:
+            every = self.maps(images)
+        found: dict[str, tuple[Tensor, Tensor | None]] = {}
+        for layer, maps in every.items():
+            free = given.get(layer)  # of one picture where pictures pass one by one
+            alike = free is not None and len(free) == len(maps) and layer not in self.directions
+            found[layer] = maps, self.of_units(layer, free) if alike and free is not None else None
+        return found
 
     def _checked(self, layer: str, values: Tensor) -> Tensor:
         """Return values in float32, after making sure that they are finite."""
@@ -108,7 +111,8 @@ class Units:
 
     def strongest(self, images: Tensor) -> dict[str, Tensor]:
         """Return for each layer the flat position of each unit's largest value, (B, U)."""
-        return {layer: maps.argmax(dim=2) for layer, maps in self.maps(images).items()}
+        both = self._free(images).items()
+        return {layer: (maps if free is None else free).argmax(dim=2) for layer, (maps, free) in both}
 
     def describe(self) -> list[dict[str, object]]:
         """Return layers, units and directions, ready for JSON."""
