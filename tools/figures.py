@@ -45,7 +45,7 @@ LAYERS = (
     ("models",),
     ("targets",),
     ("config", "config_mistakes", "config_tree", "no_effect", "recorded_config"),
-    ("files", "text_files", "whole_files", "run_folders", "signals", "modes"),
+    ("files", "text_files", "whole_files", "run_folders", "signals", "modes", "values"),
     ("errors",),
 )
 LONG = 50  # lines; longer functions are named

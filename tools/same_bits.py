@@ -77,7 +77,7 @@ def mining(folder: str, asked: str) -> Command:
 CLASSES_OF_RESNET = "model=embedded_resnet target.index=[0,1]"
 NMF = "concepts=nmf concepts.count=3 concepts.explained=2"
 VIEWS = "views=2 views_per_pass=1"
-HIDDEN = f"model=embedded_resnet references.root={IMAGES} references.candidates=12"
+HIDDEN = f"model=embedded_resnet references.root={IMAGES} references.candidates=16"
 CIFAR = f"""model=python model.factory={CHECKOUT}/examples/my_network.py:resnet "model.arguments={{depth: 20}}"
     model.size=32 model.checkpoint={DATA}/weights/cifar10_resnet20.safetensors references.root={DATA}/cifar10/train
     model.class_names=[airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck] target.index=[cat,ship]"""

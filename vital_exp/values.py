@@ -1,0 +1,159 @@
+"""Checks of what users give: one number, text or list each, or a mistake that names the key and what is allowed.
+
+YAML's true and false are no numbers here, and neither are infinity and NaN.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TypeGuard
+
+from vital_exp.errors import UsageError
+
+SIDES = "a side of at least 1 px, or [height, width]"
+
+
+def is_whole(value: object, least: float = -math.inf, most: float = math.inf) -> TypeGuard[int]:
+    """Return whether a value is a whole number in [least, most]."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_number(value: object, least: float = -math.inf, most: float = math.inf) -> TypeGuard[float]:
+    """Return whether a value is a finite number, an int or a float, in [least, most]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max and least <= value <= most
+
+
+def is_text_or_none(value: object) -> TypeGuard[str | None]:
+    """Return whether a value is a text, or None."""
+    return value is None or isinstance(value, str)
+
+
+def whole_number(
+    key: str, value: object, least: float = 0, most: float = math.inf, *, allowed: str | None = None
+) -> int:
+    """Return a whole number in [least, most].
+
+    Args:
+        key: the configuration key or argument that holds the value.
+        value: what it holds.
+        least: the smallest that is allowed.
+        most: the largest.
+        allowed: what the message says is allowed; None: the bounds.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if not is_whole(value, least, most):
+        raise UsageError(key, value, allowed or f"a whole number{_between(least, most)}")
+    return value
+
+
+def number(
+    key: str,
+    value: object,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+    allowed: str | None = None,
+) -> float:
+    """Return a finite number in [least, most] that is larger than ``above`` and smaller than ``below``.
+
+    Args:
+        key, value, least, most, allowed: as for :func:`whole_number`; the message names only least and most.
+        above, below: bounds that are no allowed values themselves; ``allowed`` is to name them.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if not is_number(value, least, most) or not above < value < below:
+        raise UsageError(key, value, allowed or f"a number{_between(least, most)}")
+    return float(value)
+
+
+def numbers(
+    key: str, values: object, least: float = -math.inf, most: float = math.inf, *, each: str | None = None
+) -> tuple[float, ...]:
+    """Return a list of at least one finite number, all in [least, most].
+
+    Args:
+        key, least, most: as for :func:`whole_number`.
+        values: a list or another sequence.
+        each: what the message says each entry must be; None: a number and the bounds.
+
+    Raises:
+        UsageError: no list, an empty one, or an entry that is no such number.
+    """
+    if not _is_list(values) or not values:
+        raise UsageError(key, values, f"a list of numbers{_between(least, most)}")
+    return tuple(number(key, value, least, most, allowed=each) for value in values)
+
+
+def interval(
+    key: str, values: object, least: float = -math.inf, most: float = math.inf, *, allowed: str | None = None
+) -> tuple[float, float]:
+    """Return [low, high] with least <= low <= high <= most.
+
+    Args:
+        key, least, most, allowed: as for :func:`whole_number`.
+        values: a list or another sequence of two numbers.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if not _is_list(values) or len(values) != 2:
+        raise UsageError(key, values, allowed or f"[low, high]{_between(least, most)}")
+    low, high = (number(key, value, least, most) for value in values)
+    if low > high:
+        raise UsageError(key, values, "[low, high], the lower number first")
+    return low, high
+
+
+def side(key: str, value: object) -> int:
+    """Return a side in px; raises UsageError for anything but a whole number of at least 1."""
+    return whole_number(key, value, 1, allowed="a side of at least 1 px")
+
+
+def sides(key: str, value: object) -> tuple[int, int]:
+    """Return (height, width) in px, of one side or of [height, width]; raises UsageError for anything else."""
+    pair = tuple(value) if _is_list(value) else (value, value)
+    if len(pair) != 2:
+        raise UsageError(key, value, SIDES)
+    height, width = pair
+    if not is_whole(height, 1) or not is_whole(width, 1):
+        raise UsageError(key, value, SIDES)
+    return height, width
+
+
+def one_of(key: str, value: object, options: Iterable[str]) -> str:
+    """Return one of the options.
+
+    Raises:
+        UsageError: anything else; the message lists the options and suggests the nearest.
+    """
+    options = tuple(options)
+    if not isinstance(value, str) or value not in options:
+        raise UsageError(key, value, f"one of {', '.join(options)}", options)
+    return value
+
+
+def flag(key: str, value: object) -> bool:
+    """Return true or false; raises UsageError for anything else."""
+    if not isinstance(value, bool):
+        raise UsageError(key, value, "true or false")
+    return value
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _between(least: float, most: float) -> str:
+    if math.isinf(most):
+        return "" if math.isinf(least) else f" of at least {least:g}"
+    return f" between {least:g} and {most:g}"
