@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vital_exp.config_tree import VISUALIZE, groups, known_keys, options_of, strange_groups
 from vital_exp.errors import UsageError, nearest
+from vital_exp.values import is_text_or_none, is_whole
 
 # What is handed on to the network's constructor.
 ARGUMENTS = "model.arguments"
@@ -174,12 +175,8 @@ def _is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
-def _is_text_or_none(value: object) -> bool:
-    return value is None or isinstance(value, str)
-
-
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return is_whole(value, 1)
 
 
 Check = tuple[Callable[[Any], bool], str]
@@ -210,23 +207,23 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
             FLAG,
         ),
         "trainer.log_every_n_steps": (_is_count, "a whole number of at least 1"),
-        "references.seed": (lambda value: _is_count(value) or (value == 0 and not _is_flag(value)), "a whole number"),
+        "references.seed": (lambda value: is_whole(value, 0), "a whole number"),
         "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),
-        "references.root": (lambda value: value is None or isinstance(value, str), "a folder of real images"),
+        "references.root": (is_text_or_none, "a folder of real images"),
         "evaluation.judges": (
             lambda value: isinstance(value, ListConfig),
             "a list of networks, [resnet50,densenet121]",
         ),
         "movie": (lambda value: value in MOVIES, "gif, apng or null"),
-        "sweep_metric": (_is_text_or_none, "the name of a metric, accuracy_top1"),
+        "sweep_metric": (is_text_or_none, "the name of a metric, accuracy_top1"),
         "objective": (lambda value: isinstance(value, DictConfig), "at least one term, objective=[alignment]"),
     },
     "mine": {
         **COMMON,
         "trainer.devices": ONE_DEVICE,
         **dict.fromkeys(("patches", "sheets", "dry_run"), FLAG),
-        "images": (lambda value: value is None or isinstance(value, str), "a folder of images"),
-        "directions": (lambda value: value is None or isinstance(value, str), "a file of directions, of one layer"),
+        "images": (is_text_or_none, "a folder of images"),
+        "directions": (is_text_or_none, "a file of directions, of one layer"),
         **dict.fromkeys(("naming.words", "naming.download"), FLAG),
         "naming.labels": (lambda value: isinstance(value, (bool, ListConfig)), "true, false or a list of labels"),
         "concepts": (lambda value: value is None or isinstance(value, DictConfig), "one of nmf, kmeans, pca"),
@@ -237,15 +234,15 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
     "evaluate": {
         **dict.fromkeys(("download", "references.cache", "study"), FLAG),
         "study_targets": (_is_count, "a whole number of at least 1"),
-        "study_seed": (lambda value: _is_count(value) or (value == 0 and not _is_flag(value)), "a whole number"),
+        "study_seed": (lambda value: is_whole(value, 0), "a whole number"),
         "answers": (
-            lambda value: _is_text_or_none(value) or (isinstance(value, ListConfig) and len(value) > 0),
+            lambda value: is_text_or_none(value) or (isinstance(value, ListConfig) and len(value) > 0),
             "files that the study's page saved, or a folder of them",
         ),
         "trainer.devices": ONE_DEVICE,
         "cache_dir": COMMON["cache_dir"],
-        **dict.fromkeys(("run", "pictures", "references.root"), (_is_text_or_none, "a folder")),
-        "targets": (_is_text_or_none, "a CSV file with the columns picture and target"),
+        **dict.fromkeys(("run", "pictures", "references.root"), (is_text_or_none, "a folder")),
+        "targets": (is_text_or_none, "a CSV file with the columns picture and target"),
         "pattern": (lambda value: isinstance(value, str), "a name pattern, class-{index}.png"),
         "judges": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50,densenet121]"),
         "metrics": (lambda value: isinstance(value, (str, ListConfig)), "all, or a list of names"),
@@ -254,14 +251,14 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
     },
     "report": {
         **dict.fromkeys(("wandb", "offline"), FLAG),
-        **dict.fromkeys(("out", "title"), (_is_text_or_none, "a text")),
+        **dict.fromkeys(("out", "title"), (is_text_or_none, "a text")),
         "project": (lambda value: isinstance(value, str) and value != "", "a name"),
         "metrics": (lambda value: value is None or isinstance(value, (str, ListConfig)), "all, or a list of names"),
     },
     "audit": {
         "cache_dir": COMMON["cache_dir"],
         "run": (lambda value: isinstance(value, (str, ListConfig, type(None))), "a run folder, or a list of them"),
-        "images": (_is_text_or_none, "a folder of natural images"),
+        "images": (is_text_or_none, "a folder of natural images"),
         "judges": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50,densenet121]"),
     },
 }

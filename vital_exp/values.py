@@ -106,7 +106,7 @@ def interval(
     Raises:
         UsageError: anything else.
     """
-    if not _is_list(values) or len(values) != 2:
+    if not _is_list(values) or len(values) != 2 or (allowed and not all(map(is_number, values))):
         raise UsageError(key, values, allowed or f"[low, high]{_between(least, most)}")
     low, high = (number(key, value, least, most) for value in values)
     if low > high:
@@ -155,5 +155,9 @@ def _is_list(value: object) -> TypeGuard[Sequence[object]]:
 
 def _between(least: float, most: float) -> str:
     if math.isinf(most):
-        return "" if math.isinf(least) else f" of at least {least:g}"
-    return f" between {least:g} and {most:g}"
+        return "" if math.isinf(least) else f" of at least {_bound(least)}"
+    return f" between {_bound(least)} and {_bound(most)}"
+
+
+def _bound(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"

@@ -37,6 +37,7 @@ from vital_exp.modes import own_modes
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
+from vital_exp.values import one_of
 from vital_exp.whole_files import whole_file
 
 BY_CONSTRUCTION = (
@@ -112,8 +113,7 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
     Raises:
         UsageError: a mistake in what was asked for.
     """
-    if check not in CHECKS:
-        raise UsageError("check", check, f"one of {', '.join(CHECKS)}", CHECKS)
+    one_of("check", check, CHECKS)
     settings = Settings.of(options)
     folders = [run] if isinstance(run, (str, Path)) else list(run)
     if not folders or (len(folders) > 1 and check != "path_similarity"):

@@ -10,6 +10,7 @@ from vital_exp.attacks.detector import DetectorTraining
 from vital_exp.attacks.fine_tuning import FineTuning
 from vital_exp.config import options_of
 from vital_exp.errors import UsageError
+from vital_exp.values import number, one_of, whole_number
 
 # What the numbers of the trainings may be.
 WHOLE: Mapping[str, Mapping[str, int]] = {
@@ -48,10 +49,9 @@ class Snapshots:
         for key in ("every", "steps", "seeds"):
             value = getattr(self, key)
             if value is not None or key != "every":
-                _check_whole(f"snapshots.{key}", value, 1)
-        _check_whole("snapshots.least_units", self.least_units, 0)
-        if not isinstance(self.held_out, float) or not 0 < self.held_out < 1:
-            raise UsageError("snapshots.held_out", self.held_out, "a share between 0 and 1")
+                whole_number(f"snapshots.{key}", value, 1)
+        whole_number("snapshots.least_units", self.least_units)
+        number("snapshots.held_out", self.held_out, above=0, below=1, allowed="a share between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,14 @@ class Settings:
         for key, least in (("count", 2), ("steps", 1), ("views", 1), ("targets", 1), ("seed", 0)):
             value = getattr(self, key)
             if value is not None or key in ("count", "seed"):
-                _check_whole(key, value, least)
+                whole_number(key, value, least)
         for name, least_of in WHOLE.items():
             for key, least in least_of.items():
-                _check_whole(f"{name}.{key}", getattr(getattr(self, name), key), least)
+                whole_number(f"{name}.{key}", getattr(getattr(self, name), key), least)
         for name, limits in RANGES.items():
             for key, (low, high) in limits.items():
-                _check_range(f"{name}.{key}", getattr(getattr(self, name), key), low, high)
+                value = getattr(getattr(self, name), key)
+                number(f"{name}.{key}", value, low, high, allowed=f"a number from {low:g} to {high:g}")
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> Settings:
@@ -120,20 +121,9 @@ def _built(kind: Any, name: str, keys: Any) -> Any:
     return kind(**keys)
 
 
-def _check_whole(key: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(key, value, f"a whole number of at least {least}")
-
-
-def _check_range(key: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise UsageError(key, value, f"a number from {low:g} to {high:g}")
-
-
 def _check_methods(methods: Sequence[str], key: str) -> None:
     known = options_of("method")
     if isinstance(methods, str) or not methods:
         raise UsageError(key, methods, f"a list of methods, [{','.join(known[:3])}]")
     for method in methods:
-        if method not in known:
-            raise UsageError(key, method, f"one of {', '.join(known)}", known)
+        one_of(key, method, known)

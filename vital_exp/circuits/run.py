@@ -28,6 +28,7 @@ from vital_exp.references.faceted import main_facet
 from vital_exp.relevance.maps import WITH_MAPS
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
+from vital_exp.values import whole_number
 from vital_exp.whole_files import whole_file
 
 TREE = "circuit.json"
@@ -57,9 +58,7 @@ class Circuit:
         """
         setup.check_numbers(config)
         for key, least in (("levels", 2), ("width", 1)):
-            value = config.target[key]
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"target.{key}", value, f"a whole number of at least {least}")
+            whole_number(f"target.{key}", config.target[key], least)
         if config.relevance.method not in WITH_MAPS:
             allowed = f"a circuit needs relevance with maps: {', '.join(WITH_MAPS)}"
             raise UsageError("relevance.method", config.relevance.method, allowed, WITH_MAPS)

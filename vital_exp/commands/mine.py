@@ -14,6 +14,7 @@ from vital_exp.commands.hydra_app import run_app
 from vital_exp.commands.imports import uncollected
 from vital_exp.config import normalised
 from vital_exp.errors import UsageError
+from vital_exp.values import one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -278,8 +279,7 @@ def _spectrum(config: DictConfig, out: Path) -> int:
 
 
 def _list(config: DictConfig) -> int:
-    if config.list not in LISTS:
-        raise UsageError("list", config.list, f"one of {', '.join(LISTS)}", LISTS)
+    one_of("list", config.list, LISTS)
     from vital_exp.models.layers import describe_layers
 
     print(describe_layers(_network(config)))

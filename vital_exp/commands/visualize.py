@@ -19,6 +19,7 @@ from vital_exp.commands.hydra_app import Value, outer_ranks, run_app
 from vital_exp.commands.imports import uncollected
 from vital_exp.config import normalised
 from vital_exp.errors import UsageError
+from vital_exp.values import one_of
 
 if TYPE_CHECKING:
     from vital_exp.engine.ranks import Ranks
@@ -152,8 +153,7 @@ def _circuit(config: DictConfig) -> int:
 
 
 def _list(config: DictConfig) -> int:
-    if config.list not in LISTS:
-        raise UsageError("list", config.list, f"one of {', '.join(LISTS)}", LISTS)
+    one_of("list", config.list, LISTS)
     if config.list == "facets":
         return _list_facets(config)
     from vital_exp.engine.setup import cache_dir

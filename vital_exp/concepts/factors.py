@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.values import one_of
 
 Array = NDArray[np.float64]
 # Rounds of coordinate descent and of Lloyd's algorithm; few problems need a tenth of it.
@@ -59,8 +60,7 @@ def factorise(activations: Tensor, count: int, method: str = "nmf", seed: int = 
     Raises:
         UsageError: an unknown method, more concepts than activations or channels, negative activations for NMF.
     """
-    if method not in METHODS:
-        raise UsageError("concepts", method, f"one of {', '.join(METHODS)}", METHODS)
+    one_of("concepts", method, METHODS)
     patches, channels = activations.shape
     if count > min(patches, channels):
         raise UsageError(

@@ -32,6 +32,7 @@ from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import OUTPUT
 from vital_exp.references.decoding import CorruptImageError, printable
 from vital_exp.references.folder import FolderReferences
+from vital_exp.values import one_of, whole_number
 
 SETTINGS = ("layer", "method", "count", "seed", "class", "importance", "explained", "patches", "patch")
 
@@ -64,14 +65,10 @@ class ConceptSettings:
         Raises:
             UsageError: the first that is not allowed.
         """
-        if self.method not in METHODS:
-            raise UsageError("concepts", self.method, f"one of {', '.join(METHODS)}", METHODS)
-        if self.importance not in KINDS:
-            raise UsageError("concepts.importance", self.importance, f"one of {', '.join(KINDS)}", KINDS)
+        one_of("concepts", self.method, METHODS)
+        one_of("concepts.importance", self.importance, KINDS)
         for key, least in (("count", 1), ("seed", 0), ("patches", 1), ("explained", 1)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"concepts.{key}", value, f"a whole number of at least {least}")
+            whole_number(f"concepts.{key}", getattr(self, key), least)
 
 
 @dataclass

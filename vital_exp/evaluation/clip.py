@@ -22,6 +22,7 @@ from vital_exp.models.network import Preprocessing
 from vital_exp.models.open_clip import build_clip, known_name
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.text_files import read_lines
+from vital_exp.values import one_of
 
 KEY = "evaluation.clip"
 KEYS = {name: f"{KEY}.{name}" for name in ("model", "pretrained", "checkpoint")}
@@ -114,8 +115,7 @@ def load_clip(
         NotComputed: open_clip or the weights are not there.
         UsageError: an unknown model, tag or template, no such file.
     """
-    if templates not in TEMPLATES:
-        raise UsageError(f"{KEY}.templates", templates, f"one of {', '.join(TEMPLATES)}", TEMPLATES)
+    one_of(f"{KEY}.templates", templates, TEMPLATES)
     place = local_file(checkpoint, f"{KEY}.checkpoint")
     if find_spec("open_clip") is None:
         raise NotComputed("needs open_clip: pip install vital-exp[clip]")

@@ -39,6 +39,7 @@ from vital_exp.references.none import NoReferences
 from vital_exp.run_folders import find_runs, is_run, is_sweep
 from vital_exp.targets.readout import Readout, check_unit
 from vital_exp.targets.unit import Target
+from vital_exp.values import flag, one_of, whole_number
 
 Judge = Spec | VisionNetwork
 
@@ -252,14 +253,12 @@ def settings_of(group: Mapping[str, Any]) -> Settings:
         UsageError: a subset size that is no whole number of at least 2, or a download that is neither true nor false.
     """
     size, download = group["kid_subset_size"], group["download"]
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 2):
-        raise UsageError("evaluation.kid_subset_size", size, "a whole number of at least 2")
-    if not isinstance(download, bool):
-        raise UsageError("download", download, "true or false")
+    if size is not None:
+        whole_number("evaluation.kid_subset_size", size, 2)
+    flag("download", download)
     lpips, clip = LpipsSettings(**group["lpips"]), ClipSettings(**group["clip"])
     for key, value, allowed in (("lpips.net", lpips.net, BACKBONES), ("clip.templates", clip.templates, TEMPLATES)):
-        if value not in allowed:
-            raise UsageError(f"evaluation.{key}", value, f"one of {', '.join(allowed)}", allowed)
+        one_of(f"evaluation.{key}", value, allowed)
     return Settings(download, size, group["inception"], lpips, clip)
 
 

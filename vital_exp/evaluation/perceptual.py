@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image.lpips import _LPIPS, _normalize_tensor
 
-from vital_exp.errors import UsageError
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.weights import hub_file, local_file
 from vital_exp.models.checkpoints import load_checkpoint
+from vital_exp.values import one_of
 
 KEY = "evaluation.lpips"
 # torchmetrics' names, and torchvision's files of ImageNet weights for them.
@@ -38,8 +38,7 @@ def load_lpips(net: str, checkpoint: str | None, download: bool) -> _LPIPS:
         UsageError: an unknown net, no such file, or the weights of another network.
         NotComputed: the weights are not there.
     """
-    if net not in BACKBONES:
-        raise UsageError(f"{KEY}.net", net, f"one of {', '.join(BACKBONES)}", BACKBONES)
+    one_of(f"{KEY}.net", net, BACKBONES)
     place = local_file(checkpoint, f"{KEY}.checkpoint")
     cached = hub_file(BACKBONES[net][1])
     place = place or (cached if cached.is_file() else None)

@@ -23,6 +23,7 @@ from vital_exp.evaluation.score import NotComputed, Score
 from vital_exp.evaluation.settings import Settings
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.text_files import read_json
+from vital_exp.values import is_whole
 
 KIND = "vital_exp study answers"
 # The parts in the order of the page: whoever has read the names, or seen the references, cannot name freely any more.
@@ -101,7 +102,7 @@ def _answer(file: Path, one: Any, person: str, key: Mapping[str, Item]) -> Answe
         if not isinstance(value, str):
             raise UsageError("answers", file, f"question {code} is answered by {value!r}, and needs words")
         return Answer(item, person, value)
-    if isinstance(value, bool) or not isinstance(value, int) or not LOWEST <= value <= HIGHEST:
+    if not is_whole(value, LOWEST, HIGHEST):
         raise UsageError("answers", file, f"question {code} is rated {value!r}, and needs {LOWEST} to {HIGHEST}")
     return Answer(item, person, value)
 

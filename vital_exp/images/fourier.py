@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vital_exp.errors import UsageError
 from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed, sampled, through_sigmoid
 from vital_exp.images.parameterisation import Parameterisation, by_picture
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import Preprocessing
+from vital_exp.values import number
 
 START_STD = 0.01  # of the coefficients, Lucid
 SPATIAL_DIVISOR = 4.0  # Lucid: brings the start to a mild contrast
@@ -44,8 +44,7 @@ class Fourier(Parameterisation):
         decay: float = 1.0,
     ) -> None:
         super().__init__(preprocessing)
-        if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay < float("inf"):
-            raise UsageError("image.decay", decay, "a number of at least 0")
+        number("image.decay", decay, 0)
         self.size = size
         self.register_buffer("frequency_scale", frequency_scale(size, decay), persistent=False)
         self.register_buffer("colours", colour_matrix(self.channels), persistent=False)

@@ -19,6 +19,7 @@ from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.spectrum import EMBEDDED, magnitude_for
 from vital_exp.images.standardisation import moments_of, standardised
 from vital_exp.models.network import Preprocessing
+from vital_exp.values import interval
 
 
 class Maco(Parameterisation):
@@ -139,9 +140,8 @@ class _Polar(torch.autograd.Function):
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    numbers = list(values) if isinstance(values, (list, tuple)) else []
-    if len(numbers) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, float)) for v in numbers):
-        raise UsageError("image.values_range", values, "[low, high], or null for the network's valid range")
-    if numbers[0] >= numbers[1]:
-        raise UsageError("image.values_range", values, "[low, high], the lower number first")
-    return float(numbers[0]), float(numbers[1])
+    key = "image.values_range"
+    low, high = interval(key, values, allowed="[low, high], or null for the network's valid range")
+    if low == high:
+        raise UsageError(key, values, "[low, high], the lower number first")
+    return low, high

@@ -17,6 +17,7 @@ from vital_exp.errors import UsageError
 from vital_exp.images.colours import colour_matrix, mixed
 from vital_exp.images.fourier import frequencies
 from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from vital_exp.values import one_of
 
 EMBEDDED = "embedded"
 EMBEDDED_FILE = Path(__file__).with_name("embedded_spectrum.safetensors")
@@ -88,8 +89,7 @@ def magnitude_for(magnitude: str | Tensor, channels: int, size: tuple[int, int],
 
     Warns with SpectrumWarning where a file of the user's is of another size.
     """
-    if resample not in RESAMPLINGS:
-        raise UsageError("image.resample", resample, f"one of {', '.join(RESAMPLINGS)}", RESAMPLINGS)
+    one_of("image.resample", resample, RESAMPLINGS)
     if isinstance(magnitude, Tensor):
         return resampled(magnitude, size, resample)
     loaded = load_magnitude(magnitude, channels)

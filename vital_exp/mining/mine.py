@@ -38,6 +38,7 @@ from vital_exp.mining.windows import FIELD_IMAGES, receptive_field
 from vital_exp.models.identity import begin_call, identity_of
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.decoding import CorruptImageError, printable
+from vital_exp.values import whole_number
 
 FOLDER_KEY = "hydra.run.dir"
 
@@ -76,9 +77,7 @@ class Mining:
             UsageError: the first that is not allowed.
         """
         for key, least in (("k", 1), ("batch_size", 1), ("workers", 0), ("save_every", 1)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(key, value, f"a whole number of at least {least}")
+            whole_number(key, getattr(self, key), least)
         count = len(self.folder.paths)
         if self.k > count:
             raise UsageError("k", self.k, f"{printable(self.folder.root)} holds {count} images")

@@ -9,8 +9,8 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from vital_exp.errors import UsageError
 from vital_exp.images.output import resized
+from vital_exp.values import number, one_of, whole_number
 
 Box = tuple[int, int, int, int]
 SEARCHES = ("all", "strongest")
@@ -41,14 +41,11 @@ class PatchSettings:
         Raises:
             UsageError: they have not.
         """
-        side, overlap = self.side(*size), self.overlap
-        if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= min(size):
-            allowed = f"a whole number of px, 1 to {min(size)}: the network's input is {size[0]}x{size[1]}"
-            raise UsageError(f"{key}.size", side, allowed)
-        if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 <= overlap < 1:
-            raise UsageError(f"{key}.overlap", overlap, "a number of at least 0 and below 1")
-        if self.search not in SEARCHES:
-            raise UsageError(f"{key}.search", self.search, f"one of {', '.join(SEARCHES)}", SEARCHES)
+        most = min(size)
+        allowed = f"a whole number of px, 1 to {most}: the network's input is {size[0]}x{size[1]}"
+        whole_number(f"{key}.size", self.side(*size), 1, most, allowed=allowed)
+        number(f"{key}.overlap", self.overlap, 0, below=1, allowed="a number of at least 0 and below 1")
+        one_of(f"{key}.search", self.search, SEARCHES)
 
     def side(self, height: int, width: int) -> int:
         """Return the side of a window of a picture, in px."""

@@ -16,6 +16,7 @@ from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact, precisions_of
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.selection import unit_targets
+from vital_exp.values import one_of
 
 POOLINGS = ("max", "mean")
 
@@ -168,8 +169,7 @@ def select_units(
     """
     if not layers or len(set(layers)) < len(layers):
         raise UsageError("layers", list(layers), "different layers, at least one; list=layers prints them")
-    if pooling not in POOLINGS:
-        raise UsageError("pooling", pooling, f"one of {', '.join(POOLINGS)}", POOLINGS)
+    one_of("pooling", pooling, POOLINGS)
     shapes, given = map_shapes(network, layers), dict(directions or {})
     if stray := [layer for layer in given if layer not in layers]:
         raise UsageError("directions", stray[0], "directions of a layer that is not mined", layers)

@@ -11,6 +11,7 @@ from vital_exp.errors import UsageError
 from vital_exp.mining.patches import Box, grid
 from vital_exp.mining.units import Units
 from vital_exp.models.network import model_space
+from vital_exp.values import is_number, is_whole
 
 AUTO = "auto"
 KEY = "references.window"
@@ -29,11 +30,10 @@ def check_window(window: object, size: tuple[int, int], key: str = KEY) -> None:
     """
     if window == AUTO:
         return
-    number = isinstance(window, (int, float)) and not isinstance(window, bool)
-    if not number or not window > 0 or (window > 1 and not isinstance(window, int)):  # type: ignore[operator]
+    if not is_whole(window, 1) and not (is_number(window, 0, 1) and window):
         allowed = f"auto, a share of the shorter side in (0, 1], or a whole number of px, 2 to {min(size)}"
         raise UsageError(key, window, allowed)
-    if window > min(size):  # type: ignore[operator]
+    if window > min(size):
         raise UsageError(key, window, f"a window larger than the network's input of {size[0]}x{size[1]} px")
 
 

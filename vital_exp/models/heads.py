@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from vital_exp.errors import UsageError
+from vital_exp.values import one_of
 
 KEY = "model.head"
 SOFTMAX, SIGMOID, NONE = "softmax", "sigmoid", "none"
@@ -94,8 +95,8 @@ def head_of(asked: str | None, outputs: int | None, ends_in: str | None = None) 
     Raises:
         UsageError: no such head, or one that the network's outputs cannot have.
     """
-    if asked is not None and asked not in HEADS:
-        raise UsageError(KEY, asked, f"one of {', '.join(HEADS)}", HEADS)
+    if asked is not None:
+        one_of(KEY, asked, HEADS)
     if outputs is None:
         if asked in (SOFTMAX, SIGMOID):
             raise UsageError(

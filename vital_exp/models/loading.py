@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from vital_exp.models.preparation import check_tensors, check_values, prepared
 from vital_exp.models.refusals import REFUSALS, refusal
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
+from vital_exp.values import number, numbers, one_of, side, sides
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ INCEPTIONS = ("googlenet", "inception_v3")
 # Pictures are RGB in [0, 1]: larger means and deviations are those of pictures of 0 to 255.
 LARGEST_MEAN, LARGEST_STD = 2.0, 5.0
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+FINITE = "a finite number"  # what mistakes say is allowed
 
 
 @dataclass
@@ -74,11 +75,12 @@ class ModelConfig:
         Raises:
             UsageError: no layer, one named twice, or a weight that is no number.
         """
-        weights = None if self.layer_weights is None else numbers("model.layer_weights", self.layer_weights)
+        given = self.layer_weights
+        weights = None if given is None else numbers("model.layer_weights", given, each=FINITE)
         priors = {key: getattr(self, key) for key in ("total_variation", "l2")}
         for key, value in priors.items():
             if value is not None:
-                _number(f"model.{key}", value)
+                number(f"model.{key}", value, allowed=FINITE)
         return Recipe(_layers(self.layers), weights, **priors)
 
 
@@ -92,23 +94,6 @@ def _layers(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
     return layers
 
 
-def _number(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
-        raise UsageError(key, value, "a finite number")
-    return float(value)
-
-
-def numbers(key: str, values: Any) -> tuple[float, ...]:
-    """Return the numbers of a list.
-
-    Raises:
-        UsageError: it is no list, or something in it is no finite number.
-    """
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise UsageError(key, values, "a list of numbers")
-    return tuple(_number(key, value) for value in values)
-
-
 def build_network(config: ModelConfig, cache_dir: Path | None = None) -> VisionNetwork:
     """Build the network a configuration names, with its weights, on the CPU.
 
@@ -117,8 +102,7 @@ def build_network(config: ModelConfig, cache_dir: Path | None = None) -> VisionN
     Raises:
         UsageError: unknown source, network, factory or checkpoint; weights that cannot be had; a wrong size.
     """
-    if config.source not in SOURCES:
-        raise UsageError("model.source", config.source, f"one of {', '.join(SOURCES)}", SOURCES)
+    one_of("model.source", config.source, SOURCES)
     if config.checkpoint_key is not None and not config.checkpoint:
         raise UsageError(PLACE_KEY, config.checkpoint_key, "a place in a file, which model.checkpoint names")
     module, own = SOURCES[config.source](config, cache_dir)
@@ -152,15 +136,14 @@ def wrap(module: nn.Module, config: ModelConfig, own: Preprocessing | None = Non
 
 def _preprocessing(config: ModelConfig, own: Preprocessing | None) -> Preprocessing:
     base = own or Preprocessing(IMAGENET_MEAN, IMAGENET_STD, (IMAGENET_SIZE, IMAGENET_SIZE))
-    size = base.size if config.size is None else _pair(config.size)
-    if config.resize is not None and not _is_side(config.resize):
-        raise UsageError("model.resize", config.resize, "a side of at least 1 px")
+    size = base.size if config.size is None else sides("model.size", config.size)
+    if config.resize is not None:
+        side("model.resize", config.resize)
     resize = config.resize or (base.resize if own and size == own.size else _default_resize(size))
     interpolation = config.interpolation or base.interpolation
-    if interpolation not in INTERPOLATIONS:
-        raise UsageError("model.interpolation", interpolation, f"one of {', '.join(INTERPOLATIONS)}", INTERPOLATIONS)
-    mean = base.mean if config.mean is None else numbers("model.mean", config.mean)
-    std = base.std if config.std is None else numbers("model.std", config.std)
+    one_of("model.interpolation", interpolation, INTERPOLATIONS)
+    mean = base.mean if config.mean is None else numbers("model.mean", config.mean, each=FINITE)
+    std = base.std if config.std is None else numbers("model.std", config.std, each=FINITE)
     for key, value in (("model.mean", mean), ("model.std", std)):
         if len(value) != len(base.mean):
             raise UsageError(key, list(value), f"{len(base.mean)} values, one per colour channel")
@@ -170,17 +153,6 @@ def _preprocessing(config: ModelConfig, own: Preprocessing | None) -> Preprocess
         if max(value) > most:
             raise UsageError(key, list(value), "numbers for RGB in [0, 1] are needed; of 0 to 255: divide them by 255")
     return Preprocessing(mean, std, size, resize, interpolation)
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
-    if len(sides) != 2 or not all(map(_is_side, sides)):
-        raise UsageError("model.size", size, "a side of at least 1 px, or [height, width]")
-    return sides[0], sides[1]
-
-
-def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _default_resize(size: tuple[int, int]) -> int | None:
@@ -338,8 +310,7 @@ def _import_file(path: Path, key: str) -> Any:
 
 def _from_embedded(config: ModelConfig, _cache_dir: Path | None) -> tuple[nn.Module, Preprocessing]:
     name = _required(config.name, "model.name", f"one of {', '.join(embedded.EMBEDDED)}")
-    if name not in embedded.EMBEDDED:
-        raise UsageError("model.name", name, f"one of {', '.join(embedded.EMBEDDED)}", embedded.EMBEDDED)
+    one_of("model.name", name, embedded.EMBEDDED)
     if config.arguments:
         raise UsageError("model.arguments", config.arguments, "the embedded networks take none")
     module = embedded.build(name)

@@ -14,10 +14,10 @@ from torch import Tensor
 from vital_exp.errors import UsageError
 from vital_exp.models.taps import OUTPUT
 from vital_exp.objectives.activation import gram_cosines, mean_square, read_activation
-from vital_exp.objectives.checks import not_negative, whole_number
 from vital_exp.objectives.terms import Problem, Term
 from vital_exp.targets.readout import Position, Readout
 from vital_exp.targets.unit import Target
+from vital_exp.values import number, whole_number
 
 CENTRE = "centre"
 
@@ -41,7 +41,7 @@ class Activation(Term):
         position: Sequence[int] | str | None = None,
     ) -> None:
         super().__init__(problem, weight)
-        self.cosine_power = not_negative(cosine_power, "objective.activation.cosine_power")
+        self.cosine_power = number("objective.activation.cosine_power", cosine_power, 0)
         self.position = _position(position)
         self.readout = problem.readout
         self.layers = (self.readout.layer,)
@@ -85,8 +85,8 @@ class Interpolation(Term):
         variations: int = 2,
     ) -> None:
         super().__init__(problem, weight)
-        whole_number(variations, 2, "target.variations")
-        self.other = whole_number(other, 0, "objective.interpolation.other")
+        whole_number("target.variations", variations, 2)
+        self.other = whole_number("objective.interpolation.other", other, 0)
         self.readout = problem.readout
         self.other_layer = other_layer or problem.readout.layer
         if self.other_layer != OUTPUT:

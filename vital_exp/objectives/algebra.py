@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from vital_exp.config_tree import known_keys, options_of
 from vital_exp.errors import UsageError
+from vital_exp.values import number
 
 GROUP = "objective"
 
@@ -40,8 +41,7 @@ class Sum:
 
     def __mul__(self, factor: float) -> Sum:
         """Return the sum with all weights multiplied."""
-        if isinstance(factor, bool) or not isinstance(factor, (int, float)):
-            raise UsageError(GROUP, factor, "terms are multiplied by numbers")
+        number(GROUP, factor, allowed="terms are multiplied by numbers")
         scaled = (None if term.weight is None else term.weight * factor for term in self.terms)
         return Sum(tuple(replace(term, weight=weight) for term, weight in zip(self.terms, scaled, strict=True)))
 

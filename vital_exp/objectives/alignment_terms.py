@@ -15,6 +15,7 @@ from vital_exp.objectives.alignment import sort_matching
 from vital_exp.objectives.terms import Problem, Term
 from vital_exp.references.quantiles import resample_quantiles
 from vital_exp.references.statistics import READOUT, TARGET_LAYER
+from vital_exp.values import one_of
 
 # Share of a layer's mean variance below which a channel counts as hardly varying.
 FLOOR_SHARE = 0.1
@@ -59,8 +60,7 @@ class DistributionTerm(Term):
     ) -> None:
         super().__init__(problem, weight)
         known = ("auto", *PRECISIONS)
-        if standardise not in known:
-            raise UsageError("objective.alignment.standardise", standardise, f"one of {', '.join(known)}", known)
+        one_of("objective.alignment.standardise", standardise, known)
         hidden = _layer_weights(problem, layers, layer_weights)
         if (
             problem.relevance

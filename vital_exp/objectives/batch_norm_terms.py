@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
-from vital_exp.objectives.checks import not_negative
 from vital_exp.objectives.terms import Problem, Term
+from vital_exp.values import number
 
 KEY = "objective.batch_norm"
 
@@ -44,7 +44,7 @@ class BatchNormStatistics(Term):
             )
             raise UsageError(KEY, problem.network.name, wanted)
         self.norms = norms
-        self.factors = (not_negative(first_factor, f"{KEY}.first_factor"), *([1.0] * (len(norms) - 1)))
+        self.factors = (number(f"{KEY}.first_factor", first_factor, 0), *([1.0] * (len(norms) - 1)))
         self._distances: list[Tensor] = []  # (N,) of each norm of the pass that runs
 
     @contextmanager

@@ -16,9 +16,9 @@ from vital_exp.models.network import model_space
 from vital_exp.models.precision import exact, scaled_gradient, scales_of
 from vital_exp.objectives.activation import dot_cosine, position_distance, read_activation, relative_distance
 from vital_exp.objectives.activation_terms import layer_of
-from vital_exp.objectives.checks import not_negative
 from vital_exp.objectives.terms import GIVEN, Problem, Term
 from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
+from vital_exp.values import number
 
 START, REFERENCE = "start", "reference"
 # Of normalised pictures (ours). At the start itself the distance is zero and has no gradient; a little beside it has.
@@ -80,7 +80,7 @@ class Caricature(Comparison):
         cosine_power: float = 1.0,
     ) -> None:
         super().__init__(problem, weight, layer, image)
-        self.cosine_power = not_negative(cosine_power, "objective.caricature.cosine_power")
+        self.cosine_power = number("objective.caricature.cosine_power", cosine_power, 0)
 
     def compare(self, activation: Tensor, given: Tensor) -> Tensor:
         """Return minus the cosine-weighted dot products."""
@@ -117,8 +117,8 @@ class Accentuation(Comparison):
         aligned = list(problem.alignment.layers)
         middle = aligned[len(aligned) // 2] if aligned else None
         super().__init__(problem, weight, layer or middle, image)
-        self.alpha = not_negative(alpha, "objective.accentuation.alpha")
-        self.cosine_power = not_negative(cosine_power, "objective.accentuation.cosine_power")
+        self.alpha = number("objective.accentuation.alpha", alpha, 0)
+        self.cosine_power = number("objective.accentuation.cosine_power", cosine_power, 0)
         self.readout = problem.readout
         self.layers = tuple(dict.fromkeys((self.layer, self.readout.layer)))
         self.balance = self._balance(problem) if weight and self.alpha else torch.zeros(())

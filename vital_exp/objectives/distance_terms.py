@@ -8,7 +8,6 @@ from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.objectives.alignment_terms import PRECISIONS, DistributionTerm
-from vital_exp.objectives.checks import whole_number
 from vital_exp.objectives.distances import (
     BINS,
     HIGHEST_MOMENT,
@@ -19,6 +18,7 @@ from vital_exp.objectives.distances import (
 )
 from vital_exp.objectives.gram import mean_grams
 from vital_exp.objectives.terms import Problem
+from vital_exp.values import one_of, whole_number
 
 FEWEST_BINS = 4
 
@@ -33,9 +33,7 @@ class Divergence(DistributionTerm):
     """
 
     def __init__(self, problem: Problem, standardise: str = "none", **options: Any) -> None:
-        if standardise not in PRECISIONS:
-            known = tuple(PRECISIONS)
-            raise UsageError("objective.alignment.standardise", standardise, f"one of {', '.join(known)}", known)
+        one_of("objective.alignment.standardise", standardise, PRECISIONS)
         super().__init__(problem, standardise="none", **options)
 
 
@@ -61,7 +59,7 @@ class HistogramKL(Divergence):
     variant = "kl_histogram"
 
     def __init__(self, problem: Problem, bins: int = BINS, **options: Any) -> None:
-        self.bins = whole_number(bins, FEWEST_BINS, "objective.alignment.bins")
+        self.bins = whole_number("objective.alignment.bins", bins, FEWEST_BINS)
         super().__init__(problem, **options)
 
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
@@ -81,7 +79,7 @@ class MomentMatching(DistributionTerm):
     variant = "moments"
 
     def __init__(self, problem: Problem, highest: int = HIGHEST_MOMENT, **options: Any) -> None:
-        self.highest = whole_number(highest, 1, "objective.alignment.highest")
+        self.highest = whole_number("objective.alignment.highest", highest, 1)
         if highest > HIGHEST_MOMENT:
             raise UsageError("objective.alignment.highest", highest, f"at most {HIGHEST_MOMENT}")
         super().__init__(problem, **options)

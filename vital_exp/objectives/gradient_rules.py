@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from vital_exp.errors import UsageError
 from vital_exp.models.taps import INPUT, OUTPUT
-from vital_exp.objectives.checks import whole_number
 from vital_exp.objectives.terms import GradientRule, Problem
 from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.relevance.weights import Relevance
+from vital_exp.values import whole_number
 
 REDIRECTED_STEPS = 16  # Lucid's
 SIX = 6.0  # where a ReLU6 ends
@@ -35,7 +35,7 @@ class RedirectedReLU(GradientRule):
 
     def __init__(self, problem: Problem, steps: int = REDIRECTED_STEPS) -> None:
         super().__init__(problem)
-        self.until = whole_number(steps, 0, "objective.redirected_relu.steps")
+        self.until = whole_number("objective.redirected_relu.steps", steps, 0)
 
     def during(self, step: int) -> AbstractContextManager[Any]:
         """Replace the gradient of ReLUs for the first steps."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.objectives.checks import not_negative, whole_number
 from vital_exp.objectives.priors import ORDERS, boundary_complexity, high_frequency, l1_norm, l2_norm, total_variation
 from vital_exp.objectives.terms import Problem, Term
+from vital_exp.values import number, one_of, whole_number
 
 
 class TotalVariation(Term):
@@ -19,8 +19,7 @@ class TotalVariation(Term):
 
     def __init__(self, problem: Problem, weight: float | None = None, order: str = "l2") -> None:
         super().__init__(problem, problem.alignment.total_variation if weight is None else weight)
-        if order not in ORDERS:
-            raise UsageError("objective.total_variation.order", order, f"one of {', '.join(ORDERS)}", ORDERS)
+        one_of("objective.total_variation.order", order, ORDERS)
         self.order = order
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
@@ -70,7 +69,7 @@ class HighFrequency(Term):
 
     def __init__(self, problem: Problem, weight: float = 1.0, cutoff: float = 0.25) -> None:
         super().__init__(problem, weight)
-        self.cutoff = not_negative(cutoff, "objective.high_frequency.cutoff")
+        self.cutoff = number("objective.high_frequency.cutoff", cutoff, 0)
         if self.cutoff >= 0.5:
             raise UsageError("objective.high_frequency.cutoff", cutoff, "below 0.5, the finest grating along an axis")
 
@@ -93,8 +92,8 @@ class Boundary(Term):
 
     def __init__(self, problem: Problem, weight: float = 1.0, width: int = 20, colour: float = 0.5) -> None:
         super().__init__(problem, weight)
-        self.width = whole_number(width, 1, "objective.boundary.width")
-        self.colour = not_negative(colour, "objective.boundary.colour")
+        self.width = whole_number("objective.boundary.width", width, 1)
+        self.colour = number("objective.boundary.colour", colour, 0)
         if self.colour > 1:
             raise UsageError("objective.boundary.colour", colour, "between 0 and 1")
         self.preprocessing = problem.network.preprocessing

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vital_exp.errors import UsageError
+from vital_exp.values import one_of
 
 ORDERS = ("l1", "l2")
 # Lucid's boundary penalty: how wide its blur is, and how much the distance from a plain colour counts beside it.
@@ -27,8 +27,7 @@ def total_variation(x: Tensor, order: str = "l2") -> Tensor:
     Raises:
         UsageError: another order.
     """
-    if order not in ORDERS:
-        raise UsageError("objective.total_variation.order", order, f"one of {', '.join(ORDERS)}", ORDERS)
+    one_of("objective.total_variation.order", order, ORDERS)
     differences = (
         x[:, :, :, :-1] - x[:, :, :, 1:],
         x[:, :, :-1, :] - x[:, :, 1:, :],

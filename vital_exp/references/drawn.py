@@ -23,6 +23,7 @@ from torch.nn import functional
 from vital_exp.errors import UsageError
 from vital_exp.references.base import Candidate
 from vital_exp.targets.unit import Target
+from vital_exp.values import whole_number
 
 Array = NDArray[np.float32]
 Colour = tuple[int, int, int]
@@ -345,8 +346,7 @@ def draw_set(count_per_class: int, seed: int, palettes: str = "typical") -> tupl
         Images (10 * count_per_class, 3, 64, 64) float32 RGB in [0, 1], the classes one after the other, and their
         labels (10 * count_per_class,) int64.
     """
-    if count_per_class < 1:
-        raise UsageError("count_per_class", count_per_class, "must be at least 1")
+    whole_number("count_per_class", count_per_class, 1, allowed="must be at least 1")
     images = [draw(c, n, seed, palettes) for c in range(len(CLASSES)) for n in range(count_per_class)]
     return torch.stack(images), torch.arange(len(CLASSES)).repeat_interleave(count_per_class)
 
@@ -354,10 +354,8 @@ def draw_set(count_per_class: int, seed: int, palettes: str = "typical") -> tupl
 def _check(class_index: int, number: int, seed: int, palettes: str) -> None:
     if not 0 <= class_index < len(CLASSES):
         raise UsageError("class_index", class_index, f"the drawn classes are 0 to {len(CLASSES) - 1}")
-    if number < 0:
-        raise UsageError("number", number, "must be at least 0")
-    if seed < 0:
-        raise UsageError("seed", seed, "must be at least 0")
+    whole_number("number", number, allowed="must be at least 0")
+    whole_number("seed", seed, allowed="must be at least 0")
     if palettes not in PALETTES:
         raise UsageError("palettes", palettes, f"must be one of {', '.join(PALETTES)}", PALETTES)
 
@@ -435,8 +433,7 @@ class DrawnReferences:
 
     def __init__(self, count: int = 50, seed: int = 0, size: int | None = None, candidates: int = 50) -> None:
         for key, value, least in (("count", count, 1), ("seed", seed, 0), ("size", SIZE if size is None else size, 1)):
-            if value < least:
-                raise UsageError(f"references.{key}", value, f"must be at least {least}")
+            whole_number(f"references.{key}", value, least, allowed=f"must be at least {least}")
         self.count, self.seed, self.size = count, seed, SIZE if size is None else size
         self.competing = candidates
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.values import is_whole
 
 Array = NDArray[np.float64]
 AUTO = "auto"
@@ -53,7 +54,7 @@ def check_facets(facets: object) -> None:
     Raises:
         UsageError: neither auto nor a whole number of at least 1.
     """
-    if facets == AUTO or (isinstance(facets, int) and not isinstance(facets, bool) and facets >= 1):
+    if facets == AUTO or is_whole(facets, 1):
         return
     raise UsageError(KEY, facets, "auto, or a whole number of at least 1", [AUTO])
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from vital_exp.errors import UsageError
 from vital_exp.images.ranges import checked_pictures
 from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
@@ -16,6 +15,7 @@ from vital_exp.relevance.maps import WITH_MAPS, activations_and_relevance
 from vital_exp.targets.readout import check_unit, readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
+from vital_exp.values import one_of
 
 
 @own_modes()
@@ -44,8 +44,7 @@ def relevance_maps(
     """
     from vital_exp.api import load_model
 
-    if method not in WITH_MAPS:
-        raise UsageError("method", method, f"one of {', '.join(WITH_MAPS)}", WITH_MAPS)
+    one_of("method", method, WITH_MAPS)
     images = checked_pictures(images, "images")
     network = model if isinstance(model, VisionNetwork) else load_model(model)
     check_values(network.module)

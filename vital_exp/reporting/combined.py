@@ -14,6 +14,7 @@ from vital_exp.evaluation.pooling import WHOLE, Values, compared, pooled, pooled
 from vital_exp.evaluation.table import column_of
 from vital_exp.reporting.published import Published, published_lines
 from vital_exp.reporting.sweep import SweepRun
+from vital_exp.values import is_number
 
 ALL = "all"
 # Measured of a batch, not of a picture: one value per run.
@@ -238,7 +239,7 @@ def _entry(run: SweepRun, metric: str) -> Mapping[str, Any]:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    return float(value) if is_number(value) else math.nan
 
 
 def _whole(entries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vital_exp.reporting.pages import format_number, in_words
+from vital_exp.values import is_number
 
 Result = Mapping[str, Any]  # a line of results.jsonl
 
@@ -103,4 +104,4 @@ def facet_members(result: Result) -> list[str]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    return float(value) if is_number(value) else None

@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, rea
 from vital_exp.reporting.facets import by_unit, facet_members, facet_title, facet_words, is_facet, labelled
 from vital_exp.reporting.pages import environment, format_duration
 from vital_exp.reporting.readable import Readable, side_by_side
+from vital_exp.values import is_number
 from vital_exp.whole_files import write_whole
 
 # Bytes of pictures embedded as they are; a larger run is embedded as WebP, so that a browser still opens the page.
@@ -293,8 +293,7 @@ def _parse(text: str) -> object:
 
 
 def _finite(value: object) -> float | None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if number else None  # type: ignore[arg-type]
+    return float(value) if is_number(value) else None
 
 
 def _verdict(scores: dict[str, object]) -> bool | None:

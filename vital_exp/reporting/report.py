@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from vital_exp.reporting.published import NOTE
 from vital_exp.reporting.readable import Readable, side_by_side
 from vital_exp.reporting.sweep import SweepRun, find_runs, read_sweep
 from vital_exp.reporting.thumbnails import copied, thumbnail, tiles
+from vital_exp.values import is_number
 from vital_exp.whole_files import write_whole
 
 PAGE = "report.html"
@@ -229,8 +229,7 @@ def _picture(
 
 
 def _rounded(value: object) -> float | None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(f"{value:.4g}") if number else None
+    return float(f"{value:.4g}") if is_number(value) else None
 
 
 def _strip(run: SweepRun, model: int, target: str, out: Path) -> list[Any] | None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.values import is_number, one_of, whole_number
 
 RELU, TOP_K, BATCH_TOP_K = "relu", "topk", "batch_topk"
 ACTIVATIONS = (RELU, TOP_K, BATCH_TOP_K)
@@ -117,12 +118,12 @@ def load_autoencoder(keys: Mapping[str, Any], channels: int) -> SparseAutoencode
     shift = _vector(tensors, keys, "decoder_bias", channels)
     _check_decoder(tensors, keys, (count, channels))
     activation, k = keys["activation"], keys["k"]
-    if activation not in ACTIVATIONS:
-        raise UsageError("target.activation", activation, f"one of {', '.join(ACTIVATIONS)}", ACTIVATIONS)
+    one_of("target.activation", activation, ACTIVATIONS)
     threshold = _threshold(tensors, keys)
     needs_k = activation == TOP_K or (activation == BATCH_TOP_K and threshold is None)
-    if needs_k and (isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= count):
-        raise UsageError("target.k", k, f"a whole number of features that stay, 1 to {count}, for {activation}")
+    if needs_k:
+        allowed = f"a whole number of features that stay, 1 to {count}, for {activation}"
+        whole_number("target.k", k, 1, count, allowed=allowed)
     return SparseAutoencoder(encoder, bias, shift, activation, k, threshold)
 
 
@@ -174,7 +175,7 @@ def _check_decoder(tensors: Mapping[str, Tensor], keys: Mapping[str, Any], shape
 
 def _threshold(tensors: Mapping[str, Tensor], keys: Mapping[str, Any]) -> float | None:
     given = keys["threshold"]
-    if given is None or (isinstance(given, (int, float)) and not isinstance(given, bool)):
+    if given is None or is_number(given):
         return None if given is None else float(given)
     found = _named(tensors, keys, "threshold")
     if found.numel() != 1:

@@ -11,6 +11,7 @@ from typing import cast
 from vital_exp.errors import UsageError
 from vital_exp.targets.class_names import ClassNames, as_integer
 from vital_exp.targets.unit import DIRECTIONS, Target
+from vital_exp.values import whole_number
 
 _NUMBER = r"([0-9]{1,9})"
 _RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*")
@@ -49,8 +50,7 @@ def class_targets(
     Raises:
         UsageError: unknown or ambiguous name, number out of range, nothing selected, fewer than one variation.
     """
-    if variations < 1:
-        raise UsageError("target.variations", variations, "must be at least 1")
+    whole_number("target.variations", variations, 1, allowed="must be at least 1")
     items = [index] if isinstance(index, str) or not isinstance(index, Iterable) else list(index)
     classes = list(dict.fromkeys(number for item in items for number in _classes(item, class_names, available)))
     if not classes:

@@ -9,10 +9,11 @@ from typing import Protocol
 from torch import Tensor
 
 from vital_exp.images.randomness import RandomStreams
-from vital_exp.images.transforms.checks import sides
+from vital_exp.values import sides
 
 # Published amounts in pixels are for pictures of this side; other sizes take the same share of their side.
 PUBLISHED_SIDE = 224
+OUTSIDE = ("grey", "reflect", "edge")  # what comes from beyond a picture's border
 
 
 class Transform(Protocol):
@@ -38,7 +39,7 @@ class Resizing:
     """
 
     def __init__(self, size: object, key: str) -> None:
-        self.size = None if size is None else sides(size, key)
+        self.size = None if size is None else sides(key, size)
 
     def size_of(self, pictures: Tensor) -> tuple[int, int]:
         """Return the (height, width) these pictures get."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.transforms.base import Resizing, TakesViews
-from vital_exp.images.transforms.checks import choice, flag, interval, number, whole
 from vital_exp.images.transforms.resampling import along_axes, antialiased_boxes, axis_weights, boxes
+from vital_exp.values import flag, interval, number, one_of, whole_number
 
 POSITIONS = ("uniform", "centre")
 CENTRE_STD = 0.15  # of a box's middle, as a share of the side: Horama and xplique
@@ -31,8 +31,8 @@ class Crop(Resizing, TakesViews, ABC):
 
     def __init__(self, position: str, antialias: bool, size: int | Sequence[int] | None) -> None:
         super().__init__(size, "transforms.crop.size")
-        self.position = choice(position, "transforms.crop.position", POSITIONS)
-        self.antialias = flag(antialias, "transforms.crop.antialias")
+        self.position = one_of("transforms.crop.position", position, POSITIONS)
+        self.antialias = flag("transforms.crop.antialias", antialias)
 
     @abstractmethod
     def shares(self, streams: RandomStreams, step: int) -> Tensor:
@@ -67,8 +67,8 @@ class NormalCrop(Crop):
         size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(position, antialias, size)
-        self.mean = number(mean, "transforms.crop.mean", 0, 1)
-        self.std = number(std, "transforms.crop.std", 0, 1)
+        self.mean = number("transforms.crop.mean", mean, 0, 1)
+        self.std = number("transforms.crop.std", std, 0, 1)
 
     def shares(self, streams: RandomStreams, step: int) -> Tensor:
         """Return mean + std * normal, clipped, (N,)."""
@@ -96,10 +96,10 @@ class ShrinkingCrop(Crop):
         size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(position, antialias, size)
-        self.first = number(first, "transforms.crop.first", 0, 1)
-        self.last = number(last, "transforms.crop.last", 0, 1)
-        self.std = number(std, "transforms.crop.std", 0, 1)
-        self.steps = whole(steps, "transforms.crop.steps")
+        self.first = number("transforms.crop.first", first, 0, 1)
+        self.last = number("transforms.crop.last", last, 0, 1)
+        self.std = number("transforms.crop.std", std, 0, 1)
+        self.steps = whole_number("transforms.crop.steps", steps)
 
     def shares(self, streams: RandomStreams, step: int) -> Tensor:
         """Return the step's mean + std * normal, clipped, (N,)."""
@@ -125,8 +125,8 @@ class UniformCrop(Crop):
         size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__(position, antialias, size)
-        self.low, self.high = interval(share, "transforms.crop.share", 0.001, 1)
-        if flag(horama_quirk, "transforms.crop.horama_quirk"):
+        self.low, self.high = interval("transforms.crop.share", share, 0.001, 1)
+        if flag("transforms.crop.horama_quirk", horama_quirk):
             self.low, self.high = self.high, 2 * self.high - self.low
 
     def shares(self, streams: RandomStreams, step: int) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from vital_exp.images.randomness import RandomStreams
-from vital_exp.images.transforms.checks import OUTSIDE, choice, interval, number, numbers
+from vital_exp.images.transforms.base import OUTSIDE
 from vital_exp.images.transforms.resampling import affine
+from vital_exp.values import interval, number, numbers, one_of
 
 
 class Scale:
@@ -21,8 +22,8 @@ class Scale:
     """
 
     def __init__(self, factors: Sequence[float], outside: str = "grey") -> None:
-        self.factors = numbers(factors, "transforms.scale.factors", 0.01, 100)
-        self.outside = choice(outside, "transforms.scale.outside", OUTSIDE)
+        self.factors = numbers("transforms.scale.factors", factors, 0.01, 100)
+        self.outside = one_of("transforms.scale.outside", outside, OUTSIDE)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
         """Return the scaled pictures, (N, C, H, W)."""
@@ -40,8 +41,8 @@ class Rotate:
     """
 
     def __init__(self, degrees: Sequence[float], outside: str = "grey") -> None:
-        self.degrees = numbers(degrees, "transforms.rotate.degrees", -360, 360)
-        self.outside = choice(outside, "transforms.rotate.outside", OUTSIDE)
+        self.degrees = numbers("transforms.rotate.degrees", degrees, -360, 360)
+        self.outside = one_of("transforms.rotate.outside", outside, OUTSIDE)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
         """Return the turned pictures, (N, C, H, W)."""
@@ -61,10 +62,10 @@ class RandomAffine:
     """
 
     def __init__(self, degrees: float, translate: float, scale: Sequence[float], outside: str = "grey") -> None:
-        self.degrees = number(degrees, "transforms.affine.degrees", 0, 180)
-        self.translate = number(translate, "transforms.affine.translate", 0, 1)
-        self.scale = interval(scale, "transforms.affine.scale", 0.01, 100)
-        self.outside = choice(outside, "transforms.affine.outside", OUTSIDE)
+        self.degrees = number("transforms.affine.degrees", degrees, 0, 180)
+        self.translate = number("transforms.affine.translate", translate, 0, 1)
+        self.scale = interval("transforms.affine.scale", scale, 0.01, 100)
+        self.outside = one_of("transforms.affine.outside", outside, OUTSIDE)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
         """Return the moved pictures, (N, C, H, W)."""

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from vital_exp.images.randomness import RandomStreams
-from vital_exp.images.transforms.checks import interval, number
 from vital_exp.images.transforms.resampling import along_axes
+from vital_exp.values import interval, number
 
 
 class UniformNoise:
     """Adds noise uniform in [-amplitude, amplitude], in the network's normalised space; every pixel has its own."""
 
     def __init__(self, amplitude: float) -> None:
-        self.amplitude = number(amplitude, "transforms.uniform_noise.amplitude", 0, 1000)
+        self.amplitude = number("transforms.uniform_noise.amplitude", amplitude, 0, 1000)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
         """Return the noisy pictures, (N, C, H, W)."""
@@ -30,7 +30,7 @@ class NormalNoise:
     """Adds noise N(0, std^2), in the network's normalised space; every pixel has its own."""
 
     def __init__(self, std: float) -> None:
-        self.std = number(std, "transforms.normal_noise.std", 0, 1000)
+        self.std = number("transforms.normal_noise.std", std, 0, 1000)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
         """Return the noisy pictures, (N, C, H, W)."""
@@ -49,7 +49,7 @@ class GaussianBlur:
     """
 
     def __init__(self, sigma: Sequence[float]) -> None:
-        self.sigma = interval(sigma, "transforms.blur.sigma", 0, 100)
+        self.sigma = interval("transforms.blur.sigma", sigma, 0, 100)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
         """Return the blurred pictures, (N, C, H, W)."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from vital_exp.images.randomness import RandomStreams
-from vital_exp.images.transforms.base import PUBLISHED_SIDE, scaled_pixels
-from vital_exp.images.transforms.checks import OUTSIDE, choice, number, whole
+from vital_exp.images.transforms.base import OUTSIDE, PUBLISHED_SIDE, scaled_pixels
+from vital_exp.values import number, one_of, whole_number
 
 
 class CircularJitter:
@@ -18,7 +18,7 @@ class CircularJitter:
     """
 
     def __init__(self, pixels: int) -> None:
-        self.pixels = whole(pixels, "transforms.jitter.pixels")
+        self.pixels = whole_number("transforms.jitter.pixels", pixels)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
         """Return the rolled pictures, (N, C, H, W)."""
@@ -36,9 +36,9 @@ class CropJitter:
     """
 
     def __init__(self, pixels: int) -> None:
-        self.pixels = whole(pixels, "transforms.crop_jitter.pixels")
+        self.pixels = whole_number("transforms.crop_jitter.pixels", pixels)
         if self.pixels >= PUBLISHED_SIDE:
-            number(self.pixels, "transforms.crop_jitter.pixels", 0, PUBLISHED_SIDE - 1)
+            number("transforms.crop_jitter.pixels", self.pixels, 0, PUBLISHED_SIDE - 1)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
         """Return the crops, (N, C, H - d, W - d)."""
@@ -57,10 +57,10 @@ class Pad:
     """
 
     def __init__(self, pixels: int, outside: str = "grey") -> None:
-        self.pixels = whole(pixels, "transforms.pad.pixels")
+        self.pixels = whole_number("transforms.pad.pixels", pixels)
         if self.pixels >= PUBLISHED_SIDE:
-            number(self.pixels, "transforms.pad.pixels", 0, PUBLISHED_SIDE - 1)
-        self.outside = choice(outside, "transforms.pad.outside", OUTSIDE)
+            number("transforms.pad.pixels", self.pixels, 0, PUBLISHED_SIDE - 1)
+        self.outside = one_of("transforms.pad.outside", outside, OUTSIDE)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
         """Return the framed pictures, (N, C, H + 2 p, W + 2 p)."""
@@ -85,7 +85,7 @@ class HorizontalFlip:
     """Mirrors each picture with a probability."""
 
     def __init__(self, probability: float) -> None:
-        self.probability = number(probability, "transforms.flip.probability", 0, 1)
+        self.probability = number("transforms.flip.probability", probability, 0, 1)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
         """Return the pictures, some mirrored, (N, C, H, W)."""
