@@ -17,10 +17,17 @@ from vital_exp.config import compose_config
 from vital_exp.engine import objective_and_gradient
 from vital_exp.engine.batching import batches, padded
 from vital_exp.errors import UsageError
+from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.taps import Taps
-from vital_exp.relevance.maps import activations_and_relevance
-from vital_exp.relevance.weights import channel_correlation, channel_importance, spatial_masks
+from vital_exp.objectives.alignment_terms import SortMatching
+from vital_exp.objectives.distance_terms import GramMatching
+from vital_exp.objectives.terms import Objective, Problem
+from vital_exp.references.statistics import READOUT, TARGET_LAYER, ReferenceStatistics, reference_statistics
+from vital_exp.references.tensors import TensorReferences
+from vital_exp.relevance.maps import METHODS, activations_and_relevance
+from vital_exp.relevance.weights import Relevance, channel_correlation, channel_importance, spatial_masks
+from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.readout import STRONGEST, Readout, readout
 from vital_exp.targets.selection import unit_targets
 from vital_exp.targets.unit import Target
@@ -397,3 +404,47 @@ def test_pictures_by_attn_lrp_and_from_one_position(method: str) -> None:
         return history
 
     assert loss(method)[0] != loss("lrp")[0]
+
+
+@pytest.fixture
+def counted() -> tuple[VisionNetwork, list[int]]:
+    """The tiny network, and how many pictures each of its forward passes from now on has."""
+    network, passes = tiny(), []
+    network.taps(["layer1"]).trace(images(2))
+    network.module.register_forward_pre_hook(lambda _module, given: passes.append(len(given[0])))
+    return network, passes
+
+
+def statistics_of(network: VisionNetwork, method: str) -> dict[str, Tensor]:
+    relevance = Relevance(network, readout([UNIT], 16), method)
+    return reference_statistics(network, ["conv1", READOUT, TARGET_LAYER], iter(images(10)), relevance)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_references_pass_the_network_once(counted: tuple[VisionNetwork, list[int]], method: str) -> None:
+    network, passes = counted
+    found = statistics_of(network, method)
+    assert passes == [8, 2]
+    activation = network.taps(["layer1"])(model_space(images(10), network))[0]["layer1"].flatten(2)
+    expected = {READOUT: activation[:, 3:4], TARGET_LAYER: activation}
+    for name, values in expected.items():
+        torch.testing.assert_close(found[f"quantiles/{name}"], values.sort(dim=-1).values.mean(dim=0))
+
+
+def test_terms_of_a_step_share_one_relevance_pass(counted: tuple[VisionNetwork, list[int]]) -> None:
+    network, passes = counted
+    relevance = Relevance(network, readout([UNIT], 16), "lrp")
+    references = TensorReferences(images(), ClassNames.numbered(4))
+    statistics = ReferenceStatistics(network, references, None, relevance)
+    there = Problem(
+        network, (UNIT,), relevance.readout, Alignment({"conv1": 1.0, "bn1": 1.0}, 0, 0), statistics, relevance
+    )
+    terms = {"both": SortMatching(there), "one": SortMatching(there, layers=["bn1"]), "gram": GramMatching(there)}
+    objective = Objective(network, terms, relevance=relevance)
+    passes.clear()
+    x = model_space(images(1, 5), network)
+    _, shares = objective(x)
+    assert passes == [1, 1]  # the step's own and relevance
+    singles = {name: Objective(network, {name: term}, relevance=relevance)(x)[0] for name, term in terms.items()}
+    for name, share in shares.items():
+        torch.testing.assert_close(share, singles[name])

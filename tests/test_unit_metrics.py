@@ -32,6 +32,7 @@ from vital_exp.evaluation.settings import Settings
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.images.output import to_uint8
 from vital_exp.models.network import VisionNetwork
+from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
 
 SIDE, COUNT = 32, 12
@@ -44,7 +45,7 @@ PLACES = {7: 0, 3: 1, 11: 2}
 UNITS = ("activation_ratio", "activation_ratio_others", "own_unit_first")
 
 
-class DrawnFor:
+class DrawnFor(References):
     """Random images of each unit and facet; unit 11 shares its last image with unit 3."""
 
     def images(self, target: Target) -> Iterator[Tensor]:

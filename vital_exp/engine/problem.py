@@ -82,8 +82,9 @@ def targets_of(config: DictConfig, network: VisionNetwork, references: Reference
     if keys["kind"] != "class":
         return _hidden_targets(config, keys, network, variations)
     available = references.class_indices() if references else None
-    names = getattr(references, "class_names", network.classes)
-    targets = class_targets(keys["index"], names, variations, available)
+    classes = network.classes  # refuses where there are none
+    names = references.class_names if references else None
+    targets = class_targets(keys["index"], names or classes, variations, available)
     if references:
         check_references(targets, references)
     return targets

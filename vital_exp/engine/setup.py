@@ -198,7 +198,7 @@ def objective_of(config: DictConfig, problem: Problem) -> Objective:
         if isinstance(weight, bool) or not isinstance(weight, (int, float, type(None))):
             raise UsageError(f"objective.{name}.weight", weight, "a number")
     terms = {str(name): build(node, problem=problem) for name, node in config.objective.items()}
-    return Objective(problem.network, terms, config.fold_batch_norms, config.pack_weights)
+    return Objective(problem.network, terms, config.fold_batch_norms, config.pack_weights, problem.relevance)
 
 
 def transform_of(config: DictConfig, network: VisionNetwork | None = None) -> Compose:

@@ -26,10 +26,10 @@ def activation_rows(
     positive.
     """
     rows: list[dict[str, float | int | str]] = []
-    largest = getattr(references, "largest_activation", None)
     for target, activation in zip(targets, activations, strict=True):
         row: dict[str, float | int | str] = {"target": target.name, "activation": activation}
-        if largest and (natural := largest(target)) > 0:
+        natural = references.largest_activation(target)
+        if natural is not None and natural > 0:
             row["activation_ratio"] = activation / natural
         rows.append(row)
     return rows

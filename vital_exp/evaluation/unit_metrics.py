@@ -103,16 +103,23 @@ def largest_natural(evidence: Evidence) -> list[float]:
     Raises:
         NotComputed: the units were not mined, or there are no natural images.
     """
-    mined = getattr(evidence.references, "largest_activation", None)
-    if mined is not None:
-        try:
-            return [mined(target) for target in evidence.targets]
-        except UsageError as error:
-            raise NotComputed(f"needs the mining of these units ({error})") from error
+    if known := _mined(evidence):
+        return known
     units = evidence.natural_reading(TARGET).units
     if units is None:
         raise NotComputed("needs a network with class outputs")
     return units.amax(dim=0)[evidence.unit_of].tolist()
+
+
+def _mined(evidence: Evidence) -> list[float]:
+    """The largest natural activation of each target's unit in a mining; empty where nothing was mined."""
+    if evidence.references is None:
+        return []
+    try:
+        found = [evidence.references.largest_activation(target) for target in evidence.targets]
+    except UsageError as error:
+        raise NotComputed(f"needs the mining of these units ({error})") from error
+    return [one for one in found if one is not None]
 
 
 def _check_units(evidence: Evidence) -> None:

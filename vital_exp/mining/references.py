@@ -15,7 +15,7 @@ from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index, Row
 from vital_exp.mining.patches import cut, enlarged
 from vital_exp.mining.windows import AUTO
-from vital_exp.references.base import Candidate
+from vital_exp.references.base import Candidate, Competing
 from vital_exp.references.decoding import CorruptImageError, printable
 from vital_exp.references.facets import Facet
 from vital_exp.references.folder import warn_of_few
@@ -25,7 +25,7 @@ REGIONS = ("patch", "image", "window")
 
 
 @dataclass
-class MinedReferences:
+class MinedReferences(Competing):
     """The images that drive each unit most, or the strongest patch of each of them.
 
     Attributes:

@@ -12,7 +12,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models.layers import is_transformer
 from vital_exp.models.taps import INPUT
 from vital_exp.objectives.alignment import sort_matching
-from vital_exp.objectives.terms import Problem, Term
+from vital_exp.objectives.terms import MASK, Problem, Term
 from vital_exp.references.quantiles import resample_quantiles
 from vital_exp.references.statistics import READOUT, TARGET_LAYER
 from vital_exp.values import one_of
@@ -76,8 +76,8 @@ class DistributionTerm(Term):
         if not self.layer_weights:
             wanted = f"no layer below {problem.readout.layer} to align; objective.alignment.readout_weight=1 aligns it"
             raise UsageError("model.layers", "none", wanted)
-        self.readout, self.relevance = problem.readout, problem.relevance
-        self.masked = [layer for layer in grown if problem.relevance and problem.relevance.has_maps]
+        self.readout = problem.readout
+        self.masked = tuple(grown) if problem.relevance and problem.relevance.has_maps else ()
         own = (READOUT, TARGET_LAYER)
         tapped = [problem.readout.layer if layer in own else layer for layer in self.layer_weights]
         self.layers = tuple(dict.fromkeys(tapped))
@@ -106,12 +106,11 @@ class DistributionTerm(Term):
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
         """Return the (N,) weighted sum over layers."""
-        masks = self.relevance.masks(pictures, self.masked) if self.relevance and self.masked else {}
         total = pictures.new_zeros(len(pictures))
         for layer, weight in self.layer_weights.items():
             features = self._features(layer, activations)
-            if layer in masks:
-                features = features * masks[layer]
+            if layer in self.masked:
+                features = features * activations[MASK + layer]
             reference = self.reference(layer, features.shape[-1])
             total = total + weight * self.distance(features, reference, self.channel_weights.get(layer))
         return total

@@ -23,8 +23,8 @@ from vital_exp.relevance.weights import Relevance
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
 
-# Before the name of a layer: its activation for the pictures a term compares with.
-GIVEN = "given/"
+# Before the name of a layer: its activation for the pictures a term compares with; the mask of its relevance.
+GIVEN, MASK = "given/", "relevance mask/"
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Term(Part, ABC):
     to_the_end = False  # whether the whole network must run, whatever layers are read
     given: Tensor | None = None  # (N, 3, H, W) normalised pictures to compare with; they take the same transforms
     compared: tuple[str, ...] = ()  # the layers of the given pictures that are read, under "given/<layer>"
+    masked: tuple[str, ...] = ()  # the layers whose relevance masks are read, (N, C, P) under "relevance mask/<layer>"
 
     def __init__(self, problem: Problem, weight: float) -> None:
         self.weight = float(weight)
@@ -110,6 +111,7 @@ class Objective:
         parts: by name; terms of weight 0 are left out.
         fold_batch_norms: whether norms are part of the convolutions before them while the network runs.
         pack_weights: whether a CPU's convolutions have their weights in its own order while the network runs.
+        relevance: of the pictures' features, where a term reads its masks.
 
     Attributes:
         terms: the terms of the sum, by name.
@@ -125,6 +127,7 @@ class Objective:
         parts: Mapping[str, Part],
         fold_batch_norms: bool = False,
         pack_weights: bool = False,
+        relevance: Relevance | None = None,
     ) -> None:
         named = {name: part for name, part in parts.items() if isinstance(part, Term)}
         self.terms = {name: term for name, term in named.items() if term.weight != 0}
@@ -139,6 +142,8 @@ class Objective:
         self.norms = FoldedNorms(network, self.taps) if fold_batch_norms else None
         self.convolutions = PackedConvolutions(network) if pack_weights else None
         self.given = {name: term.given for name, term in self.terms.items() if term.given is not None}
+        self.relevance = relevance
+        self.masked = tuple(dict.fromkeys(sum((t.masked for t in self.terms.values()), ())))
         self.given_taps = {name: network.taps(self.terms[name].compared) for name in self.given}
 
     def __call__(
@@ -162,6 +167,7 @@ class Objective:
         if pictures.requires_grad:
             check_gradients(activations)
         compared = self._given_activations(self.given if given is None else given)
+        activations |= self._masks(pictures)
         shares = {
             name: term.weight * term(pictures, {**activations, **compared.get(name, {})})
             for name, term in self.terms.items()
@@ -173,6 +179,12 @@ class Objective:
         """Return the activations of the pictures that terms compare with, under the names of their terms."""
         found = {name: self.given_taps[name](pictures)[0] for name, pictures in given.items()}
         return {name: {GIVEN + layer: exact(values) for layer, values in one.items()} for name, one in found.items()}
+
+    def _masks(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Return the relevance masks that terms read, all from one pass of the network; constants of the step."""
+        if not self.masked or self.relevance is None:
+            return {}
+        return {MASK + layer: mask for layer, mask in self.relevance.masks(pictures, self.masked).items()}
 
     @property
     def caption(self) -> str:

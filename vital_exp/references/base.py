@@ -8,11 +8,12 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
 
 
 class References(Protocol):
-    """Natural images that show what a target responds to."""
+    """Natural images that show what a target responds to; sources inherit what they do not have."""
 
     def images(self, target: Target) -> Iterator[Tensor]:
         """Yield the target's reference images one by one, each (3, H, W) RGB in [0, 1] at the network's input size."""
@@ -25,6 +26,19 @@ class References(Protocol):
     def class_indices(self) -> list[int] | None:
         """Return the classes that have images, ascending; None when the images serve any target."""
         ...
+
+    @property
+    def class_names(self) -> ClassNames | None:
+        """The names that the source itself gives the classes; None: the network's."""
+        return None
+
+    def largest_activation(self, target: Target) -> float | None:
+        """Return the largest activation of a unit by natural images, where they were mined; None where they were not.
+
+        Raises:
+            UsageError: others were mined, not the unit.
+        """
+        return None
 
 
 @dataclass(frozen=True)

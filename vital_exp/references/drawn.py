@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vital_exp.errors import UsageError
-from vital_exp.references.base import Candidate
+from vital_exp.references.base import Candidate, Competing
 from vital_exp.targets.unit import Target
 from vital_exp.values import whole_number
 
@@ -418,7 +418,7 @@ def _lit(image: Array, stream: np.random.Generator) -> Array:
 # --- as references --------------------------------------------------------------------------------------------------
 
 
-class DrawnReferences:
+class DrawnReferences(Competing):
     """The drawn set as reference images: those of a class for a class, a mixture of all classes for a hidden unit.
 
     Args:

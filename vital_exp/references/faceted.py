@@ -18,6 +18,7 @@ from vital_exp.references.base import Candidate, Competing, References
 from vital_exp.references.embeddings import Embedding, Embeddings
 from vital_exp.references.facets import AUTO, KEY, LEAST_MEMBERS, Facet, check_enough, find_facets
 from vital_exp.references.folder import ReferenceWarning
+from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_file
 
@@ -37,7 +38,7 @@ class FacetStore(Protocol):
         ...
 
 
-class FacetedReferences:
+class FacetedReferences(References):
     """References of the facets of units; a target without a facet has those of its unit.
 
     Args:
@@ -89,14 +90,13 @@ class FacetedReferences:
         return self.source.class_indices()
 
     @property
-    def class_names(self) -> Any:
+    def class_names(self) -> ClassNames | None:
         """The source's names of classes, if it has such."""
-        return self.source.class_names  # type: ignore[attr-defined]
+        return self.source.class_names
 
-    @property
-    def largest_activation(self) -> Any:
-        """The source's function of a unit's largest natural activation, if it has one."""
-        return self.source.largest_activation  # type: ignore[attr-defined]
+    def largest_activation(self, target: Target) -> float | None:
+        """Return the unit's largest activation by natural images, if the source knows it."""
+        return self.source.largest_activation(target)
 
     def facet(self, target: Target) -> Facet:
         """Return the facet of a target.

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from vital_exp.errors import UsageError, nearest
-from vital_exp.references.base import Candidate
+from vital_exp.references.base import Candidate, Competing
 from vital_exp.references.decoding import INTERPOLATIONS, CorruptImageError, fit, load_rgb, printable
 from vital_exp.targets.class_names import ClassNames, as_integer
 from vital_exp.targets.unit import Target
@@ -33,7 +33,7 @@ class ReferenceWarning(UserWarning):
     """References that are fewer, or other, than the user asked for."""
 
 
-class FolderReferences:
+class FolderReferences(Competing):
     """Images of an ImageFolder tree: root/<class folder>/**/<image>, or of a root that holds images alone.
 
     Class folders map to classes by name or synonym, WordNet id or index; if none does, by alphabetical order, provided

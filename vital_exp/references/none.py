@@ -8,10 +8,11 @@ from typing import NoReturn
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
 
 
-class NoReferences:
+class NoReferences(References):
     """Stands in for references when no folder is named; whoever asks for an image is told to name one.
 
     Args:

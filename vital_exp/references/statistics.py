@@ -27,7 +27,7 @@ from vital_exp.whole_files import whole_path
 
 # Images passed through the network together; a constant, so that the statistics do not depend on anything else.
 IMAGES_PER_PASS = 8
-FORMAT = "mean sorted features, 4"  # part of the cache's key: what is stored and relevance rules
+FORMAT = "mean sorted features, 5"  # part of the cache's key: what is stored and relevance rules
 # The name under which the target's own read-out, a single channel, is matched like a layer.
 READOUT = "readout"
 TARGET_LAYER = "target layer"  # all channels of the layer that the target is a unit of
@@ -159,15 +159,19 @@ def features_of(
     relevance: Relevance | None,
     readout: Readout | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
-    """Return activations (B, C, P), relevance (B, C, ...) and the target's largest read-outs (B,) of some images."""
+    """Return activations (B, C, P), relevance (B, C, ...) and the target's largest read-outs (B,) of some images.
+
+    The network runs once.
+    """
     hidden = [layer for layer in layers if layer not in AROUND]
     maps: dict[str, Tensor] = {}
     if relevance is None or readout is None:
         activations, _ = network.taps(layers)(pictures)
         return {layer: exact(values).flatten(2) for layer, values in activations.items()}, maps, None
-    if relevance.has_maps:
-        _, maps, _ = activations_and_relevance(network, pictures, hidden, readout, relevance.method)
-    found, _ = network.taps([*dict.fromkeys([*hidden, readout.layer])])(pictures)
+    if relevance.has_maps and hidden:
+        found, maps, _ = activations_and_relevance(network, pictures, hidden, readout, relevance.method)
+    else:
+        found, _ = network.taps([*dict.fromkeys([*hidden, readout.layer])])(pictures)
     activations = {layer: exact(values) for layer, values in found.items()}
     features = {layer: activations[layer].flatten(2) for layer in hidden}
     features |= {INPUT: pictures.flatten(2)} if INPUT in layers else {}

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.images.ranges import checked_shape, tell_ranges
-from vital_exp.references.base import Candidate
+from vital_exp.references.base import Candidate, Competing
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 
 
-class TensorReferences:
+class TensorReferences(Competing):
     """References from tensors (B, 3, H, W) in RGB, taken as they are: not clamped, resized or cast.
 
     Args:

@@ -48,8 +48,8 @@ def activations_and_relevance(
         output: which tensor of what the network returns ``"output"`` is; None: the logits, else the first.
 
     Returns:
-        Activations and relevance at each layer, (N, C, ...) channels first, and the read-out (N, P) of the target's
-        layer; all without a graph.
+        Activations and relevance at each layer, (N, C, ...) channels first, the activations with those of the target's
+        layer; and the read-out (N, P) of the target's layer. All without a graph.
 
     Raises:
         UsageError: a layer that does not come before the target, or an operation that no rule covers.
@@ -92,9 +92,10 @@ def _of_pass(taps: Taps, pictures: Tensor, layers: Sequence[str], readout: Reado
         if arrived is None:
             raise UsageError("model.layers", layer, f"does not influence the target's layer {readout.layer}")
     maps = {layer: taps.channels_first(layer, one, pictures) for layer, one in zip(below, flow, strict=True)}
-    activations = {layer: taps.channels_first(layer, outputs[layer].detach(), pictures) for layer in layers}
-    maps = _maps({readout.layer: relevance, **maps}, activations, method)
-    return activations, maps, readout.map(target.detach())
+    activations = {layer: taps.channels_first(layer, outputs[layer].detach(), pictures) for layer in below}
+    activations[readout.layer] = target.detach()
+    found = _maps({readout.layer: relevance, **maps}, activations, method)
+    return activations, {layer: found[layer] for layer in layers}, readout.map(activations[readout.layer])
 
 
 def _maps(flow: dict[str, Tensor], activations: dict[str, Tensor], method: str) -> dict[str, Tensor]:
