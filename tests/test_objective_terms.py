@@ -24,7 +24,7 @@ from vital_exp.engine import objective_and_gradient
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork
-from vital_exp.models.taps import OUTPUT, Taps
+from vital_exp.models.taps import Taps
 from vital_exp.objectives import distances, total_variation
 from vital_exp.objectives.activation import (
     dot_cosine,
@@ -44,7 +44,7 @@ from vital_exp.references.tensors import TensorReferences
 from vital_exp.relevance.weights import Relevance
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.readout import Readout, readout
-from vital_exp.targets.unit import Target
+from vital_exp.targets.unit import OUTPUT, Target
 
 SIZE = 16
 UNIT = 1  # class and channel of most tests: one that no ReLU closes

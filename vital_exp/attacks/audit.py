@@ -91,7 +91,7 @@ class Audit:
         if self.plot:
             with whole_file(folder / "plot.svg") as file:
                 file.write(self.plot)
-        return write_page(folder, self)
+        return write_page(folder, content, self.panels, self.plot)
 
     def __str__(self) -> str:
         return "\n".join(self.verdicts)

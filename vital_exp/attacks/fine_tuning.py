@@ -13,8 +13,8 @@ from torch.nn import functional
 from vital_exp.attacks.wrapping import rewrapped
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact
-from vital_exp.models.taps import OUTPUT
 from vital_exp.targets.readout import Readout
+from vital_exp.targets.unit import OUTPUT
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from markupsafe import Markup
 from PIL import Image
@@ -15,9 +16,6 @@ from torch import Tensor
 from vital_exp.images.output import to_uint8
 from vital_exp.reporting.pages import environment
 from vital_exp.whole_files import write_whole
-
-if TYPE_CHECKING:
-    from vital_exp.attacks.audit import Audit
 
 LARGEST_SIDE = 160  # px of a picture on the page
 
@@ -30,14 +28,19 @@ class Panel:
     pictures: list[tuple[str, Tensor]]
 
 
-def write_page(folder: Path, audit: Audit) -> Path:
-    """Write ``folder/report.html`` and return its path."""
-    panels = [
-        (panel.name, [(words, _data_uri(picture)) for words, picture in panel.pictures]) for panel in audit.panels
-    ]
+def write_page(folder: Path, audit: Mapping[str, Any], panels: Sequence[Panel], plot: str) -> Path:
+    """Write ``folder/report.html`` and return its path.
+
+    Args:
+        folder: where.
+        audit: the content of audit.json.
+        panels: pictures side by side.
+        plot: a chart as SVG; empty where there is none.
+    """
+    embedded = [(panel.name, [(words, _data_uri(picture)) for words, picture in panel.pictures]) for panel in panels]
     page = environment("vital_exp.attacks").get_template("audit.html")
-    columns = list(dict.fromkeys(key for row in audit.table for key in row))
-    text = page.render(audit=audit, panels=panels, columns=columns, plot=Markup(audit.plot))  # the plot escapes names
+    columns = list(dict.fromkeys(key for row in audit["table"] for key in row))
+    text = page.render(audit=audit, panels=embedded, columns=columns, plot=Markup(plot))  # the plot escapes names
     return write_whole(folder / "report.html", [text])
 
 

@@ -13,8 +13,8 @@ from vital_exp.attacks.fine_tuning import FineTuning, fine_tuned, unit_values
 from vital_exp.attacks.wrapping import checked_decoy
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork
-from vital_exp.models.taps import OUTPUT
 from vital_exp.targets.readout import Readout
+from vital_exp.targets.unit import OUTPUT
 
 TOP = 10  # natural images that drive the unit most
 RADIUS = 0.1  # of the noise around the decoy, in RGB

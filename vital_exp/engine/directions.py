@@ -21,9 +21,9 @@ from vital_exp.mining.meta import network_difference
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.open_clip import ClipNetwork
-from vital_exp.models.taps import OUTPUT
 from vital_exp.targets.autoencoder import SparseAutoencoder, load_autoencoder
 from vital_exp.targets.directions import load_directions
+from vital_exp.targets.unit import OUTPUT
 
 
 def settle_files(config: DictConfig) -> None:

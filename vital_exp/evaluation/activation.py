@@ -11,10 +11,9 @@ from vital_exp.evaluation.recognition import PICTURES_PER_PASS
 from vital_exp.images.output import resized
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact
-from vital_exp.models.taps import OUTPUT
 from vital_exp.references.base import References
 from vital_exp.targets.readout import Readout
-from vital_exp.targets.unit import Target
+from vital_exp.targets.unit import OUTPUT, Target
 
 
 def activation_rows(

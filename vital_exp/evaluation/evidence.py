@@ -22,10 +22,9 @@ from vital_exp.images.output import to_uint8
 from vital_exp.models.layers import alignment, unit_shape
 from vital_exp.models.network import Recipe, VisionNetwork
 from vital_exp.models.refusals import takes_size
-from vital_exp.models.taps import OUTPUT
 from vital_exp.references.base import References
 from vital_exp.targets.readout import Readout, readout
-from vital_exp.targets.unit import Target
+from vital_exp.targets.unit import OUTPUT, Target
 
 # Names of the views beside those of judges: the network itself, pixels, the published Inception, CLIP.
 TARGET, PIXELS, INCEPTION, CLIP = "target", "pixels", "inception", "clip"

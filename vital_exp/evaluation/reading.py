@@ -18,8 +18,8 @@ from vital_exp.models.heads import NONE, Head
 from vital_exp.models.identity import identity_of
 from vital_exp.models.layers import layer_shapes
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.models.taps import OUTPUT
 from vital_exp.targets.readout import Readout
+from vital_exp.targets.unit import OUTPUT
 
 # Activations of a layer that path similarity compares: all of a small layer, else this many drawn once. The standard
 # error of a correlation over n of them is 1 / sqrt(n), here 0.02.

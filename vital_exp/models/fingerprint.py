@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.outputs import tensors
-from vital_exp.models.taps import OUTPUT
+from vital_exp.targets.unit import OUTPUT
 
 # By layer, in the order in which layers finish: the root mean square of its activations, then signed sums of them.
 Fingerprint = Mapping[str, Sequence[float]]

@@ -10,8 +10,7 @@ from torch import nn
 from vital_exp.errors import UsageError
 from vital_exp.models import stages
 from vital_exp.models.network import Recipe, VisionNetwork
-from vital_exp.models.taps import INPUT
-from vital_exp.models.tracing import OUTPUT
+from vital_exp.targets.unit import INPUT, OUTPUT
 
 # The paper's weight of total variation and of the L2 norm for vision transformers; convolutional networks take none.
 VIT_PRIOR = 3e-3

@@ -12,7 +12,8 @@ from torch import nn
 
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork
-from vital_exp.models.tracing import OUTPUT, TracedLayer
+from vital_exp.models.tracing import TracedLayer
+from vital_exp.targets.unit import OUTPUT
 
 # The paper's blocks of vision transformers of 12 and 24 blocks.
 VIT_BLOCKS = {12: (0, 4, 8, 11), 24: (2, 9, 20, 23)}

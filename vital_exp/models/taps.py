@@ -12,10 +12,8 @@ from vital_exp.errors import UsageError
 from vital_exp.models.axes import tensors_in
 from vital_exp.models.layout import Layout
 from vital_exp.models.outputs import Output
-from vital_exp.models.tracing import OUTPUT, Trace, trace
-
-# The name under which the pictures themselves, as the network takes them, are read like a layer.
-INPUT = "input"
+from vital_exp.models.tracing import Trace, trace
+from vital_exp.targets.unit import INPUT, OUTPUT
 
 
 class _AllTapped(Exception):

@@ -20,9 +20,9 @@ from vital_exp.models.axes import AxisPass, channel_axes, set_channel_axes, tens
 from vital_exp.models.layout import Layout
 from vital_exp.models.outputs import Output
 from vital_exp.models.precision import HALVES, precisions_of
+from vital_exp.targets.unit import OUTPUT
 
 # The name under which the network's output is read like a layer.
-OUTPUT = "output"
 # Of the first picture's values so many are compared between the passes.
 SAMPLED = 64
 # Largest difference, relative to the largest value, that is rounding: other batches are summed in other orders.

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.models.taps import OUTPUT
 from vital_exp.objectives.activation import gram_cosines, mean_square, read_activation
 from vital_exp.objectives.terms import Problem, Term
 from vital_exp.targets.readout import Position, Readout
-from vital_exp.targets.unit import Target
+from vital_exp.targets.unit import OUTPUT, Target
 from vital_exp.values import number, whole_number
 
 CENTRE = "centre"

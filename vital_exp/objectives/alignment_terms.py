@@ -10,11 +10,11 @@ from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import is_transformer
-from vital_exp.models.taps import INPUT
 from vital_exp.objectives.alignment import sort_matching
 from vital_exp.objectives.terms import MASK, Problem, Term
 from vital_exp.references.quantiles import resample_quantiles
 from vital_exp.references.statistics import READOUT, TARGET_LAYER
+from vital_exp.targets.unit import INPUT
 from vital_exp.values import one_of
 
 # Share of a layer's mean variance below which a channel counts as hardly varying.

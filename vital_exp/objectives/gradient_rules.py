@@ -12,10 +12,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from vital_exp.errors import UsageError
-from vital_exp.models.taps import INPUT, OUTPUT
 from vital_exp.objectives.terms import GradientRule, Problem
 from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.relevance.weights import Relevance
+from vital_exp.targets.unit import INPUT, OUTPUT
 from vital_exp.values import whole_number
 
 REDIRECTED_STEPS = 16  # Lucid's

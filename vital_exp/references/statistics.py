@@ -16,13 +16,12 @@ from torch import Tensor
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact
-from vital_exp.models.taps import INPUT
 from vital_exp.references.base import References
 from vital_exp.references.quantiles import resample_quantiles
 from vital_exp.relevance.maps import activations_and_relevance
 from vital_exp.relevance.weights import Relevance, channel_correlation, channel_importance, spatial_masks
 from vital_exp.targets.readout import Readout
-from vital_exp.targets.unit import Target
+from vital_exp.targets.unit import INPUT, Target
 from vital_exp.whole_files import whole_path
 
 # Images passed through the network together; a constant, so that the statistics do not depend on anything else.

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.models.taps import OUTPUT
 from vital_exp.targets.autoencoder import SparseAutoencoder
-from vital_exp.targets.unit import Target
+from vital_exp.targets.unit import OUTPUT, Target
 
 Position = tuple[int, int]
 # Instead of a position: the one where the read-out of the picture at hand is largest.

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 # Kinds of targets that read a direction in a layer's channels: of a file, a mined concept, a feature of a sparse
 # autoencoder, a text's embedding.
 DIRECTIONS = ("direction", "concept", "sae", "text")
+# Names that are read like those of layers: the pictures themselves, as the network takes them; what it returns.
+INPUT, OUTPUT = "input", "output"
 LONGEST_NAME = 180  # characters: file systems take 255, endings included
 
 
