@@ -99,7 +99,7 @@ def test_the_page_is_one_file_that_fetches_nothing(places: dict[str, Path], monk
     assert "a/broken0.png" in page
     assert str(places["photos"]) in page
 
-    monkeypatch.setattr("vital_exp.mining.page.EMBED_BYTES", 1000)  # too many sheets for one file
+    monkeypatch.setattr("vital_exp.reporting.mining.EMBED_BYTES", 1000)  # too many sheets for one file
     assert command(*run) == 0
     sources = re.findall(r'src="([^"]*)"', Path("run/index.html").read_text())
     assert sources == ["sheets/layer4/0.jpg", "sheets/layer4/3.jpg"]

@@ -64,8 +64,8 @@ def mine_job(config: DictConfig) -> int:
 
 
 def _mine(config: DictConfig, out: Path) -> int:
-    from vital_exp.mining.page import write_page
     from vital_exp.mining.sheets import write_sheets
+    from vital_exp.reporting.mining import write_page
 
     mining = _mining(config)
     if config.dry_run:
@@ -125,7 +125,7 @@ def _clip(config: DictConfig, network: VisionNetwork) -> tuple[Clip, list[str]]:
 
 
 def _concepts(config: DictConfig, out: Path) -> int:
-    from vital_exp.concepts.report import write_report
+    from vital_exp.reporting.concepts import write_report
 
     mining = _concept_mining(config)
     if config.dry_run:

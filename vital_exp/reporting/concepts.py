@@ -11,7 +11,6 @@ from vital_exp.concepts.concepts import Concepts
 from vital_exp.concepts.importance import NAMES
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
-from vital_exp.mining.page import write_page
 from vital_exp.mining.sheets import (
     COLUMNS,
     GAP,
@@ -25,6 +24,7 @@ from vital_exp.mining.sheets import (
     Sheets,
     write_sheets,
 )
+from vital_exp.reporting.mining import write_page
 from vital_exp.whole_files import whole_path
 
 SHEET = "concepts.jpg"

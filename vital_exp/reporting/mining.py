@@ -52,7 +52,7 @@ def write_page(
     embedded = sum(sizes) <= EMBED_BYTES
     corrupt = [(printable(path), reason) for path, reason in list(index.corrupt.items())[:CORRUPT_SHOWN]]
     chunks = (
-        environment("vital_exp.mining")
+        environment()
         .get_template("mining.html")
         .generate(
             meta=index.meta,
