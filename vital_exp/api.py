@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vital_exp.attacks.audit import Audit
@@ -25,11 +24,8 @@ from vital_exp.evaluation.evaluate import evaluate
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.mining.index import Index
 from vital_exp.mining.mine import mine as mine_network
-from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
-from vital_exp.models.loading import ModelConfig, build_network, wrap
-from vital_exp.models.named import model_config, model_overrides
+from vital_exp.models.named import load_model
 from vital_exp.models.network import VisionNetwork
-from vital_exp.models.preparation import check_tensors, check_values
 from vital_exp.modes import own_modes
 from vital_exp.no_effect import flat_keys, keys_of, tell_without_effect
 from vital_exp.reporting.report import Report, write_report
@@ -48,80 +44,6 @@ __all__ = [
     "report",
     "visualize",
 ]
-
-
-@own_modes()
-def load_model(
-    model: str | nn.Module,
-    *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    size: int | Sequence[int] | None = None,
-    class_names: Sequence[str] | str | None = None,
-    checkpoint: str | Path | None = None,
-    checkpoint_key: str | None = None,
-    device: str | torch.device | None = None,
-    output: str | int | None = None,
-    head: str | None = None,
-) -> VisionNetwork:
-    """Load or wrap a network for visualisation; it is frozen and put into evaluation mode.
-
-    A module of your own is not copied: its parameters no longer ask for gradients, parts of it that torch.compile made
-    run uncompiled, tensors made in inference mode are exchanged for copies, and one in half precision takes float32.
-
-    Args:
-        model: an option of the group ``model`` (``"resnet50"``), a timm network, or a module of your own.
-        mean, std: per channel, for RGB in [0, 1]; ImageNet's unless the network has its own.
-        size: the input's side or (height, width) in px; 224 unless the network has its own.
-        class_names: one per output, or a file of them; ImageNet's for 1000 outputs.
-        checkpoint: local weights, .safetensors or weights-only .pth.
-        checkpoint_key: where in the file the network is, ``"ema"``; by default the one place that has all its names.
-        device: where to put it; where it is by default.
-        output: the entry of what it returns that has the logits: a name or place in a tuple, dict or dataclass, with
-            dots for those inside of others; by default one called ``logits``, else the first of shape (N, classes).
-        head: ``"softmax"``, ``"sigmoid"`` (one logit, or several labels at a time) or ``"none"`` (features, a
-            regression); by default sigmoid for one output, softmax for several.
-
-    Returns:
-        The wrapped network: RGB in, logits out.
-
-    Raises:
-        UsageError: an unknown name, weights that cannot be had or do not fit, a size the network refuses, an
-            output or head that it has not, a kind of module whose layers cannot be read (TorchScript, quantised,
-            exported) or that has no values yet.
-    """
-    keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
-    keys |= {"output": output, "head": head}
-    build = _named if isinstance(model, str) else _wrapped
-    network = build(model, keys, checkpoint, checkpoint_key)  # type: ignore[arg-type]
-    return network if device is None else network.to(device)
-
-
-def _named(name: str, keys: dict[str, Any], checkpoint: str | Path | None, checkpoint_key: str | None) -> VisionNetwork:
-    """Build a network by its name; ``keys`` that are not None replace those of its configuration."""
-    from vital_exp.engine.setup import cache_dir
-
-    composed = compose_config(model_overrides(name))
-    config = model_config(composed)
-    for key, value in keys.items():
-        if value is not None:
-            setattr(config, key, value)
-    config.checkpoint = str(checkpoint) if checkpoint else config.checkpoint
-    config.checkpoint_key = checkpoint_key
-    return build_network(config, cache_dir(composed))
-
-
-def _wrapped(
-    module: nn.Module, keys: dict[str, Any], checkpoint: str | Path | None, checkpoint_key: str | None
-) -> VisionNetwork:
-    """Wrap a module, with the weights of a file if one is named."""
-    if checkpoint and isinstance(module, nn.Module):
-        check_tensors(module)
-        check_values(module)
-        load_checkpoint(module, checkpoint, checkpoint_key)
-    elif checkpoint_key is not None:
-        raise UsageError(PLACE_KEY, checkpoint_key, "a place in a file, which checkpoint names")
-    return wrap(module, ModelConfig(**keys))
 
 
 @own_modes()

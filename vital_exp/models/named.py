@@ -1,4 +1,4 @@
-"""Networks by the names of the configuration group ``model``, or timm's."""
+"""Networks by the names of the configuration group ``model``, or timm's, and modules of the user's own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from vital_exp.config import compose_config, config_dir, options_of, plain
 from vital_exp.errors import UsageError, nearest
-from vital_exp.models.loading import ModelConfig, build_network
+from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
+from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.network import Recipe, VisionNetwork
+from vital_exp.models.preparation import check_tensors, check_values
+from vital_exp.modes import own_modes
 
 
 def model_overrides(name: str, key: str = "model") -> list[str]:
@@ -85,3 +90,75 @@ def named_network(spec: str | Mapping[str, Any], cache_dir: Path | None = None, 
             hint = f" (did you mean {' or '.join(near)}?)" if near else ""
             raise UsageError(f"{key}.{name}", spec[name], f"no such key of a model{hint}")
     return build_network(ModelConfig(**spec), cache_dir)
+
+
+@own_modes()
+def load_model(
+    model: str | nn.Module,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | Sequence[int] | None = None,
+    class_names: Sequence[str] | str | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_key: str | None = None,
+    device: str | torch.device | None = None,
+    output: str | int | None = None,
+    head: str | None = None,
+) -> VisionNetwork:
+    """Load or wrap a network for visualisation; it is frozen and put into evaluation mode.
+
+    A module of your own is not copied: its parameters no longer ask for gradients, parts of it that torch.compile made
+    run uncompiled, tensors made in inference mode are exchanged for copies, and one in half precision takes float32.
+
+    Args:
+        model: an option of the group ``model`` (``"resnet50"``), a timm network, or a module of your own.
+        mean, std: per channel, for RGB in [0, 1]; ImageNet's unless the network has its own.
+        size: the input's side or (height, width) in px; 224 unless the network has its own.
+        class_names: one per output, or a file of them; ImageNet's for 1000 outputs.
+        checkpoint: local weights, .safetensors or weights-only .pth.
+        checkpoint_key: where in the file the network is, ``"ema"``; by default the one place that has all its names.
+        device: where to put it; where it is by default.
+        output: the entry of what it returns that has the logits: a name or place in a tuple, dict or dataclass, with
+            dots for those inside of others; by default one called ``logits``, else the first of shape (N, classes).
+        head: ``"softmax"``, ``"sigmoid"`` (one logit, or several labels at a time) or ``"none"`` (features, a
+            regression); by default sigmoid for one output, softmax for several.
+
+    Returns:
+        The wrapped network: RGB in, logits out.
+
+    Raises:
+        UsageError: an unknown name, weights that cannot be had or do not fit, a size the network refuses, an
+            output or head that it has not, a kind of module whose layers cannot be read (TorchScript, quantised,
+            exported) or that has no values yet.
+    """
+    keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
+    keys |= {"output": output, "head": head}
+    build = _named if isinstance(model, str) else _wrapped
+    network = build(model, keys, checkpoint, checkpoint_key)  # type: ignore[arg-type]
+    return network if device is None else network.to(device)
+
+
+def _named(name: str, keys: dict[str, Any], checkpoint: str | Path | None, checkpoint_key: str | None) -> VisionNetwork:
+    """Build a network by its name; ``keys`` that are not None replace those of its configuration."""
+    composed = compose_config(model_overrides(name))
+    config = model_config(composed)
+    for key, value in keys.items():
+        if value is not None:
+            setattr(config, key, value)
+    config.checkpoint = str(checkpoint) if checkpoint else config.checkpoint
+    config.checkpoint_key = checkpoint_key
+    return build_network(config, Path(composed.cache_dir).expanduser())
+
+
+def _wrapped(
+    module: nn.Module, keys: dict[str, Any], checkpoint: str | Path | None, checkpoint_key: str | None
+) -> VisionNetwork:
+    """Wrap a module, with the weights of a file if one is named."""
+    if checkpoint and isinstance(module, nn.Module):
+        check_tensors(module)
+        check_values(module)
+        load_checkpoint(module, checkpoint, checkpoint_key)
+    elif checkpoint_key is not None:
+        raise UsageError(PLACE_KEY, checkpoint_key, "a place in a file, which checkpoint names")
+    return wrap(module, ModelConfig(**keys))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vital_exp.images.ranges import checked_pictures
 from vital_exp.models.layers import unit_shape
+from vital_exp.models.named import load_model
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.preparation import check_values
 from vital_exp.modes import own_modes
@@ -42,8 +43,6 @@ def relevance_maps(
         UsageError: images that are not RGB in [0, 1], an unknown method, layer or unit, a layer above the target, an
             operation no rule covers.
     """
-    from vital_exp.api import load_model
-
     one_of("method", method, WITH_MAPS)
     images = checked_pictures(images, "images")
     network = model if isinstance(model, VisionNetwork) else load_model(model)
