@@ -17,6 +17,7 @@ from vital_exp.commands import evaluate
 from vital_exp.config import compose_config, plain
 from vital_exp.config_tree import known_keys
 from vital_exp.errors import UsageError
+from vital_exp.evaluation.metrics import chosen
 from vital_exp.no_effect import RULES, flat_keys, keys_of, tell_without_effect, without_effect
 
 CLASS_RUN, UNIT_RUN, SWEEP = "class_run", "unit_run", "sweep"
@@ -34,7 +35,7 @@ def idle(command: str, *arguments: str) -> set[str]:
     settings = [text for text in arguments if text not in choices]
     config = OmegaConf.create(composed(command, *choices))
     config.merge_with_dotlist(settings)
-    return set(without_effect(command, plain(config), keys_of(settings)))
+    return set(without_effect(command, plain(config), keys_of(settings), chosen))
 
 
 GROUPS = ("model", "method", "target", "image", "logger", "evaluation", "references", "concepts", "check")
@@ -153,7 +154,7 @@ def test_every_rule_is_of_keys_that_are_there(name: str) -> None:
 
 
 def test_it_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    tell_without_effect("report", {"wandb": False, "project": "a", "offline": True}, ["project", "offline"])
+    tell_without_effect("report", {"wandb": False, "project": "a", "offline": True}, ["project", "offline"], chosen)
     assert [record.getMessage() for record in caplog.records] == [
         "without effect: project, offline (nothing is sent: wandb=true)"
     ]

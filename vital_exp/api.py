@@ -21,6 +21,7 @@ from vital_exp.engine.starters import script_environment
 from vital_exp.engine.visualization import Visualization
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.evaluate import evaluate
+from vital_exp.evaluation.metrics import chosen
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.mining.index import Index
 from vital_exp.mining.mine import mine as mine_network
@@ -88,7 +89,7 @@ def visualize(
         asked = partial(asked, overrides=given, local_rank=ranks.local_rank)
         request = of_all_ranks(ranks, lambda found: asked(found=found))
         if ranks.rank == 0:
-            tell_without_effect("visualize", {**plain(request.config), "out": out}, keys_of(overrides))
+            tell_without_effect("visualize", {**plain(request.config), "out": out}, keys_of(overrides), chosen)
         return _made(request, init, out, ranks)
 
 
@@ -143,7 +144,7 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
     Raises:
         UsageError: a mistake in what was asked for.
     """
-    tell_without_effect("audit", {"check": {"name": check}, **options}, flat_keys(options))
+    tell_without_effect("audit", {"check": {"name": check}, **options}, flat_keys(options), chosen)
     return audit_runs(check, run, out, **options)
 
 

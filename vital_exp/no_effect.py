@@ -1,7 +1,7 @@
 """Options that cannot have an effect beside the others: which they are, by command, told in one line.
 
-They are no mistakes: a sweep may go over options of which some read a key and others do not. Imports no torch, unless
-somebody gives an option whose effect depends on the metrics.
+They are no mistakes: a sweep may go over options of which some read a key and others do not. Imports no torch; what
+metrics there are, whoever asks says (``vital_exp.evaluation.metrics.chosen``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vital_exp.errors import UsageError
 from vital_exp.recorded_config import recorded_config
@@ -26,16 +26,40 @@ CLASSES = "class"  # the kind of target that has no layer
 logger = logging.getLogger(__name__)
 
 
+class Metric(Protocol):
+    """What the rules ask of a metric; see :class:`vital_exp.evaluation.metrics.Metric`."""
+
+    @property
+    def name(self) -> str:
+        """What a user asks for."""
+        ...
+
+    @property
+    def over(self) -> str:
+        """Whether it is computed once, with each judge or in each feature space."""
+        ...
+
+    @property
+    def classes(self) -> bool:
+        """Whether the targets must be classes."""
+        ...
+
+
+# The metrics of names, all for None; raises UsageError.
+Chosen = Callable[[Any], Sequence[Metric]]
+
+
 class Asked:
     """A configuration, and which of its keys the user gave.
 
     Args:
         content: the composed configuration, as nested dicts.
         given: dotted keys.
+        chosen: returns the metrics of names.
     """
 
-    def __init__(self, content: Mapping[str, Any], given: Iterable[str]) -> None:
-        self.content, self.given = content, frozenset(given)
+    def __init__(self, content: Mapping[str, Any], given: Iterable[str], chosen: Chosen) -> None:
+        self.content, self.given, self.chosen = content, frozenset(given), chosen
 
     def __call__(self, key: str) -> Any:
         """Return the value of a dotted key; None where there is none."""
@@ -51,15 +75,13 @@ class Asked:
         return kind not in (None, CLASSES, "circuit")
 
     @cached_property
-    def metrics(self) -> list[Any]:
+    def metrics(self) -> list[Metric]:
         """The metrics that are computed; all, where the names are wrong: whoever computes them says so."""
-        from vital_exp.evaluation.metrics import chosen
-
         given = self("metrics") if "metrics" in self.content else self("evaluation.metrics")
         try:
-            found = chosen(given)
+            found = self.chosen(given)
         except UsageError:
-            found = chosen(None)
+            found = self.chosen(None)
         return [metric for metric in found if not (metric.classes and self.hidden)]
 
     @property
@@ -332,15 +354,16 @@ def flat_keys(options: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def without_effect(command: str, content: Mapping[str, Any], given: Iterable[str]) -> dict[str, str]:
+def without_effect(command: str, content: Mapping[str, Any], given: Iterable[str], chosen: Chosen) -> dict[str, str]:
     """Return the keys that the user gave and that have no effect, each with the reason.
 
     Args:
         command: whose rules they are, ``"visualize"``.
         content: the composed configuration, as nested dicts.
         given: dotted keys that the user gave.
+        chosen: returns the metrics of names; called only where a key's effect depends on the metrics.
     """
-    asked = Asked(content, given)
+    asked = Asked(content, given, chosen)
     if asked("list") is not None:
         return {}
     found: dict[str, str] = {}
@@ -354,10 +377,10 @@ def without_effect(command: str, content: Mapping[str, Any], given: Iterable[str
     return found
 
 
-def tell_without_effect(command: str, content: Mapping[str, Any], given: Iterable[str]) -> None:
-    """Log one line of the keys that the user gave and that have no effect, if there are any."""
+def tell_without_effect(command: str, content: Mapping[str, Any], given: Iterable[str], chosen: Chosen) -> None:
+    """Log one line of the keys that :func:`without_effect` finds, if there are any."""
     reasons: dict[str, list[str]] = {}
-    for key, why in without_effect(command, content, list(given)).items():
+    for key, why in without_effect(command, content, list(given), chosen).items():
         reasons.setdefault(why, []).append(key)
     if reasons:
         parts = (f"{', '.join(keys)} ({why})" for why, keys in reasons.items())

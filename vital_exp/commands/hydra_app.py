@@ -24,7 +24,7 @@ from vital_exp.commands.help_text import asks_for_help, help_text
 from vital_exp.config import canonical, compose_config, config_dir, normalised, plain
 from vital_exp.config_mistakes import check_overrides, explain
 from vital_exp.errors import UsageError
-from vital_exp.no_effect import keys_of, tell_without_effect
+from vital_exp.no_effect import Metric, keys_of, tell_without_effect
 
 MISTAKE = 2  # exit code of a user's mistake
 SOME_FAILED = 3  # exit code when targets failed and the others went on
@@ -143,6 +143,13 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _metrics(names: Any) -> Sequence[Metric]:
+    """Return the metrics of names; torch is imported only when somebody asks."""
+    from vital_exp.evaluation.metrics import chosen
+
+    return chosen(names)
+
+
 def outer_ranks() -> tuple[int, int]:
     """Return this process's number, and how many there are, of the ranks that something started as one job."""
     if not {"LOCAL_RANK", "SLURM_NTASKS"} & set(os.environ):
@@ -165,7 +172,7 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
     try:
         if rank == 0:
             content = plain(normalised(config, config_name))
-            tell_without_effect(config_name, content, keys_of(settings.overrides.task))
+            tell_without_effect(config_name, content, keys_of(settings.overrides.task), _metrics)
         outcome = job(config)
         return outcome if isinstance(outcome, Value) else SOME_FAILED if outcome else 0
     except (UsageError, HydraException, OmegaConfBaseException) as error:

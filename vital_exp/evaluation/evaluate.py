@@ -139,7 +139,8 @@ def _tell_without_effect(
     }
     given = [key for key in flat_keys(group) if value_at(group, key) != value_at(usual, key)]
     given = ["judges", "targets", "evaluation.features", *(f"evaluation.{key}" for key in given)]
-    tell_without_effect("evaluate", content, given if pattern == PATTERN else [*given, "pattern"])
+    given = given if pattern == PATTERN else [*given, "pattern"]
+    tell_without_effect("evaluate", content, given, all_metrics.chosen)
 
 
 def _evaluate_runs(runs: Sequence[Path], asked: _Asked, tell: Tell | None) -> Evaluations:
