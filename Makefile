@@ -11,7 +11,7 @@ PEERS := $(VENV)/.peers
 help:
 	@echo "make demo    pictures of the embedded network's ten classes, into outputs/"
 	@echo "make test    lint, types and all tests"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff, mypy, and the layers of imports"
 	@echo "make bench   one page of speed in five minutes: against the published loop, Horama, Lucent; scaling; memory"
 	@echo "make clean   remove the environment and what tools leave behind; outputs/ stays"
 
@@ -25,6 +25,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy vital_exp
+	$(BIN)/lint-imports --no-logo --no-cache
 
 bench: $(PEERS)
 	$(BIN)/python benchmarks/speed.py

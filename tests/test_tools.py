@@ -71,7 +71,7 @@ def test_upward_imports_are_those_of_a_higher_layer(tmp_path: Path) -> None:
 
 
 def test_every_file_of_the_package_has_a_layer() -> None:
-    assert {figures.layer_of(module) for module in figures.Sources(ROOT).texts} <= set(range(len(figures.LAYERS)))
+    assert {figures.layer_of(module) for module in figures.Sources(ROOT).texts} <= set(range(len(figures.layers())))
     with pytest.raises(KeyError, match="no layer"):
         figures.layer_of("vital_exp.attic.box")
 

@@ -18,36 +18,16 @@ import sys
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 PACKAGE = "vital_exp"
-# The layers of the package, the highest first: no file imports one of a higher layer. A line names folders and files of
-# one layer; folders that are still to come stand here already.
-LAYERS = (
-    ("__main__", "__init__"),
-    ("commands",),
-    ("api",),
-    ("attacks",),
-    ("visualization", "circuits"),
-    ("reporting",),
-    ("engine",),
-    ("naming",),
-    ("evaluation",),
-    ("runs",),
-    ("setup",),
-    ("objectives",),
-    ("concepts",),
-    ("mining",),
-    ("references",),
-    ("relevance",),
-    ("images",),
-    ("models",),
-    ("targets",),
-    ("config", "config_mistakes", "config_tree", "no_effect", "recorded_config"),
-    ("files", "text_files", "whole_files", "run_folders", "signals", "modes", "values"),
-    ("errors",),
-)
+PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 LONG = 50  # lines; longer functions are named
 CONFIGURATIONS = ("DictConfig", "OmegaConf")
 SEARCHED = ("vital_exp", "conf", "tests", "benchmarks", "tools", "docs", "examples")  # for mentions of documents
@@ -170,6 +150,17 @@ def circles(imports: Mapping[str, Iterable[str]]) -> list[list[str]]:
     return sorted((group for group in found if len(group) > 1), key=lambda group: (-len(group), group))
 
 
+@cache
+def layers(project: Path = PROJECT) -> list[set[str]]:
+    """Return the files and folders of each layer, the highest first: those of the contract that import-linter checks.
+
+    A line of it is ``"engine"`` or ``"(files) | values"``, where a layer in brackets may be missing.
+    """
+    contracts = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    lines = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    return [set(re.findall(r"\w+", line)) for line in lines]
+
+
 def layer_of(module: str) -> int:
     """Return the number of a file's layer, 0 the highest.
 
@@ -177,10 +168,12 @@ def layer_of(module: str) -> int:
         KeyError: the table has no layer for it.
     """
     part = module.split(".")[1]
-    for number, layer in enumerate(LAYERS):
+    if part == "__init__":
+        return 0
+    for number, layer in enumerate(layers()):
         if part in layer:
             return number
-    raise KeyError(f"{module}: no layer in tools/figures.py names {part}")
+    raise KeyError(f"{module}: no layer in pyproject.toml names {part}")
 
 
 def upward_imports(imports: Mapping[str, Iterable[str]]) -> list[tuple[str, str]]:
