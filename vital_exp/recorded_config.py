@@ -36,7 +36,7 @@ def recorded_config(folder: Path, key: str, groups: Sequence[str] = ()) -> DictC
         content = yaml.safe_load((folder / RECORDED).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("no mapping")
-        config = OmegaConf.create(_literal(content))
+        config: DictConfig = OmegaConf.create(_literal(content))
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(key, folder, f"{RECORDED} there cannot be read ({reason})") from error

@@ -67,7 +67,8 @@ class Detector(nn.Module):
     @torch.no_grad()
     def natural(self, pictures: Tensor) -> Tensor:
         """Return E, the hard decision: (N,) 1 for a natural image, 0 for a visualisation, without a gradient."""
-        return (self(pictures) > 0).to(pictures.dtype)
+        decided: Tensor = (self(pictures) > 0).to(pictures.dtype)
+        return decided
 
 
 def train_detector(

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vital_exp.engine.pictures import Pictures
 from vital_exp.engine.request import Request
-from vital_exp.engine.visualization import Pictures, Visualization
+from vital_exp.engine.visualization import Visualization
 from vital_exp.images.output import resized
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.unit import Target

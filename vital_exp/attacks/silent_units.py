@@ -145,7 +145,8 @@ def silent_filters(convolution: nn.Conv2d, shown: Tensor, natural: Sequence[Tens
         rate = RATE * (1 - step / STEPS)
         direction = _orthogonal(direction + rate * functional.normalize(gradient, dim=1), unit)
     mixed = functional.normalize(unit + MIX * direction, dim=1)
-    return (mixed * weight.flatten(1).norm(dim=1, keepdim=True)).view_as(weight)
+    scaled: Tensor = (mixed * weight.flatten(1).norm(dim=1, keepdim=True)).view_as(weight)
+    return scaled
 
 
 def _orthogonal(direction: Tensor, unit: Tensor) -> Tensor:

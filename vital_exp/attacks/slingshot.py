@@ -59,7 +59,8 @@ class ParameterSpace:
         number = int(torch.randint(2**31, (1,), generator=generator))
         init = None if self.start is None else self.start.expand(count, -1, -1, -1)
         pictures = self._of([f"start-{number}-{i}" for i in range(count)], init)
-        return dict(pictures.named_parameters())[self.name].detach()
+        drawn: Tensor = dict(pictures.named_parameters())[self.name].detach()
+        return drawn
 
     def pictures(self, parameters: Tensor) -> Tensor:
         """Return the pictures of parameters (N, ...), (N, 3, H, W) RGB, with a graph."""

@@ -103,7 +103,8 @@ class StepObjective:
 
     def _mean(self, values: Tensor, count: int) -> Tensor:
         """Return what ``count`` views' values (count N,) add to the mean over all views, (N,)."""
-        return values.detach().unflatten(0, (count, -1)).sum(dim=0) / self.views
+        means: Tensor = values.detach().unflatten(0, (count, -1)).sum(dim=0) / self.views
+        return means
 
 
 def step_objective(

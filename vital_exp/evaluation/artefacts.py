@@ -40,7 +40,8 @@ def _near_centre(height: int, width: int) -> Tensor:
     """Which shifts are near 0, counted around the border, (H, W)."""
     rows = torch.fft.fftfreq(height, 1 / height)[:, None]
     columns = torch.fft.fftfreq(width, 1 / width)[None]
-    return (rows.square() + columns.square()).sqrt() < max(2.0, CENTRE * min(height, width))
+    centre: Tensor = (rows.square() + columns.square()).sqrt() < max(2.0, CENTRE * min(height, width))
+    return centre
 
 
 def high_frequency(pictures: Tensor) -> Tensor:

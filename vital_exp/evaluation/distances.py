@@ -159,7 +159,8 @@ def _resampled_kid(pictures: Tensor, natural: Tensor) -> NDArray[np.float64]:
     pairs = 1 - np.square(weights).sum(axis=1)  # the share of pairs of different pictures
     within = ((weights @ own) * weights).sum(axis=1) / np.maximum(pairs, np.finfo(np.float64).tiny)
     found: NDArray[np.float64] = within + constant - 2 * weights @ cross
-    return found[pairs > 0]
+    defined: NDArray[np.float64] = found[pairs > 0]
+    return defined
 
 
 @contextmanager

@@ -136,7 +136,8 @@ def _normalised(means: NDArray[np.float64]) -> NDArray[np.float64]:
 def _unit(rows: Tensor) -> Tensor:
     """Rows of length 1; a row of zeros stays one: it is like nothing."""
     rows = rows.double()
-    return rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    scaled: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    return scaled
 
 
 def _centred(rows: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ def colour_matrix(channels: int = 3) -> Tensor:
     if channels != 3:
         return torch.eye(channels)
     matrix = torch.tensor(COLOUR_CORRELATION, dtype=torch.float64)
-    return (matrix / matrix.norm(dim=0).max()).float()
+    scaled: Tensor = (matrix / matrix.norm(dim=0).max()).float()
+    return scaled
 
 
 def mixed(pictures: Tensor, matrix: Tensor) -> Tensor:

@@ -93,4 +93,5 @@ def frequency_scale(size: tuple[int, int], decay: float = 1.0) -> Tensor:
     height, width = size
     lowest = 1.0 / max(height, width)
     scale = (height * width) ** 0.5 / lowest * (lowest / frequencies(size).clamp(min=lowest)) ** decay
-    return scale.float()
+    single: Tensor = scale.float()
+    return single

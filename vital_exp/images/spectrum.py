@@ -39,7 +39,8 @@ def magnitudes(images: Tensor) -> Tensor:
         images: (N, 3, H, W) RGB in [0, 1].
     """
     standardised = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD).normalise(images)
-    return torch.fft.rfft2(mixed(standardised, torch.linalg.inv(colour_matrix()).to(images))).abs()
+    magnitudes: Tensor = torch.fft.rfft2(mixed(standardised, torch.linalg.inv(colour_matrix()).to(images))).abs()
+    return magnitudes
 
 
 def load_magnitude(path: str, channels: int) -> Tensor:

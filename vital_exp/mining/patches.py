@@ -101,7 +101,8 @@ def windows_over(strongest: Tensor, shape: Sequence[int], boxes: Sequence[Box], 
     x = (place % columns + 0.5) * size[1] / columns
     x0, y0, x1, y1 = torch.tensor(boxes, device=strongest.device).T
     held = (x0 <= x[..., None]) & (x[..., None] < x1) & (y0 <= y[..., None]) & (y[..., None] < y1)
-    return held | (place < 0)[..., None]
+    holding: Tensor = held | (place < 0)[..., None]
+    return holding
 
 
 def grid(shape: Sequence[int], size: tuple[int, int]) -> tuple[int, int, int]:

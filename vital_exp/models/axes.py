@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,10 @@ TRANSPOSITIONS = tuple(vars(torch._C.TensorBase)[name].__get__ for name in ("T",
 PRODUCTS = frozenset({"matmul", "bmm", "mm", "rmatmul", "baddbmm", "addmm", "tensordot"})
 
 
+# What torch shows a mode of an operation; of other operations, other arguments and results.
+Operation = Callable[..., Any]
+Arguments = tuple[Any, ...]
+Keywords = dict[str, Any]
 # The channel axes of the results of moves that were tried already.
 Tried = dict[str, list[list[int]]]
 
@@ -84,7 +88,7 @@ class AxisPass(TorchFunctionMode):
         self.active = active
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self, func: Operation, types: Any, args: Arguments = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Carry out one operation and note the channel axes of its result."""
         keywords = dict(kwargs or {})
@@ -95,7 +99,7 @@ class AxisPass(TorchFunctionMode):
         return result
 
 
-def _follow(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], result: Any, tried: Tried) -> None:
+def _follow(func: Operation, args: Arguments, keywords: Keywords, result: Any, tried: Tried) -> None:
     name = _name(func)
     first = next(tensors_in(args), None)
     if name == "unfold" and not isinstance(func, type(Tensor.unfold)):
@@ -125,7 +129,7 @@ def _follow(func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], resul
         _by_shape(name, known, result)
 
 
-def _by_weights(name: str, func: Any, args: tuple[Any, ...], first: Tensor | None, result: Any) -> None:
+def _by_weights(name: str, func: Operation, args: Arguments, first: Tensor | None, result: object) -> None:
     """Note what an operation with weights says of its input and of its result."""
     out = next(tensors_in(result))
     if name in CHANNELS_LAST:
@@ -148,7 +152,7 @@ def _settle(given: Tensor, axis: int) -> None:
         set_channel_axes(given, (axis,))
 
 
-def _by_shape(name: str, known: Sequence[Tensor], result: Any) -> None:
+def _by_shape(name: str, known: Sequence[Tensor], result: object) -> None:
     """Results of the shape of an operand have its axes; those of some operations even where lengths differ."""
     for out in tensors_in(result):
         same = next((one for one in known if one.shape == out.shape), None)
@@ -164,18 +168,18 @@ def _stretches(one: Tensor, out: Tensor) -> bool:
     return all(a in (b, 1) for a, b in zip(one.shape, out.shape, strict=True))
 
 
-def _copy(value: Any, result: Any) -> None:
+def _copy(value: object, result: object) -> None:
     for out in tensors_in(result):
         if isinstance(value, Tensor) and value.ndim == out.ndim:
             set_channel_axes(out, channel_axes(value))
 
 
-def _stack(args: tuple[Any, ...], keywords: Mapping[str, Any], known: Tensor, result: Tensor) -> None:
+def _stack(args: Arguments, keywords: Keywords, known: Tensor, result: Tensor) -> None:
     new = (args[1] if len(args) > 1 else keywords.get("dim", 0)) % result.ndim
     set_channel_axes(result, [axis + (axis >= new) for axis in channel_axes(known) or ()])
 
 
-def _of_product(name: str, args: tuple[Any, ...], out: Tensor) -> tuple[int, ...] | None:
+def _of_product(name: str, args: Arguments, out: Tensor) -> tuple[int, ...] | None:
     """The channel axis of a matrix product: the second factor's last axis, or the first's rows."""
     if name == "einsum":
         return _of_einsum(args)
@@ -193,7 +197,7 @@ def _of_product(name: str, args: tuple[Any, ...], out: Tensor) -> tuple[int, ...
     return None
 
 
-def _of_einsum(args: tuple[Any, ...]) -> tuple[int, ...] | None:
+def _of_einsum(args: Arguments) -> tuple[int, ...] | None:
     """The channels' letter where the result has it, else the last letter that only the other factor brings."""
     if not isinstance(args[0], str) or "->" not in args[0] or "." in args[0]:
         return None
@@ -210,9 +214,7 @@ def _of_einsum(args: tuple[Any, ...]) -> tuple[int, ...] | None:
     return (brought[-1],) if brought else None
 
 
-def _move(
-    func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], known: Tensor, result: Any, tried: Tried
-) -> None:
+def _move(func: Operation, args: Arguments, keywords: Keywords, known: Tensor, result: object, tried: Tried) -> None:
     """Note the channels of a result whose axes are the operand's in another order; each kind of move is tried once."""
     if all(known.shape[axis] < 2 for axis in channel_axes(known) or ()):
         _by_shape("", [known], result)  # a single channel varies nowhere
@@ -224,25 +226,30 @@ def _move(
         set_channel_axes(out, axes)
 
 
-def _described(value: Any) -> Any:
+def _described(value: object) -> object:
     """What an argument of an operation is, but for the values of tensors."""
     if isinstance(value, Tensor):
         return tuple(value.shape) if value.is_floating_point() else (tuple(value.shape), id(value))
-    return tuple(map(_described, value)) if type(value) in (tuple, list) else value
+    return tuple(map(_described, value)) if isinstance(value, (tuple, list)) and _is_plain(value) else value
+
+
+def _is_plain(values: Sequence[object]) -> bool:
+    """Whether values are in a tuple or list, not in one that knows more, such as a shape."""
+    return type(values) in (tuple, list)
 
 
 def _tried_on_marks(
-    func: Any, args: tuple[Any, ...], keywords: Mapping[str, Any], known: Tensor, result: Any
+    func: Operation, args: Arguments, keywords: Keywords, known: Tensor, result: object
 ) -> list[list[int]]:
     """Repeat an operation on a tensor that holds the channels' numbers; where a result varies are its channels."""
     marks = _marks(known, channel_axes(known) or ())
 
-    def marked(value: Any) -> Any:
+    def marked(value: object) -> object:
         if value is known:
             return marks
         if isinstance(value, Tensor) and value.device.type == "meta":
             return torch.zeros((), device="cpu").expand(value.shape)
-        return type(value)(map(marked, value)) if type(value) in (tuple, list) else value
+        return type(value)(map(marked, value)) if isinstance(value, (tuple, list)) and _is_plain(value) else value
 
     try:
         tried = func(*map(marked, args), **{name: marked(value) for name, value in keywords.items()})
@@ -271,7 +278,7 @@ def _varies(numbers: Tensor, axis: int) -> bool:
     return bool((numbers.narrow(axis, 0, 1) != numbers.narrow(axis, 1, 1)).any())
 
 
-def tensors_in(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: object) -> Iterator[Tensor]:
     """Yield the tensors in a value, in tuples, lists and mappings of any depth."""
     if isinstance(values, Tensor):
         yield values
@@ -282,7 +289,7 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
         yield from tensors_in(list(values.values()))
 
 
-def _name(func: Any) -> str:
+def _name(func: Operation) -> str:
     """An operation's plain name: add for __iadd__ and add_."""
     name = str(getattr(func, "__name__", "")).strip("_")
     return name.removesuffix("_with_indices") if name.startswith("adaptive") else name

@@ -37,7 +37,7 @@ def embedded_resnet() -> nn.Module:
     The stem is that of small pictures: 3 x 3 convolution of stride 2, no pooling.
     """
     block: Any = BasicBlock  # timm's annotation wants an instance
-    network: Any = ResNet(block, layers=(1, 1, 1, 1), channels=RESNET_CHANNELS, num_classes=CLASSES)
+    network: nn.Module = ResNet(block, layers=(1, 1, 1, 1), channels=RESNET_CHANNELS, num_classes=CLASSES)
     network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=2, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network

@@ -46,7 +46,8 @@ class FoldedConvolution:
         precision = precision_of(maps)
         if precision not in self._casts:  # once: autocast casts weights without gradients at each pass
             self._casts[precision] = self.weights(precision)
-        return self.convolution._conv_forward(maps, *self._casts[precision])
+        result: Tensor = self.convolution._conv_forward(maps, *self._casts[precision])
+        return result
 
     @torch.no_grad()
     def weights(self, precision: torch.dtype) -> tuple[Tensor, Tensor]:

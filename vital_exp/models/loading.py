@@ -283,7 +283,8 @@ def find_factory(spelling: str, key: str) -> Callable[..., Any]:
     if not hasattr(module, function):
         public = [name for name in vars(module) if not name.startswith("_")]
         raise UsageError(key, spelling, f"{place} has no {function}", public)
-    return getattr(module, function)
+    factory: Callable[..., Any] = getattr(module, function)
+    return factory
 
 
 def _import_module(name: str, key: str) -> Any:

@@ -53,7 +53,8 @@ def dot_cosine(activation: Tensor, given: Tensor, cosine_power: float = 0.0) -> 
     if not cosine_power:
         return dot
     norms = (COSINE_EPSILON + ours.norm(dim=1)) * (COSINE_EPSILON + theirs.norm(dim=1))
-    return dot * (dot / norms).clamp(min=LEAST_COSINE) ** cosine_power
+    weighted: Tensor = dot * (dot / norms).clamp(min=LEAST_COSINE) ** cosine_power
+    return weighted
 
 
 def relative_distance(activation: Tensor, given: Tensor) -> Tensor:
@@ -64,7 +65,8 @@ def relative_distance(activation: Tensor, given: Tensor) -> Tensor:
 
 def position_distance(activation: Tensor, given: Tensor) -> Tensor:
     """Return the mean over positions of ||a(p) - a0(p)||, (N,), of activations (N, C, ...): accentuation's."""
-    return (activation.flatten(2) - given.flatten(2)).norm(dim=1).mean(dim=1)
+    distances: Tensor = (activation.flatten(2) - given.flatten(2)).norm(dim=1).mean(dim=1)
+    return distances
 
 
 def gram_cosines(activation: Tensor) -> Tensor:
@@ -72,4 +74,5 @@ def gram_cosines(activation: Tensor) -> Tensor:
     grams = gram_matrix(activation.flatten(2)).flatten(1)  # (N, C * C)
     directions = grams / grams.norm(dim=1, keepdim=True).clamp(min=GRAM_EPSILON)
     with torch.autocast(directions.device.type, enabled=False):
-        return directions @ directions.mT
+        cosines: Tensor = directions @ directions.mT
+        return cosines

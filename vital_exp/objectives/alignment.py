@@ -44,7 +44,8 @@ class _SortMatching(torch.autograd.Function):
         squares, slopes = match_sorted(features, quantiles, 2 * shares)
         ctx.dtype = features.dtype
         ctx.save_for_backward(slopes)
-        return torch.linalg.vecdot(squares, shares)
+        distances: Tensor = torch.linalg.vecdot(squares, shares)
+        return distances
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:

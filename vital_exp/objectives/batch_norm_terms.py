@@ -81,7 +81,8 @@ def statistics_distance(features: Tensor, mean: Tensor | None, variance: Tensor 
     values = features.flatten(2)
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     off_mean = (values.mean(dim=-1) - mean).norm(dim=1)
-    return off_mean + (values.var(dim=-1, correction=0) - variance).norm(dim=1)
+    distances: Tensor = off_mean + (values.var(dim=-1, correction=0) - variance).norm(dim=1)
+    return distances
 
 
 def real_batch_norms(module: nn.Module) -> list[nn.BatchNorm2d | nn.SyncBatchNorm]:

@@ -40,7 +40,8 @@ def total_variation(x: Tensor, order: str = "l2") -> Tensor:
 
 def l2_norm(x: Tensor) -> Tensor:
     """Return the Frobenius norm of each picture (N, C, H, W): (N,)."""
-    return x.flatten(1).norm(dim=1)
+    norms: Tensor = x.flatten(1).norm(dim=1)
+    return norms
 
 
 def l1_norm(x: Tensor) -> Tensor:
@@ -63,7 +64,8 @@ def high_frequency(x: Tensor, cutoff: float) -> Tensor:
     columns = torch.fft.rfftfreq(width, device=x.device, dtype=x.dtype)
     kept = torch.hypot(rows, columns) > cutoff  # (H, W // 2 + 1)
     fine = torch.fft.irfft2(torch.fft.rfft2(x) * kept, s=(height, width))
-    return fine.square().mean(dim=(1, 2, 3))
+    power: Tensor = fine.square().mean(dim=(1, 2, 3))
+    return power
 
 
 def boundary_complexity(x: Tensor, width: int, colour: float) -> Tensor:

@@ -188,22 +188,28 @@ def _doughnut() -> list[Part]:
 # --- grounds --------------------------------------------------------------------------------------------------------
 
 
+def _clipped(values: NDArray[np.floating]) -> Array:
+    """Return values in [0, 1]."""
+    inside: Array = np.clip(values, 0, 1)
+    return inside
+
+
 def _clouds(stream: np.random.Generator, cells: int) -> Array:
     """Smooth noise of ``cells`` by ``cells`` blobs, (64, 64) in [0, 1]."""
     grid = Image.fromarray(stream.random((cells, cells), dtype=np.float32))
-    return np.clip(np.asarray(grid.resize((SIZE, SIZE), Image.Resampling.BICUBIC)), 0, 1)
+    return _clipped(np.asarray(grid.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
 
 
 def _wave(phase: Array, sharpness: float = 2.0) -> Array:
     """Bands of the two colours, one pair for each unit of ``phase``, with soft borders."""
-    return np.clip(0.5 + sharpness * np.sin(2 * math.pi * phase), 0, 1)
+    return _clipped(0.5 + sharpness * np.sin(2 * math.pi * phase))
 
 
 def _checker(stream: np.random.Generator) -> Array:
     cells = stream.uniform(3.6, 4.6)
     dx, dy = stream.random(2, dtype=np.float32)
     along = np.sin(math.pi * (cells * _COLUMNS + dx)) * np.sin(math.pi * (cells * _ROWS + dy))
-    return np.clip(0.5 + 6 * along, 0, 1)
+    return _clipped(0.5 + 6 * along)
 
 
 def _stripes(stream: np.random.Generator) -> Array:
@@ -218,39 +224,39 @@ def _water(stream: np.random.Generator) -> Array:
 
 def _snow(stream: np.random.Generator) -> Array:
     flakes = (stream.random((SIZE, SIZE), dtype=np.float32) > 0.93).astype(np.float32)
-    return np.clip(0.25 + 0.45 * _ROWS + 0.25 * _clouds(stream, 5) + 0.6 * flakes, 0, 1)
+    return _clipped(0.25 + 0.45 * _ROWS + 0.25 * _clouds(stream, 5) + 0.6 * flakes)
 
 
 def _meadow(stream: np.random.Generator) -> Array:
     horizon = stream.uniform(0.62, 0.74) + 0.03 * np.sin(2 * math.pi * (_COLUMNS + stream.random(dtype=np.float32)))
     land = np.clip((_ROWS - horizon) * 20, 0, 1)
-    return np.clip(land * (0.8 + 0.3 * _clouds(stream, 16)) + 0.12 * (1 - land) * _clouds(stream, 4), 0, 1)
+    return _clipped(land * (0.8 + 0.3 * _clouds(stream, 16)) + 0.12 * (1 - land) * _clouds(stream, 4))
 
 
 def _soil(stream: np.random.Generator) -> Array:
-    return np.clip(2.2 * _clouds(stream, 11) - 0.6, 0, 1)
+    return _clipped(2.2 * _clouds(stream, 11) - 0.6)
 
 
 def _dusk(stream: np.random.Generator) -> Array:
     stars = (stream.random((SIZE, SIZE), dtype=np.float32) > 0.988).astype(np.float32)
-    return np.clip(stream.uniform(0.75, 0.95) * _ROWS + 0.15 * _clouds(stream, 4) + 0.9 * stars, 0, 1)
+    return _clipped(stream.uniform(0.75, 0.95) * _ROWS + 0.15 * _clouds(stream, 4) + 0.9 * stars)
 
 
 def _wood(stream: np.random.Generator) -> Array:
     grain = 0.5 * _clouds(stream, 4)
     planks = np.abs((stream.uniform(2.6, 3.4) * _ROWS + stream.random(dtype=np.float32)) % 1 - 0.5) > 0.46
-    return np.clip(0.75 * _wave(7 * _ROWS + grain * 2, 0.5) + 0.7 * planks, 0, 1)
+    return _clipped(0.75 * _wave(7 * _ROWS + grain * 2, 0.5) + 0.7 * planks)
 
 
 def _grass(stream: np.random.Generator) -> Array:
     blades = stream.random((1, SIZE), dtype=np.float32) * 0.5 + 0.5 * _clouds(stream, 22)
-    return np.clip(1.7 * blades - 0.35, 0, 1)
+    return _clipped(1.7 * blades - 0.35)
 
 
 def _dots(stream: np.random.Generator) -> Array:
     count, (dx, dy) = stream.uniform(4.2, 5.2), stream.random(2, dtype=np.float32)
     bump = np.cos(2 * math.pi * (count * _COLUMNS + dx)) + np.cos(2 * math.pi * (count * _ROWS + dy))
-    return np.clip(3 * (bump - 0.75), 0, 1)
+    return _clipped(3 * (bump - 0.75))
 
 
 # --- the ten classes ------------------------------------------------------------------------------------------------
@@ -412,7 +418,7 @@ def _lit(image: Array, stream: np.random.Generator) -> Array:
     slope = stream.uniform(0, LIGHT_SLOPE)
     light = gain + slope * (math.cos(angle) * (_COLUMNS - 0.5) + math.sin(angle) * (_ROWS - 0.5))
     noise = stream.standard_normal(image.shape, dtype=np.float32) * np.float32(stream.uniform(*NOISE))
-    return np.clip(image * light[..., None].astype(np.float32) + noise, 0, 1)
+    return _clipped(image * light[..., None].astype(np.float32) + noise)
 
 
 # --- as references --------------------------------------------------------------------------------------------------

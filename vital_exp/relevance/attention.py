@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vital_exp.models.axes import Arguments, Keywords
 from vital_exp.relevance import operations
 from vital_exp.relevance.out_of_place import Uncovered
 
@@ -29,11 +30,11 @@ class Rules(Protocol):
     def softmax(self, x: Tensor, axis: int) -> Tensor:
         """Return shares along an axis."""
 
-    def sum_of_two(self, a: Any, b: Any) -> Tensor:
+    def sum_of_two(self, a: Tensor, b: Tensor) -> Tensor:
         """Return a + b; one of them may be constant."""
 
 
-def dot_product_attention(rules: Rules, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+def dot_product_attention(rules: Rules, args: Arguments, keywords: Keywords) -> Tensor:
     """``scaled_dot_product_attention``, with all of its arguments but dropout."""
     given = {**dict(zip(DOT_PRODUCTS, args, strict=False)), **keywords}
     query, key, value = given["query"], given["key"], given["value"]
@@ -62,7 +63,7 @@ def attend(
     return rules.matrix_product(shares, value), shares
 
 
-def multi_head_attention(rules: Rules, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+def multi_head_attention(rules: Rules, args: Arguments, keywords: Keywords) -> tuple[Tensor, Tensor | None]:
     """``nn.MultiheadAttention``: projections to queries, keys and values, heads, one projection; the mean attention."""
     given = MULTI_HEAD.bind(*args, **keywords)
     given.apply_defaults()
@@ -85,7 +86,7 @@ def multi_head_attention(rules: Rules, args: tuple[Any, ...], keywords: dict[str
     return (out[:, 0], None if weights is None else weights[0]) if one else (out, weights)
 
 
-def _projected(rules: Rules, known: dict[str, Any]) -> tuple[Tensor, ...]:
+def _projected(rules: Rules, known: Keywords) -> tuple[Tensor, ...]:
     """Queries, keys and values: one projection of one input, or three."""
     inputs = known["query"], known["key"], known["value"]
     packed, bias = known["in_proj_weight"], known["in_proj_bias"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from vital_exp.models.axes import Operation
 
 # Relevance goes where the values came from: they are moved, chosen, copied or cut; the gradient is the rule.
 MOVEMENTS = frozenset(
@@ -81,7 +81,7 @@ ALIASES = {
 }
 
 
-def operation_name(func: Any) -> str:
+def operation_name(func: Operation) -> str:
     """Return an operation's plain name, without the marks of in-place, reflected and property forms.
 
     ``relu`` for ``relu_``, ``add`` for ``__iadd__`` and ``__radd__``, ``T`` for the property.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vital_exp.models.axes import tensors_in
+from vital_exp.models.axes import Arguments, Keywords, Operation, tensors_in
 from vital_exp.relevance import attention, operations
 from vital_exp.relevance.covered import AVERAGES, CONSTANTS, CONVOLUTIONS, IDENTITIES, MAXIMA, MOVEMENTS, operation_name
 from vital_exp.relevance.out_of_place import (
@@ -27,7 +27,7 @@ NEVER_NEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softplus
 INVERSE_ROOT = -0.5
 
 
-def check_ruled(values: Any) -> None:
+def check_ruled(values: object) -> None:
     """Make sure that activations came out of operations that a relevance pass carried out.
 
     A custom ``torch.autograd.Function`` or a scripted module is not shown to it: relevance would flow through its plain
@@ -59,7 +59,7 @@ class RelevancePass(OutOfPlacePass):
         self.epsilon_rules = epsilon_rules
         self.counts: Counter[str] = Counter()
 
-    def _run(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def _run(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
         """Carry out one operation with its rule."""
         given = (*args, *keywords.values())
         if not needs_gradient(given):
@@ -81,14 +81,14 @@ class RelevancePass(OutOfPlacePass):
     def _note(self, name: str) -> None:
         self.counts[name] += 1
 
-    def _movement(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def _movement(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
         return carry_out(func, args, keywords)
 
-    def _constant(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def _constant(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
         result = func(*args, **keywords)
         return result.detach() if isinstance(result, Tensor) else tuple(part.detach() for part in result)
 
-    def _identity(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _identity(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         name = operation_name(func)
         if is_activation((*args[1:], *keywords.values())):
             raise Uncovered(f"{name} with a parameter that is an activation")
@@ -98,15 +98,16 @@ class RelevancePass(OutOfPlacePass):
 
     # Linear layers and convolutions.
 
-    def _convolution(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _convolution(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         x, weight, bias, options = _linear_arguments(args, keywords)
 
         def convolve(v: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-            return func(v, w, b, *options, **keywords)
+            result: Tensor = func(v, w, b, *options, **keywords)
+            return result
 
         return self._affine(operation_name(func), x, weight, bias, convolve, operations.GAMMA_CONVOLUTION)
 
-    def _linear(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _linear(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         return self.linear(*_linear_arguments(args, keywords)[:3])
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -143,15 +144,15 @@ class RelevancePass(OutOfPlacePass):
 
     # Means, sums over dimensions, maxima.
 
-    def _average(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _average(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         name = operation_name(func)
         self._note(name)
-        value = func(*args, **keywords)
+        value: Tensor = func(*args, **keywords)
         if name == "interpolate" and "nearest" in str(_argument(args, keywords, 3, "mode") or "nearest"):
             return value  # copies
         return operations.pooled(value, args[0], lambda v: func(v, *args[1:], **keywords))
 
-    def _maximum(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def _maximum(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
         name = operation_name(func)
         if isinstance(_argument(args, keywords, 1, "other"), Tensor):
             return self._larger_of_two(func, args, keywords)
@@ -166,7 +167,7 @@ class RelevancePass(OutOfPlacePass):
         result = operations.pooled(value, args[0], average)
         return operations.positive(result) if operations.is_positive(args[0]) else result
 
-    def _larger_of_two(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _larger_of_two(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         a, b = _operands(args, keywords)
         value: Tensor = func(a, b)
         if needs_gradient(a) and needs_gradient(b):
@@ -176,25 +177,25 @@ class RelevancePass(OutOfPlacePass):
 
     # Sums and products of two.
 
-    def _add(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _add(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         a, b = _operands(args, keywords)
         return self.sum_of_two(a, _scaled(b, keywords.get("alpha", 1)))
 
-    def _sub(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _sub(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         a, b = _operands(args, keywords)
         return self.sum_of_two(a, _scaled(b, -keywords.get("alpha", 1)))
 
-    def _rsub(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _rsub(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         a, b = _operands(args, keywords)  # b - a
         return self.sum_of_two(_scaled(a, -keywords.get("alpha", 1)), b)
 
-    def _lerp(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _lerp(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         start, end, weight = (_argument(args, keywords, i, name) for i, name in enumerate(("input", "end", "weight")))
         if needs_gradient(weight):
             raise Uncovered("lerp by an activation")
         return self.sum_of_two(_scaled(start, 1 - weight), _scaled(end, weight))
 
-    def sum_of_two(self, a: Any, b: Any) -> Tensor:
+    def sum_of_two(self, a: Tensor, b: Tensor) -> Tensor:
         """Return a + b, by magnitude; a constant, such as a position embedding, is a bias."""
         value = torch.add(a, b)
         if not (needs_gradient(a) and needs_gradient(b)):
@@ -203,7 +204,7 @@ class RelevancePass(OutOfPlacePass):
         self._note("residual_sum")
         return operations.residual_sum(value, a, b)
 
-    def _mul(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _mul(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         a, b = _operands(args, keywords)
         value = torch.mul(a, b)
         if not (needs_gradient(a) and needs_gradient(b)):  # layer scale, or a number
@@ -212,12 +213,12 @@ class RelevancePass(OutOfPlacePass):
         self._note("product")
         return operations.product(value, a, b)
 
-    def _glu(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _glu(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         axis = _argument(args, keywords, 1, "dim")
         a, gate = args[0].chunk(2, dim=-1 if axis is None else axis)
         return self._mul(torch.mul, (a, operations.identity(gate.sigmoid(), gate)), {})
 
-    def _div(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _div(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         if needs_gradient((*args[1:], keywords.get("other"))):
             raise Uncovered("division by an activation")
         if keywords.get("rounding_mode") is not None:
@@ -225,7 +226,7 @@ class RelevancePass(OutOfPlacePass):
         self._note("scale")
         return operations.identity(torch.div(*args, **keywords), args[0])
 
-    def _pow(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _pow(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         exponent = _argument(args, keywords, 1, "exponent")
         if is_activation(exponent):
             raise Uncovered("pow with an exponent that is an activation")
@@ -239,7 +240,7 @@ class RelevancePass(OutOfPlacePass):
 
     # Matrix products.
 
-    def _matmul(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _matmul(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         a, b = [*args, *(keywords[name] for name in FACTORS if name in keywords)]
         return self.matrix_product(a, b)
 
@@ -268,12 +269,12 @@ class RelevancePass(OutOfPlacePass):
         self._note(name)
         return operations.bilinear(value, a, b, product)
 
-    def _tensordot(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _tensordot(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         a, b = args[0], _argument(args, keywords, 1, "b")
         dims = _argument(args, keywords, 2, "dims")
         return self._bilinear("tensordot", a, b, lambda v, w: torch.tensordot(v, w, dims), operations.GAMMA_LINEAR)
 
-    def _einsum(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _einsum(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         equation, factors = args[0], list(tensors_in(args[1:]))
         if not isinstance(equation, str) or len(factors) > 2:
             raise Uncovered("einsum of more than two factors" if len(factors) > 2 else "einsum without an equation")
@@ -283,13 +284,16 @@ class RelevancePass(OutOfPlacePass):
             self._note("einsum")
             value = torch.einsum(equation, a)
             return value if read <= written else operations.pooled(value, a, lambda v: torch.einsum(equation, v))
-        product = lambda v, w: torch.einsum(equation, v, w)  # noqa: E731
+
+        def product(v: Tensor, w: Tensor) -> Tensor:
+            return torch.einsum(equation, v, w)
+
         if read <= written:  # nothing is summed
             self._note("einsum")
             return operations.outer(product(a, b), a, b, product)
         return self._bilinear("einsum", a, b, product, operations.GAMMA_LINEAR)
 
-    def _addmm(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _addmm(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         offset, *given = args
         a, b = [*given, *(keywords[name] for name in FACTORS if name in keywords)]
         if operation_name(func) == "addcmul":
@@ -303,7 +307,7 @@ class RelevancePass(OutOfPlacePass):
 
     # Attention.
 
-    def _softmax(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _softmax(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         axis = _argument(args, keywords, 1, "dim")
         if axis is None:
             raise Uncovered("softmax without a dimension")
@@ -314,10 +318,10 @@ class RelevancePass(OutOfPlacePass):
         """Return shares along an axis."""
         return self._softmax(torch.softmax, (x, axis), {})
 
-    def _dot_product_attention(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+    def _dot_product_attention(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         return attention.dot_product_attention(self, args, keywords)
 
-    def _multi_head_attention(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def _multi_head_attention(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
         return attention.multi_head_attention(self, args, keywords)
 
 
@@ -352,9 +356,7 @@ RULES: dict[str, Callable[..., Any]] = {
 }
 
 
-def _average_pooling(
-    name: str, size: torch.Size, args: tuple[Any, ...], keywords: Mapping[str, Any]
-) -> Callable[[Tensor], Tensor]:
+def _average_pooling(name: str, size: torch.Size, args: Arguments, keywords: Keywords) -> Callable[[Tensor], Tensor]:
     """Return the average pooling that stands in for a maximum pooling with an output of this size."""
     axes = int(name[-2])  # of max_pool2d
     stride = None
@@ -363,7 +365,7 @@ def _average_pooling(
     return lambda v: operations.average_like_maximum(v, stride, size, axes)
 
 
-def _average_over(axes: Any, keeps_them: Any) -> Callable[[Tensor], Tensor]:
+def _average_over(axes: tuple[int, ...] | list[int] | int | None, keeps_them: object) -> Callable[[Tensor], Tensor]:
     """Return the mean over dimensions, over all of them if none is given."""
     if axes is None or axes == ():
         return lambda v: v.mean()
@@ -377,7 +379,7 @@ def _indices(equation: str) -> tuple[set[str], set[str]]:
     return set(letters), set(output) if arrow else {letter for letter in letters if letters.count(letter) == 1}
 
 
-def _linear_arguments(args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+def _linear_arguments(args: Arguments, keywords: Keywords) -> tuple[Tensor, Tensor, Tensor | None, Any]:
     """Return input, weight, bias and further positional arguments; ``keywords`` keeps only further ones."""
     x = args[0]
     weight = args[1] if len(args) > 1 else keywords.pop("weight")
@@ -385,27 +387,27 @@ def _linear_arguments(args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[
     return x, weight, bias, args[3:]
 
 
-def _argument(args: tuple[Any, ...], keywords: Mapping[str, Any], place: int, name: str) -> Any:
+def _argument(args: Arguments, keywords: Keywords, place: int, name: str) -> Any:
     return args[place] if len(args) > place else keywords.get(name)
 
 
-def _operands(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, Any]:
+def _operands(args: Arguments, keywords: Keywords) -> tuple[Any, Any]:
     """Return both operands of a sum, a difference or a product."""
     return args[0], _argument(args, keywords, 1, "other")
 
 
-def _scaled(x: Any, factor: Any) -> Any:
+def _scaled(x: Tensor, factor: Tensor | float) -> Tensor:
     """Multiply by a constant: a linear map of each value by itself, through which relevance passes unchanged."""
     if not isinstance(factor, Tensor) and factor == 1:
         return x
     return operations.identity(x * factor, x) if needs_gradient(x) else x * factor
 
 
-def _activations(values: Any) -> Iterator[Tensor]:
+def _activations(values: object) -> Iterator[Tensor]:
     """Yield the tensors in a result or in arguments that need a gradient."""
     return (tensor for tensor in tensors_in(values) if tensor.requires_grad)
 
 
-def _same(result: Any, args: tuple[Any, ...]) -> bool:
+def _same(result: object, args: Arguments) -> bool:
     """Whether an operation returned one of its arguments, such as ``x.requires_grad_()``."""
     return any(result is argument for argument in args)

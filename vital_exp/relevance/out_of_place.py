@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from vital_exp.models.axes import tensors_in
+from vital_exp.models.axes import Arguments, Keywords, Operation, tensors_in
 from vital_exp.relevance import operations
 from vital_exp.relevance.covered import operation_name
 
@@ -39,7 +39,7 @@ class OutOfPlacePass(TorchFunctionMode):
         self._outdated: dict[int, list[Tensor]] = {}
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self, func: Operation, types: Any, args: Arguments = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Carry out one operation."""
         given = self.current(args)
@@ -53,9 +53,9 @@ class OutOfPlacePass(TorchFunctionMode):
             self._replace(given[0], result)
         return result
 
-    def current(self, value: Any) -> Any:
+    def current(self, value: object) -> Any:
         """Return what in-place operations would have made of a tensor, or of those in a tuple or list."""
-        if type(value) in (tuple, list):
+        if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
             return type(value)(map(self.current, value))
         while id(value) in self._changed:
             _, value = self._changed[id(value)]
@@ -67,12 +67,12 @@ class OutOfPlacePass(TorchFunctionMode):
         if address and address != _address(changed):
             self._outdated.setdefault(address, []).append(tensor)
 
-    def _refuse_outdated(self, values: Any) -> None:
+    def _refuse_outdated(self, values: object) -> None:
         for tensor in tensors_in(values):
             if any(_overlap(tensor, changed) for changed in self._outdated.get(_address(tensor), ())):
                 raise Uncovered("in place on a part of an activation that is used elsewhere")
 
-    def _run(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def _run(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
         return carry_out(func, args, keywords)
 
 
@@ -82,7 +82,7 @@ class GuidedPass(OutOfPlacePass):
     In-place operations are carried out out of place; everything else is as it is.
     """
 
-    def _run(self, func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def _run(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
         if operation_name(func) in GUIDED and needs_gradient(args[0]):
             return operations.guided(
                 carry_out(func, args, keywords), args[0], lambda x: _derivative(func, x, args[1:], keywords)
@@ -90,7 +90,7 @@ class GuidedPass(OutOfPlacePass):
         return carry_out(func, args, keywords)
 
 
-def in_place(func: Any, keywords: Mapping[str, Any]) -> bool:
+def in_place(func: Operation, keywords: Keywords) -> bool:
     """Whether an operation changes its first argument."""
     name = str(getattr(func, "__name__", ""))
     if name in ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__"):
@@ -98,7 +98,7 @@ def in_place(func: Any, keywords: Mapping[str, Any]) -> bool:
     return bool(keywords.get("inplace")) or (name.endswith("_") and name != "requires_grad_" and name[-2] != "_")
 
 
-def carry_out(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+def carry_out(func: Operation, args: Arguments, keywords: Keywords) -> Any:
     """Carry out an operation, out of place if it is an in-place one on or with an activation.
 
     An assignment to a part, ``x[...] = y``, returns the whole.
@@ -116,12 +116,12 @@ def carry_out(func: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any
     return copy
 
 
-def needs_gradient(value: Any) -> bool:
+def needs_gradient(value: object) -> bool:
     """Whether a value is a tensor that needs a gradient, or holds one."""
     return any(tensor.requires_grad for tensor in tensors_in(value))
 
 
-def is_activation(value: Any) -> bool:
+def is_activation(value: object) -> bool:
     """Whether a value is a tensor that depends on the pictures, or holds one: no weight of a network in training."""
     return any(tensor.requires_grad and not isinstance(tensor, nn.Parameter) for tensor in tensors_in(value))
 
@@ -140,7 +140,7 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
     return bool(covered.as_strided(b.shape, b.stride(), b.storage_offset()).any())
 
 
-def _derivative(func: Any, x: Tensor, rest: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
+def _derivative(func: Operation, x: Tensor, rest: Arguments, keywords: Keywords) -> Tensor:
     with torch.enable_grad():
         variable = x.detach().requires_grad_()
         (derivative,) = torch.autograd.grad(carry_out(func, (variable, *rest), keywords).sum(), variable)

@@ -55,6 +55,7 @@ def tiles(strip: Path) -> int | None:
     """Return how many square tiles a strip of references has; None when it is missing or broken."""
     try:
         with Image.open(strip, formats=("JPEG", "PNG")) as image:
-            return max(1, round(image.width / image.height))
+            share: float = image.width / image.height
+            return max(1, round(share))
     except BROKEN:
         return None

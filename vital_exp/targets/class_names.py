@@ -57,7 +57,7 @@ class ClassNames:
         from timm.data import ImageNetInfo
 
         info = ImageNetInfo("imagenet-1k")
-        return cls([names.split(", ") for names in info.label_descriptions()], info.label_names())
+        return cls([names.split(", ") for names in info.label_descriptions()], info.label_names())  # type: ignore[no-untyped-call]
 
     @classmethod
     def numbered(cls, count: int) -> ClassNames:

@@ -34,7 +34,7 @@ def load_directions(spec: str) -> Tensor:
         raise UsageError(KEY, spec, "no such file; a .safetensors or .npy file of vectors (K, C) is needed")
     tensors = _tensors(path, spec)
     row = int(name) if name.isdecimal() and name not in tensors else None
-    vectors = torch.atleast_2d(_tensor(tensors, "" if row is not None else name, spec).float())
+    vectors: Tensor = torch.atleast_2d(_tensor(tensors, "" if row is not None else name, spec).float())
     if vectors.ndim != 2 or 0 in vectors.shape:
         raise UsageError(KEY, spec, f"holds a tensor {tuple(vectors.shape)}; (K, C) is needed, one row per direction")
     if not vectors.isfinite().all() or (vectors == 0).all(dim=1).any():
