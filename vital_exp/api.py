@@ -53,7 +53,7 @@ def visualize(
     targets: Sequence[str | Target] | str | Target,
     *,
     method: str = "vital",
-    references: str | Path | Tensor | Mapping[Any, Tensor] | None = None,
+    references: str | Path | Tensor | Mapping[str, Tensor] | Mapping[Target, Tensor] | None = None,
     steps: int | None = None,
     seed: int = 0,
     init: Tensor | None = None,

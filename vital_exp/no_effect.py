@@ -58,7 +58,7 @@ class Asked:
         chosen: returns the metrics of names.
     """
 
-    def __init__(self, content: Mapping[str, Any], given: Iterable[str], chosen: Chosen) -> None:
+    def __init__(self, content: Mapping[str, object], given: Iterable[str], chosen: Chosen) -> None:
         self.content, self.given, self.chosen = content, frozenset(given), chosen
 
     def __call__(self, key: str) -> Any:
@@ -150,11 +150,11 @@ def _logger_is(*names: str) -> Callable[[Asked], bool]:
     return lambda asked: str(asked("logger._target_") or "").rpartition(".")[2] in names
 
 
-def _unless(key: str, *values: Any) -> Callable[[Asked], bool]:
+def _unless(key: str, *values: object) -> Callable[[Asked], bool]:
     return lambda asked: asked(key) not in values
 
 
-def _is(key: str, *values: Any) -> Callable[[Asked], bool]:
+def _is(key: str, *values: object) -> Callable[[Asked], bool]:
     return lambda asked: asked(key) in values
 
 
@@ -338,7 +338,7 @@ def keys_of(overrides: Iterable[str]) -> list[str]:
     return [text.partition("=")[0].lstrip("+") for text in overrides if not text.startswith("~")]
 
 
-def value_at(content: Mapping[str, Any], key: str) -> Any:
+def value_at(content: Mapping[str, object], key: str) -> Any:
     """Return the value of a dotted key in nested dicts; None where there is none."""
     node: Any = content
     for name in key.split("."):
@@ -346,7 +346,7 @@ def value_at(content: Mapping[str, Any], key: str) -> Any:
     return node
 
 
-def flat_keys(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+def flat_keys(options: Mapping[str, object], prefix: str = "") -> list[str]:
     """Return the dotted keys of nested options."""
     found = []
     for name, value in options.items():
@@ -354,7 +354,7 @@ def flat_keys(options: Mapping[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-def without_effect(command: str, content: Mapping[str, Any], given: Iterable[str], chosen: Chosen) -> dict[str, str]:
+def without_effect(command: str, content: Mapping[str, object], given: Iterable[str], chosen: Chosen) -> dict[str, str]:
     """Return the keys that the user gave and that have no effect, each with the reason.
 
     Args:
@@ -377,7 +377,7 @@ def without_effect(command: str, content: Mapping[str, Any], given: Iterable[str
     return found
 
 
-def tell_without_effect(command: str, content: Mapping[str, Any], given: Iterable[str], chosen: Chosen) -> None:
+def tell_without_effect(command: str, content: Mapping[str, object], given: Iterable[str], chosen: Chosen) -> None:
     """Log one line of the keys that :func:`without_effect` finds, if there are any."""
     reasons: dict[str, list[str]] = {}
     for key, why in without_effect(command, content, list(given), chosen).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -225,7 +226,7 @@ class ConceptMining:
             found.append(explained.gradient() if gradient else explained.sobol(DESIGNS, own.seed))
         return torch.stack(found).mean(dim=0)
 
-    def _pictures(self) -> Any:
+    def _pictures(self) -> Iterator[Tensor]:
         """Yield up to ``explained`` images of the folder, a random choice."""
         count = len(self.folder.paths)
         given = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -47,13 +46,13 @@ def _watched(
     layout = network.trace.layers[layer].layout
     seen: dict[str, Tensor] = {}
 
-    def before(_last: nn.Module, given: tuple[Any, ...]) -> None:
+    def before(_last: nn.Module, given: tuple[Tensor, ...]) -> None:
         seen["given"] = given[0].clone()  # the activation may write into it
 
-    def after(_last: nn.Module, _given: Any, returned: Tensor) -> None:
+    def after(_last: nn.Module, _given: object, returned: Tensor) -> None:
         seen["returned"] = returned
 
-    def end(_module: nn.Module, _given: Any, output: Any) -> None:
+    def end(_module: nn.Module, _given: object, output: object) -> None:
         own, returned = next(tensors_in(output), None), seen.get("returned")
         same = own is not None and returned is not None and own.data_ptr() == returned.data_ptr()
         if same and layer not in found:

@@ -182,7 +182,7 @@ class Index:
         """
         return window_side(window, self.meta["fields"][layer], self.input_size)
 
-    def facets(self, layer: str, channel: int, settings: Mapping[str, Any]) -> list[Facet]:
+    def facets(self, layer: str, channel: int, settings: Mapping[str, object]) -> list[Facet]:
         """Return the facets of a unit that were found by these settings, the largest first; none where none were."""
         found = self._ask(
             "SELECT share, coherence, members FROM facets WHERE layer = ? AND channel = ? AND settings = ?"
@@ -191,7 +191,7 @@ class Index:
         )
         return [Facet(share, coherence, tuple(json.loads(members))) for share, coherence, members in found]
 
-    def keep_facets(self, layer: str, channel: int, settings: Mapping[str, Any], facets: Sequence[Facet]) -> None:
+    def keep_facets(self, layer: str, channel: int, settings: Mapping[str, object], facets: Sequence[Facet]) -> None:
         """Write the facets of a unit into the index, unless the file cannot be written."""
         text = json.dumps(settings, sort_keys=True)
         rows = [

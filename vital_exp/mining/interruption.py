@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -18,7 +18,7 @@ def held_back() -> Iterator[None]:
         yield
         return
     answers = {number: answer for number in SIGNALS if callable(answer := signal.getsignal(number))}
-    came: list[tuple[Any, Any]] = []
+    came: list[tuple[int, FrameType | None]] = []
     for number in answers:
         signal.signal(number, lambda *given: came.append(given))
     try:
@@ -26,8 +26,8 @@ def held_back() -> Iterator[None]:
     finally:
         for number, answer in answers.items():
             signal.signal(number, answer)
-    for number, frame in came[:1]:
-        answers[number](number, frame)
+    for came_first, frame in came[:1]:
+        answers[signal.Signals(came_first)](came_first, frame)
 
 
 def ignore_signals(_worker: int) -> None:

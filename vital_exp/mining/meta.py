@@ -75,7 +75,7 @@ def settings_difference(old: Meta, new: Meta) -> str | None:
     return ", ".join(f"{key} ({_short(old.get(key))} there, {_short(new[key])} now)" for key in differing)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     """Return a value for a message; layers as "layer3 0-63 and layer4 0-7"."""
     if not isinstance(value, list):
         return str(value)

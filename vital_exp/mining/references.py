@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
 
 from torch import Tensor
 
@@ -100,9 +99,9 @@ class MinedReferences(Competing):
             for row in rows
         ]
 
-    def competition(self, target: Target) -> dict[str, Any]:
+    def competition(self, target: Target) -> dict[str, object]:
         """Return which part of the index competes."""
-        own = {"region": self.region, "window": self.window, "candidates": self.candidates_count}
+        own: dict[str, object] = {"region": self.region, "window": self.window, "candidates": self.candidates_count}
         return own if self.enlarge else {**own, "enlarge": False}
 
     def side(self, target: Target) -> int | None:
@@ -156,14 +155,14 @@ class IndexFacets:
 
     references: MinedReferences
 
-    def read(self, target: Target, settings: dict[str, Any]) -> list[Facet] | None:
+    def read(self, target: Target, settings: Mapping[str, object]) -> list[Facet] | None:
         """Return the facets that the index has; None for none, or where nothing is mined yet."""
         if not self.references.is_mined():
             return None
         layer, number = self.references.unit_of(target)
         return self.references.index.facets(layer, number, settings) or None
 
-    def write(self, target: Target, settings: dict[str, Any], facets: Sequence[Facet]) -> None:
+    def write(self, target: Target, settings: Mapping[str, object], facets: Sequence[Facet]) -> None:
         """Write the facets of a unit into the index."""
         layer, number = self.references.unit_of(target)
         self.references.index.keep_facets(layer, number, settings, facets)

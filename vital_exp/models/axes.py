@@ -88,7 +88,7 @@ class AxisPass(TorchFunctionMode):
         self.active = active
 
     def __torch_function__(
-        self, func: Operation, types: Any, args: Arguments = (), kwargs: Mapping[str, Any] | None = None
+        self, func: Operation, types: object, args: Arguments = (), kwargs: Keywords | None = None
     ) -> Any:
         """Carry out one operation and note the channel axes of its result."""
         keywords = dict(kwargs or {})

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from vital_exp.errors import UsageError
+from vital_exp.models.axes import Arguments, Keywords, Operation
 from vital_exp.values import one_of
 
 KEY = "model.head"
@@ -118,7 +119,9 @@ class Ending(TorchFunctionMode):
         super().__init__()
         self._last: tuple[str, Tensor] | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Operation, types: object, args: Arguments = (), kwargs: Keywords | None = None
+    ) -> Any:
         """Remember the last softmax or sigmoid."""
         result = func(*args, **(kwargs or {}))
         name = str(getattr(func, "__name__", "")).rstrip("_")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,12 @@ class EntranceCast:
     def __init__(self, precision: torch.dtype) -> None:
         self.precision = precision
 
-    def __call__(self, _module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    def __call__(self, _module: nn.Module, given: tuple[object, ...]) -> tuple[object, ...]:
         """Return the arguments of the forward pass."""
         return tuple(one.to(self.precision) if _is_floating(one) else one for one in given)
 
 
-def _is_floating(value: object) -> bool:
+def _is_floating(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import torch
@@ -118,7 +118,9 @@ class Taps:
             activations[OUTPUT] = self.channels_first(OUTPUT, entry, pictures)
         return activations, output
 
-    def _hook(self, name: str, activations: dict[str, Tensor], pictures: Tensor, to_the_end: bool):  # type: ignore[no-untyped-def]
+    def _hook(
+        self, name: str, activations: dict[str, Tensor], pictures: Tensor, to_the_end: bool
+    ) -> Callable[[nn.Module, object, object], None]:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             if name in activations:
                 return

@@ -87,13 +87,13 @@ def _content(path: Path) -> Any:
         raise UsageError(KEY, path, problem) from error
 
 
-def _sharded(index: Path) -> dict[str, Any]:
+def _sharded(index: Path) -> dict[str, Tensor]:
     """The tensors of several files, which an index beside them names."""
     content = read_json(index, KEY)
     parts = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
         raise UsageError(KEY, index, "is no index of weights: it has no weight_map from names to files")
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
     for part in sorted(set(parts.values())):
         if Path(part).name != part or not (index.parent / part).is_file():
             raise UsageError(KEY, index, f"names {part}, which is not beside it")

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from vital_exp.errors import UsageError
+from vital_exp.models.axes import Arguments, Keywords, Operation
 from vital_exp.objectives.terms import GradientRule, Problem
 from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.relevance.weights import Relevance
@@ -37,7 +38,7 @@ class RedirectedReLU(GradientRule):
         super().__init__(problem)
         self.until = whole_number("objective.redirected_relu.steps", steps, 0)
 
-    def during(self, step: int) -> AbstractContextManager[Any]:
+    def during(self, step: int) -> AbstractContextManager[None]:
         """Replace the gradient of ReLUs for the first steps."""
         return _RedirectedReLUs() if step < self.until else nullcontext()
 
@@ -46,7 +47,7 @@ class _RedirectedReLUs(TorchFunctionMode):
     """Every ReLU and ReLU6 called inside has the redirected gradient, modules and functions alike."""
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        self, function: Operation, types: object, args: Arguments = (), kwargs: Keywords | None = None
     ) -> Any:
         kwargs = kwargs or {}
         names = ("input", "min_val", "max_val", "inplace") if function is functional.hardtanh else ("input", "inplace")
@@ -62,7 +63,7 @@ RELUS = (functional.relu, torch.relu, Tensor.relu)
 IN_PLACE = (torch.relu_, Tensor.relu_, functional.relu_)
 
 
-def _ceiling(function: Callable[..., Any], named: dict[str, Any]) -> float | None:
+def _ceiling(function: Operation, named: Keywords) -> float | None:
     """Return the largest output of a ReLU (inf) or ReLU6 (6); None for other functions."""
     if function in RELUS or function in IN_PLACE:
         return torch.inf
@@ -120,7 +121,7 @@ class CorrelationGuidance(GradientRule):
                 hooks.callback(layer.register_forward_hook(self._hook(name)).remove)
             yield
 
-    def _hook(self, name: str):  # type: ignore[no-untyped-def]
+    def _hook(self, name: str) -> Callable[[nn.Module, object, object], Tensor]:
         def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor:
             if not isinstance(output, Tensor):
                 wanted = f"the layer returns {type(output).__name__}, not a tensor"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -63,6 +63,6 @@ class Competing(References, Protocol):
         """Return the images of a unit that compete for its facets, the strongest first where there is an order."""
         ...
 
-    def competition(self, target: Target) -> dict[str, Any]:
+    def competition(self, target: Target) -> dict[str, object]:
         """Return what decides which images compete, ready for JSON, without finding them."""
         ...

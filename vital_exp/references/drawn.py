@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -462,7 +461,7 @@ class DrawnReferences(Competing):
             for number in range(self.competing)
         ]
 
-    def competition(self, target: Target) -> dict[str, Any]:
+    def competition(self, target: Target) -> dict[str, object]:
         """Return the set, and how many of its images compete."""
         return {"references": self.fingerprint(target), "candidates": self.competing}
 

@@ -29,11 +29,11 @@ CORRUPT_SHOWN = 5
 class FacetStore(Protocol):
     """Keeps the facets of units."""
 
-    def read(self, target: Target, settings: dict[str, Any]) -> list[Facet] | None:
+    def read(self, target: Target, settings: Mapping[str, object]) -> list[Facet] | None:
         """Return what is kept; None for nothing. Nothing is computed."""
         ...
 
-    def write(self, target: Target, settings: dict[str, Any], facets: Sequence[Facet]) -> None:
+    def write(self, target: Target, settings: Mapping[str, object], facets: Sequence[Facet]) -> None:
         """Keep the facets of a unit."""
         ...
 
@@ -157,7 +157,7 @@ class FacetedReferences(References):
         self.embeddings.forget()
         return list(dict.fromkeys(made))
 
-    def found(self) -> dict[str, list[dict[str, Any]]]:
+    def found(self) -> dict[str, list[dict[str, object]]]:
         """Return the facets of all units that are known so far, by the units' names, ready for JSON."""
         return {unit.name: [asdict(facet) for facet in facets] for unit, facets in self._found.items()}
 
@@ -174,7 +174,7 @@ class FacetedReferences(References):
         numbers = {"share": round(facet.share, 4), "coherence": round(facet.coherence, 4)}
         return {**numbers, "members": members, "facets": len(self.facets(target))}
 
-    def _settings(self, unit: Target) -> dict[str, Any]:
+    def _settings(self, unit: Target) -> dict[str, object]:
         own = {"facets": self.wanted, "count": self.count, "seed": self.seed}
         return {**own, "embedding": self.embeddings.embedding.identity(unit), **self.source.competition(unit)}
 
@@ -220,7 +220,7 @@ class FacetFiles:
     def __init__(self, cache_dir: Path) -> None:
         self.folder = cache_dir / FOLDER
 
-    def read(self, target: Target, settings: dict[str, Any]) -> list[Facet] | None:
+    def read(self, target: Target, settings: Mapping[str, object]) -> list[Facet] | None:
         """Return what is kept; None where there is nothing, or it is damaged."""
         try:
             content = json.loads(self._path(target, settings).read_text())
@@ -228,13 +228,13 @@ class FacetFiles:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def write(self, target: Target, settings: dict[str, Any], facets: Sequence[Facet]) -> None:
+    def write(self, target: Target, settings: Mapping[str, object], facets: Sequence[Facet]) -> None:
         """Keep the facets of a unit."""
         path = self._path(target, settings)
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
             json.dump([asdict(facet) for facet in facets], file)
 
-    def _path(self, target: Target, settings: dict[str, Any]) -> Path:
+    def _path(self, target: Target, settings: Mapping[str, object]) -> Path:
         key = json.dumps([target.name, settings], sort_keys=True)
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -116,7 +115,7 @@ class FolderReferences(Competing):
         """
         return [Candidate(path, partial(self._load, path), path) for path in self._ordered(target)[: self.competing]]
 
-    def competition(self, target: Target) -> dict[str, Any]:
+    def competition(self, target: Target) -> dict[str, object]:
         """Return a hash of the files that compete."""
         return {"references": self._hash(self._ordered(target)[: self.competing], self.competing)}
 

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +77,7 @@ class TensorReferences(Competing):
             for place in range(len(tensor))
         ]
 
-    def competition(self, target: Target) -> dict[str, Any]:
+    def competition(self, target: Target) -> dict[str, object]:
         """Return a hash of the target's images."""
         return {"references": self.fingerprint(target)}
 

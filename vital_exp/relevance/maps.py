@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +155,7 @@ def _outputs(
     """
     found: dict[str, Tensor] = {}
 
-    def note(name: str) -> Any:
+    def note(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             found.setdefault(name, mode.current(first_tensor(output, name)))
             if from_weights:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ class OutOfPlacePass(TorchFunctionMode):
         self._outdated: dict[int, list[Tensor]] = {}
 
     def __torch_function__(
-        self, func: Operation, types: Any, args: Arguments = (), kwargs: Mapping[str, Any] | None = None
+        self, func: Operation, types: object, args: Arguments = (), kwargs: Keywords | None = None
     ) -> Any:
         """Carry out one operation."""
         given = self.current(args)

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from vital_exp.errors import UsageError
 from vital_exp.targets.class_names import as_integer
@@ -19,7 +18,7 @@ WORDNET_ID = re.compile(r"n\d{8}")
 NUMBERED = re.compile(r"[\[{]?\s*\"?(\d+)\"?\s*[,;:\t]\s*\S")  # a line such as "0,cat", "0: 'cat'"
 
 
-def read_class_names(given: str | os.PathLike[str] | Sequence[Any]) -> tuple[str | tuple[str, ...], ...]:
+def read_class_names(given: str | os.PathLike[str] | Sequence[object]) -> tuple[str | tuple[str, ...], ...]:
     """Return one name per class, or its synonyms, in the order of the network's outputs.
 
     Args:
@@ -58,13 +57,13 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _names(entries: Sequence[Any]) -> tuple[str | tuple[str, ...], ...]:
+def _names(entries: Sequence[object]) -> tuple[str | tuple[str, ...], ...]:
     """Each entry a name, or a list of synonyms; empty names are left out."""
     named = [_name(entry) for entry in entries]
     return tuple(name for name in named if name)
 
 
-def _name(entry: Any) -> str | tuple[str, ...]:
+def _name(entry: object) -> str | tuple[str, ...]:
     if isinstance(entry, Mapping) or entry is None:
         raise UsageError(KEY, entry, "is no name; each entry is a name, or a list of synonyms")
     if isinstance(entry, (list, tuple)):  # ImageNet's lists put the WordNet id first, which is no label
@@ -76,7 +75,7 @@ def _text(entry: object) -> str:
     return str(entry).replace(MARK, "").strip()
 
 
-def _in_order(content: Mapping[Any, Any], value: object) -> tuple[str | tuple[str, ...], ...]:
+def _in_order(content: Mapping[object, object], value: object) -> tuple[str | tuple[str, ...], ...]:
     """The names of a mapping that numbers them, from either side."""
     keys, values = list(content), list(content.values())
     by_number = all(as_integer(str(key)) is not None for key in keys)
