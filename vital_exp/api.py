@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from vital_exp.models.named import load_model
 from vital_exp.models.network import VisionNetwork
 from vital_exp.modes import own_modes
 from vital_exp.no_effect import flat_keys, keys_of, tell_without_effect
+from vital_exp.references.tensors import Given
 from vital_exp.reporting.report import Report, write_report
 from vital_exp.targets.unit import Target
 
@@ -53,7 +54,7 @@ def visualize(
     targets: Sequence[str | Target] | str | Target,
     *,
     method: str = "vital",
-    references: str | Path | Tensor | Mapping[str, Tensor] | Mapping[Target, Tensor] | None = None,
+    references: str | Path | Given | None = None,
     steps: int | None = None,
     seed: int = 0,
     init: Tensor | None = None,

@@ -100,7 +100,7 @@ def _drop_leftovers(config: DictConfig) -> None:
         _drop(config.image, {key: value for key, value in image.items() if known and key not in known})
 
 
-def _drop(node: DictConfig, keys: Mapping[str, Any]) -> None:
+def _drop(node: DictConfig, keys: Mapping[str, object]) -> None:
     for key in [key for key, value in keys.items() if node.get(key) == value]:
         del node[key]
 
@@ -127,7 +127,7 @@ def _quoted(override: str) -> str:
     return f"{key}=" + ",".join(f"'{part}'" if "#" in part else part for part in value.split(","))
 
 
-def build(node: DictConfig, **objects: Any) -> Any:
+def build(node: DictConfig, **objects: object) -> Any:
     """Instantiate the object a configuration node describes; ``objects`` are handed over as they are.
 
     The one place that calls Hydra's instantiate.
@@ -184,7 +184,7 @@ def content_hash(config: DictConfig) -> str:
     return hashlib.sha256(json.dumps(picture_config(config), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def set_keys(config: DictConfig, **values: Any) -> None:
+def set_keys(config: DictConfig, **values: object) -> None:
     """Set dotted keys (with ``__`` for the dot) of a composed configuration in place."""
     with open_dict(config):
         for key, value in values.items():

@@ -130,7 +130,7 @@ def _tell_of_chdir() -> None:
 def _sigterm_as_ctrl_c() -> Iterator[None]:
     """Answer SIGTERM, how schedulers end a job, as Ctrl-C is answered."""
 
-    def interrupted(_number: int, _frame: Any) -> None:
+    def interrupted(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():

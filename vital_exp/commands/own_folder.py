@@ -17,11 +17,11 @@ SECOND = "%S"  # in the name of a folder: it is called by the time, so nobody go
 class OwnFolder(Callback):
     """Makes the folder of a run, or of a sweep, that is named by the time, under a name that is free."""
 
-    def on_run_start(self, config: DictConfig, **_more: Any) -> None:
+    def on_run_start(self, config: DictConfig, **_more: object) -> None:
         """Choose the folder of a run."""
         _choose(config, "run")
 
-    def on_multirun_start(self, config: DictConfig, **_more: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **_more: object) -> None:
         """Choose the folder of a sweep; its jobs are composed anew, so they are told by an override."""
         if (chosen := _choose(config, "sweep")) is not None:
             with read_write(config.hydra), open_dict(config.hydra):

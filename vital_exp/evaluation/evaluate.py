@@ -36,6 +36,7 @@ from vital_exp.no_effect import flat_keys, tell_without_effect, value_at
 from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.references.base import References
 from vital_exp.references.none import NoReferences
+from vital_exp.references.tensors import Given
 from vital_exp.run_folders import find_runs, is_run, is_sweep
 from vital_exp.targets.readout import Readout, check_unit
 from vital_exp.targets.unit import Target
@@ -67,7 +68,7 @@ def evaluate(
     judges: Sequence[Judge] = (),
     metrics: Sequence[str] | str | None = None,
     model: Judge | None = None,
-    references: str | Path | Tensor | Mapping[Any, Tensor] | References | None = None,
+    references: str | Path | Given | References | None = None,
     pattern: str = PATTERN,
     targets: str | Path | None = None,
     features: Sequence[Spec] = (),
@@ -165,7 +166,7 @@ class _Asked:
     judges: Sequence[Judge]
     metrics: Sequence[all_metrics.Metric]
     model: Judge | None
-    references: str | Path | Tensor | Mapping[Any, Tensor] | References | None
+    references: str | Path | Given | References | None
     pattern: str
     targets: str | Path | None
     features: Sequence[Spec]
@@ -309,7 +310,7 @@ def _check_targets(targets: Sequence[Target], network: VisionNetwork) -> None:
 
 
 def _references(
-    given: str | Path | Tensor | Mapping[Any, Tensor] | References | None,
+    given: str | Path | Given | References | None,
     recorded: DictConfig | None,
     config: DictConfig,
     network: VisionNetwork,

@@ -144,7 +144,7 @@ def column_of(name: str) -> str:
     return name
 
 
-def _earlier_metrics(path: Path) -> dict[str, Any]:
+def _earlier_metrics(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -152,16 +152,16 @@ def _earlier_metrics(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _earlier_rows(path: Path) -> list[dict[str, Any]]:
+def _earlier_rows(path: Path) -> list[dict[str, object]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [{key: cell for key, cell in row.items() if key and cell} for row in csv.DictReader(file)]
 
 
-def _merged(earlier: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _merged(earlier: Sequence[Mapping[str, object]], rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """Rows by target, the new values over the earlier ones."""
-    found: dict[str, dict[str, Any]] = {row["target"]: dict(row) for row in earlier if row.get("target")}
+    found: dict[object, dict[str, object]] = {row["target"]: dict(row) for row in earlier if row.get("target")}
     for row in rows:
         found[row["target"]] = {**found.get(row["target"], {}), **row}
     return list(found.values())

@@ -17,6 +17,9 @@ from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 
+# Images of all targets, or of each by its spelling or itself.
+Given = Tensor | Mapping[str, Tensor] | Mapping[Target, Tensor] | Mapping[str | Target, Tensor]
+
 
 class TensorReferences(Competing):
     """References from tensors (B, 3, H, W) in RGB, taken as they are: not clamped, resized or cast.
@@ -30,7 +33,7 @@ class TensorReferences(Competing):
         UsageError: not a floating-point tensor of that shape, or a spelling that is no target.
     """
 
-    def __init__(self, tensors: Tensor | Mapping[str | Target, Tensor], class_names: ClassNames) -> None:
+    def __init__(self, tensors: Given, class_names: ClassNames) -> None:
         self._shared: Tensor | None = None
         self._by_target: dict[Target, Tensor] = {}
         if isinstance(tensors, Mapping):
