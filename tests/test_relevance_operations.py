@@ -27,8 +27,8 @@ from vital_exp import load_model
 from vital_exp.errors import UsageError
 from vital_exp.relevance import relevance_maps
 from vital_exp.relevance.covered import COVERED
-from vital_exp.relevance.forward import RULES, RelevancePass
 from vital_exp.relevance.out_of_place import GuidedPass, OutOfPlacePass, Uncovered
+from vital_exp.relevance.rule_pass import RULES, RelevancePass
 
 Operation = Callable[[Tensor], Tensor]
 MAPS, TOKENS = (4, 6, 6), (5, 4)  # of one image

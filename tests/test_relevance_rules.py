@@ -29,9 +29,9 @@ from vital_exp import load_model
 from vital_exp.errors import UsageError
 from vital_exp.models.taps import Taps
 from vital_exp.relevance import relevance_maps
-from vital_exp.relevance.forward import RelevancePass
 from vital_exp.relevance.maps import activations_and_relevance
 from vital_exp.relevance.out_of_place import Uncovered
+from vital_exp.relevance.rule_pass import RelevancePass
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.unit import Target
 

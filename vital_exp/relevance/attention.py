@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vital_exp.models.axes import Arguments, Keywords
-from vital_exp.relevance import operations
+from vital_exp.relevance import rules
 from vital_exp.relevance.out_of_place import Uncovered
 
 DOT_PRODUCTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
@@ -34,7 +34,7 @@ class Rules(Protocol):
         """Return a + b; one of them may be constant."""
 
 
-def dot_product_attention(rules: Rules, args: Arguments, keywords: Keywords) -> Tensor:
+def dot_product_attention(rule_pass: Rules, args: Arguments, keywords: Keywords) -> Tensor:
     """``scaled_dot_product_attention``, with all of its arguments but dropout."""
     given = {**dict(zip(DOT_PRODUCTS, args, strict=False)), **keywords}
     query, key, value = given["query"], given["key"], given["value"]
@@ -47,23 +47,23 @@ def dot_product_attention(rules: Rules, args: Arguments, keywords: Keywords) -> 
         mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.where(mask, 0.0, -math.inf).to(query.dtype)
-    mixed, _ = attend(rules, query, key, value, mask, given.get("scale"))
+    mixed, _ = attend(rule_pass, query, key, value, mask, given.get("scale"))
     return mixed
 
 
 def attend(
-    rules: Rules, query: Tensor, key: Tensor, value: Tensor, offset: Tensor | None, scale: float | None = None
+    rule_pass: Rules, query: Tensor, key: Tensor, value: Tensor, offset: Tensor | None, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return values (..., T, D) mixed by attention, and the attention (..., T, S), each part by its own rule."""
     scaled = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-    scores = rules.matrix_product(operations.identity(scaled, query), key.transpose(-2, -1))
+    scores = rule_pass.matrix_product(rules.identity(scaled, query), key.transpose(-2, -1))
     if offset is not None:
-        scores = rules.sum_of_two(scores, offset)
-    shares = rules.softmax(scores, -1)
-    return rules.matrix_product(shares, value), shares
+        scores = rule_pass.sum_of_two(scores, offset)
+    shares = rule_pass.softmax(scores, -1)
+    return rule_pass.matrix_product(shares, value), shares
 
 
-def multi_head_attention(rules: Rules, args: Arguments, keywords: Keywords) -> tuple[Tensor, Tensor | None]:
+def multi_head_attention(rule_pass: Rules, args: Arguments, keywords: Keywords) -> tuple[Tensor, Tensor | None]:
     """``nn.MultiheadAttention``: projections to queries, keys and values, heads, one projection; the mean attention."""
     given = MULTI_HEAD.bind(*args, **keywords)
     given.apply_defaults()
@@ -73,30 +73,30 @@ def multi_head_attention(rules: Rules, args: Arguments, keywords: Keywords) -> t
     if known["dropout_p"] and known["training"]:
         raise Uncovered("attention with dropout")
     heads, one = known["num_heads"], known["query"].ndim == 2
-    query, key, value = (part.unsqueeze(1) if one else part for part in _projected(rules, known))  # (T, N, D)
+    query, key, value = (part.unsqueeze(1) if one else part for part in _projected(rule_pass, known))  # (T, N, D)
     length, count, width = query.shape
     q, k, v = (part.unflatten(2, (heads, -1)).permute(1, 2, 0, 3) for part in (query, key, value))  # (N, heads, T, d)
     offset = _offset(known["attn_mask"], known["key_padding_mask"], count, heads, query)
-    mixed, shares = attend(rules, q, k, v, offset)
+    mixed, shares = attend(rule_pass, q, k, v, offset)
     mixed = mixed.permute(2, 0, 1, 3).reshape(length, count, width)
-    out = rules.linear(mixed, known["out_proj_weight"], known["out_proj_bias"])
+    out = rule_pass.linear(mixed, known["out_proj_weight"], known["out_proj_bias"])
     if known["need_weights"] and known["average_attn_weights"]:
-        shares = operations.pooled(shares.mean(1), shares, lambda v: v.mean(1))
+        shares = rules.pooled(shares.mean(1), shares, lambda v: v.mean(1))
     weights = shares if known["need_weights"] else None
     return (out[:, 0], None if weights is None else weights[0]) if one else (out, weights)
 
 
-def _projected(rules: Rules, known: Keywords) -> tuple[Tensor, ...]:
+def _projected(rule_pass: Rules, known: Keywords) -> tuple[Tensor, ...]:
     """Queries, keys and values: one projection of one input, or three."""
     inputs = known["query"], known["key"], known["value"]
     packed, bias = known["in_proj_weight"], known["in_proj_bias"]
     if inputs[0] is inputs[1] is inputs[2] and not known["use_separate_proj_weight"]:
-        return rules.linear(inputs[0], packed, bias).chunk(3, dim=-1)
+        return rule_pass.linear(inputs[0], packed, bias).chunk(3, dim=-1)
     weights = [known[f"{letter}_proj_weight"] for letter in "qkv"]
     if not known["use_separate_proj_weight"]:
         weights = packed.chunk(3)
     biases = [None] * 3 if bias is None else bias.chunk(3)
-    return tuple(rules.linear(x, weight, part) for x, weight, part in zip(inputs, weights, biases, strict=True))
+    return tuple(rule_pass.linear(x, weight, part) for x, weight, part in zip(inputs, weights, biases, strict=True))
 
 
 def _offset(mask: Tensor | None, padding: Tensor | None, count: int, heads: int, like: Tensor) -> Tensor | None:

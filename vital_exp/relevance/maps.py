@@ -14,8 +14,8 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.models.precision import in_float32
 from vital_exp.models.refusals import check_gradients
 from vital_exp.models.taps import Taps, first_tensor
-from vital_exp.relevance.forward import RelevancePass, check_ruled
 from vital_exp.relevance.out_of_place import GuidedPass, OutOfPlacePass, Uncovered
+from vital_exp.relevance.rule_pass import RelevancePass, check_ruled
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import OUTPUT
 

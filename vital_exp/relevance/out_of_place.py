@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from vital_exp.models.axes import Arguments, Keywords, Operation, tensors_in
-from vital_exp.relevance import operations
+from vital_exp.relevance import rules
 from vital_exp.relevance.covered import operation_name
 
 # Activation functions that guided backpropagation passes.
@@ -83,7 +83,7 @@ class GuidedPass(OutOfPlacePass):
 
     def _run(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
         if operation_name(func) in GUIDED and needs_gradient(args[0]):
-            return operations.guided(
+            return rules.guided(
                 carry_out(func, args, keywords), args[0], lambda x: _derivative(func, x, args[1:], keywords)
             )
         return carry_out(func, args, keywords)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vital_exp.models.axes import Arguments, Keywords, Operation, tensors_in
-from vital_exp.relevance import attention, operations
+from vital_exp.relevance import attention, rules
 from vital_exp.relevance.covered import AVERAGES, CONSTANTS, CONVOLUTIONS, IDENTITIES, MAXIMA, MOVEMENTS, operation_name
 from vital_exp.relevance.out_of_place import (
     OutOfPlacePass,
@@ -93,8 +93,8 @@ class RelevancePass(OutOfPlacePass):
         if is_activation((*args[1:], *keywords.values())):
             raise Uncovered(f"{name} with a parameter that is an activation")
         self._note(name)
-        result = operations.identity(carry_out(func, args, keywords), args[0])
-        return operations.positive(result) if name in NEVER_NEGATIVE else result
+        result = rules.identity(carry_out(func, args, keywords), args[0])
+        return rules.positive(result) if name in NEVER_NEGATIVE else result
 
     # Linear layers and convolutions.
 
@@ -105,7 +105,7 @@ class RelevancePass(OutOfPlacePass):
             result: Tensor = func(v, w, b, *options, **keywords)
             return result
 
-        return self._affine(operation_name(func), x, weight, bias, convolve, operations.GAMMA_CONVOLUTION)
+        return self._affine(operation_name(func), x, weight, bias, convolve, rules.GAMMA_CONVOLUTION)
 
     def _linear(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         return self.linear(*_linear_arguments(args, keywords)[:3])
@@ -114,7 +114,7 @@ class RelevancePass(OutOfPlacePass):
         """Return x weight^T + bias."""
         if not needs_gradient((x, weight)):
             return F.linear(x, weight, bias)
-        return self._affine("linear", x, weight, bias, F.linear, operations.GAMMA_LINEAR)
+        return self._affine("linear", x, weight, bias, F.linear, rules.GAMMA_LINEAR)
 
     def _affine(
         self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None, affine: Callable[..., Tensor], gamma: float
@@ -125,7 +125,7 @@ class RelevancePass(OutOfPlacePass):
         if not is_activation(weight):
             return self._weights(name, affine(x, weight, bias), x, weight, bias, affine, gamma)
         mixed = self._bilinear(name, x, weight, affine, gamma)
-        return mixed if bias is None else operations.identity(affine(x, weight, bias).detach(), mixed)
+        return mixed if bias is None else rules.identity(affine(x, weight, bias).detach(), mixed)
 
     def _weights(
         self,
@@ -139,8 +139,8 @@ class RelevancePass(OutOfPlacePass):
     ) -> Tensor:
         self._note(name)
         if self.epsilon_rules:
-            return operations.gamma(value, x, weight.detach(), bias, affine, gamma)
-        return operations.z_plus(value, x, weight.detach(), affine)
+            return rules.gamma(value, x, weight.detach(), bias, affine, gamma)
+        return rules.z_plus(value, x, weight.detach(), affine)
 
     # Means, sums over dimensions, maxima.
 
@@ -150,7 +150,7 @@ class RelevancePass(OutOfPlacePass):
         value: Tensor = func(*args, **keywords)
         if name == "interpolate" and "nearest" in str(_argument(args, keywords, 3, "mode") or "nearest"):
             return value  # copies
-        return operations.pooled(value, args[0], lambda v: func(v, *args[1:], **keywords))
+        return rules.pooled(value, args[0], lambda v: func(v, *args[1:], **keywords))
 
     def _maximum(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
         name = operation_name(func)
@@ -163,9 +163,9 @@ class RelevancePass(OutOfPlacePass):
         else:
             average = _average_over(_argument(args, keywords, 1, "dim"), _argument(args, keywords, 2, "keepdim"))
         if isinstance(value, tuple):  # with indices
-            return type(value)((operations.pooled(value[0], args[0], average), value[1]))
-        result = operations.pooled(value, args[0], average)
-        return operations.positive(result) if operations.is_positive(args[0]) else result
+            return type(value)((rules.pooled(value[0], args[0], average), value[1]))
+        result = rules.pooled(value, args[0], average)
+        return rules.positive(result) if rules.is_positive(args[0]) else result
 
     def _larger_of_two(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         a, b = _operands(args, keywords)
@@ -173,7 +173,7 @@ class RelevancePass(OutOfPlacePass):
         if needs_gradient(a) and needs_gradient(b):
             self._note("choice")
             return value
-        return operations.identity(value, a if needs_gradient(a) else b)  # like a clamp
+        return rules.identity(value, a if needs_gradient(a) else b)  # like a clamp
 
     # Sums and products of two.
 
@@ -200,23 +200,23 @@ class RelevancePass(OutOfPlacePass):
         value = torch.add(a, b)
         if not (needs_gradient(a) and needs_gradient(b)):
             self._note("bias")
-            return operations.identity(value, a if needs_gradient(a) else b)
+            return rules.identity(value, a if needs_gradient(a) else b)
         self._note("residual_sum")
-        return operations.residual_sum(value, a, b)
+        return rules.residual_sum(value, a, b)
 
     def _mul(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         a, b = _operands(args, keywords)
         value = torch.mul(a, b)
         if not (needs_gradient(a) and needs_gradient(b)):  # layer scale, or a number
             self._note("scale")
-            return operations.identity(value, a if needs_gradient(a) else b)
+            return rules.identity(value, a if needs_gradient(a) else b)
         self._note("product")
-        return operations.product(value, a, b)
+        return rules.product(value, a, b)
 
     def _glu(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         axis = _argument(args, keywords, 1, "dim")
         a, gate = args[0].chunk(2, dim=-1 if axis is None else axis)
-        return self._mul(torch.mul, (a, operations.identity(gate.sigmoid(), gate)), {})
+        return self._mul(torch.mul, (a, rules.identity(gate.sigmoid(), gate)), {})
 
     def _div(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         if needs_gradient((*args[1:], keywords.get("other"))):
@@ -224,7 +224,7 @@ class RelevancePass(OutOfPlacePass):
         if keywords.get("rounding_mode") is not None:
             raise Uncovered("division with rounding")
         self._note("scale")
-        return operations.identity(torch.div(*args, **keywords), args[0])
+        return rules.identity(torch.div(*args, **keywords), args[0])
 
     def _pow(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         exponent = _argument(args, keywords, 1, "exponent")
@@ -236,7 +236,7 @@ class RelevancePass(OutOfPlacePass):
         if torch.as_tensor(exponent).amin() <= 0:
             raise Uncovered("pow with an exponent of at most 0")
         self._note("pow")
-        return operations.identity(value, args[0])
+        return rules.identity(value, args[0])
 
     # Matrix products.
 
@@ -253,9 +253,9 @@ class RelevancePass(OutOfPlacePass):
         if b.ndim == 2 and not needs_gradient(b):  # a projection, such as that of CLIP's image tower
             return self.linear(a, b.transpose(0, 1), None)
         if a.ndim == 2 and not needs_gradient(a):
-            return self._bilinear("matmul", a, b, torch.matmul, operations.GAMMA_LINEAR)
+            return self._bilinear("matmul", a, b, torch.matmul, rules.GAMMA_LINEAR)
         self._note("matmul")
-        return operations.matrix_product(torch.matmul(a, b), a, b)
+        return rules.matrix_product(torch.matmul(a, b), a, b)
 
     def _bilinear(self, name: str, a: Tensor, b: Tensor, product: Callable[..., Tensor], gamma: float) -> Tensor:
         """What is linear in each of two factors: a constant one is a weight."""
@@ -267,12 +267,12 @@ class RelevancePass(OutOfPlacePass):
         if not needs_gradient(a):
             return self._weights(name, value, b, a, None, lambda v, w, _=None: product(w, v), gamma)
         self._note(name)
-        return operations.bilinear(value, a, b, product)
+        return rules.bilinear(value, a, b, product)
 
     def _tensordot(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         a, b = args[0], _argument(args, keywords, 1, "b")
         dims = _argument(args, keywords, 2, "dims")
-        return self._bilinear("tensordot", a, b, lambda v, w: torch.tensordot(v, w, dims), operations.GAMMA_LINEAR)
+        return self._bilinear("tensordot", a, b, lambda v, w: torch.tensordot(v, w, dims), rules.GAMMA_LINEAR)
 
     def _einsum(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         equation, factors = args[0], list(tensors_in(args[1:]))
@@ -283,15 +283,15 @@ class RelevancePass(OutOfPlacePass):
         if len(factors) == 1:
             self._note("einsum")
             value = torch.einsum(equation, a)
-            return value if read <= written else operations.pooled(value, a, lambda v: torch.einsum(equation, v))
+            return value if read <= written else rules.pooled(value, a, lambda v: torch.einsum(equation, v))
 
         def product(v: Tensor, w: Tensor) -> Tensor:
             return torch.einsum(equation, v, w)
 
         if read <= written:  # nothing is summed
             self._note("einsum")
-            return operations.outer(product(a, b), a, b, product)
-        return self._bilinear("einsum", a, b, product, operations.GAMMA_LINEAR)
+            return rules.outer(product(a, b), a, b, product)
+        return self._bilinear("einsum", a, b, product, rules.GAMMA_LINEAR)
 
     def _addmm(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
         offset, *given = args
@@ -312,7 +312,7 @@ class RelevancePass(OutOfPlacePass):
         if axis is None:
             raise Uncovered("softmax without a dimension")
         self._note("softmax")
-        return operations.softmax(func(*args, **keywords), args[0], axis)
+        return rules.softmax(func(*args, **keywords), args[0], axis)
 
     def softmax(self, x: Tensor, axis: int) -> Tensor:
         """Return shares along an axis."""
@@ -362,7 +362,7 @@ def _average_pooling(name: str, size: torch.Size, args: Arguments, keywords: Key
     stride = None
     if not name.startswith("adaptive"):
         stride = _argument(args, keywords, 2, "stride") or _argument(args, keywords, 1, "kernel_size")
-    return lambda v: operations.average_like_maximum(v, stride, size, axes)
+    return lambda v: rules.average_like_maximum(v, stride, size, axes)
 
 
 def _average_over(axes: tuple[int, ...] | list[int] | int | None, keeps_them: object) -> Callable[[Tensor], Tensor]:
@@ -400,7 +400,7 @@ def _scaled(x: Tensor, factor: Tensor | float) -> Tensor:
     """Multiply by a constant: a linear map of each value by itself, through which relevance passes unchanged."""
     if not isinstance(factor, Tensor) and factor == 1:
         return x
-    return operations.identity(x * factor, x) if needs_gradient(x) else x * factor
+    return rules.identity(x * factor, x) if needs_gradient(x) else x * factor
 
 
 def _activations(values: object) -> Iterator[Tensor]:
