@@ -72,7 +72,8 @@ def groups(sizes: list[int], width: int, apart: float, seed: int = 0) -> Tensor:
 def test_clouds_are_told_apart_and_counted(sizes: list[int], width: int) -> None:
     vectors = groups(sizes, width, apart=4.0)
     found = find_facets(vectors, "auto", 9)
-    assert [round(facet.share * len(vectors)) for facet in found] == sorted(sizes, reverse=True)
+    assert sorted(round(facet.share * len(vectors)) for facet in found) == sorted(sizes)
+    assert [facet.coherence for facet in found] == sorted((facet.coherence for facet in found), reverse=True)
     owner = np.repeat(np.arange(len(sizes)), sizes)
     unit = vectors.double().numpy() / np.linalg.norm(vectors.double().numpy(), axis=1, keepdims=True)
     for facet in found:
@@ -99,6 +100,18 @@ def test_images_with_little_in_common_are_several_facets() -> None:
     assert 2 <= len(found) <= 48 // 8
     assert all(facet.share >= 8 / 48 for facet in found)
     assert min(facet.coherence for facet in found) > 0.02  # of all of them it is 0
+
+
+def test_the_most_coherent_facet_is_first_however_small_and_a_few_images_are_last() -> None:
+    stream = torch.Generator().manual_seed(0)
+    centres = torch.eye(3, 50) * 10
+    loose, tight, pair = (
+        centre + spread * torch.randn(size, 50, generator=stream)
+        for centre, spread, size in zip(centres, (2.0, 0.1, 0.0), (30, 10, 2), strict=True)
+    )
+    found = find_facets(torch.cat([loose, tight, pair]), 3, 9)
+    assert [round(facet.share * 42) for facet in found] == [10, 30, 2]
+    assert found[2].coherence > found[0].coherence  # of the pair: two images are one thing by chance
 
 
 def test_images_that_are_all_alike() -> None:

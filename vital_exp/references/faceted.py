@@ -111,7 +111,7 @@ class FacetedReferences(References):
         return found[target.facet]
 
     def facets(self, target: Target) -> list[Facet]:
-        """Return the facets of a target's unit, the largest first; they are found when first asked for.
+        """Return the facets of a target's unit, the most coherent first; they are found when first asked for.
 
         Raises:
             UsageError: too few images compete.
@@ -135,7 +135,7 @@ class FacetedReferences(References):
         return self._found.get(unit)
 
     def expanded(self, targets: Iterable[Target], find: bool = True) -> list[Target]:
-        """Return each target's facets in place of it, the largest first; a target that is a facet stays.
+        """Return each target's facets in place of it, the most coherent first; a target that is a facet stays.
 
         Args:
             targets: units or facets.
@@ -206,7 +206,7 @@ class FacetedReferences(References):
 
 
 def main_facet(references: References, target: Target) -> Target:
-    """Return the largest facet of a unit, where references are by facet; else the target itself."""
+    """Return the most coherent facet of a unit, where references are by facet; else the target itself."""
     return replace(target, facet=0) if isinstance(references, FacetedReferences) else target
 
 

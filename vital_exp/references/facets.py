@@ -4,6 +4,9 @@ Images are unit vectors in an embedding, clustered by k-means. How many facets t
 numbers from 2 on whose facets have at least ``LEAST_MEMBERS`` images each, the one of the largest mean silhouette.
 There is one facet where all images have much in common (a mean cosine of ``IN_COMMON``), unless that silhouette is
 larger than in each of ``NULLS`` samples of one Gaussian of the same mean and covariance.
+
+The most coherent facet comes first, not the largest: k-means leaves what fits nowhere in one cluster, which is often
+the largest, and whose images have nothing in common that a picture could show (benchmarks/results/hidden_units.md).
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +82,7 @@ def check_enough(facets: str | int, count: int, what: str) -> None:
 
 
 def find_facets(embeddings: Tensor, facets: str | int, count: int, seed: int = 0) -> list[Facet]:
-    """Return the facets of images, the largest first; see this module's description.
+    """Return the facets of images, the most coherent first; see this module's description.
 
     Args:
         embeddings: (n, D) of the images, of any length.
@@ -100,7 +104,13 @@ def find_facets(embeddings: Tensor, facets: str | int, count: int, seed: int = 0
             raise UsageError(KEY, facets, f"more than there are different images among the strongest: {different}")
         labels = _clusters(coordinates, int(facets), seed)
     found = [_facet(vectors, np.flatnonzero(labels == label), count) for label in np.unique(labels)]
-    return sorted(found, key=lambda facet: (-facet.share, min(facet.members)))
+    return sorted(found, key=partial(_place, len(vectors)))
+
+
+def _place(count: int, facet: Facet) -> tuple[bool, float, float, int]:
+    """Return what orders the facets of ``count`` images: one of few images is coherent by chance and comes last."""
+    few = round(facet.share * count) < LEAST_MEMBERS
+    return few, -round(facet.coherence, DIGITS), -facet.share, min(facet.members)
 
 
 def _unit(vectors: Array) -> Array:
