@@ -106,6 +106,8 @@ class Term(Part, ABC):
 class Objective:
     """A weighted sum of terms over one forward pass that ends at the last layer any of them reads.
 
+    Terms do not run the network. The relevance masks that they read come from one more pass, which they share.
+
     Args:
         network: the frozen network.
         parts: by name; terms of weight 0 are left out.
