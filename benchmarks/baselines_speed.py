@@ -27,12 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp import load_model
-from vital_exp.engine import setup
-from vital_exp.engine.batching import views_per_pass
+from vital_exp.engine.batch import Batch
 from vital_exp.engine.module import VisualizationModule
 from vital_exp.engine.request import Request
-from vital_exp.engine.step import step_objective
-from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import VisionNetwork
 
 # At least so many times as fast per picture as Horama.
@@ -64,17 +61,13 @@ def ours(network: VisionNetwork, method: str, options: argparse.Namespace, batch
     request = Request.of(
         network, [f"class:{CLASS + i}" for i in range(batch)], overrides=overrides(method, options.size)
     )
-    config, size = request.config, (options.size, options.size)
-    together = views_per_pass(config, network, setup.seen_size(config, network, size), batch)
-    streams = RandomStreams(config.seed, [target.name for target in request.targets])
-    objective = step_objective(config, network, request.targets, request.references, together, size)
+    setup = request.setup
+    objective = Batch(setup, request.targets).objective
 
     def make() -> None:
-        pictures = setup.pictures_of(config, network, streams)
-        module = VisualizationModule(
-            pictures, objective, setup.optimizer_of(config), setup.rate_of(config), config.steps
-        )
-        optimizer = setup.optimizer_of(config)(list(pictures.parameters()))
+        pictures = setup.pictures(request.targets, None)
+        module = VisualizationModule(pictures, objective, setup.optimizer, setup.rate, setup.steps)
+        optimizer = setup.optimizer(list(pictures.parameters()))
         for step in range(1, options.steps + 1):  # the first and the last do a little more, of a thousand
             optimizer.zero_grad()
             module.surrogate(step).backward()

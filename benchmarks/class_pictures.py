@@ -109,7 +109,7 @@ def run(options: argparse.Namespace, method: str, judges: Mapping[str, VisionNet
     for seed in options.seeds:
         request = Request.from_config(configuration(options, method, seed))
         started = time.perf_counter(), time.process_time()
-        made = Visualization(request.config, request.network, request.targets, request.references).run()
+        made = Visualization(request).run()
         clocks = time.perf_counter() - started[0], time.process_time() - started[1]
         pictures = quantised(made.images)
         index = torch.tensor([target.index for target in request.targets])

@@ -26,8 +26,9 @@ from step_time import PRECISIONS, Stopwatch
 from torch import nn
 
 from vital_exp import load_model
+from vital_exp.engine.batch import Batch
+from vital_exp.engine.fitting import fit
 from vital_exp.engine.request import Request
-from vital_exp.engine.visualization import Visualization
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.unit import Target
 
@@ -87,10 +88,10 @@ def request_of(
 
 def fit_seconds(request: Request) -> float:
     """Return the seconds of a step, from a fit by the engine without its first steps."""
-    work = Visualization(request.config, request.network, request.targets, request.references)
+    batch = Batch(request.setup, request.targets)
     stopwatch = Stopwatch(request.config.steps, time.perf_counter)
     warm = WarmUp(request.network.device, stopwatch)
-    work._fit(0, work._module(request.targets), request.targets, [stopwatch, warm])
+    fit(request.setup, batch.module(), batch.names, [stopwatch, warm])
     synchronise(request.network.device)
     return (time.perf_counter() - stopwatch.started) / (request.config.steps - WARM_UP)
 
@@ -111,9 +112,8 @@ class WarmUp(Stopwatch):
 
 def operations(request: Request, bf16: bool) -> float:
     """Return the floating-point operations of a step of the request."""
-    work = Visualization(request.config, request.network, request.targets, request.references)
     device = request.network.device
-    module = work._module(request.targets).to(device)
+    module = Batch(request.setup, request.targets).module().to(device)
     pictures = module.pictures.network_input().detach()
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         return operations_and_bytes(lambda: module.objective(pictures, 0))[0]

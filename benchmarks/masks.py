@@ -145,7 +145,7 @@ def made(method: str, seed: int, steps: int, starts: Tensor | None) -> tuple[Ten
     keys: dict[str, Any] = {"method": method, "seed": seed, "steps": steps, "overrides": [*quiet, *SHORT[method]]}
     request = Request.of("embedded_resnet", targets, **keys)
     with both_maps() as found:
-        run = Visualization(request.config, request.network, request.targets, request.references, starts).run()
+        run = Visualization(request, starts).run()
     return run.images, found[0]
 
 

@@ -31,7 +31,6 @@ from published_loop import PublishedLoop, reference_activations
 
 from vital_exp import load_model
 from vital_exp.engine import memory
-from vital_exp.engine.problem import problem_of
 from vital_exp.engine.request import Request
 from vital_exp.engine.visualization import Visualization
 from vital_exp.models.network import model_space
@@ -126,7 +125,7 @@ def against_lucent(options: argparse.Namespace) -> Rows:
         )  # fmt: skip
 
     def ours() -> None:
-        Visualization(request.config, request.network, request.targets, request.references).make()
+        Visualization(request).make()
 
     times = [[unit_step_time.seconds(one, clock) / LUCENT_STEPS for one in (theirs, ours)] for _ in range(3)][1:]
     ratio = [lucent / own for lucent, own in times]
@@ -180,7 +179,7 @@ def by_references(options: argparse.Namespace) -> Rows:
             network, "class:0", references=torch.rand(count, 3, options.size, options.size),
             overrides=["references.cache=false", "evaluation=none"],
         )  # fmt: skip
-        problem = problem_of(request.config, request.network, request.targets, request.references)
+        problem = request.setup.problem(request.targets)
         layers, clock = list(problem.alignment.layers), step_time.CLOCKS[options.clock]
         spent = unit_step_time.seconds(lambda p=problem, n=layers, r=request: p.statistics.of(r.targets, n), clock)
         rows[f"{count} references"] = {"seconds once per target": f"{spent:.2f}"}
@@ -201,7 +200,7 @@ def _run_embedded(count: int, folder: str) -> None:
     targets = [Target("class", i % 10, variation=1 + i // 10) for i in range(count)]
     overrides = [f"cache_dir={folder}", "evaluation=none", "progress=false"]
     request = Request.of("embedded_resnet", targets, steps=20, overrides=overrides)
-    Visualization(request.config, request.network, request.targets, request.references).make()
+    Visualization(request).make()
 
 
 def by_memory(options: argparse.Namespace) -> Rows:
@@ -226,9 +225,9 @@ def memory_of(options: argparse.Namespace) -> float:
     overrides = ["references.cache=false", "evaluation=none", "batch_size=1", "progress=false", *step_time.SWITCHES]
     request = Request.of(network, "class:0", references=references, steps=MEMORY_STEPS, overrides=overrides)
     if options.memory == "library":
-        Visualization(request.config, request.network, request.targets, request.references).make()
+        Visualization(request).make()
     else:
-        problem = problem_of(request.config, network, request.targets, request.references)
+        problem = request.setup.problem(request.targets)
         weights, start = problem.alignment.layers, torch.zeros(1, 3, options.size, options.size)
         activations = reference_activations(module, list(weights), model_space(references, network))
         loop = PublishedLoop(module, weights, activations, start, network.preprocessing.valid_range(start))

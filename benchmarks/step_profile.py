@@ -34,6 +34,7 @@ from step_time import CLOCKS, PRECISIONS, REFERENCES_SEED, Stopwatch, random_net
 from torch.profiler import ProfilerActivity, profile
 
 from vital_exp import load_model
+from vital_exp.engine.batch import Batch
 from vital_exp.engine.callbacks import LogTerms
 from vital_exp.engine.module import VisualizationModule
 from vital_exp.engine.request import Request
@@ -186,8 +187,7 @@ class Case:
 
     def work(self) -> Visualization:
         """Return a run of the case in memory."""
-        request = self.request
-        return Visualization(request.config, request.network, request.targets, request.references)
+        return Visualization(self.request)
 
     def wait(self) -> None:
         """Let the device finish."""
@@ -200,16 +200,16 @@ class Case:
         stopwatch = Stopwatch(WARM_UP + self.steps, self.clock)
         with TemporaryDirectory() as folder, parts.watching():
             work.loggers = [CSVLogger(folder)]
-            module = work._module(self.request.targets)
+            batch = Batch(self.request.setup, self.request.targets)
             parts.seconds.clear()
-            work._fit(0, module, self.request.targets, [stopwatch, Restart(parts, stopwatch)])
+            work._fit(0, batch, [stopwatch, Restart(parts, stopwatch)])
         seconds = {name: parts.seconds[name] / self.steps for name in PARTS}
         total = (stopwatch.ended - stopwatch.started) / self.steps
         return {**seconds, LIGHTNING: total - sum(seconds.values())}
 
     def step(self) -> Callable[[], Evaluation]:
         """Return what computes losses and gradient of one step, without Lightning."""
-        module = self.work()._module(self.request.targets).to(self.device)
+        module = Batch(self.request.setup, self.request.targets).module().to(self.device)
         pictures = module.pictures.network_input().detach()
 
         def take() -> Evaluation:

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 
 from vital_exp import load_model
 from vital_exp.engine import objective_and_gradient
+from vital_exp.engine.batch import Batch
 from vital_exp.engine.callbacks import Progress
-from vital_exp.engine.problem import problem_of
+from vital_exp.engine.fitting import fit
 from vital_exp.engine.request import Request
-from vital_exp.engine.visualization import Visualization
 from vital_exp.models.network import VisionNetwork, model_space
 
 NETWORKS = ("resnet18", "resnet50", "densenet121", "convnext_base")  # those without image priors
@@ -138,7 +138,7 @@ class Contest:
         """Make both transcriptions, and the library's statistics: none of them is timed."""
         request, loop_bf16 = next(iter(self.requests.values())), self.loop_bf16
         network = request.network
-        problem = problem_of(request.config, network, request.targets, request.references)
+        problem = request.setup.problem(request.targets)
         weights = problem.alignment.layers
         problem.statistics.of(request.targets, list(weights))
         start = model_space(self.start, network)
@@ -164,9 +164,10 @@ class Contest:
 
     def library_seconds(self, request: Request) -> float:
         """Return the seconds of one step, from a fit of a few by the engine."""
-        work = Visualization(request.config, request.network, request.targets, request.references, self.start)
+        given, size = dict(zip(request.targets, self.start, strict=True)), (self.start.shape[-2], self.start.shape[-1])
+        batch = Batch(request.setup, request.targets, picture_size=size, given=given)
         stopwatch = InnerStopwatch(LIBRARY_STEPS, self.clock)
-        work._fit(0, work._module(request.targets), request.targets, [stopwatch])
+        fit(request.setup, batch.module(), batch.names, [stopwatch])
         stopwatch.close()
         return (stopwatch.ended - stopwatch.started) / (LIBRARY_STEPS - ENDS)
 

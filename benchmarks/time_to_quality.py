@@ -23,7 +23,6 @@ from omegaconf import OmegaConf
 from published_loop import PublishedLoop, reference_activations
 
 from vital_exp.engine import objective_and_gradient
-from vital_exp.engine.problem import problem_of
 from vital_exp.engine.request import Request
 from vital_exp.engine.visualization import Visualization
 from vital_exp.models.network import model_space
@@ -40,7 +39,7 @@ def published_loop(request: Request) -> PublishedLoop:
         RuntimeError: its first loss is not the library's.
     """
     network, targets = request.network, request.targets[:1]
-    problem = problem_of(request.config, network, targets, request.references)
+    problem = request.setup.problem(targets)
     weights = problem.alignment.layers
     module = copy.deepcopy(network.module)
     references = torch.stack(list(request.references.images(targets[0])))
@@ -73,7 +72,7 @@ def library_seconds(options: argparse.Namespace, network: str) -> tuple[int, flo
     """Return the steps of vital_fourier and the processor seconds of a picture."""
     request = _request(options, network, "vital_fourier")
     started = time.process_time()
-    Visualization(request.config, request.network, request.targets, request.references).run()
+    Visualization(request).run()
     return int(request.config.steps), time.process_time() - started
 
 

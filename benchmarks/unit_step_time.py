@@ -25,10 +25,9 @@ from step_time import CLOCKS, random_network
 from torch import Tensor
 
 from vital_exp import load_model
+from vital_exp.engine.batch import Batch
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.problem import problem_of
 from vital_exp.engine.request import Request
-from vital_exp.engine.visualization import Visualization
 from vital_exp.models.network import model_space
 
 LAYERS = "model.layers=[conv1,layer1,layer2,layer3{}]"
@@ -48,8 +47,7 @@ def step(
     asked += [f"relevance={relevance}"] if hidden else []
     images = torch.rand(2, 3, size, size) if references is None else references
     request = Request.of(network, target, references=images, overrides=asked)
-    work = Visualization(request.config, request.network, request.targets, request.references)
-    return request, work._module(request.targets)
+    return request, Batch(request.setup, request.targets).module()
 
 
 def taking(module: VisualizationModule) -> Callable[[], object]:
@@ -75,7 +73,7 @@ def published(options: argparse.Namespace) -> tuple[list[float], float]:
     size, generator = options.size, torch.Generator().manual_seed(0)
     references = torch.rand(options.references, 3, size, size, generator=generator)
     request, module = step("layer4.1:7", "lrp", size, references)
-    problem = problem_of(request.config, request.network, request.targets, request.references)
+    problem = request.setup.problem(request.targets)
     start = module.pictures.network_input().detach()
     loop = PublishedUnitLoop(
         copy.deepcopy(request.network.module),

@@ -154,7 +154,7 @@ def test_every_experiment_that_needs_no_download_runs(name: str, tmp_path: Path)
     short = ["steps=2", "target.index=0", "references.count=2", f"cache_dir={tmp_path}/cache", "progress=false"]
     request = Request.from_config(compose_config([f"experiment={name}", *short, "trainer.accelerator=cpu"]))
     folder = RunFolder(tmp_path / "run", request.config)
-    pictures = Visualization(request.config, request.network, request.targets, request.references, folder=folder).run()
+    pictures = Visualization(request, folder=folder).run()
     assert [result["status"] for result in pictures.results] == ["done"]
     assert bool(pictures.metrics) == request.config.evaluation.enabled
 

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from vital_exp import evaluate, load_model, visualize
 from vital_exp.engine import learning_rate, objective_and_gradient
 from vital_exp.engine import visualization as engine
 from vital_exp.engine.module import VisualizationModule
+from vital_exp.engine.run_setup import RunSetup
+from vital_exp.engine.scores import Evaluator, Row
 from vital_exp.engine.step import Evaluation
 from vital_exp.errors import UsageError
 from vital_exp.images.output import MASKS, smoothed_transparency, transparency
@@ -226,23 +229,23 @@ def test_a_resumed_run_makes_the_same_bits(  # type: ignore[no-untyped-def]
         )
 
     whole = run(tmp_path / "whole")
-    real = engine._trainer
+    real = RunSetup.trainer
     batches = []
 
-    def interrupted(config, device, callbacks):  # type: ignore[no-untyped-def]
+    def interrupted(self: RunSetup, callbacks: list[Callback]) -> Trainer:
         batches.append(1)
-        return real(config, device, [*callbacks, _Interrupt(7)] if len(batches) == 2 else callbacks)
+        return real(self, [*callbacks, _Interrupt(7)] if len(batches) == 2 else callbacks)
 
-    monkeypatch.setattr(engine, "_trainer", interrupted)
+    monkeypatch.setattr(RunSetup, "trainer", interrupted)
     with pytest.raises(RuntimeError, match="killed"):
         run(tmp_path / "killed")
     assert len((tmp_path / "killed" / "results.jsonl").read_text().splitlines()) == 2
     assert (tmp_path / "killed" / "checkpoints" / "class-2.ckpt").stat().st_size < 200_000  # no network in it
-    monkeypatch.setattr(engine, "_trainer", real)
+    monkeypatch.setattr(RunSetup, "trainer", real)
     steps = []
-    record = engine.VisualizationModule.training_step
+    record = VisualizationModule.training_step
     monkeypatch.setattr(
-        engine.VisualizationModule,
+        VisualizationModule,
         "training_step",
         lambda self, *a: (steps.append(self.global_step), record(self, *a))[1],
     )
@@ -273,13 +276,13 @@ def test_a_finished_run_is_not_judged_again(  # type: ignore[no-untyped-def]
     network, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged = []
-    rows = engine.Visualization._rows
+    rows = Evaluator._rows
 
-    def counted(self: engine.Visualization, targets: list[Target]) -> list[dict[str, float | int | str]]:
+    def counted(self: Evaluator, targets: list[Target], results: Any, pixels: Any) -> list[Row]:
         judged.append(len(targets))
-        return rows(self, targets)
+        return rows(self, targets, results, pixels)
 
-    monkeypatch.setattr(engine.Visualization, "_rows", counted)
+    monkeypatch.setattr(Evaluator, "_rows", counted)
 
     def run(*further: str):  # type: ignore[no-untyped-def]
         overrides = ["references.count=4", "logger=none", *further]
@@ -457,14 +460,14 @@ def test_batches_do_not_pile_up_in_memory(network, references: Tensor, monkeypat
     """Lightning's trainers hold themselves, and Python by itself looks for such rings after a hundred of them."""
     alive: list[int] = []
     trainers: weakref.WeakSet[Trainer] = weakref.WeakSet()
-    make = engine._trainer
+    make = RunSetup.trainer
 
-    def counted(*arguments):  # type: ignore[no-untyped-def]
+    def counted(self: RunSetup, callbacks: list[Callback]) -> Trainer:
         alive.append(len(trainers))
-        trainers.add(trainer := make(*arguments))
+        trainers.add(trainer := make(self, callbacks))
         return trainer
 
-    monkeypatch.setattr(engine, "_trainer", counted)
+    monkeypatch.setattr(RunSetup, "trainer", counted)
     monkeypatch.setattr(engine, "SECONDS_BETWEEN_COLLECTIONS", 0.0)
     visualize(network, names(0, 1, 2, 3), references=references, steps=1, overrides=[*FAST, "batch_size=1"])
     assert alive == [0, 0, 0, 0]
@@ -492,14 +495,14 @@ def test_references_of_one_run_may_differ_in_size(network, references: Tensor) -
 
 def test_ctrl_c_is_told_as_one(network, references: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     """Lightning answers Ctrl-C with exit code 1 and takes its effect away; a later one must still work."""
-    step = engine.VisualizationModule.training_step
+    step = VisualizationModule.training_step
 
     def interrupted(self, *arguments: object):  # type: ignore[no-untyped-def]
         if self.global_step == 2:
             raise KeyboardInterrupt
         return step(self, *arguments)
 
-    monkeypatch.setattr(engine.VisualizationModule, "training_step", interrupted)
+    monkeypatch.setattr(VisualizationModule, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         visualize(network, "class:0", references=references, steps=5, overrides=FAST, out=tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.tiny import image_folder, tiny_net
 from vital_exp import load_model, mine, visualize
 from vital_exp.engine import objective_and_gradient
-from vital_exp.engine.visualization import _failure
+from vital_exp.engine.batch import failure
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import HALVES, EntranceCast, precisions_of, scaled_gradient
@@ -162,7 +162,7 @@ def test_what_leaves_the_range_of_float16_is_told() -> None:
     (result,) = visualize(network, "class:1", references=REFERENCES, steps=1, overrides=keys).results
     assert result["status"] == "failed"
     assert "float16" in result["error"]
-    assert "activation" in str(_failure([0.0], REFERENCES, False, float("nan")))
+    assert "activation" in str(failure([0.0], REFERENCES, False, float("nan")))
 
 
 def test_mining_refuses_what_cannot_be_ranked(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -20,7 +20,6 @@ from vital_exp.engine.step import StepObjective, step_objective
 from vital_exp.engine.visualization import Visualization
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.references.none import NoReferences
 from vital_exp.reporting.plan import describe_plan
 
 SIZE = 32
@@ -47,7 +46,7 @@ def objective(options: list[str], views_per_pass: int, views: int = 4) -> StepOb
     overrides = [f"views={views}", f"views_per_pass={views_per_pass}", "references.cache=false", *options]
     request = Request.of(network(), ["class-1", "class-1_v2"], references=references, overrides=overrides)
     padded = [*request.targets, request.targets[-1]]
-    return step_objective(request.config, request.network, padded, request.references, views_per_pass)
+    return step_objective(request.setup, padded, views_per_pass, (SIZE, SIZE))
 
 
 @pytest.mark.parametrize("options", OBJECTIVES.values(), ids=OBJECTIVES)
@@ -74,7 +73,7 @@ def test_losses_and_gradients_are_means_over_the_views(options: list[str]) -> No
 def test_a_pass_holds_no_more_images_than_it_says() -> None:
     seen: list[int] = []
     request = Request.of(network(), ["class:0", "class:1"], method="fourier", overrides=["views=6", *CROPS])
-    objective = step_objective(request.config, request.network, request.targets, request.references, 3)
+    objective = step_objective(request.setup, request.targets, 3, (SIZE, SIZE))
     request.network.module.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
     objective(model_space(pictures(2), request.network), 0)
     assert seen == [6, 6]
@@ -92,11 +91,10 @@ def test_a_picture_is_the_same_bits_in_any_company() -> None:
 
 
 def test_automatic_passes_divide_the_views_and_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = compose_config(["views=6"])
     for batch_size, wanted in ((1, 6), (2, 3), (4, 2), (8, 1), (50, 1)):
-        assert batching.views_per_pass(config, network(), (SIZE, SIZE), batch_size) == wanted
+        assert batching.views_per_pass(6, network(), (SIZE, SIZE), batch_size) == wanted
     monkeypatch.setattr(batching, "_fitting", lambda *_: 2)
-    assert batching.views_per_pass(config, network(), (SIZE, SIZE), 1) == 2
+    assert batching.views_per_pass(6, network(), (SIZE, SIZE), 1) == 2
 
 
 def test_a_resumed_run_keeps_its_passes(tmp_path: Path) -> None:
@@ -104,9 +102,9 @@ def test_a_resumed_run_keeps_its_passes(tmp_path: Path) -> None:
     arguments = [*keys, "evaluation=none", "progress=false", "logger=none", f"hydra.run.dir={tmp_path}"]
     assert command(*arguments) == 0
     assert json.loads((tmp_path / "provenance.json").read_text())["views_per_pass"] == 4
-    config = compose_config(keys)
-    run = Visualization(config, network(), [], NoReferences(""), folder=RunFolder(tmp_path, config))
-    assert run._resolve_views_per_pass(batch_size=100) == 4
+    request = Request.from_config(compose_config(keys))
+    assert request.setup.together((SIZE, SIZE), batch_size=100) == 1
+    assert Visualization(request, folder=RunFolder(tmp_path, request.config))._sizes(100)[1] == 4
     assert command(*arguments, "views=2") == 2  # another picture
 
 

@@ -98,7 +98,7 @@ def _made(request: Request, init: Tensor | None, out: str | Path | None, ranks: 
     """Make the pictures of a request, with gallery if there is a folder."""
     _check_devices(request, ranks)
     folder = ranks.in_turn(lambda: _folder(request, out, ranks))
-    run = Visualization(request.config, request.network, request.targets, request.references, init, folder, ranks)
+    run = Visualization(request, init, folder, ranks)
     pictures = run.run()
     if folder:
         from vital_exp.reporting.gallery import write_gallery

@@ -210,8 +210,8 @@ def _unchanged(honest: VisionNetwork, network: VisionNetwork, natural: NaturalIm
 def _slingshot(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
     def attack(run: RecordedRun, target: Target, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
         method = settings.methods[0]
-        config = compose_config([f"method={method}", "references.cache=false"])
-        starts = starts_of(config, run.references, [target], run.network.preprocessing.size)
+        config = compose_config([f"method={method}"])
+        starts = starts_of(config.image.init, run.references, [target], run.network.preprocessing.size)
         start = None if starts is None else starts[0]
         network = slingshot(run.network, read, decoy, natural, method=method, settings=settings.tuning, start=start)
         space = ParameterSpace(run.network, method, decoy, start=start)

@@ -42,7 +42,7 @@ def make_pictures(
     """
     keys = {"references": references, "seed": seed, "steps": steps, "overrides": [*QUIET, *overrides]}
     request = Request.of(network, targets, method=method, **keys)
-    return Visualization(request.config, request.network, request.targets, request.references).run()
+    return Visualization(request).run()
 
 
 def snapshot_steps(steps: int, every: int | None = None) -> list[int]:

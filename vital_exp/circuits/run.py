@@ -16,6 +16,7 @@ from vital_exp.config import plain
 from vital_exp.engine import setup
 from vital_exp.engine.facets import facet_targets
 from vital_exp.engine.problem import alignment_of, check_references, references_of
+from vital_exp.engine.request import Request
 from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.visualization import Visualization
 from vital_exp.errors import UsageError
@@ -119,7 +120,7 @@ class Circuit:
         check_references(targets, references)
         targets = facet_targets(config, references, [main_facet(references, target) for target in targets])
         folder = RunFolder(path, config, self.overrides)
-        made = Visualization(config, self.network, targets, references, folder=folder).run()
+        made = Visualization(Request(config, self.network, targets, references), folder=folder).run()
         write_gallery(path)
         return sum(result["status"] == "failed" for result in made.results)
 

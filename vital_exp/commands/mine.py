@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vital_exp.commands.hydra_app import run_app
 from vital_exp.commands.imports import uncollected
-from vital_exp.config import normalised
+from vital_exp.config import config_hash, normalised
 from vital_exp.errors import UsageError
 from vital_exp.values import one_of
 
@@ -246,7 +246,7 @@ def _record(config: DictConfig, out: Path, network: VisionNetwork, batch_size: i
     with whole_file(out / RECORDED) as file:
         file.write(OmegaConf.to_yaml(config, resolve=True))
     with whole_file(out / "provenance.json") as file:
-        json.dump(provenance(config, network, batch_size), file, indent=2)
+        json.dump(provenance(config_hash(config), network, batch_size), file, indent=2)
 
 
 def _tell_corrupt(corrupt: dict[str, str], count: int) -> None:

@@ -102,13 +102,7 @@ def _run(config: DictConfig, ranks: Ranks, device: int) -> int | Value:
     request = of_all_ranks(ranks, partial(Request.from_config, config, hydra.overrides.task, device))
     path = Path(ranks.broadcast(str(_place(request.config))))
     folder = ranks.in_turn(lambda: RunFolder(path, request.config, request.overrides, joins=ranks.rank > 0))
-    run = Visualization(
-        *(request.config, request.network, request.targets, request.references),
-        folder=folder,
-        ranks=ranks,
-        keep=False,
-    )
-    outcome = run.make()
+    outcome = Visualization(request, folder=folder, ranks=ranks, keep=False).make()
     if ranks.rank > 0:
         return 0  # rank 0 says how the job ended
     print_summary(outcome, write_gallery(path))

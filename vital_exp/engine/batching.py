@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import psutil
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from vital_exp.models.network import VisionNetwork
@@ -54,11 +53,6 @@ def together(targets: Sequence[Target]) -> int:
     return max(Counter(target.layer for target in targets).values(), default=0)
 
 
-def padded(batch: list[Target], batch_size: int) -> list[Target]:
-    """Repeat the last target of a short batch: a picture's bits may depend on the size of its batch."""
-    return batch + [batch[-1]] * (batch_size - len(batch))
-
-
 def _units(targets: Sequence[Target]) -> list[list[Target]]:
     """Group the variations of a unit: each is to differ from the others, so they are made together."""
     units: dict[Target, list[Target]] = {}
@@ -77,17 +71,12 @@ def automatic_batch_size(network: VisionNetwork, size: tuple[int, int], count: i
     return math.ceil(count / math.ceil(count / most))
 
 
-def views_per_pass(config: DictConfig, network: VisionNetwork, size: tuple[int, int], batch_size: int) -> int:
-    """Return how many of each picture's views are in the network at a time, a divisor of ``config.views``.
-
-    ``auto`` takes as many as are fast and fit into memory beside each other.
-    """
-    if config.views == 1:
+def views_per_pass(views: int, network: VisionNetwork, size: tuple[int, int], batch_size: int) -> int:
+    """Return how many of each picture's views are fast in the network at a time and fit into memory: a divisor."""
+    if views == 1:
         return 1
-    if config.views_per_pass != "auto":
-        return int(config.views_per_pass)
     images = min(FASTEST_PASS.get(network.device.type, 8), _fitting(network, size))
-    return max(d for d in range(1, config.views + 1) if config.views % d == 0 and (d == 1 or d * batch_size <= images))
+    return max(d for d in range(1, views + 1) if views % d == 0 and (d == 1 or d * batch_size <= images))
 
 
 def _fitting(network: VisionNetwork, size: tuple[int, int]) -> int:

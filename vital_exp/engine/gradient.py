@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vital_exp.engine import setup
-from vital_exp.engine.batching import views_per_pass
 from vital_exp.engine.request import Request
 from vital_exp.engine.step import step_objective
 from vital_exp.errors import UsageError
@@ -55,10 +53,9 @@ def objective_and_gradient(
     if len(pictures) != len(request.targets):
         wanted = f"one picture (3, H, W) per target, and there are {len(request.targets)}"
         raise UsageError("pictures", tuple(pictures.shape), wanted)
-    config, network, size = request.config, request.network, (pictures.shape[-2], pictures.shape[-1])
-    together = views_per_pass(config, network, setup.seen_size(config, network, size), len(pictures))
-    objective = step_objective(config, network, request.targets, request.references, together, size, pictures)
-    half = config.trainer.precision == "bf16-mixed"
-    with torch.autocast(network.device.type, torch.bfloat16, enabled=half):
+    setup, network, size = request.setup, request.network, (pictures.shape[-2], pictures.shape[-1])
+    together = setup.together(size, len(pictures))
+    objective = step_objective(setup, request.targets, together, size, pictures)
+    with torch.autocast(network.device.type, torch.bfloat16, enabled=setup.bf16):
         found = objective(model_space(pictures, network), step)
     return found.losses, found.gradient

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
-from omegaconf import DictConfig
 
-from vital_exp.config import build, plain
 from vital_exp.engine import wandb_server
 from vital_exp.engine.run_folder import RunFolder
+from vital_exp.engine.run_setup import RunSetup
 
 TABLE_COLUMNS = ("target", "label", "status", "model", "method", "seed", "total", "activation", "seconds", "error")
 MEDIA_COLUMNS = ("picture", "references")
@@ -20,7 +19,7 @@ PICTURES_IN_TABLE = 200  # rows with pictures: dashboards of thousands do not op
 LONGEST_TAG = 64  # letters, wandb's limit
 
 
-def make_loggers(config: DictConfig, folder: RunFolder | None) -> list[Logger]:
+def make_loggers(setup: RunSetup, folder: RunFolder | None) -> list[Logger]:
     """Return the logger of the configuration, writing into the run folder; none without a folder.
 
     A run of Weights & Biases is tagged with model, method and kind of target, and grouped with its sweep's. A server
@@ -29,19 +28,19 @@ def make_loggers(config: DictConfig, folder: RunFolder | None) -> list[Logger]:
     Raises:
         UsageError: Weights & Biases online without a login.
     """
-    if folder is None or not config.logger.get("_target_"):
+    logger = setup.logger(folder.path.resolve()) if folder else None
+    if folder is None or logger is None:
         return []
-    logger: Logger = build(config.logger, save_dir=str(folder.path.resolve()))
     if isinstance(logger, WandbLogger):
-        _start_wandb(logger, config, folder.path)
-    logger.log_hyperparams(plain(config))
+        _start_wandb(logger, setup, folder.path)
+    logger.log_hyperparams(dict(setup.recorded))
     return [logger]
 
 
-def _start_wandb(logger: WandbLogger, config: DictConfig, folder: Path) -> None:
+def _start_wandb(logger: WandbLogger, setup: RunSetup, folder: Path) -> None:
     started = logger._wandb_init
     started.pop("anonymous", None)  # Lightning hands over what wandb warns of
-    started["tags"] = [*(started.get("tags") or []), *_tags(config)]
+    started["tags"] = [*(started.get("tags") or []), *_tags(setup)]
     started["group"] = started.get("group") or _sweep(folder)
 
     def begin(arguments: dict[str, Any]) -> Any:
@@ -49,19 +48,19 @@ def _start_wandb(logger: WandbLogger, config: DictConfig, folder: Path) -> None:
         logger._offline = arguments.get("mode") == "offline"
         return logger.experiment
 
-    wandb_server.start(begin, bool(config.logger.get("offline")))
+    wandb_server.start(begin, bool(setup.recorded["logger"].get("offline")))
 
 
-def _tags(config: DictConfig) -> list[str]:
+def _tags(setup: RunSetup) -> list[str]:
     """Model, method, and what the targets are."""
-    content = plain(config)
-    target = content["target"]
-    names = (_model(config), content["method"]["name"], target.get("layer") or target["kind"])
+    target = setup.recorded["target"]
+    names = (_model(setup), setup.method, target.get("layer") or target["kind"])
     return [str(name)[:LONGEST_TAG] for name in names if name]
 
 
-def _model(config: DictConfig) -> str:
-    return str(config.model.name or config.model.factory or "")
+def _model(setup: RunSetup) -> str:
+    model = setup.recorded["model"]
+    return str(model["name"] or model["factory"] or "")
 
 
 def _sweep(folder: Path) -> str | None:
@@ -72,7 +71,7 @@ def _sweep(folder: Path) -> str | None:
 
 def close_loggers(
     loggers: Sequence[Logger],
-    config: DictConfig,
+    setup: RunSetup,
     folder: RunFolder | None,
     results: Mapping[str, Mapping[str, Any]],
     metrics: Mapping[str, Mapping[str, Any]],
@@ -82,7 +81,7 @@ def close_loggers(
 
     Args:
         loggers: of :func:`make_loggers`.
-        config: of the job.
+        setup: of the job.
         folder: where the pictures are.
         results: a line of results.jsonl by target.
         metrics: as in metrics.json.
@@ -91,11 +90,11 @@ def close_loggers(
     final = {f"metric/{name}": entry["value"] for name, entry in metrics.items() if _is_number(entry.get("value"))}
     for logger in loggers:
         if final:
-            logger.log_metrics(final, max(0, _last_step(config, results)))
+            logger.log_metrics(final, max(0, _last_step(setup, results)))
         if isinstance(logger, WandbLogger) and folder is not None:
             import wandb
 
-            columns, data = _table(config, folder.path, results, rows)
+            columns, data = _table(setup, folder.path, results, rows)
             logger.log_table("results", columns=columns, data=data)
             logger.finalize("success")
             wandb.finish()
@@ -103,20 +102,20 @@ def close_loggers(
             logger.finalize("success")
 
 
-def _last_step(config: DictConfig, results: Mapping[str, Mapping[str, Any]]) -> int:
+def _last_step(setup: RunSetup, results: Mapping[str, Mapping[str, Any]]) -> int:
     """The last step that the batches have logged, whatever their size: one per picture at most."""
-    return int(config.steps) * len(results) - 1
+    return setup.steps * len(results) - 1
 
 
 def _table(
-    config: DictConfig, folder: Path, results: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+    setup: RunSetup, folder: Path, results: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[str], list[list[Any]]]:
     """Every target with its picture, references and metrics; with model and method, to group jobs by."""
     import wandb
 
     scores = {row["target"]: row for row in rows}
     measured = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in TABLE_COLUMNS]
-    known = {"model": _model(config), "method": config.method.name}
+    known = {"model": _model(setup), "method": setup.method}
 
     def image(path: Path, place: int) -> Any:
         return wandb.Image(str(path)) if place < PICTURES_IN_TABLE and path.is_file() else None

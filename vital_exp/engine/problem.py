@@ -17,15 +17,12 @@ from vital_exp.errors import UsageError
 from vital_exp.models.layers import Alignment, alignment, unit_alignment, unit_shape
 from vital_exp.models.named import model_config, own_recipe
 from vital_exp.models.network import VisionNetwork
-from vital_exp.objectives.terms import Problem
 from vital_exp.references.base import References
 from vital_exp.references.drawn import DrawnReferences
 from vital_exp.references.folder import FolderReferences
 from vital_exp.references.none import NoReferences
-from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.relevance import METHODS as RELEVANCE_METHODS
-from vital_exp.relevance.weights import Relevance
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.readout import Readout, check_unit, readout
@@ -170,18 +167,6 @@ def alignment_of(config: DictConfig, network: VisionNetwork, layer: str | None) 
     if layer is None:
         return alignment(network, model.recipe)
     return unit_alignment(network, own_recipe(model), layer)
-
-
-def problem_of(
-    config: DictConfig, network: VisionNetwork, targets: Sequence[Target], references: References
-) -> Problem:
-    """Return what a batch of pictures, all of one layer or all of classes, is made for."""
-    layer = targets[0].layer
-    read = readout_of(config, network, targets)
-    relevance = None if layer is None else Relevance(network, read, config.relevance.method)
-    folder = cache_dir(config) if config.references.cache else None
-    statistics = ReferenceStatistics(network, references, folder, relevance)
-    return Problem(network, tuple(targets), read, alignment_of(config, network, layer), statistics, relevance)
 
 
 def readout_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Target]) -> Readout:

@@ -7,9 +7,6 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
-from omegaconf import DictConfig
-
-from vital_exp.config import config_hash
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
 
@@ -26,7 +23,7 @@ PACKAGES = (
 )
 
 
-def provenance(config: DictConfig, network: VisionNetwork, batch_size: int, views_per_pass: int = 1) -> dict[str, Any]:
+def provenance(config_hash: str, network: VisionNetwork, batch_size: int, views_per_pass: int = 1) -> dict[str, Any]:
     """Return what is needed to make the same pictures again, ready for JSON."""
     return {
         "python": platform.python_version(),
@@ -39,7 +36,7 @@ def provenance(config: DictConfig, network: VisionNetwork, batch_size: int, view
         "output": network.output.key or None,
         "head": network.head.kind,
         "recognised_by": network.head.words,
-        "config_hash": config_hash(config),
+        "config_hash": config_hash,
         "batch_size": batch_size,
         "views_per_pass": views_per_pass,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from vital_exp.engine.problem import (
     targets_of,
 )
 from vital_exp.engine.ranks import Ranks
+from vital_exp.engine.run_setup import RunSetup
 from vital_exp.engine.window_size import settle_window_size
 from vital_exp.errors import UsageError
 from vital_exp.models.identity import begin_call
@@ -47,6 +49,11 @@ class Request:
     targets: list[Target]
     references: References
     overrides: tuple[str, ...] = ()
+
+    @cached_property
+    def setup(self) -> RunSetup:
+        """What the run is made with."""
+        return RunSetup.of(self.config, self.network, self.references)
 
     @classmethod
     def from_config(

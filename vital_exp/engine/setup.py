@@ -207,13 +207,6 @@ def transform_of(config: DictConfig, network: VisionNetwork | None = None) -> Co
     return Compose(parts, network.preprocessing.size if network else None)
 
 
-def seen_size(config: DictConfig, network: VisionNetwork, size: tuple[int, int]) -> tuple[int, int]:
-    """Return the (height, width) at which the network sees pictures of a size, after the transforms."""
-    blank = torch.zeros(1, len(network.preprocessing.mean), *size)
-    seen = transform_of(config, network)(blank, RandomStreams(0, ["size"]), 0)
-    return seen.shape[-2], seen.shape[-1]
-
-
 def pictures_of(
     config: DictConfig, network: VisionNetwork, streams: RandomStreams, init: Tensor | None = None
 ) -> Parameterisation:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
-from vital_exp.engine.setup import cache_dir
 from vital_exp.errors import UsageError
 from vital_exp.images.output import resized
 from vital_exp.references.base import References
@@ -21,21 +19,26 @@ NAMED = ("noise", "reference", "mean")
 
 
 def starts_of(
-    config: DictConfig, references: References, targets: Sequence[Target], size: tuple[int, int]
+    init: str, references: References, targets: Sequence[Target], size: tuple[int, int], cache: Path | None = None
 ) -> Tensor | None:
-    """Return what the pictures of targets start from by image.init, (N, 3, H, W) RGB in [0, 1]; None for noise.
+    """Return what the pictures of targets start from, (N, 3, H, W) RGB in [0, 1]; None for noise.
+
+    Args:
+        init: one of ``NAMED``, or an image file.
+        references: of the targets.
+        targets: one per picture.
+        size: (height, width) of the pictures.
+        cache: where means are kept; None: nowhere.
 
     Raises:
         UsageError: neither a name nor an image, or a target without references.
     """
-    init = config.image.init
     if init == "noise":
         return None
     if init not in NAMED:
         return _image_file(init, size).expand(len(targets), -1, -1, -1)
-    folder = cache_dir(config) if config.references.cache else None
     images = {
-        target: mean_image(references, target, folder) if init == "mean" else next(iter(references.images(target)))
+        target: mean_image(references, target, cache) if init == "mean" else next(iter(references.images(target)))
         for target in dict.fromkeys(targets)
     }
     return torch.stack([resized(images[target][None], size)[0] for target in targets])

@@ -6,17 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
-from vital_exp.engine import setup
-from vital_exp.engine.problem import problem_of
+from vital_exp.engine.run_setup import RunSetup
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.transforms import Transform
-from vital_exp.models.network import VisionNetwork
 from vital_exp.models.precision import scaled_gradient
 from vital_exp.objectives.terms import Objective
-from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
 
 
@@ -108,28 +104,23 @@ class StepObjective:
 
 
 def step_objective(
-    config: DictConfig,
-    network: VisionNetwork,
+    setup: RunSetup,
     targets: Sequence[Target],
-    references: References,
     views_per_pass: int,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int],
     starts: Tensor | None = None,
 ) -> StepObjective:
-    """Return the objective of a batch of targets, as the configuration has it.
+    """Return the objective of a batch of targets.
 
     Args:
-        config: the composed configuration.
-        network: the frozen network.
+        setup: of the run.
         targets: one per picture, all of one layer or all classes.
-        references: natural images of the targets.
         views_per_pass: of each picture in the network at a time.
-        size: (height, width) of the pictures; None for the network's input size.
+        size: (height, width) of the pictures.
         starts: (N, 3, H, W) RGB, what the pictures start from where that is an image.
     """
-    problem = problem_of(config, network, list(targets) * views_per_pass, references)
+    problem = setup.problem(list(targets) * views_per_pass)
     repeated = starts if starts is None or views_per_pass == 1 else starts.repeat(views_per_pass, 1, 1, 1)
     problem = replace(problem, size=size, starts=repeated, views=views_per_pass)
-    streams = RandomStreams(config.seed, [target.name for target in targets])
-    objective, transform = setup.objective_of(config, problem), setup.transform_of(config, network)
-    return StepObjective(objective, transform, streams, config.views, views_per_pass)
+    streams = RandomStreams(setup.seed, [target.name for target in targets])
+    return StepObjective(setup.objective(problem), setup.transform, streams, setup.views, views_per_pass)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 import torch
 
-from vital_exp.config import set_keys
-from vital_exp.engine import setup
-from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture, padded, views_per_pass
-from vital_exp.engine.problem import problem_of
+from vital_exp.engine.batch import Batch
+from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture
 from vital_exp.engine.request import Request
-from vital_exp.engine.starts import starts_of
-from vital_exp.engine.step import step_objective
 from vital_exp.engine.visualization import check_size
-from vital_exp.images.randomness import RandomStreams
 from vital_exp.mining.plan import duration
 from vital_exp.mining.references import MinedReferences
 from vital_exp.models.layers import layer_shapes
@@ -31,31 +27,30 @@ BYTES_PER_HISTORY_ROW = 60  # a step of one target in history.csv
 
 def describe_plan(request: Request) -> str:
     """Return the plan as text; takes a few steps of the first batch to estimate the time."""
-    config, network = request.config, request.network
-    size = setup.picture_size(config, network)
-    seen = setup.seen_size(config, network, size)
+    setup, network = request.setup, request.network
+    size, seen = setup.size, setup.seen_size(setup.size)
     check_size(network, seen)
     count = len(request.targets)
-    automatic = config.batch_size == "auto"
-    batch_size = automatic_batch_size(network, seen, count) if automatic else config.batch_size
+    batch_size = setup.batch_size or automatic_batch_size(network, seen, count)
     number = len(list(batches(request.targets, batch_size)))
-    together = views_per_pass(config, network, seen, batch_size)
-    seconds = seconds_per_step(request, batch_size, together) * config.steps * number
+    together = setup.together(size, batch_size)
+    seconds = seconds_per_step(request, batch_size, together) * setup.steps * number
     memory = bytes_per_picture(network, seen) * batch_size * together
-    kept = count * (size[0] * size[1] * BYTES_PER_PIXEL_ON_DISK + config.steps * BYTES_PER_HISTORY_ROW)
+    kept = count * (size[0] * size[1] * BYTES_PER_PIXEL_ON_DISK + setup.steps * BYTES_PER_HISTORY_ROW)
     shown = request.targets[:TARGETS_SHOWN]
     names = ", ".join(f"{target.name} ({target.label})" if target.label else target.name for target in shown)
-    aligned = problem_of(config, network, request.targets[:1], request.references).alignment.layers
+    aligned = setup.alignment(request.targets[0].layer).layers
     parameters = sum(p.numel() for p in network.module.parameters())
-    views = f", {config.views} views a step, {together} at a time" if config.views > 1 else ""
+    automatic = "" if setup.batch_size else " (auto)"
+    views = f", {setup.views} views a step, {together} at a time" if setup.views > 1 else ""
     lines = {
         "model": f"{network.name}, {parameters:,} parameters, on {network.device}",
-        "method": f"{config.method.name}, {config.steps} steps{views}",
+        "method": f"{setup.method}, {setup.steps} steps{views}",
         "layers": ", ".join(f"{layer} x {weight:g}" for layer, weight in aligned.items()),
         "targets": f"{count}: {names}{' ...' if count > TARGETS_SHOWN else ''}",
         **_mining_lines(request),
         **_facets_line(request),
-        "batches": f"{number} of {batch_size}{' (auto)' if automatic else ''}, pictures of {size[0]} x {size[1]} px",
+        "batches": f"{number} of {batch_size}{automatic}, pictures of {size[0]} x {size[1]} px",
         "time": f"about {duration(seconds)}, and reading the references",
         "memory": f"about {memory / 1e9:.2f} GB of activations",
         "disk": f"about {kept / 1e6:.1f} MB in the run folder{_cache_note(request)}",
@@ -89,38 +84,29 @@ def _facets_line(request: Request) -> dict[str, str]:
 
 
 def _cache_note(request: Request) -> str:
-    if not request.config.references.cache:
+    setup = request.setup
+    if setup.cache is None:
         return ""
-    problem = problem_of(request.config, request.network, request.targets[:1], request.references)
-    shapes = layer_shapes(request.network)
-    numbers = sum(int(torch.tensor(shapes[layer]).prod()) for layer in problem.alignment.layers)
+    shapes, aligned = layer_shapes(request.network), setup.alignment(request.targets[0].layer)
+    numbers = sum(math.prod(shapes[layer]) for layer in aligned.layers)
     total = 4 * numbers * len({request.references.fingerprint(target) for target in request.targets})
-    return f", {total / 1e6:.1f} MB of reference statistics in {setup.cache_dir(request.config)}"
+    return f", {total / 1e6:.1f} MB of reference statistics in {setup.cache_dir}"
 
 
 def seconds_per_step(
     request: Request, batch_size: int, together: int, clock: Callable[[], float] = time.perf_counter
 ) -> float:
     """Time a few steps of a batch on blank statistics, the first not counted."""
-    config, network = request.config, request.network
-    targets = padded(next(batches(request.targets, batch_size)), batch_size)
     # Blank references in place of the real ones: steps cost the same, and nothing has to be read.
-    blank = TensorReferences(torch.zeros(1, 3, *network.preprocessing.size), ClassNames.numbered(1))
-    config = config.copy()
-    set_keys(config, references__cache=False)
-    init = starts_of(config, blank, targets, setup.picture_size(config, network))
-    streams = RandomStreams(config.seed, [target.name for target in targets])
-    pictures = setup.pictures_of(config, network, streams, init)
-    with torch.no_grad():
-        starts = pictures()
-    size = (starts.shape[-2], starts.shape[-1])
-    objective = step_objective(config, network, targets, blank, together, size, starts)
+    blank = TensorReferences(torch.zeros(1, 3, *request.network.preprocessing.size), ClassNames.numbered(1))
+    setup, targets = request.setup.without_cache(blank), next(batches(request.targets, batch_size))
+    batch = Batch(setup, targets, batch_size, together)
     started = 0.0
     for step in range(TIMED_STEPS + 1):
         if step == 1:
             started = clock()
-        x = pictures.network_input()
-        found = objective(x, step)
+        x = batch.pictures.network_input()
+        found = batch.objective(x, step)
         (x * found.gradient).sum().backward()
         float(found.losses.sum())  # waits for the device
     return (clock() - started) / TIMED_STEPS

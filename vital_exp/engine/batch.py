@@ -1,0 +1,144 @@
+"""One batch: targets, their pictures, the objective of a step, and what becomes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vital_exp.engine.module import VisualizationModule
+from vital_exp.engine.run_setup import RunSetup
+from vital_exp.engine.step import step_objective
+from vital_exp.evaluation.activation import unit_activations
+from vital_exp.images.output import quantised, resized
+from vital_exp.models.precision import precisions_of
+from vital_exp.targets.unit import Target
+
+
+@dataclass
+class Made:
+    """One target's picture in memory.
+
+    Attributes:
+        picture: (3, H, W) RGB in [0, 1]; NaN where the target failed.
+        mask: (1, H, W) in [0, 1], the transparency map.
+        history: by term, its weighted share of the loss at each step, and the ``total``.
+        activation: what the saved picture makes of its target; None where a network has no classes.
+        error: why the picture is no result; None when it is one.
+    """
+
+    picture: Tensor
+    mask: Tensor
+    history: dict[str, list[float]] = field(default_factory=dict)
+    activation: float | None = None
+    error: str | None = None
+
+    @classmethod
+    def failed(
+        cls, size: tuple[int, int], error: str | None = None, history: dict[str, list[float]] | None = None
+    ) -> Made:
+        """Return what stands for a picture of (height, width) that could not be made."""
+        return cls(torch.full((3, *size), torch.nan), torch.zeros(1, *size), history or {}, None, error)
+
+
+class Batch:
+    """Pictures that are optimised together; no picture's gradient depends on another.
+
+    Args:
+        setup: of the run.
+        targets: all of one layer, or all classes.
+        size: pictures of the batch; a short batch is filled with copies of its last target. None: one per target.
+        views_per_pass: views of each picture in the network at a time; None: as many as are fast and fit.
+        picture_size: (height, width); None: the setup's.
+        given: (3, H, W) RGB by target, what pictures start from in place of ``image.init``.
+
+    Attributes:
+        targets: without copies.
+        starts: (N, 3, H, W) RGB, what the pictures start from as their parameterisation has it; None: noise.
+        pictures: the parameterisation.
+        objective: losses and gradient of a step.
+
+    Raises:
+        UsageError: a target without references.
+    """
+
+    def __init__(
+        self,
+        setup: RunSetup,
+        targets: Sequence[Target],
+        size: int | None = None,
+        views_per_pass: int | None = None,
+        picture_size: tuple[int, int] | None = None,
+        given: dict[Target, Tensor] | None = None,
+    ) -> None:
+        self.setup, self.targets, self.picture_size = setup, list(targets), picture_size or setup.size
+        size = size or len(self.targets)
+        views_per_pass = views_per_pass or setup.together(self.picture_size, size)
+        # A picture's bits may depend on the size of its batch.
+        filled = self.targets + [self.targets[-1]] * (size - len(self.targets))
+        start = torch.stack([given[target] for target in filled]) if given else setup.starts(filled, self.picture_size)
+        self.pictures = setup.pictures(filled, start)
+        self.starts: Tensor | None = None
+        if start is not None:
+            with torch.no_grad():
+                self.starts = self.pictures()
+        self.objective = step_objective(setup, filled, views_per_pass, self.picture_size, self.starts)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the targets."""
+        return [target.name for target in self.targets]
+
+    def module(self) -> VisualizationModule:
+        """Return what Lightning optimises."""
+        own = self.setup
+        return VisualizationModule(self.pictures, self.objective, own.optimizer, own.rate, own.steps, own.mask)
+
+    def made(self, module: VisualizationModule) -> list[Made]:
+        """Return each target's picture after the optimisation, or why there is none."""
+        count = len(self.targets)
+        with torch.no_grad():
+            pictures = module.pictures().detach().float().cpu()[:count]
+        masks = module.masks(self.setup.mask_percentile)[:count]
+        history = module.history()
+        activations, dead = self._activations(pictures), module.dead()
+        found = []
+        for i in range(count):
+            terms = {name: values[:, i].tolist() for name, values in history.items()}
+            error = failure(terms["total"], pictures[i], dead[i], activations[i])
+            error = error and error + self._precision_hint(error)
+            one = Made(pictures[i], masks[i], terms, activations[i], error)
+            found.append(Made.failed(self.picture_size, error, terms) if error else one)
+        return found
+
+    def _activations(self, pictures: Tensor) -> list[float | None]:
+        """What each saved picture makes of its target: a class's logit, a hidden unit's largest activation."""
+        network = self.setup.network
+        if self.targets[0].kind == "class" and network.class_names is None:
+            return [None] * len(self.targets)
+        shown = quantised(pictures.nan_to_num())
+        if self.setup.seen_size(self.picture_size) != self.picture_size:  # a transformer could not read them otherwise
+            shown = resized(shown, network.preprocessing.size)
+        return list(map(float, unit_activations(network, self.setup.readout(self.targets), shown)))
+
+    def _precision_hint(self, error: str) -> str:
+        """What to do where a number may have left the range of float16, 6e-8 to 65504."""
+        narrow = torch.float16 in precisions_of(self.setup.network.module) and "zero" not in error
+        return "; the network computes in float16, to 65504: hand over module.bfloat16() or float()" if narrow else ""
+
+
+def failure(losses: Sequence[float], picture: Tensor, dead: bool, activation: float | None) -> str | None:
+    """Return why a picture is no result; None when it is one."""
+    broken = next((step for step, value in enumerate(losses) if not math.isfinite(value)), None)
+    if broken is not None:
+        return f"the loss is {losses[broken]} at step {broken}"
+    if not picture.isfinite().all():
+        return f"the picture is not finite after step {len(losses) - 1}"
+    if activation is not None and not math.isfinite(activation):
+        return f"the target's activation by the picture is {activation}"
+    if dead:
+        return "the gradient is exactly zero: nothing in the picture reaches the unit; try image.init=reference"
+    return None

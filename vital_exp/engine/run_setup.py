@@ -1,0 +1,199 @@
+"""What a run is made with: the composed configuration as plain values and functions. Below it nobody reads a key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vital_exp.config import build, config_hash, plain
+from vital_exp.engine import setup
+from vital_exp.engine.batching import views_per_pass
+from vital_exp.engine.problem import alignment_of, readout_of
+from vital_exp.engine.starts import starts_of
+from vital_exp.images.parameterisation import Parameterisation
+from vital_exp.images.randomness import RandomStreams
+from vital_exp.images.transforms import Compose
+from vital_exp.models.layers import Alignment
+from vital_exp.models.network import VisionNetwork
+from vital_exp.objectives.terms import Objective, Problem
+from vital_exp.references.base import References
+from vital_exp.references.statistics import ReferenceStatistics
+from vital_exp.relevance.weights import Relevance
+from vital_exp.targets.readout import Readout
+from vital_exp.targets.unit import Target
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """A checked configuration, for one network and its targets' references.
+
+    Attributes:
+        network: frozen, on its device.
+        references: natural images of the targets.
+        method: its name.
+        seed, steps: of every target.
+        views: random views of each picture in a step.
+        views_per_pass: of each picture in the network at a time; None: as many as are fast and fit.
+        batch_size: pictures that are made together; None: as many as fit.
+        size: (height, width) of pictures that start from noise.
+        init: what pictures start from: ``image.init``.
+        mask, mask_percentile: of the transparency maps.
+        checkpoint_every, pictures_every, log_every: steps.
+        movie: the format of films; None: there are none.
+        progress: whether progress is shown.
+        bf16: whether steps compute in bfloat16.
+        relevance: the method's name.
+        cache_dir: the cache.
+        cache: where statistics of references are kept; None: nowhere.
+        transform: gives the view of a picture that the network sees.
+        rate: step to learning rate.
+        recorded: the configuration, as it is written down.
+        config_hash: of what decides about pictures.
+    """
+
+    network: VisionNetwork
+    references: References
+    method: str
+    seed: int
+    steps: int
+    views: int
+    views_per_pass: int | None
+    batch_size: int | None
+    size: tuple[int, int]
+    init: str
+    mask: str
+    mask_percentile: float
+    checkpoint_every: int
+    pictures_every: int
+    log_every: int
+    movie: str | None
+    progress: bool
+    bf16: bool
+    relevance: str
+    cache_dir: Path
+    cache: Path | None
+    transform: Compose
+    rate: Callable[[int], float]
+    recorded: Mapping[str, Any]
+    config_hash: str
+    _pictures: Callable[[RandomStreams, Tensor | None], Parameterisation]
+    _objective: Callable[[Problem], Objective]
+    _optimizer: Callable[[list[nn.Parameter]], Optimizer]
+    _trainer: Callable[..., Trainer]
+    _logger: Callable[..., Logger] | None
+    _alignment: Callable[[str | None], Alignment]
+    _readout: Callable[[Sequence[Target]], Readout]
+    _alignments: dict[str | None, Alignment] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: DictConfig, network: VisionNetwork, references: References) -> RunSetup:
+        """Take everything out of a composed configuration that was checked (:class:`Request`)."""
+        views_per_pass = None if config.views_per_pass == AUTO else int(config.views_per_pass)
+        return cls(
+            network=network,
+            references=references,
+            method=config.method.name,
+            **{key: config[key] for key in ("seed", "steps", "views", "checkpoint_every", "pictures_every")},
+            **{key: config[key] for key in ("mask", "mask_percentile", "movie", "progress")},
+            views_per_pass=1 if config.views == 1 else views_per_pass,
+            batch_size=None if config.batch_size == AUTO else int(config.batch_size),
+            size=setup.picture_size(config, network),
+            init=config.image.init,
+            log_every=config.trainer.log_every_n_steps,
+            bf16=config.trainer.precision == "bf16-mixed",
+            relevance=config.relevance.method,
+            cache_dir=setup.cache_dir(config),
+            cache=setup.cache_dir(config) if config.references.cache else None,
+            transform=setup.transform_of(config, network),
+            rate=setup.rate_of(config),
+            recorded=plain(config),
+            config_hash=config_hash(config),
+            _pictures=partial(setup.pictures_of, config, network),
+            _objective=partial(setup.objective_of, config),
+            _optimizer=setup.optimizer_of(config),
+            _trainer=partial(build, config.trainer),
+            _logger=partial(build, config.logger) if config.logger.get("_target_") else None,
+            _alignment=partial(alignment_of, config, network),
+            _readout=partial(readout_of, config, network),
+        )
+
+    def without_cache(self, references: References) -> RunSetup:
+        """Return the same with other references, whose statistics are not kept."""
+        return replace(self, references=references, cache=None)
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) at which the network sees pictures of a size, after the transforms."""
+        blank = torch.zeros(1, len(self.network.preprocessing.mean), *size)
+        seen = self.transform(blank, RandomStreams(0, ["size"]), 0)
+        return seen.shape[-2], seen.shape[-1]
+
+    def together(self, size: tuple[int, int], batch_size: int) -> int:
+        """Return how many views of each picture of a size are in the network at a time, a divisor of ``views``."""
+        return self.views_per_pass or views_per_pass(self.views, self.network, self.seen_size(size), batch_size)
+
+    def starts(self, targets: Sequence[Target], size: tuple[int, int]) -> Tensor | None:
+        """Return what pictures of a size start from, (N, 3, H, W) RGB in [0, 1]; None for noise."""
+        return starts_of(self.init, self.references, targets, size, self.cache)
+
+    def pictures(self, targets: Sequence[Target], start: Tensor | None) -> Parameterisation:
+        """Return the parameterisation of the pictures of targets; ``start`` (N, 3, H, W) RGB replaces noise."""
+        return self._pictures(RandomStreams(self.seed, [target.name for target in targets]), start)
+
+    def alignment(self, layer: str | None) -> Alignment:
+        """Return what is aligned for units of a layer, or for classes (None)."""
+        if layer not in self._alignments:
+            self._alignments[layer] = self._alignment(layer)
+        return self._alignments[layer]
+
+    def readout(self, targets: Sequence[Target]) -> Readout:
+        """Return what targets of one layer, or classes, read from it."""
+        return self._readout(targets)
+
+    def problem(self, targets: Sequence[Target]) -> Problem:
+        """Return what a batch of pictures, all of one layer or all of classes, is made for."""
+        layer, read = targets[0].layer, self.readout(targets)
+        relevance = None if layer is None else Relevance(self.network, read, self.relevance)
+        statistics = ReferenceStatistics(self.network, self.references, self.cache, relevance)
+        return Problem(self.network, tuple(targets), read, self.alignment(layer), statistics, relevance)
+
+    def objective(self, problem: Problem) -> Objective:
+        """Return the sum of the terms that the configuration lists."""
+        return self._objective(problem)
+
+    def optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
+        """Return the optimiser of pictures' parameters."""
+        return self._optimizer(parameters)
+
+    def trainer(self, callbacks: list[Callback]) -> Trainer:
+        """Return Lightning's trainer of one batch, on the network's device."""
+        device = self.network.device
+        return self._trainer(
+            max_steps=self.steps,
+            max_epochs=-1,
+            accelerator="gpu" if device.type == "cuda" else device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            num_nodes=1,
+            plugins=[LightningEnvironment()],  # a rank among others trains by itself, whatever started it
+            logger=False,
+            callbacks=callbacks,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+    def logger(self, save_dir: Path) -> Logger | None:
+        """Return the logger that the configuration names, writing into a folder; None for none."""
+        return None if self._logger is None else self._logger(save_dir=str(save_dir))
