@@ -265,7 +265,7 @@ def test_a_finished_run_is_not_made_again(network, references: Tensor, tmp_path:
         return visualize(network, names(5, 6), references=references, steps=4, overrides=FAST, out=tmp_path / "run")
 
     first = run()
-    monkeypatch.setattr(engine, "_trainer", None)
+    monkeypatch.setattr(RunSetup, "trainer", None)
     second = run()
     torch.testing.assert_close(second.images, first.images, rtol=0, atol=0.5 / 255 + 1e-6)
     assert second.results == first.results
