@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from vital_exp import load_model
 from vital_exp.engine.batch import Batch
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.request import Request
 from vital_exp.models.network import VisionNetwork
+from vital_exp.setup.request import Request
 
 # At least so many times as fast per picture as Horama.
 GOALS: Mapping[str, float] = {"resnet50": 1.5, "mobilenetv2_100": 2.0}

@@ -22,12 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 from vital_exp.config import compose_config
-from vital_exp.engine.request import Request
-from vital_exp.engine.visualization import Visualization
 from vital_exp.evaluation.recognition import logits
 from vital_exp.images.output import quantised, to_uint8
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
+from vital_exp.setup.request import Request
+from vital_exp.visualization.run import Visualization
 
 FACTORY = f"{Path(__file__).resolve().parents[1] / 'examples' / 'my_network.py'}:resnet"
 CIFAR_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp import load_model
-from vital_exp.evaluation.evaluate import evaluate_pictures
 from vital_exp.evaluation.metrics import chosen
 from vital_exp.evaluation.pictures import PictureSet
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS
@@ -29,6 +28,7 @@ from vital_exp.evaluation.settings import Settings
 from vital_exp.images.output import to_uint8
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.drawn import CLASS_NAMES, DrawnReferences, draw_set
+from vital_exp.runs.evaluate import evaluate_pictures
 from vital_exp.targets.unit import Target
 
 CLASSES = len(CLASS_NAMES)

@@ -28,8 +28,8 @@ from torch import nn
 from vital_exp import load_model
 from vital_exp.engine.batch import Batch
 from vital_exp.engine.fitting import fit
-from vital_exp.engine.request import Request
 from vital_exp.models.network import VisionNetwork
+from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
 
 # torchvision's name: the layer whose channels are the hidden units.

@@ -28,11 +28,11 @@ from PIL import Image
 from torch import Tensor
 
 import vital_exp
-from vital_exp.engine.request import Request
 from vital_exp.images.output import to_uint8
 from vital_exp.models.layers import unit_shape
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
+from vital_exp.setup.request import Request
 
 BACKBONES = Path(__file__).resolve().parents[1] / "examples" / "backbones.py"
 HALF = (0.5, 0.5, 0.5)

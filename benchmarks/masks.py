@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.request import Request
 from vital_exp.engine.step import Evaluation, StepObjective
-from vital_exp.engine.visualization import Visualization
 from vital_exp.evaluation.intervals import bootstrap_mean
 from vital_exp.images.output import smoothed_transparency, to_uint8, transparency
 from vital_exp.references.drawn import CLASS_NAMES, SIZE, draw, object_mask
+from vital_exp.setup.request import Request
+from vital_exp.visualization.run import Visualization
 
 RESULTS = Path(__file__).parent / "results"
 PROTOCOLS = ("drawn", "segmented")

@@ -22,7 +22,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from vital_exp.engine.setup import cache_dir
 from vital_exp.evaluation.recognition import logits
 from vital_exp.images.output import resized
 from vital_exp.models.loading import build_network
@@ -31,6 +30,7 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.recorded_config import recorded_config
 from vital_exp.references.decoding import fit, load_rgb
 from vital_exp.reporting.sweep import SweepRun, find_runs, read_sweep
+from vital_exp.setup.parts import cache_dir
 
 COLUMNS = ("accuracy_top1", "probability", "transfer_top1", "transfer_top5", "probability[")  # prefixes of metrics
 # MACO shows its network crops of about a quarter of the side, never the whole picture.

@@ -110,10 +110,10 @@ def many(options: argparse.Namespace, place: Path) -> dict[str, object]:
     from tests.tiny import image_folder
     from vital_exp.config import compose_config
     from vital_exp.engine import memory
-    from vital_exp.engine.request import Request
-    from vital_exp.engine.run_folder import RunFolder
-    from vital_exp.engine.visualization import Visualization
     from vital_exp.reporting.gallery import write_gallery
+    from vital_exp.runs.folder import RunFolder
+    from vital_exp.setup.request import Request
+    from vital_exp.visualization.run import Visualization
 
     torch.set_num_threads(1)
     image_folder(place / "photos", ["all"], count=4, side=16)
@@ -178,8 +178,8 @@ def step(model: str, method: str) -> tuple[float, int]:
     from torch import nn
 
     from vital_exp.config import compose_config
-    from vital_exp.engine.request import Request
-    from vital_exp.reporting.plan import seconds_per_step
+    from vital_exp.setup.request import Request
+    from vital_exp.visualization.plan import seconds_per_step
 
     torch.set_num_threads(1)
     overrides = [f"model={model}", f"method={method}", "model.pretrained=false", "target.index=0"]

@@ -31,10 +31,10 @@ from published_loop import PublishedLoop, reference_activations
 
 from vital_exp import load_model
 from vital_exp.engine import memory
-from vital_exp.engine.request import Request
-from vital_exp.engine.visualization import Visualization
 from vital_exp.models.network import model_space
+from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
+from vital_exp.visualization.run import Visualization
 
 Rows = dict[str, dict[str, str]]
 NETWORK, SIZE, STEPS = "resnet50", 224, 2000  # of a picture, as published

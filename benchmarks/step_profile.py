@@ -37,9 +37,7 @@ from vital_exp import load_model
 from vital_exp.engine.batch import Batch
 from vital_exp.engine.callbacks import LogTerms
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.request import Request
 from vital_exp.engine.step import Evaluation, StepObjective
-from vital_exp.engine.visualization import Visualization
 from vital_exp.images.pixels import Pixels
 from vital_exp.images.transforms import Compose
 from vital_exp.models.network import VisionNetwork
@@ -47,7 +45,9 @@ from vital_exp.models.taps import Taps
 from vital_exp.objectives import alignment
 from vital_exp.objectives.terms import Objective
 from vital_exp.relevance.weights import Relevance
+from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
+from vital_exp.visualization.run import Visualization
 
 WARM_UP = 2  # steps that are not counted
 STEPS = 25  # that are: as many as between two entries of the log, of which one falls among them

@@ -33,8 +33,8 @@ from vital_exp.engine import objective_and_gradient
 from vital_exp.engine.batch import Batch
 from vital_exp.engine.callbacks import Progress
 from vital_exp.engine.fitting import fit
-from vital_exp.engine.request import Request
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.setup.request import Request
 
 NETWORKS = ("resnet18", "resnet50", "densenet121", "convnext_base")  # those without image priors
 PUBLISHED, KEPT = "published", "published, references kept sorted"

@@ -23,9 +23,9 @@ from omegaconf import OmegaConf
 from published_loop import PublishedLoop, reference_activations
 
 from vital_exp.engine import objective_and_gradient
-from vital_exp.engine.request import Request
-from vital_exp.engine.visualization import Visualization
 from vital_exp.models.network import model_space
+from vital_exp.setup.request import Request
+from vital_exp.visualization.run import Visualization
 
 PUBLISHED_STEPS = 2000
 CLASS = "0"  # airplane, and tench: what a step costs does not depend on it

@@ -27,8 +27,8 @@ from torch import Tensor
 from vital_exp import load_model
 from vital_exp.engine.batch import Batch
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.request import Request
 from vital_exp.models.network import model_space
+from vital_exp.setup.request import Request
 
 LAYERS = "model.layers=[conv1,layer1,layer2,layer3{}]"
 PRIORS = ["objective.total_variation.weight=0", "objective.l2.weight=0"]

@@ -11,7 +11,7 @@ from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PRELOADED = ["tests.tiny", "vital_exp.engine.visualization", "vital_exp.engine.request", "vital_exp.reporting.gallery"]
+PRELOADED = ["tests.tiny", "vital_exp.visualization.run", "vital_exp.setup.request", "vital_exp.reporting.gallery"]
 LONGEST = 240.0  # seconds
 
 

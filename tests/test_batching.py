@@ -11,8 +11,8 @@ import torch
 from tests.test_ranks import pictures, run, workplace
 from tests.tiny import command, tiny_net
 from vital_exp import load_model
-from vital_exp.engine import batching
 from vital_exp.models.network import VisionNetwork
+from vital_exp.setup import batching
 from vital_exp.targets.unit import Target
 
 __all__ = ["workplace"]  # a fixture

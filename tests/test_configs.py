@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from vital_exp.config import canonical, compose_config, plain
 from vital_exp.config_tree import config_dir, groups, options_of
-from vital_exp.engine import setup
 from vital_exp.errors import UsageError
 from vital_exp.models.loading import SOURCES, ModelConfig
 from vital_exp.models.named import model_config, named_config
+from vital_exp.setup import parts as setup
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = [(group, option) for group in groups() for option in options_of(group) if not option.startswith("_")]
@@ -147,9 +147,9 @@ def test_every_job_of_an_experiment_composes(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_DOWNLOAD)
 def test_every_experiment_that_needs_no_download_runs(name: str, tmp_path: Path) -> None:
-    from vital_exp.engine.request import Request
-    from vital_exp.engine.run_folder import RunFolder
-    from vital_exp.engine.visualization import Visualization
+    from vital_exp.runs.folder import RunFolder
+    from vital_exp.setup.request import Request
+    from vital_exp.visualization.run import Visualization
 
     short = ["steps=2", "target.index=0", "references.count=2", f"cache_dir={tmp_path}/cache", "progress=false"]
     request = Request.from_config(compose_config([f"experiment={name}", *short, "trainer.accelerator=cpu"]))

@@ -21,10 +21,7 @@ from torch import Tensor, nn
 from tests.tiny import tiny_net
 from vital_exp import evaluate, load_model, visualize
 from vital_exp.engine import learning_rate, objective_and_gradient
-from vital_exp.engine import visualization as engine
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.run_setup import RunSetup
-from vital_exp.engine.scores import Evaluator, Row
 from vital_exp.engine.step import Evaluation
 from vital_exp.errors import UsageError
 from vital_exp.images.output import MASKS, smoothed_transparency, transparency
@@ -33,8 +30,11 @@ from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import Preprocessing
 from vital_exp.references.mean_image import mean_image
 from vital_exp.references.tensors import TensorReferences
+from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
+from vital_exp.visualization import run as engine
+from vital_exp.visualization.scores import Evaluator, Row
 
 FAST = ["evaluation=none", "references.count=4"]
 BATCHED = [*FAST, "batch_size=3"]

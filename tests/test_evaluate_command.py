@@ -18,10 +18,10 @@ from vital_exp.commands.hydra_app import MISTAKE, SOME_FAILED
 from vital_exp.config import compose_config
 from vital_exp.config_tree import options_of
 from vital_exp.evaluation import shared
-from vital_exp.evaluation.evaluate import settings_of
 from vital_exp.evaluation.metrics import chosen
 from vital_exp.images.output import to_uint8
 from vital_exp.references.drawn import draw
+from vital_exp.runs.evaluate import settings_of
 
 pytestmark = pytest.mark.usefixtures("workplace")
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from tests.tiny import tiny_net
 from vital_exp import load_model
 from vital_exp.errors import UsageError
-from vital_exp.evaluation.evaluate import evaluate, evaluate_pictures, settings_of
 from vital_exp.evaluation.metrics import METRICS, chosen, higher_is_better
 from vital_exp.evaluation.pictures import PictureSet, folder_pictures
 from vital_exp.evaluation.reading import NetworkReader, classifier
@@ -26,6 +25,7 @@ from vital_exp.evaluation.table import Evaluation
 from vital_exp.images.output import to_uint8
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.drawn import CLASS_NAMES, DrawnReferences, draw
+from vital_exp.runs.evaluate import evaluate, evaluate_pictures, settings_of
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
 

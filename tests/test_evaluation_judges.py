@@ -16,7 +16,6 @@ from vital_exp import load_model
 from vital_exp.errors import UsageError
 from vital_exp.evaluation import perceptual, weights
 from vital_exp.evaluation.clip import best_words, load_clip, naming, vocabulary
-from vital_exp.evaluation.evaluate import evaluate_pictures
 from vital_exp.evaluation.inception import load_inception
 from vital_exp.evaluation.metrics import chosen
 from vital_exp.evaluation.pictures import PictureSet
@@ -25,6 +24,7 @@ from vital_exp.evaluation.settings import ClipSettings, LpipsSettings, Settings
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.models.loading import ModelConfig
 from vital_exp.references.drawn import CLASS_NAMES
+from vital_exp.runs.evaluate import evaluate_pictures
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
 

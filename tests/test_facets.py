@@ -25,8 +25,6 @@ from vital_exp import evaluate, load_model, visualize
 from vital_exp.circuits.tree import channel_relevance
 from vital_exp.commands import mine as mine_command
 from vital_exp.config import compose_config, set_keys
-from vital_exp.engine.facets import OwnEmbedding, faceted
-from vital_exp.engine.pictures import Pictures
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.pictures import finished_targets
 from vital_exp.images.output import to_uint8
@@ -39,9 +37,11 @@ from vital_exp.references.faceted import FacetedReferences
 from vital_exp.references.facets import find_facets
 from vital_exp.references.folder import FolderReferences, ReferenceWarning
 from vital_exp.references.tensors import TensorReferences
+from vital_exp.setup.facets import OwnEmbedding, faceted
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
+from vital_exp.visualization.outcome import Pictures
 
 SIZE = 32
 SHORT = ["evaluation=none", "relevance=none", "batch_size=2", "references.count=4"]

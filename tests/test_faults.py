@@ -17,7 +17,7 @@ from PIL import Image, ImageChops
 from tests.processes import finish, start, wait_for
 from tests.test_ranks import check_whole, finished, pictures, run, workplace
 from tests.tiny import command
-from vital_exp.engine.checkpoints import CheckpointWarning
+from vital_exp.runs.checkpoints import CheckpointWarning
 
 __all__ = ["workplace"]  # a fixture
 KILLS = 5

@@ -15,7 +15,6 @@ from tests.tiny import tiny_net
 from vital_exp import load_model, visualize
 from vital_exp.config import compose_config
 from vital_exp.engine import objective_and_gradient
-from vital_exp.engine.batching import batches, padded
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork, model_space
@@ -27,6 +26,7 @@ from vital_exp.references.statistics import READOUT, TARGET_LAYER, ReferenceStat
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.relevance.maps import METHODS, activations_and_relevance
 from vital_exp.relevance.weights import Relevance, channel_correlation, channel_importance, spatial_masks
+from vital_exp.setup.batching import batches, padded
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.readout import STRONGEST, Readout, readout
 from vital_exp.targets.selection import unit_targets

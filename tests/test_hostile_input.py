@@ -20,14 +20,14 @@ from safetensors.torch import save_file
 
 from tests.tiny import tiny_net
 from vital_exp.config import compose_config
-from vital_exp.engine import setup
-from vital_exp.engine.run_folder import RunFolder
 from vital_exp.errors import UsageError
 from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.recorded_config import recorded_config
 from vital_exp.references.decoding import CorruptImageError, load_rgb
 from vital_exp.reporting.gallery import write_gallery
 from vital_exp.reporting.sweep import read_sweep
+from vital_exp.runs.folder import RunFolder
+from vital_exp.setup import parts as setup
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.directions import load_directions
 from vital_exp.targets.selection import class_targets, parse_target

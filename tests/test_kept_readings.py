@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from vital_exp import load_model
-from vital_exp.evaluation.evaluate import evaluate_pictures
 from vital_exp.evaluation.metrics import chosen
 from vital_exp.evaluation.pictures import PictureSet
 from vital_exp.evaluation.settings import Settings
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.drawn import DrawnReferences
+from vital_exp.runs.evaluate import evaluate_pictures
 from vital_exp.targets.unit import Target
 
 CLASSES, IMAGES = 3, 4

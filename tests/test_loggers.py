@@ -19,7 +19,7 @@ from PIL import Image
 from tests.test_report import png, report, write_run
 from tests.tiny import ON_CPU, SHORT, command, wandb_records
 from vital_exp.commands.hydra_app import MISTAKE
-from vital_exp.engine import wandb_server
+from vital_exp.visualization import wandb_server
 
 # Two batches of one picture, three steps each.
 RUN = (*SHORT, *ON_CPU, "steps=3", "target.index=[0,1]", "trainer.log_every_n_steps=2", "pictures_every=2")

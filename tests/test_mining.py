@@ -21,8 +21,6 @@ from torchvision.utils import save_image
 from tests.tiny import image_folder, tiny_net
 from vital_exp import load_model
 from vital_exp.config import compose_config
-from vital_exp.engine.mined import mined_references
-from vital_exp.engine.setup import pictures_of
 from vital_exp.errors import UsageError
 from vital_exp.images.output import to_uint8
 from vital_exp.images.randomness import RandomStreams
@@ -41,6 +39,8 @@ from vital_exp.models.loading import ModelConfig, wrap
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.drawn import draw
 from vital_exp.references.folder import ReferenceWarning
+from vital_exp.setup.mined import mined_references
+from vital_exp.setup.parts import pictures_of
 from vital_exp.targets.unit import Target
 
 IMAGES, SIDE = 30, 32

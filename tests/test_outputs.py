@@ -19,7 +19,6 @@ from torch.nn import functional
 from tests.tiny import TinyNet, tiny_net
 from vital_exp import load_model, mine, visualize
 from vital_exp.config import compose_config
-from vital_exp.engine.request import Request
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.evidence import Evidence
 from vital_exp.evaluation.metrics import chosen, measure
@@ -30,7 +29,8 @@ from vital_exp.models.loading import ModelConfig, wrap
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.outputs import described, logits_key, parts
 from vital_exp.relevance.api import relevance_maps
-from vital_exp.reporting.plan import describe_plan
+from vital_exp.setup.request import Request
+from vital_exp.visualization.plan import describe_plan
 
 SIDE = 16
 REFERENCES = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from tests.tiny import tiny_net
 from vital_exp import load_model, visualize
-from vital_exp.engine.problem import as_references
 from vital_exp.errors import UsageError
 from vital_exp.images.ranges import checked_pictures
 from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_STD
 from vital_exp.relevance import relevance_maps
+from vital_exp.setup.problem import as_references
 
 SIZE = 32
 RGB = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))

@@ -21,11 +21,11 @@ from tests.processes import finish, start, wait_for
 from tests.test_hostile_input import one_line
 from tests.tiny import command, image_folder, tiny_net
 from vital_exp import load_model, visualize
-from vital_exp.engine import meeting
-from vital_exp.engine.launcher import Launcher
-from vital_exp.engine.ranks import RankEnded, Ranks, join
-from vital_exp.engine.starters import environment, mpi_processes, script_environment
 from vital_exp.errors import UsageError
+from vital_exp.visualization import meeting
+from vital_exp.visualization.launcher import Launcher
+from vital_exp.visualization.ranks import RankEnded, Ranks, join
+from vital_exp.visualization.starters import environment, mpi_processes, script_environment
 
 TINY = (
     *("model=python", "model.factory=tests.tiny:tiny_net", "model.size=16", "model.class_names=[a,b,c,d]"),

@@ -13,9 +13,9 @@ import torch
 
 from tests.test_ranks import check_whole, finished, pictures, run, workplace
 from tests.tiny import command
-from vital_exp.engine import devices
 from vital_exp.engine.module import VisualizationModule
 from vital_exp.models.network import VisionNetwork
+from vital_exp.visualization import devices
 
 __all__ = ["workplace"]  # a fixture
 SWEEP = ("-m", "hydra.sweep.dir=sweep", "target.index=0-1", "hydra/hydra_logging=none")

@@ -15,7 +15,6 @@ from torchvision.transforms.v2 import functional as twin
 
 from vital_exp.config import compose_config
 from vital_exp.config_tree import options_of
-from vital_exp.engine.setup import transform_of
 from vital_exp.errors import UsageError
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.transforms import (
@@ -37,6 +36,7 @@ from vital_exp.images.transforms import (
 )
 from vital_exp.images.transforms.noise import blur_weights
 from vital_exp.images.transforms.resampling import antialiased_boxes, boxes, gathered, sample
+from vital_exp.setup.parts import transform_of
 
 NAMES = ("class-0", "class-1", "class-2")
 MANY = tuple(f"class-{i}" for i in range(400))

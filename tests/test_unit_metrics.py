@@ -20,7 +20,6 @@ from vital_exp.errors import UsageError
 from vital_exp.evaluation import artefacts, mis
 from vital_exp.evaluation.activation import own_first, shares
 from vital_exp.evaluation.correspondence import natural_correspondence
-from vital_exp.evaluation.evaluate import evaluate_pictures
 from vital_exp.evaluation.evidence import Evidence
 from vital_exp.evaluation.metrics import METRICS, SETS, chosen, higher_is_better, measure, proxy_of
 from vital_exp.evaluation.path_similarity import path_similarity
@@ -33,6 +32,7 @@ from vital_exp.evaluation.table import Evaluation
 from vital_exp.images.output import to_uint8
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
+from vital_exp.runs.evaluate import evaluate_pictures
 from vital_exp.targets.unit import Target
 
 SIDE, COUNT = 32, 12

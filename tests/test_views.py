@@ -13,14 +13,14 @@ from torch import Tensor
 from tests.tiny import command, tiny_net
 from vital_exp import load_model, visualize
 from vital_exp.config import compose_config
-from vital_exp.engine import batching
-from vital_exp.engine.request import Request
-from vital_exp.engine.run_folder import RunFolder
 from vital_exp.engine.step import StepObjective, step_objective
-from vital_exp.engine.visualization import Visualization
 from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.reporting.plan import describe_plan
+from vital_exp.runs.folder import RunFolder
+from vital_exp.setup import batching
+from vital_exp.setup.request import Request
+from vital_exp.visualization.plan import describe_plan
+from vital_exp.visualization.run import Visualization
 
 SIZE = 32
 CROPS = ["transforms=maco", "transforms.crop.mean=0.5"]

@@ -13,11 +13,11 @@ from torchvision.transforms.functional import to_pil_image
 from tests.tiny import command
 from vital_exp import evaluate
 from vital_exp.config import compose_config
-from vital_exp.engine.request import Request
-from vital_exp.engine.window_size import settle_window_size
 from vital_exp.errors import UsageError
 from vital_exp.mining.patches import cut, enlarged
 from vital_exp.references.drawn import draw
+from vital_exp.setup.request import Request
+from vital_exp.setup.window_size import settle_window_size
 
 UNIT = ["target=channel", "target.layer=layer2", "target.index=[3,5]", "method=vital_fourier", "references.facets=1"]
 QUIET = ["references.count=3", "references.candidates=8", "evaluation=none", "logger=none", "progress=false"]

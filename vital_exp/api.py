@@ -12,15 +12,7 @@ from torch import Tensor, nn
 from vital_exp.attacks.audit import Audit
 from vital_exp.attacks.audit import audit as audit_runs
 from vital_exp.config import compose_config, plain
-from vital_exp.engine.pictures import Pictures
-from vital_exp.engine.ranks import Ranks, check_ranks, join
-from vital_exp.engine.request import Request, of_all_ranks
-from vital_exp.engine.run_folder import RunFolder
-from vital_exp.engine.setup import device_count, rank_patience
-from vital_exp.engine.starters import script_environment
-from vital_exp.engine.visualization import Visualization
 from vital_exp.errors import UsageError
-from vital_exp.evaluation.evaluate import evaluate
 from vital_exp.evaluation.metrics import chosen
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.mining.index import Index
@@ -31,7 +23,15 @@ from vital_exp.modes import own_modes
 from vital_exp.no_effect import flat_keys, keys_of, tell_without_effect
 from vital_exp.references.tensors import Given
 from vital_exp.reporting.report import Report, write_report
+from vital_exp.runs.evaluate import evaluate
+from vital_exp.runs.folder import RunFolder
+from vital_exp.setup.parts import device_count, rank_patience
+from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
+from vital_exp.visualization.outcome import Pictures
+from vital_exp.visualization.ranks import Ranks, check_ranks, join, of_all_ranks
+from vital_exp.visualization.run import Visualization
+from vital_exp.visualization.starters import script_environment
 
 __all__ = [
     "Audit",

@@ -27,13 +27,13 @@ from vital_exp.attacks.slingshot import ParameterSpace, slingshot, slope_cosine
 from vital_exp.attacks.tables import write_csv
 from vital_exp.attacks.wrapping import load_decoy
 from vital_exp.config import compose_config
-from vital_exp.engine.starts import starts_of
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import alignment, layer_shapes
 from vital_exp.models.named import named_network
 from vital_exp.models.network import Recipe, VisionNetwork, model_space
 from vital_exp.models.refusals import hold_in_float32
 from vital_exp.modes import own_modes
+from vital_exp.setup.starts import starts_of
 from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vital_exp.engine.pictures import Pictures
-from vital_exp.engine.request import Request
-from vital_exp.engine.visualization import Visualization
 from vital_exp.images.output import resized
 from vital_exp.models.network import VisionNetwork
+from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
+from vital_exp.visualization.outcome import Pictures
+from vital_exp.visualization.run import Visualization
 
 # Geirhos et al. 2024: snapshots spaced logarithmically over steps 4 to 512; two for every doubling is ours.
 FIRST_SNAPSHOT, LAST_SNAPSHOT, PER_DOUBLING = 4, 512, 2

@@ -13,9 +13,6 @@ from torch import Tensor
 
 from vital_exp.attacks.natural import NaturalImages, natural_images
 from vital_exp.config import plain, set_keys
-from vital_exp.engine.problem import references_of
-from vital_exp.engine.same_network import warn_of_change
-from vital_exp.engine.setup import cache_dir
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.pictures import run_pictures
 from vital_exp.models.loading import ModelConfig, build_network
@@ -23,6 +20,9 @@ from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork
 from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.references.base import References
+from vital_exp.runs.same_network import warn_of_change
+from vital_exp.setup.parts import cache_dir
+from vital_exp.setup.problem import references_of
 from vital_exp.targets.unit import Target
 
 NOT_THERE = "no natural images to compare with"

@@ -15,9 +15,9 @@ from vital_exp.attacks.fine_tuning import FineTuning, fine_tuned, kept_layers, u
 from vital_exp.attacks.smoothing import SmoothReLU
 from vital_exp.attacks.wrapping import checked_decoy
 from vital_exp.config import compose_config
-from vital_exp.engine import setup
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import VisionNetwork
+from vital_exp.setup import parts
 from vital_exp.targets.readout import Readout
 
 GAMMA = 0.1  # published: how steep the slope towards the picture is
@@ -52,7 +52,7 @@ class ParameterSpace:
         self.target = parameter.detach()  # q_t, (1, ...)
 
     def _of(self, names: Sequence[str], init: Tensor | None = None):  # type: ignore[no-untyped-def]
-        return setup.pictures_of(self.config, self.network, RandomStreams(0, names), init)
+        return parts.pictures_of(self.config, self.network, RandomStreams(0, names), init)
 
     def starts(self, count: int, generator: torch.Generator) -> Tensor:
         """Return parameters as the method starts, (N, ...)."""

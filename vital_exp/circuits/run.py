@@ -13,12 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from vital_exp.circuits.tree import Node, grow
 from vital_exp.config import plain
-from vital_exp.engine import setup
-from vital_exp.engine.facets import facet_targets
-from vital_exp.engine.problem import alignment_of, check_references, references_of
-from vital_exp.engine.request import Request
-from vital_exp.engine.run_folder import RunFolder
-from vital_exp.engine.visualization import Visualization
 from vital_exp.errors import UsageError
 from vital_exp.models.identity import begin_call
 from vital_exp.models.loading import build_network
@@ -27,9 +21,15 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
 from vital_exp.references.faceted import main_facet
 from vital_exp.relevance.maps import WITH_MAPS
+from vital_exp.runs.folder import RunFolder
+from vital_exp.setup import parts
+from vital_exp.setup.facets import facet_targets
+from vital_exp.setup.problem import alignment_of, check_references, references_of
+from vital_exp.setup.request import Request
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 from vital_exp.values import whole_number
+from vital_exp.visualization.run import Visualization
 from vital_exp.whole_files import whole_file
 
 TREE = "circuit.json"
@@ -57,15 +57,15 @@ class Circuit:
         Raises:
             UsageError: the first mistake.
         """
-        setup.check_numbers(config)
+        parts.check_numbers(config)
         for key, least in (("levels", 2), ("width", 1)):
             whole_number(f"target.{key}", config.target[key], least)
         if config.relevance.method not in WITH_MAPS:
             allowed = f"a circuit needs relevance with maps: {', '.join(WITH_MAPS)}"
             raise UsageError("relevance.method", config.relevance.method, allowed, WITH_MAPS)
-        network = build_network(model_config(config), setup.cache_dir(config)).to(setup.device_of(config))
-        begin_call(network, setup.cache_dir(config) if config.references.cache else None)
-        setup.check_optimisation(config, network)
+        network = build_network(model_config(config), parts.cache_dir(config)).to(parts.device_of(config))
+        begin_call(network, parts.cache_dir(config) if config.references.cache else None)
+        parts.check_optimisation(config, network)
         circuit = cls(config, network, overrides)
         network.taps(circuit.layers, "target.layers")
         return circuit

@@ -18,8 +18,8 @@ from vital_exp.run_folders import find_runs, is_run, is_sweep
 
 if TYPE_CHECKING:
     with uncollected():
-        from vital_exp.evaluation.evaluate import Evaluations
         from vital_exp.evaluation.table import Evaluation
+        from vital_exp.runs.evaluate import Evaluations
 
 COMMAND = "evaluate"
 
@@ -53,8 +53,8 @@ def evaluate_job(config: DictConfig) -> int:
 def _score(config: DictConfig) -> int:
     place, out = _places(config)
     with uncollected():
-        from vital_exp.evaluation.evaluate import Evaluations
         from vital_exp.evaluation.pictures import told
+        from vital_exp.runs.evaluate import Evaluations
 
     table = _evaluated(config, place)
     if isinstance(table, Evaluations):
@@ -109,8 +109,8 @@ def _study(config: DictConfig) -> int:
 
 def _answers(config: DictConfig, out: Path) -> int:
     """Read what people answered into the metrics of the runs."""
-    from vital_exp.evaluation.evaluate import settings_of
     from vital_exp.evaluation.study import read_answers, read_key, study_tables
+    from vital_exp.runs.evaluate import settings_of
 
     content: dict[str, Any] = plain(config)
     given = content["answers"] if isinstance(content["answers"], list) else [content["answers"]]
@@ -141,7 +141,7 @@ def _places(config: DictConfig) -> tuple[Path, Path]:
 
 def _evaluated(config: DictConfig, place: Path) -> Evaluation | Evaluations:
     with uncollected():
-        from vital_exp.evaluation.evaluate import evaluate, settings_of
+        from vital_exp.runs.evaluate import evaluate, settings_of
 
     content: dict[str, Any] = plain(config)
     group = content["evaluation"]

@@ -154,7 +154,7 @@ def outer_ranks() -> tuple[int, int]:
     """Return this process's number, and how many there are, of the ranks that something started as one job."""
     if not {"LOCAL_RANK", "SLURM_NTASKS"} & set(os.environ):
         return 0, 1
-    from vital_exp.engine.starters import environment
+    from vital_exp.visualization.starters import environment
 
     with suppress(UsageError):  # which the job tells
         if (started := environment()) is not None:

@@ -107,9 +107,9 @@ def _names(config: DictConfig, mining: Mining, index: Index, out: Path) -> Names
 
 def _clip(config: DictConfig, network: VisionNetwork) -> tuple[Clip, list[str]]:
     """Return the CLIP model that names units, and its vocabulary."""
-    from vital_exp.engine.setup import cache_dir
     from vital_exp.evaluation.clip import load_clip, vocabulary
     from vital_exp.evaluation.score import NotComputed
+    from vital_exp.setup.parts import cache_dir
     from vital_exp.targets.class_names import ClassNames
 
     keys: dict[str, Any] = dict(OmegaConf.to_container(config.naming.clip))  # type: ignore[arg-type]
@@ -145,9 +145,9 @@ def _concept_mining(config: DictConfig) -> ConceptMining:
     """Return the search for concepts that the configuration asks for."""
     with uncollected():
         from vital_exp.concepts.mine import ConceptMining, ConceptSettings, check_classifier, class_folder
-        from vital_exp.engine.setup import device_of
         from vital_exp.mining.images import ImageFolder
         from vital_exp.mining.patches import PatchSettings
+        from vital_exp.setup.parts import device_of
 
     network = _network(config).to(device_of(config))
     layers = _layers(config, network)
@@ -168,10 +168,10 @@ def _concept_mining(config: DictConfig) -> ConceptMining:
 def _mining(config: DictConfig) -> Mining:
     """Return what the configuration asks for."""
     with uncollected():
-        from vital_exp.engine.setup import device_of
         from vital_exp.mining.images import ImageFolder
         from vital_exp.mining.mine import Mining
         from vital_exp.mining.patches import PatchSettings
+        from vital_exp.setup.parts import device_of
 
     device = device_of(config)
     network = _network(config)
@@ -184,17 +184,17 @@ def _mining(config: DictConfig) -> Mining:
 
 
 def _network(config: DictConfig) -> VisionNetwork:
-    from vital_exp.engine.setup import cache_dir
     from vital_exp.models.loading import build_network
     from vital_exp.models.named import model_config
+    from vital_exp.setup.parts import cache_dir
 
     return build_network(model_config(config), cache_dir(config))
 
 
 def _folder(config: DictConfig) -> Path:
     """Return the folder of images; without one an embedded network has drawn ones."""
-    from vital_exp.engine.setup import cache_dir
     from vital_exp.mining.drawn import drawn_folder
+    from vital_exp.setup.parts import cache_dir
 
     if config.images:
         return Path(config.images)
@@ -238,8 +238,8 @@ def _record(config: DictConfig, out: Path, network: VisionNetwork, batch_size: i
     """Write what was asked for, and where the index comes from."""
     import json
 
-    from vital_exp.engine.provenance import provenance
     from vital_exp.recorded_config import RECORDED
+    from vital_exp.runs.provenance import provenance
     from vital_exp.whole_files import whole_file
 
     (out / RECORDED).parent.mkdir(exist_ok=True)

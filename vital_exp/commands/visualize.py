@@ -22,7 +22,7 @@ from vital_exp.errors import UsageError
 from vital_exp.values import one_of
 
 if TYPE_CHECKING:
-    from vital_exp.engine.ranks import Ranks
+    from vital_exp.visualization.ranks import Ranks
 
 LISTS = ("layers", "facets")
 MEMBERS_SHOWN = 3  # of a facet
@@ -56,15 +56,15 @@ def visualize_job(config: DictConfig) -> int | Value:
     if config.target.kind == "circuit":
         return _circuit(config)
     if config.dry_run:
-        from vital_exp.engine.request import Request
-        from vital_exp.reporting.plan import describe_plan
+        from vital_exp.setup.request import Request
+        from vital_exp.visualization.plan import describe_plan
 
         print(describe_plan(Request.from_config(config)))
         return 0
     with _ranks(config) as ranks:
         if HydraConfig.get().mode != RunMode.MULTIRUN or ranks.size > 1 or config.trainer.devices not in (1, "1"):
             return _run(config, ranks, ranks.local_rank)
-        from vital_exp.engine.devices import own_gpu
+        from vital_exp.visualization.devices import own_gpu
 
         with own_gpu(int(HydraConfig.get().job.num)) as gpu:
             return _run(config, ranks, gpu)
@@ -73,10 +73,10 @@ def visualize_job(config: DictConfig) -> int | Value:
 def _ranks(config: DictConfig) -> Ranks:
     """Return the processes of this job, those that are to be started included."""
     with uncollected():
-        from vital_exp.engine.launcher import Launcher, end_with_launcher
-        from vital_exp.engine.ranks import Ranks, check_ranks, join
-        from vital_exp.engine.setup import check_numbers, device_count, rank_patience
-        from vital_exp.engine.starters import environment, mpi_processes
+        from vital_exp.setup.parts import check_numbers, device_count, rank_patience
+        from vital_exp.visualization.launcher import Launcher, end_with_launcher
+        from vital_exp.visualization.ranks import Ranks, check_ranks, join
+        from vital_exp.visualization.starters import environment, mpi_processes
 
     check_numbers(config)
     devices = device_count(config)
@@ -92,11 +92,12 @@ def _ranks(config: DictConfig) -> Ranks:
 
 def _run(config: DictConfig, ranks: Ranks, device: int) -> int | Value:
     with uncollected():
-        from vital_exp.engine.request import Request, of_all_ranks
-        from vital_exp.engine.run_folder import RunFolder
-        from vital_exp.engine.visualization import Visualization
         from vital_exp.reporting.gallery import write_gallery
         from vital_exp.reporting.summary import print_summary
+        from vital_exp.runs.folder import RunFolder
+        from vital_exp.setup.request import Request
+        from vital_exp.visualization.ranks import of_all_ranks
+        from vital_exp.visualization.run import Visualization
 
     hydra = HydraConfig.get()
     request = of_all_ranks(ranks, partial(Request.from_config, config, hydra.overrides.task, device))
@@ -121,7 +122,7 @@ def _value(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> Value:
 
 def _place(config: DictConfig) -> Path:
     """The run folder that Hydra gives this job; in a sweep, that of an earlier job of the same configuration."""
-    from vital_exp.engine.run_folder import job_folder
+    from vital_exp.runs.folder import job_folder
 
     place = Path(HydraConfig.get().runtime.output_dir)
     return job_folder(place, config) if HydraConfig.get().mode == RunMode.MULTIRUN else place
@@ -150,18 +151,18 @@ def _list(config: DictConfig) -> int:
     one_of("list", config.list, LISTS)
     if config.list == "facets":
         return _list_facets(config)
-    from vital_exp.engine.setup import cache_dir
     from vital_exp.models.layers import describe_layers
     from vital_exp.models.loading import build_network
     from vital_exp.models.named import model_config
+    from vital_exp.setup.parts import cache_dir
 
     print(describe_layers(build_network(model_config(config), cache_dir(config))))
     return 0
 
 
 def _list_facets(config: DictConfig) -> int:
-    from vital_exp.engine.request import Request
     from vital_exp.references.faceted import FacetedReferences
+    from vital_exp.setup.request import Request
 
     request = Request.from_config(config)
     if not isinstance(request.references, FacetedReferences):

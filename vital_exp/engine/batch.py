@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.run_setup import RunSetup
 from vital_exp.engine.step import step_objective
 from vital_exp.evaluation.activation import unit_activations
 from vital_exp.images.output import quantised, resized
 from vital_exp.models.precision import precisions_of
+from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.unit import Target
 
 

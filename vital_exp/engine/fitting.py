@@ -13,12 +13,12 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from vital_exp.engine.callbacks import Checkpoint
-from vital_exp.engine.checkpoints import Checkpoints
 from vital_exp.engine.interruption import Interruption
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.run_setup import RunSetup
 from vital_exp.errors import UsageError
 from vital_exp.models.refusals import unsupported
+from vital_exp.runs.checkpoints import Checkpoints
+from vital_exp.setup.run_setup import RunSetup
 
 # What Lightning warns of once per batch and a user can do nothing about.
 LIGHTNING_WARNINGS = (

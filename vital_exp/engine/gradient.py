@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vital_exp.engine.request import Request
 from vital_exp.engine.step import step_objective
 from vital_exp.errors import UsageError
 from vital_exp.images.ranges import checked_shape
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.modes import own_modes
+from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vital_exp.engine.run_setup import RunSetup
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.transforms import Transform
 from vital_exp.models.precision import scaled_gradient
 from vital_exp.objectives.terms import Objective
+from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.unit import Target
 
 

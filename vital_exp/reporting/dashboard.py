@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vital_exp.engine import wandb_server
 from vital_exp.reporting.formats import COLUMNS, COMPARISON_COLUMNS, rows_of
 from vital_exp.reporting.report import Report
+from vital_exp.visualization import wandb_server
 
 ROWS_WITH_PICTURES = 200  # dashboards of thousands do not open
 JOB_TYPE = "report"

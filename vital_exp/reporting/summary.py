@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vital_exp.engine.pictures import Outcome
+from vital_exp.visualization.outcome import Outcome
 
 ROWS_SHOWN = 40  # a longer table scrolls away what comes after it; the gallery has all
 

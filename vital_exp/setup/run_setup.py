@@ -17,10 +17,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vital_exp.config import build, config_hash, plain
-from vital_exp.engine import setup
-from vital_exp.engine.batching import views_per_pass
-from vital_exp.engine.problem import alignment_of, readout_of
-from vital_exp.engine.starts import starts_of
 from vital_exp.images.parameterisation import Parameterisation
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.transforms import Compose
@@ -30,6 +26,10 @@ from vital_exp.objectives.terms import Objective, Problem
 from vital_exp.references.base import References
 from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.relevance.weights import Relevance
+from vital_exp.setup import parts
+from vital_exp.setup.batching import views_per_pass
+from vital_exp.setup.problem import alignment_of, readout_of
+from vital_exp.setup.starts import starts_of
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
 
@@ -110,20 +110,20 @@ class RunSetup:
             **{key: config[key] for key in ("mask", "mask_percentile", "movie", "progress")},
             views_per_pass=1 if config.views == 1 else views_per_pass,
             batch_size=None if config.batch_size == AUTO else int(config.batch_size),
-            size=setup.picture_size(config, network),
+            size=parts.picture_size(config, network),
             init=config.image.init,
             log_every=config.trainer.log_every_n_steps,
             bf16=config.trainer.precision == "bf16-mixed",
             relevance=config.relevance.method,
-            cache_dir=setup.cache_dir(config),
-            cache=setup.cache_dir(config) if config.references.cache else None,
-            transform=setup.transform_of(config, network),
-            rate=setup.rate_of(config),
+            cache_dir=parts.cache_dir(config),
+            cache=parts.cache_dir(config) if config.references.cache else None,
+            transform=parts.transform_of(config, network),
+            rate=parts.rate_of(config),
             recorded=plain(config),
             config_hash=config_hash(config),
-            _pictures=partial(setup.pictures_of, config, network),
-            _objective=partial(setup.objective_of, config),
-            _optimizer=setup.optimizer_of(config),
+            _pictures=partial(parts.pictures_of, config, network),
+            _objective=partial(parts.objective_of, config),
+            _optimizer=parts.optimizer_of(config),
             _trainer=partial(build, config.trainer),
             _logger=partial(build, config.logger) if config.logger.get("_target_") else None,
             _alignment=partial(alignment_of, config, network),

@@ -14,20 +14,10 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from vital_exp.engine.batch import Batch, Made
-from vital_exp.engine.batching import automatic_batch_size, batches, together
 from vital_exp.engine.callbacks import LogTerms, Progress
 from vital_exp.engine.fitting import fit
-from vital_exp.engine.logging import close_loggers, make_loggers
 from vital_exp.engine.memory import forget_peak, peak
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.movies import Film
-from vital_exp.engine.pictures import History, Outcome, Pictures
-from vital_exp.engine.provenance import provenance
-from vital_exp.engine.ranks import Ranks
-from vital_exp.engine.request import Request
-from vital_exp.engine.run_folder import RunFolder
-from vital_exp.engine.same_network import check_network
-from vital_exp.engine.scores import Evaluator, Scores
 from vital_exp.errors import UsageError
 from vital_exp.images.output import to_uint8
 from vital_exp.images.ranges import checked_pictures
@@ -36,7 +26,17 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.models.refusals import REFUSALS, refusal
 from vital_exp.references.faceted import FacetedReferences
 from vital_exp.references.none import NoReferences
+from vital_exp.runs.folder import RunFolder
+from vital_exp.runs.movies import Film
+from vital_exp.runs.provenance import provenance
+from vital_exp.runs.same_network import check_network
+from vital_exp.setup.batching import automatic_batch_size, batches, together
+from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
+from vital_exp.visualization.loggers import close_loggers, make_loggers
+from vital_exp.visualization.outcome import History, Outcome, Pictures
+from vital_exp.visualization.ranks import Ranks
+from vital_exp.visualization.scores import Evaluator, Scores
 
 REFERENCES_SHOWN = 6  # beside each picture in the gallery
 SECONDS_BETWEEN_COLLECTIONS = 5.0  # of objects that hold each other

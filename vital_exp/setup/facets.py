@@ -10,7 +10,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from vital_exp.engine.setup import cache_dir
 from vital_exp.errors import UsageError
 from vital_exp.mining.references import IndexFacets, MinedReferences
 from vital_exp.models.identity import identity_of
@@ -23,6 +22,7 @@ from vital_exp.references.faceted import FacetedReferences, FacetFiles, FacetSto
 from vital_exp.references.facets import AUTO, KEY, LEAST_MEMBERS, check_enough, check_facets
 from vital_exp.references.none import NoReferences
 from vital_exp.references.tensors import TensorReferences
+from vital_exp.setup.parts import cache_dir
 from vital_exp.targets.unit import Target
 
 EMBEDDING = "references.embedding"

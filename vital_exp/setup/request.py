@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,21 +12,6 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from vital_exp.config import compose_config, set_keys
-from vital_exp.engine import setup
-from vital_exp.engine.directions import settle_files
-from vital_exp.engine.facets import FoundFacets, facet_targets, faceted
-from vital_exp.engine.problem import (
-    as_references,
-    check_alignment,
-    check_layer,
-    check_references,
-    check_units,
-    references_of,
-    targets_of,
-)
-from vital_exp.engine.ranks import Ranks
-from vital_exp.engine.run_setup import RunSetup
-from vital_exp.engine.window_size import settle_window_size
 from vital_exp.errors import UsageError
 from vital_exp.models.identity import begin_call
 from vital_exp.models.loading import ModelConfig, build_network, wrap
@@ -35,7 +20,20 @@ from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.preparation import check_values
 from vital_exp.references.base import References
-from vital_exp.references.faceted import FacetedReferences
+from vital_exp.setup import parts
+from vital_exp.setup.directions import settle_files
+from vital_exp.setup.facets import FoundFacets, facet_targets, faceted
+from vital_exp.setup.problem import (
+    as_references,
+    check_alignment,
+    check_layer,
+    check_references,
+    check_units,
+    references_of,
+    targets_of,
+)
+from vital_exp.setup.run_setup import RunSetup
+from vital_exp.setup.window_size import settle_window_size
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 
@@ -63,22 +61,22 @@ class Request:
         local_rank: int = 0,
         found: FoundFacets | None = None,
     ) -> Request:
-        """Make the objects that a composed configuration names, on the device of a rank; see :func:`of_all_ranks`.
+        """Make the objects that a composed configuration names, on the device of a rank.
 
         Raises:
             UsageError: the first mistake in it.
         """
-        setup.check_numbers(config)
+        parts.check_numbers(config)
         settle_files(config)
-        device = setup.device_of(config, local_rank=local_rank)
-        network = build_network(model_config(config), setup.cache_dir(config))
+        device = parts.device_of(config, local_rank=local_rank)
+        network = build_network(model_config(config), parts.cache_dir(config))
         network = _placed(network, config, device)
         if config.target.kind == "class":
             _ = network.classes
         else:
             check_layer(config.target.layer)
         check_alignment(config, network, config.target.get("layer"))
-        setup.check_optimisation(config, network)
+        parts.check_optimisation(config, network)
         if config.target.kind == "class":
             references = references_of(config, network)
             targets = targets_of(config, network, references)
@@ -117,14 +115,14 @@ class Request:
         config = compose_config([*asked, *map(str, overrides)])
         if isinstance(references, (str, Path)):
             set_keys(config, references__root=str(references))
-        setup.check_numbers(config)
+        parts.check_numbers(config)
         settle_files(config)
         network = _network(model, config, local_rank)
         chosen = _chosen(spellings, kind, network)
         set_keys(config, target__layer=chosen[0].layer)
         for layer in dict.fromkeys(target.layer for target in chosen):
             check_alignment(config, network, layer)
-        setup.check_optimisation(config, network)
+        parts.check_optimisation(config, network)
         check_units(config, network, chosen)
         given = None if references is None else as_references(references, network)
         source = faceted(config, network, given) if given else references_of(config, network, chosen)
@@ -133,22 +131,6 @@ class Request:
         chosen = facet_targets(config, source, chosen, not config.dry_run, found)
         _record(config, network, chosen, source if given else None)
         return cls(config, network, chosen, source, (*asked, *map(str, overrides)))
-
-
-def of_all_ranks(ranks: Ranks, ask: Callable[[FoundFacets | None], Request]) -> Request:
-    """Return this rank's request; the facets of units are found by rank 0 and are the same on all ranks.
-
-    Args:
-        ranks: the processes of the job.
-        ask: makes the request, given the facets that rank 0 has found; None on rank 0.
-
-    Raises:
-        UsageError: on every rank, the mistake that rank 0 found.
-    """
-    request = ranks.in_turn(lambda: ask(ranks.broadcast(None) if ranks.rank > 0 else None))
-    if ranks.rank == 0:
-        ranks.broadcast(request.references.found() if isinstance(request.references, FacetedReferences) else {})
-    return request
 
 
 def _kind(spellings: Sequence[str | Target]) -> str:
@@ -174,14 +156,14 @@ def _chosen(spellings: Sequence[str | Target], kind: str, network: VisionNetwork
 
 def _network(model: str | nn.Module | VisionNetwork, config: DictConfig, local_rank: int) -> VisionNetwork:
     if isinstance(model, str):
-        built = build_network(model_config(config), setup.cache_dir(config))
-        return _placed(built, config, setup.device_of(config, local_rank=local_rank))
+        built = build_network(model_config(config), parts.cache_dir(config))
+        return _placed(built, config, parts.device_of(config, local_rank=local_rank))
     asked = {key: config.model[key] for key in ("output", "head") if config.model[key] is not None}
     if isinstance(model, VisionNetwork) and asked:
         key, value = next(iter(asked.items()))
         raise UsageError(f"model.{key}", value, f"the network is wrapped already: load_model(module, {key}=...)")
     wrapped = model if isinstance(model, VisionNetwork) else wrap(model, ModelConfig(**asked))
-    return _placed(wrapped, config, setup.device_of(config, wrapped, local_rank))
+    return _placed(wrapped, config, parts.device_of(config, wrapped, local_rank))
 
 
 def _placed(network: VisionNetwork, config: DictConfig, device: Any) -> VisionNetwork:
@@ -191,7 +173,7 @@ def _placed(network: VisionNetwork, config: DictConfig, device: Any) -> VisionNe
         network = network.double()
     moved: VisionNetwork = network.to(device)
     arrange(moved, config.channels_last)
-    begin_call(moved, setup.cache_dir(config) if config.references.cache else None)
+    begin_call(moved, parts.cache_dir(config) if config.references.cache else None)
     return moved
 
 

@@ -10,9 +10,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from vital_exp.config import plain
-from vital_exp.engine.directions import prompts_of, vectors_of
-from vital_exp.engine.facets import check_stray, faceted
-from vital_exp.engine.setup import cache_dir, pair
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import Alignment, alignment, unit_alignment, unit_shape
 from vital_exp.models.named import model_config, own_recipe
@@ -23,6 +20,9 @@ from vital_exp.references.folder import FolderReferences
 from vital_exp.references.none import NoReferences
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.relevance import METHODS as RELEVANCE_METHODS
+from vital_exp.setup.directions import prompts_of, vectors_of
+from vital_exp.setup.facets import check_stray, faceted
+from vital_exp.setup.parts import cache_dir, pair
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.readout import Readout, check_unit, readout
@@ -54,7 +54,7 @@ def _source_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Tar
     if keys.source == "mined":
         if not keys.root and not keys.index and config.model.source != "embedded":
             return NoReferences("a folder of real images is needed: those that drive the unit most are found in it")
-        from vital_exp.engine.mined import mined_references
+        from vital_exp.setup.mined import mined_references
 
         return mined_references(config, network, targets, _directions(config, network, targets), cache_dir(config))
     if not keys.root:

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vital_exp.config import build
-from vital_exp.engine.schedule import SCHEDULES, learning_rate
 from vital_exp.errors import UsageError
 from vital_exp.images.output import MASKS
 from vital_exp.images.parameterisation import Parameterisation
@@ -23,6 +22,7 @@ from vital_exp.images.transforms import Compose
 from vital_exp.mining.spectrum import references_magnitude
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.objectives.terms import Objective, Problem
+from vital_exp.setup.schedule import SCHEDULES, learning_rate
 
 # Others scale the whole batch's loss and skip a step for all when one picture overflows.
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")

@@ -12,9 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from vital_exp.config import compose_config, plain, set_keys
-from vital_exp.engine.problem import as_references, readout_of, references_of
-from vital_exp.engine.same_network import warn_of_change
-from vital_exp.engine.setup import cache_dir as cache_of
 from vital_exp.errors import UsageError
 from vital_exp.evaluation import metrics as all_metrics
 from vital_exp.evaluation.clip import TEMPLATES, load_clip
@@ -38,6 +35,9 @@ from vital_exp.references.base import References
 from vital_exp.references.none import NoReferences
 from vital_exp.references.tensors import Given
 from vital_exp.run_folders import find_runs, is_run, is_sweep
+from vital_exp.runs.same_network import warn_of_change
+from vital_exp.setup.parts import cache_dir as cache_of
+from vital_exp.setup.problem import as_references, readout_of, references_of
 from vital_exp.targets.readout import Readout, check_unit
 from vital_exp.targets.unit import Target
 from vital_exp.values import flag, one_of, whole_number
@@ -284,7 +284,7 @@ def _network(model: Judge | None, recorded: DictConfig | None, config: DictConfi
 
 
 def _placed(network: VisionNetwork, config: DictConfig) -> VisionNetwork:
-    from vital_exp.engine.setup import device_of
+    from vital_exp.setup.parts import device_of
 
     moved: VisionNetwork = network.to(device_of(config))
     return moved

@@ -9,9 +9,9 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from vital_exp.engine import wandb_server
-from vital_exp.engine.run_folder import RunFolder
-from vital_exp.engine.run_setup import RunSetup
+from vital_exp.runs.folder import RunFolder
+from vital_exp.setup.run_setup import RunSetup
+from vital_exp.visualization import wandb_server
 
 TABLE_COLUMNS = ("target", "label", "status", "model", "method", "seed", "total", "activation", "seconds", "error")
 MEDIA_COLUMNS = ("picture", "references")

@@ -13,9 +13,9 @@ from typing import Any
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from torch.distributed import PrefixStore, TCPStore
 
-from vital_exp.engine.launcher import LOCAL_HOST, STARTED_BY
-from vital_exp.engine.starters import how_to_start, said_by
 from vital_exp.errors import UsageError
+from vital_exp.visualization.launcher import LOCAL_HOST, STARTED_BY
+from vital_exp.visualization.starters import how_to_start, said_by
 
 ATTEMPT = timedelta(seconds=10)  # of a connection: a process hears no signal meanwhile
 LOOKING = 0.2  # seconds between looks at who has come

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vital_exp.engine.run_folder import KEY, NETWORK, RunFolder
 from vital_exp.errors import UsageError
 from vital_exp.models.identity import LAYER, difference, identity_of
 from vital_exp.models.network import VisionNetwork
+from vital_exp.runs.folder import KEY, NETWORK, RunFolder
 
 RECIPE = "recipe"
 DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # what reading somebody else's record raises

@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from vital_exp.config import content_hash, picture_config
-from vital_exp.engine.checkpoints import Checkpoints
-from vital_exp.engine.locks import append, hold
-from vital_exp.engine.movies import SUFFIXES, write_film
 from vital_exp.errors import UsageError
 from vital_exp.images.output import as_image, masked_picture, to_uint8
 from vital_exp.recorded_config import MISTAKE_FILE, RECORDED, recorded_config
+from vital_exp.runs.checkpoints import Checkpoints
+from vital_exp.runs.locks import append, hold
+from vital_exp.runs.movies import SUFFIXES, write_film
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_file
 

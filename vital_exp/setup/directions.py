@@ -12,8 +12,6 @@ from torch import Tensor
 from vital_exp.concepts.concepts import Concepts
 from vital_exp.concepts.mine import ConceptMining, ConceptSettings, check_classifier, class_folder
 from vital_exp.config import plain, set_keys
-from vital_exp.engine.mined import image_folder, settle_index
-from vital_exp.engine.setup import cache_dir
 from vital_exp.errors import UsageError
 from vital_exp.mining import index as indices
 from vital_exp.mining.images import ImageFolder
@@ -21,6 +19,8 @@ from vital_exp.mining.meta import network_difference
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.open_clip import ClipNetwork
+from vital_exp.setup.mined import image_folder, settle_index
+from vital_exp.setup.parts import cache_dir
 from vital_exp.targets.autoencoder import SparseAutoencoder, load_autoencoder
 from vital_exp.targets.directions import load_directions
 from vital_exp.targets.unit import OUTPUT

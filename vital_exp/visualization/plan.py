@@ -9,15 +9,15 @@ from collections.abc import Callable
 import torch
 
 from vital_exp.engine.batch import Batch
-from vital_exp.engine.batching import automatic_batch_size, batches, bytes_per_picture
-from vital_exp.engine.request import Request
-from vital_exp.engine.visualization import check_size
 from vital_exp.mining.plan import duration
 from vital_exp.mining.references import MinedReferences
 from vital_exp.models.layers import layer_shapes
 from vital_exp.references.faceted import FacetedReferences
 from vital_exp.references.tensors import TensorReferences
+from vital_exp.setup.batching import automatic_batch_size, batches, bytes_per_picture
+from vital_exp.setup.request import Request
 from vital_exp.targets.class_names import ClassNames
+from vital_exp.visualization.run import check_size
 
 TIMED_STEPS = 3
 TARGETS_SHOWN = 10

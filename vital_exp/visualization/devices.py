@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vital_exp.engine.locks import hold
+from vital_exp.runs.locks import hold
 
 
 @contextmanager

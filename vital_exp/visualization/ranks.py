@@ -16,12 +16,15 @@ from typing import Any, ClassVar, TypeVar
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from torch.distributed import PrefixStore
 
-from vital_exp.engine.launcher import Launcher
-from vital_exp.engine.meeting import RankEnded, meet, offered
-from vital_exp.engine.starters import how_to_start
 from vital_exp.errors import UsageError
+from vital_exp.references.faceted import FacetedReferences
+from vital_exp.setup.facets import FoundFacets
+from vital_exp.setup.request import Request
+from vital_exp.visualization.launcher import Launcher
+from vital_exp.visualization.meeting import RankEnded, meet, offered
+from vital_exp.visualization.starters import how_to_start
 
-__all__ = ["PATIENCE", "RankEnded", "Ranks", "check_ranks", "join"]
+__all__ = ["PATIENCE", "RankEnded", "Ranks", "check_ranks", "join", "of_all_ranks"]
 
 T = TypeVar("T")
 PATIENCE = 50.0  # seconds between one rank and the next that comes
@@ -253,3 +256,19 @@ def check_ranks(started: ClusterEnvironment | None, devices: int, nodes: int, sw
         command = f"torchrun --nproc-per-node={devices} -m vital_exp visualize -m ..."
         wanted = f"a sweep would be started by every rank: trainer.devices=1 (one job per device), or {command}"
         raise UsageError("trainer.devices", devices, wanted)
+
+
+def of_all_ranks(ranks: Ranks, ask: Callable[[FoundFacets | None], Request]) -> Request:
+    """Return this rank's request; the facets of units are found by rank 0 and are the same on all ranks.
+
+    Args:
+        ranks: the processes of the job.
+        ask: makes the request, given the facets that rank 0 has found; None on rank 0.
+
+    Raises:
+        UsageError: on every rank, the mistake that rank 0 found.
+    """
+    request = ranks.in_turn(lambda: ask(ranks.broadcast(None) if ranks.rank > 0 else None))
+    if ranks.rank == 0:
+        ranks.broadcast(request.references.found() if isinstance(request.references, FacetedReferences) else {})
+    return request

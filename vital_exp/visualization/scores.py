@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor
 
-from vital_exp.engine.provenance import version_of
-from vital_exp.engine.run_folder import RunFolder
-from vital_exp.engine.run_setup import RunSetup
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.activation import activation_rows
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS, check_judge, recognition, summarise, unjudged
 from vital_exp.models.identity import begin_call, identity_of
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
+from vital_exp.runs.folder import RunFolder
+from vital_exp.runs.provenance import version_of
+from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.unit import Target
 
 EVALUATION = ".hydra/evaluation.json"  # the last one, and what it was of
@@ -112,9 +112,9 @@ class Evaluator:
 
     def _measured(self, targets: list[Target], results: Mapping[str, Mapping[str, Any]], pixels: Pixels) -> Scores:
         """The metrics that vital-evaluate computes."""
-        from vital_exp.evaluation.evaluate import evaluate_pictures, settings_of
         from vital_exp.evaluation.metrics import chosen
         from vital_exp.evaluation.pictures import PictureSet
+        from vital_exp.runs.evaluate import evaluate_pictures, settings_of
 
         keys, judges = self.keys, list(self.judges.values())
         shown = PictureSet(targets, pixels(targets), [dict(results[target.name]) for target in targets])

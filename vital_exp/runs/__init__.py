@@ -1,0 +1,1 @@
+"""Run folders: what writes them, what reads them, and what a recorded run was made with."""

@@ -1,0 +1,1 @@
+"""From a configuration to objects, once: network, targets, references, and the parts of a step."""
