@@ -14,6 +14,7 @@ from vital_exp.engine.step import step_objective
 from vital_exp.evaluation.activation import unit_activations
 from vital_exp.images.output import quantised, resized
 from vital_exp.models.precision import precisions_of
+from vital_exp.setup.batching import padded
 from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.unit import Target
 
@@ -77,8 +78,7 @@ class Batch:
         self.setup, self.targets, self.picture_size = setup, list(targets), picture_size or setup.size
         size = size or len(self.targets)
         views_per_pass = views_per_pass or setup.together(self.picture_size, size)
-        # A picture's bits may depend on the size of its batch.
-        filled = self.targets + [self.targets[-1]] * (size - len(self.targets))
+        filled = padded(self.targets, size)
         start = torch.stack([given[target] for target in filled]) if given else setup.starts(filled, self.picture_size)
         self.pictures = setup.pictures(filled, start)
         self.starts: Tensor | None = None

@@ -53,6 +53,11 @@ def together(targets: Sequence[Target]) -> int:
     return max(Counter(target.layer for target in targets).values(), default=0)
 
 
+def padded(targets: Sequence[Target], batch_size: int) -> list[Target]:
+    """Repeat the last target of a short batch: a picture's bits may depend on the size of its batch."""
+    return [*targets, *[targets[-1]] * (batch_size - len(targets))]
+
+
 def _units(targets: Sequence[Target]) -> list[list[Target]]:
     """Group the variations of a unit: each is to differ from the others, so they are made together."""
     units: dict[Target, list[Target]] = {}
