@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,24 @@ from vital_exp.models.named import model_config, named_config
 from vital_exp.setup import parts as setup
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@cache
+def composed(override: str) -> DictConfig:
+    """The configuration of one override, composed once for all tests here; nobody may change it."""
+    config = compose_config([override])
+    OmegaConf.set_readonly(config, True)
+    return config
+
+
+def override_of(group: str, option: str) -> str:
+    return f"{group}=[{option}]" if group == "objective" else f"{group}={option}"
+
+
 OPTIONS = [(group, option) for group in groups() for option in options_of(group) if not option.startswith("_")]
 EXPERIMENTS = options_of("experiment")
-WITHOUT_DOWNLOAD = [n for n in EXPERIMENTS if compose_config([f"experiment={n}"]).model.source == "embedded"]
-NAMED_MODELS = [name for name in options_of("model") if compose_config([f"model={name}"]).model.layers]
+WITHOUT_DOWNLOAD = [name for name in EXPERIMENTS if composed(f"experiment={name}").model.source == "embedded"]
+NAMED_MODELS = [name for name in options_of("model") if composed(f"model={name}").model.layers]
 # What the engine hands over itself when it builds these.
 HANDED_OVER = {
     "image": {"preprocessing", "size", "streams", "init"},
@@ -38,10 +53,6 @@ HANDED_OVER = {
 }
 # Keys of a group that something else than its _target_ reads.
 READ_ELSEWHERE = {"image": {"size", "scale", "init"}, "optimizer": {"warmup", "schedule"}}
-
-
-def override_of(group: str, option: str) -> str:
-    return f"{group}=[{option}]" if group == "objective" else f"{group}={option}"
 
 
 def built_nodes(config: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -59,7 +70,7 @@ def built_nodes(config: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group: str, option: str) -> None:
-    config = compose_config([override_of(group, option)])
+    config = composed(override_of(group, option))
     assert not OmegaConf.missing_keys(config)
     setup.check_numbers(config)
     model_config(config)  # knows every key of the group model
@@ -67,7 +78,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_what_an_option_builds_exists_and_takes_its_keys(group: str, option: str) -> None:
-    for key, node in built_nodes(compose_config([override_of(group, option)])):
+    for key, node in built_nodes(composed(override_of(group, option))):
         room = key.split(".")[0]
         given = {name for name in node if name != "_target_"} - READ_ELSEWHERE.get(room, set())
         signature = inspect.signature(get_class(node["_target_"]))
@@ -102,7 +113,7 @@ def test_the_keys_of_a_model_are_those_the_code_knows() -> None:
 
 @pytest.mark.parametrize("name", NAMED_MODELS)
 def test_a_named_model_has_the_layers_its_configuration_lists(name: str) -> None:
-    model = compose_config([f"model={name}"]).model
+    model = composed(f"model={name}").model
     assert len(model.layers) == len(model.layer_weights)
     if model.source == "torchvision":
         from torchvision.models import get_model, get_model_weights
@@ -120,12 +131,12 @@ def test_a_named_model_has_the_layers_its_configuration_lists(name: str) -> None
 
 
 def test_every_source_of_networks_has_a_configuration() -> None:
-    assert {compose_config([f"model={name}"]).model.source for name in options_of("model")} == set(SOURCES)
+    assert {composed(f"model={name}").model.source for name in options_of("model")} == set(SOURCES)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes(name: str) -> None:
-    config = compose_config([f"experiment={name}"])
+    config = composed(f"experiment={name}")
     setup.check_numbers(config)
     for judge in config.evaluation.judges:
         assert not isinstance(judge, str) or judge in options_of("model")
@@ -135,14 +146,23 @@ def test_every_experiment_composes(name: str) -> None:
 def test_every_job_of_an_experiment_composes(name: str) -> None:
     swept = yaml.safe_load((config_dir() / f"experiment/{name}.yaml").read_text()).get("hydra", {})
     params = swept.get("sweeper", {}).get("params", {})
-    for values in product(*(str(values).split(",") for values in params.values())):
-        overrides = [f"{key}={value}" for key, value in zip(params, values, strict=True)]
-        config = compose_config([f"experiment={name}", *overrides])
-        for key, value in zip(params, values, strict=True):  # what the sweep chooses wins over the experiment
+    for job in jobs_of({key: str(values).split(",") for key, values in params.items()}):
+        config = compose_config([f"experiment={name}", *(f"{key}={value}" for key, value in job.items())])
+        for key, value in job.items():  # what the sweep chooses wins over the experiment
             if key == "method":
                 assert config.method.name == value
             elif "/" not in key and key not in groups():
                 assert str(OmegaConf.select(config, key)) == value
+
+
+def jobs_of(params: Mapping[str, list[str]]) -> Iterator[dict[str, str]]:
+    """Yield every combination of options of groups, and in these every value of the other keys, each in its turn."""
+    chosen = {key: values for key, values in params.items() if key in groups()}
+    others = {key: values for key, values in params.items() if key not in groups()}
+    combined = list(product(*chosen.values()))
+    for number in range(max(len(combined), *(len(values) for values in others.values()), 1)):
+        options = dict(zip(chosen, combined[number % len(combined)], strict=True))
+        yield options | {key: values[number % len(values)] for key, values in others.items()}
 
 
 @pytest.mark.parametrize("name", WITHOUT_DOWNLOAD)
@@ -232,4 +252,4 @@ def test_a_value_may_hold_a_number_sign() -> None:
 
 @pytest.mark.parametrize("name", options_of("model"))
 def test_a_network_by_its_name_is_the_one_of_its_configuration(name: str) -> None:
-    assert named_config(name) == model_config(compose_config([f"model={name}"]))
+    assert named_config(name) == model_config(composed(f"model={name}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from math import prod
 
 import pytest
@@ -122,15 +123,20 @@ WRAPPERS = {
 }
 
 
+@cache
+def alone(name: str) -> tuple[str, ...]:
+    """The default layers of one of timm's networks."""
+    return default_layers(wrap(timm.create_model(name), ModelConfig(size=224)))
+
+
 @pytest.mark.parametrize("prefix", WRAPPERS)
 @pytest.mark.parametrize(
     "name", ["mobilenetv2_050", "vit_tiny_patch16_224", "densenet121", "convnext_atto", "resnet10t"]
 )
 def test_a_wrapped_network_has_the_layers_that_it_has_alone(prefix: str, name: str) -> None:
     with torch.device("meta"):
-        plain = default_layers(wrap(timm.create_model(name), ModelConfig(size=224)))
         wrapped = default_layers(wrap(WRAPPERS[prefix](timm.create_model(name)), ModelConfig(size=224)))  # type: ignore[operator]
-    assert wrapped == tuple(prefix + layer for layer in plain)
+        assert wrapped == tuple(prefix + layer for layer in alone(name))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "swin_t", "densenet121"])

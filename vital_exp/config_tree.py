@@ -36,10 +36,11 @@ def strange_groups(command: str) -> list[str]:
     return [group for group in _all_groups() if group.split("/")[0] not in listed | keys]
 
 
-def _all_groups() -> list[str]:
+@cache
+def _all_groups() -> tuple[str, ...]:
     root = config_dir()
     folders = (path.relative_to(root) for path in root.rglob("*") if path.is_dir())
-    return sorted(str(folder) for folder in folders if not any(part.startswith("_") for part in folder.parts))
+    return tuple(sorted(str(folder) for folder in folders if not any(part.startswith("_") for part in folder.parts)))
 
 
 @cache

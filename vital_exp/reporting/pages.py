@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
@@ -16,8 +17,12 @@ NAMES = {
 }
 
 
+@cache
 def environment(package: str = OWN) -> Environment:
-    """Return what renders a package's templates, and those that all pages extend: everything from files is escaped."""
+    """Return what renders a package's templates, and those that all pages extend: everything from files is escaped.
+
+    There is one for each package, which compiles a template once.
+    """
     loader = ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, OWN))])
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters.update(number=format_number, duration=format_duration)
