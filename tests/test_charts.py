@@ -163,7 +163,7 @@ def test_headings_do_not_break_inside_words(width: int, chromium: Tab, tmp_path:
         "meta": {"network": "resnet50", "layers": [{"layer": "layer4"}], "images": 9, "folder": "f", "pooling": "max"}
     }
     counts = {"count": 2, "mined": 2, "corrupt": [], "corrupt_count": 0, "embedded": True}
-    template = environment("vital_exp.mining").get_template("mining.html")
+    template = environment().get_template("mining.html")
     page.write_text(template.render(cards=cards, kind="concept", **known, **counts), encoding="utf-8")
     chromium.open(page, width=width)
     chromium.wait("document.querySelector('h2').innerText")  # a card has no text before its first frame
