@@ -5,21 +5,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
+# One worker for each core; a worker that is done takes tests from another.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-quick lint bench clean
 
 help:
-	@echo "make demo    pictures of the embedded network's ten classes, into outputs/"
-	@echo "make test    lint, types and all tests"
-	@echo "make lint    ruff, mypy, and the layers of imports"
-	@echo "make bench   one page of speed in five minutes: against the published loop, Horama, Lucent; scaling; memory"
-	@echo "make clean   remove the environment and what tools leave behind; outputs/ stays"
+	@echo "make demo        pictures of the embedded network's ten classes, into outputs/"
+	@echo "make test        lint, types and all tests, the slow ones last"
+	@echo "make test-quick  all tests but the slow ones"
+	@echo "make lint        ruff, mypy, and the layers of imports"
+	@echo "make bench       one page of speed in five minutes: against the published loop, Horama, Lucent; scaling; memory"
+	@echo "make clean       remove the environment and what tools leave behind; outputs/ stays"
 
 demo: $(STAMP)
 	$(BIN)/vital-visualize
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(PYTEST) -m "not slow"
+	$(PYTEST) -m slow
+
+test-quick: $(STAMP)
+	$(PYTEST) -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ from vital_exp.models.named import named_network
 from vital_exp.references.drawn import draw
 from vital_exp.targets.unit import Target
 
-pytestmark = pytest.mark.usefixtures("workplace")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("workplace")]
 
 # The shortest audit there is.
 BRIEF = ("count=4", "methods=[fourier]", "steps=1", "targets=1")

@@ -67,6 +67,7 @@ def test_a_sweep_without_a_model_sweeps_the_demo(flag: str, monkeypatch: pytest.
 RECIPE = ("objective", "image", "transforms", "optimizer", "steps", "views", "mask_percentile", "channels_last")
 
 
+@pytest.mark.slow
 def test_every_method_without_a_model_is_that_method_on_the_demos_network(monkeypatch: pytest.MonkeyPatch) -> None:
     methods = options_of("method")
     for job, method in zip(composed(monkeypatch, "-m", f"method={','.join(methods)}"), methods, strict=True):
@@ -231,6 +232,7 @@ def test_jobs_of_one_second_take_different_folders(
     assert {place.relative_to(workplace).parts[0] for place in places} == {"multirun" if sweep else "outputs"}
 
 
+@pytest.mark.slow
 def test_folders_of_processes_beside_one_another(tmp_path: Path) -> None:
     """Threads stand for processes: what makes a folder is one call of the system."""
     with ThreadPoolExecutor(8) as pool:
@@ -281,6 +283,7 @@ def test_files_of_a_run_that_changes_its_folder(workplace: Path) -> None:
     assert (workplace / "run" / "images" / "class-2.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--hel", "model=nonsense"), ("list=layers",)])
 def test_a_reader_that_has_gone_is_no_mistake(arguments: tuple[str, ...]) -> None:
     reading, writing = os.pipe()

@@ -142,6 +142,7 @@ def test_every_experiment_composes(name: str) -> None:
         assert not isinstance(judge, str) or judge in options_of("model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_job_of_an_experiment_composes(name: str) -> None:
     swept = yaml.safe_load((config_dir() / f"experiment/{name}.yaml").read_text()).get("hydra", {})
@@ -165,6 +166,7 @@ def jobs_of(params: Mapping[str, list[str]]) -> Iterator[dict[str, str]]:
         yield options | {key: values[number % len(values)] for key, values in others.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITHOUT_DOWNLOAD)
 def test_every_experiment_that_needs_no_download_runs(name: str, tmp_path: Path) -> None:
     from vital_exp.runs.folder import RunFolder

@@ -196,6 +196,7 @@ def test_one_direction_of_a_file(tmp_path: Path) -> None:
         load_directions(f"{path}#means")
 
 
+@pytest.mark.slow
 def test_concepts_are_targets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

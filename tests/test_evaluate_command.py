@@ -197,6 +197,7 @@ def test_every_evaluation_composes_in_both_commands(option: str) -> None:
         settings_of(dict(group))
 
 
+@pytest.mark.slow
 def test_help_needs_no_torch() -> None:
     import subprocess
 

@@ -368,6 +368,7 @@ def no_embedding() -> None:
     OwnEmbedding.__call__ = embed  # type: ignore[assignment, method-assign]
 
 
+@pytest.mark.slow
 def test_ranks_share_the_facets_that_rank_0_found(
     photos: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

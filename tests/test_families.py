@@ -16,6 +16,8 @@ from vital_exp.models.layers import default_layers, unit_shapes
 from vital_exp.models.loading import ModelConfig, wrap
 from vital_exp.models.stages import CLASSIFIERS
 
+pytestmark = pytest.mark.slow
+
 # Parts of names, of the smallest networks first: nothing is computed, but many layers take long to run through.
 SMALL = ("atto", "femto", "pico", "nano", "tiny", "xxs", "050", "18", "small", "_s", "19", "26", "b0", "_t", "m0", "0")
 # Where a name promises less than it keeps.

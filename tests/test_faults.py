@@ -19,6 +19,8 @@ from tests.test_ranks import check_whole, finished, pictures, run, workplace
 from tests.tiny import command
 from vital_exp.runs.checkpoints import CheckpointWarning
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["workplace"]  # a fixture
 KILLS = 5
 MISTAKE, SOME_FAILED, INTERRUPTED = 2, 3, 130

@@ -16,7 +16,7 @@ from vital_exp.config import compose_config, options_of
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import alignment, default_layers, describe_layers, layer_shapes, unit_alignment
 from vital_exp.models.loading import ModelConfig, wrap
-from vital_exp.models.named import model_config
+from vital_exp.models.named import model_config, named_config
 from vital_exp.models.network import Recipe, VisionNetwork
 
 VIT_PRIOR = 3e-3
@@ -210,12 +210,12 @@ TABLE: dict[str, tuple[list[str], list[float], float]] = {
 
 
 def test_the_table_names_every_configuration_with_layers() -> None:
-    assert {name for name in options_of("model") if compose_config([f"model={name}"]).model.layers} == set(TABLE)
+    assert {name for name in options_of("model") if named_config(name).layers} == set(TABLE)
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_papers_networks_have_its_layers_weights_and_priors(name: str) -> None:
-    config = model_config(compose_config([f"model={name}"]))
+    config = named_config(name)
     build = timm.create_model if config.source == "timm" else torchvision.models.get_model
     with torch.device("meta"):
         module = build(str(config.name))

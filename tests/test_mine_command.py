@@ -285,6 +285,7 @@ def test_help_and_layers(capsys: pytest.CaptureFixture[str], workplace: Path) ->
     assert list(workplace.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_help_imports_no_torch() -> None:
     code = (
         "import sys\nfrom vital_exp.commands.mine import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n"

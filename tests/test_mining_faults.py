@@ -73,6 +73,7 @@ def check_same(place: Path) -> None:
     assert not (place / "run" / states.NAME).exists()
 
 
+@pytest.mark.slow
 def test_a_mining_that_is_killed_in_both_passes_ends_as_if_it_had_not_been(place: Path) -> None:
     for phase in (states.IMAGES_PASS, states.PATCHES_PASS):
         process = start(place, *MINING, "workers=0", "save_every=2", "hydra.run.dir=run", before=slowly, command="mine")
@@ -84,6 +85,7 @@ def test_a_mining_that_is_killed_in_both_passes_ends_as_if_it_had_not_been(place
     check_same(place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_mining_saves_what_is_done(

@@ -381,6 +381,7 @@ def test_a_target_that_fails_leaves_the_others_and_the_exit_code_says_so(monkeyp
     assert not Path("run/images/class-1.png").exists()
 
 
+@pytest.mark.slow
 def test_the_module_suggests_the_nearest_command() -> None:
     command_line = [sys.executable, "-m", "vital_exp", "visualise", "steps=3"]
     done = subprocess.run(command_line, capture_output=True, text=True, check=False)

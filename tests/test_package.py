@@ -16,6 +16,8 @@ import pytest
 
 from vital_exp.config_tree import groups, options_of
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("hatchling", reason="builds the wheel: part of the extra dev")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -63,6 +63,7 @@ def test_time_inside_a_part_counts_there_alone() -> None:
     assert "backward" not in parts.seconds
 
 
+@pytest.mark.slow
 def test_the_profile_of_a_hidden_unit(capsys: pytest.CaptureFixture[str]) -> None:
     step_profile.main(["--cases", "embedded_resnet hidden", "--batches=2", "--steps=2"])
     printed = capsys.readouterr().out
@@ -145,6 +146,7 @@ def test_pictures_with_the_channels_last_do_not_depend_on_order_or_company() -> 
     assert torch.equal(pictures[2], others[2])
 
 
+@pytest.mark.slow
 def test_the_gpu_s_table_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = [
         "--accelerator=cpu",
@@ -179,11 +181,13 @@ def test_a_case_that_fails_is_a_row_and_time_that_is_over_is_said(capsys: pytest
         assert "there is no GPU here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_published_loop_of_hidden_units_has_the_library_s_loss(capsys: pytest.CaptureFixture[str]) -> None:
     assert unit_step_time.main(["--published", "--size=64", "--references=2", "--rounds=1"]) == 0
     assert "times the library's" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_step_of_a_unit_is_compared_with_one_of_a_class(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--size=64", "--rounds=1", "--relevance", "none", "--with", "channels_last=true"]
     assert unit_step_time.main(asked) == 0
@@ -196,6 +200,7 @@ def test_what_is_compiled_is_what_the_library_runs() -> None:
     assert float((folded - plain).norm() / plain.norm()) < 1e-4
 
 
+@pytest.mark.slow
 def test_sorts_in_blocks_are_compared_with_torch_s(capsys: pytest.CaptureFixture[str]) -> None:
     sort_matching.main(["--clock=cpu", "--rounds=1"])
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith(("| 32", "| bf16"))]
@@ -203,6 +208,7 @@ def test_sorts_in_blocks_are_compared_with_torch_s(capsys: pytest.CaptureFixture
     assert all(float(row[-2]) < 1e-4 for row in rows)
 
 
+@pytest.mark.slow
 def test_the_page_of_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--network=resnet18", "--size=32", "--references=2", "--clock=cpu"]
     parts = ["A class, against the published loop", "Pictures made together", "Number of references"]
@@ -222,6 +228,7 @@ def test_the_page_of_speed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert float(capsys.readouterr().out) > 0
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_the_process_s_own() -> None:
     ballast = torch.ones(2**27)  # 512 MiB
     own = memory.peak(torch.device("cpu"))

@@ -73,6 +73,7 @@ def check_whole(folder: Path, targets: int, steps: int = 4) -> None:
     assert not list(folder.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_two_devices_make_the_bits_of_one(workplace: Path) -> None:
     assert command(*run("target.index=0-2", "hydra.run.dir=alone")) == 0
     code, told = finish(start(workplace, *run("target.index=0-2", "hydra.run.dir=two", "trainer.devices=2")), workplace)
@@ -96,6 +97,7 @@ def outside(names: tuple[str, str, str], others: dict[str, str], count: int) -> 
     return [{**common, rank: str(number), local: str(number)} for number in range(count)]
 
 
+@pytest.mark.slow
 def test_torchrun_with_more_ranks_than_targets(workplace: Path) -> None:
     settings = outside(("WORLD_SIZE", "RANK", "LOCAL_RANK"), {"TORCHELASTIC_RUN_ID": "1"}, 3)
     arguments = run("target.index=0-1", "hydra.run.dir=run")
@@ -130,6 +132,7 @@ def test_a_slow_batch_holds_no_other_rank_up(monkeypatch: pytest.MonkeyPatch) ->
     assert made == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_slurm_starts_the_ranks_of_a_sweep(workplace: Path) -> None:
     """Every rank runs every job; a mistake in one job is told once, and the next is made."""
     job = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "pictures", "SLURM_JOB_ID": "17"}
@@ -144,6 +147,7 @@ def test_slurm_starts_the_ranks_of_a_sweep(workplace: Path) -> None:
     assert {path.name for path in workplace.iterdir() if path.is_dir()} == {"photos", "sweep"}
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_job_and_the_same_command_completes_it(workplace: Path) -> None:
     many = run("target.index=0-3", "steps=60", "hydra.run.dir=run", "checkpoint_every=10")
     first = start(workplace, *many, "trainer.devices=2")
@@ -172,6 +176,7 @@ def test_a_rank_that_ended_before_its_first_sign_of_life_is_not_waited_for() -> 
         ranks.wait()
 
 
+@pytest.mark.slow
 def test_ranks_that_come_one_after_the_other_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The patience is with the next one: together they may take longer, as the slowest to import torch does."""
     (setting, *_) = outside(("WORLD_SIZE", "RANK", "LOCAL_RANK"), {}, 4)

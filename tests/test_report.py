@@ -295,6 +295,7 @@ def test_a_mistake_is_one_line(mistake: str, workplace: Path, capsys: pytest.Cap
     assert all(word in line for word in words), line
 
 
+@pytest.mark.slow
 def test_help_needs_no_torch() -> None:
     import subprocess
 
@@ -386,6 +387,7 @@ def _check_sorted(sweep: Path, shown: Sequence[str], numbers: Sequence[str]) -> 
 TARGETS, METHODS = 1000, 7
 
 
+@pytest.mark.slow
 def test_a_thousand_targets_by_seven_methods_stay_usable(workplace: Path, chromium: Tab) -> None:
     png(workplace / "one.png", 0)
     for number in range(METHODS):

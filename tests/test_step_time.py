@@ -70,6 +70,7 @@ def test_rates_are_the_library_s() -> None:
     assert list(published_loop.rates(300)) == pytest.approx(wanted)
 
 
+@pytest.mark.slow
 def test_the_command_measures_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert step_time.main([*QUICK, "--rounds=2", "--batch=2", f"--json={tmp_path / 'out.json'}"]) == 0
     result = json.loads((tmp_path / "out.json").read_text())

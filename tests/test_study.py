@@ -215,6 +215,7 @@ def test_a_mistake_is_one_line(mistake: str, sweep: Path, capsys: pytest.Capture
     assert all(word in line for word in words), line
 
 
+@pytest.mark.slow
 def test_people_answer_in_a_real_browser(sweep: Path) -> None:
     assert evaluate(f"run={sweep}", "study=true", "study_targets=1") == 0
     asked = questions(sweep / "study/study.html")

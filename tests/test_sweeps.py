@@ -77,6 +77,7 @@ def test_jobs_beside_one_another_take_different_gpus(tmp_path: Path, monkeypatch
     assert {path.name for path in tmp_path.iterdir()} == {"4.lock", "5.lock", "7.lock"}
 
 
+@pytest.mark.slow
 def test_joblib_runs_jobs_in_processes(workplace: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     jobs = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1")
@@ -87,6 +88,7 @@ def test_joblib_runs_jobs_in_processes(workplace: Path) -> None:
     assert pictures(workplace / "sweep" / "1") == pictures(workplace / "alone")
 
 
+@pytest.mark.slow
 def test_submitit_runs_jobs_on_this_machine_and_composes_those_for_slurm(workplace: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     job = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "seed=1")
@@ -103,6 +105,7 @@ def test_submitit_hands_slurm_what_was_asked_for(workplace: Path, capsys: pytest
     assert "tasks_per_node: 4" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the sweeper's own
 def test_optuna_improves_a_metric_over_the_weights_of_the_objective(workplace: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
