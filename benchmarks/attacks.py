@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vital_exp import audit, visualize
-from vital_exp.attacks.tables import write_csv
-from vital_exp.whole_files import whole_file
+from vital_exp.whole_files import whole_file, write_table
 
 RESULTS = Path(__file__).parent / "results"
 # Slingshots take aim at the first, whose pixels they can lead; vital has the same parameters.
@@ -61,7 +60,7 @@ def main() -> None:
         cost = _processor_time() - start
         reached = {key: value for key, value in found.facts.items() if key != "layer"}
         done += [{"attack": attack, "units": units, **line, **reached, "seconds": cost} for line in found.table]
-        write_csv(RESULTS / "attacks.csv", done)
+        write_table(RESULTS / "attacks.csv", done)
         with whole_file(RESULTS / "attacks.md") as file:
             file.write(_markdown(done))
         print(found, flush=True)

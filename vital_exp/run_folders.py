@@ -1,10 +1,12 @@
-"""Which run folders there are at or below a place. Imports no torch."""
+"""Which run folders there are at or below a place, and the lines of their results. Imports no torch."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vital_exp.errors import UsageError
 
@@ -19,6 +21,40 @@ def is_run(folder: Path) -> bool:
 def is_sweep(folder: Path) -> bool:
     """Whether a folder is no run folder, and holds some at any depth."""
     return not is_run(folder) and next(folder.rglob(RESULTS), None) is not None
+
+
+def read_results(
+    folder: Path, is_result: Callable[[object], bool] | None = None
+) -> tuple[list[dict[str, Any]], int, int]:
+    """Return what results.jsonl says of each target: its last line, in the order of the targets' first lines.
+
+    Args:
+        folder: a run folder.
+        is_result: tells a line that counts; None: one that names its target.
+
+    Returns:
+        The lines as dicts; how many lines do not count or are torn; how many lines there are.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+    """
+    counts, found, others = is_result or _names_target, {}, 0
+    text = (folder / RESULTS).read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.split("\n") if line.strip()]
+    for line in lines:
+        try:
+            result: Any = json.loads(line)
+        except (ValueError, RecursionError):
+            result = {}
+        if counts(result):
+            found[str(result["target"])] = {**result, "target": str(result["target"])}
+        else:
+            others += 1
+    return list(found.values()), others, len(lines)
+
+
+def _names_target(line: object) -> bool:
+    return isinstance(line, dict) and "target" in line
 
 
 def find_runs(places: Sequence[str | Path], key: str = "runs") -> list[Path]:

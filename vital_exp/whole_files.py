@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -50,3 +52,19 @@ def write_whole(path: Path, chunks: Iterable[str]) -> Path:
     with whole_file(path, errors="replace") as file:
         file.writelines(chunks)
     return path
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file whole."""
+    with whole_file(path) as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write a CSV file whole, one column per key of any row."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with whole_file(path) as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

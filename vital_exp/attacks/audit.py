@@ -24,7 +24,6 @@ from vital_exp.attacks.saved import save
 from vital_exp.attacks.settings import Settings
 from vital_exp.attacks.silent_units import last_place, silenced
 from vital_exp.attacks.slingshot import ParameterSpace, slingshot, slope_cosine
-from vital_exp.attacks.tables import write_csv
 from vital_exp.attacks.wrapping import load_decoy
 from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
@@ -38,7 +37,7 @@ from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 from vital_exp.values import one_of
-from vital_exp.whole_files import whole_file
+from vital_exp.whole_files import whole_file, write_table
 
 BY_CONSTRUCTION = (
     "VITAL's pictures of classes have no logit term: a circuit on the logits cannot reach them, by construction. "
@@ -83,7 +82,7 @@ class Audit:
     def save(self, folder: Path) -> Path:
         """Write audit.csv, audit.json, plot.svg and report.html, and return the page's path."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_csv(folder / "audit.csv", self.rows)
+        write_table(folder / "audit.csv", self.rows)
         names = ("check", "verdicts", "facts", "table", "notes", "saved")
         content = {name: getattr(self, name) for name in names} | {"runs": list(map(str, self.runs))}
         with whole_file(folder / "audit.json") as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import Tensor
 from vital_exp.errors import UsageError
 from vital_exp.images.output import to_uint8
 from vital_exp.references.decoding import CorruptImageError, fit, load_rgb, printable
+from vital_exp.run_folders import RESULTS, is_run, read_results
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -65,12 +65,9 @@ def run_pictures(folder: Path, class_names: ClassNames | None, size: tuple[int, 
     Raises:
         UsageError: no results, or no picture that can be read.
     """
-    listed = folder / "results.jsonl"
-    if not listed.is_file():
-        raise UsageError("run", folder, "no results.jsonl there; a run folder of vital-visualize holds one")
     named = [
         Named(folder / "images" / f"{result['target']}.png", _target(result, class_names), result)
-        for result in _results(listed)
+        for result in _finished(folder)
     ]
     if not named:
         raise UsageError("run", folder, "no finished picture there yet")
@@ -83,22 +80,14 @@ def finished_targets(folder: Path) -> list[Target]:
     Raises:
         UsageError: no results there.
     """
-    listed = folder / "results.jsonl"
-    if not listed.is_file():
-        raise UsageError("run", folder, "no results.jsonl there; a run folder of vital-visualize holds one")
-    return [_target(result, None) for result in _results(listed)]
+    return [_target(result, None) for result in _finished(folder)]
 
 
-def _results(listed: Path) -> list[dict[str, Any]]:
-    """The last line of each target that is done; torn lines are left out."""
-    found: dict[str, dict[str, Any]] = {}
-    for line in listed.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            result = json.loads(line)
-            found[str(result["target"])] = result
-        except (ValueError, KeyError, TypeError):
-            continue
-    return [result for result in found.values() if result.get("status") == "done"]
+def _finished(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's targets that are done."""
+    if not is_run(folder):
+        raise UsageError("run", folder, f"no {RESULTS} there; a run folder of vital-visualize holds one")
+    return [result for result in read_results(folder)[0] if result.get("status") == "done"]
 
 
 def _target(result: dict[str, Any], class_names: ClassNames | None) -> Target:

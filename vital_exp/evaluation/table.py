@@ -18,9 +18,10 @@ from vital_exp.evaluation.metrics import higher_is_better, proxy_of
 from vital_exp.evaluation.readability import Row, number_text, numbers_of, readable
 from vital_exp.evaluation.score import Score
 from vital_exp.targets.unit import Target
-from vital_exp.whole_files import whole_file
+from vital_exp.whole_files import write_json, write_table
 
 WIDTH = 120  # of the printed table
+METRICS, ROWS = "metrics.json", "metrics.csv"
 METRICS_IN_A_LINE = 4
 # Columns of metrics.csv have no words that say what they are the mean of: top1[judge], not transfer_top1[judge].
 PREFIXES = ("accuracy_", "transfer_")
@@ -63,19 +64,11 @@ class Evaluation:
 
     def save(self, folder: Path) -> None:
         """Write metrics.json and metrics.csv, each whole; metrics of an earlier evaluation that were not asked stay."""
-        metrics = {**_earlier_metrics(folder / "metrics.json"), **self.metrics}
-        with whole_file(folder / "metrics.json") as file:
-            json.dump(metrics, file, indent=2)
-            file.write("\n")
+        metrics = {**_earlier_metrics(folder / METRICS), **self.metrics}
         asked = {column_of(name) for name in self.scores}  # a value that cannot be computed any more goes, too
-        earlier = _earlier_rows(folder / "metrics.csv")
+        earlier = _earlier_rows(folder / ROWS)
         kept = [{column: cell for column, cell in row.items() if column not in asked} for row in earlier]
-        rows = _merged(kept, self.rows)
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        with whole_file(folder / "metrics.csv") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_scores(folder, metrics, _merged(kept, self.rows))
 
     def line(self) -> str:
         """Return the first metrics that have a value, in one line."""
@@ -90,6 +83,12 @@ class Evaluation:
         others = {name: score for name, score in self.scores.items() if name not in told}
         tables = [*([_readable(rows)] if rows else []), *([_metrics(others)] if others else [])]
         return "\n".join(map(_printed, tables))
+
+
+def write_scores(folder: Path, metrics: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> None:
+    """Write metrics.json and metrics.csv into a folder, each whole."""
+    write_json(folder / METRICS, metrics)
+    write_table(folder / ROWS, rows)
 
 
 def _metrics(scores: Mapping[str, Score]) -> Table:

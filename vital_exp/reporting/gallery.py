@@ -22,6 +22,7 @@ from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, rea
 from vital_exp.reporting.facets import by_unit, facet_members, facet_title, facet_words, is_facet, labelled
 from vital_exp.reporting.pages import environment, format_duration
 from vital_exp.reporting.readable import Readable, side_by_side
+from vital_exp.run_folders import RESULTS, is_run, read_results
 from vital_exp.values import is_number
 from vital_exp.whole_files import write_whole
 
@@ -196,12 +197,12 @@ def read_run(folder: Path, curve_points: int = MAX_POINTS) -> Run:
     Raises:
         UsageError: the folder has no results.jsonl.
     """
-    if not (folder / "results.jsonl").is_file():
-        raise UsageError("run", folder, "no results.jsonl there; a run folder holds one")
+    if not is_run(folder):
+        raise UsageError("run", folder, f"no {RESULTS} there; a run folder holds one")
     notes: list[str] = []
     return Run(
         folder=folder,
-        results=_read_results(folder / "results.jsonl", notes),
+        results=_read_results(folder, notes),
         metrics=_read_metrics(folder / "metrics.json", notes),
         scores=_read_scores(folder / "metrics.csv"),
         curves=read_curves(folder / "history.csv", curve_points) if (folder / "history.csv").is_file() else {},
@@ -219,20 +220,11 @@ def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _read_results(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """Return one result per target, the last line of each, in the order of their first lines."""
-    results: dict[str, dict[str, Any]] = {}
-    lines = [line for line in _read_text(path).split("\n") if line.strip()]
-    broken = 0
-    for line in lines:
-        result = _json_object(line)
-        if "target" in result:
-            results[str(result["target"])] = {**result, "target": str(result["target"])}
-        else:
-            broken += 1
+def _read_results(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
+    results, broken, lines = read_results(folder)
     if broken:
-        notes.append(f"{broken} of {len(lines)} lines of {path.name} could not be read and are left out")
-    return list(results.values())
+        notes.append(f"{broken} of {lines} lines of {RESULTS} could not be read and are left out")
+    return results
 
 
 def _read_metrics(path: Path, notes: list[str]) -> dict[str, dict[str, Any]]:

@@ -21,11 +21,12 @@ from vital_exp.config import content_hash, picture_config
 from vital_exp.errors import UsageError
 from vital_exp.images.output import as_image, masked_picture, to_uint8
 from vital_exp.recorded_config import MISTAKE_FILE, RECORDED, recorded_config
+from vital_exp.run_folders import RESULTS, read_results
 from vital_exp.runs.checkpoints import Checkpoints
 from vital_exp.runs.locks import append, hold
 from vital_exp.runs.movies import SUFFIXES, write_film
 from vital_exp.targets.unit import Target
-from vital_exp.whole_files import whole_file
+from vital_exp.whole_files import whole_file, write_json
 
 KEY = "hydra.run.dir"
 DIFFERENCES_SHOWN = 4
@@ -86,7 +87,7 @@ class RunFolder:
 
     def _begun(self) -> bool:
         """Whether anything was made here: a finished target, or a checkpoint of a batch."""
-        results = self.path / "results.jsonl"
+        results = self.path / RESULTS
         return results.is_file() and (self.checkpoints.exist() or results.stat().st_size > 0)
 
     def _start(self, config: DictConfig, overrides: Sequence[str]) -> None:
@@ -101,7 +102,7 @@ class RunFolder:
             file.write(OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
         with whole_file(self.path / HASH) as file:
             file.write(content_hash(config))
-        with whole_file(self.path / "results.jsonl"):
+        with whole_file(self.path / RESULTS):
             pass
 
     def _mend(self) -> None:
@@ -109,9 +110,9 @@ class RunFolder:
         for half in list(self.path.glob("**/.*.part")):
             half.unlink()
         results = [result for result in self.results() if result.get("status") == "done"]  # failed ones are tried again
-        lines = (self.path / "results.jsonl").read_bytes().splitlines(keepends=True)
+        lines = (self.path / RESULTS).read_bytes().splitlines(keepends=True)
         if len(lines) != len(results) or any(not line.endswith(b"\n") for line in lines):
-            with whole_file(self.path / "results.jsonl") as file:
+            with whole_file(self.path / RESULTS) as file:
                 file.writelines(json.dumps(result) + "\n" for result in results)
         finished = {result["target"] for result in results}
         history = self.path / "history.csv"
@@ -129,15 +130,7 @@ class RunFolder:
 
     def results(self) -> list[dict[str, Any]]:
         """Return one dict per finished or failed target, in the order they were finished; torn lines are left out."""
-        results: dict[str, dict[str, Any]] = {}
-        for line in (self.path / "results.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                result = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if self._is_result(result):
-                results[result["target"]] = result
-        return list(results.values())
+        return read_results(self.path, self._is_result)[0]
 
     def _is_result(self, line: object) -> bool:
         """Whether a line says what a run needs to know, and what it says is done has its picture."""
@@ -171,7 +164,7 @@ class RunFolder:
 
     def append_result(self, result: Mapping[str, Any]) -> None:
         """Append one line to results.jsonl, after its picture is on disk."""
-        append(self.path / "results.jsonl", json.dumps(result) + "\n")
+        append(self.path / RESULTS, json.dumps(result) + "\n")
 
     def append_history(self, target: Target, terms: Mapping[str, Sequence[float]]) -> None:
         """Append every step of one target to history.csv."""
@@ -218,9 +211,7 @@ class RunFolder:
 
     def save_json(self, name: str, content: object) -> None:
         """Write a JSON file whole."""
-        with whole_file(self.path / name) as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
+        write_json(self.path / name, content)
 
     def save_mistake(self, error: UsageError) -> None:
         """Write why nothing could be made here: the table of a sweep says it in place of numbers."""
@@ -238,14 +229,6 @@ class RunFolder:
             return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
         except (ValueError, RecursionError) as error:
             raise UsageError(KEY, self.path, f"{name} there cannot be read ({error})") from error
-
-    def save_table(self, name: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """Write a CSV file whole, one column per key of any row."""
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        with whole_file(self.path / name) as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 def job_folder(place: Path, config: DictConfig) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.activation import activation_rows
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS, check_judge, recognition, summarise, unjudged
+from vital_exp.evaluation.table import METRICS, ROWS, write_scores
 from vital_exp.models.identity import begin_call, identity_of
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
@@ -87,8 +88,7 @@ class Evaluator:
         else:
             scores = self._measured(targets, results, pixels)
         if folder and scores.rows:
-            folder.save_json("metrics.json", scores.metrics)
-            folder.save_table("metrics.csv", scores.rows)
+            write_scores(folder.path, scores.metrics, scores.rows)
             folder.save_json(EVALUATION, {"asked": asked, "rows": scores.rows, "metrics": scores.metrics})
         return scores
 
@@ -148,7 +148,7 @@ class Evaluator:
 
 def _known(folder: RunFolder, asked: str) -> Scores | None:
     """The scores of an earlier start: a sweep that goes on does not judge its finished jobs again."""
-    names = (EVALUATION, "metrics.json", "metrics.csv")
+    names = (EVALUATION, METRICS, ROWS)
     if not all((folder.path / name).is_file() for name in names):
         return None
     try:
