@@ -12,7 +12,9 @@ import torch
 
 from tests.tiny import command, image_folder, tiny_net
 from vital_exp import load_model
+from vital_exp.circuits.run import Circuit
 from vital_exp.circuits.tree import channel_relevance, grow
+from vital_exp.config import compose_config
 from vital_exp.mining import drawn
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.relevance import relevance_maps
@@ -77,6 +79,23 @@ def test_a_circuit_is_a_page_of_pictures(capsys: pytest.CaptureFixture[str], mon
     made = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*.png")}
     assert command(*asked) == 0  # finished: nothing is made again
     assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+def test_a_class_at_the_root_has_the_references_of_classes() -> None:
+    def of_root(*asked: str) -> tuple[int, int | str, int]:
+        overrides = [
+            "model=embedded_resnet",
+            "method=vital_fourier",
+            "target=circuit",
+            "target.unit=class:heart",
+            *asked,
+        ]
+        circuit = Circuit.from_config(compose_config(overrides), overrides)
+        own = circuit.config_of([circuit.root]).references
+        return own.count, own.facets, own.candidates
+
+    assert of_root() == (50, 1, 200)  # the method's choices for hidden units are 12, auto, 80
+    assert of_root("references.count=3", "references.facets=2") == (3, 2, 200)
 
 
 def test_a_unit_that_its_references_do_not_excite(capsys: pytest.CaptureFixture[str]) -> None:

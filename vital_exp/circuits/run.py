@@ -13,11 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from vital_exp.circuits.tree import Node, grow
 from vital_exp.config import plain
+from vital_exp.config_tree import option_content
 from vital_exp.errors import UsageError
 from vital_exp.models.identity import begin_call
 from vital_exp.models.loading import build_network
 from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork
+from vital_exp.no_effect import keys_of
 from vital_exp.references.base import References
 from vital_exp.references.faceted import main_facet
 from vital_exp.relevance.maps import WITH_MAPS
@@ -26,6 +28,7 @@ from vital_exp.setup import parts
 from vital_exp.setup.facets import facet_targets
 from vital_exp.setup.problem import alignment_of, check_references, references_of
 from vital_exp.setup.request import Request
+from vital_exp.setup.window_size import settle_window_size
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 from vital_exp.values import whole_number
@@ -33,6 +36,8 @@ from vital_exp.visualization.run import Visualization
 from vital_exp.whole_files import whole_file
 
 TREE = "circuit.json"
+# Keys of references that a method chooses for hidden units; a class has its own.
+BY_KIND = ("count", "facets", "candidates")
 
 
 @dataclass
@@ -118,6 +123,7 @@ class Circuit:
 
         config, references = self.config_of(targets), self.references(targets)
         check_references(targets, references)
+        settle_window_size(config, self.network, references, targets)
         targets = facet_targets(config, references, [main_facet(references, target) for target in targets])
         folder = RunFolder(path, config, self.overrides)
         made = Visualization(Request(config, self.network, targets, references), folder=folder).run()
@@ -138,17 +144,22 @@ class Circuit:
         numbers = [target.index for target in targets]
         content["target"] = {"kind": first.kind, "layer": first.layer, "index": numbers, "variations": 1}
         if first.kind == "class":
-            references = content["references"]
-            keys = ("count", "seed", "size", "facets", "embedding", "candidates", "cache")
-            kept = {key: references[key] for key in keys if key in references}
-            source = "folder" if references["root"] or content["model"]["source"] != "embedded" else "embedded"
-            content["references"] = {**kept, "source": source, "root": references["root"]}
+            content["references"] = self._class_references(content["references"], content["model"]["source"])
         # relevance= chooses the channels; their pictures are the method's.
         own = content["method"].get("units", {}).get("relevance", "none")
         content["relevance"] = {"method": "none" if first.kind == "class" else own}
         made: DictConfig = OmegaConf.create(content)
         OmegaConf.set_struct(made, True)
         return made
+
+    def _class_references(self, mined: dict[str, Any], model: str) -> dict[str, Any]:
+        """The references of a class at the root: a class's usual ones, but for what was asked for."""
+        source = "folder" if mined["root"] or model != "embedded" else "embedded"
+        usual = {**option_content("references", "_keys"), **option_content("references", source)}
+        asked = keys_of(self.overrides)
+        own = {key: mined[key] for key in BY_KIND if key in mined and f"references.{key}" in asked}
+        kept = {str(key): mined[key] for key in ("seed", "size", "embedding", "cache") if key in mined}
+        return {**{key: usual[key] for key in BY_KIND}, **kept, **own, "source": source, "root": mined["root"]}
 
 
 def as_json(node: Node) -> dict[str, Any]:
