@@ -120,7 +120,7 @@ def tab(profile: Path) -> Iterator[Tab]:
         os.dup2(second, WRITE)
 
     command = [browser(), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-    environment = {**os.environ, "HOME": str(profile)}
+    environment = {**os.environ, "HOME": str(profile), "TMPDIR": str(profile)}  # a killed one leaves files there
     process = subprocess.Popen(
         command,
         preexec_fn=descriptors,

@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch is imported; a worker
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 from safetensors.torch import save_file
 
 # A transformer of one layer, 16 wide, for pictures of 32 px; the vocabulary is open_clip's own.
@@ -58,6 +59,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "argv", sys.argv)  # Hydra changes it
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    # It composes everything a first time, to learn what tests/test_configs.py says that nobody sets.
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
     return tmp_path
 
 

@@ -252,6 +252,12 @@ def test_a_value_may_hold_a_number_sign() -> None:
     assert canonical("target.vectors='a#1'") == "target.vectors='a#1'"
 
 
+def test_no_file_chooses_between_one_run_and_several() -> None:
+    for path in config_dir().rglob("*.yaml"):
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        assert "mode" not in content.get("hydra", {}), path  # -m does
+
+
 @pytest.mark.parametrize("name", options_of("model"))
 def test_a_network_by_its_name_is_the_one_of_its_configuration(name: str) -> None:
     assert named_config(name) == model_config(composed(f"model={name}"))
