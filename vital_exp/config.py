@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -21,6 +22,8 @@ from vital_exp.errors import UsageError
 __all__ = ["OPEN_MAPPINGS", "build", "canonical", "compose_config", "config_dir", "config_hash", "groups", "normalised"]
 __all__ += ["options_of", "picture_config", "plain", "set_keys"]
 
+# Configurations that are kept as Hydra composed them: calls in one process often ask for the same again.
+KEPT = 32
 # Keys that change neither a picture nor what is recorded of it; a run may be resumed with others.
 INCIDENTAL = (
     *("resume", "list", "dry_run", "checkpoint_every", "progress", "pictures_every", "cache_dir", "rank_timeout"),
@@ -45,19 +48,20 @@ def compose_config(overrides: Sequence[str], command: str = VISUALIZE) -> DictCo
     overrides = [canonical(override, command) for override in overrides]
     try:
         check_overrides(overrides, compose_config, command)
-        return normalised(_compose(command, overrides), command)
+        return normalised(_compose(command, tuple(overrides)), command)
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides, command) from error
 
 
-def _compose(command: str, overrides: list[str]) -> DictConfig:
-    """Compose with Hydra, also inside a running Hydra job, whose state is put back."""
+@lru_cache(KEPT)
+def _compose(command: str, overrides: tuple[str, ...]) -> DictConfig:
+    """Compose with Hydra, also inside a running Hydra job, whose state is put back; nobody may change the result."""
     state = GlobalHydra.instance()
     outer = state.hydra
     state.clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose(command, overrides=overrides)
+            return compose(command, overrides=list(overrides))
     finally:
         state.hydra = outer
 
