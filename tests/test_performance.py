@@ -238,6 +238,7 @@ def test_the_peak_of_memory_is_the_process_s_own() -> None:
     assert float(child.stdout) < own - 256
 
 
+@pytest.mark.slow
 def test_a_small_job_does_not_report_the_memory_of_a_large_one_before_it(tmp_path: Path) -> None:
     def memory_of(size: int, name: str) -> float:
         network = load_model(tiny_net(width=64), size=size)

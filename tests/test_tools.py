@@ -157,6 +157,7 @@ def test_differences_are_named_and_what_was_not_run_is_not_compared() -> None:
     assert same_bits.differences(before, before) == []
 
 
+@pytest.mark.slow
 def test_a_run_is_recorded_and_a_bit_that_has_changed_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
