@@ -24,7 +24,8 @@ from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.open_clip import ClipNetwork
 from vital_exp.models.taps import Taps
 from vital_exp.relevance.maps import activations_and_relevance
-from vital_exp.targets.autoencoder import SparseAutoencoder, load_autoencoder
+from vital_exp.targets.autoencoder import SparseAutoencoder
+from vital_exp.targets.autoencoder_files import load_autoencoder
 from vital_exp.targets.directions import load_directions
 from vital_exp.targets.readout import readout
 from vital_exp.targets.unit import Target
@@ -32,6 +33,7 @@ from vital_exp.targets.unit import Target
 SIZE, CHANNELS, FEATURES = 32, 16, 24
 SHORT = ["evaluation=none", "references.cache=false", "batch_size=1"]
 KEYS: dict[str, Any] = {
+    **{"format": "auto", "scale": None},
     **{"layer": "layer1", "encoder": "encoder.weight", "encoder_bias": "encoder.bias", "decoder": "decoder.weight"},
     **{"decoder_bias": "decoder.bias", "activation": "relu", "k": None, "threshold": None},
 }
@@ -152,15 +154,18 @@ def test_pictures_of_features_by_every_method(method: str, checkpoint: Path, tmp
 
 
 SAE_MISTAKES = [
-    ({"checkpoint": None}, r"target.checkpoint=None: a .safetensors file"),
+    ({"checkpoint": None}, r"target.checkpoint=None: a file of a sparse autoencoder"),
     ({"checkpoint": "nowhere.safetensors"}, r"target.checkpoint=nowhere.safetensors: no such file"),
     ({"encoder": "encoder.wight"}, r"target.encoder=encoder.wight: no such tensor.*did you mean encoder.weight"),
     ({"encoder": "decoder.bias"}, r"target.encoder=decoder.bias: \(16,\) is of another width: layer1 has 16 channels"),
     ({"encoder_bias": "decoder.bias"}, r"target.encoder_bias=decoder.bias: has 16 values, and 24 are needed"),
     ({"decoder": "encoder.bias"}, r"target.decoder=encoder.bias: has the shape \(24,\)"),
-    ({"activation": "top"}, r"target.activation=top: one of relu, topk, batch_topk"),
+    ({"activation": "top"}, r"target.activation=top: one of relu, topk, batch_topk, jump_relu"),
     ({"activation": "topk"}, r"target.k=None: a whole number of features that stay, 1 to 24, for topk"),
-    ({"threshold": "encoder.bias"}, r"target.threshold=encoder.bias: a number, or the name of a tensor with one"),
+    (
+        {"activation": "batch_topk", "threshold": "encoder.bias"},
+        r"target.threshold=encoder.bias: a number, or the name of a tensor with one",
+    ),
 ]
 
 

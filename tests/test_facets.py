@@ -303,7 +303,7 @@ def directions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str,
     found = ("target=concept", "target.layer=layer3", "target.method=kmeans", "target.count=3", "target.patches=200")
     return {
         "direction": ("target=direction", "target.layer=layer3", f"target.vectors='{path}#directions'"),
-        "sae": (*sae, "target.encoder=encoder.weight", "target.encoder_bias=encoder.bias"),
+        "sae": (*sae, "target.encoder=encoder.weight", "target.encoder_bias=encoder.bias", "target.activation=relu"),
         "concept": (*found, "references.patch.overlap=0"),
     }
 

@@ -268,10 +268,15 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(
             ("target.k",),
             lambda asked: (
-                asked("target.activation") == "relu"
+                asked("target.activation") in ("relu", "jump_relu")
                 or (asked("target.activation") == "batch_topk" and asked("target.threshold") is not None)
             ),
             "target.activation does not read it",
+        ),
+        Rule(
+            tuple(f"target.{key}" for key in ("encoder", "encoder_bias", "decoder", "decoder_bias")),
+            lambda asked: asked("target.format") in ("saev", "prisma", "saelens"),
+            "target.format names the tensors",
         ),
         Rule(
             ("target.threshold",),

@@ -21,7 +21,8 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.models.open_clip import ClipNetwork
 from vital_exp.setup.mined import image_folder, settle_index
 from vital_exp.setup.parts import cache_dir
-from vital_exp.targets.autoencoder import SparseAutoencoder, load_autoencoder
+from vital_exp.targets.autoencoder import SparseAutoencoder
+from vital_exp.targets.autoencoder_files import load_autoencoder
 from vital_exp.targets.directions import load_directions
 from vital_exp.targets.unit import OUTPUT
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from vital_exp.errors import UsageError
-from vital_exp.values import is_number, one_of, whole_number
-
-RELU, TOP_K, BATCH_TOP_K = "relu", "topk", "batch_topk"
-ACTIVATIONS = (RELU, TOP_K, BATCH_TOP_K)
+RELU, TOP_K, BATCH_TOP_K, JUMP_RELU = "relu", "topk", "batch_topk", "jump_relu"
+ACTIVATIONS = (RELU, TOP_K, BATCH_TOP_K, JUMP_RELU)
+# What is done to the channels of each position first; the constants are those of SAELens and Prisma.
+AS_IT_IS, LAYER_NORM, CONSTANT_NORM = "none", "layer_norm", "constant_norm"
+LAYER_NORM_EPS = 1e-5
+LEAST_NORM = 1e-12  # of a position whose channels are all alike
 
 
 @dataclass(frozen=True)
 class SparseAutoencoder:
-    """The encoder of a sparse autoencoder: f = g(W (a - shift) + bias) at each position.
+    """A sparse autoencoder: f = g(W (n(a) - shift) + bias) at each position, and a is about n^-1(f D + d).
 
     Attributes:
         encoder: W, (F, C) float32.
@@ -31,9 +27,15 @@ class SparseAutoencoder:
         shift: (C,), what is subtracted first: the decoder's bias where it is tied; else 0.
         activation: g. ``"relu"``; ``"topk"``: of the ReLU's values the k largest at each position (Gao et al. 2024);
             ``"batch_topk"`` (Bussmann et al. 2024): those above ``threshold``, as in its inference, or where there is
-            none the k times P largest of each picture's P positions, so that pictures stay independent.
+            none the k times P largest of each picture's P positions, so that pictures stay independent;
+            ``"jump_relu"`` (Rajamanoharan et al. 2024): those above a ``threshold`` of each feature.
         k: features that stay.
-        threshold: of ``"batch_topk"``.
+        threshold: of ``"batch_topk"`` a number; of ``"jump_relu"`` (F,).
+        normalisation: n, over the C channels of a position. ``"none"``; ``"layer_norm"``: (a - mean) / (s + 1e-5), s
+            the standard deviation with C - 1; ``"constant_norm"``: a sqrt(C) / |a|.
+        rectified: whether g has the ReLU; without it the k largest stay as they are, even below 0.
+        decoder: D, (F, C); None where it is not known.
+        decoder_bias: d, (C,).
     """
 
     encoder: Tensor
@@ -41,20 +43,45 @@ class SparseAutoencoder:
     shift: Tensor
     activation: str = RELU
     k: int | None = None
-    threshold: float | None = None
+    threshold: float | Tensor | None = None
+    normalisation: str = AS_IT_IS
+    rectified: bool = True
+    decoder: Tensor | None = None
+    decoder_bias: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.encoder)
 
+    def centred(self, values: Tensor) -> Tensor:
+        """Return n(a) - shift, (N, C, P), what W is applied to, for activations (N, C, P)."""
+        offset, size = self._offset_and_size(values)
+        return (values - offset) / size - self.shift.to(values)[:, None]
+
     def before(self, values: Tensor) -> Tensor:
-        """Return W (a - shift) + bias, (N, F, P), for activations (N, C, P)."""
-        shifted = values - self.shift.to(values)[:, None]
-        return torch.einsum("ncp,fc->nfp", shifted, self.encoder.to(values)) + self.bias.to(values)[:, None]
+        """Return W (n(a) - shift) + bias, (N, F, P), for activations (N, C, P)."""
+        centred = self.centred(values)
+        return torch.einsum("ncp,fc->nfp", centred, self.encoder.to(values)) + self.bias.to(values)[:, None]
 
     def encode(self, values: Tensor) -> Tensor:
         """Return the features (N, F, P) of activations (N, C, P)."""
         before = self.before(values)
-        return before.relu() * self._stays(before)
+        return (before.relu() if self.rectified else before) * self._stays(before)
+
+    def reconstruct(self, values: Tensor) -> Tensor:
+        """Return what the decoder makes of the features of activations (N, C, P), of the same shape."""
+        assert self.decoder is not None
+        assert self.decoder_bias is not None
+        offset, size = self._offset_and_size(values)
+        decoded = torch.einsum("nfp,fc->ncp", self.encode(values), self.decoder.to(values))
+        return (decoded + self.decoder_bias.to(values)[:, None]) * size + offset
+
+    def scaled(self, factor: float) -> SparseAutoencoder:
+        """Return the autoencoder of activations that are multiplied by a factor first; it has no normalisation."""
+        assert self.normalisation == AS_IT_IS
+        decoder = None if self.decoder is None else self.decoder / factor
+        bias = None if self.decoder_bias is None else self.decoder_bias / factor
+        encoder, shift = self.encoder * factor, self.shift / factor
+        return replace(self, encoder=encoder, shift=shift, decoder=decoder, decoder_bias=bias)
 
     def read(self, values: Tensor, features: Tensor) -> Tensor:
         """Return for each picture one feature at each position, (N, P), of activations (N, C, P).
@@ -72,14 +99,24 @@ class SparseAutoencoder:
     def linear(self, values: Tensor, features: Tensor) -> Tensor:
         """Return for each picture what one feature reads at each position, (N, P), before the activation function."""
         features = features.to(values.device)
-        shifted = values - self.shift.to(values)[:, None]
         rows = self.encoder.to(values)[features]
-        return torch.einsum("ncp,nc->np", shifted, rows) + self.bias.to(values)[features, None]
+        return torch.einsum("ncp,nc->np", self.centred(values), rows) + self.bias.to(values)[features, None]
+
+    def _offset_and_size(self, values: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Return what n subtracts and what it divides by, (N, 1, P)."""
+        if self.normalisation == LAYER_NORM:
+            offset = values.mean(dim=1, keepdim=True)
+            variance = values.var(dim=1, keepdim=True).clamp(min=LEAST_NORM**2)  # at 0 the root has no gradient
+            return offset, variance.sqrt() + LAYER_NORM_EPS
+        if self.normalisation == CONSTANT_NORM:
+            return 0.0, values.norm(dim=1, keepdim=True).clamp(min=LEAST_NORM) / values.shape[1] ** 0.5
+        return 0.0, 1.0
 
     def _stays(self, before: Tensor) -> Tensor:
         """Return 1 where a feature stays and 0 elsewhere, (N, F, P)."""
-        if self.activation == BATCH_TOP_K and self.threshold is not None:
-            return (before > self.threshold).to(before)
+        if self.threshold is not None and self.activation in (BATCH_TOP_K, JUMP_RELU):
+            threshold = torch.as_tensor(self.threshold).to(before).reshape(-1, 1)
+            return (before > threshold).to(before)
         if self.activation == RELU:
             return torch.ones_like(before)
         assert self.k is not None
@@ -92,92 +129,12 @@ class SparseAutoencoder:
     @cached_property
     def _hash(self) -> str:
         digest = hashlib.sha256()
-        for tensor in (self.encoder, self.bias, self.shift):
+        least = [self.threshold] if isinstance(self.threshold, Tensor) else []
+        for tensor in (self.encoder, self.bias, self.shift, *least):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def describe(self) -> str:
         """Return what the features depend on, for a hash."""
-        return f"{self._hash} {self.activation} {self.k} {self.threshold}"
-
-
-def load_autoencoder(keys: Mapping[str, Any], channels: int) -> SparseAutoencoder:
-    """Load the encoder that the keys of ``target=sae`` name.
-
-    Args:
-        keys: checkpoint, encoder, encoder_bias, decoder, decoder_bias, activation, k, threshold.
-        channels: of the layer.
-
-    Raises:
-        UsageError: no such file or tensor, tensors of another width, an unknown activation, a k out of range.
-    """
-    tensors = _tensors(keys.get("checkpoint"))
-    encoder = _matrix(_named(tensors, keys, "encoder"), keys, channels)
-    count = len(encoder)
-    bias = _vector(tensors, keys, "encoder_bias", count)
-    shift = _vector(tensors, keys, "decoder_bias", channels)
-    _check_decoder(tensors, keys, (count, channels))
-    activation, k = keys["activation"], keys["k"]
-    one_of("target.activation", activation, ACTIVATIONS)
-    threshold = _threshold(tensors, keys)
-    needs_k = activation == TOP_K or (activation == BATCH_TOP_K and threshold is None)
-    if needs_k:
-        allowed = f"a whole number of features that stay, 1 to {count}, for {activation}"
-        whole_number("target.k", k, 1, count, allowed=allowed)
-    return SparseAutoencoder(encoder, bias, shift, activation, k, threshold)
-
-
-def _tensors(checkpoint: object) -> dict[str, Tensor]:
-    key = "target.checkpoint"
-    if not isinstance(checkpoint, str):
-        raise UsageError(key, checkpoint, "a .safetensors file of a sparse autoencoder is needed")
-    path = Path(checkpoint).expanduser()
-    if not path.is_file():
-        raise UsageError(key, checkpoint, "no such file")
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UsageError(key, checkpoint, f"cannot be read as .safetensors ({error})") from None
-
-
-def _named(tensors: Mapping[str, Tensor], keys: Mapping[str, Any], key: str) -> Tensor:
-    name = keys[key]
-    if name not in tensors:
-        raise UsageError(f"target.{key}", name, f"no such tensor; the file has {', '.join(tensors)}", list(tensors))
-    return tensors[name].float()
-
-
-def _matrix(tensor: Tensor, keys: Mapping[str, Any], channels: int) -> Tensor:
-    """Return the encoder as (F, C), which may be stored either way round (a square one as nn.Linear's: (F, C))."""
-    if tensor.ndim != 2 or channels not in tensor.shape:
-        problem = f"{tuple(tensor.shape)} is of another width: {keys['layer']} has {channels} channels"
-        raise UsageError("target.encoder", keys["encoder"], problem)
-    return (tensor if tensor.shape[1] == channels else tensor.T).contiguous()
-
-
-def _vector(tensors: Mapping[str, Tensor], keys: Mapping[str, Any], key: str, count: int) -> Tensor:
-    if keys[key] is None:
-        return torch.zeros(count)
-    found = _named(tensors, keys, key).flatten()
-    if len(found) != count:
-        raise UsageError(f"target.{key}", keys[key], f"has {len(found)} values, and {count} are needed")
-    return found
-
-
-def _check_decoder(tensors: Mapping[str, Tensor], keys: Mapping[str, Any], shape: tuple[int, int]) -> None:
-    """Make sure that the decoder, where it is named, is of the encoder."""
-    if keys["decoder"] is None:
-        return
-    found = tuple(_named(tensors, keys, "decoder").shape)
-    if found not in (shape, shape[::-1]):
-        raise UsageError("target.decoder", keys["decoder"], f"has the shape {found}, and the encoder {shape}")
-
-
-def _threshold(tensors: Mapping[str, Tensor], keys: Mapping[str, Any]) -> float | None:
-    given = keys["threshold"]
-    if given is None or is_number(given):
-        return None if given is None else float(given)
-    found = _named(tensors, keys, "threshold")
-    if found.numel() != 1:
-        raise UsageError("target.threshold", given, "a number, or the name of a tensor with one")
-    return float(found)
+        least = "" if isinstance(self.threshold, Tensor) else self.threshold  # a tensor is in the hash
+        return f"{self._hash} {self.activation} {self.k} {least} {self.normalisation} {self.rectified}"

@@ -86,7 +86,7 @@ class Readout:
         """Return what each channel adds to the read-out at each position, (N, C, P): v_c a_c, biases apart."""
         values = activation.flatten(2)
         if self.autoencoder is not None:
-            values = values - self.autoencoder.shift.to(values)[:, None]
+            values = self.autoencoder.centred(values)
         return self.vectors.to(values)[:, :, None] * values
 
     def active(self, activation: Tensor) -> Tensor:

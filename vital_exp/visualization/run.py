@@ -19,6 +19,7 @@ from vital_exp.engine.fitting import fit
 from vital_exp.engine.memory import forget_peak, peak
 from vital_exp.engine.module import VisualizationModule
 from vital_exp.errors import UsageError
+from vital_exp.evaluation.reconstruction import MOST_IMAGES, tell_reconstruction
 from vital_exp.images.output import to_uint8
 from vital_exp.images.ranges import checked_pictures
 from vital_exp.mining.references import MinedReferences
@@ -94,6 +95,8 @@ class Visualization:
             self.ranks.in_turn(lambda: next(self.references.images(self.targets[0]), None))  # mined once
         size, work = self._plan()
         self.loggers = make_loggers(self.setup, self.folder) if leads else []
+        if leads and work:
+            self._tell_of_autoencoder()
         progress = Progress(len(self.targets), self.setup.steps, len(work), self.setup.progress and leads)
         progress.add_done(len(self.results))
         try:
@@ -110,6 +113,16 @@ class Visualization:
             own = (self.results, self.scores.metrics, self.scores.rows)
             close_loggers(self.loggers, self.setup, self.folder, *own)
         return Outcome(**self._outcome())
+
+    def _tell_of_autoencoder(self) -> None:
+        first = self.targets[0]
+        autoencoder = self.setup.readout([first]).autoencoder if first.kind == "sae" else None
+        if autoencoder is not None and not isinstance(self.references, NoReferences):
+            try:
+                images = list(islice(self.references.images(first), MOST_IMAGES))
+            except UsageError:
+                return  # told where the picture is made
+            tell_reconstruction(self.network, str(first.layer), autoencoder, images)
 
     def _make_all(self, size: int, work: list[list[Target]], progress: Progress) -> None:
         collected = time.monotonic()

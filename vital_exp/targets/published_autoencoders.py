@@ -1,0 +1,261 @@
+"""Sparse autoencoders in the formats of the libraries that train them; the file says all that decides what is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+from vital_exp.targets.autoencoder import (
+    AS_IT_IS,
+    BATCH_TOP_K,
+    CONSTANT_NORM,
+    JUMP_RELU,
+    LAYER_NORM,
+    RELU,
+    TOP_K,
+    SparseAutoencoder,
+)
+from vital_exp.targets.autoencoder_tensors import KEY, read_tensors, tensors_of
+from vital_exp.text_files import read_json
+from vital_exp.values import is_whole
+
+SAEV, PRISMA, SAELENS, OVERCOMPLETE = "saev", "prisma", "saelens", "overcomplete"
+FORMATS = (SAEV, PRISMA, SAELENS)
+SAELENS_WEIGHTS, SAELENS_CONFIG, PRISMA_CONFIG = "sae_weights.safetensors", "cfg.json", "config.json"
+GATED, SCALED = "gated", "expected_average_only_in"
+# What the libraries call g, and n.
+ACTIVATION_NAMES = {"standard": RELU, "topk": TOP_K, "jumprelu": JUMP_RELU, GATED: GATED}
+PRISMA_ARCHITECTURES = ("standard", GATED)
+SAEV_NAMES = {"Relu": RELU, "TopK": TOP_K, "BatchTopK": BATCH_TOP_K}
+SAEV_SCHEMAS = (None, 1, 2, 3, 4, 5)
+NORMALISATIONS: dict[object, str] = {
+    **{None: AS_IT_IS, False: AS_IT_IS, "none": AS_IT_IS, True: SCALED, SCALED: SCALED},
+    **{"layer_norm": LAYER_NORM, "constant_norm_rescale": CONSTANT_NORM},
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the configuration of a file says.
+
+    Attributes:
+        activation: as of :class:`SparseAutoencoder`, or ``"gated"``.
+        k: of ``"topk"`` and ``"batch_topk"``.
+        subtracts: whether the decoder's bias is subtracted before the encoder.
+        normalisation: as of :class:`SparseAutoencoder`, or ``"expected_average_only_in"``: a factor that the file
+            does not hold.
+        rectified: as of :class:`SparseAutoencoder`.
+        by_decoder_norm: whether what a feature reads is multiplied by the norm of its row of the decoder first.
+    """
+
+    activation: str
+    k: int | None
+    subtracts: bool
+    normalisation: str = AS_IT_IS
+    rectified: bool = True
+    by_decoder_norm: bool = False
+
+
+def detect(path: Path) -> str | None:
+    """Return the format of a file or folder, by its beginning and the configuration beside it; None: not known."""
+    if path.is_dir() or (path.name == SAELENS_WEIGHTS and (path.parent / SAELENS_CONFIG).is_file()):
+        return SAELENS
+    with path.open("rb") as file:
+        if file.read(1) == b"{":
+            return SAEV
+    return PRISMA if (path.parent / PRISMA_CONFIG).is_file() and _is_prisma(path.parent / PRISMA_CONFIG) else None
+
+
+def load_published(path: Path, form: str, layer: str, channels: int, *, scaled: bool) -> SparseAutoencoder:
+    """Load an autoencoder in one of FORMATS.
+
+    Args:
+        path: the file; of SAELens also the folder.
+        form: one of FORMATS.
+        layer, channels: what it is to read.
+        scaled: whether the user says by what activations are multiplied first.
+
+    Raises:
+        UsageError: a file of another format (its tensors are named), of another width, a version or kind that is not
+            known, or one that leaves open what decides.
+    """
+    if form == SAEV:
+        said, tensors = _saev(path)
+    else:
+        folder = path if path.is_dir() else path.parent
+        place = folder / (SAELENS_CONFIG if form == SAELENS else PRISMA_CONFIG)
+        said = _described(_settings(place, form), form, place)
+        tensors = read_tensors(folder / SAELENS_WEIGHTS if path.is_dir() else path)
+    if said.normalisation == SCALED and not scaled:
+        problem = (
+            f"{form} multiplied activations by a factor that the file does not hold ({SCALED}): a number is needed"
+        )
+        raise UsageError("target.scale", None, problem)
+    return _built(said, tensors, path, form, layer, channels)
+
+
+# What each format says.
+
+
+def _settings(place: Path, form: str) -> dict[str, Any]:
+    if not place.is_file():
+        raise UsageError("target.format", form, f"{place.name} is needed beside the weights, and is not there")
+    settings = read_json(place, KEY)
+    if not isinstance(settings, dict):
+        raise UsageError(KEY, place, "is no configuration: a JSON object is needed")
+    return settings
+
+
+def _is_prisma(place: Path) -> bool:
+    settings = read_json(place, KEY)
+    return isinstance(settings, dict) and {"architecture", "activation_fn_str"} <= set(settings)
+
+
+def _described(settings: Mapping[str, Any], form: str, place: Path) -> Description:
+    """Return what the configuration of SAELens, or of Prisma, says."""
+    function = settings.get("activation_fn", settings.get("activation_fn_str"))
+    architecture = settings.get("architecture") or (None if function is None else "standard")
+    known = PRISMA_ARCHITECTURES if form == PRISMA else tuple(ACTIVATION_NAMES)
+    if architecture not in known or settings.get("is_transcoder"):
+        what = "a transcoder" if settings.get("is_transcoder") else f"architecture {architecture}"
+        raise UsageError(KEY, place, f"{what}: autoencoders of {', '.join(known)} can be read")
+    if settings.get("finetuning_scaling_factor"):
+        raise UsageError(KEY, place, "finetuning_scaling_factor is not read; fold it into the decoder")
+    extra = settings.get("activation_fn_kwargs") or {}
+    k = settings.get("k", extra.get("k"))
+    activation = ACTIVATION_NAMES[architecture]
+    if function == "topk" and activation == RELU:
+        activation = TOP_K
+    elif function not in (None, "relu") and not (function == "topk" and activation == TOP_K):
+        raise UsageError(KEY, place, f"the activation {function} with architecture {architecture} is not known")
+    if form == PRISMA and activation == RELU and function is None:
+        raise UsageError(KEY, place, "does not say its activation_fn_str")
+    return Description(
+        activation,
+        _k(k, place) if activation == TOP_K else None,
+        form == PRISMA or settings.get("apply_b_dec_to_input", True) is True,
+        _normalisation(settings, form, place),
+        by_decoder_norm=activation == TOP_K and settings.get("rescale_acts_by_decoder_norm") is True,
+    )
+
+
+def _normalisation(settings: Mapping[str, Any], form: str, place: Path) -> str:
+    name = settings.get("normalize_activations")
+    if form == PRISMA and name is None:
+        raise UsageError(KEY, place, "does not say its normalize_activations")
+    if not isinstance(name, (str, bool, type(None))) or name not in NORMALISATIONS:
+        raise UsageError(KEY, place, f"normalize_activations={name} is not known")
+    return NORMALISATIONS[name]
+
+
+def _saev(path: Path) -> tuple[Description, dict[str, Tensor]]:
+    """Return what saev wrote: a line of JSON, then what torch.save makes of the state_dict.
+
+    Until July 2025 (no schema, or schema 1 with the class of the activation) saev subtracted the decoder's bias.
+    """
+    line, _, content = path.read_bytes().partition(b"\n")
+    try:
+        header = json.loads(line)
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise UsageError("target.format", SAEV, f"{path} does not begin with saev's line of JSON")
+    schema = header.get("schema")
+    if schema not in SAEV_SCHEMAS:
+        raise UsageError(KEY, path, f"saev's schema {schema} is not known; 1 to 5 are, and none")
+    settings = header if schema is None else header.get("cfg")
+    named = settings.get("activation") if isinstance(settings, dict) else None
+    old = schema is None or (schema == 1 and header.get("cls") in SAEV_NAMES)
+    if old:
+        named = {"cls": header.get("cls", "Relu"), "params": settings}
+    if not isinstance(named, dict) or named.get("cls") not in SAEV_NAMES:
+        what = named.get("cls") if isinstance(named, dict) else named
+        raise UsageError(KEY, path, f"saev's activation {what} is not known; {', '.join(SAEV_NAMES)} are")
+    activation = SAEV_NAMES[named["cls"]]
+    params = named.get("params")
+    k = params.get("top_k") if isinstance(params, dict) else None
+    k = None if activation == RELU else _k(k, path)
+    return Description(activation, k, subtracts=old, rectified=activation == RELU), tensors_of(content, path)
+
+
+def _k(k: object, place: Path) -> int:
+    if not is_whole(k, 1):
+        raise UsageError(KEY, place, f"says k={k}; a whole number of at least 1 is needed")
+    return k
+
+
+# The autoencoder.
+
+
+def _built(
+    said: Description, tensors: Mapping[str, Tensor], path: Path, form: str, layer: str, channels: int
+) -> SparseAutoencoder:
+    """Return the autoencoder; all three formats store W_enc (C, F), W_dec (F, C), and the biases."""
+    biases = ("b_gate", "b_mag", "r_mag") if said.activation == GATED else ("b_enc",)
+    needed = ("W_enc", "W_dec", "b_dec", *biases)
+    if lacking := [name for name in needed if name not in tensors]:
+        problem = f"{path} has no tensor {lacking[0]}; it has {', '.join(sorted(tensors))}"
+        raise UsageError("target.format", form, problem)
+    own = {name: tensor.float() for name, tensor in tensors.items()}
+    width, count = _shape(own["W_enc"], path)
+    if width != channels:
+        raise UsageError(KEY, path, f"is of another width: it reads {width} channels, and {layer} has {channels}")
+    shapes = {"W_enc": (width, count), "W_dec": (count, width), "b_dec": (width,)} | dict.fromkeys(biases, (count,))
+    for name, shape in shapes.items():
+        _check(own[name], shape, name, path)
+    if said.k is not None and said.k > count:
+        raise UsageError(KEY, path, f"says k={said.k}, and it has {count} features")
+    encoder, bias, decoder = own["W_enc"].T.contiguous(), own.get("b_enc"), own["W_dec"]
+    activation, threshold = _activation(said, own, count, path)
+    if said.activation == GATED:
+        # (W a + b_gate > 0) max(0, e^r W a + b_mag) is a JumpReLU (Rajamanoharan et al. 2024, section 3.2).
+        encoder, bias = own["r_mag"].exp()[:, None] * encoder, own["b_mag"]
+    if said.by_decoder_norm:
+        norms = decoder.norm(dim=1, keepdim=True)
+        encoder, bias, decoder = encoder * norms, own["b_enc"] * norms[:, 0], decoder / norms
+    assert bias is not None
+    shift = own["b_dec"] if said.subtracts else torch.zeros(width)
+    normalisation = AS_IT_IS if said.normalisation == SCALED else said.normalisation
+    rectified = said.rectified or activation == RELU
+    return SparseAutoencoder(
+        encoder, bias, shift, activation, said.k, threshold, normalisation, rectified, decoder, own["b_dec"]
+    )
+
+
+def _activation(
+    said: Description, own: Mapping[str, Tensor], count: int, path: Path
+) -> tuple[str, float | Tensor | None]:
+    """Return g and its threshold."""
+    if said.activation == GATED:
+        return JUMP_RELU, own["b_mag"] - own["r_mag"].exp() * own["b_gate"]
+    if said.activation == JUMP_RELU:
+        threshold = own["log_threshold"].exp() if "log_threshold" in own else own.get("threshold")
+        if threshold is None:
+            raise UsageError(KEY, path, f"has no tensor threshold; it has {', '.join(sorted(own))}")
+        _check(threshold, (count,), "threshold", path)
+        return JUMP_RELU, threshold
+    if said.activation == BATCH_TOP_K and "activation.threshold" in own:
+        _check(own["activation.threshold"], (), "activation.threshold", path)
+        least = float(own["activation.threshold"])
+        return (BATCH_TOP_K, least) if least > 0 else (RELU, None)  # saev's own rule for one that was not trained
+    return said.activation, None
+
+
+def _shape(encoder: Tensor, path: Path) -> tuple[int, int]:
+    if encoder.ndim != 2:
+        raise UsageError(KEY, path, f"W_enc has the shape {tuple(encoder.shape)}; (channels, features) is needed")
+    return encoder.shape[0], encoder.shape[1]
+
+
+def _check(tensor: Tensor, shape: tuple[int, ...], name: str, path: Path) -> None:
+    if tuple(tensor.shape) != shape:
+        raise UsageError(KEY, path, f"{name} has the shape {tuple(tensor.shape)}; {shape} is needed")
+    if not tensor.isfinite().all():
+        raise UsageError(KEY, path, f"{name} holds values that are not finite")
