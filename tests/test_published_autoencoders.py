@@ -267,6 +267,51 @@ def test_a_plain_file_of_torch_save_with_a_threshold_for_each_feature(tmp_path: 
     compare(one, features, lambda a: features(a) @ w["W_dec"] + w["b_dec"])
 
 
+def overcomplete() -> dict[str, Tensor]:
+    """The state_dict of the library's usual encoder, a linear layer and a batch norm, and of its dictionary."""
+    stream = torch.Generator().manual_seed(4)
+    layer = {name: torch.rand(FEATURES, generator=stream) for name in ("weight", "bias", "running_mean", "running_var")}
+    found = {f"encoder.final_block.1.{name}": tensor for name, tensor in layer.items()}
+    found["encoder.final_block.1.num_batches_tracked"] = torch.tensor(7)
+    found["encoder.final_block.0.weight"] = torch.randn(FEATURES, CHANNELS, generator=stream)
+    found["encoder.final_block.0.bias"] = torch.randn(FEATURES, generator=stream)
+    found["dictionary._weights"] = torch.randn(FEATURES, CHANNELS, generator=stream)
+    return found | {"dictionary.multiplier": torch.tensor(0.3)}
+
+
+@pytest.mark.parametrize("kind", ["relu", "topk", "thresholds"])
+@pytest.mark.parametrize("normed", [True, False])
+def test_overcomplete(kind: str, normed: bool, tmp_path: Path) -> None:
+    own = overcomplete()
+    if not normed:
+        own = {name: tensor for name, tensor in own.items() if "final_block.1" not in name}
+    own |= {"thresholds": torch.full((FEATURES,), -1.0)} if kind == "thresholds" else {}
+    torch.save(own, tmp_path / "sae.pth")
+    w = named(own)
+
+    def features(a: np.ndarray) -> np.ndarray:
+        before = w["encoder.final_block.0.weight"] @ a + w["encoder.final_block.0.bias"]
+        if normed:
+            gain, offset, mean, variance = (
+                w[f"encoder.final_block.1.{name}"] for name in ("weight", "bias", "running_mean", "running_var")
+            )
+            before = (before - mean) / np.sqrt(variance + 1e-5) * gain + offset
+        codes = np.maximum(before, 0)
+        if kind == "topk":
+            return largest(codes, 3)
+        return np.where(codes < np.exp(-1.0), 0, codes) if kind == "thresholds" else codes
+
+    said = {"relu": {"activation": "relu"}, "topk": {"activation": "topk", "k": 3}, "thresholds": {}}
+    dictionary = w["dictionary._weights"] * np.exp(0.3)
+    compare(load(tmp_path / "sae.pth", **said[kind]), features, lambda a: features(a) @ dictionary)
+    for changed in ({"activation": "relu"}, {"k": 3}) if kind == "thresholds" else ({},):
+        with pytest.raises(UsageError, match=r"leave it out: the file has thresholds|does not say it: one of"):
+            load(tmp_path / "sae.pth", **changed)
+    torch.save({name: tensor for name, tensor in overcomplete().items() if "running" not in name}, tmp_path / "ln.pth")
+    with pytest.raises(UsageError, match=r"target.format=overcomplete: an encoder of one linear layer"):
+        load(tmp_path / "ln.pth", activation="relu")
+
+
 def mistakes(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     """By its message: a file, and the keys."""
     own, wide = tensors(), tensors() | {"W_enc": torch.ones(8, FEATURES)}
@@ -294,7 +339,9 @@ def mistakes(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
         "a transcoder: autoencoders": (prisma, {"is_transcoder": True}, own, {}),
         "does not begin with saev's line of JSON": (prisma, {}, own, {"format": "saev"}),
         "cfg.json is needed beside the weights": (prisma, {}, own, {"format": "saelens"}),
-        "overcomplete saves whole Python objects": (prisma, {}, own, {"format": "overcomplete"}),
+        "an encoder of one linear layer and a dictionary are read; the file has W_dec": (
+            *(prisma, {}, own, {"format": "overcomplete"}),
+        ),
         "target.format=saes: one of auto, saev, prisma": (prisma, {}, own, {"format": "saes"}),
         "target.encoder=encoder.weight: no such tensor; the file has W_enc": (prisma, {}, own, {"format": "plain"}),
         "target.activation=None: the file does not say it": (

@@ -275,7 +275,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         ),
         Rule(
             tuple(f"target.{key}" for key in ("encoder", "encoder_bias", "decoder", "decoder_bias")),
-            lambda asked: asked("target.format") in ("saev", "prisma", "saelens"),
+            lambda asked: asked("target.format") in ("saev", "prisma", "saelens", "overcomplete"),
             "target.format names the tensors",
         ),
         Rule(

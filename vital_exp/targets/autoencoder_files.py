@@ -19,7 +19,9 @@ from vital_exp.targets.autoencoder import (
     SparseAutoencoder,
 )
 from vital_exp.targets.autoencoder_tensors import KEY, read_tensors
-from vital_exp.targets.published_autoencoders import FORMATS, OVERCOMPLETE, SAELENS, detect, load_published
+from vital_exp.targets.overcomplete_autoencoders import FORMAT as OVERCOMPLETE
+from vital_exp.targets.overcomplete_autoencoders import as_plain, is_overcomplete
+from vital_exp.targets.published_autoencoders import FORMATS, SAELENS, detect, load_published
 from vital_exp.values import is_number, number, one_of, whole_number
 
 AUTO, PLAIN = "auto", "plain"
@@ -38,15 +40,13 @@ def load_autoencoder(keys: Mapping[str, Any], channels: int) -> SparseAutoencode
             code, an unknown activation, a k out of range.
     """
     wanted = one_of("target.format", keys["format"], (AUTO, *FORMATS, OVERCOMPLETE, PLAIN))
-    if wanted == OVERCOMPLETE:
-        problem = (
-            "overcomplete saves whole Python objects, which would run code: save the encoder's and the dictionary's"
-        )
-        raise UsageError("target.format", wanted, f"{problem} tensors as .safetensors, and name them (format=plain)")
     path = _path(keys["checkpoint"], wanted)
     form = (detect(path) or PLAIN) if wanted == AUTO else wanted
-    if form == PLAIN:
-        found = _plain(path, keys, channels)
+    if form in (PLAIN, OVERCOMPLETE):
+        tensors = read_tensors(path)
+        if form == OVERCOMPLETE or (wanted == AUTO and is_overcomplete(tensors)):
+            tensors, keys = as_plain(tensors, keys)
+        found = _plain(tensors, keys, channels)
     else:
         _leave_to_the_file(keys, form)
         found = load_published(path, form, str(keys["layer"]), channels, scaled=keys["scale"] is not None)
@@ -77,8 +77,7 @@ def _leave_to_the_file(keys: Mapping[str, Any], form: str) -> None:
             raise UsageError(f"target.{key}", keys[key], f"leave it out: {form} files say it themselves")
 
 
-def _plain(path: Path, keys: Mapping[str, Any], channels: int) -> SparseAutoencoder:
-    tensors = read_tensors(path)
+def _plain(tensors: Mapping[str, Tensor], keys: Mapping[str, Any], channels: int) -> SparseAutoencoder:
     encoder = _matrix(_named(tensors, keys, "encoder"), keys, channels)
     count = len(encoder)
     bias = _vector(tensors, keys, "encoder_bias", count)

@@ -26,7 +26,7 @@ from vital_exp.targets.autoencoder_tensors import KEY, read_tensors, tensors_of
 from vital_exp.text_files import read_json
 from vital_exp.values import is_whole
 
-SAEV, PRISMA, SAELENS, OVERCOMPLETE = "saev", "prisma", "saelens", "overcomplete"
+SAEV, PRISMA, SAELENS = "saev", "prisma", "saelens"
 FORMATS = (SAEV, PRISMA, SAELENS)
 SAELENS_WEIGHTS, SAELENS_CONFIG, PRISMA_CONFIG = "sae_weights.safetensors", "cfg.json", "config.json"
 GATED, SCALED = "gated", "expected_average_only_in"

@@ -1,0 +1,61 @@
+"""The state_dict of a sparse autoencoder of the library overcomplete, as tensors that a plain file would have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+from vital_exp.targets.autoencoder import JUMP_RELU
+
+FORMAT = "overcomplete"
+DICTIONARY, MULTIPLIER, THRESHOLDS = "dictionary._weights", "dictionary.multiplier", "thresholds"
+# Of its encoders those of one linear layer: nn.Linear with or without a batch norm, or weights of their own.
+LINEAR, OWN = "encoder.final_block.0.", "encoder."
+NORM = "encoder.final_block.1."
+NORM_EPS = 1e-5  # nn.BatchNorm1d's
+NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
+BIAS, DECODER_BIAS = "encoder.bias of overcomplete", "no decoder.bias of overcomplete"
+
+
+def is_overcomplete(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether tensors have the names of overcomplete's dictionary."""
+    return DICTIONARY in tensors
+
+
+def as_plain(tensors: Mapping[str, Tensor], keys: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors, and the keys of ``target=sae`` that name them, with the batch norm folded into the encoder.
+
+    The dictionary is what the library stores, times e^multiplier; the thresholds of its JumpSAE are e^thresholds.
+
+    Raises:
+        UsageError: an encoder that is not one linear layer, no dictionary, an activation that the file contradicts.
+    """
+    prefix = LINEAR if f"{LINEAR}weight" in tensors else OWN
+    name = f"{prefix}weight"
+    known = {name, f"{prefix}bias"}
+    normed = all(f"{NORM}{part}" in tensors for part in NORM_PARTS)  # else it may be a layer norm, which is not linear
+    known |= {f"{NORM}{part}" for part in (*NORM_PARTS, "num_batches_tracked")} if normed else set()
+    stray = [other for other in tensors if other.startswith(OWN) and other not in known]
+    if name not in tensors or DICTIONARY not in tensors or stray:
+        problem = "an encoder of one linear layer and a dictionary are read; the file has"
+        raise UsageError("target.format", FORMAT, f"{problem} {', '.join(sorted(tensors))}")
+    weight = tensors[name].float()
+    bias = tensors.get(f"{prefix}bias", torch.zeros(len(weight))).float()
+    if normed:
+        gain, offset, mean, variance = (tensors[f"{NORM}{part}"].float() for part in NORM_PARTS)
+        factor = gain / (variance + NORM_EPS).sqrt()
+        weight, bias = weight * factor[:, None], (bias - mean) * factor + offset
+    dictionary = tensors[DICTIONARY].float() * tensors.get(MULTIPLIER, torch.zeros(())).float().exp()
+    found = {name: weight, BIAS: bias, DICTIONARY: dictionary, DECODER_BIAS: torch.zeros(dictionary.shape[1:])}
+    names = {"encoder": name, "encoder_bias": BIAS, "decoder": DICTIONARY, "decoder_bias": DECODER_BIAS}
+    if THRESHOLDS not in tensors:
+        return found, {**keys, **names}
+    for key in ("activation", "threshold", "k"):
+        if keys[key] is not None:
+            raise UsageError(f"target.{key}", keys[key], f"leave it out: the file has {THRESHOLDS}, for {JUMP_RELU}")
+    found[THRESHOLDS] = tensors[THRESHOLDS].float().exp()
+    return found, {**keys, **names, "activation": JUMP_RELU, "threshold": THRESHOLDS}
