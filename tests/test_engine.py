@@ -16,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.tiny import tiny_net
@@ -521,3 +522,22 @@ def test_a_run_can_be_scored_by_every_metric(tmp_path: Path) -> None:
     again = evaluate(tmp_path / "run", judges=["embedded_judge"], metrics=["accuracy", "transfer"])
     for name, entry in again.metrics.items():
         assert entry["value"] == pytest.approx(written[name]["value"]), name
+
+
+@pytest.mark.parametrize("kind", ["class", "channel", "direction"])
+def test_a_run_passes_the_network_for_its_shapes_once(kind: str, tmp_path: Path) -> None:
+    """What else passes: eight references at a time, each step, and the finished pictures, whose activation is noted."""
+    own = load_model(tiny_net(), size=32)
+    passes: list[int] = []
+    own.module.register_forward_pre_hook(lambda _module, given: passes.append(len(given[0])))
+    directions = []
+    if kind == "direction":
+        save_file({"vectors": torch.eye(16)[:2]}, tmp_path / "v.safetensors")
+        directions = [f"target.vectors={tmp_path}/v.safetensors"]
+    targets = {"class": ["class:0", "class:1"], "channel": ["layer1:0", "layer1:1"]}.get(
+        kind, ["direction-layer1-0", "direction-layer1-1"]
+    )
+    overrides = ["evaluation=none", "relevance=none", "references.cache=false", "batch_size=1", *directions]
+    visualize(own, targets, references=torch.rand(8, 3, 32, 32), steps=2, overrides=overrides)
+    traced = [3, 2]  # two passes of empty pictures: how many there are says which axis is theirs
+    assert passes == [*traced, *([8, 1, 1, 1] * len(targets))]
