@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny import TinyNet, tiny_net
-from vital_exp import load_model
+from vital_exp import load_model, visualize
 from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
 from vital_exp.evaluation import artefacts, mis
@@ -441,3 +441,11 @@ def test_what_cannot_be_computed_any_more_leaves_no_old_value(
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert "own_unit_first," not in rows[0]
     assert "correspondence_auc[TinyNet]" in rows[0]
+
+
+def test_a_run_of_hidden_units_asks_judges_of_other_classes() -> None:
+    own = load_model(tiny_net(), size=32)  # of four classes; the judge knows ten others
+    overrides = ["evaluation=units", "evaluation.judges=[embedded_judge]", "references.count=3", "relevance=none"]
+    natural = {f"layer1:{unit}": torch.rand(3, 3, 32, 32) for unit in (0, 1)}
+    made = visualize(own, list(natural), references=natural, steps=1, overrides=[*overrides, "progress=false"])
+    assert made.metrics["correspondence_auc[embedded_judge]"]["value"] is not None

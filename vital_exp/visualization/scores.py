@@ -22,6 +22,7 @@ from vital_exp.runs.provenance import version_of
 from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.unit import Target
 
+BASIC = "basic"  # evaluation.metrics: what a few forward passes tell
 EVALUATION = ".hydra/evaluation.json"  # the last one, and what it was of
 
 Row = dict[str, float | int | str]
@@ -58,11 +59,15 @@ class Evaluator:
         self.judges = self._load_judges(targets)
 
     def _load_judges(self, targets: Sequence[Target]) -> dict[str, VisionNetwork]:
-        if not self.keys["enabled"] or self.network.class_names is None or targets[0].layer is not None:
+        of_classes = targets[0].layer is None
+        # Of hidden units judges are asked for an embedding, which basic metrics do not use.
+        asked = self.network.class_names is not None if of_classes else self.keys["metrics"] != BASIC
+        if not self.keys["enabled"] or not asked:
             return {}
         judges = [named_network(spec, self.setup.cache_dir, "evaluation.judges") for spec in self.keys["judges"]]
         for judge in judges:
-            check_judge(judge, self.network)
+            if of_classes:
+                check_judge(judge, self.network)
             begin_call(judge, self.setup.cache)
         return {judge.name: judge.to(self.network.device) for judge in judges}
 
@@ -82,7 +87,7 @@ class Evaluator:
         asked = self._asked_of(targets, results)
         if folder and (known := _known(folder, asked)):
             return known
-        if self.keys["metrics"] == "basic":
+        if self.keys["metrics"] == BASIC:
             rows = self._rows(targets, results, pixels)
             scores = Scores(rows, {**summarise(rows), **self._unjudged(targets, rows)})
         else:
