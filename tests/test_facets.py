@@ -114,6 +114,18 @@ def test_the_most_coherent_facet_is_first_however_small_and_a_few_images_are_las
     assert found[2].coherence > found[0].coherence  # of the pair: two images are one thing by chance
 
 
+def test_a_coherent_facet_that_hardly_drives_the_unit_comes_last() -> None:
+    stream = torch.Generator().manual_seed(0)
+    loose, tight = (
+        centre + spread * torch.randn(12, 50, generator=stream)
+        for centre, spread in zip(torch.eye(2, 50) * 10, (0.6, 0.1), strict=True)
+    )
+    both = torch.cat([loose, tight])
+    assert find_facets(both, 2, 9)[0].members[0] >= 12
+    weak = [1.0] * 12 + [0.2] * 12
+    assert find_facets(both, 2, 9, strengths=weak)[0].members[0] < 12
+
+
 def test_images_that_are_all_alike() -> None:
     (facet,) = find_facets(torch.ones(20, 5), "auto", 4)
     assert (facet.coherence, facet.members) == (pytest.approx(1), (0, 1, 2, 3))

@@ -67,7 +67,7 @@ def visualize(
         model: a name, or a network (wrap it with :func:`load_model` to give mean, std and size).
         targets: ``"class:207"``, ``"class:golden retriever"``, ``"layer4.2:1935"`` (a channel), ``"layer4.2:1935@7,7"``
             (a position), or Target objects; classes and hidden units are two calls. With ``references.facets`` a unit
-            stands for all its facets, the most coherent first, and ``"layer4.2:1935#1"`` for one.
+            stands for all its facets, the clearest first, and ``"layer4.2:1935#1"`` for one.
         method: an option of the group ``method``.
         references: a folder of real images (of classes, by sub-folder; hidden units find in it what drives them), a
             tensor (B, 3, H, W) RGB for all targets, or {target: tensor}; tensors are never clamped.

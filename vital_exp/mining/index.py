@@ -56,7 +56,7 @@ CREATE TABLE units (
   position INTEGER,          -- of an image: where in the layer's map (meta.maps) the unit is strongest, row by row
   PRIMARY KEY (layer, channel, side, region, rank)
 ) WITHOUT ROWID;
--- The facets of units that were found since, the most coherent first.
+-- The facets of units that were found since, the clearest first.
 CREATE TABLE facets (
   layer TEXT NOT NULL, channel INTEGER NOT NULL,
   settings TEXT NOT NULL,    -- JSON: region, window, candidates, count, facets, seed, embedding
@@ -183,7 +183,7 @@ class Index:
         return window_side(window, self.meta["fields"][layer], self.input_size)
 
     def facets(self, layer: str, channel: int, settings: Mapping[str, object]) -> list[Facet]:
-        """Return the facets of a unit that were found by these settings, most coherent first; none where none were."""
+        """Return the facets of a unit that were found by these settings, the clearest first; none where none were."""
         found = self._ask(
             "SELECT share, coherence, members FROM facets WHERE layer = ? AND channel = ? AND settings = ?"
             " ORDER BY facet",

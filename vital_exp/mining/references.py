@@ -94,8 +94,14 @@ class MinedReferences(Competing):
     def candidates(self, target: Target) -> list[Candidate]:
         """Return the images, patches or windows that compete for a unit's facets, the strongest first."""
         rows = self._strongest(target, self.candidates_count)
+        most = max((row.activation for row in rows), default=0.0)
         return [
-            Candidate(printable(row.image), partial(self._picture, row), row.image if row.box is None else None)
+            Candidate(
+                printable(row.image),
+                partial(self._picture, row),
+                row.image if row.box is None else None,
+                max(0.0, row.activation / most) if most > 0 else 1.0,
+            )
             for row in rows
         ]
 

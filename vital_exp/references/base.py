@@ -49,11 +49,13 @@ class Candidate:
         name: what the user knows it by: its path, or its place in a tensor.
         load: returns it, (3, H, W) RGB.
         shared: what it is called for every unit that may have it too; None for an image of this unit alone.
+        strength: how far it drives the unit, as a share of what the strongest image does; 1 where that is not known.
     """
 
     name: str | int
     load: Callable[[], Tensor]
     shared: str | int | None = None
+    strength: float = 1.0
 
 
 class Competing(References, Protocol):

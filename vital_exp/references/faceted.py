@@ -111,7 +111,7 @@ class FacetedReferences(References):
         return found[target.facet]
 
     def facets(self, target: Target) -> list[Facet]:
-        """Return the facets of a target's unit, the most coherent first; they are found when first asked for.
+        """Return the facets of a target's unit, the clearest first; they are found when first asked for.
 
         Raises:
             UsageError: too few images compete.
@@ -135,7 +135,7 @@ class FacetedReferences(References):
         return self._found.get(unit)
 
     def expanded(self, targets: Iterable[Target], find: bool = True) -> list[Target]:
-        """Return each target's facets in place of it, the most coherent first; a target that is a facet stays.
+        """Return each target's facets in place of it, the clearest first; a target that is a facet stays.
 
         Args:
             targets: units or facets.
@@ -185,12 +185,15 @@ class FacetedReferences(References):
 
     def _find(self, unit: Target) -> list[Facet]:
         places, embeddings = self._embedded(unit)
+        competing = self._competing(unit)
         if self.wanted == AUTO and len(places) < 2 * LEAST_MEMBERS:
             text = f"{unit.name}: one facet, for {len(places)} images compete and two need {2 * LEAST_MEMBERS}"
             warnings.warn(text, ReferenceWarning, stacklevel=3)
         elif self.wanted != AUTO:
             check_enough(self.wanted, len(places), f"images of {unit.name} compete")
-        found = find_facets(embeddings, self.wanted, self.count, self.seed)
+        found = find_facets(
+            embeddings, self.wanted, self.count, self.seed, [competing[place].strength for place in places]
+        )
         return [replace(facet, members=tuple(places[member] for member in facet.members)) for facet in found]
 
     def _embedded(self, unit: Target) -> tuple[list[int], Tensor]:
@@ -206,7 +209,7 @@ class FacetedReferences(References):
 
 
 def main_facet(references: References, target: Target) -> Target:
-    """Return the most coherent facet of a unit, where references are by facet; else the target itself."""
+    """Return the clearest facet of a unit, where references are by facet; else the target itself."""
     return replace(target, facet=0) if isinstance(references, FacetedReferences) else target
 
 

@@ -5,8 +5,9 @@ numbers from 2 on whose facets have at least ``LEAST_MEMBERS`` images each, the 
 There is one facet where all images have much in common (a mean cosine of ``IN_COMMON``), unless that silhouette is
 larger than in each of ``NULLS`` samples of one Gaussian of the same mean and covariance.
 
-The most coherent facet comes first, not the largest: k-means leaves what fits nowhere in one cluster, which is often
-the largest, and whose images have nothing in common that a picture could show (benchmarks/results/hidden_units.md).
+The clearest facet comes first: that of the largest coherence, times how far its images drive the unit on average. The
+largest would not do: k-means leaves what fits nowhere in one cluster, which is often the largest, and whose images have
+nothing in common that a picture could show (benchmarks/results/hidden_units.md).
 """
 
 from __future__ import annotations
@@ -81,14 +82,17 @@ def check_enough(facets: str | int, count: int, what: str) -> None:
         raise UsageError(KEY, facets, problem)
 
 
-def find_facets(embeddings: Tensor, facets: str | int, count: int, seed: int = 0) -> list[Facet]:
-    """Return the facets of images, the most coherent first; see this module's description.
+def find_facets(
+    embeddings: Tensor, facets: str | int, count: int, seed: int = 0, strengths: Sequence[float] | None = None
+) -> list[Facet]:
+    """Return the facets of images, the clearest first; see this module's description.
 
     Args:
         embeddings: (n, D) of the images, of any length.
         facets: how many, at most n // ``LEAST_MEMBERS``; or ``"auto"``.
         count: members of a facet, at most: those nearest to its centre.
         seed: of the clustering.
+        strengths: (n,) how far each image drives the unit; None: all alike.
 
     Raises:
         UsageError: more facets than different images.
@@ -104,13 +108,15 @@ def find_facets(embeddings: Tensor, facets: str | int, count: int, seed: int = 0
             raise UsageError(KEY, facets, f"more than there are different images among the strongest: {different}")
         labels = _clusters(coordinates, int(facets), seed)
     found = [_facet(vectors, np.flatnonzero(labels == label), count) for label in np.unique(labels)]
-    return sorted(found, key=partial(_place, len(vectors)))
+    known = np.ones(len(vectors)) if strengths is None else np.asarray(strengths, dtype=np.float64)
+    return sorted(found, key=partial(_place, known))
 
 
-def _place(count: int, facet: Facet) -> tuple[bool, float, float, int]:
-    """Return what orders the facets of ``count`` images: one of few images is coherent by chance and comes last."""
-    few = round(facet.share * count) < LEAST_MEMBERS
-    return few, -round(facet.coherence, DIGITS), -facet.share, min(facet.members)
+def _place(strengths: Array, facet: Facet) -> tuple[bool, float, float, int]:
+    """Return what orders the facets of images (n,): one of few images is coherent by chance and comes last."""
+    few = round(facet.share * len(strengths)) < LEAST_MEMBERS
+    clear = facet.coherence * float(strengths[list(facet.members)].mean())
+    return few, -round(clear, DIGITS), -facet.share, min(facet.members)
 
 
 def _unit(vectors: Array) -> Array:

@@ -20,7 +20,7 @@ class UnitResults:
     Attributes:
         name: of the unit.
         title: its label, or its name in words.
-        results: its facets, the most coherent first, each with its variations; or a single picture of all of it.
+        results: its facets, the clearest first, each with its variations; or a single picture of all of it.
         by_facet: whether they are of facets.
     """
 
@@ -53,7 +53,7 @@ def _together(name: str, results: list[Result]) -> UnitResults:
 
 
 def _order(result: Result) -> tuple[float, float]:
-    """Facets are numbered by coherence; equal places stay in their order."""
+    """Facets are numbered, the clearest first; equal places stay in their order."""
     return _number(result.get("facet")) or 0.0, _number(result.get("variation")) or 1.0
 
 

@@ -179,7 +179,7 @@ def facet_targets(
     find: bool = True,
     found: FoundFacets | None = None,
 ) -> list[Target]:
-    """Return each unit's facets in place of it, the most coherent first.
+    """Return each unit's facets in place of it, the clearest first.
 
     Args:
         config: the composed configuration.

@@ -25,7 +25,7 @@ class Target:
         position: (row, column) in the layer's map, for a neuron.
         variation: 1 for the first picture of the unit, 2, 3 ... for further ones.
         label: a name for people ("golden retriever"); takes no part in equality.
-        facet: which of the things that the unit answers to, from 0, the most coherent first; None: whatever drives it.
+        facet: which of the things that the unit answers to, from 0, the clearest first; None: whatever drives it.
     """
 
     kind: str
