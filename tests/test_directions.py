@@ -33,7 +33,7 @@ from vital_exp.targets.unit import Target
 SIZE, CHANNELS, FEATURES = 32, 16, 24
 SHORT = ["evaluation=none", "references.cache=false", "batch_size=1"]
 KEYS: dict[str, Any] = {
-    **{"format": "auto", "scale": None},
+    **{"format": "auto", "mean": None, "scale": None},
     **{"layer": "layer1", "encoder": "encoder.weight", "encoder_bias": "encoder.bias", "decoder": "decoder.weight"},
     **{"decoder_bias": "decoder.bias", "activation": "relu", "k": None, "threshold": None},
 }

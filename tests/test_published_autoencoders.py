@@ -24,7 +24,14 @@ from vital_exp.targets.autoencoder_files import load_autoencoder
 
 SIZE, CHANNELS, FEATURES = 32, 16, 24
 KEYS: dict[str, Any] = {
-    **{"layer": "layer1", "format": "auto", "scale": None, "encoder": "encoder.weight", "encoder_bias": "encoder.bias"},
+    **{
+        "layer": "layer1",
+        "format": "auto",
+        "mean": None,
+        "scale": None,
+        "encoder": "encoder.weight",
+        "encoder_bias": "encoder.bias",
+    },
     **{"decoder": None, "decoder_bias": None, "activation": None, "k": None, "threshold": None},
 }
 Twin = Callable[[np.ndarray], np.ndarray]
@@ -251,6 +258,26 @@ def test_a_factor_that_the_file_lacks(tmp_path: Path) -> None:
         return np.maximum((2.5 * a - w["b_dec"]) @ w["W_enc"] + w["b_enc"], 0)
 
     compare(load(path, scale=2.5), features, lambda a: (features(a) @ w["W_dec"] + w["b_dec"]) / 2.5)
+
+
+def test_a_mean_that_the_file_lacks(tmp_path: Path) -> None:
+    """saev's loaders once handed (a - mean) times a factor to the autoencoder."""
+    own, mean = tensors(), np.linspace(-1, 2, CHANNELS)
+    w = named(own)
+    path = saev(tmp_path, SAEV_OLD[0], own)
+    np.save(tmp_path / "mean.npy", mean)
+
+    def features(a: np.ndarray) -> np.ndarray:
+        return np.maximum((2.5 * (a - mean) - w["b_dec"]) @ w["W_enc"] + w["b_enc"], 0)
+
+    one = load(path, mean=str(tmp_path / "mean.npy"), scale=2.5)
+    compare(one, features, lambda a: (features(a) @ w["W_dec"] + w["b_dec"]) / 2.5 + mean)
+    np.save(tmp_path / "short.npy", mean[:3])
+    for given, message in {"short.npy": r"holds \(1, 3\); one vector of 16", "none.npy": "no such file"}.items():
+        with pytest.raises(UsageError, match=f"target.mean=.*{message}"):
+            load(path, mean=str(tmp_path / given))
+    with pytest.raises(UsageError, match=r"target.scale=0: a number above 0"):
+        load(path, scale=0)
 
 
 def test_a_plain_file_of_torch_save_with_a_threshold_for_each_feature(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def tell_reconstruction(
     if not share <= POOR:
         logger.warning(
             "the autoencoder does not fit the activations of %s (%.0f %% of their variance is left): another layer, "
-            "another scale (target.scale), a mean to be subtracted first, or another decoder_bias or activation?",
+            "another target.scale or target.mean, or another convention?",
             layer,
             100 * share,
         )

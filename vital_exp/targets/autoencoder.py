@@ -75,12 +75,12 @@ class SparseAutoencoder:
         decoded = torch.einsum("nfp,fc->ncp", self.encode(values), self.decoder.to(values))
         return (decoded + self.decoder_bias.to(values)[:, None]) * size + offset
 
-    def scaled(self, factor: float) -> SparseAutoencoder:
-        """Return the autoencoder of activations that are multiplied by a factor first; it has no normalisation."""
+    def after(self, mean: Tensor, factor: float) -> SparseAutoencoder:
+        """Return the autoencoder that reads (a - mean) times a factor, (C,), in place of a; it has no normalisation."""
         assert self.normalisation == AS_IT_IS
         decoder = None if self.decoder is None else self.decoder / factor
-        bias = None if self.decoder_bias is None else self.decoder_bias / factor
-        encoder, shift = self.encoder * factor, self.shift / factor
+        bias = None if self.decoder_bias is None else self.decoder_bias / factor + mean
+        encoder, shift = self.encoder * factor, self.shift / factor + mean
         return replace(self, encoder=encoder, shift=shift, decoder=decoder, decoder_bias=bias)
 
     def read(self, values: Tensor, features: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from vital_exp.targets.autoencoder import (
     SparseAutoencoder,
 )
 from vital_exp.targets.autoencoder_tensors import KEY, read_tensors
+from vital_exp.targets.directions import load_directions
 from vital_exp.targets.overcomplete_autoencoders import FORMAT as OVERCOMPLETE
 from vital_exp.targets.overcomplete_autoencoders import as_plain, is_overcomplete
 from vital_exp.targets.published_autoencoders import FORMATS, SAELENS, detect, load_published
@@ -31,7 +32,7 @@ def load_autoencoder(keys: Mapping[str, Any], channels: int) -> SparseAutoencode
     """Load the autoencoder that the keys of ``target=sae`` name; no code of a file is run.
 
     Args:
-        keys: layer, checkpoint, format, scale, and of a plain file encoder, encoder_bias, decoder, decoder_bias,
+        keys: layer, checkpoint, format, mean, scale, and of a plain file encoder, encoder_bias, decoder, decoder_bias,
             activation, k, threshold.
         channels: of the layer.
 
@@ -50,12 +51,30 @@ def load_autoencoder(keys: Mapping[str, Any], channels: int) -> SparseAutoencode
     else:
         _leave_to_the_file(keys, form)
         found = load_published(path, form, str(keys["layer"]), channels, scaled=keys["scale"] is not None)
-    if keys["scale"] is None:
+    return _standardised(found, keys, channels)
+
+
+def _standardised(found: SparseAutoencoder, keys: Mapping[str, Any], channels: int) -> SparseAutoencoder:
+    """Return the autoencoder that reads activations less ``target.mean``, times ``target.scale``, where given."""
+    given = [key for key in ("mean", "scale") if keys[key] is not None]
+    if not given:
         return found
-    scale = number("target.scale", keys["scale"], above=0, allowed="a number above 0 that multiplies the activations")
     if found.normalisation != AS_IT_IS:
-        raise UsageError("target.scale", scale, f"the file normalises activations itself ({found.normalisation})")
-    return found.scaled(scale)
+        problem = f"the file normalises activations itself ({found.normalisation})"
+        raise UsageError(f"target.{given[0]}", keys[given[0]], problem)
+    scale, mean = 1.0, torch.zeros(channels)
+    if "scale" in given:
+        scale = number("target.scale", keys["scale"], above=0, allowed="a number above 0 that multiplies activations")
+    if "mean" in given:
+        try:
+            vectors = load_directions(str(keys["mean"]))
+        except UsageError as error:
+            raise UsageError("target.mean", error.value, error.problem) from None
+        if vectors.shape != (1, channels):
+            problem = f"holds {tuple(vectors.shape)}; one vector of {channels} channels is needed"
+            raise UsageError("target.mean", keys["mean"], problem)
+        mean = vectors[0]
+    return found.after(mean, scale)
 
 
 def _path(checkpoint: object, form: str) -> Path:
