@@ -207,8 +207,8 @@ def test_the_first_layer_has_its_own_weight_unless_weights_are_given() -> None:
 
 RECIPES = [
     ("vital", [], ("lrp", 50, 1, "patch", 50)),
-    ("vital_fourier", [], ("none", 12, "auto", "window", 80)),
-    ("vital_fourier", ["relevance=lrp", "references.facets=1"], ("lrp", 12, 1, "window", 80)),
+    ("vital_fourier", [], ("none", 12, "auto", "window", "auto")),
+    ("vital_fourier", ["relevance=lrp", "references.facets=1"], ("lrp", 12, 1, "window", "auto")),
     ("vital", ["references.region=image", "references.count=20"], ("lrp", 20, 1, "image", 50)),
     ("maco", [], ("none", 50, 1, "window", 50)),
 ]

@@ -39,7 +39,7 @@ from vital_exp.models.loading import ModelConfig, wrap
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.drawn import draw
 from vital_exp.references.folder import ReferenceWarning
-from vital_exp.setup.mined import mined_references
+from vital_exp.setup.mined import _candidates, mined_references
 from vital_exp.setup.parts import pictures_of
 from vital_exp.targets.unit import Target
 
@@ -494,6 +494,14 @@ def test_windows_of_more_images_than_are_wanted_compete(
         assert mined_by(asked, network, photos, tmp_path / asked[0]).index.meta["k"] == k
     with pytest.raises(UsageError, match=r"references\.candidates=0: a whole number of at least 1"):
         mined_by(["references.candidates=0"], network, photos, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "count", "images", "expected"),
+    [("auto", 12, 40, 16), ("auto", 12, 300, 30), ("auto", 12, 50_000, 80), ("auto", 50, 100, 50), (7, 50, 40, 7)],
+)
+def test_how_many_images_compete(asked: object, count: int, images: int, expected: int) -> None:
+    assert _candidates(asked, count, images) == expected
 
 
 def test_the_fingerprint_of_references_tells_them_apart(index: Index, network: VisionNetwork, photos: Path) -> None:

@@ -23,11 +23,16 @@ from vital_exp.mining.units import select_units
 from vital_exp.mining.windows import AUTO, check_window
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.decoding import printable
+from vital_exp.references.facets import LEAST_MEMBERS
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.unit import Target
+from vital_exp.values import whole_number
 
 # What ranks the images, and what a picture's activation is compared with.
 POOLING = "max"
+# references.candidates=auto: one of ten images, at most 80. Of 300 images 80 are more than a quarter: their facets are
+# of what is in the folder, not of what drives the unit.
+CANDIDATES_OF, MOST_CANDIDATES = 10, 80
 # Keys of the command for arguments of an index.
 OWN_KEYS = {"layer": "target.layer", "channel": "target.index"}
 
@@ -78,11 +83,10 @@ def mined_references(
         raise UsageError("references.region", keys.region, f"one of {', '.join(REGIONS)}", REGIONS)
     window = keys.get("window", AUTO)
     check_window(window, network.preprocessing.size)
-    candidates = keys.get("candidates", keys.count)
-    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
-        raise UsageError("references.candidates", candidates, "a whole number of at least 1")
     settle_index(config)
     folder = ImageFolder(image_folder(config, cache), network.preprocessing, "references.root")
+    candidates = _candidates(keys.get("candidates", keys.count), keys.count, len(folder.paths))
+    set_keys(config, references__candidates=candidates)
     if keys.index:
         index = Index.open(keys.index)
         index.check(network, folder)
@@ -105,6 +109,17 @@ def image_folder(config: DictConfig, cache: Path) -> Path:
     if config.references.root:
         return Path(config.references.root).expanduser()
     return drawn_folder(cache)
+
+
+def _candidates(asked: object, count: int, images: int) -> int:
+    """Return how many images of a folder compete.
+
+    Raises:
+        UsageError: neither a whole number of at least 1 nor auto.
+    """
+    if asked != AUTO:
+        return whole_number("references.candidates", asked, 1, allowed="a whole number of at least 1, or auto")
+    return min(MOST_CANDIDATES, max(count, 2 * LEAST_MEMBERS, images // CANDIDATES_OF))
 
 
 def _check_settings(index: Index, keys: DictConfig) -> None:
