@@ -10,7 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from vital_exp.engine.batch import Made
 from vital_exp.errors import UsageError
+from vital_exp.references.base import References
+from vital_exp.references.faceted import FacetedReferences
+from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
@@ -76,3 +80,42 @@ class Pictures(Outcome):
     images: Tensor
     masks: Tensor
     history: History
+
+
+def result_line(setup: RunSetup, target: Target, made: Made, cost: Mapping[str, float | None]) -> dict[str, Any]:
+    """Return a target's line in results.jsonl.
+
+    Args:
+        setup: of the run.
+        target: of the line.
+        made: its picture, or why there is none.
+        cost: seconds, and MB of memory.
+    """
+    error = made.error
+    return {
+        "target": target.name,
+        "kind": target.kind,
+        "layer": target.layer,
+        "index": target.index,
+        "label": target.label,
+        "status": "failed" if error else "done",
+        "image": None if error else f"images/{target.name}.png",
+        "seed": setup.seed,
+        "steps": setup.steps,
+        "loss": None if error else {name: values[-1] for name, values in made.history.items()},
+        "activation": made.activation,
+        **cost,
+        "error": error,
+        "position": list(target.position) if target.position else None,
+        "variation": target.variation,
+        "facet": target.facet,
+        **_described(setup.references, target),
+        "config_hash": setup.config_hash,
+    }
+
+
+def _described(references: References, target: Target) -> dict[str, Any]:
+    """What is known of the target's facet."""
+    if isinstance(references, FacetedReferences) and target.facet is not None:
+        return references.describe(target)
+    return {"share": None, "coherence": None, "members": None, "facets": None}

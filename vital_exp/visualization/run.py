@@ -25,7 +25,6 @@ from vital_exp.images.ranges import checked_pictures
 from vital_exp.mining.references import MinedReferences
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.refusals import REFUSALS, refusal
-from vital_exp.references.faceted import FacetedReferences
 from vital_exp.references.none import NoReferences
 from vital_exp.runs.folder import RunFolder
 from vital_exp.runs.movies import Film
@@ -35,7 +34,7 @@ from vital_exp.setup.batching import automatic_batch_size, batches, together
 from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
 from vital_exp.visualization.loggers import close_loggers, make_loggers
-from vital_exp.visualization.outcome import History, Outcome, Pictures
+from vital_exp.visualization.outcome import History, Outcome, Pictures, result_line
 from vital_exp.visualization.ranks import Ranks
 from vital_exp.visualization.scores import Evaluator, Scores
 
@@ -237,7 +236,7 @@ class Visualization:
 
     def _keep(self, target: Target, made: Made, cost: Mapping[str, float | None]) -> None:
         """Keep a picture: on disk if there is a folder, and its line last."""
-        result = self._result(target, made, cost)
+        result = result_line(self.setup, target, made, cost)
         if self.folder:
             if made.history:
                 self.folder.append_history(target, made.history)
@@ -249,36 +248,6 @@ class Visualization:
         if self.keep:
             self.finished[target.name] = made
         self.results[target.name] = result
-
-    def _result(self, target: Target, made: Made, cost: Mapping[str, float | None]) -> dict[str, Any]:
-        """Return a target's line in results.jsonl."""
-        error = made.error
-        return {
-            "target": target.name,
-            "kind": target.kind,
-            "layer": target.layer,
-            "index": target.index,
-            "label": target.label,
-            "status": "failed" if error else "done",
-            "image": None if error else f"images/{target.name}.png",
-            "seed": self.setup.seed,
-            "steps": self.setup.steps,
-            "loss": None if error else {name: values[-1] for name, values in made.history.items()},
-            "activation": made.activation,
-            **cost,
-            "error": error,
-            "position": list(target.position) if target.position else None,
-            "variation": target.variation,
-            "facet": target.facet,
-            **self._described(target),
-            "config_hash": self.setup.config_hash,
-        }
-
-    def _described(self, target: Target) -> dict[str, Any]:
-        """What is known of the target's facet."""
-        if isinstance(self.references, FacetedReferences) and target.facet is not None:
-            return self.references.describe(target)
-        return {"share": None, "coherence": None, "members": None, "facets": None}
 
     # What is handed back
 
