@@ -21,7 +21,7 @@ from vital_exp.api import load_model
 from vital_exp.errors import UsageError
 from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.models.loading import ModelConfig, build_network
-from vital_exp.models.weights_files import read_tensors
+from vital_exp.weights_files import read_tensors
 
 Weights = dict[str, Tensor]
 

@@ -81,6 +81,20 @@ def test_a_circuit_is_a_page_of_pictures(capsys: pytest.CaptureFixture[str], mon
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
+def test_relevance_and_pictures_of_a_level_are_of_the_same_windows() -> None:
+    """In the size in which the unit saw them, by as many candidates as the folder's size gives."""
+    config = compose_config(
+        [*SHORT, *QUIET, "target=circuit", "target.unit=layer3:5", "method=vital_fourier", "relevance=lrp"]
+    )
+    circuit = Circuit.from_config(config)
+    level = circuit.level([circuit.root])
+    assert level.config.references.enlarge is False
+    assert level.config.references.candidates == 60  # of 600 drawn images
+    assert circuit.references([circuit.root]) is level.references
+    side = level.config.image.size
+    assert next(iter(level.references.images(circuit.root))).shape == (3, side, side)
+
+
 def test_a_class_at_the_root_has_the_references_of_classes() -> None:
     def of_root(*asked: str) -> tuple[int, int | str, int]:
         overrides = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Circuit:
     config: DictConfig
     network: VisionNetwork
     overrides: Sequence[str] = ()
-    _references: dict[tuple[Target, ...], References] = field(default_factory=dict)
+    _levels: dict[tuple[Target, ...], Request] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config: DictConfig, overrides: Sequence[str] = ()) -> Circuit:
@@ -121,21 +121,30 @@ class Circuit:
     def _pictures(self, targets: list[Target], path: Path) -> int:
         from vital_exp.reporting.gallery import write_gallery
 
-        config, references = self.config_of(targets), self.references(targets)
-        check_references(targets, references)
-        settle_window_size(config, self.network, references, targets)
-        targets = facet_targets(config, references, [main_facet(references, target) for target in targets])
-        folder = RunFolder(path, config, self.overrides)
-        made = Visualization(Request(config, self.network, targets, references), folder=folder).run()
+        level = self.level(targets)
+        shown = [main_facet(level.references, target) for target in targets]
+        request = replace(level, targets=facet_targets(level.config, level.references, shown))
+        made = Visualization(request, folder=RunFolder(path, level.config, self.overrides)).run()
         write_gallery(path)
         return sum(result["status"] == "failed" for result in made.results)
 
     def references(self, targets: list[Target]) -> References:
-        """Return the references of the units of one level, made once: their facets need not be found again."""
+        """Return the references of the units of one level."""
+        return self.level(targets).references
+
+    def level(self, targets: list[Target]) -> Request:
+        """Return what the units of one level are looked at with, made once.
+
+        Relevance and pictures are of the same windows, in the same size, and their facets are found once.
+        """
         key = tuple(targets)
-        if key not in self._references:
-            self._references[key] = references_of(self.config_of(targets), self.network, targets)
-        return self._references[key]
+        if key not in self._levels:
+            config = self.config_of(targets)
+            references = references_of(config, self.network, targets)
+            check_references(targets, references)
+            settle_window_size(config, self.network, references, targets)
+            self._levels[key] = Request(config, self.network, targets, references)
+        return self._levels[key]
 
     def config_of(self, targets: Sequence[Target]) -> DictConfig:
         """Return the configuration of an ordinary run for the units of one level."""

@@ -15,7 +15,7 @@ from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.weights import hub_file, local_file
 from vital_exp.images.output import to_uint8
 from vital_exp.models.heads import Head
-from vital_exp.models.weights_files import read_tensors
+from vital_exp.weights_files import read_tensors
 
 KEY = "evaluation.inception"
 FEATURES, LOGITS = "2048", "logits_unbiased"
@@ -70,6 +70,6 @@ def load_inception(checkpoint: str | None, download: bool, device: torch.device)
     with tempfile.TemporaryDirectory() as folder:
         # torch-fidelity unpickles what it is given: hand it tensors that were read without running code.
         safe = Path(folder) / "weights.pth"
-        torch.save(read_tensors(place), safe)
+        torch.save(read_tensors(place, KEY), safe)
         extractor = build("inception", [FEATURES, LOGITS], feature_extractor_weights_path=str(safe))
     return InceptionReader(extractor, device)

@@ -5,7 +5,7 @@ numbers from 2 on whose facets have at least ``LEAST_MEMBERS`` images each, the 
 There is one facet where all images have much in common (a mean cosine of ``IN_COMMON``), unless that silhouette is
 larger than in each of ``NULLS`` samples of one Gaussian of the same mean and covariance.
 
-The clearest facet comes first: that of the largest coherence, times how far its images drive the unit on average. The
+The clearest facet comes first: that of the largest coherence, times how far its members drive the unit on average. The
 largest would not do: k-means leaves what fits nowhere in one cluster, which is often the largest, and whose images have
 nothing in common that a picture could show (benchmarks/results/hidden_units.md).
 """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def vectors_of(config: DictConfig, network: VisionNetwork, layer: str, channels:
     """
     keys = {**plain(config)["target"], "layer": layer}
     if keys["kind"] == "sae":
-        return load_autoencoder(keys, channels)
+        return _autoencoder(json.dumps(keys, sort_keys=True, default=str), channels, _stamps(keys))
     if keys["kind"] == "concept":
         return _concepts(config, keys, network)
     if keys["kind"] == "text":
@@ -72,6 +74,19 @@ def vectors_of(config: DictConfig, network: VisionNetwork, layer: str, channels:
         wanted = f"directions of {vectors.shape[1]} channels, and {layer} has {channels}"
         raise UsageError("target.vectors", keys["vectors"], wanted)
     return vectors
+
+
+@lru_cache(maxsize=1)
+def _autoencoder(keys: str, channels: int, _stamps: tuple[object, ...]) -> SparseAutoencoder:
+    """Load an autoencoder, once for all batches of a run as long as its files stay as they are."""
+    return load_autoencoder(json.loads(keys), channels)
+
+
+def _stamps(keys: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return what changes when a file of the autoencoder does; nothing where a key names none."""
+    named = [Path(str(keys[key]).partition("#")[0]).expanduser() for key in ("checkpoint", "mean") if keys.get(key)]
+    files = [file for path in named for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file())
 
 
 def _concepts(config: DictConfig, keys: Mapping[str, Any], network: VisionNetwork) -> Tensor:

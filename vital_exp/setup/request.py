@@ -83,8 +83,7 @@ class Request:
         else:
             targets = targets_of(config, network)
             references = references_of(config, network, targets)
-        settle_window_size(config, network, references, targets, find=not config.dry_run)
-        targets = facet_targets(config, references, targets, not config.dry_run, found)
+        targets = _shown(config, network, references, targets, found)
         return cls(config, network, targets, references, tuple(overrides))
 
     @classmethod
@@ -127,10 +126,21 @@ class Request:
         given = None if references is None else as_references(references, network)
         source = faceted(config, network, given) if given else references_of(config, network, chosen)
         check_references(chosen, source)
-        settle_window_size(config, network, source, chosen, find=not config.dry_run)
-        chosen = facet_targets(config, source, chosen, not config.dry_run, found)
+        chosen = _shown(config, network, source, chosen, found)
         _record(config, network, chosen, source if given else None)
         return cls(config, network, chosen, source, (*asked, *map(str, overrides)))
+
+
+def _shown(
+    config: DictConfig,
+    network: VisionNetwork,
+    references: References,
+    targets: list[Target],
+    found: FoundFacets | None,
+) -> list[Target]:
+    """Return what pictures are made of, facets of units where asked for; the size of windows is settled on the way."""
+    settle_window_size(config, network, references, targets, find=not config.dry_run)
+    return facet_targets(config, references, targets, not config.dry_run, found)
 
 
 def _kind(spellings: Sequence[str | Target]) -> str:

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+KEY = "target.checkpoint"
 RELU, TOP_K, BATCH_TOP_K, JUMP_RELU = "relu", "topk", "batch_topk", "jump_relu"
 ACTIVATIONS = (RELU, TOP_K, BATCH_TOP_K, JUMP_RELU)
 # What is done to the channels of each position first; the constants are those of SAELens and Prisma.

@@ -15,14 +15,14 @@ from vital_exp.targets.autoencoder import (
     AS_IT_IS,
     BATCH_TOP_K,
     JUMP_RELU,
+    KEY,
     TOP_K,
     SparseAutoencoder,
 )
-from vital_exp.targets.autoencoder_tensors import KEY, read_tensors
 from vital_exp.targets.directions import load_directions
 from vital_exp.targets.overcomplete_autoencoders import FORMAT as OVERCOMPLETE
 from vital_exp.targets.overcomplete_autoencoders import as_plain, is_overcomplete
-from vital_exp.targets.published_autoencoders import FORMATS, SAELENS, detect, load_published
+from vital_exp.targets.published_autoencoders import FORMATS, SAELENS, autoencoder_tensors, detect, load_published
 from vital_exp.values import is_number, number, one_of, whole_number
 
 AUTO, PLAIN = "auto", "plain"
@@ -44,7 +44,7 @@ def load_autoencoder(keys: Mapping[str, Any], channels: int) -> SparseAutoencode
     path = _path(keys["checkpoint"], wanted)
     form = (detect(path) or PLAIN) if wanted == AUTO else wanted
     if form in (PLAIN, OVERCOMPLETE):
-        tensors = read_tensors(path)
+        tensors = autoencoder_tensors(path)
         if form == OVERCOMPLETE or (wanted == AUTO and is_overcomplete(tensors)):
             tensors, keys = as_plain(tensors, keys)
         found = _plain(tensors, keys, channels)

@@ -17,18 +17,20 @@ from vital_exp.targets.autoencoder import (
     BATCH_TOP_K,
     CONSTANT_NORM,
     JUMP_RELU,
+    KEY,
     LAYER_NORM,
     RELU,
     TOP_K,
     SparseAutoencoder,
 )
-from vital_exp.targets.autoencoder_tensors import KEY, read_tensors, tensors_of
 from vital_exp.text_files import read_json
 from vital_exp.values import is_whole
+from vital_exp.weights_files import read_tensors, tensors_of
 
 SAEV, PRISMA, SAELENS = "saev", "prisma", "saelens"
 FORMATS = (SAEV, PRISMA, SAELENS)
 SAELENS_WEIGHTS, SAELENS_CONFIG, PRISMA_CONFIG = "sae_weights.safetensors", "cfg.json", "config.json"
+INNER = "state_dict."  # of a file that holds more than the weights
 GATED, SCALED = "gated", "expected_average_only_in"
 # What the libraries call g, and n.
 ACTIVATION_NAMES = {"standard": RELU, "topk": TOP_K, "jumprelu": JUMP_RELU, GATED: GATED}
@@ -92,13 +94,22 @@ def load_published(path: Path, form: str, layer: str, channels: int, *, scaled: 
         folder = path if path.is_dir() else path.parent
         place = folder / (SAELENS_CONFIG if form == SAELENS else PRISMA_CONFIG)
         said = _described(_settings(place, form), form, place)
-        tensors = read_tensors(folder / SAELENS_WEIGHTS if path.is_dir() else path)
+        tensors = autoencoder_tensors(folder / SAELENS_WEIGHTS if path.is_dir() else path)
     if said.normalisation == SCALED and not scaled:
         problem = (
             f"{form} multiplied activations by a factor that the file does not hold ({SCALED}): a number is needed"
         )
         raise UsageError("target.scale", None, problem)
     return _built(said, tensors, path, form, layer, channels)
+
+
+def autoencoder_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of an autoencoder's file by name; those of a ``state_dict`` in it without that word.
+
+    Raises:
+        UsageError: see :func:`vital_exp.weights_files.read_tensors`.
+    """
+    return {name.removeprefix(INNER): tensor for name, tensor in read_tensors(path, KEY).items()}
 
 
 # What each format says.
@@ -182,7 +193,7 @@ def _saev(path: Path) -> tuple[Description, dict[str, Tensor]]:
     params = named.get("params")
     k = params.get("top_k") if isinstance(params, dict) else None
     k = None if activation == RELU else _k(k, path)
-    return Description(activation, k, subtracts=old, rectified=activation == RELU), tensors_of(content, path)
+    return Description(activation, k, subtracts=old, rectified=activation == RELU), tensors_of(content, path, KEY)
 
 
 def _k(k: object, place: Path) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -33,26 +34,40 @@ DEEPEST = 12  # containers in each other; a checkpoint has few, a pickle may hol
 SHOWN = 5  # files of a folder that are named
 
 
-def read_tensors(path: Path | str) -> dict[str, Tensor]:
+def read_tensors(path: Path | str, key: str = KEY) -> dict[str, Tensor]:
     """Return the tensors of a file by the dotted path to each: ``state_dict.model.conv1.weight``.
 
     Args:
         path: a .safetensors file, a file of torch.save that loads as weights only, or the index of weights in several.
+        key: the configuration's key that names the file.
 
     Raises:
         UsageError: no such file, one of another kind, one that would execute code, or no tensors in it.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        raise UsageError(KEY, path, f"is a folder: name the file in it{_listed(path)}")
+        raise UsageError(key, path, f"is a folder: name the file in it{_listed(path)}")
     if not path.is_file():
-        raise UsageError(KEY, path, "no such file")
-    content = _sharded(path) if path.name.endswith(INDEX) else _content(path)
+        raise UsageError(key, path, "no such file")
+    content = _sharded(path, key) if path.name.endswith(INDEX) else _content(path, key)
+    return _tensors(content, path, key)
+
+
+def tensors_of(content: bytes, path: Path, key: str) -> dict[str, Tensor]:
+    """Return the tensors of what torch.save wrote, which is part of a file, as :func:`read_tensors` does.
+
+    Raises:
+        UsageError: it would execute code, cannot be read, or there are no tensors in it.
+    """
+    return _tensors(_unpickled(BytesIO(content), path, key), path, key)
+
+
+def _tensors(content: object, path: Path, key: str) -> dict[str, Tensor]:
     if not isinstance(content, dict):
-        raise UsageError(KEY, path, f"holds {type(content).__name__}, not a state_dict")
+        raise UsageError(key, path, f"holds {type(content).__name__}, not a state_dict")
     tensors = dict(_walk(content, ""))
     if not tensors:
-        raise UsageError(KEY, path, "holds no weights")
+        raise UsageError(key, path, "holds no weights")
     return tensors
 
 
@@ -62,45 +77,54 @@ def _listed(folder: Path) -> str:
     return f", {', '.join(files[:SHOWN])}{more}" if files else "; it holds no weights"
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path, key: str) -> Any:
     """What a file holds: nested dicts, lists and tensors."""
     with path.open("rb") as file:
         head = file.read(64)
     for beginning, problem in HEADS:
         if head.startswith(beginning):
-            raise UsageError(KEY, path, problem)
+            raise UsageError(key, path, problem)
     if path.suffix.lower() in OTHER_KINDS:
-        raise UsageError(KEY, path, f"is of {OTHER_KINDS[path.suffix.lower()]}: {CONVERT}")
+        raise UsageError(key, path, f"is of {OTHER_KINDS[path.suffix.lower()]}: {CONVERT}")
+    if head[8:9] != b"{" and (path.suffix != ".safetensors" or head.startswith(b"PK")):
+        with path.open("rb") as file:  # not by its name, which torch goes by
+            return _unpickled(file, path, key)
     try:
-        if head[8:9] == b"{" or (path.suffix == ".safetensors" and not head.startswith(b"PK")):
-            return load_file(path)
-        with warnings.catch_warnings(), path.open("rb") as file:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise UsageError(key, path, f"not a readable checkpoint ({_first_line(error)})") from error
+
+
+def _unpickled(file: IO[bytes], path: Path, key: str) -> Any:
+    """What torch.save wrote, by torch's loader that runs no code."""
+    try:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an unusual pickle protocol, before torch refuses or reads the file
-            return torch.load(file, map_location="cpu", weights_only=True)  # not by its name, which torch goes by
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        if "TorchScript" in str(error):
-            raise UsageError(KEY, path, f"is a TorchScript archive, which holds code: {CONVERT}") from error
-        raise UsageError(KEY, path, f"not a readable checkpoint ({_first_line(error)})") from error
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         holds = "holds" if "Unsupported global" in str(error) else "is damaged or holds"
         problem = f"{holds} pickled objects, which could run code; save the state_dict alone, or as .safetensors"
-        raise UsageError(KEY, path, problem) from error
+        raise UsageError(key, path, problem) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        if "TorchScript" in str(error):
+            raise UsageError(key, path, f"is a TorchScript archive, which holds code: {CONVERT}") from error
+        raise UsageError(key, path, f"not a readable checkpoint ({_first_line(error)})") from error
 
 
-def _sharded(index: Path) -> dict[str, Tensor]:
+def _sharded(index: Path, key: str) -> dict[str, Tensor]:
     """The tensors of several files, which an index beside them names."""
-    content = read_json(index, KEY)
+    content = read_json(index, key)
     parts = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-        raise UsageError(KEY, index, "is no index of weights: it has no weight_map from names to files")
+        raise UsageError(key, index, "is no index of weights: it has no weight_map from names to files")
     tensors: dict[str, Tensor] = {}
     for part in sorted(set(parts.values())):
         if Path(part).name != part or not (index.parent / part).is_file():
-            raise UsageError(KEY, index, f"names {part}, which is not beside it")
-        found = _content(index.parent / part)
+            raise UsageError(key, index, f"names {part}, which is not beside it")
+        found = _content(index.parent / part, key)
         tensors |= found if isinstance(found, dict) else {}
     if lacking := [name for name in parts if name not in tensors]:
-        raise UsageError(KEY, index, f"names {lacking[0]} in {parts[lacking[0]]}, which does not hold it")
+        raise UsageError(key, index, f"names {lacking[0]} in {parts[lacking[0]]}, which does not hold it")
     return tensors
 
 
