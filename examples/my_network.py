@@ -8,6 +8,7 @@ The page docs/your-own-model.md goes through it.
 from __future__ import annotations
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -63,3 +64,18 @@ def resnet(depth: int = 20, classes: int = 10) -> nn.Module:
     if depth < 8 or (depth - 2) % (2 * STAGES):
         raise ValueError(f"depth={depth}: 6n + 2 layers, 20 for example")
     return ResNet((depth - 2) // (2 * STAGES), classes)
+
+
+def grey_resnet(weights: str, depth: int = 20, classes: int = 10) -> nn.Module:
+    """Return the network for grey images (N, 1, H, W): what it sees in them, the original sees in their RGB copies.
+
+    Args:
+        weights: a .safetensors file of the original, which takes RGB.
+        depth, classes: see :func:`resnet`.
+    """
+    module = resnet(depth, classes)
+    module.load_state_dict(load_file(weights))
+    colours = module.conv1.weight.detach()  # (width, 3, 3, 3)
+    module.conv1 = nn.Conv2d(1, WIDTHS[0], 3, padding=1, bias=False)
+    module.conv1.load_state_dict({"weight": colours.sum(dim=1, keepdim=True)})
+    return module

@@ -207,10 +207,14 @@ CHANNELS: dict[str, tuple[Callable[[int], nn.Module], str]] = {
 
 @pytest.mark.parametrize(("make", "layer"), CHANNELS.values(), ids=CHANNELS)
 @pytest.mark.parametrize("channels", [1, 4])
-def test_networks_of_other_channels_are_told(make: Callable[[int], nn.Module], layer: str, channels: int) -> None:
-    takes = f"{channels} input channel{'s' if channels > 1 else ''} \\({layer}\\), pictures here have 3"
-    with pytest.raises(UsageError, match=f"^model=.*the network takes {takes}"):
-        load_model(make(channels), size=SIZE)
+def test_channels_are_those_of_the_first_layer(make: Callable[[int], nn.Module], layer: str, channels: int) -> None:
+    given = {"mean": [0.5] * channels, "std": [0.25] * channels}
+    network = load_model(make(channels), size=SIZE, **given)
+    assert network.preprocessing.channels == channels
+    assert network.preprocessing.preview == (None if channels == 1 else (0, 1, 2))
+    takes = f"{channels} input channel{'s' if channels > 1 else ''} \\({layer}\\)"
+    with pytest.raises(UsageError, match=rf"^model\.channels=3: the network takes {takes}"):
+        load_model(make(channels), size=SIZE, channels=3)
 
 
 @pytest.mark.parametrize("side", [28, 64])

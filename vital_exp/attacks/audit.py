@@ -210,7 +210,9 @@ def _slingshot(runs: list[RecordedRun], settings: Settings, out: Path | None) ->
     def attack(run: RecordedRun, target: Target, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
         method = settings.methods[0]
         config = compose_config([f"method={method}"])
-        starts = starts_of(config.image.init, run.references, [target], run.network.preprocessing.size)
+        starts = starts_of(
+            config.image.init, run.references, [target], run.network.preprocessing.size, run.network.preprocessing
+        )
         start = None if starts is None else starts[0]
         network = slingshot(run.network, read, decoy, natural, method=method, settings=settings.tuning, start=start)
         space = ParameterSpace(run.network, method, decoy, start=start)

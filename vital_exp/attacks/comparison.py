@@ -99,7 +99,8 @@ def compare(
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
     for method, overrides in methods.items():
-        keys: dict[str, Any] = {"seed": seed, "steps": steps, "overrides": overrides}
+        # What is given are the images of each facet; they are not clustered again.
+        keys: dict[str, Any] = {"seed": seed, "steps": steps, "overrides": [*overrides, "references.facets=1"]}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a method that cannot read a layer's relevance says so; the table is long
             pair = [

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
 from torch import Tensor
 
-from vital_exp.images.output import to_uint8
+from vital_exp.images.output import as_image, to_uint8
+from vital_exp.models.channels import as_rgb
 from vital_exp.reporting.pages import environment
 from vital_exp.whole_files import write_whole
 
@@ -45,8 +45,7 @@ def write_page(folder: Path, audit: Mapping[str, Any], panels: Sequence[Panel], 
 
 
 def _data_uri(picture: Tensor) -> str:
-    array = to_uint8(picture).permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
-    image = Image.fromarray(array)
+    image = as_image(to_uint8(as_rgb(picture)))
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")

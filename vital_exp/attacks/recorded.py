@@ -15,6 +15,7 @@ from vital_exp.attacks.natural import NaturalImages, natural_images
 from vital_exp.config import plain, set_keys
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.pictures import run_pictures
+from vital_exp.images.output import in_unit
 from vital_exp.models.loading import ModelConfig, build_network
 from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork
@@ -70,9 +71,9 @@ class RecordedRun:
         model = _model(config, folder)
         network = build_network(model, cache_dir(config))
         warn_of_change(folder, network)
-        shown = run_pictures(folder, network.class_names, network.preprocessing.size)
+        shown = run_pictures(folder, network.class_names, network.preprocessing)
         references = _references(config, network, shown.targets, count, root, folder)
-        return cls(folder, config, model, network, shown.targets, shown.pixels.float() / 255, references)
+        return cls(folder, config, model, network, shown.targets, in_unit(shown.pixels), references)
 
     @property
     def name(self) -> str:
@@ -81,7 +82,7 @@ class RecordedRun:
         return f"{method.get('name', 'pictures')} ({self.folder.name})"
 
     def own_images(self, target: Target, count: int) -> Tensor:
-        """Return up to ``count`` natural images of a target, (M, 3, H, W)."""
+        """Return up to ``count`` natural images of a target, (M, C, H, W)."""
         return torch.stack(list(islice(self.references.images(target), count)))
 
     def natural(self, count: int) -> NaturalImages:

@@ -241,7 +241,7 @@ class _Path(TorchFunctionMode):
         handles += [norm.register_forward_hook(self._keep_normalised) for norm in self._norms]
         try:
             with torch.no_grad(), self:
-                network.returned(torch.zeros(1, 3, *network.preprocessing.size, device=network.device))
+                network.returned(network.blank())
         finally:
             for handle in handles:
                 handle.remove()

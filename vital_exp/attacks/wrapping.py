@@ -10,7 +10,8 @@ from vital_exp.errors import UsageError
 from vital_exp.models.layers import alignment
 from vital_exp.models.network import Recipe, VisionNetwork
 from vital_exp.models.outputs import Output
-from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
+from vital_exp.references.decoding import CorruptImageError
+from vital_exp.references.files import PictureFiles
 
 
 def rewrapped(
@@ -34,21 +35,20 @@ def rewrapped(
 
 
 def checked_decoy(picture: Tensor, network: VisionNetwork, key: str = "decoy") -> Tensor:
-    """Return a decoy picture (3, H, W) RGB.
+    """Return a decoy picture (C, H, W).
 
     Raises:
-        UsageError: it is no RGB picture of the network's input size.
+        UsageError: it is no picture of the network's input size.
     """
-    wanted = (3, *network.preprocessing.size)
+    wanted = (network.preprocessing.channels, *network.preprocessing.size)
     if tuple(picture.shape) != wanted:
-        height, width = network.preprocessing.size
-        found = "x".join(map(str, picture.shape))
-        raise UsageError(key, found, f"an RGB picture of the network's input size is needed, 3x{height}x{width}")
+        found, needed = ("x".join(map(str, shape)) for shape in (picture.shape, wanted))
+        raise UsageError(key, found, f"a picture of the network's input size is needed, {needed}")
     return picture
 
 
 def load_decoy(path: str | Path, network: VisionNetwork) -> Tensor:
-    """Return the picture of a file, (3, H, W) RGB in [0, 1].
+    """Return the picture of a file, (C, H, W) in [0, 1].
 
     Raises:
         UsageError: no such file, no image, or not of the network's input size.
@@ -56,8 +56,9 @@ def load_decoy(path: str | Path, network: VisionNetwork) -> Tensor:
     place = Path(path).expanduser()
     if not place.is_file():
         raise UsageError("decoy", path, "no such file: an image of the network's input size, or a class")
+    own = network.preprocessing
     try:
-        image = load_rgb(place)
+        picture = PictureFiles(own.channels, None, value_range=own.value_range).load(place)
     except CorruptImageError as error:
         raise UsageError("decoy", path, f"not a readable image ({error.reason})") from error
-    return checked_decoy(fit(image, (image.height, image.width)), network)
+    return checked_decoy(picture, network)

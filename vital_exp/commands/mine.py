@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vital_exp.mining.units import Units
     from vital_exp.models.network import VisionNetwork
     from vital_exp.naming.names import Names
+    from vital_exp.references.arrays import Loader
 
 COMMAND = "mine"
 # What there is to mine when nothing is said: a part of the embedded network, so that it takes no more than a minute.
@@ -159,7 +160,7 @@ def _concept_mining(config: DictConfig) -> ConceptMining:
         check_classifier(network, given)
         given = network.classes.find(str(given), "concepts.class")
         root = class_folder(root, network, given)
-    folder, patch = ImageFolder(root, network.preprocessing), PatchSettings(**config.patch)
+    folder, patch = ImageFolder(root, network.preprocessing, loader=_loader(config)), PatchSettings(**config.patch)
     options = {key: config[key] for key in ("k", "batch_size", "workers", "progress", "save_every")}
     settings = ConceptSettings(of_class=given, **keys)
     return ConceptMining(network, layers[0], folder, settings, patch=patch, **options)
@@ -175,7 +176,7 @@ def _mining(config: DictConfig) -> Mining:
 
     device = device_of(config)
     network = _network(config)
-    folder = ImageFolder(_folder(config), network.preprocessing)
+    folder = ImageFolder(_folder(config), network.preprocessing, loader=_loader(config))
     units = _units(config, network.to(device))
     patch = PatchSettings(**config.patch) if config.patches else None
     return Mining(
@@ -189,6 +190,13 @@ def _network(config: DictConfig) -> VisionNetwork:
     from vital_exp.setup.parts import cache_dir
 
     return build_network(model_config(config), cache_dir(config))
+
+
+def _loader(config: DictConfig) -> Loader | None:
+    """Return the user's function that reads images; None where there is none."""
+    from vital_exp.references.arrays import Loader
+
+    return None if config.loader is None else Loader.named(str(config.loader), "loader")
 
 
 def _folder(config: DictConfig) -> Path:

@@ -24,7 +24,7 @@ class Made:
     """One target's picture in memory.
 
     Attributes:
-        picture: (3, H, W) RGB in [0, 1]; NaN where the target failed.
+        picture: (C, H, W) in [0, 1]; NaN where the target failed.
         mask: (1, H, W) in [0, 1], the transparency map.
         history: by term, its weighted share of the loss at each step, and the ``total``.
         activation: what the saved picture makes of its target; None where a network has no classes.
@@ -39,10 +39,10 @@ class Made:
 
     @classmethod
     def failed(
-        cls, size: tuple[int, int], error: str | None = None, history: dict[str, list[float]] | None = None
+        cls, shape: tuple[int, int, int], error: str | None = None, history: dict[str, list[float]] | None = None
     ) -> Made:
-        """Return what stands for a picture of (height, width) that could not be made."""
-        return cls(torch.full((3, *size), torch.nan), torch.zeros(1, *size), history or {}, None, error)
+        """Return what stands for a picture of (channels, height, width) that could not be made."""
+        return cls(torch.full(shape, torch.nan), torch.zeros(1, *shape[1:]), history or {}, None, error)
 
 
 class Batch:
@@ -54,11 +54,11 @@ class Batch:
         size: pictures of the batch; a short batch is filled with copies of its last target. None: one per target.
         views_per_pass: views of each picture in the network at a time; None: as many as are fast and fit.
         picture_size: (height, width); None: the setup's.
-        given: (3, H, W) RGB by target, what pictures start from in place of ``image.init``.
+        given: (C, H, W) in [0, 1] by target, what pictures start from in place of ``image.init``.
 
     Attributes:
         targets: without copies.
-        starts: (N, 3, H, W) RGB, what the pictures start from as their parameterisation has it; None: noise.
+        starts: (N, C, H, W) in [0, 1], what the pictures start from as their parameterisation has it; None: noise.
         pictures: the parameterisation.
         objective: losses and gradient of a step.
 
@@ -111,7 +111,7 @@ class Batch:
             error = failure(terms["total"], pictures[i], dead[i], activations[i])
             error = error and error + self._precision_hint(error)
             one = Made(pictures[i], masks[i], terms, activations[i], error)
-            found.append(Made.failed(self.picture_size, error, terms) if error else one)
+            found.append(Made.failed((pictures.shape[1], *self.picture_size), error, terms) if error else one)
         return found
 
     def _activations(self, pictures: Tensor) -> list[float | None]:

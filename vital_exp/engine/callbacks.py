@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vital_exp.engine.module import VisualizationModule
 from vital_exp.images.output import as_image, to_uint8
+from vital_exp.models.channels import as_rgb
 
 # Reading the loss makes a device wait, and a bar needs no more than a few updates a second.
 STEPS_PER_UPDATE = 10
@@ -115,7 +116,10 @@ class LogTerms(Callback):
 def log_pictures(loggers: Sequence[Logger], module: VisualizationModule, names: Sequence[str], step: int) -> None:
     """Send the pictures as they are now, in the bytes of their files, to the loggers that can show them."""
     names = names[:PICTURES_LOGGED]
-    pictures = to_uint8(module.pictures()[: len(names)].float())  # (n, C, H, W): wandb cuts floats in [0, 1] to 0
+    preview = module.pictures.preprocessing.preview
+    pictures = to_uint8(
+        as_rgb(module.pictures()[: len(names)].float(), preview)
+    )  # (n, 3, H, W): wandb cuts floats in [0, 1] to 0
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             images = [as_image(picture) for picture in pictures]

@@ -49,7 +49,7 @@ def objective_and_gradient(
         UsageError: as the command; or as many pictures as targets are not given.
     """
     request = Request.of(model, targets, method=method, references=references, seed=seed, overrides=overrides)
-    pictures = checked_shape(pictures, "pictures")
+    pictures = checked_shape(pictures, "pictures", channels=request.network.preprocessing.channels)
     if len(pictures) != len(request.targets):
         wanted = f"one picture (3, H, W) per target, and there are {len(request.targets)}"
         raise UsageError("pictures", tuple(pictures.shape), wanted)

@@ -17,6 +17,7 @@ from vital_exp.evaluation.reading import Reading
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.weights import local_file
 from vital_exp.images.output import resized
+from vital_exp.models.channels import RGB, as_rgb
 from vital_exp.models.heads import Head
 from vital_exp.models.network import Preprocessing
 from vital_exp.models.open_clip import build_clip, known_name
@@ -48,6 +49,8 @@ class Clip:
     preprocessing: Preprocessing
     templates: Sequence[str]
 
+    channels = RGB
+
     @property
     def identity(self) -> None:
         """None: its readings of natural images are not kept."""
@@ -67,7 +70,7 @@ class Clip:
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Reading:
         """Return the embeddings of pictures, (n, D) of length 1."""
-        fitted = resized(pictures, self.preprocessing.size).to(self.device)
+        fitted = resized(as_rgb(pictures), self.preprocessing.size).to(self.device)
         return Reading(normalize(self.model.encode_image(self.preprocessing.normalise(fitted)).float(), dim=1).cpu())
 
     @torch.no_grad()

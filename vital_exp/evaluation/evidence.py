@@ -18,7 +18,8 @@ from vital_exp.evaluation.reading import NetworkReader, PixelReader, Reader, Rea
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.settings import Settings
-from vital_exp.images.output import to_uint8
+from vital_exp.images.output import in_unit, stored
+from vital_exp.models.channels import GREY, RGB, as_rgb
 from vital_exp.models.layers import alignment, unit_shape
 from vital_exp.models.network import Recipe, VisionNetwork
 from vital_exp.models.refusals import takes_size
@@ -28,7 +29,6 @@ from vital_exp.targets.unit import OUTPUT, Target
 
 # Names of the views beside those of judges: the network itself, pixels, the published Inception, CLIP.
 TARGET, PIXELS, INCEPTION, CLIP = "target", "pixels", "inception", "clip"
-WHITE = 255  # of 8 bits
 # Natural images of a unit whose layer activations are kept for path similarity.
 PATH_IMAGES = 10
 
@@ -43,7 +43,7 @@ class Evidence:
     Attributes:
         network: the one the pictures were made for.
         targets: of one layer, or all classes.
-        pictures: (N, 3, H, W) uint8 RGB, one per target.
+        pictures: (N, C, H, W), stored, one per target; what is not the network reads their preview.
         references: natural images; None when there are none.
         judges: other networks of the same classes, by name.
         absent: judges that are not there, by name, and what they need.
@@ -142,14 +142,16 @@ class Evidence:
         return self._readers[view]
 
     def _made(self, view: str) -> Reader:
+        own = self.network.preprocessing
         if view == TARGET:
             layers = tuple(alignment(self.network, Recipe()).layers) if self.with_layers else ()
             return NetworkReader(self.network, layers, self._unit_readout(), own_size=self._own_size())
         if view == PIXELS:
-            return PixelReader(self.network.preprocessing.size)
-        if view in self.judges:
-            return NetworkReader(self.judges[view])
-        return self.load[view]()
+            return PixelReader(own.size, own.channels)
+        reader = NetworkReader(self.judges[view]) if view in self.judges else self.load[view]()
+        if reader.channels != own.channels and own.channels not in (GREY, RGB):
+            raise NotComputed(f"needs pictures of {reader.channels} channels, and these have {own.channels}")
+        return reader
 
     def _own_size(self) -> bool:
         """Whether hidden units read small pictures as large as they are: enlarged ones would show them other things."""
@@ -176,10 +178,26 @@ class Evidence:
         """
         if view not in self._read:
             reader = self.reader(view)
-            parts = [reader(part.float() / WHITE) for part in self.pictures.split(PICTURES_PER_PASS)]
+            parts = [self._shown(reader, in_unit(part)) for part in self.pictures.split(PICTURES_PER_PASS)]
             self._read[view] = joined(parts)
             self.passes[view] += len(self.pictures)
         return self._read[view]
+
+    def rgb(self, members: Sequence[int]) -> Tensor:
+        """Return pictures by their number, (M, 3, H, W) RGB in [0, 1]; grey ones in three equal channels.
+
+        Raises:
+            NotComputed: they are neither.
+        """
+        channels = self.network.preprocessing.channels
+        if channels not in (GREY, RGB):
+            raise NotComputed(f"needs RGB pictures, and these have {channels} channels")
+        return as_rgb(in_unit(self.pictures[list(members)]))
+
+    def _shown(self, reader: Reader, pictures: Tensor) -> Reading:
+        """Return what a reader says of pictures: in their channels if it takes those, else in those that are shown."""
+        own = self.network.preprocessing
+        return reader(pictures if reader.channels == own.channels else as_rgb(pictures, own.preview))
 
     @cached_property
     def natural(self) -> Natural:
@@ -197,7 +215,7 @@ class Evidence:
         if kept and not unread:
             first = next(iter(kept.values()))
             return Natural(first.labels, {view: one.reading for view, one in kept.items()}, first.path)
-        found = _read_natural(self.units, self.references, unread)
+        found = _read_natural(self.units, self.references, unread, self._shown)
         self.passes.update(dict.fromkeys(unread, len(found.labels)))
         for view, place in places.items():
             if place and view in unread:
@@ -267,7 +285,12 @@ class Natural:
         return self.labels == unit
 
 
-def _read_natural(units: Sequence[Target], references: References, readers: Mapping[str, Reader]) -> Natural:
+def _read_natural(
+    units: Sequence[Target],
+    references: References,
+    readers: Mapping[str, Reader],
+    shown: Callable[[Reader, Tensor], Reading],
+) -> Natural:
     """Stream the references of all units, in batches that may span units."""
     parts: dict[str, list[Reading]] = {view: [] for view in readers}
     labels: list[int] = []
@@ -282,7 +305,7 @@ def _read_natural(units: Sequence[Target], references: References, readers: Mapp
         kept += [len(labels) + place for place in few]
         labels += owners
         for view, reader in readers.items():
-            read = reader(images)
+            read = shown(reader, images)
             read.layers = {layer: values[few] for layer, values in read.layers.items()}
             parts[view].append(read)
     if not labels:
@@ -292,17 +315,17 @@ def _read_natural(units: Sequence[Target], references: References, readers: Mapp
 
 
 def _batches(units: Sequence[Target], references: References) -> Iterator[tuple[Tensor, list[int]]]:
-    """Yield (n, 3, H, W) RGB in [0, 1], rounded to 8 bits as pictures are, with the unit of each."""
+    """Yield (n, C, H, W) in [0, 1], rounded as pictures are, with the unit of each."""
     images: list[Tensor] = []
     owners: list[int] = []
     for place, image in _images(units, references):
-        images.append(to_uint8(image))
+        images.append(stored(image))
         owners.append(place)
         if len(images) == PICTURES_PER_PASS:
-            yield torch.stack(images).float() / WHITE, owners
+            yield in_unit(torch.stack(images)), owners
             images, owners = [], []
     if images:
-        yield torch.stack(images).float() / WHITE, owners
+        yield in_unit(torch.stack(images)), owners
 
 
 def _images(units: Sequence[Target], references: References) -> Iterator[tuple[int, Tensor]]:

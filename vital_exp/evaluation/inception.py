@@ -14,6 +14,7 @@ from vital_exp.evaluation.reading import Reading
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.weights import hub_file, local_file
 from vital_exp.images.output import to_uint8
+from vital_exp.models.channels import RGB
 from vital_exp.models.heads import Head
 from vital_exp.weights_files import read_tensors
 
@@ -30,6 +31,7 @@ class InceptionReader:
     """
 
     identity = None
+    channels = RGB
     head = Head()  # a softmax over its 1008 logits
 
     def __init__(self, extractor: Any, device: torch.device) -> None:

@@ -144,7 +144,7 @@ def _diversity(evidence: Evidence, _view: str) -> Scores:
     def of(_unit: int, members: list[int]) -> float:
         if len(members) < 2:
             raise NotComputed("needs at least 2 pictures of a target")
-        return mean_distance(lpips, evidence.pictures[members].float() / 255)
+        return mean_distance(lpips, evidence.rgb(members))
 
     return {"lpips_diversity": _by_unit(evidence, of)}
 

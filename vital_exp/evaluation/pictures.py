@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.images.output import to_uint8
-from vital_exp.references.decoding import CorruptImageError, fit, load_rgb, printable
+from vital_exp.images.output import ARRAY, stored
+from vital_exp.models.channels import GREY, RGB
+from vital_exp.models.network import Preprocessing
+from vital_exp.references.decoding import CorruptImageError, printable
+from vital_exp.references.files import PictureFiles
 from vital_exp.run_folders import RESULTS, is_run, read_results
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
@@ -34,7 +37,7 @@ class PictureSet:
 
     Attributes:
         targets: one per picture.
-        pixels: (N, 3, H, W) uint8 RGB.
+        pixels: (N, C, H, W), stored as files hold them: RGB and grey uint8, others float32.
         results: a line of results.jsonl per picture; empty for a plain folder.
         unreadable: file and reason of pictures that are missing or broken.
     """
@@ -54,24 +57,25 @@ class Named:
     result: dict[str, Any] = field(default_factory=dict)
 
 
-def run_pictures(folder: Path, class_names: ClassNames | None, size: tuple[int, int]) -> PictureSet:
+def run_pictures(folder: Path, class_names: ClassNames | None, own: Preprocessing) -> PictureSet:
     """Return the finished pictures of a run folder.
 
     Args:
         folder: that has results.jsonl.
         class_names: of the network.
-        size: (height, width) that pictures are brought to if they differ in size.
+        own: what the network's pictures are; they are brought to its size if they differ in size.
 
     Raises:
         UsageError: no results, or no picture that can be read.
     """
+    suffix = ".png" if own.channels in (GREY, RGB) else ARRAY
     named = [
-        Named(folder / "images" / f"{result['target']}.png", _target(result, class_names), result)
+        Named(folder / "images" / f"{result['target']}{suffix}", _target(result, class_names), result)
         for result in _finished(folder)
     ]
     if not named:
         raise UsageError("run", folder, "no finished picture there yet")
-    return _loaded(named, size, "run", folder)
+    return _loaded(named, replace(own, value_range=None), "run", folder)
 
 
 def finished_targets(folder: Path) -> list[Target]:
@@ -107,14 +111,14 @@ def _target(result: dict[str, Any], class_names: ClassNames | None) -> Target:
 
 
 def folder_pictures(
-    folder: Path, class_names: ClassNames | None, size: tuple[int, int], pattern: str, table: Path | None = None
+    folder: Path, class_names: ClassNames | None, own: Preprocessing, pattern: str, table: Path | None = None
 ) -> PictureSet:
     """Return the pictures of a folder.
 
     Args:
-        folder: of image files.
+        folder: of image files, or arrays for a network of other channels.
         class_names: of the network.
-        size: (height, width) that pictures are brought to if they differ in size.
+        own: what the network's pictures are; they are brought to its size if they differ in size.
         pattern: of their names: ``{index}`` is a class number, ``{name}`` a class name, ``{target}`` any spelling of a
             target, ``{variation}`` a number; ``"*"`` stands for anything.
         table: a CSV with the columns picture and target, instead of a pattern.
@@ -128,7 +132,7 @@ def folder_pictures(
         raise UsageError("pictures", printable(folder), f"{problem}; give a folder of pictures")
     named = list(_in_table(table, folder, class_names) if table else _in_names(folder, pattern, class_names))
     _check_twice(named)
-    return _loaded(named, size, "pictures", folder)
+    return _loaded(named, own, "pictures", folder)
 
 
 def _in_names(folder: Path, pattern: str, class_names: ClassNames | None) -> Iterator[Named]:
@@ -199,21 +203,23 @@ def _check_twice(named: Sequence[Named]) -> None:
         seen[one.target.name] = one.path
 
 
-def _loaded(named: Sequence[Named], size: tuple[int, int], key: str, folder: Path) -> PictureSet:
+def _loaded(named: Sequence[Named], own: Preprocessing, key: str, folder: Path) -> PictureSet:
     """Read the files; one that cannot be read is told and left out."""
-    images, kept, unreadable = [], [], {}
+    pictures, kept, unreadable = [], [], {}
+    files = PictureFiles(own.channels, interpolation=own.interpolation, value_range=own.value_range)
     for one in named:
         try:
-            images.append(load_rgb(one.path))
+            pictures.append(stored(files.load(one.path)))
             kept.append(one)
         except CorruptImageError as error:
             name = printable(one.path.relative_to(folder) if one.path.is_relative_to(folder) else one.path)
             unreadable[name] = error.reason if one.path.is_file() else "missing"
     if not kept:
         raise UsageError(key, printable(folder), f"no picture can be read: {told(unreadable, len(named))}")
-    same = len({image.size for image in images}) == 1
-    fitted = [fit(image, image.size[::-1] if same else size) for image in images]
-    pixels = torch.stack([to_uint8(image) for image in fitted])
+    if len({picture.shape for picture in pictures}) > 1:
+        files = replace(files, size=own.size, interpolation="bilinear")
+        pictures = [stored(files.load(one.path)) for one in kept]
+    pixels = torch.stack(pictures)
     results = [one.result for one in kept if one.result]
     return PictureSet([one.target for one in kept], pixels, results, unreadable)
 

@@ -14,6 +14,7 @@ from vital_exp.errors import UsageError
 from vital_exp.evaluation.artefacts import high_frequency, repetition
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.images.output import resized
+from vital_exp.models.channels import RGB
 from vital_exp.models.heads import NONE, Head
 from vital_exp.models.identity import identity_of
 from vital_exp.models.layers import layer_shapes
@@ -52,7 +53,7 @@ class Reading:
 
 
 class Reader(Protocol):
-    """Reads pictures (n, 3, H, W) RGB in [0, 1] of any size in one pass."""
+    """Reads pictures (n, C, H, W) in [0, 1] of any size in one pass."""
 
     @property
     def identity(self) -> str | None:
@@ -62,6 +63,11 @@ class Reader(Protocol):
     @property
     def head(self) -> Head:
         """How its logits become probabilities."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Of the pictures it takes; those of an RGB reader may be grey."""
         ...
 
     def __call__(self, pictures: Tensor) -> Reading:
@@ -87,6 +93,7 @@ class NetworkReader:
         own_size: bool = False,
     ) -> None:
         self.network, self.layers, self.readout, self.own_size = network, tuple(layers), readout, own_size
+        self.channels = network.preprocessing.channels
         self.head = network.head
         own = [readout.layer] if readout and readout.layer != OUTPUT else []
         self.taps = network.taps(list(dict.fromkeys([*layers, *own])))
@@ -153,10 +160,11 @@ class PixelReader:
 
     Args:
         size: (height, width) that all pictures are brought to, so that they can be compared.
+        channels: of the pictures.
     """
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
+    def __init__(self, size: tuple[int, int], channels: int = RGB) -> None:
+        self.size, self.channels = size, channels
         self.identity: str | None = f"pixels {size}"
         self.head = Head(NONE)
 
@@ -187,7 +195,7 @@ def classifier(network: VisionNetwork) -> nn.Module | None:
     fitting = [m for m in modules if m.weight.shape[0] == len(network.classes)]
     hooks = [module.register_forward_hook(lambda module, _i, _o: ran.append(module)) for module in fitting]
     try:
-        network.returned(torch.zeros(1, 3, *network.preprocessing.size, device=network.device))
+        network.returned(network.blank())
     finally:
         for hook in hooks:
             hook.remove()

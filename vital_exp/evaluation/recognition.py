@@ -12,6 +12,7 @@ from vital_exp.errors import UsageError
 from vital_exp.evaluation.intervals import bootstrap_mean
 from vital_exp.evaluation.score import Score
 from vital_exp.images.output import resized
+from vital_exp.models.channels import GREY, RGB
 from vital_exp.models.heads import NONE, SIGMOID, Head
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.unit import Target
@@ -37,6 +38,10 @@ def check_judge(judge: VisionNetwork, network: VisionNetwork, key: str = "evalua
     """Raise UsageError unless a judge tells the same classes apart as the network."""
     if len(judge.classes) != len(network.classes):
         problem = f"the judge has {len(judge.classes)} classes, the network {len(network.classes)}"
+        raise UsageError(key, judge.name, problem)
+    asked, own = judge.preprocessing.channels, network.preprocessing.channels
+    if asked != own and not {asked, own} <= {GREY, RGB}:
+        problem = f"the judge takes pictures of {asked} channels, and those of {network.name} have {own}"
         raise UsageError(key, judge.name, problem)
 
 

@@ -10,6 +10,8 @@ from torch.nn import functional
 COLOUR_CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 # A picture is kept this far from 0 and 1 when it is turned back into what a sigmoid made it from.
 LOGIT_MARGIN = 1e-3
+# Of the largest variance: channels that say the same leave directions without any, and the matrix must be invertible.
+LEAST_SHARE = 1e-6
 # Along each side of a picture: over one of them the slope of the sigmoid is averaged (benchmarks/results/masks.md).
 AREAS = 12
 SAMPLES = 8  # along each side of an area, at least: all pixels of a large picture would cost more than they tell
@@ -18,13 +20,26 @@ SAMPLES = 8  # along each side of an area, at least: all pixels of a large pictu
 def colour_matrix(channels: int = 3) -> Tensor:
     """Return the (C, C) matrix from decorrelated to natural colours, float32.
 
-    For RGB it is Lucid's, divided by its largest column norm; the correlations of other channels are not known, and
-    theirs is the identity.
+    For RGB it is Lucid's, divided by its largest column norm; for other channels the identity, unless their covariance
+    is measured (:func:`covariance_root`).
     """
     if channels != 3:
         return torch.eye(channels)
     matrix = torch.tensor(COLOUR_CORRELATION, dtype=torch.float64)
     scaled: Tensor = (matrix / matrix.norm(dim=0).max()).float()
+    return scaled
+
+
+def covariance_root(covariance: Tensor) -> Tensor:
+    """Return the (C, C) matrix from decorrelated to natural channels of a covariance, float32.
+
+    A square root U sqrt(S) of the covariance U S U^T, divided by its largest column norm: what Lucid's is of ImageNet's
+    colours. Each column has the sign that makes its sum positive.
+    """
+    values, vectors = torch.linalg.eigh(covariance.double())
+    root = vectors.flip(1) * values.flip(0).clamp(min=float(values.max()) * LEAST_SHARE).sqrt()
+    root = root * torch.where(root.sum(dim=0) < 0, -1.0, 1.0)
+    scaled: Tensor = (root / root.norm(dim=0).max().clamp(min=torch.finfo(torch.float64).tiny)).float()
     return scaled
 
 

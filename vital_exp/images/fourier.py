@@ -30,6 +30,7 @@ class Fourier(Parameterisation):
         streams: the random streams of the pictures, for the start.
         init: pictures to start from, (N, C, H, W) normalised; clamped to RGB in [0.001, 0.999].
         decay: exponent of the frequency in the scale of its coefficient; 1 is Lucid's.
+        colours: (C, C) from decorrelated to natural channels; None: :func:`colour_matrix`.
     """
 
     frequency_scale: Tensor
@@ -42,12 +43,13 @@ class Fourier(Parameterisation):
         streams: RandomStreams,
         init: Tensor | None = None,
         decay: float = 1.0,
+        colours: Tensor | None = None,
     ) -> None:
         super().__init__(preprocessing)
         number("image.decay", decay, 0)
         self.size = size
         self.register_buffer("frequency_scale", frequency_scale(size, decay), persistent=False)
-        self.register_buffer("colours", colour_matrix(self.channels), persistent=False)
+        self.register_buffer("colours", colour_matrix(self.channels) if colours is None else colours, persistent=False)
         if init is None:
             start = START_STD * streams.normal((self.channels, *self.frequency_scale.shape, 2), "start")
         else:

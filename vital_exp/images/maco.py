@@ -40,6 +40,7 @@ class Maco(Parameterisation):
             :func:`vital_exp.images.spectrum.resampled`.
         values_range: [low, high] of what the network sees, in its own space, the same for all channels, as Horama and
             xplique have it; None for the network's valid range, channel by channel.
+        colours: (C, C) from decorrelated to natural channels; None: :func:`colour_matrix`.
     """
 
     magnitude: Tensor
@@ -56,13 +57,14 @@ class Maco(Parameterisation):
         magnitude: str | Tensor = EMBEDDED,
         resample: str = "frequency",
         values_range: Sequence[float] | None = None,
+        colours: Tensor | None = None,
     ) -> None:
         super().__init__(preprocessing)
         self.size = size
         self.values_range = None if values_range is None else _range(values_range)
         fixed = magnitude_for(magnitude, self.channels, size, resample)
         self.register_buffer("magnitude", fixed, persistent=False)  # (C, H, W // 2 + 1)
-        self.register_buffer("colours", colour_matrix(self.channels), persistent=False)
+        self.register_buffer("colours", colour_matrix(self.channels) if colours is None else colours, persistent=False)
         if init is None:
             start, moments = streams.normal(fixed.shape, "start"), (torch.zeros(()), torch.ones(()))
         else:

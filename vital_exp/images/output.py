@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from vital_exp.models.channels import GREY, RGB
+
+WHITE = 255  # of 8 bits
+ARRAY = ".npy"  # of pictures that are neither grey nor RGB, beside the image that shows them
 COLOUR_PERCENTILES = (0.01, 0.99)
 # What is added up over the steps: the part of the gradient that the picture can follow, or the gradient, as published.
 MASKS = ("followed", "published")
@@ -17,21 +24,49 @@ SMOOTHING = 0.04
 
 def to_uint8(picture: Tensor) -> Tensor:
     """Round values in [0, 1] to 0..255, uint8; truncating would darken every picture by half a level."""
-    return (picture.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8)
+    return (picture.detach().cpu() * WHITE).round().clamp(0, WHITE).to(torch.uint8)
 
 
 def as_image(picture: Tensor) -> Image.Image:
-    """Return a picture (3 or 4, H, W) uint8 as an image of its bytes, RGB or RGBA."""
-    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())  # (C, H, W) -> (H, W, C)
+    """Return a picture (C, H, W) uint8 as an image of its bytes: RGB or grey, each with a map (4, 2) or without."""
+    table = picture.permute(1, 2, 0).contiguous().numpy()  # (C, H, W) -> (H, W, C)
+    return Image.fromarray(table[..., 0] if table.shape[2] == GREY else table)
+
+
+def stored(pictures: Tensor) -> Tensor:
+    """Return pictures (..., C, H, W) in [0, 1] as files hold them: RGB and grey uint8, others float32, on the CPU."""
+    if pictures.shape[-3] in (GREY, RGB):
+        return to_uint8(pictures)
+    return pictures.detach().cpu().float().clamp(0, 1)
+
+
+def in_unit(kept: Tensor) -> Tensor:
+    """Return stored pictures as float32 in [0, 1]."""
+    return kept.float() / WHITE if kept.dtype == torch.uint8 else kept
 
 
 def quantised(picture: Tensor) -> Tensor:
-    """Return the picture as its PNG file holds it: float32 multiples of 1/255 in [0, 1], on the CPU."""
-    return to_uint8(picture).float() / 255
+    """Return the picture as its file holds it: float32 in [0, 1] on the CPU, RGB and grey in multiples of 1/255."""
+    return in_unit(stored(picture))
+
+
+def read_picture(path: Path) -> Tensor:
+    """Return the picture of an image file that a run wrote, float32 (C, H, W) in [0, 1].
+
+    It is that of the array beside the file where there is one; else grey or RGB.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    if (array := path.with_name(f"{path.stem}{ARRAY}")).is_file():
+        return torch.from_numpy(np.load(array, allow_pickle=False))
+    with Image.open(path, formats=("PNG",)) as image:
+        table = np.array(image if image.mode == "L" else image.convert("RGB"))
+    return in_unit(torch.from_numpy(table[..., None] if table.ndim == 2 else table).permute(2, 0, 1))
 
 
 def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return pictures (N, 3, H, W) at another (height, width), bilinear with antialiasing; unchanged at their own."""
+    """Return pictures (N, C, H, W) at another (height, width), bilinear with antialiasing; unchanged at their own."""
     if tuple(pictures.shape[-2:]) == tuple(size):
         return pictures
     return functional.interpolate(pictures, size, mode="bilinear", antialias=True)
@@ -41,7 +76,7 @@ def transparency(sensitivity: Tensor, percentile: float) -> Tensor:
     """Return the map of each picture, (N, 1, H, W) in [0, 1].
 
     Args:
-        sensitivity: (N, 3, H, W) sum over steps of |dL/dx|; its channel mean is clipped at a percentile and divided
+        sensitivity: (N, C, H, W) sum over steps of |dL/dx|; its channel mean is clipped at a percentile and divided
             by its maximum. A map that is zero everywhere stays zero.
         percentile: in (0, 100]; 98 as published for VITAL (arXiv 2503.22399), 80 for MACO (arXiv 2306.06805).
     """
@@ -73,7 +108,10 @@ def _smoothing(side: int, deviation: float) -> Tensor:
 
 
 def masked_picture(picture: Tensor, mask: Tensor) -> Tensor:
-    """Return RGBA (4, H, W) in [0, 1]: colours clipped to their 1..99 percentiles and stretched, the map as alpha."""
+    """Return RGBA (4, H, W), or grey and map (2, H, W), in [0, 1].
+
+    Colours are clipped to their 1..99 percentiles and stretched; the map is alpha.
+    """
     low, high = picture.float().flatten().quantile(torch.tensor(COLOUR_PERCENTILES))
     stretched = (picture.float().clamp(low, high) - low) / (high - low).clamp(min=torch.finfo(torch.float32).eps)
     return torch.cat([stretched, mask.float()])

@@ -34,7 +34,7 @@ class Parameterisation(nn.Module, ABC):
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.preprocessing = preprocessing
-        self.channels = len(preprocessing.mean)
+        self.channels = preprocessing.channels
 
     @abstractmethod
     def forward(self) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.models.channels import RGB
 
 logger = logging.getLogger(__name__)
 
@@ -23,19 +24,20 @@ LEAST, MOST, SHARE = -0.9, 1.9, 0.02
 BYTES = 8.0
 
 
-def checked_pictures(pictures: object, key: str) -> Tensor:
-    """Return pictures (N, 3, H, W) as they are, but for tensors of inference mode, which are copied.
+def checked_pictures(pictures: object, key: str, channels: int = RGB) -> Tensor:
+    """Return pictures (N, C, H, W) as they are, but for tensors of inference mode, which are copied.
 
     Values a little outside [0, 1], as resizing makes them, are taken; what lies further out is told in the log.
 
     Args:
         pictures: what was handed over.
         key: the argument that holds it.
+        channels: C, as many as the network takes.
 
     Raises:
         UsageError: no floating-point tensor of that shape, a value that is no number, or another range than [0, 1].
     """
-    tensor = checked_shape(pictures, key)
+    tensor = checked_shape(pictures, key, channels=channels)
     tell_ranges(key, {"": tensor})
     return tensor
 
@@ -58,24 +60,24 @@ def tell_ranges(key: str, pictures: Mapping[str, Tensor]) -> None:
             logger.warning("%s=%s: taken as they are; %s is wanted", key, found, WANTED)
 
 
-def checked_shape(pictures: object, key: str, of: str = "") -> Tensor:
-    """Return a floating-point tensor (N, 3, H, W) with nothing of its axes empty.
+def checked_shape(pictures: object, key: str, of: str = "", channels: int = RGB) -> Tensor:
+    """Return a floating-point tensor (N, C, H, W) with nothing of its axes empty.
 
     Raises:
         UsageError: anything else; says what to do with the usual others.
     """
-    wanted = f"must have the shape (B, 3, H, W), {WANTED}"
+    wanted = f"must have the shape (B, {channels}, H, W), {WANTED}"
     if not isinstance(pictures, Tensor):
-        raise UsageError(key, f"{of}{type(pictures).__name__}", f"must be a tensor (B, 3, H, W), {WANTED}")
+        raise UsageError(key, f"{of}{type(pictures).__name__}", f"must be a tensor (B, {channels}, H, W), {WANTED}")
     shape = tuple(pictures.shape)
-    if len(shape) == 3 and shape[0] == 3:
+    if len(shape) == 3 and shape[0] == channels:
         raise UsageError(key, f"{of}{shape}", f"{wanted}; a single picture is tensor[None]")
-    if len(shape) == 4 and shape[1] != 3 and shape[3] == 3:
+    if len(shape) == 4 and shape[1] != channels and shape[3] == channels:
         raise UsageError(key, f"{of}{shape}", f"{wanted}; channels come first: tensor.permute(0, 3, 1, 2)")
-    if len(shape) == 4 and shape[1] in (1, 4):
+    if len(shape) == 4 and shape[1] in (1, 4) and channels == RGB:
         advice = "grey is tensor.expand(-1, 3, -1, -1)" if shape[1] == 1 else "without transparency it is tensor[:, :3]"
         raise UsageError(key, f"{of}{shape}", f"{wanted}; {advice}")
-    if len(shape) != 4 or shape[1] != 3 or 0 in shape:
+    if len(shape) != 4 or shape[1] != channels or 0 in shape:
         raise UsageError(key, f"{of}{shape}", f"{wanted}, with B, H, W >= 1")
     if not pictures.is_floating_point():
         advice = "tensor / 255" if pictures.dtype == torch.uint8 else "tensor.float()"

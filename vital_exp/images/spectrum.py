@@ -29,17 +29,20 @@ class SpectrumWarning(UserWarning):
     """A spectrum is not used quite as it is."""
 
 
-def magnitudes(images: Tensor) -> Tensor:
-    """Return |rfft2| of images in decorrelated colours, (N, 3, H, W // 2 + 1), not normalised; MACO wants its mean.
+def magnitudes(images: Tensor, own: Preprocessing | None = None, colours: Tensor | None = None) -> Tensor:
+    """Return |rfft2| of images in decorrelated channels, (N, C, H, W // 2 + 1), not normalised; MACO wants its mean.
 
-    Colours are standardised by ImageNet's mean and standard deviation first, which decides the zero frequency: the
-    published spectrum is of that kind. Only proportions matter.
+    Channels are standardised first, which decides the zero frequency: the published spectrum is of that kind. Only
+    proportions matter.
 
     Args:
-        images: (N, 3, H, W) RGB in [0, 1].
+        images: (N, C, H, W) in [0, 1].
+        own: whose mean and standard deviation; None: ImageNet's.
+        colours: (C, C) from decorrelated to natural channels; None: :func:`colour_matrix`.
     """
-    standardised = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD).normalise(images)
-    magnitudes: Tensor = torch.fft.rfft2(mixed(standardised, torch.linalg.inv(colour_matrix()).to(images))).abs()
+    standardised = (own or Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)).normalise(images)
+    matrix = colour_matrix(images.shape[1]) if colours is None else colours
+    magnitudes: Tensor = torch.fft.rfft2(mixed(standardised, torch.linalg.inv(matrix).to(images))).abs()
     return magnitudes
 
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vital_exp.errors import UsageError
-from vital_exp.images.output import to_uint8
+from vital_exp.images.output import in_unit, stored
 from vital_exp.mining.interruption import ignore_signals
 from vital_exp.models.network import Preprocessing
-from vital_exp.references.decoding import CorruptImageError, fit, load_rgb, printable
+from vital_exp.references.arrays import Loader
+from vital_exp.references.decoding import CorruptImageError, printable
+from vital_exp.references.files import PictureFiles
 from vital_exp.references.folder import image_paths
-
-WHITE = 255  # of 8 bits
 
 
 class ImageFolder:
@@ -30,33 +30,37 @@ class ImageFolder:
         root: the folder.
         preprocessing: how the network sees an image.
         key: the configuration key to blame.
+        loader: a user's function that reads the files.
 
     Raises:
         UsageError: the folder is missing, unreadable or without images.
     """
 
-    def __init__(self, root: str | Path, preprocessing: Preprocessing, key: str = "images") -> None:
+    def __init__(
+        self, root: str | Path, preprocessing: Preprocessing, key: str = "images", loader: Loader | None = None
+    ) -> None:
         self.root = Path(root).expanduser()
+        self.files = PictureFiles.of(preprocessing, loader)
         self.preprocessing = preprocessing
         self.key = key
         if not self.root.is_dir():
             problem = "is no folder" if self.root.exists() else "does not exist"
             raise UsageError(key, printable(self.root), f"{problem}; give a folder of images")
         if not self.paths:
-            raise UsageError(key, printable(self.root), "holds no images")
+            raise UsageError(key, printable(self.root), f"holds no {self.files.wanted}")
 
     @cached_property
     def paths(self) -> list[str]:
         """The path of every image, relative to the folder, with "/", sorted; an image's number is its place here."""
         try:
-            return sorted(image_paths(self.root, "."))
+            return sorted(image_paths(self.root, ".", self.files.suffixes))
         except UsageError as error:
             raise UsageError(self.key, error.value, error.problem) from None
 
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 over paths, sizes and times of all files, as they were when it was first asked for."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.files.described.encode())
         for path in self.paths:
             try:
                 status = (self.root / path).stat()
@@ -66,15 +70,14 @@ class ImageFolder:
         return digest.hexdigest()
 
     def load(self, path: str) -> Tensor:
-        """Return an image as the network sees it, resized and cropped: float32 (3, H, W) RGB in [0, 1].
+        """Return an image as the network sees it, resized and cropped: float32 (C, H, W) in [0, 1].
 
         Boxes of patches are in the pixels of this picture.
 
         Raises:
             CorruptImageError: it cannot be read.
         """
-        own = self.preprocessing
-        return fit(load_rgb(self.root / path), own.size, own.resize, own.interpolation)
+        return self.files.load(self.root / path)
 
     def batches(
         self, numbers: Sequence[int], batch_size: int, workers: int = 0, pin_memory: bool = False
@@ -99,7 +102,8 @@ class ImageBatch:
     Attributes:
         count: images asked for.
         numbers: (n,) int64, the numbers of those that were read.
-        pixels: (n, 3, H, W) uint8 as the network sees them, before normalisation; None for n = 0.
+        pixels: (n, C, H, W) as the network sees them, before normalisation, as :func:`stored` keeps them; None for
+            n = 0.
         corrupt: number and reason of the others.
     """
 
@@ -114,13 +118,13 @@ class ImageBatch:
         return ImageBatch(self.count, self.numbers, pixels, self.corrupt)
 
     def rgb(self, device: torch.device) -> Tensor:
-        """Return the images (n, 3, H, W) as float32 RGB in [0, 1] on a device; n must be at least 1."""
+        """Return the images (n, C, H, W) as float32 in [0, 1] on a device; n must be at least 1."""
         assert self.pixels is not None
-        return self.pixels.to(device, non_blocking=True).float() / WHITE
+        return in_unit(self.pixels.to(device, non_blocking=True))
 
 
 class _Decoded(Dataset[tuple[int, "Tensor | str"]]):
-    """Number and pixels (3, H, W) uint8 of an image, or number and reason where it cannot be read."""
+    """Number and pixels (C, H, W), stored, of an image, or number and reason where it cannot be read."""
 
     def __init__(self, folder: ImageFolder) -> None:
         self.folder = folder
@@ -131,7 +135,7 @@ class _Decoded(Dataset[tuple[int, "Tensor | str"]]):
         except CorruptImageError as error:
             return number, error.reason
         # Bytes: a quarter of the shared memory that floats would take between processes; exact, for images are 8 bit.
-        return number, to_uint8(image)
+        return number, stored(image)
 
 
 def _collate(samples: list[tuple[int, Tensor | str]]) -> ImageBatch:

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
-from vital_exp.images.output import to_uint8
+from vital_exp.images.output import as_image, to_uint8
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index, Row
 from vital_exp.mining.patches import Box
+from vital_exp.models.channels import as_rgb
 from vital_exp.references.decoding import CorruptImageError
 from vital_exp.whole_files import whole_path
 
@@ -107,13 +107,13 @@ class Sheets:
 
     def _load(self, path: str) -> Image.Image | None:
         try:
-            return _as_image(self.folder.load(path))
+            return _as_image(self.folder.load(path), self.folder.preprocessing.preview)
         except CorruptImageError:  # sound when it was mined
             return None
 
 
-def _as_image(view: Tensor) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(to_uint8(view).permute(1, 2, 0).numpy()))
+def _as_image(view: Tensor, preview: Sequence[int] | None) -> Image.Image:
+    return as_image(to_uint8(as_rgb(view, preview)))
 
 
 def sheet_path(layer: str, channel: int) -> str:

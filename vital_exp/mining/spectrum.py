@@ -14,10 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vital_exp.errors import UsageError
-from vital_exp.images.output import resized
+from vital_exp.images.output import in_unit, resized
 from vital_exp.images.spectrum import TENSOR, magnitudes
-from vital_exp.mining.images import WHITE, ImageFolder
+from vital_exp.mining.images import ImageFolder
+from vital_exp.models.channels import RGB
 from vital_exp.models.network import Preprocessing
+from vital_exp.references.arrays import Loader
 from vital_exp.references.decoding import printable
 from vital_exp.whole_files import whole_path
 
@@ -27,20 +29,23 @@ IMAGES_AT_ONCE = 8
 REFERENCES_READ = 1000
 
 
-def magnitude_spectrum(images: Iterable[Tensor], size: int) -> Tensor:
-    """Return the mean over images of :func:`vital_exp.images.spectrum.magnitudes`, (3, size, size // 2 + 1) float32.
+def magnitude_spectrum(
+    images: Iterable[Tensor], size: int, own: Preprocessing | None = None, colours: Tensor | None = None
+) -> Tensor:
+    """Return the mean over images of :func:`vital_exp.images.spectrum.magnitudes`, (C, size, size // 2 + 1) float32.
 
     Args:
-        images: (3, H, W) RGB in [0, 1] each, resized to size x size where they are not; one is in memory at a time,
-            and the sum is in double precision.
+        images: (C, H, W) in [0, 1] each, resized to size x size where they are not; one is in memory at a time, and
+            the sum is in double precision.
         size: side in px.
+        own, colours: as of that function.
 
     Raises:
         ValueError: no images.
     """
-    total, count = torch.zeros(3, size, size // 2 + 1, dtype=torch.float64), 0
+    total, count = torch.zeros((), dtype=torch.float64), 0
     for image in images:
-        total += magnitudes(resized(image[None].cpu().float(), (size, size)))[0]
+        total = total + magnitudes(resized(image[None].cpu().float(), (size, size)), own, colours)[0].double()
         count += 1
     if count == 0:
         raise ValueError("no images")
@@ -56,18 +61,32 @@ class FolderSpectrum:
 
     Attributes:
         folder: the images, at the spectrum's size.
+        own: the network's preprocessing, of pictures that are not RGB; None for RGB.
+        colours: (C, C) from decorrelated to natural channels; None: ImageNet's colours, or independent channels.
         step: of the folder's images every how manieth is read.
         corrupt: reason by path of files that could not be read, once it is made.
     """
 
     folder: ImageFolder
+    own: Preprocessing | None = None
+    colours: Tensor | None = None
     step: int = 1
     corrupt: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, root: str | Path, size: int, key: str) -> FolderSpectrum:
+    def of(
+        cls,
+        root: str | Path,
+        size: int,
+        key: str,
+        own: Preprocessing | None = None,
+        colours: Tensor | None = None,
+        loader: Loader | None = None,
+    ) -> FolderSpectrum:
         """Return the spectrum, to be made, of a folder at ``size`` px; ``key`` is to blame for a wrong folder."""
-        return cls(ImageFolder(root, replace(Preprocessing(), size=(size, size), resize=None), key))
+        kind = None if own is None or own.channels == RGB else own
+        files = replace(kind or Preprocessing(), size=(size, size), resize=None)
+        return cls(ImageFolder(root, files, key, loader), kind, colours)
 
     def write(self, out: Path, workers: int = 0, progress: bool = False) -> Path:
         """Write ``out/spectrum.safetensors`` with the tensor ``"magnitude"`` and return its path.
@@ -77,7 +96,9 @@ class FolderSpectrum:
         """
         root = printable(self.folder.root.resolve())
         try:
-            magnitude = magnitude_spectrum(self._streamed(workers, progress), self.folder.preprocessing.size[0])
+            magnitude = magnitude_spectrum(
+                self._streamed(workers, progress), self.folder.preprocessing.size[0], self.own, self.colours
+            )
         except ValueError:
             name, reason = next(iter(self.corrupt.items()))
             problem = f"none of its {len(self.corrupt)} images can be read ({printable(name)}: {reason})"
@@ -98,25 +119,35 @@ class FolderSpectrum:
             for batch in self.folder.batches(self._numbers, IMAGES_AT_ONCE, workers):
                 self.corrupt.update({self.folder.paths[number]: reason for number, reason in batch.corrupt.items()})
                 if batch.pixels is not None:
-                    yield from batch.pixels.float() / WHITE
+                    yield from in_unit(batch.pixels)
                 bar.update(batch.count)
 
 
 @lru_cache(maxsize=8)  # asked for with every batch of pictures
-def references_magnitude(root: str, size: int, channels: int, cache_dir: Path) -> Tensor:
-    """Return the magnitude (channels, size, size // 2 + 1) of a folder of references, from the cache if it is there.
+def references_magnitude(
+    root: str, size: int, own: Preprocessing, colours: Tensor | None, loader: Loader | None, cache_dir: Path
+) -> Tensor:
+    """Return the magnitude (C, size, size // 2 + 1) of a folder of references, from the cache if it is there.
 
-    The same for all targets: of 1,000 images evenly over the folder, or of all if there are fewer. Pictures that are
-    not RGB take that of the brightness in every channel.
+    The same for all targets: of 1,000 images evenly over the folder, or of all if there are fewer.
+
+    Args:
+        root: the folder.
+        size: side in px.
+        own: the network's preprocessing.
+        colours: (C, C) from decorrelated to natural channels; None: ImageNet's colours, or independent channels.
+        loader: a user's function that reads the files.
+        cache_dir: the cache.
 
     Raises:
         UsageError: no folder, or no image in it can be read.
     """
-    spectrum = FolderSpectrum.of(root, size, "references.root")
-    own = sha256(f"{spectrum.folder.fingerprint} {size} {REFERENCES_READ}".encode()).hexdigest()
-    path = cache_dir / "spectra" / own / NAME
+    spectrum = FolderSpectrum.of(root, size, "references.root", own, colours, loader)
+    kind = "" if spectrum.own is None else f" {own.mean} {own.std}"
+    kind += "" if colours is None else f" {colours.tolist()}"
+    name = sha256(f"{spectrum.folder.fingerprint} {size} {REFERENCES_READ}{kind}".encode()).hexdigest()
+    path = cache_dir / "spectra" / name / NAME
     if not path.is_file():
         spectrum.step = max(1, len(spectrum.folder.paths) // REFERENCES_READ)
         spectrum.write(path.parent)
-    magnitude = load_file(path)[TENSOR]
-    return magnitude if channels == len(magnitude) else magnitude[:1].expand(channels, -1, -1)
+    return load_file(path)[TENSOR]

@@ -39,7 +39,7 @@ def fingerprint(network: VisionNetwork) -> dict[str, list[float]]:
     run's. Random numbers that the network draws are the same at each call.
     """
     found: dict[str, list[float]] = {}
-    shown = model_space(probe_picture(len(network.preprocessing.mean), network.preprocessing.size), network)
+    shown = model_space(probe_picture(network.preprocessing.channels, network.preprocessing.size), network)
     numbers = _Numbers(network.device)
     with ExitStack() as hooks, _plain_pass(network.device):
         for name, module in network.module.named_modules():

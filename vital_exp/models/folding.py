@@ -101,7 +101,7 @@ class FoldedNorms:
 
     def __init__(self, network: VisionNetwork, taps: Taps) -> None:
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(1, len(network.preprocessing.mean), *network.preprocessing.size, generator=generator)
+        noise = torch.randn(1, network.preprocessing.channels, *network.preprocessing.size, generator=generator)
         noise = noise.to(network.device, network.dtype)
         read = set(taps.layers.values())
         runs = bool(read) or taps.reads_output

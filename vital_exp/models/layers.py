@@ -132,7 +132,7 @@ def unit_shape(network: VisionNetwork, layer: str, key: str = "target.layer") ->
             that returns no tensor. ``key`` is to blame.
     """
     if layer == INPUT:
-        return len(network.preprocessing.mean), *network.preprocessing.size
+        return network.preprocessing.channels, *network.preprocessing.size
     network.taps([layer], key).layout(layer)
     tell_of_runs(network, [layer])
     return network.trace.layers[layer].shape

@@ -6,9 +6,10 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
 from vital_exp.models import embedded, outputs
+from vital_exp.models.channels import GREY, RGB, preview_of
 from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
 from vital_exp.models.heads import NONE, SIGMOID, SOFTMAX, Ending, Head, head_of
-from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_SIZE, IMAGENET_STD, Preprocessing, Recipe, VisionNetwork
+from vital_exp.models.network import Preprocessing, Recipe, VisionNetwork
 from vital_exp.models.open_clip import clip_network
 from vital_exp.models.outputs import Output
 from vital_exp.models.preparation import check_tensors, check_values, prepared
-from vital_exp.models.refusals import REFUSALS, refusal
+from vital_exp.models.refusals import REFUSALS, other_channels, refusal
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
-from vital_exp.values import number, numbers, one_of, side, sides
+from vital_exp.values import interval, is_whole, number, numbers, one_of, side, sides, whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,9 @@ class ModelConfig:
     weights: str = "DEFAULT"
     checkpoint: str | None = None
     checkpoint_key: str | int | None = None
+    channels: int | None = None
+    preview: Sequence[int] | None = None
+    value_range: Sequence[float] | None = None
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     size: int | Sequence[int] | None = None
@@ -120,9 +125,9 @@ def wrap(module: nn.Module, config: ModelConfig, own: Preprocessing | None = Non
         UsageError: a kind of module whose layers cannot be read, the network refuses the input, or the class names do
             not match its outputs.
     """
-    preprocessing = _preprocessing(config, own)
     name = str(config.name or config.factory or type(module).__name__)
-    network = VisionNetwork(prepared(module), name, preprocessing, None, config.recipe)
+    network = VisionNetwork(prepared(module), name, _provisional(config, own), None, config.recipe)
+    network.preprocessing = _preprocessing(config, own, _channels(config, network), name)
     given = config.class_names
     names = ClassNames(read_class_names(given)) if given is not None and not isinstance(given, ClassNames) else given
     network.output, ends_in = _output(network, config, None if names is None else len(names))
@@ -134,8 +139,25 @@ def wrap(module: nn.Module, config: ModelConfig, own: Preprocessing | None = Non
     return network
 
 
-def _preprocessing(config: ModelConfig, own: Preprocessing | None) -> Preprocessing:
-    base = own or Preprocessing(IMAGENET_MEAN, IMAGENET_STD, (IMAGENET_SIZE, IMAGENET_SIZE))
+def _provisional(config: ModelConfig, own: Preprocessing | None) -> Preprocessing:
+    """RGB of the input's size, until the network has been asked which channels it takes."""
+    size = (own or Preprocessing()).size if config.size is None else sides("model.size", config.size)
+    return Preprocessing(size=size)
+
+
+def _channels(config: ModelConfig, network: VisionNetwork) -> int:
+    """How many channels the network's pictures have: as asked for, else as its first layer says."""
+    if config.channels is not None:
+        return whole_number("model.channels", config.channels, 1)
+    first = next((part for part in network.module.modules() if isinstance(part, nn.Conv2d)), None)
+    if first is not None and first.in_channels == RGB:
+        return RGB
+    found = other_channels(network)
+    return RGB if found is None else found[1]
+
+
+def _preprocessing(config: ModelConfig, own: Preprocessing | None, channels: int, name: str) -> Preprocessing:
+    base = _with_channels(own or Preprocessing(), config, channels, name)
     size = base.size if config.size is None else sides("model.size", config.size)
     if config.resize is not None:
         side("model.resize", config.resize)
@@ -145,14 +167,55 @@ def _preprocessing(config: ModelConfig, own: Preprocessing | None) -> Preprocess
     mean = base.mean if config.mean is None else numbers("model.mean", config.mean, each=FINITE)
     std = base.std if config.std is None else numbers("model.std", config.std, each=FINITE)
     for key, value in (("model.mean", mean), ("model.std", std)):
-        if len(value) != len(base.mean):
-            raise UsageError(key, list(value), f"{len(base.mean)} values, one per colour channel")
+        if len(value) != channels:
+            raise UsageError(key, list(value), f"{_counted(channels, 'value')}, one per channel of its pictures")
     if min(std) <= 0:
         raise UsageError("model.std", list(std), "numbers above 0: pictures are divided by them")
     for key, value, most in (("model.mean", mean, LARGEST_MEAN), ("model.std", std, LARGEST_STD)):
         if max(value) > most:
             raise UsageError(key, list(value), "numbers for RGB in [0, 1] are needed; of 0 to 255: divide them by 255")
-    return Preprocessing(mean, std, size, resize, interpolation)
+    values = None if config.value_range is None else interval("model.value_range", config.value_range)
+    if values is not None and values[0] == values[1]:
+        raise UsageError("model.value_range", list(values), "[low, high], the lower number first")
+    return Preprocessing(mean, std, size, resize, interpolation, values, _preview(config, channels))
+
+
+def _with_channels(own: Preprocessing, config: ModelConfig, channels: int, name: str) -> Preprocessing:
+    """The source's own preprocessing for pictures of a number of channels.
+
+    Raises:
+        UsageError: neither grey nor RGB, and no mean or standard deviation is given.
+    """
+    lacking = [key for key in ("mean", "std") if getattr(config, key) is None]
+    if channels == own.channels or not lacking:
+        return own
+    if channels != GREY:
+        wanted = f"{_counted(channels, 'value')}, one per channel of its pictures in [0, 1]: {name} takes {channels}"
+        raise UsageError(f"model.{lacking[0]}", None, wanted)
+    mean, std = (round(statistics.mean(values), 3) for values in (own.mean, own.std))
+    logger.warning("%s takes grey pictures: model.mean=[%g] and model.std=[%g], the average over colours, unless they "
+                   "are given", name, mean, std)  # fmt: skip
+    return replace(own, mean=(mean,), std=(std,))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _preview(config: ModelConfig, channels: int) -> tuple[int, int, int] | None:
+    """Which channels of a picture are shown."""
+    if channels in (GREY, RGB):
+        if config.preview is not None:
+            raise UsageError("model.preview", list(config.preview), f"{config.name or 'the network'} takes "
+                             f"{'grey' if channels == GREY else 'RGB'} pictures, which are shown whole")  # fmt: skip
+        return None
+    if config.preview is None:
+        return preview_of(channels)
+    allowed = f"three channels from 0 to {channels - 1}, shown as red, green and blue"
+    given = list(config.preview) if isinstance(config.preview, Sequence) else [config.preview]
+    if len(given) != RGB or any(not is_whole(one, 0, channels - 1) for one in given):
+        raise UsageError("model.preview", config.preview, allowed)
+    return (given[0], given[1], given[2])
 
 
 def _default_resize(size: tuple[int, int]) -> int | None:
@@ -183,11 +246,10 @@ def _output(network: VisionNetwork, config: ModelConfig, names: int | None) -> t
 
 def _returned(network: VisionNetwork, count: int) -> object:
     """What the network returns for empty pictures."""
-    size = network.preprocessing.size
     try:
-        return network.returned(torch.zeros(count, 3, *size, device=network.device))
+        return network.returned(network.blank(count))
     except REFUSALS as error:
-        raise refusal(network, size, error) from None
+        raise refusal(network, network.preprocessing.size, error) from None
 
 
 def _class_names(given: ClassNames | None, count: int | None, head: Head) -> ClassNames | None:

@@ -32,9 +32,8 @@ def arrange(network: VisionNetwork, channels_last: bool) -> None:
 @torch.no_grad()
 def _refusal(network: VisionNetwork) -> str:
     """Return why a network cannot run as it lies in memory; nothing if it can."""
-    channels, size = len(network.preprocessing.mean), network.preprocessing.size
     try:
-        network.returned(torch.zeros(1, channels, *size, device=network.device))
+        network.returned(network.blank())
     except RuntimeError as error:
         return str(error).split("\n")[0]
     return ""

@@ -105,6 +105,9 @@ def load_model(
     device: str | torch.device | None = None,
     output: str | int | None = None,
     head: str | None = None,
+    channels: int | None = None,
+    preview: Sequence[int] | None = None,
+    value_range: Sequence[float] | None = None,
 ) -> VisionNetwork:
     """Load or wrap a network for visualisation; it is frozen and put into evaluation mode.
 
@@ -113,7 +116,7 @@ def load_model(
 
     Args:
         model: an option of the group ``model`` (``"resnet50"``), a timm network, or a module of your own.
-        mean, std: per channel, for RGB in [0, 1]; ImageNet's unless the network has its own.
+        mean, std: per channel, for pictures in [0, 1]; ImageNet's unless the network has its own.
         size: the input's side or (height, width) in px; 224 unless the network has its own.
         class_names: one per output, or a file of them; ImageNet's for 1000 outputs.
         checkpoint: local weights, .safetensors or weights-only .pth.
@@ -123,9 +126,13 @@ def load_model(
             dots for those inside of others; by default one called ``logits``, else the first of shape (N, classes).
         head: ``"softmax"``, ``"sigmoid"`` (one logit, or several labels at a time) or ``"none"`` (features, a
             regression); by default sigmoid for one output, softmax for several.
+        channels: of its pictures; by default as many as its first layer takes. Grey and RGB ones are images, others
+            arrays.
+        preview: the three channels of an array that are shown as red, green and blue; by default the first three.
+        value_range: (low, high) of arrays in files, which become 0 and 1.
 
     Returns:
-        The wrapped network: RGB in, logits out.
+        The wrapped network: pictures in, logits out.
 
     Raises:
         UsageError: an unknown name, weights that cannot be had or do not fit, a size the network refuses, an
@@ -133,7 +140,7 @@ def load_model(
             exported) or that has no values yet.
     """
     keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
-    keys |= {"output": output, "head": head}
+    keys |= {"output": output, "head": head, "channels": channels, "preview": preview, "value_range": value_range}
     build = _named if isinstance(model, str) else _wrapped
     network = build(model, keys, checkpoint, checkpoint_key)  # type: ignore[arg-type]
     return network if device is None else network.to(device)

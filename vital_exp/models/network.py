@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
+from vital_exp.models.channels import in_channels
 from vital_exp.models.heads import Head, head_of
 from vital_exp.models.outputs import Output
 from vital_exp.models.precision import entrance_of, precisions_of, set_entrance
@@ -33,10 +34,12 @@ class Preprocessing:
     """How a natural image becomes the network's input.
 
     Attributes:
-        mean, std: per channel, for RGB in [0, 1].
+        mean, std: per channel, for pictures in [0, 1]; there are as many channels as values.
         size: (height, width) of the input.
         resize: the shorter side before the centre crop; None crops from the shorter side itself.
         interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
+        value_range: the values of arrays that become 0 and 1; None: 0 and 1, of integers their type's least and most.
+        preview: which channels are shown as red, green and blue; None for grey and RGB pictures, which are shown whole.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -44,17 +47,24 @@ class Preprocessing:
     size: tuple[int, int] = (IMAGENET_SIZE, IMAGENET_SIZE)
     resize: int | None = None
     interpolation: str = "bilinear"
+    value_range: tuple[float, float] | None = None
+    preview: tuple[int, int, int] | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many channels the network's pictures have: 1 for grey, 3 for RGB."""
+        return len(self.mean)
 
     def normalise(self, rgb: Tensor) -> Tensor:
-        """Map RGB (..., 3, H, W) in [0, 1] to the network's space, in the precision of ``rgb``."""
+        """Map pictures (..., C, H, W) in [0, 1] to the network's space, in the precision of ``rgb``."""
         return (rgb - _per_channel(self.mean, rgb)) / _per_channel(self.std, rgb)
 
     def denormalise(self, normalised: Tensor) -> Tensor:
-        """Map the network's space (..., 3, H, W) back to RGB; values are not clamped."""
+        """Map the network's space (..., C, H, W) back to [0, 1]; values are not clamped."""
         return normalised * _per_channel(self.std, normalised) + _per_channel(self.mean, normalised)
 
     def valid_range(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the normalised values of RGB 0 and of RGB 1, each (3, 1, 1)."""
+        """Return the normalised values of 0 and of 1, each (C, 1, 1)."""
         zero, one = torch.zeros_like(_per_channel(self.mean, like)), torch.ones_like(_per_channel(self.mean, like))
         return self.normalise(zero), self.normalise(one)
 
@@ -74,13 +84,13 @@ class Recipe:
 
 
 class VisionNetwork(nn.Module):
-    """A frozen network that takes RGB pictures.
+    """A frozen network that takes pictures: RGB, grey, or of any number of channels.
 
     Its parameters need no gradients and it stays in evaluation mode, so no running statistic ever changes. A network in
     half precision computes in it; pictures are float32 and are cast where they enter.
 
     Attributes:
-        module: the network itself; takes normalised (N, 3, H, W).
+        module: the network itself; takes normalised (N, C, H, W).
         name: what the user called it.
         preprocessing: see :class:`Preprocessing`.
         class_names: one name per output class; None when the network has no class outputs.
@@ -119,19 +129,25 @@ class VisionNetwork(nn.Module):
         return super().train(False)
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """Return the network's output for RGB (N, 3, H, W) in [0, 1]: (N, classes) logits or features.
+        """Return the network's output for pictures (N, C, H, W) in [0, 1]: (N, classes) logits or features.
+
+        Grey pictures are taken by RGB networks and RGB ones by grey networks; see :func:`in_channels`.
 
         Raises:
-            UsageError: the network returns no tensor.
+            UsageError: the network returns no tensor, or takes other channels.
         """
-        pictures = self.preprocessing.normalise(rgb).to(self.dtype)
+        pictures = self.preprocessing.normalise(in_channels(rgb, self.preprocessing.channels)).to(self.dtype)
         if len(pictures) > 1 and self.one_by_one:
             return torch.cat([self.output.tensor(self.module(one[None]), 1) for one in pictures])
         return self.output.tensor(self.module(pictures), len(pictures))
 
     def returned(self, rgb: Tensor) -> object:
-        """Return all that the module returns for RGB (N, 3, H, W) in [0, 1]."""
+        """Return all that the module returns for pictures (N, C, H, W) in [0, 1]."""
         return self.module(self.preprocessing.normalise(rgb).to(self.dtype))
+
+    def blank(self, count: int = 1, size: Sequence[int] | None = None) -> Tensor:
+        """Return empty pictures (count, C, H, W) on the network's device; by default of its input size."""
+        return torch.zeros(count, self.preprocessing.channels, *(size or self.preprocessing.size), device=self.device)
 
     def taps(self, layers: Sequence[str], key: str = "model.layers") -> Taps:
         """Return what reads layers of this network, and its own ``"output"``; see :class:`Taps`."""
@@ -160,7 +176,7 @@ class VisionNetwork(nn.Module):
     def entrance(self) -> torch.dtype:
         """The precision in which the module takes its pictures; looked up anew when that of its weights has changed."""
         if self._precisions != (found := precisions_of(self.module)):
-            self._entrance = entrance_of(self.module, self.preprocessing.size)
+            self._entrance = entrance_of(self.module, (self.preprocessing.channels, *self.preprocessing.size))
             set_entrance(self.module, self._entrance)
             self._precisions = found
         return self._entrance
@@ -209,7 +225,7 @@ class VisionNetwork(nn.Module):
     def _test_pictures(self) -> Tensor:
         """Return three normalised pictures that differ much: noise, dark, bright, (3, C, H, W)."""
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(3, len(self.preprocessing.mean), *self.preprocessing.size, generator=generator)
+        noise = torch.rand(3, self.preprocessing.channels, *self.preprocessing.size, generator=generator)
         rgb = torch.stack([noise[0], noise[1] / 8, 1 - noise[2] / 8])
         return self.preprocessing.normalise(rgb.to(self.device)).to(self.dtype)
 
@@ -228,9 +244,12 @@ class VisionNetwork(nn.Module):
 
 
 def model_space(rgb: Tensor, network: VisionNetwork) -> Tensor:
-    """Return RGB (N, 3, H, W) as the network's normalised input, on its device and in its precision.
+    """Return pictures (N, C, H, W) in [0, 1] as the network's normalised input, on its device and in its precision.
+
+    Grey pictures are taken by RGB networks and RGB ones by grey networks; see :func:`in_channels`.
 
     float64 pictures are normalised before they are cast: a round trip through RGB in float32 alone costs 5e-3 in the
     first gradient of a ResNet-18.
     """
-    return network.preprocessing.normalise(rgb).to(network.dtype).to(network.device)
+    own = network.preprocessing
+    return own.normalise(in_channels(rgb, own.channels)).to(network.dtype).to(network.device)

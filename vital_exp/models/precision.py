@@ -40,7 +40,7 @@ def precisions_of(module: nn.Module) -> tuple[torch.dtype, ...]:
     return tuple(own or dict.fromkeys(buffer.dtype for buffer in module.buffers() if buffer.dtype in COMPUTED))
 
 
-def entrance_of(module: nn.Module, size: Sequence[int]) -> torch.dtype:
+def entrance_of(module: nn.Module, shape: Sequence[int]) -> torch.dtype:
     """Return the precision in which a network takes its pictures.
 
     That of its weights; where these are of several, float32 if it runs so on an empty picture, else the first of the
@@ -48,22 +48,22 @@ def entrance_of(module: nn.Module, size: Sequence[int]) -> torch.dtype:
 
     Args:
         module: the network.
-        size: (height, width) of its input.
+        shape: (channels, height, width) of its input.
     """
     own = precisions_of(module)
     if len(own) <= 1:
         return own[0] if own else torch.float32
     candidates = dict.fromkeys((torch.float32, *own))
-    return next((precision for precision in candidates if _runs(module, size, precision)), torch.float32)
+    return next((precision for precision in candidates if _runs(module, shape, precision)), torch.float32)
 
 
 @torch.no_grad()
-def _runs(module: nn.Module, size: Sequence[int], precision: torch.dtype) -> bool:
+def _runs(module: nn.Module, shape: Sequence[int], precision: torch.dtype) -> bool:
     """Whether a network takes pictures of a precision."""
     set_entrance(module, torch.float32)  # no cast
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     try:
-        module(torch.zeros(1, 3, *size, dtype=precision, device=device))
+        module(torch.zeros(1, *shape, dtype=precision, device=device))
     except Exception:  # of whatever kind: the network is somebody else's code
         return False
     return True

@@ -31,15 +31,16 @@ def refusal(network: VisionNetwork, size: Sequence[int], error: Exception, key: 
         key: the key that holds the size.
     """
     reason = str(error).strip().split("\n")[0]
-    if found := _other_channels(network, size):
+    own = network.preprocessing.channels
+    if found := other_channels(network):
         layer, count = found
         channels = f"{count} input channel{'s' if count > 1 else ''} ({layer})"
-        return UsageError("model", network.name, f"the network takes {channels}, pictures here have 3")
+        return UsageError("model.channels", own, f"the network takes {channels}")
     if told := unsupported(network, error):
         return told
-    own = precisions_of(network.module)
-    if len(own) > 1 and re.search(TYPES_DIFFER, reason):
-        several = ", ".join(map(_plain, own))
+    precisions = precisions_of(network.module)
+    if len(precisions) > 1 and re.search(TYPES_DIFFER, reason):
+        several = ", ".join(map(_plain, precisions))
         wanted = f"its weights are of several precisions ({several}), and its forward pass does not cast: {reason}"
         return UsageError("model", network.name, wanted)
     if isinstance(error, (RuntimeError, AssertionError, ValueError, IndexError)):
@@ -63,7 +64,7 @@ def takes_size(network: VisionNetwork, size: Sequence[int]) -> bool:
     if tuple(size) == tuple(network.preprocessing.size):
         return True
     try:
-        network.returned(torch.zeros(1, len(network.preprocessing.mean), *size, device=network.device))
+        network.returned(network.blank(size=size))
     except REFUSALS:
         return False
     return True
@@ -83,10 +84,9 @@ def hold_in_float32(network: VisionNetwork, key: str) -> None:
     if not halves:
         return
     network.float()
-    size = network.preprocessing.size
     try:
         with torch.no_grad():
-            network.returned(torch.zeros(1, 3, *size, device=network.device))
+            network.returned(network.blank())
     except REFUSALS as error:
         wanted = f"weights are changed in float32, and the network casts to {_plain(halves[0])} by itself: {error}"
         raise UsageError(key, network.name, wanted) from None
@@ -99,8 +99,12 @@ def _plain(precision: torch.dtype) -> str:
     return str(precision).removeprefix("torch.")
 
 
-def _other_channels(network: VisionNetwork, size: Sequence[int]) -> tuple[str, int] | None:
-    """Return the first layer that takes pictures of another number of channels than 3, and that number."""
+def other_channels(network: VisionNetwork) -> tuple[str, int] | None:
+    """Return the first layer that takes pictures of other channels than the network is shown, and how many it takes.
+
+    None where the first layer takes its pictures, or does not tell.
+    """
+    own, shown = network.preprocessing.channels, network.blank().to(network.dtype)
     started: list[tuple[str, nn.Module, Tensor]] = []
     named = [(name, part) for name, part in network.module.named_modules() if _channels(part) or _width(part)]
     with ExitStack() as hooks, torch.no_grad(), suppress(Exception):
@@ -111,14 +115,14 @@ def _other_channels(network: VisionNetwork, size: Sequence[int]) -> tuple[str, i
                     started.append((name, module, given[0]))
 
             hooks.callback(part.register_forward_pre_hook(note).remove)
-        network.module(torch.zeros(1, 3, *size, dtype=network.dtype, device=network.device))
+        network.module(shown)
     if not started:  # refused before any layer ran
         found = next(((name, _channels(part)) for name, part in named if _channels(part)), None)
-        return found if found and found[1] != 3 else None
+        return found if found and found[1] != own else None
     name, part, given = started[0]
     if channels := _channels(part):
-        return (name, channels) if given.ndim >= 3 and given.shape[-3] == 3 != channels else None
-    wanted = _channels_of_patches(_width(part), given.shape[-1])
+        return (name, channels) if given.ndim >= 3 and given.shape[-3] == own != channels else None
+    wanted = _channels_of_patches(_width(part), given.shape[-1], own)
     return (name, wanted) if wanted else None
 
 
@@ -133,16 +137,16 @@ def _width(part: nn.Module) -> int:
     return part.in_features if isinstance(part, nn.Linear) else 0
 
 
-def _channels_of_patches(wanted: int, given: int) -> int:
-    """Return of how many channels pixels are that a linear layer takes in a row, given a row of 3; 0 if unclear.
+def _channels_of_patches(wanted: int, given: int, own: int) -> int:
+    """Return of how many channels pixels are that a linear layer takes in a row, given a row of ``own``; 0 if unclear.
 
-    Another size of pictures, or of patches, changes the number of pixels by a ratio of squares; 1/3 is none, nor are
-    2/3 and 4/3.
+    Another size of pictures, or of patches, changes the number of pixels by a ratio of squares; of RGB, 1/3 is none,
+    nor are 2/3 and 4/3.
     """
-    if given % 3 or not wanted or wanted % (given // 3):
+    if given % own or not wanted or wanted % (given // own):
         return 0
-    channels = wanted // (given // 3)
-    return 0 if channels % 3 == 0 and isqrt(channels // 3) ** 2 * 3 == channels else channels
+    channels = wanted // (given // own)
+    return 0 if channels % own == 0 and isqrt(channels // own) ** 2 * own == channels else channels
 
 
 def check_gradients(activations: Mapping[str, Tensor]) -> None:

@@ -12,12 +12,13 @@ from torch import Tensor
 from vital_exp.errors import UsageError
 from vital_exp.images.output import resized
 from vital_exp.images.randomness import RandomStreams
-from vital_exp.models.network import model_space
+from vital_exp.models.network import Preprocessing, model_space
 from vital_exp.models.precision import exact, scaled_gradient, scales_of
 from vital_exp.objectives.activation import dot_cosine, position_distance, read_activation, relative_distance
 from vital_exp.objectives.activation_terms import layer_of
 from vital_exp.objectives.terms import GIVEN, Problem, Term
-from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
+from vital_exp.references.decoding import CorruptImageError
+from vital_exp.references.files import PictureFiles
 from vital_exp.values import number
 
 START, REFERENCE = "start", "reference"
@@ -153,7 +154,7 @@ class Accentuation(Comparison):
 
 
 def given_pictures(problem: Problem, image: object, key: str) -> Tensor:
-    """Return the pictures to compare with, (N, 3, H, W) in the network's space and on its device.
+    """Return the pictures to compare with, (N, C, H, W) in the network's space and on its device.
 
     Args:
         problem: what the pictures are made for.
@@ -173,15 +174,15 @@ def given_pictures(problem: Problem, image: object, key: str) -> Tensor:
         images = [next(iter(problem.statistics.references.images(target))) for target in problem.targets]
         rgb = resized(torch.stack(images), size)
     else:
-        rgb = _file(image, size, f"{key}.image").expand(len(problem.targets), -1, -1, -1)
+        rgb = _file(image, size, f"{key}.image", problem.network.preprocessing).expand(len(problem.targets), -1, -1, -1)
     return model_space(rgb.detach(), problem.network)
 
 
-def _file(image: object, size: tuple[int, int], key: str) -> Tensor:
+def _file(image: object, size: tuple[int, int], key: str, own: Preprocessing) -> Tensor:
     path = Path(str(image)).expanduser()
     if not isinstance(image, str) or not path.is_file():
         raise UsageError(key, image, f"an image file that exists, {REFERENCE} or {START}")
     try:
-        return fit(load_rgb(path), size)[None]
+        return PictureFiles(own.channels, size, value_range=own.value_range).load(path)[None]
     except CorruptImageError as error:
         raise UsageError(key, image, f"not a readable image ({error.reason})") from error

@@ -129,7 +129,7 @@ def fit(
         raise UsageError("references.interpolation", interpolation, allowed, INTERPOLATIONS)
     height, width = (size, size) if isinstance(size, int) else size
     image = _without_far_ends(image)
-    scaled = image.resize(_scaled_size(image, height, width, resize), INTERPOLATIONS[interpolation])
+    scaled = image.resize(fitted_size(image.size, height, width, resize), INTERPOLATIONS[interpolation])
     pixels = np.asarray(_centre_crop(scaled, height, width))  # (H, W, 3)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous().to(torch.float32).div(_BYTE)
 
@@ -141,9 +141,15 @@ def _without_far_ends(image: Image.Image) -> Image.Image:
     return image if (width, height) == image.size else _centre_crop(image, height, width)
 
 
-def _scaled_size(image: Image.Image, height: int, width: int, resize: int | None) -> tuple[int, int]:
-    """Return (width, height) with the shorter side at ``resize``, or just covering the crop; torchvision's rounding."""
-    old_width, old_height = image.size
+def fitted_size(old: tuple[int, int], height: int, width: int, resize: int | None) -> tuple[int, int]:
+    """Return (width, height) with the shorter side at ``resize``, or just covering the crop; torchvision's rounding.
+
+    Args:
+        old: (width, height) of the picture.
+        height, width: of the crop.
+        resize: the shorter side; None: the smallest picture that covers the crop.
+    """
+    old_width, old_height = old
     if resize is not None:
         height = width = resize
     if width * old_height >= height * old_width:  # the width is what decides
@@ -153,9 +159,10 @@ def _scaled_size(image: Image.Image, height: int, width: int, resize: int | None
 
 def _centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     """Return the middle of an image, padded with black where it is smaller; torchvision's rounding."""
-    left, top = _margin(image.width - width), _margin(image.height - height)
+    left, top = margin(image.width - width), margin(image.height - height)
     return image.crop((left, top, left + width, top + height))
 
 
-def _margin(surplus: int) -> int:
+def margin(surplus: int) -> int:
+    """Return what a crop cuts off at the left, or the top, of a surplus; below 0: what it adds."""
     return round(surplus / 2) if surplus >= 0 else -(-surplus // 2)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vital_exp.errors import UsageError
+from vital_exp.models.channels import RGB, in_channels
 from vital_exp.references.base import Candidate, Competing
 from vital_exp.targets.unit import Target
 from vital_exp.values import whole_number
@@ -431,19 +432,22 @@ class DrawnReferences(Competing):
         seed: which set is drawn, at least 0.
         size: side in pixels; None keeps 64, another size is resized (bilinear, antialiased).
         candidates: images that compete for the facets of a target.
+        channels: 3 for RGB; 1 for their luminance.
 
     Raises:
         UsageError: for a count, seed or size out of range.
     """
 
-    def __init__(self, count: int = 50, seed: int = 0, size: int | None = None, candidates: int = 50) -> None:
+    def __init__(
+        self, count: int = 50, seed: int = 0, size: int | None = None, candidates: int = 50, channels: int = RGB
+    ) -> None:
         for key, value, least in (("count", count, 1), ("seed", seed, 0), ("size", SIZE if size is None else size, 1)):
             whole_number(f"references.{key}", value, least, allowed=f"must be at least {least}")
         self.count, self.seed, self.size = count, seed, SIZE if size is None else size
-        self.competing = candidates
+        self.competing, self.channels = candidates, channels
 
     def images(self, target: Target) -> Iterator[Tensor]:
-        """Yield ``count`` images, each (3, size, size) float32 RGB in [0, 1].
+        """Yield ``count`` images, each (C, size, size) float32 in [0, 1].
 
         Raises:
             UsageError: when the target is a class the set does not have.
@@ -469,7 +473,9 @@ class DrawnReferences(Competing):
         """Return a hexadecimal hash of all that the target's images depend on; the same for every hidden unit."""
         self._check_class(target)
         own = CLASS_NAMES[target.index] if target.kind == "class" else "mixture"
-        return hashlib.sha256(f"drawn-{REVISION}/{own}/{self.count}/{self.seed}/{self.size}".encode()).hexdigest()
+        kind = "" if self.channels == RGB else f"/{self.channels}"
+        text = f"drawn-{REVISION}/{own}/{self.count}/{self.seed}/{self.size}{kind}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def class_indices(self) -> list[int]:
         """Return the ten classes."""
@@ -477,7 +483,7 @@ class DrawnReferences(Competing):
 
     def _image(self, target: Target, number: int) -> Tensor:
         own = target.index if target.kind == "class" else number % len(CLASSES)
-        return self._resized(draw(own, number, self.seed))
+        return in_channels(self._resized(draw(own, number, self.seed)), self.channels)
 
     def _check_class(self, target: Target) -> None:
         if target.kind == "class" and not 0 <= target.index < len(CLASSES):

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,13 +16,14 @@ import numpy as np
 from torch import Tensor
 
 from vital_exp.errors import UsageError, nearest
+from vital_exp.models.channels import RGB
+from vital_exp.references.arrays import Loader
 from vital_exp.references.base import Candidate, Competing
-from vital_exp.references.decoding import INTERPOLATIONS, CorruptImageError, fit, load_rgb, printable
+from vital_exp.references.decoding import INTERPOLATIONS, CorruptImageError, printable
+from vital_exp.references.files import EXTENSIONS, PictureFiles
 from vital_exp.targets.class_names import ClassNames, as_integer
 from vital_exp.targets.unit import Target
 
-_JPEG, _NETPBM = {".jpg", ".jpeg", ".jpe", ".jfif", ".jp2"}, {".ppm", ".pgm", ".pbm", ".pnm"}
-EXTENSIONS = frozenset(_JPEG | _NETPBM | {".png", ".apng", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
 # More broken files than this share say that something is wrong with the folder, not with a file.
 CORRUPT_LIMIT = 0.1
 _LISTED = 5  # names shown in a message
@@ -49,6 +50,7 @@ class FolderReferences(Competing):
         resize: what the shorter side becomes before the crop, in px; None for no margin.
         interpolation: how they are resized, one of decoding.INTERPOLATIONS.
         candidates: images that compete for the facets of a target.
+        channels, value_range, loader: as of :class:`vital_exp.references.files.PictureFiles`.
 
     Raises:
         UsageError: the root is missing, unreadable or without images, or an option is out of range.
@@ -64,6 +66,9 @@ class FolderReferences(Competing):
         resize: int | None = 256,
         interpolation: str = "bilinear",
         candidates: int = 200,
+        channels: int = RGB,
+        value_range: tuple[float, float] | None = None,
+        loader: Loader | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
         self.count, self.seed, self.competing = count, seed, candidates
@@ -73,9 +78,11 @@ class FolderReferences(Competing):
         self._found: dict[int | None, list[str]] = {}
         self._told_few: set[str] = set()
         self._check_options()
+        sides = (self.size, self.size) if isinstance(self.size, int) else self.size
+        self.files = PictureFiles(channels, sides, resize, interpolation, value_range, loader)
         self._folders = _subfolders(self.root)
-        if next(image_paths(self.root, "."), None) is None:
-            raise UsageError("references.root", printable(self.root), "holds no images")
+        if self._first(".") is None:
+            raise UsageError("references.root", printable(self.root), f"holds no {self.files.wanted}")
 
     def images(self, target: Target) -> Iterator[Tensor]:
         """Yield the target's references one by one, each float32 (3, H, W) RGB in [0, 1]; one is in memory at a time.
@@ -102,7 +109,7 @@ class FolderReferences(Competing):
 
     def _hash(self, paths: list[str], count: int) -> str:
         options = (count, self.size, self.resize, self.interpolation, self.seed)
-        digest = hashlib.sha256(repr(options).encode())
+        digest = hashlib.sha256(f"{options!r}{self.files.described}".encode())
         for path in paths:
             digest.update(os.fsencode(path) + _state(self.root / path))
         return digest.hexdigest()
@@ -120,7 +127,11 @@ class FolderReferences(Competing):
         return {"references": self._hash(self._ordered(target)[: self.competing], self.competing)}
 
     def _load(self, path: str) -> Tensor:
-        return fit(load_rgb(self.root / path), self.size, self.resize, self.interpolation)
+        return self.files.load(self.root / path)
+
+    def _first(self, folder: str) -> str | None:
+        """Return a file of a folder that is read; None where there is none."""
+        return next(image_paths(self.root, folder, self.files.suffixes), None)
 
     def class_indices(self) -> list[int] | None:
         """Return the classes that have images, ascending; None when the images serve any target.
@@ -174,7 +185,9 @@ class FolderReferences(Competing):
         """Return the images of a class, of the whole tree for None; listed once."""
         if index not in self._found:
             folders = ["."] if index is None else self._mapping.get(index, [])
-            self._found[index] = sorted(path for folder in folders for path in image_paths(self.root, folder))
+            self._found[index] = sorted(
+                path for folder in folders for path in image_paths(self.root, folder, self.files.suffixes)
+            )
         return self._found[index]
 
     def _no_images(self, target: Target) -> str:
@@ -189,7 +202,7 @@ class FolderReferences(Competing):
     @cached_property
     def _image_folders(self) -> list[str]:
         """The folders at the top of the tree that hold an image at any depth."""
-        return [folder for folder in self._folders if next(image_paths(self.root, folder), None) is not None]
+        return [folder for folder in self._folders if self._first(folder) is not None]
 
     @cached_property
     def _recognised(self) -> dict[str, tuple[int, ...]]:
@@ -253,13 +266,13 @@ class FolderReferences(Competing):
             if used == self.count:
                 break
             try:
-                image = load_rgb(self.root / path)
+                image = self._load(path)
             except CorruptImageError as error:
                 corrupt.append(error)
                 self._limit(target, corrupt, len(paths))
                 continue
             used += 1
-            yield fit(image, self.size, self.resize, self.interpolation)
+            yield image
         if corrupt:
             _warn(f"{target.name}: {len(corrupt)} corrupt among the references: {self._named(corrupt)}")
         self._tell_few(target, used)
@@ -328,7 +341,9 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise UsageError("references.root", printable(folder), f"cannot be read ({error.strerror})") from error
 
 
-def image_paths(root: Path, folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+def image_paths(
+    root: Path, folder: str, suffixes: Container[str] = EXTENSIONS, above: tuple[str, ...] = ()
+) -> Iterator[str]:
     """Yield the images of a folder at any depth, relative to ``root``, with "/", in a fixed order; link circles end."""
     here = os.path.realpath(root / folder)
     if here in above:
@@ -336,6 +351,6 @@ def image_paths(root: Path, folder: str, above: tuple[str, ...] = ()) -> Iterato
     for entry in _entries(root / folder):
         path = entry.name if folder == "." else f"{folder}/{entry.name}"
         if entry.is_dir():
-            yield from image_paths(root, path, (*above, here))
-        elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+            yield from image_paths(root, path, suffixes, (*above, here))
+        elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in suffixes:
             yield path

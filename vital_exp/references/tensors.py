@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.images.ranges import checked_shape, tell_ranges
+from vital_exp.models.channels import RGB
 from vital_exp.references.base import Candidate, Competing
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
@@ -22,29 +23,30 @@ Given = Tensor | Mapping[str, Tensor] | Mapping[Target, Tensor] | Mapping[str | 
 
 
 class TensorReferences(Competing):
-    """References from tensors (B, 3, H, W) in RGB, taken as they are: not clamped, resized or cast.
+    """References from tensors (B, C, H, W) in [0, 1], taken as they are: not clamped, resized or cast.
 
     Args:
         tensors: one tensor for all targets, or one per target ({target or any spelling of it: tensor}).
             A variation of a target uses the tensor of the target unless it has its own.
         class_names: what the spellings of classes refer to.
+        channels: C, as many as the network takes.
 
     Raises:
         UsageError: not a floating-point tensor of that shape, or a spelling that is no target.
     """
 
-    def __init__(self, tensors: Given, class_names: ClassNames) -> None:
+    def __init__(self, tensors: Given, class_names: ClassNames, channels: int = RGB) -> None:
         self._shared: Tensor | None = None
         self._by_target: dict[Target, Tensor] = {}
         if isinstance(tensors, Mapping):
             for spelling, tensor in tensors.items():
                 target = parse_target(spelling, class_names)
-                self._by_target[target] = checked_shape(tensor, "references", f"{target.name} ")
+                self._by_target[target] = checked_shape(tensor, "references", f"{target.name} ", channels)
         else:
-            self._shared = checked_shape(tensors, "references")
+            self._shared = checked_shape(tensors, "references", channels=channels)
 
     def images(self, target: Target) -> Iterator[Tensor]:
-        """Yield the target's images one by one, each (3, H, W) RGB in the tensor's own dtype and on its device.
+        """Yield the target's images one by one, each (C, H, W) in the tensor's own dtype and on its device.
 
         Raises:
             UsageError: no tensor was given for the target.
@@ -83,6 +85,14 @@ class TensorReferences(Competing):
     def competition(self, target: Target) -> dict[str, object]:
         """Return a hash of the target's images."""
         return {"references": self.fingerprint(target)}
+
+    def targets(self) -> list[Target]:
+        """Return the targets that have a tensor of their own."""
+        return list(self._by_target)
+
+    def tensors(self) -> list[Tensor]:
+        """Return all that was given, each (B, C, H, W)."""
+        return list(self._by_target.values()) if self._shared is None else [self._shared]
 
     def counts(self) -> dict[str, int]:
         """Return how many images each target has; under ``""`` those that serve every target."""

@@ -44,8 +44,8 @@ def relevance_maps(
             operation no rule covers.
     """
     one_of("method", method, WITH_MAPS)
-    images = checked_pictures(images, "images")
     network = model if isinstance(model, VisionNetwork) else load_model(model)
+    images = checked_pictures(images, "images", network.preprocessing.channels)
     check_values(network.module)
     unit = parse_target(target, network.class_names)
     if unit.kind == "class":

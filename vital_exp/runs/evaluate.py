@@ -178,10 +178,10 @@ class _Asked:
         """Score one run folder, or one folder of pictures."""
         recorded = _recorded(folder) if of_run else None
         network = _network(self.model, recorded, self.config, self.shared)
-        names, size = network.class_names, network.preprocessing.size
+        names, own = network.class_names, network.preprocessing
         table = None if self.targets is None else Path(self.targets).expanduser()
         pictures = (
-            run_pictures(folder, names, size) if of_run else folder_pictures(folder, names, size, self.pattern, table)
+            run_pictures(folder, names, own) if of_run else folder_pictures(folder, names, own, self.pattern, table)
         )
         if of_run:
             warn_of_change(folder, network)

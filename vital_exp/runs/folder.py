@@ -19,7 +19,8 @@ from torch import Tensor
 
 from vital_exp.config import content_hash, picture_config
 from vital_exp.errors import UsageError
-from vital_exp.images.output import as_image, masked_picture, to_uint8
+from vital_exp.images.output import ARRAY, as_image, in_unit, masked_picture, read_picture, stored, to_uint8
+from vital_exp.models.channels import GREY, RGB, as_rgb
 from vital_exp.recorded_config import MISTAKE_FILE, RECORDED, recorded_config
 from vital_exp.run_folders import RESULTS, read_results
 from vital_exp.runs.checkpoints import Checkpoints
@@ -53,6 +54,7 @@ class RunFolder:
         self.path = path
         self.images = path / "images"
         self.checkpoints = Checkpoints(path / "checkpoints")
+        self.preview = config.model.get("preview")
         try:
             self._open(config, overrides, joins)
         except OSError as error:
@@ -142,25 +144,32 @@ class RunFolder:
         return bool(line["status"] == "failed")
 
     def save_picture(self, target: Target, picture: Tensor, mask: Tensor) -> str:
-        """Write a picture (3, H, W) RGB in [0, 1] and, with the map (1, H, W), its masked form; return its path."""
-        _save_png(self.images / f"{target.name}.png", to_uint8(picture))
-        _save_png(self.images / f"{target.name}_masked.png", to_uint8(masked_picture(picture, mask)))
+        """Write a picture (C, H, W) in [0, 1] and, with the map (1, H, W), its masked form; return its path.
+
+        Pictures that are neither grey nor RGB are an array, .npy (C, H, W) float32; the image beside it shows three of
+        their channels.
+        """
+        shown = picture
+        if picture.shape[0] not in (GREY, RGB):
+            with whole_file(self.images / f"{target.name}{ARRAY}", binary=True) as file:
+                np.save(file, stored(picture).numpy(), allow_pickle=False)
+            shown = as_rgb(picture, self.preview)
+        _save_png(self.images / f"{target.name}.png", to_uint8(shown))
+        _save_png(self.images / f"{target.name}_masked.png", to_uint8(masked_picture(shown, mask)))
         return f"images/{target.name}.png"
 
     def save_film(self, target: Target, frames: list[Tensor], kind: str) -> None:
-        """Write the frames (3, H, W) uint8 of a target's optimisation as an animation."""
+        """Write the frames (1 or 3, H, W) uint8 of a target's optimisation as an animation."""
         path = self.path / "movies" / f"{target.name}.{SUFFIXES[kind]}"
         path.parent.mkdir(exist_ok=True)
         with whole_file(path, binary=True) as file:
             write_film(file, frames, kind)
 
     def load_picture(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return a finished target's picture (3, H, W) and map (1, H, W), float32 in [0, 1], from the PNG files."""
-        with Image.open(self.images / f"{name}.png") as image:
-            picture = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+        """Return a finished target's picture (C, H, W) and map (1, H, W), float32 in [0, 1], from their files."""
         with Image.open(self.images / f"{name}_masked.png") as image:
-            mask = torch.from_numpy(np.array(image.getchannel("A")))[None].float() / 255
-        return picture, mask
+            mask = in_unit(torch.from_numpy(np.array(image.getchannel("A")))[None])
+        return read_picture(self.images / f"{name}.png"), mask
 
     def append_result(self, result: Mapping[str, Any]) -> None:
         """Append one line to results.jsonl, after its picture is on disk."""
@@ -197,8 +206,8 @@ class RunFolder:
         return history
 
     def save_references(self, target: Target, images: Iterable[Tensor], side: int = 96) -> None:
-        """Write a strip of the target's first reference images, (3, H, W) RGB each, for the gallery."""
-        tiles = [as_image(to_uint8(image.clamp(0, 1))).resize((side, side)) for image in images]
+        """Write a strip of the target's first reference images, (C, H, W) each, for the gallery."""
+        tiles = [as_image(to_uint8(as_rgb(one, self.preview).clamp(0, 1))).resize((side, side)) for one in images]
         if not tiles:
             return
         strip = Image.new("RGB", (side * len(tiles), side))

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from vital_exp.images.output import as_image, to_uint8
+from vital_exp.models.channels import as_rgb
 
 FORMATS = {"gif": "GIF", "apng": "PNG"}  # option: Pillow's name
 SUFFIXES = {"gif": "gif", "apng": "png"}
@@ -31,7 +32,8 @@ class Film(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Take a frame if one is due; the last step always is."""
         if (trainer.global_step - 1) % self.every == 0 or trainer.global_step == pl_module.steps:
-            self.frames.append(to_uint8(pl_module.pictures().float().clamp(0, 1)))
+            pictures = pl_module.pictures().float().clamp(0, 1)
+            self.frames.append(to_uint8(as_rgb(pictures, pl_module.pictures.preprocessing.preview)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the frames, for a checkpoint."""

@@ -109,7 +109,7 @@ def bytes_per_picture(network: VisionNetwork, size: tuple[int, int]) -> int:
     leaves = [module for module in network.module.modules() if not list(module.children())]
     handles = [leaf.register_forward_hook(add) for leaf in leaves]
     try:
-        network.returned(torch.zeros(1, 3, *size, device=network.device))
+        network.returned(network.blank(size=size))
     finally:
         for handle in handles:
             handle.remove()

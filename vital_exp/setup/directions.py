@@ -22,7 +22,7 @@ from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.open_clip import ClipNetwork
 from vital_exp.setup.mined import image_folder, settle_index
-from vital_exp.setup.parts import cache_dir
+from vital_exp.setup.parts import cache_dir, loader_of
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.autoencoder_files import load_autoencoder
 from vital_exp.targets.directions import load_directions
@@ -141,7 +141,7 @@ def _mining(config: DictConfig, keys: Mapping[str, Any], network: VisionNetwork)
         check_classifier(network, of_class, "target.class")
         of_class = network.classes.find(str(of_class), "target.class")
         root = class_folder(root, network, of_class, "references.root")
-    folder = ImageFolder(root, network.preprocessing, "references.root")
+    folder = ImageFolder(root, network.preprocessing, "references.root", loader_of(config))
     names = ("method", "count", "importance", "seed", "patches", "explained")
     settings = ConceptSettings(of_class=of_class, **{name: keys[name] for name in names})
     return ConceptMining(network, keys["layer"], folder, settings, progress=config.progress)

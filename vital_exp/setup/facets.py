@@ -203,14 +203,15 @@ def facet_targets(
 
 
 def check_stray(config: DictConfig, references: References, targets: Sequence[Target]) -> None:
-    """Refuse a facet among targets whose references have none.
+    """Refuse a facet among targets whose references have none; tensors that were handed over for a facet are its own.
 
     Raises:
         UsageError: there is one.
     """
     if isinstance(references, FacetedReferences):
         return
-    if stray := next((target for target in targets if target.facet is not None), None):
+    own = references.targets() if isinstance(references, TensorReferences) else ()
+    if stray := next((target for target in targets if target.facet is not None and target not in own), None):
         raise UsageError(
             KEY, config.references.get("facets", 1), f"{stray.name} is a facet: auto, or at least 2", [AUTO]
         )

@@ -24,6 +24,7 @@ from vital_exp.mining.windows import AUTO, check_window
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.decoding import printable
 from vital_exp.references.facets import LEAST_MEMBERS
+from vital_exp.setup.parts import loader_of
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.unit import Target
 from vital_exp.values import whole_number
@@ -84,7 +85,7 @@ def mined_references(
     window = keys.get("window", AUTO)
     check_window(window, network.preprocessing.size)
     settle_index(config)
-    folder = ImageFolder(image_folder(config, cache), network.preprocessing, "references.root")
+    folder = ImageFolder(image_folder(config, cache), network.preprocessing, "references.root", loader_of(config))
     candidates = _candidates(keys.get("candidates", keys.count), keys.count, len(folder.paths))
     set_keys(config, references__candidates=candidates)
     if keys.index:

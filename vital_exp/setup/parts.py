@@ -22,6 +22,7 @@ from vital_exp.images.transforms import Compose
 from vital_exp.mining.spectrum import references_magnitude
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.objectives.terms import Objective, Problem
+from vital_exp.references.arrays import Loader
 from vital_exp.setup.schedule import SCHEDULES, learning_rate
 
 # Others scale the whole batch's loss and skip a step for all when one picture overflows.
@@ -208,15 +209,22 @@ def transform_of(config: DictConfig, network: VisionNetwork | None = None) -> Co
 
 
 def pictures_of(
-    config: DictConfig, network: VisionNetwork, streams: RandomStreams, init: Tensor | None = None
+    config: DictConfig,
+    network: VisionNetwork,
+    streams: RandomStreams,
+    init: Tensor | None = None,
+    colours: Tensor | None = None,
 ) -> Parameterisation:
-    """Return the parameterisation; ``init`` (N, 3, H, W) RGB replaces the random start."""
-    keys = {key: value for key, value in config.image.items() if key not in ("size", "scale", "init")}
+    """Return the parameterisation; ``init`` (N, C, H, W) in [0, 1] replaces the random start.
+
+    ``colours`` (C, C) are those of the references, where ``image.colours`` asks for them.
+    """
+    keys = {key: value for key, value in config.image.items() if key not in ("size", "scale", "init", "colours")}
     size = picture_size(config, network)
-    measured = {}
+    measured: dict[str, Any] = {} if colours is None else {"colours": colours}
     if keys.get("magnitude") == REFERENCES:
         del keys["magnitude"]
-        measured["magnitude"] = _references_magnitude(config, network)
+        measured["magnitude"] = _references_magnitude(config, network, colours)
     start = None
     if init is not None:
         start, size = model_space(init, network), (init.shape[-2], init.shape[-1])
@@ -231,12 +239,22 @@ def pictures_of(
     return pictures.to(network.device, network.dtype)
 
 
-def _references_magnitude(config: DictConfig, network: VisionNetwork) -> str | Tensor:
+def _references_magnitude(config: DictConfig, network: VisionNetwork, colours: Tensor | None) -> str | Tensor:
     """MACO's magnitude of the whole folder, which does not depend on the targets; of drawn images without a folder."""
     root, own = config.references.get("root"), network.preprocessing
     if not root:
         return EMBEDDED
-    return references_magnitude(root, min(own.size), len(own.mean), cache_dir(config))
+    return references_magnitude(str(root), min(own.size), own, colours, loader_of(config), cache_dir(config))
+
+
+def loader_of(config: DictConfig) -> Loader | None:
+    """Return the user's function that reads reference files; None where ``references.loader`` names none.
+
+    Raises:
+        UsageError: there is no such function.
+    """
+    spelling = config.references.get("loader")
+    return None if spelling is None else Loader.named(str(spelling), "references.loader")
 
 
 def optimizer_of(config: DictConfig) -> Callable[[list[torch.nn.Parameter]], Optimizer]:

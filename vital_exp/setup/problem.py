@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vital_exp.config import plain
 from vital_exp.errors import UsageError
+from vital_exp.models.channels import GREY, RGB
 from vital_exp.models.layers import Alignment, alignment, unit_alignment, unit_shape
 from vital_exp.models.named import model_config, own_recipe
 from vital_exp.models.network import VisionNetwork
@@ -22,7 +23,7 @@ from vital_exp.references.tensors import TensorReferences
 from vital_exp.relevance import METHODS as RELEVANCE_METHODS
 from vital_exp.setup.directions import prompts_of, vectors_of
 from vital_exp.setup.facets import check_stray, faceted
-from vital_exp.setup.parts import cache_dir, pair
+from vital_exp.setup.parts import cache_dir, loader_of, pair
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.readout import Readout, check_unit, readout
@@ -50,7 +51,10 @@ def _source_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Tar
     if keys.source == "embedded":
         if size[0] != size[1]:
             raise UsageError("references.size", keys.size, "the embedded images are square: one side")
-        return DrawnReferences(keys.count, keys.seed, size[0], keys.get("candidates", keys.count))
+        if own.channels not in (GREY, RGB):
+            wanted = f"the embedded images are RGB, and {network.name} takes {own.channels} channels: references=folder"
+            raise UsageError("references", "embedded", wanted)
+        return DrawnReferences(keys.count, keys.seed, size[0], keys.get("candidates", keys.count), own.channels)
     if keys.source == "mined":
         if not keys.root and not keys.index and config.model.source != "embedded":
             return NoReferences("a folder of real images is needed: those that drive the unit most are found in it")
@@ -63,7 +67,8 @@ def _source_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Tar
     names = network.class_names or ClassNames.numbered(1)  # a network without classes asks for images of none
     root = Path(keys.root).expanduser()
     candidates = keys.get("candidates", keys.count)
-    return FolderReferences(root, names, keys.count, keys.seed, size, resize, own.interpolation, candidates)
+    kind = (own.channels, own.value_range, loader_of(config))
+    return FolderReferences(root, names, keys.count, keys.seed, size, resize, own.interpolation, candidates, *kind)
 
 
 def targets_of(config: DictConfig, network: VisionNetwork, references: References | None = None) -> list[Target]:
@@ -195,6 +200,6 @@ def as_references(given: Tensor | Mapping[Any, Tensor] | str | Path, network: Vi
     """
     if isinstance(given, (str, Path)):
         return None
-    references = TensorReferences(given, network.class_names or ClassNames.numbered(1))
+    references = TensorReferences(given, network.class_names or ClassNames.numbered(1), network.preprocessing.channels)
     references.check_ranges()
     return references

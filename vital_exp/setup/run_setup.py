@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from vital_exp.references.statistics import ReferenceStatistics
 from vital_exp.relevance.weights import Relevance
 from vital_exp.setup import parts
 from vital_exp.setup.batching import views_per_pass
+from vital_exp.setup.colours import colours_of
 from vital_exp.setup.problem import alignment_of, readout_of
 from vital_exp.setup.starts import starts_of
 from vital_exp.targets.readout import Readout
@@ -89,7 +90,8 @@ class RunSetup:
     rate: Callable[[int], float]
     recorded: Mapping[str, Any]
     config_hash: str
-    _pictures: Callable[[RandomStreams, Tensor | None], Parameterisation]
+    _pictures: Callable[[RandomStreams, Tensor | None, Tensor | None], Parameterisation]
+    _colours: Callable[[], Tensor | None]
     _objective: Callable[[Problem], Objective]
     _optimizer: Callable[[list[nn.Parameter]], Optimizer]
     _trainer: Callable[..., Trainer]
@@ -122,6 +124,7 @@ class RunSetup:
             recorded=plain(config),
             config_hash=config_hash(config),
             _pictures=partial(parts.pictures_of, config, network),
+            _colours=partial(colours_of, config, network, references),
             _objective=partial(parts.objective_of, config),
             _optimizer=parts.optimizer_of(config),
             _trainer=partial(build, config.trainer),
@@ -136,7 +139,7 @@ class RunSetup:
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) at which the network sees pictures of a size, after the transforms."""
-        blank = torch.zeros(1, len(self.network.preprocessing.mean), *size)
+        blank = torch.zeros(1, self.network.preprocessing.channels, *size)
         seen = self.transform(blank, RandomStreams(0, ["size"]), 0)
         return seen.shape[-2], seen.shape[-1]
 
@@ -145,12 +148,18 @@ class RunSetup:
         return self.views_per_pass or views_per_pass(self.views, self.network, self.seen_size(size), batch_size)
 
     def starts(self, targets: Sequence[Target], size: tuple[int, int]) -> Tensor | None:
-        """Return what pictures of a size start from, (N, 3, H, W) RGB in [0, 1]; None for noise."""
-        return starts_of(self.init, self.references, targets, size, self.cache)
+        """Return what pictures of a size start from, (N, C, H, W) in [0, 1]; None for noise."""
+        return starts_of(self.init, self.references, targets, size, self.network.preprocessing, self.cache)
 
     def pictures(self, targets: Sequence[Target], start: Tensor | None) -> Parameterisation:
-        """Return the parameterisation of the pictures of targets; ``start`` (N, 3, H, W) RGB replaces noise."""
-        return self._pictures(RandomStreams(self.seed, [target.name for target in targets]), start)
+        """Return the parameterisation of the pictures of targets; ``start`` (N, C, H, W) replaces noise."""
+        streams = RandomStreams(self.seed, [target.name for target in targets])
+        return self._pictures(streams, start, self.colours)
+
+    @cached_property
+    def colours(self) -> Tensor | None:
+        """How the channels of pictures are correlated, (C, C); None: as ImageNet's colours, or not at all."""
+        return self._colours()
 
     def alignment(self, layer: str | None) -> Alignment:
         """Return what is aligned for units of a layer, or for classes (None)."""

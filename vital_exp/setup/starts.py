@@ -10,8 +10,10 @@ from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.images.output import resized
+from vital_exp.models.network import Preprocessing
 from vital_exp.references.base import References
-from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
+from vital_exp.references.decoding import CorruptImageError
+from vital_exp.references.files import PictureFiles
 from vital_exp.references.mean_image import mean_image
 from vital_exp.targets.unit import Target
 
@@ -19,15 +21,21 @@ NAMED = ("noise", "reference", "mean")
 
 
 def starts_of(
-    init: str, references: References, targets: Sequence[Target], size: tuple[int, int], cache: Path | None = None
+    init: str,
+    references: References,
+    targets: Sequence[Target],
+    size: tuple[int, int],
+    own: Preprocessing,
+    cache: Path | None = None,
 ) -> Tensor | None:
-    """Return what the pictures of targets start from, (N, 3, H, W) RGB in [0, 1]; None for noise.
+    """Return what the pictures of targets start from, (N, C, H, W) in [0, 1]; None for noise.
 
     Args:
         init: one of ``NAMED``, or an image file.
         references: of the targets.
         targets: one per picture.
         size: (height, width) of the pictures.
+        own: what the network's pictures are.
         cache: where means are kept; None: nowhere.
 
     Raises:
@@ -36,7 +44,7 @@ def starts_of(
     if init == "noise":
         return None
     if init not in NAMED:
-        return _image_file(init, size).expand(len(targets), -1, -1, -1)
+        return _image_file(init, size, own).expand(len(targets), -1, -1, -1)
     images = {
         target: mean_image(references, target, cache) if init == "mean" else next(iter(references.images(target)))
         for target in dict.fromkeys(targets)
@@ -44,11 +52,11 @@ def starts_of(
     return torch.stack([resized(images[target][None], size)[0] for target in targets])
 
 
-def _image_file(path: str, size: tuple[int, int]) -> Tensor:
+def _image_file(path: str, size: tuple[int, int], own: Preprocessing) -> Tensor:
     place = Path(path).expanduser()
     if not place.is_file():
         raise UsageError("image.init", path, f"{', '.join(NAMED)}, or an image file that exists", NAMED)
     try:
-        return fit(load_rgb(place), size)[None]
+        return PictureFiles(own.channels, size, value_range=own.value_range).load(place)[None]
     except CorruptImageError as error:
         raise UsageError("image.init", path, f"not a readable image ({error.reason})") from error

@@ -6,8 +6,6 @@ import math
 import time
 from collections.abc import Callable
 
-import torch
-
 from vital_exp.engine.batch import Batch
 from vital_exp.mining.plan import duration
 from vital_exp.mining.references import MinedReferences
@@ -98,7 +96,9 @@ def seconds_per_step(
 ) -> float:
     """Time a few steps of a batch on blank statistics, the first not counted."""
     # Blank references in place of the real ones: steps cost the same, and nothing has to be read.
-    blank = TensorReferences(torch.zeros(1, 3, *request.network.preprocessing.size), ClassNames.numbered(1))
+    blank = TensorReferences(
+        request.network.blank().cpu(), ClassNames.numbered(1), request.network.preprocessing.channels
+    )
     setup, targets = request.setup.without_cache(blank), next(batches(request.targets, batch_size))
     batch = Batch(setup, targets, batch_size, together)
     started = 0.0

@@ -20,7 +20,7 @@ from vital_exp.engine.memory import forget_peak, peak
 from vital_exp.engine.module import VisualizationModule
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.reconstruction import MOST_IMAGES, tell_reconstruction
-from vital_exp.images.output import to_uint8
+from vital_exp.images.output import stored
 from vital_exp.images.ranges import checked_pictures
 from vital_exp.mining.references import MinedReferences
 from vital_exp.models.network import VisionNetwork
@@ -62,9 +62,9 @@ class Visualization:
         keep: bool = True,
     ) -> None:
         if init is not None:
-            init = checked_pictures(init, "init")
+            init = checked_pictures(init, "init", request.network.preprocessing.channels)
             if len(init) != len(request.targets):
-                wanted = f"one picture (3, H, W) per target, and there are {len(request.targets)}"
+                wanted = f"one picture per target, and there are {len(request.targets)}"
                 raise UsageError("init", tuple(init.shape), wanted)
         self.setup, self.network, self.references = request.setup, request.network, request.references
         self.targets = list(request.targets)
@@ -163,6 +163,11 @@ class Visualization:
         size = size or automatic_batch_size(self.network, self._seen_size(), each)
         return int(size), int(recorded.get("views_per_pass") or self.setup.together(self.size, size))
 
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the pictures."""
+        return self.network.preprocessing.channels, *self.size
+
     def _seen_size(self) -> tuple[int, int]:
         """At which size the network sees the pictures; crops of a large picture are as small as its input."""
         return self.setup.seen_size(self.size)
@@ -198,7 +203,7 @@ class Visualization:
             if not lost:
                 raise
         for target, reason in lost.items():
-            self._keep(target, Made.failed(self.size, reason), {"seconds": 0.0, "memory": None})
+            self._keep(target, Made.failed(self._shape, reason), {"seconds": 0.0, "memory": None})
         left = [target for target in targets if target not in lost]
         return self._assembled(left, size) if left else None
 
@@ -277,13 +282,13 @@ class Visualization:
         assert self.folder is not None
         terms = history.get(target.name, {})
         if self.results[target.name]["status"] == "failed":
-            return Made.failed(self.size, history=terms)
+            return Made.failed(self._shape, history=terms)
         return Made(*self.folder.load_picture(target.name), terms)
 
     def _pixels(self, targets: Sequence[Target]) -> Tensor:
-        """The pictures of finished targets as their files hold them, (N, 3, H, W) uint8."""
+        """The pictures of finished targets, stored as their files hold them, (N, C, H, W)."""
         made = (self.finished.get(target.name) or self._from_folder(target, {}) for target in targets)
-        return torch.stack([to_uint8(one.picture) for one in made])
+        return torch.stack([stored(one.picture) for one in made])
 
 
 def _collect(last: float) -> float:
@@ -307,6 +312,6 @@ def check_size(network: VisionNetwork, size: Sequence[int]) -> None:
         return
     try:
         with torch.no_grad():
-            network.returned(torch.zeros(1, 3, *size, device=network.device))
+            network.returned(network.blank(size=size))
     except REFUSALS as error:
         raise refusal(network, size, error, "image.size") from None

@@ -14,6 +14,7 @@ from vital_exp.errors import UsageError
 from vital_exp.evaluation.activation import activation_rows
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS, check_judge, recognition, summarise, unjudged
 from vital_exp.evaluation.table import METRICS, ROWS, write_scores
+from vital_exp.images.output import in_unit
 from vital_exp.models.identity import begin_call, identity_of
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
@@ -147,7 +148,7 @@ class Evaluator:
         rows = []
         for start in range(0, len(targets), PICTURES_PER_PASS):  # thousands do not fit into memory
             some = targets[start : start + PICTURES_PER_PASS]
-            rows += recognition(self.network, self.judges, some, pixels(some).float() / 255)
+            rows += recognition(self.network, self.judges, some, in_unit(pixels(some)))
         return rows
 
 

@@ -1,0 +1,53 @@
+"""Pictures of other channels than red, green and blue: grey ones, and what is shown of those with more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+
+GREY, RGB = 1, 3
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as Pillow has it
+
+
+def preview_of(channels: int) -> tuple[int, int, int]:
+    """Return which channels are shown as red, green and blue, unless somebody chooses others."""
+    return (0, min(1, channels - 1), min(2, channels - 1))
+
+
+def as_rgb(pictures: Tensor, preview: Sequence[int] | None = None) -> Tensor:
+    """Return what is shown of pictures (..., C, H, W): (..., 3, H, W), grey in all three channels, RGB as it is.
+
+    Args:
+        pictures: of any dtype.
+        preview: of other pictures the channels that are shown; by default the first three.
+    """
+    channels = pictures.shape[-3]
+    if channels == RGB:
+        return pictures
+    chosen = preview_of(channels) if preview is None or channels == GREY else preview
+    return pictures[..., list(chosen), :, :]
+
+
+def in_channels(pictures: Tensor, channels: int) -> Tensor:
+    """Return pictures (..., C, H, W) in [0, 1] with as many channels as a network takes.
+
+    Grey becomes RGB with three equal channels, RGB becomes its luminance.
+
+    Raises:
+        UsageError: neither leads there.
+    """
+    own = pictures.shape[-3]
+    if own == channels:
+        return pictures
+    if own == GREY and channels == RGB:
+        return as_rgb(pictures)
+    if own == RGB and channels == GREY:
+        weights = torch.tensor(LUMINANCE, dtype=pictures.dtype, device=pictures.device)
+        return (pictures * weights.view(-1, 1, 1)).sum(dim=-3, keepdim=True)
+    raise UsageError(
+        "pictures", "x".join(map(str, pictures.shape)), f"the network takes pictures of {channels} channels"
+    )

@@ -1,0 +1,158 @@
+"""Pictures of any number of channels from arrays: .npy, .npz, .tif of many bands, or what a user's function returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vital_exp.errors import UsageError
+from vital_exp.models.loading import find_factory
+from vital_exp.references.decoding import CorruptImageError, fitted_size, margin, printable
+
+SUFFIXES = frozenset({".npy", ".npz", ".tif", ".tiff"})
+TIF = (".tif", ".tiff")
+# Values this far outside [0, 1] are those of resampling; others are of another range.
+OVERSHOOT = 0.1
+
+
+@dataclass(frozen=True)
+class Loader:
+    """A user's function from the path of a file to a picture (C, H, W), and what tells one from another."""
+
+    spelling: str
+    function: Callable[[str], object]
+    key: str
+
+    @classmethod
+    def named(cls, spelling: str, key: str) -> Loader:
+        """Return the function that ``file.py:function`` or ``package.module:function`` names.
+
+        Raises:
+            UsageError: there is no such function.
+        """
+        return cls(str(spelling), find_factory(str(spelling), key), key)
+
+    @property
+    def described(self) -> str:
+        """Return what changes when another function is named, or its file changes."""
+        place = Path(self.spelling.rpartition(":")[0]).expanduser()
+        stamp = place.stat().st_mtime_ns if place.is_file() else ""
+        return f"{self.spelling} {stamp}"
+
+    def __call__(self, path: Path) -> np.ndarray:
+        """Return the array of a file.
+
+        Raises:
+            CorruptImageError: the function raised an error.
+            UsageError: it returned something else.
+        """
+        try:
+            found: Any = self.function(str(path))
+        except Exception as error:  # of whatever kind: the function is the user's
+            raise CorruptImageError(path, f"{self.spelling} raised {type(error).__name__}: {error}") from error
+        if isinstance(found, Tensor):
+            found = found.detach().cpu().numpy()
+        if not isinstance(found, np.ndarray):
+            wanted = f"returned {type(found).__name__} for {printable(path.name)}: an array (channels, H, W) is needed"
+            raise UsageError(self.key, self.spelling, wanted)
+        return found
+
+
+def load_array(path: Path, channels: int, values: tuple[float, float] | None, loader: Loader | None = None) -> Tensor:
+    """Return the picture of a file, float32 (C, H, W) in [0, 1].
+
+    Args:
+        path: .npy, .npz or .tif, or what ``loader`` reads.
+        channels: as many as it must have.
+        values: those that become 0 and 1, others are clipped; None: floats are in [0, 1], integers have the range of
+            their type.
+        loader: a user's function that reads the file.
+
+    Raises:
+        CorruptImageError: it cannot be read, or has another shape, type or range, or values that are no numbers.
+        UsageError: the function returned no picture; a .tif without the library that reads it.
+    """
+    array = _read(path) if loader is None else loader(path)
+    try:
+        return _picture(array, channels, values, path.suffix.lower() in TIF)
+    except ValueError as error:
+        if loader is not None:
+            problem = f"returned what is no picture for {printable(path.name)}: {error}"
+            raise UsageError(loader.key, loader.spelling, problem) from None
+        raise CorruptImageError(path, str(error)) from None
+
+
+def _read(path: Path) -> np.ndarray:
+    if path.suffix.lower() in TIF and find_spec("tifffile") is None:
+        raise UsageError("references.root", printable(path), 'tifffile is needed: pip install "vital-exp[arrays]"')
+    try:
+        if path.suffix.lower() in TIF:
+            import tifffile
+
+            return np.asarray(tifffile.imread(path))
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return found
+        with found:
+            if len(found.files) != 1:
+                raise ValueError(f"holds {', '.join(found.files) or 'no array'}: one array is needed")
+            return np.asarray(found[found.files[0]])
+    except Exception as error:  # readers raise whatever a broken file leads them to
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise CorruptImageError(path, printable(reason)) from error
+
+
+def _picture(array: np.ndarray, channels: int, values: tuple[float, float] | None, interleaved: bool) -> Tensor:
+    """Return an array as float32 (C, H, W) in [0, 1]; raises ValueError, which says what is wrong with it."""
+    if array.ndim == 2 and channels == 1:
+        array = array[None]
+    if interleaved and array.ndim == 3 and array.shape[0] != channels == array.shape[2]:
+        array = np.moveaxis(array, 2, 0)
+    shape = "x".join(map(str, array.shape))
+    if array.ndim != 3 or array.shape[0] != channels or 0 in array.shape:
+        turned = "; channels come first" if array.ndim == 3 and array.shape[2] == channels else ""
+        raise ValueError(f"has the shape {shape}, and {channels} x height x width is needed{turned}")
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"holds {array.dtype}: real numbers are needed")
+    low, high = values or _range_of(array)
+    numbers = array.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise ValueError("holds NaN or infinite values")
+    scaled = (numbers - np.float32(low)) / np.float32(high - low)
+    if values is None and (scaled.min() < -OVERSHOOT or scaled.max() > 1 + OVERSHOOT):
+        found = f"values from {numbers.min():.4g} to {numbers.max():.4g}"
+        raise ValueError(f"{found}; model.value_range=[low, high] says which become 0 and 1")
+    return torch.from_numpy(np.ascontiguousarray(scaled)).clamp(0, 1)
+
+
+def _range_of(array: np.ndarray) -> tuple[float, float]:
+    """Return the values that become 0 and 1 where nobody says."""
+    if array.dtype.kind == "f":
+        return 0.0, 1.0
+    if array.dtype.itemsize > 2:
+        raise ValueError(f"holds {array.dtype}: model.value_range=[low, high] says which values become 0 and 1")
+    return float(np.iinfo(array.dtype).min), float(np.iinfo(array.dtype).max)
+
+
+def fit_array(picture: Tensor, size: Sequence[int], resize: int | None, interpolation: str) -> Tensor:
+    """Return a picture (C, H, W) in [0, 1] at (height, width): resized with antialiasing, cropped to its middle.
+
+    The geometry is that of :func:`vital_exp.references.decoding.fit`; what the crop lacks is 0.
+    """
+    height, width = size
+    new_width, new_height = fitted_size((picture.shape[2], picture.shape[1]), height, width, resize)
+    if (new_height, new_width) != tuple(picture.shape[1:]):
+        smooth = {} if interpolation == "nearest" else {"antialias": True, "align_corners": False}
+        shape = (new_height, new_width)
+        picture = functional.interpolate(picture[None], shape, mode=interpolation, **smooth)[0]
+    top, left = margin(new_height - height), margin(new_width - width)
+    sides = (-left, left + width - new_width, -top, top + height - new_height)  # below 0 cuts off
+    return functional.pad(picture, sides).clamp(0, 1).contiguous()

@@ -1,0 +1,96 @@
+"""How the channels of Fourier and MACO pictures are correlated: as ImageNet's colours, or as those of references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vital_exp.images.colours import covariance_root
+from vital_exp.images.output import in_unit
+from vital_exp.mining.drawn import drawn_folder
+from vital_exp.mining.images import ImageFolder
+from vital_exp.models.channels import GREY, RGB
+from vital_exp.models.network import VisionNetwork
+from vital_exp.references.base import References
+from vital_exp.references.faceted import FacetedReferences
+from vital_exp.references.tensors import TensorReferences
+from vital_exp.setup.parts import cache_dir, loader_of
+from vital_exp.values import one_of
+from vital_exp.whole_files import whole_path
+
+KEY = "image.colours"
+AUTO, IMAGENET, REFERENCES = "auto", "imagenet", "references"
+# Of a folder, evenly over its paths: enough for a covariance of channels, in seconds.
+IMAGES_READ = 300
+IMAGES_AT_ONCE = 8
+TENSOR = "covariance"
+
+
+def colours_of(config: DictConfig, network: VisionNetwork, references: References) -> Tensor | None:
+    """Return the (C, C) matrix from decorrelated to natural channels that ``image.colours`` asks for.
+
+    None stands for ImageNet's, of RGB, for independent channels where there are no references to measure, and for
+    parameterisations that do not mix channels.
+
+    Raises:
+        UsageError: an unknown option, ImageNet's for pictures that are not RGB, or a folder that cannot be read.
+    """
+    asked = config.image.get("colours")
+    if asked is None:  # pixels are as they are
+        return None
+    channels = network.preprocessing.channels
+    options = (AUTO, IMAGENET, REFERENCES) if channels == RGB else (AUTO, REFERENCES)
+    one_of(KEY, asked, options)
+    if channels == GREY or asked == IMAGENET or (asked == AUTO and channels == RGB):
+        return None
+    covariance = _covariance(config, network, references)
+    if covariance is None:
+        network.tell(f"{network.name}: there are no references to measure its channels' covariance from; its pictures' "
+                     f"channels are independent")  # fmt: skip
+        return None
+    return covariance_root(covariance)
+
+
+def _covariance(config: DictConfig, network: VisionNetwork, references: References) -> Tensor | None:
+    """Return the covariance of the channels of all references, the same for every target; None without any."""
+    source = references.source if isinstance(references, FacetedReferences) else references
+    if isinstance(source, TensorReferences):
+        return channel_covariance(picture for tensor in source.tensors() for picture in tensor)
+    keys = config.references
+    root = keys.get("root") or (drawn_folder(cache_dir(config)) if config.model.source == "embedded" else None)
+    if root is None:
+        return None
+    folder = ImageFolder(root, network.preprocessing, "references.root", loader_of(config))
+    return _of_folder(folder, cache_dir(config), folder.fingerprint)
+
+
+def channel_covariance(pictures: Iterable[Tensor]) -> Tensor:
+    """Return the covariance of the channels over all pixels of pictures (C, H, W), (C, C) float64; 0 without any."""
+    count, total, products = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for picture in pictures:
+        values = picture.detach().cpu().double().flatten(1)  # (C, P)
+        total, products = total + values.sum(dim=1), products + values @ values.T
+        count += values.shape[1]
+    mean = total / max(count, 1)
+    return products / max(count, 1) - torch.outer(mean, mean)
+
+
+def _of_folder(folder: ImageFolder, cache: Path, fingerprint: str) -> Tensor:
+    own = sha256(f"{fingerprint} {folder.preprocessing.size} {IMAGES_READ}".encode()).hexdigest()
+    path = cache / "channels" / f"{own}.safetensors"
+    if not path.is_file():
+        numbers = range(0, len(folder.paths), max(1, len(folder.paths) // IMAGES_READ))
+        batches = folder.batches(numbers, IMAGES_AT_ONCE)
+        found = channel_covariance(
+            in_unit(one) for batch in batches if batch.pixels is not None for one in batch.pixels
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_path(path) as temporary:
+            save_file({TENSOR: found}, temporary)
+    return load_file(path)[TENSOR]
