@@ -10,6 +10,7 @@ import torch
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.score import NotComputed
+from vital_exp.models import hub, timm_hub
 from vital_exp.models.loading import ModelConfig
 from vital_exp.models.named import named_config, named_network
 from vital_exp.models.network import VisionNetwork
@@ -65,6 +66,9 @@ def _timm_file(config: ModelConfig, cache_dir: Path) -> bool:
     import timm
     from huggingface_hub import try_to_load_from_cache
 
+    if timm_hub.is_hub_name(str(config.name)):
+        repository = timm_hub.repository(str(config.name))
+        return repository is None or hub.in_cache(repository, timm_hub.WEIGHTS, cache_dir)
     if not timm.is_model(str(config.name)):
         return True
     own = timm.get_pretrained_cfg(str(config.name))

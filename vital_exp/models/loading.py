@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
-from vital_exp.models import embedded, outputs
+from vital_exp.models import embedded, outputs, timm_hub
 from vital_exp.models.channels import GREY, RGB, preview_of
 from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
 from vital_exp.models.heads import NONE, SIGMOID, SOFTMAX, Ending, Head, head_of
@@ -26,6 +26,7 @@ from vital_exp.models.open_clip import clip_network
 from vital_exp.models.outputs import Output
 from vital_exp.models.preparation import check_tensors, check_values, prepared
 from vital_exp.models.refusals import REFUSALS, other_channels, refusal
+from vital_exp.models.sources import Built
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.values import interval, is_whole, number, numbers, one_of, side, sides, whole_number
@@ -110,16 +111,18 @@ def build_network(config: ModelConfig, cache_dir: Path | None = None) -> VisionN
     one_of("model.source", config.source, SOURCES)
     if config.checkpoint_key is not None and not config.checkpoint:
         raise UsageError(PLACE_KEY, config.checkpoint_key, "a place in a file, which model.checkpoint names")
-    module, own = SOURCES[config.source](config, cache_dir)
+    built = SOURCES[config.source](config, cache_dir)
     if config.checkpoint and config.source != "open_clip":  # which has the text tower's weights in the file too
-        check_tensors(module)
-        check_values(module)
-        load_checkpoint(module, config.checkpoint, config.checkpoint_key)
-    return wrap(module, config, own)
+        check_tensors(built.module)
+        check_values(built.module)
+        load_checkpoint(built.module, config.checkpoint, config.checkpoint_key)
+    return wrap(built.module, config, built.preprocessing, built.class_names)
 
 
-def wrap(module: nn.Module, config: ModelConfig, own: Preprocessing | None = None) -> VisionNetwork:
-    """Wrap a module with the preprocessing and class names that the configuration gives, else its ``own``.
+def wrap(
+    module: nn.Module, config: ModelConfig, own: Preprocessing | None = None, own_names: ClassNames | None = None
+) -> VisionNetwork:
+    """Wrap a module with the preprocessing and class names that the configuration gives, else its own.
 
     Raises:
         UsageError: a kind of module whose layers cannot be read, the network refuses the input, or the class names do
@@ -135,6 +138,8 @@ def wrap(module: nn.Module, config: ModelConfig, own: Preprocessing | None = Non
     if network.output.classes == 1 and config.head is None:
         logger.warning("%s has one output: it says yes where its sigmoid is above one half; model.head=none if it is a "
                        "regression's", name)  # fmt: skip
+    if names is None and own_names is not None and len(own_names) == network.output.classes:
+        names = own_names
     network.class_names = _class_names(names, network.output.classes, network.head)
     return network
 
@@ -264,23 +269,35 @@ def _class_names(given: ClassNames | None, count: int | None, head: Head) -> Cla
     return given
 
 
-def _from_timm(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.Module, Preprocessing]:
+def _from_timm(config: ModelConfig, cache_dir: Path | None) -> Built:
     import timm
 
     name = _required(config.name, "model.name", "the name of a timm network")
-    if not timm.is_model(name):
-        raise UsageError("model.name", name, "no such network in timm", timm.list_models())
-    arguments = _with_class_count(config)
-    pretrained = config.pretrained and not config.checkpoint
-    with _telling("model.name", name, pretrained):
-        module = timm.create_model(name, pretrained=pretrained, cache_dir=cache_dir, **arguments)
+    pretrained, names = config.pretrained and not config.checkpoint, None
+    if timm_hub.is_hub_name(name):  # which says itself how many classes it has
+        with _telling("model.name", name, pretrained):
+            module, names = timm_hub.hub_network(name, pretrained, config.pretrained, config.arguments, cache_dir)
+    elif timm.is_model(name):
+        with _telling("model.name", name, pretrained):
+            arguments = _with_class_count(config)
+            module = timm.create_model(name, pretrained=pretrained, cache_dir=cache_dir, **arguments)
+    else:
+        raise UsageError("model.name", name, _unknown_to_timm(name), timm.list_models())
     own: Any = module.pretrained_cfg
     size = tuple(own["input_size"][1:])
     resize = round(min(size) / own.get("crop_pct", 1.0)) if min(size) >= SMALLEST_CROPPED_INPUT else None
-    return module, Preprocessing(tuple(own["mean"]), tuple(own["std"]), size, resize, own["interpolation"])
+    preprocessing = Preprocessing(tuple(own["mean"]), tuple(own["std"]), size, resize, own["interpolation"])
+    return Built(module, preprocessing, names)
 
 
-def _from_torchvision(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.Module, Preprocessing]:
+def _unknown_to_timm(name: str) -> str:
+    if "/" not in name:
+        return "no such network in timm"
+    where = "local-dir" if Path(name).expanduser().exists() else "hf-hub"
+    return f"no such network in timm; {where}:{name} is one of a folder or of Hugging Face's hub"
+
+
+def _from_torchvision(config: ModelConfig, cache_dir: Path | None) -> Built:
     from torchvision import models
 
     classifiers = models.list_models(module=models)
@@ -308,7 +325,7 @@ def _from_torchvision(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.M
         if pretrained:
             folder = cache_dir and str(cache_dir)
             module.load_state_dict(weights.get_state_dict(model_dir=folder, weights_only=True, check_hash=True))
-    return module, own
+    return Built(module, own)
 
 
 def _with_class_count(config: ModelConfig) -> dict[str, Any]:
@@ -319,7 +336,7 @@ def _with_class_count(config: ModelConfig) -> dict[str, Any]:
     return arguments
 
 
-def _from_python(config: ModelConfig, _cache_dir: Path | None) -> tuple[nn.Module, None]:
+def _from_python(config: ModelConfig, _cache_dir: Path | None) -> Built:
     spelling = _required(config.factory, "model.factory", "package.module:function or file.py:function")
     factory = find_factory(spelling, "model.factory")
     try:
@@ -329,7 +346,7 @@ def _from_python(config: ModelConfig, _cache_dir: Path | None) -> tuple[nn.Modul
     module = factory(**config.arguments)
     if not isinstance(module, nn.Module):
         raise UsageError("model.factory", spelling, f"returned {type(module).__name__}, not a torch.nn.Module")
-    return module, None
+    return Built(module)
 
 
 def find_factory(spelling: str, key: str) -> Callable[..., Any]:
@@ -371,7 +388,7 @@ def _import_file(path: Path, key: str) -> Any:
     return module
 
 
-def _from_embedded(config: ModelConfig, _cache_dir: Path | None) -> tuple[nn.Module, Preprocessing]:
+def _from_embedded(config: ModelConfig, _cache_dir: Path | None) -> Built:
     name = _required(config.name, "model.name", f"one of {', '.join(embedded.EMBEDDED)}")
     one_of("model.name", name, embedded.EMBEDDED)
     if config.arguments:
@@ -379,19 +396,19 @@ def _from_embedded(config: ModelConfig, _cache_dir: Path | None) -> tuple[nn.Mod
     module = embedded.build(name)
     if config.pretrained and not config.checkpoint:
         load_checkpoint(module, embedded.weights_path(name))
-    return module, Preprocessing(embedded.MEAN, embedded.STD, (embedded.SIZE, embedded.SIZE))
+    return Built(module, Preprocessing(embedded.MEAN, embedded.STD, (embedded.SIZE, embedded.SIZE)))
 
 
-def _from_open_clip(config: ModelConfig, cache_dir: Path | None) -> tuple[nn.Module, Preprocessing]:
+def _from_open_clip(config: ModelConfig, cache_dir: Path | None) -> Built:
     name = _required(config.name, "model.name", "the name of a model of open_clip, or a JSON file")
     if config.arguments:
         raise UsageError("model.arguments", config.arguments, "models of open_clip take none")
     weights = config.weights if config.pretrained else None
     with _telling("model.name", name, config.pretrained and not config.checkpoint):
-        return clip_network(name, config.checkpoint, weights, cache_dir, config.checkpoint_key)
+        return Built(*clip_network(name, config.checkpoint, weights, cache_dir, config.checkpoint_key))
 
 
-Source = Callable[[ModelConfig, "Path | None"], "tuple[nn.Module, Preprocessing | None]"]
+Source = Callable[[ModelConfig, "Path | None"], Built]
 SOURCES: Mapping[str, Source] = {
     "timm": _from_timm,
     "torchvision": _from_torchvision,

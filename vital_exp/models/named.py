@@ -17,23 +17,34 @@ from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
 from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.network import Recipe, VisionNetwork
 from vital_exp.models.preparation import check_tensors, check_values
+from vital_exp.models.timm_hub import is_hub_name
 from vital_exp.modes import own_modes
 
 
 def model_overrides(name: str, key: str = "model") -> list[str]:
     """Return the overrides that choose a network: an option of the group ``model``, else a timm network.
 
+    Names of folders and of Hugging Face's hub begin with who saved them: ``hf-hub:`` and ``local-dir:`` (timm's own).
+
     Raises:
         UsageError: neither has that name.
     """
     if name in options_of("model"):
         return [f"model={name}"]
+    if is_hub_name(name):
+        return ["model=timm", f"model.name={_as_override(name)}"]
     import timm
 
     if timm.is_model(name):
         return ["model=timm", f"model.name={name}"]
     known = [*options_of("model"), *timm.list_models()]
     raise UsageError(key, name, "neither an option of the group model nor a network of timm", known)
+
+
+def _as_override(text: str) -> str:
+    """Return a text as Hydra reads it back, whatever signs are in it."""
+    quoted = text.replace("'", "\\'")
+    return f"'{quoted}'"
 
 
 def model_config(config: DictConfig) -> ModelConfig:
