@@ -176,10 +176,15 @@ def _without_facets(asked: Asked) -> bool:
     return asked("references.facets") in (None, 1)
 
 
+def _of_a_transformers_folder(asked: Asked) -> bool:
+    return asked("model.source") == "transformers" and Path(str(asked("model.name"))).expanduser().is_dir()
+
+
 MODEL = (
     Rule(("model.factory",), _network_of("python"), "only model.source=python has a factory"),
     Rule(("model.weights",), _network_of("torchvision open_clip"), "this source has no choice of published weights"),
     Rule(("model.pretrained",), _is("model.source", "python"), "a python factory makes its own weights"),
+    Rule(("model.pretrained",), _of_a_transformers_folder, "the weights are those of the folder"),
 )
 # By metrics; the keys of the group evaluation, and the command's own words for them.
 METRICS = (

@@ -45,10 +45,9 @@ def weights_there(config: ModelConfig, cache_dir: Path) -> bool:
     """Return whether a network can be built without fetching anything."""
     if config.source == "open_clip":
         return bool(config.checkpoint) or not config.pretrained
-    if not config.pretrained or config.checkpoint or config.source not in ("timm", "torchvision"):
+    if not config.pretrained or config.checkpoint or config.source not in FILES:
         return True
-    place = _timm_file if config.source == "timm" else _torchvision_file
-    return place(config, cache_dir)
+    return FILES[config.source](config, cache_dir)
 
 
 def _torchvision_file(config: ModelConfig, cache_dir: Path) -> bool:
@@ -80,6 +79,14 @@ def _timm_file(config: ModelConfig, cache_dir: Path) -> bool:
     names = (own.hf_hub_filename,) if own.hf_hub_filename else HUB_FILES
     found = (try_to_load_from_cache(repository, name, cache_dir=cache_dir, revision=revision or None) for name in names)
     return any(isinstance(path, str) for path in found)
+
+
+def _transformers_file(config: ModelConfig, cache_dir: Path) -> bool:
+    name = str(config.name)
+    return name.count("/") != 1 or Path(name).is_dir() or hub.in_cache(name, hub.SAFE_WEIGHTS, cache_dir)
+
+
+FILES = {"timm": _timm_file, "torchvision": _torchvision_file, "transformers": _transformers_file}
 
 
 def hub_file(name: str) -> Path:

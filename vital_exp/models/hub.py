@@ -10,6 +10,7 @@ from vital_exp.errors import UsageError
 from vital_exp.text_files import read_json
 
 KEY = "model.name"
+HUB = "Hugging Face's hub"
 CONFIG = "config.json"
 # Where a folder has its weights, the first that is there. Pickles are read as weights only.
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")

@@ -27,6 +27,7 @@ from vital_exp.models.outputs import Output
 from vital_exp.models.preparation import check_tensors, check_values, prepared
 from vital_exp.models.refusals import REFUSALS, other_channels, refusal
 from vital_exp.models.sources import Built
+from vital_exp.models.transformers_models import transformers_network
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.values import interval, is_whole, number, numbers, one_of, side, sides, whole_number
@@ -43,6 +44,8 @@ INCEPTIONS = ("googlenet", "inception_v3")
 # Pictures are RGB in [0, 1]: larger means and deviations are those of pictures of 0 to 255.
 LARGEST_MEAN, LARGEST_STD = 2.0, 5.0
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+# Sources that load a checkpoint themselves: it has a text tower's weights too, or names of older versions.
+LOAD_THEMSELVES = ("open_clip", "transformers")
 FINITE = "a finite number"  # what mistakes say is allowed
 
 
@@ -112,11 +115,12 @@ def build_network(config: ModelConfig, cache_dir: Path | None = None) -> VisionN
     if config.checkpoint_key is not None and not config.checkpoint:
         raise UsageError(PLACE_KEY, config.checkpoint_key, "a place in a file, which model.checkpoint names")
     built = SOURCES[config.source](config, cache_dir)
-    if config.checkpoint and config.source != "open_clip":  # which has the text tower's weights in the file too
+    if config.checkpoint and config.source not in LOAD_THEMSELVES:
         check_tensors(built.module)
         check_values(built.module)
         load_checkpoint(built.module, config.checkpoint, config.checkpoint_key)
-    return wrap(built.module, config, built.preprocessing, built.class_names)
+    asked = config if built.head is None or config.head is not None else replace(config, head=built.head)
+    return wrap(built.module, asked, built.preprocessing, built.class_names)
 
 
 def wrap(
@@ -408,6 +412,15 @@ def _from_open_clip(config: ModelConfig, cache_dir: Path | None) -> Built:
         return Built(*clip_network(name, config.checkpoint, weights, cache_dir, config.checkpoint_key))
 
 
+def _from_transformers(config: ModelConfig, cache_dir: Path | None) -> Built:
+    name = _required(config.name, "model.name", "a folder that transformers saved, or a name of Hugging Face's hub")
+    if config.arguments:
+        raise UsageError(
+            "model.arguments", config.arguments, "networks of transformers take none: config.json says all"
+        )
+    return transformers_network(name, config.checkpoint, config.checkpoint_key, config.pretrained, cache_dir)
+
+
 Source = Callable[[ModelConfig, "Path | None"], Built]
 SOURCES: Mapping[str, Source] = {
     "timm": _from_timm,
@@ -415,6 +428,7 @@ SOURCES: Mapping[str, Source] = {
     "python": _from_python,
     "embedded": _from_embedded,
     "open_clip": _from_open_clip,
+    "transformers": _from_transformers,
 }
 
 

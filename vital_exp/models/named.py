@@ -18,13 +18,15 @@ from vital_exp.models.loading import ModelConfig, build_network, wrap
 from vital_exp.models.network import Recipe, VisionNetwork
 from vital_exp.models.preparation import check_tensors, check_values
 from vital_exp.models.timm_hub import is_hub_name
+from vital_exp.models.transformers_models import PREFIX as TRANSFORMERS
 from vital_exp.modes import own_modes
 
 
 def model_overrides(name: str, key: str = "model") -> list[str]:
     """Return the overrides that choose a network: an option of the group ``model``, else a timm network.
 
-    Names of folders and of Hugging Face's hub begin with who saved them: ``hf-hub:`` and ``local-dir:`` (timm's own).
+    Names of folders and of Hugging Face's hub begin with who saved them: ``transformers:``, or ``hf-hub:`` and
+    ``local-dir:``, timm's own.
 
     Raises:
         UsageError: neither has that name.
@@ -33,6 +35,8 @@ def model_overrides(name: str, key: str = "model") -> list[str]:
         return [f"model={name}"]
     if is_hub_name(name):
         return ["model=timm", f"model.name={_as_override(name)}"]
+    if name.startswith(TRANSFORMERS):
+        return ["model=transformers", f"model.name={_as_override(name.removeprefix(TRANSFORMERS))}"]
     import timm
 
     if timm.is_model(name):
@@ -119,6 +123,7 @@ def load_model(
     channels: int | None = None,
     preview: Sequence[int] | None = None,
     value_range: Sequence[float] | None = None,
+    pretrained: bool | None = None,
 ) -> VisionNetwork:
     """Load or wrap a network for visualisation; it is frozen and put into evaluation mode.
 
@@ -126,7 +131,8 @@ def load_model(
     run uncompiled, tensors made in inference mode are exchanged for copies, and one in half precision takes float32.
 
     Args:
-        model: an option of the group ``model`` (``"resnet50"``), a timm network, or a module of your own.
+        model: an option of the group ``model`` (``"resnet50"``), a timm network, ``"transformers:folder"``, timm's
+            ``"local-dir:folder"`` and ``"hf-hub:owner/name"``, or a module of your own.
         mean, std: per channel, for pictures in [0, 1]; ImageNet's unless the network has its own.
         size: the input's side or (height, width) in px; 224 unless the network has its own.
         class_names: one per output, or a file of them; ImageNet's for 1000 outputs.
@@ -141,6 +147,8 @@ def load_model(
             arrays.
         preview: the three channels of an array that are shown as red, green and blue; by default the first three.
         value_range: (low, high) of arrays in files, which become 0 and 1.
+        pretrained: of a name: whether published weights are downloaded where they are not on disk; by default they
+            are, but for ``"transformers:owner/name"``.
 
     Returns:
         The wrapped network: pictures in, logits out.
@@ -152,6 +160,10 @@ def load_model(
     """
     keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
     keys |= {"output": output, "head": head, "channels": channels, "preview": preview, "value_range": value_range}
+    if isinstance(model, str):
+        keys["pretrained"] = pretrained
+    elif pretrained is not None:
+        raise UsageError("pretrained", pretrained, "is asked of names; a module has its weights")
     build = _named if isinstance(model, str) else _wrapped
     network = build(model, keys, checkpoint, checkpoint_key)  # type: ignore[arg-type]
     return network if device is None else network.to(device)

@@ -130,6 +130,7 @@ EMBEDDINGS = (
     ("embeddings.patch_embeddings.projection", r"encoder\.layer\.\d+"),  # transformers: ViT, BEiT, DINOv2
     ("embeddings.patch_embeddings", r"layers?\.\d+"),
     ("embeddings.patch_embedding", r"encoder\.layers\.\d+"),  # transformers: CLIP, SigLIP
+    ("embeddings.patch_embeddings", r"model\.layer\.\d+"),  # transformers: DINOv3
 )
 
 
@@ -142,11 +143,12 @@ def _convnext_layers(names: Sequence[str]) -> tuple[str, ...]:
     for stem, downsample, block in (
         ("stem", r"stages\.[1-9]\.downsample\.1", r"stages\.\d+\.blocks\.\d+"),
         ("features.0", r"features\.[246]\.1", r"features\.7\.\d+"),
+        ("embeddings", r"encoder\.stages\.[1-9]\.downsampling_layer\.1", r"encoder\.stages\.\d+\.layers\.\d+"),
     ):
         parents = {name.rpartition(".")[0] for name in names}  # an EfficientNet has blocks in these places
         downsamples = [name for name in names if re.fullmatch(downsample, name) and name not in parents]
         blocks = [name for name in names if re.fullmatch(block, name)]
-        convnext = any(name.endswith(("conv_dw", "block.0")) for name in names)
+        convnext = any(name.endswith(("conv_dw", "block.0", "dwconv")) for name in names)
         if stem in names and len(downsamples) == 3 and blocks and convnext:
             return (stem, *downsamples, blocks[-1])
     return ()
@@ -225,6 +227,8 @@ def _last_at_each_size(modules: dict[str, nn.Module], places: Sequence[str], ran
     for name, layer in ran.items():
         size = _positions(layer)
         if size <= 1 or layer.layout.windowed or _in_classifier(name, places):
+            continue
+        if name in places and not isinstance(modules[name], nn.Sequential):  # around all stages
             continue
         if isinstance(modules[name], CONVOLUTIONS):
             convolutions.setdefault(size, []).append(name)

@@ -11,6 +11,7 @@ from torch import nn
 
 from vital_exp.errors import UsageError
 from vital_exp.models import hub
+from vital_exp.models.sources import recognised
 from vital_exp.targets.class_name_files import WORDNET_ID
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.weights_files import read_tensors
@@ -128,4 +129,4 @@ def _class_names(config: Mapping[str, Any], own: Mapping[str, Any]) -> ClassName
         return None
     words = own.get("label_descriptions") or {}
     ids = list(map(str, labels)) if all(WORDNET_ID.fullmatch(str(label)) for label in labels) else None
-    return ClassNames([str(words.get(label, label)) for label in labels], ids)
+    return recognised([str(words.get(label, label)) for label in labels], ids)

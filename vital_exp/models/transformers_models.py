@@ -1,0 +1,241 @@
+"""Networks of Hugging Face's transformers, from a folder or the hub: classifiers, backbones and image towers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib.util import find_spec
+from logging import CRITICAL
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from vital_exp.errors import UsageError
+from vital_exp.models import hub
+from vital_exp.models.checkpoints import load_checkpoint
+from vital_exp.models.heads import NONE, SIGMOID
+from vital_exp.models.image_processors import FILES, read_preprocessing
+from vital_exp.models.sources import Built, recognised
+from vital_exp.weights_files import read_tensors
+
+PREFIX = "transformers:"  # of a name in Python
+OWN_FILES = (hub.CONFIG, *FILES)
+WEIGHTS = (*hub.SAFE_WEIGHTS, hub.SAFE_PARTS)
+CLASSIFIER, BACKBONE = "ForImageClassification", "Backbone"
+# Models of images and texts, and the class of their image tower.
+TOWERS = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
+# What transformers calls the problem of a classifier that is not one of classes that exclude each other.
+HEADS = {"multi_label_classification": SIGMOID, "regression": NONE}
+POOLER = "pooler."  # begins the names of a layer that many published backbones leave out
+LONGEST = 120  # signs of a message of the library that are repeated
+UNNAMED = "LABEL_"  # begins the names that transformers gives to classes without any
+
+
+def transformers_network(
+    name: str, checkpoint: str | None, checkpoint_key: str | int | None, fetch: bool, cache_dir: Path | None
+) -> Built:
+    """Return a network of transformers that takes normalised pictures and returns one tensor, and what it is given.
+
+    Classifiers return logits (N, classes); all others features (N, D): what the library calls pooled, for CLIP and
+    SigLIP the image's embedding; else the class token's, or the mean over positions. Layers have the library's names.
+
+    Args:
+        name: a folder, or ``owner/name@revision`` of Hugging Face's hub.
+        checkpoint: local weights in place of the folder's.
+        checkpoint_key: where in the file they are.
+        fetch: whether files of the hub that are not in the cache are downloaded.
+        cache_dir: where the hub's files are kept.
+
+    Raises:
+        UsageError: transformers is not installed; no such folder, or one of another library, without safe weights, with
+            code of its own, or with a network that takes no pictures; files of the hub that cannot be had.
+    """
+    if find_spec("transformers") is None:
+        raise UsageError("model", "transformers", "needs transformers: pip install vital-exp[transformers]")
+    folder = _folder(name, checkpoint is None, fetch, cache_dir)
+    with _quietly():
+        config = _config(folder, name)
+        kind = _class(config, name)
+        own = _own_config(config, kind)
+        if checkpoint is None:
+            module = _from_folder(kind, own, folder, name)
+        else:
+            module = _from_checkpoint(kind, own, checkpoint, checkpoint_key)
+    module.register_forward_hook(_output)
+    preprocessing = read_preprocessing(folder, module.config, partial(_processor, folder, name))
+    if CLASSIFIER in kind.__name__:
+        return Built(module, preprocessing, _class_names(module.config), HEADS.get(module.config.problem_type))
+    module.num_classes = 0  # its output is no logits
+    return Built(module, preprocessing)
+
+
+def _folder(name: str, weights: bool, fetch: bool, cache_dir: Path | None) -> Path:
+    if Path(name).expanduser().is_dir():
+        return hub.local_folder(name, name)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UsageError(hub.KEY, name, f"no such folder, and no name of {hub.HUB}, owner/name")
+    if not fetch:
+        problem = f"no such folder; model.pretrained=true downloads what has this name from {hub.HUB}"
+        raise UsageError(hub.KEY, name, problem)
+    try:
+        folder = hub.hub_folder(name, OWN_FILES, cache_dir, fetch)
+        if not (folder / hub.CONFIG).is_file():
+            raise UsageError(hub.KEY, name, f"holds no {hub.CONFIG}, which says what network it is")
+        _check_described(hub.read_config(folder), name)  # before anything large is fetched
+        return hub.hub_folder(name, [*OWN_FILES, *WEIGHTS], cache_dir, fetch) if weights else folder
+    except (OSError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        problem = f"cannot be had from {hub.HUB} ({_first(error)}): give a folder that is on this machine"
+        raise UsageError(hub.KEY, name, problem) from None
+
+
+def _check_described(content: Mapping[str, Any], name: str) -> None:
+    """Raise UsageError unless config.json describes a network of transformers itself."""
+    from transformers import CONFIG_MAPPING, __version__
+
+    if "auto_map" in content:
+        problem = "brings code of its own (auto_map in its config.json), which is not run: write a function that builds"
+        raise UsageError(hub.KEY, name, f"{problem} it, model=python model.factory=file.py:function")
+    kind = content.get("model_type")
+    if kind is None:
+        other = "; it is one of timm: model=timm model.name=local-dir:folder" if "architecture" in content else ""
+        raise UsageError(hub.KEY, name, f"its {hub.CONFIG} names no model_type of transformers{other}")
+    if kind not in CONFIG_MAPPING:
+        raise UsageError(hub.KEY, name, f"is of model_type {kind}, which transformers {__version__} does not have")
+
+
+def _config(folder: Path, name: str) -> Any:
+    from transformers import AutoConfig
+
+    _check_described(hub.read_config(folder), name)
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # huggingface_hub has exceptions of its own for values of a wrong kind
+        raise UsageError(hub.KEY, name, f"its {hub.CONFIG} is not understood: {_first(error)}") from None
+
+
+def _class(config: Any, name: str) -> Any:
+    """Return the class of transformers to build: the one that was saved where it is known, else the plainest."""
+    import transformers
+    from transformers import AutoBackbone, AutoModel
+
+    saved = next(iter(config.architectures or ()), "")
+    if config.model_type in TOWERS and not saved.endswith(CLASSIFIER):
+        kind = getattr(transformers, TOWERS[config.model_type])
+    elif (CLASSIFIER in saved or saved.endswith((BACKBONE, "WithProjection"))) and hasattr(transformers, saved):
+        kind = getattr(transformers, saved)
+    else:
+        mappings = [one._model_mapping for one in (AutoModel, AutoBackbone)]
+        kind = next((mapping[type(config)] for mapping in mappings if type(config) in mapping), None)
+    if getattr(kind, "main_input_name", None) != "pixel_values" or not isinstance(kind, type):
+        raise UsageError(hub.KEY, name, f"is a {saved or config.model_type}, which is no network of pictures alone")
+    return kind
+
+
+def _own_config(config: Any, kind: Any) -> Any:
+    """Return the configuration of what is built: of a model of images and texts, that of the image tower."""
+    if TOWERS.get(config.model_type) != kind.__name__:
+        return config
+    own = config.vision_config
+    if hasattr(config, "projection_dim"):
+        own.projection_dim = config.projection_dim
+    return own
+
+
+def _from_folder(kind: Any, config: Any, folder: Path, name: str) -> Any:
+    if not any((folder / file).is_file() for file in hub.SAFE_WEIGHTS):
+        pickle = next((folder / file for file in hub.PICKLES if (folder / file).is_file()), None)
+        advice = f"model.checkpoint={pickle or 'file'} reads {'it as weights only' if pickle else 'others'}"
+        raise UsageError(hub.KEY, name, f"holds no {hub.SAFE_WEIGHTS[0]}: {advice}")
+    return _loaded(kind, folder, name, config=config, use_safetensors=True, local_files_only=True)
+
+
+def _from_checkpoint(kind: Any, config: Any, path: str, key: str | int | None) -> Any:
+    """Build a network with the weights of a file, by the names of this version of transformers or of older ones."""
+    if key is None:
+        tensors = read_tensors(path)
+        with suppress(UsageError):  # told by the reader of files of all kinds
+            return _loaded(kind, None, path, config=config, state_dict=tensors)
+    module = kind(config)
+    load_checkpoint(module, path, key)
+    return module
+
+
+def _loaded(kind: Any, folder: Path | None, name: str, **given: Any) -> Any:
+    """Return a network all of whose weights are those that were given.
+
+    Raises:
+        UsageError: some are missing or have another shape.
+    """
+    load = partial(kind.from_pretrained, folder, output_loading_info=True, dtype=torch.float32, **given)
+    try:
+        module, found = load(ignore_mismatched_sizes=True)
+        if found["missing_keys"] and all(POOLER in one for one in found["missing_keys"]):  # it would be random
+            module, found = load(ignore_mismatched_sizes=True, add_pooling_layer=False)
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
+        raise UsageError(hub.KEY, name, f"its weights cannot be read: {_first(error)}") from None
+    other = [one[0] if isinstance(one, tuple) else one for one in found["mismatched_keys"]]
+    for what, names in (("lack", sorted(found["missing_keys"])), ("have another shape of", sorted(other))):
+        if names:
+            problem = f"its weights {what} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+            raise UsageError(hub.KEY, name, f"{problem} of a {kind.__name__}")
+    return module
+
+
+def _output(_module: nn.Module, _given: object, returned: Any) -> Tensor:
+    """Return, in place of all that a network of transformers returns, its logits or its features (N, D)."""
+    for key in ("logits", "image_embeds", "pooler_output"):
+        if isinstance(found := getattr(returned, key, None), Tensor):
+            return found.flatten(1) if key != "logits" else found
+    maps = getattr(returned, "feature_maps", None)
+    last = maps[-1] if maps else getattr(returned, "last_hidden_state", None)
+    if not isinstance(last, Tensor):
+        names = ", ".join(returned.keys()) if isinstance(returned, dict) else type(returned).__name__
+        raise ValueError(f"it returns neither logits nor features: {names}")
+    return last.mean((2, 3)) if last.ndim == 4 else last[:, 0]  # the class token
+
+
+def _class_names(config: Any) -> Any:
+    names = [str(config.id2label.get(i, f"{UNNAMED}{i}")) for i in range(config.num_labels)]
+    return None if all(name.startswith(UNNAMED) for name in names) else recognised(names)
+
+
+def _processor(folder: Path, name: str) -> Mapping[str, Any]:
+    """Return all settings of an image processor, those of its class where the file leaves them out."""
+    from transformers import AutoImageProcessor
+
+    try:
+        with _quietly():
+            load: Any = AutoImageProcessor.from_pretrained
+            own = load(folder, local_files_only=True, trust_remote_code=False)
+        settings: dict[str, Any] = own.to_dict()
+    except Exception as error:  # whatever the class of the processor raises over its file
+        problem = f"its {FILES[0]} lacks size, image_mean or image_std, and is not understood ({_first(error)})"
+        raise UsageError(hub.KEY, name, problem) from None
+    return settings
+
+
+def _first(error: BaseException) -> str:
+    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers from drawing progress bars and reporting on weights: what matters of them is told by us."""
+    from transformers.utils import logging
+
+    reports: Any = logging
+    level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
+    reports.set_verbosity(CRITICAL)
+    reports.disable_progress_bar()
+    try:
+        yield
+    finally:
+        reports.set_verbosity(level)
+        if bars:
+            reports.enable_progress_bar()
