@@ -31,9 +31,10 @@ from vital_exp.models.layers import alignment, layer_shapes
 from vital_exp.models.named import named_network
 from vital_exp.models.network import Recipe, VisionNetwork, model_space
 from vital_exp.models.refusals import hold_in_float32
+from vital_exp.models.unit_readout import unit_readout
 from vital_exp.modes import own_modes
 from vital_exp.setup.starts import starts_of
-from vital_exp.targets.readout import Readout, readout
+from vital_exp.targets.readout import Readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 from vital_exp.values import one_of
@@ -242,15 +243,9 @@ def _by_unit(name: str, attack: Attack, runs: list[RecordedRun], settings: Setti
     made = []
     for target in _targets(run, settings):
         picture, decoys, classes = _decoys(run, [target], natural, settings)
-        network, reached = attack(run, target, _readout(run.network, target), picture, train.images)
+        network, reached = attack(run, target, unit_readout(run.network, [target]), picture, train.images)
         made.append(Attacked(name, run.network, network, [target], decoys, classes, test, reached))
     return _compared(run, made, settings, out)
-
-
-def _readout(network: VisionNetwork, target: Target) -> Readout:
-    if target.layer is None:
-        return readout([target], len(network.classes))
-    return readout([target], layer_shapes(network)[target.layer][0])
 
 
 def _targets(run: RecordedRun, settings: Settings) -> list[Target]:

@@ -16,10 +16,9 @@ from vital_exp.attacks.resemblance import opinions, perceptual_distance
 from vital_exp.evaluation.activation import unit_activations
 from vital_exp.evaluation.recognition import logits, verdicts
 from vital_exp.images.output import quantised
-from vital_exp.models.layers import layer_shapes
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.unit_readout import unit_readout
 from vital_exp.references.base import References
-from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.unit import Target
 
 DECOYS_COMPARED = 10  # natural images of a decoy class
@@ -143,17 +142,11 @@ def _rows(
         for row, opinion in zip(rows, opinions(everyone, lying, own, shown), strict=True):
             row |= opinion
     else:
-        read = _readout(attacked)
+        read = unit_readout(attacked.honest, attacked.targets)
         before, after = (unit_activations(attacked.honest, read, pictures) for pictures in (honest, lying))
         for row, was, now in zip(rows, before.tolist(), after.tolist(), strict=True):
             row |= {"honest_activation": was, "attacked_activation": now}
     return rows
-
-
-def _readout(attacked: Attacked) -> Readout:
-    layer = attacked.targets[0].layer
-    assert layer is not None
-    return readout(attacked.targets, layer_shapes(attacked.honest)[layer][0])
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

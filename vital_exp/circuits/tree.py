@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.unit_readout import unit_readout
 from vital_exp.references.base import References
 from vital_exp.references.faceted import main_facet
 from vital_exp.relevance.maps import activations_and_relevance
-from vital_exp.targets.readout import readout
 from vital_exp.targets.unit import Target
 
 IMAGES_PER_PASS = 8
@@ -58,12 +57,11 @@ def channel_relevance(
     Raises:
         UsageError: a layer that is not below the target, or an operation no rule covers.
     """
-    of_classes = target.layer is None
-    channels = len(network.classes) if of_classes else unit_shape(network, str(target.layer), "target.unit")[0]
+    unit = unit_readout(network, [target], key="target.unit")
     images, sums, count = references.images(main_facet(references, target)), [], 0
     while chunk := list(islice(images, IMAGES_PER_PASS)):
         pictures = model_space(torch.stack(chunk), network)
-        read = readout([target] * len(chunk), channels)
+        read = unit.select([0] * len(chunk))
         _, maps, _ = activations_and_relevance(network, pictures, [layer], read, method)
         sums.append(maps[layer].flatten(2).sum(dim=(0, 2)).double().cpu())  # (C,)
         count += len(chunk)

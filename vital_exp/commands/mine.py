@@ -216,7 +216,7 @@ def _units(config: DictConfig, network: VisionNetwork) -> Units:
 
     layers = _layers(config, network)
     channels: Any = OmegaConf.to_container(config)["channels"]  # type: ignore[index, call-overload]
-    return select_units(network, layers, channels, config.pooling, _directions(config, layers))
+    return select_units(network, layers, channels, config.pooling, _directions(config, layers), config.position)
 
 
 def _layers(config: DictConfig, network: VisionNetwork) -> list[str]:

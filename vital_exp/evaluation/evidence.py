@@ -20,11 +20,12 @@ from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.settings import Settings
 from vital_exp.images.output import in_unit, stored
 from vital_exp.models.channels import GREY, RGB, as_rgb
-from vital_exp.models.layers import alignment, unit_shape
+from vital_exp.models.layers import alignment
 from vital_exp.models.network import Recipe, VisionNetwork
 from vital_exp.models.refusals import takes_size
+from vital_exp.models.unit_readout import unit_readout
 from vital_exp.references.base import References
-from vital_exp.targets.readout import Readout, readout
+from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import OUTPUT, Target
 
 # Names of the views beside those of judges: the network itself, pixels, the published Inception, CLIP.
@@ -166,9 +167,7 @@ class Evidence:
         if self.readout is not None:
             first = [self.unit_of.index(place) for place in range(len(self.units))]
             return self.readout.select(first)
-        if self.of_classes:
-            return readout(self.units, len(self.network.classes))
-        return readout(self.units, unit_shape(self.network, str(self.units[0].layer), "targets")[0])
+        return unit_readout(self.network, self.units, key="targets")
 
     def reading(self, view: str) -> Reading:
         """Return what a view says of the pictures; they are passed through it once.

@@ -103,10 +103,11 @@ def _target(result: dict[str, Any], class_names: ClassNames | None) -> Target:
         str(result["kind"]),
         int(result["index"]),
         result.get("layer"),
-        (int(position[0]), int(position[1])) if position else None,
+        None if not position or isinstance(position, str) else (int(position[0]), int(position[1])),
         int(result.get("variation") or 1),
         str(result.get("label") or ""),
         None if result.get("facet") is None else int(result["facet"]),
+        position if isinstance(position, str) else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from vital_exp.mining.bounds import before_bounds
 from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact, precisions_of
+from vital_exp.models.tokens import token_span
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.selection import unit_targets
+from vital_exp.targets.unit import TOKENS
 from vital_exp.values import one_of
 
 POOLINGS = ("max", "mean")
@@ -33,6 +35,8 @@ class Units:
         directions: for some layers (K, C) read-outs that are mined in place of channels, or the autoencoder whose
             features are.
         shapes: for each layer the shape of its map, (rows, columns), (tokens,) or (1,).
+        tokens: which tokens are read, ``"cls"``, ``"register"`` or ``"patches"``; None: all positions.
+        spans: with tokens for each layer their first position and the one behind the last.
     """
 
     network: VisionNetwork
@@ -40,6 +44,8 @@ class Units:
     pooling: str
     directions: Mapping[str, Tensor | SparseAutoencoder]
     shapes: Mapping[str, tuple[int, ...]]
+    tokens: str | None = None
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[str]:
@@ -53,7 +59,8 @@ class Units:
         return {layer: self.of_units(layer, exact(activations[layer]).flatten(2)) for layer in self.layers}
 
     def of_units(self, layer: str, values: Tensor) -> Tensor:
-        """Return the units' part (B, U, P) of a layer's channels (B, C, P)."""
+        """Return the units' part (B, U, P) of a layer's channels (B, C, P), at the positions that are read."""
+        values = self.at_positions(layer, values)
         if layer in self.directions:
             read = self.directions[layer]
             if isinstance(read, SparseAutoencoder):
@@ -62,6 +69,11 @@ class Units:
                 values = torch.einsum("bcp,kc->bkp", values, read.to(values))
         numbers = self.channels[layer]
         return values if len(numbers) == values.shape[1] else values[:, list(numbers)]
+
+    def at_positions(self, layer: str, values: Tensor) -> Tensor:
+        """Return the part of values (..., P) at the positions that are read."""
+        first, end = self.spans.get(layer, (0, values.shape[-1]))
+        return values[..., first:end]
 
     def values(self, images: Tensor) -> dict[str, Tensor]:
         """Return for each layer the units' values, (B, U) float32 on the network's device.
@@ -118,8 +130,9 @@ class Units:
     def describe(self) -> list[dict[str, object]]:
         """Return layers, units and directions, ready for JSON."""
         hashes = {layer: directions_hash(vectors) for layer, vectors in self.directions.items()}
+        tokens = {"tokens": self.tokens} if self.tokens else {}
         return [
-            {"layer": layer, "channels": spans(numbers), "directions": hashes.get(layer)}
+            {"layer": layer, "channels": spans(numbers), "directions": hashes.get(layer), **tokens}
             for layer, numbers in self.channels.items()
         ]
 
@@ -153,6 +166,7 @@ def select_units(
     channels: object = "all",
     pooling: str = "max",
     directions: Mapping[str, Tensor | SparseAutoencoder] | None = None,
+    tokens: str | None = None,
 ) -> Units:
     """Return the units of the layers, their numbers ascending.
 
@@ -163,6 +177,7 @@ def select_units(
         pooling: ``"max"`` or ``"mean"``.
         directions: for some layers (K, C) read-outs, or an autoencoder, in place of channels; ``channels`` then are
             their numbers.
+        tokens: which tokens of transformers' layers are read; None: all positions.
 
     Raises:
         UsageError: no layer, an unknown one, a channel out of range, an unknown pooling, directions that do not fit.
@@ -184,7 +199,12 @@ def select_units(
         except UsageError as error:
             raise UsageError("channels", error.value, error.problem) from None
         chosen[layer] = sorted(target.index for target in targets)
-    return Units(network, chosen, pooling, given, {layer: shape[1:] for layer, shape in shapes.items()})
+    read = {layer: shape[1:] for layer, shape in shapes.items()}
+    if tokens is None:
+        return Units(network, chosen, pooling, given, read)
+    at = {layer: token_span(network, layer, one_of("position", tokens, TOKENS), "position") for layer in layers}
+    read = {layer: (end - first,) for layer, (first, end) in at.items()}
+    return Units(network, chosen, pooling, given, read, tokens, at)
 
 
 @torch.no_grad()

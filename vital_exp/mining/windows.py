@@ -96,8 +96,9 @@ def receptive_field(units: Units, layer: str, pictures: Tensor, numbers: Sequenc
     with torch.inference_mode(False), torch.enable_grad():
         x = model_space(pictures.clone(), units.network).requires_grad_()
         activations, _ = units.network.taps([layer], "layers")(x)
-        values, pictured = activations[layer].flatten(2), torch.arange(len(x))  # (n, C, P)
-        positions = units.of_units(layer, values.detach())[pictured, list(numbers)].argmax(dim=1)  # (n,)
+        every, pictured = activations[layer].flatten(2), torch.arange(len(x))  # (n, C, P)
+        positions = units.of_units(layer, every.detach())[pictured, list(numbers)].argmax(dim=1)  # (n,)
+        values = units.at_positions(layer, every)
         if not values.requires_grad:
             return None
         (gradient,) = torch.autograd.grad(values[pictured, :, positions].sum(), x)

@@ -11,9 +11,10 @@ from vital_exp.models.layers import unit_shape
 from vital_exp.models.named import load_model
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.preparation import check_values
+from vital_exp.models.unit_readout import unit_readout
 from vital_exp.modes import own_modes
 from vital_exp.relevance.maps import WITH_MAPS, activations_and_relevance
-from vital_exp.targets.readout import check_unit, readout
+from vital_exp.targets.readout import check_unit
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 from vital_exp.values import one_of
@@ -48,12 +49,8 @@ def relevance_maps(
     images = checked_pictures(images, "images", network.preprocessing.channels)
     check_values(network.module)
     unit = parse_target(target, network.class_names)
-    if unit.kind == "class":
-        channels = len(network.classes)
-    else:
-        shape = unit_shape(network, str(unit.layer), "target")
-        check_unit(unit, shape, "target")
-        channels = shape[0]
-    read = readout([unit] * len(images), channels)
+    if unit.layer is not None:
+        check_unit(unit, unit_shape(network, unit.layer, "target"), "target")
+    read = unit_readout(network, [unit], key="target").select([0] * len(images))
     _, maps, _ = activations_and_relevance(network, model_space(images, network), layers, read, method)
     return maps

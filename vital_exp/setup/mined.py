@@ -165,9 +165,8 @@ def _mining(
         if target.index not in found:
             found.append(target.index)
     given = {} if directions is None else dict.fromkeys(channels, directions)
-    units = select_units(
-        network, list(channels), {layer: sorted(found) for layer, found in channels.items()}, "max", given
-    )
+    chosen = {layer: sorted(found) for layer, found in channels.items()}
+    units = select_units(network, list(channels), chosen, "max", given, targets[0].tokens)
     patch, count = None, keys.count
     if keys.region == "patch":
         patch = PatchSettings(keys.patch.size, keys.patch.overlap, keys.patch.search)

@@ -15,6 +15,8 @@ from vital_exp.models.channels import GREY, RGB
 from vital_exp.models.layers import Alignment, alignment, unit_alignment, unit_shape
 from vital_exp.models.named import model_config, own_recipe
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.tokens import token_span
+from vital_exp.models.unit_readout import unit_readout
 from vital_exp.references.base import References
 from vital_exp.references.drawn import DrawnReferences
 from vital_exp.references.folder import FolderReferences
@@ -26,9 +28,10 @@ from vital_exp.setup.facets import check_stray, faceted
 from vital_exp.setup.parts import cache_dir, loader_of, pair
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.class_names import ClassNames
-from vital_exp.targets.readout import Readout, check_unit, readout
+from vital_exp.targets.readout import Readout, check_unit
 from vital_exp.targets.selection import NAMES, class_targets, unit_targets
-from vital_exp.targets.unit import DIRECTIONS, Target
+from vital_exp.targets.unit import DIRECTIONS, TOKENS, Target
+from vital_exp.values import one_of
 
 
 def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Target] = ()) -> References:
@@ -105,7 +108,11 @@ def _hidden_targets(
         if not isinstance(position, list) or [type(p) for p in position] != [int, int] or min(position) < 0:
             raise UsageError("target.position", position, "[row, column] in the layer's map, from 0")
         position = (position[0], position[1])
-    targets = unit_targets(keys["kind"], str(layer), keys["index"], units, position, variations)
+    tokens = None
+    if keys["kind"] != "neuron" and position is not None:
+        tokens, position = one_of("target.position", position, TOKENS), None
+        token_span(network, str(layer), tokens)
+    targets = unit_targets(keys["kind"], str(layer), keys["index"], units, position, variations, tokens)
     for target in targets:
         check_unit(target, shape)
     if keys["kind"] == "text":
@@ -176,10 +183,7 @@ def alignment_of(config: DictConfig, network: VisionNetwork, layer: str | None) 
 
 def readout_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Target]) -> Readout:
     """Return what targets of one layer, or classes, read from it."""
-    layer = targets[0].layer
-    if layer is None:
-        return readout(targets, len(network.classes))
-    return readout(targets, unit_shape(network, layer)[0], _directions(config, network, targets))
+    return unit_readout(network, targets, _directions(config, network, targets))
 
 
 def _directions(

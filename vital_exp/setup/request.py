@@ -161,7 +161,10 @@ def _references_override(references: str | Path, kind: str) -> str:
 def _chosen(spellings: Sequence[str | Target], kind: str, network: VisionNetwork) -> list[Target]:
     """The targets, each once."""
     names = network.classes if kind == "class" else None
-    return list(dict.fromkeys(parse_target(spelling, names) for spelling in spellings))
+    chosen = list(dict.fromkeys(parse_target(spelling, names) for spelling in spellings))
+    if stray := next((target for target in chosen if target.tokens != chosen[0].tokens), None):
+        raise UsageError("targets", stray.name, f"reads other tokens than {chosen[0].name}: two calls")
+    return chosen
 
 
 def _network(model: str | nn.Module | VisionNetwork, config: DictConfig, local_rank: int) -> VisionNetwork:

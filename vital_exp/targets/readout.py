@@ -26,6 +26,7 @@ class Readout:
         vectors: (N, C), one direction in the layer's channels per picture; a unit's is its unit vector.
         positions: per picture None for the whole map, (row, column) for one position of it ((0, token) of tokens), or
             STRONGEST.
+        span: the positions that are read at all, as a first one and the one behind the last; None: all.
         autoencoder: whose features are read, ``vectors`` being their rows of its encoder; None: the read-out is linear.
         features: (N,) their numbers.
     """
@@ -35,6 +36,7 @@ class Readout:
     positions: tuple[Position | None, ...]
     autoencoder: SparseAutoencoder | None = None
     features: Tensor | None = None
+    span: tuple[int, int] | None = None
 
     def map(self, activation: Tensor) -> Tensor:
         """Return the read-out at each position, (N, P), of an activation (N, C, ...) of the layer."""
@@ -48,6 +50,9 @@ class Readout:
         """Return 1 where a picture's target reads and 0 elsewhere, (N, P), for an activation (N, C, ...)."""
         values = self.map(activation)
         mask = torch.ones_like(values)
+        if self.span is not None:
+            mask[:, : self.span[0]] = 0
+            mask[:, self.span[1] :] = 0
         for number, position in enumerate(self.positions):
             if position is not None:
                 here = values[number].argmax() if position == STRONGEST else _flat(position, activation)
@@ -105,20 +110,27 @@ class Readout:
         """Return all that the read-out depends on, as text for a hash."""
         of = "" if self.autoencoder is None or self.features is None else self.autoencoder.describe()
         features = "" if self.features is None else f" {self.features.tolist()}"
-        return f"{self.layer} {self.vectors.tolist()} {self.positions}" + (f" {of}{features}" if of else "")
+        span = "" if self.span is None else f" {self.span}"
+        return f"{self.layer} {self.vectors.tolist()} {self.positions}{span}" + (f" {of}{features}" if of else "")
 
 
 def _flat(position: Position, activation: Tensor) -> int:
     return position[0] * activation.shape[-1] + position[1]
 
 
-def readout(targets: Sequence[Target], channels: int, vectors: Tensor | SparseAutoencoder | None = None) -> Readout:
+def readout(
+    targets: Sequence[Target],
+    channels: int,
+    vectors: Tensor | SparseAutoencoder | None = None,
+    span: tuple[int, int] | None = None,
+) -> Readout:
     """Return what targets of one layer read from its ``channels``.
 
     Args:
         targets: all of one layer, or all classes.
         channels: of the layer, or classes of the network.
         vectors: (K, C) directions, or the autoencoder that has them, for direction targets.
+        span: the positions that the targets' tokens are at; None: all.
     """
     autoencoder = vectors if isinstance(vectors, SparseAutoencoder) else None
     vectors = vectors.encoder if isinstance(vectors, SparseAutoencoder) else vectors
@@ -132,7 +144,7 @@ def readout(targets: Sequence[Target], channels: int, vectors: Tensor | SparseAu
     layer = targets[0].layer or OUTPUT
     positions = tuple(target.position for target in targets)
     features = torch.tensor([target.index for target in targets]) if autoencoder else None
-    return Readout(layer, torch.stack(rows), positions, autoencoder, features)
+    return Readout(layer, torch.stack(rows), positions, autoencoder, features, span)
 
 
 def check_unit(target: Target, shape: Sequence[int], key: str = "target.index") -> None:

@@ -10,16 +10,18 @@ from typing import cast
 
 from vital_exp.errors import UsageError
 from vital_exp.targets.class_names import ClassNames, as_integer
-from vital_exp.targets.unit import DIRECTIONS, Target
+from vital_exp.targets.unit import DIRECTIONS, TOKENS, Target
 from vital_exp.values import whole_number
 
 _NUMBER = r"([0-9]{1,9})"
 _RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*")
-_VARIATION = re.compile(r"(?<=[0-9])_v([1-9][0-9]{0,8})$")
-_FACET = re.compile(r"(?:#|(?<=[0-9])_f)([0-9]{1,4})$")
-_CHANNEL = re.compile(rf"(.+):{_NUMBER}", re.DOTALL)
+_TOKENS = "|".join(TOKENS)
+_ENDS = "".join(sorted({word[-1] for word in TOKENS}))  # what a name may end in before a facet or a variation
+_VARIATION = re.compile(rf"(?<=[0-9{_ENDS}])_v([1-9][0-9]{{0,8}})$")
+_FACET = re.compile(rf"(?:#|(?<=[0-9{_ENDS}])_f)([0-9]{{1,4}})$")
+_CHANNEL = re.compile(rf"(.+):{_NUMBER}(?:@({_TOKENS}))?", re.DOTALL)
 _POSITION = re.compile(rf"(.+):{_NUMBER}@\s*{_NUMBER}\s*,\s*{_NUMBER}\s*", re.DOTALL)
-_SAFE_UNIT = re.compile(rf"({'|'.join(('channel', *DIRECTIONS))})-(.+)-{_NUMBER}")
+_SAFE_UNIT = re.compile(rf"({'|'.join(('channel', *DIRECTIONS))})-(.+)-{_NUMBER}(?:-({_TOKENS}))?")
 _SAFE_NEURON = re.compile(rf"neuron-(.+)-{_NUMBER}-{_NUMBER}-{_NUMBER}")
 _SAFE_CLASS = re.compile(rf"class-{_NUMBER}")
 
@@ -28,8 +30,8 @@ NAMES = {"direction": "directions", "concept": "concepts", "sae": "features", "t
 
 _SPELLINGS = (
     'is no target; write "class:207", "class:golden retriever", "layer4.2:1935" (a channel), '
-    '"layer4.2:1935@7,7" (a position), "layer4.2:1935#0" (a facet) or a name of the run folder such as '
-    '"channel-layer4.2-1935"'
+    '"layer4.2:1935@7,7" (a position), "blocks.5:7@cls" (a token), "layer4.2:1935#0" (a facet) or a '
+    'name of the run folder such as "channel-layer4.2-1935"'
 )
 
 
@@ -94,6 +96,7 @@ def unit_targets(
     units: int,
     position: tuple[int, int] | None = None,
     variations: int = 1,
+    tokens: str | None = None,
 ) -> list[Target]:
     """Return the targets in a hidden layer that ``index`` selects, in its order and without duplicates.
 
@@ -104,6 +107,7 @@ def unit_targets(
         units: how many there are: the layer's channels, or the directions of a file.
         position: (row, column) of a neuron.
         variations: how many targets per unit; those of one unit follow one another.
+        tokens: one of ``TOKENS``; None for all positions.
 
     Raises:
         UsageError: no number, out of range, nothing selected, fewer than one variation.
@@ -115,7 +119,7 @@ def unit_targets(
         what = NAMES[kind] if kind in DIRECTIONS else f"channels of {layer}"
         problem = f'is none of the {units} {what}, 0 to {units - 1}; "0-63", "all" and lists select several'
         raise error if error.key == "target.variations" else UsageError("target.index", error.value, problem) from None
-    return [Target(kind, one.index, layer, position, one.variation) for one in chosen]
+    return [Target(kind, one.index, layer, position, one.variation, tokens=tokens) for one in chosen]
 
 
 def _span(text: str, class_names: ClassNames) -> Iterable[int]:
@@ -139,10 +143,11 @@ def parse_target(spelling: str | Target, class_names: ClassNames | None) -> Targ
 
     Args:
         spelling: "class:207", "class:golden retriever", "layer4.2:1935" (a channel), "layer4.2:1935@7,7" (a neuron),
-            a safe name of the run folder ("class-207", "channel-layer4.2-1935", "neuron-layer4.2-1935-7-7"), any of
-            these with "#1" or "_f1" for a facet and "_v2" for a variation at its end, or a Target, which passes
-            through. A safe name gives the layer as it is written there: where a layer's name held other signs than
-            letters, digits, ".", "_" and "-", the safe name no longer has them.
+            "blocks.5:7@cls" (a channel of the class token), a safe name of the run folder ("class-207",
+            "channel-layer4.2-1935", "neuron-layer4.2-1935-7-7", "channel-blocks.5-7-cls"), any of these with "#1" or
+            "_f1" for a facet and "_v2" for a variation at its end, or a Target, which passes through. A safe name gives
+            the layer as it is written there: where a layer's name held other signs than letters, digits, ".", "_" and
+            "-", the safe name no longer has them.
         class_names: the names of the network's classes; None when they do not matter, or there are none: the class of
             a target is then 0.
 
@@ -188,7 +193,7 @@ def _layer_target(body: str, variation: int) -> Target | None:
         layer, index, row, column = cast("tuple[str, str, str, str]", match.groups())
         return Target("neuron", int(index), layer, (int(row), int(column)), variation)
     if match := _CHANNEL.fullmatch(body):
-        return Target("channel", int(match[2]), match[1], variation=variation)
+        return Target("channel", int(match[2]), match[1], variation=variation, tokens=match[3])
     if match := _SAFE_UNIT.fullmatch(body):
-        return Target(match[1], int(match[3]), match[2], variation=variation)
+        return Target(match[1], int(match[3]), match[2], variation=variation, tokens=match[4])
     return None

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 DIRECTIONS = ("direction", "concept", "sae", "text")
 # Names that are read like those of layers: the pictures themselves, as the network takes them; what it returns.
 INPUT, OUTPUT = "input", "output"
+# Of a layer of tokens, which are read.
+CLASS_TOKEN, REGISTER_TOKENS, PATCH_TOKENS = "cls", "register", "patches"
+TOKENS = (CLASS_TOKEN, REGISTER_TOKENS, PATCH_TOKENS)
 LONGEST_NAME = 180  # characters: file systems take 255, endings included
 
 
@@ -26,6 +29,7 @@ class Target:
         variation: 1 for the first picture of the unit, 2, 3 ... for further ones.
         label: a name for people ("golden retriever"); takes no part in equality.
         facet: which of the things that the unit answers to, from 0, the clearest first; None: whatever drives it.
+        tokens: which tokens of a transformer's layer are read, one of ``TOKENS``; None: all positions.
     """
 
     kind: str
@@ -35,11 +39,16 @@ class Target:
     variation: int = 1
     label: str = field(default="", compare=False)
     facet: int | None = None
+    tokens: str | None = None
 
     @property
     def name(self) -> str:
-        """A safe file name: class-207, neuron-layer4.2-1935-7-7; at its end _f0 for a facet, _v2 for a variation."""
+        """A safe file name: class-207, neuron-layer4.2-1935-7-7, channel-blocks.5-7-cls.
+
+        It ends in _f0 for a facet, _v2 for a variation.
+        """
         parts = [self.kind, *([self.layer] if self.layer else []), str(self.index), *map(str, self.position or ())]
+        parts += [self.tokens] if self.tokens else []
         name = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
         if len(name) > LONGEST_NAME:
             name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
