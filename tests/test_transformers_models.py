@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers as library
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -32,6 +31,8 @@ from vital_exp.relevance import rules
 from vital_exp.relevance.maps import activations_and_relevance
 from vital_exp.targets.readout import readout
 from vital_exp.targets.unit import OUTPUT, Target
+
+library = pytest.importorskip("transformers")
 
 SIDE = 32
 VIT = {"hidden_size": 16, "num_hidden_layers": 5, "num_attention_heads": 2, "image_size": SIDE, "patch_size": 8}
@@ -232,6 +233,11 @@ def _check_relevance(network: VisionNetwork, layers: Sequence[str]) -> None:
             channel = int(strongest.amin(0).argmax())
             read = readout([Target("channel", channel, layer)] * len(pixels), activation.shape[1])
             _, maps, _ = activations_and_relevance(network, pixels, [below, layer], read, "lrp")
+            if is_transformer(network.module):  # either way to compute attention
+                network.module.set_attn_implementation("eager")
+                _, same, _ = activations_and_relevance(network, pixels, [below, layer], read, "lrp")
+                network.module.set_attn_implementation("sdpa")
+                torch.testing.assert_close(same, maps, rtol=1e-2, atol=1e-3)  # eager has softmax in float32
             start, arrived = (maps[name].flatten(1).sum(1) for name in (layer, below))
             assert (start > 0).any()
             torch.testing.assert_close(arrived, start, rtol=1e-5, atol=1e-8)
@@ -328,7 +334,7 @@ def test_weights_by_other_names_in_parts_and_of_checkpoints(tmp_path: Path) -> N
         loaded(folder, checkpoint=str(tmp_path / "other.safetensors"))
 
 
-def test_backbones_without_a_pooler_and_in_half_precision(tmp_path: Path) -> None:
+def test_backbones_without_a_pooler_of_half_precision_and_of_masked_training(tmp_path: Path) -> None:
     """A backbone's features are the class token's where it has no pooler, and the mean of its last map."""
     config = library.ViTConfig(**WIDE)
     vit = library.ViTModel(config, add_pooling_layer=False).eval()
@@ -343,6 +349,17 @@ def test_backbones_without_a_pooler_and_in_half_precision(tmp_path: Path) -> Non
     network = loaded(tmp_path / "resnet", size=SIDE)
     expected = backbone(network.preprocessing.normalise(rgb())).feature_maps[-1].mean((2, 3))
     torch.testing.assert_close(network(rgb()), expected)
+    masked = {**WIDE, "mask_ratio": 0.0, "decoder_hidden_size": 16, "decoder_num_hidden_layers": 1}
+    masked |= {"decoder_num_attention_heads": 2, "decoder_intermediate_size": 16}
+    trained = library.ViTMAEForPreTraining(library.ViTMAEConfig(**masked)).eval()
+    trained.config.mask_ratio = 0.75
+    trained.save_pretrained(tmp_path / "masked")
+    trained.config.mask_ratio = 0.0
+    network = loaded(tmp_path / "masked")
+    pixels, in_order = network.preprocessing.normalise(rgb()), torch.arange(16.0).expand(2, 16)
+    expected = trained.vit(pixels, noise=in_order).last_hidden_state[:, 0]
+    torch.testing.assert_close(network(rgb()), expected)  # of the whole picture
+    assert network.trace.company is None
     whole = library.CLIPVisionModelWithProjection(library.CLIPVisionConfig(**WIDE, projection_dim=8)).eval()
     whole.save_pretrained(tmp_path / "tower")
     network = loaded(tmp_path / "tower")
@@ -413,6 +430,11 @@ def of_texts(folder: Path) -> None:
     library.BertModel(library.BertConfig(**texts, vocab_size=9)).save_pretrained(folder)
 
 
+def of_timms_backbones(folder: Path) -> None:
+    config = library.TimmBackboneConfig(backbone="resnet10t", use_pretrained_backbone=False)
+    library.TimmBackbone(config).save_pretrained(folder)
+
+
 FILE = "config.json"
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "code": (lambda folder: edited(folder, auto_map={}), r"\(auto_map in its config\.json\).*model\.factory=file\.py"),
@@ -422,6 +444,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no type": (lambda folder: edited(folder, model_type=None), "names no model_type of transformers$"),
     "unknown type": (lambda folder: edited(folder, model_type="vitx"), r"model_type vitx, which transformers \d"),
     "odd config": (lambda folder: edited(folder, hidden_size="wide"), "is not understood: .*hidden_size.*wide"),
+    "of timm's backbones": (of_timms_backbones, "its weights cannot be read"),
     "texts": (of_texts, "is a BertModel, which is no network of pictures alone"),
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),

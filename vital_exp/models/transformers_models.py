@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
@@ -30,6 +29,8 @@ CLASSIFIER, BACKBONE = "ForImageClassification", "Backbone"
 TOWERS = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
 # What transformers calls the problem of a classifier that is not one of classes that exclude each other.
 HEADS = {"multi_label_classification": SIGMOID, "regression": NONE}
+# Networks that hide parts of a picture at random, to be trained: the class that reads their weights and sees all.
+UNMASKED = {"vit_mae": "ViTModel"}
 POOLER = "pooler."  # begins the names of a layer that many published backbones leave out
 LONGEST = 120  # signs of a message of the library that are repeated
 UNNAMED = "LABEL_"  # begins the names that transformers gives to classes without any
@@ -125,7 +126,9 @@ def _class(config: Any, name: str) -> Any:
     from transformers import AutoBackbone, AutoModel
 
     saved = next(iter(config.architectures or ()), "")
-    if config.model_type in TOWERS and not saved.endswith(CLASSIFIER):
+    if config.model_type in UNMASKED:
+        kind = getattr(transformers, UNMASKED[config.model_type])
+    elif config.model_type in TOWERS and not saved.endswith(CLASSIFIER):
         kind = getattr(transformers, TOWERS[config.model_type])
     elif (CLASSIFIER in saved or saved.endswith((BACKBONE, "WithProjection"))) and hasattr(transformers, saved):
         kind = getattr(transformers, saved)
@@ -139,6 +142,10 @@ def _class(config: Any, name: str) -> Any:
 
 def _own_config(config: Any, kind: Any) -> Any:
     """Return the configuration of what is built: of a model of images and texts, that of the image tower."""
+    if config.model_type in UNMASKED:
+        own_kind = kind.config_class
+        known = own_kind().to_dict().keys() - {"model_type", "architectures"}
+        return own_kind(**{key: value for key, value in config.to_dict().items() if key in known})
     if TOWERS.get(config.model_type) != kind.__name__:
         return config
     own = config.vision_config
@@ -177,7 +184,7 @@ def _loaded(kind: Any, folder: Path | None, name: str, **given: Any) -> Any:
         module, found = load(ignore_mismatched_sizes=True)
         if found["missing_keys"] and all(POOLER in one for one in found["missing_keys"]):  # it would be random
             module, found = load(ignore_mismatched_sizes=True, add_pooling_layer=False)
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
+    except Exception as error:  # safetensors, huggingface_hub and every class of the library have their own
         raise UsageError(hub.KEY, name, f"its weights cannot be read: {_first(error)}") from None
     other = [one[0] if isinstance(one, tuple) else one for one in found["mismatched_keys"]]
     for what, names in (("lack", sorted(found["missing_keys"])), ("have another shape of", sorted(other))):
@@ -201,8 +208,9 @@ def _output(_module: nn.Module, _given: object, returned: Any) -> Tensor:
 
 
 def _class_names(config: Any) -> Any:
-    names = [str(config.id2label.get(i, f"{UNNAMED}{i}")) for i in range(config.num_labels)]
-    return None if all(name.startswith(UNNAMED) for name in names) else recognised(names)
+    known = config.id2label or {}
+    names = [str(known.get(i, f"{UNNAMED}{i}")) for i in range(len(known))]
+    return recognised(names) if any(not name.startswith(UNNAMED) for name in names) else None
 
 
 def _processor(folder: Path, name: str) -> Mapping[str, Any]:
