@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-MODE = 0o644  # mkstemp makes files for their owner alone
+MODE, FOLDER_MODE = 0o644, 0o755  # mkstemp and mkdtemp make what their owner alone can read
 
 
 @contextmanager
@@ -33,6 +34,25 @@ def whole_path(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno and error.filename in (None, name):
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to fill; it takes the name ``path`` when the block ends without an error.
+
+    Where another process was faster, its folder stays.
+    """
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=".part"))
+    try:
+        yield temporary
+        temporary.chmod(FOLDER_MODE)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

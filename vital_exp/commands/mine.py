@@ -202,10 +202,11 @@ def _loader(config: DictConfig) -> Loader | None:
 def _folder(config: DictConfig) -> Path:
     """Return the folder of images; without one an embedded network has drawn ones."""
     from vital_exp.mining.drawn import drawn_folder
+    from vital_exp.setup.image_root import image_root
     from vital_exp.setup.parts import cache_dir
 
     if config.images:
-        return Path(config.images)
+        return image_root(config.images, cache_dir(config), "images")
     if config.model.source != "embedded":
         raise UsageError("images", config.images, "a folder of images is needed, any tree")
     return drawn_folder(cache_dir(config))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
-from PIL import Image
-
-from vital_exp.images.output import to_uint8
+from vital_exp.images.output import as_image, to_uint8
 from vital_exp.references.drawn import CLASS_NAMES, REVISION, draw
+from vital_exp.whole_files import whole_folder
 
 IMAGES_PER_CLASS = 60
 SEED = 1  # not the references' own
@@ -22,14 +18,10 @@ def drawn_folder(cache_dir: Path) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".part"))
-    for index, name in enumerate(CLASS_NAMES):
-        (temporary / name).mkdir()
-        for number in range(IMAGES_PER_CLASS):
-            pixels = to_uint8(draw(index, number, SEED)).permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(temporary / name / f"{number:03d}.png")
-    try:
-        os.replace(temporary, folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(temporary)
+    with whole_folder(folder) as temporary:
+        for index, name in enumerate(CLASS_NAMES):
+            (temporary / name).mkdir()
+            for number in range(IMAGES_PER_CLASS):
+                picture = as_image(to_uint8(draw(index, number, SEED)))
+                picture.save(temporary / name / f"{number:03d}.png")
     return folder

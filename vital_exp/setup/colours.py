@@ -20,6 +20,7 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
 from vital_exp.references.faceted import FacetedReferences
 from vital_exp.references.tensors import TensorReferences
+from vital_exp.setup.image_root import image_root
 from vital_exp.setup.parts import cache_dir, loader_of
 from vital_exp.values import one_of
 from vital_exp.whole_files import whole_path
@@ -66,7 +67,8 @@ def _covariance(config: DictConfig, network: VisionNetwork, references: Referenc
     root = keys.get("root") or (drawn_folder(cache_dir(config)) if config.model.source == "embedded" else None)
     if root is None:
         return None
-    folder = ImageFolder(root, network.preprocessing, "references.root", loader_of(config))
+    place = image_root(root, cache_dir(config))
+    folder = ImageFolder(place, network.preprocessing, "references.root", loader_of(config))
     return _of_folder(folder, cache_dir(config), folder.fingerprint)
 
 

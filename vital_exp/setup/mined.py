@@ -24,6 +24,7 @@ from vital_exp.mining.windows import AUTO, check_window
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.decoding import printable
 from vital_exp.references.facets import LEAST_MEMBERS
+from vital_exp.setup.image_root import image_root
 from vital_exp.setup.parts import loader_of
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.unit import Target
@@ -108,7 +109,7 @@ def mined_references(
 def image_folder(config: DictConfig, cache: Path) -> Path:
     """Return the folder of images to mine; without one it is the embedded networks' drawn images."""
     if config.references.root:
-        return Path(config.references.root).expanduser()
+        return image_root(config.references.root, cache)
     return drawn_folder(cache)
 
 

@@ -23,6 +23,7 @@ from vital_exp.mining.spectrum import references_magnitude
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.objectives.terms import Objective, Problem
 from vital_exp.references.arrays import Loader
+from vital_exp.setup.image_root import image_root
 from vital_exp.setup.schedule import SCHEDULES, learning_rate
 
 # Others scale the whole batch's loss and skip a step for all when one picture overflows.
@@ -244,7 +245,9 @@ def _references_magnitude(config: DictConfig, network: VisionNetwork, colours: T
     root, own = config.references.get("root"), network.preprocessing
     if not root:
         return EMBEDDED
-    return references_magnitude(str(root), min(own.size), own, colours, loader_of(config), cache_dir(config))
+    return references_magnitude(
+        str(image_root(root, cache_dir(config))), min(own.size), own, colours, loader_of(config), cache_dir(config)
+    )
 
 
 def loader_of(config: DictConfig) -> Loader | None:

@@ -25,6 +25,7 @@ from vital_exp.references.tensors import TensorReferences
 from vital_exp.relevance import METHODS as RELEVANCE_METHODS
 from vital_exp.setup.directions import prompts_of, vectors_of
 from vital_exp.setup.facets import check_stray, faceted
+from vital_exp.setup.image_root import image_root
 from vital_exp.setup.parts import cache_dir, loader_of, pair
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.class_names import ClassNames
@@ -68,7 +69,7 @@ def _source_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Tar
         return NoReferences("a folder of real images is needed, one sub-folder per class")
     resize = own.resize and round(own.resize * min(size) / min(own.size))
     names = network.class_names or ClassNames.numbered(1)  # a network without classes asks for images of none
-    root = Path(keys.root).expanduser()
+    root = image_root(keys.root, cache_dir(config))
     candidates = keys.get("candidates", keys.count)
     kind = (own.channels, own.value_range, loader_of(config))
     return FolderReferences(root, names, keys.count, keys.seed, size, resize, own.interpolation, candidates, *kind)

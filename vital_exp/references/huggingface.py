@@ -1,0 +1,187 @@
+"""Images of the library datasets: on disk (parquet, arrow, WebDataset tars, folders) or of the hub, as a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from PIL import Image
+
+from vital_exp.errors import UsageError
+from vital_exp.references.listed import folder_name
+from vital_exp.values import whole_number
+from vital_exp.whole_files import whole_folder
+
+PREFIX = "hf:"
+KEYS = ("name", "split", "image", "label", "most", "download")
+NOTHING = ("None", "null")  # as a configuration writes that nothing was asked for
+IMAGES_WRITTEN = 20_000  # unless ``most`` says otherwise
+# How the library calls what files of an ending hold.
+BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+LABELS = ("label", "labels", "class", "cls", "target")  # of columns, in this order
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "TIFF": ".tif", "BMP": ".bmp", "MPO": ".jpg"}
+
+logger = logging.getLogger(__name__)
+
+
+def is_dataset(root: object) -> bool:
+    """Whether a root is spelled as a dataset: ``hf:place?split=train``."""
+    return isinstance(root, str) and root.startswith(PREFIX)
+
+
+def dataset_folder(spelling: str, cache_dir: Path, key: str) -> Path:
+    """Return a folder in the cache with the images of a dataset, one sub-folder per class; written once.
+
+    Files are written as the dataset holds them, in its order; no code of a dataset runs.
+
+    Args:
+        spelling: ``hf:place?split=train&image=img&label=label&most=20000``. The place is a .parquet, .arrow or .tar
+            file, a folder of such, what ``save_to_disk`` wrote, or with ``download=true`` a dataset of the hub. The
+            columns are found where they are not named: the one of images, and one called label or class.
+        cache_dir: the cache.
+        key: the configuration key to blame.
+
+    Raises:
+        UsageError: the library is not installed; no such place, split or column; nothing may be downloaded.
+    """
+    if find_spec("datasets") is None:
+        raise UsageError(key, spelling, 'the library datasets is needed: pip install "vital-exp[data]"')
+    place, _, query = spelling.removeprefix(PREFIX).partition("?")
+    asked = {name: value for name, value in parse_qsl(query) if value not in NOTHING}
+    if stray := next((name for name in asked if name not in KEYS), None):
+        raise UsageError(key, spelling, f"{stray} is no option of a dataset: one of {', '.join(KEYS)}", KEYS)
+    most = whole_number(f"{key} ({spelling}), most", _number(asked.get("most", IMAGES_WRITTEN)), 1)
+    state = json.dumps([place, sorted(asked.items()), _state(Path(place).expanduser())])
+    folder = cache_dir / "datasets" / hashlib.sha256(state.encode()).hexdigest()[:24]
+    if not folder.is_dir():
+        rows = _rows(place, asked, spelling, key, cache_dir)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(folder) as temporary:
+            written = _write(rows, temporary, most)
+            if not written:
+                raise UsageError(key, spelling, "has no images")
+        logger.info("%s: %d images written to %s", spelling, written, folder)
+    return folder
+
+
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _state(place: Path) -> list[tuple[str, int, int]]:
+    """Return what changes when files of a dataset on disk do."""
+    files = sorted(place.rglob("*")) if place.is_dir() else [place]
+    return [(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files if one.is_file()]
+
+
+def _rows(
+    place: str, asked: Mapping[str, str], spelling: str, key: str, cache_dir: Path
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Return the undecoded image and the class of each row."""
+    import datasets
+
+    try:
+        found = _opened(place, asked, key, spelling, cache_dir)
+    except UsageError:
+        raise
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(key, spelling, f"cannot be read: {reason}") from error
+    features = dict(found.features or found._resolve_features().features)
+    image = _image_column(features, asked.get("image"), spelling, key)
+    label = _label_column(features, asked.get("label"), spelling, key)
+    if isinstance(features[image], datasets.Image):
+        found = found.cast_column(image, datasets.Image(decode=False))
+    names = getattr(features[label], "names", None) if label else None
+    return ((row[image], _class_of(row, label, names)) for row in found)
+
+
+def _opened(place: str, asked: Mapping[str, str], key: str, spelling: str, cache_dir: Path) -> Any:
+    """Return the dataset as a stream of rows in its order."""
+    import datasets
+
+    local, split = Path(place).expanduser(), asked.get("split", "train")
+    if not local.exists():
+        if asked.get("download", "").lower() != "true":
+            raise UsageError(key, spelling, "no such file or folder; one of the hub is fetched with download=true")
+        return datasets.load_dataset(place, asked.get("name"), split=split, streaming=True)
+    if (local / "state.json").is_file() or (local / "dataset_dict.json").is_file():
+        found = datasets.load_from_disk(str(local))
+        if isinstance(found, Mapping):
+            if split not in found:
+                raise UsageError(key, spelling, f"has no split {split}: {', '.join(found)}", list(found))
+            found = found[split]
+        return found.to_iterable_dataset()
+    files = sorted(local.rglob("*")) if local.is_dir() else [local]
+    kinds = {BUILDERS[file.suffix]: [] for file in files if file.suffix in BUILDERS}  # type: dict[str, list[str]]
+    if not kinds:
+        raise UsageError(key, spelling, f"holds no {', '.join(BUILDERS)}; a folder of images is given without {PREFIX}")
+    kind = next(iter(kinds))
+    chosen = [str(file) for file in files if BUILDERS.get(file.suffix) == kind]
+    keys = {"data_files": {split: chosen}, "split": split, "streaming": True, "cache_dir": str(cache_dir / "datasets")}
+    return datasets.load_dataset(kind, **keys)
+
+
+def _image_column(features: Mapping[str, Any], asked: str | None, spelling: str, key: str) -> str:
+    import datasets
+
+    if asked is not None:
+        if asked not in features:
+            raise UsageError(key, spelling, f"has no column {asked}: {', '.join(features)}", list(features))
+        return asked
+    found = [name for name, kind in features.items() if isinstance(kind, datasets.Image) or _is_file(kind)]
+    if len(found) != 1:
+        several = f"several columns of images, {', '.join(found)}" if found else "no column of images"
+        raise UsageError(key, spelling, f"has {several}; its columns are {', '.join(features)}: image=column")
+    return found[0]
+
+
+def _is_file(kind: object) -> bool:
+    """Whether a column has the bytes and the path of a file, as images in plain parquet files do."""
+    return isinstance(kind, Mapping) and set(kind) == {"bytes", "path"}
+
+
+def _label_column(features: Mapping[str, Any], asked: str | None, spelling: str, key: str) -> str | None:
+    if asked is not None and asked not in features:
+        raise UsageError(key, spelling, f"has no column {asked}: {', '.join(features)}", list(features))
+    return asked or next((name for name in LABELS if name in features), None)
+
+
+def _class_of(row: Mapping[str, Any], label: str | None, names: list[str] | None) -> str:
+    value = None if label is None else row[label]
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if value is None or names is None or not isinstance(value, int):
+        return "" if value is None else folder_name(str(value))
+    return folder_name(names[value])
+
+
+def _write(rows: Iterator[tuple[dict[str, Any], str]], folder: Path, most: int) -> int:
+    """Write images as they are, without decoding them; return how many."""
+    written = 0
+    for number, (image, name) in enumerate(rows):
+        if written == most:
+            logger.warning("the first %d images of the dataset are taken; most=... takes more", most)
+            break
+        content = image.get("bytes") or Path(image["path"]).read_bytes()
+        parent = folder / name if name else folder
+        parent.mkdir(exist_ok=True)
+        (parent / f"{number:08d}{_suffix(content)}").write_bytes(content)
+        written += 1
+    return written
+
+
+def _suffix(content: bytes) -> str:
+    """Return the ending of an image's format; a file that is no image is found corrupt when it is read."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return SUFFIXES.get(str(image.format), ".png")
+    except OSError:
+        return ".png"

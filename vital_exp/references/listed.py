@@ -1,0 +1,94 @@
+"""Images that a file lists, with their classes or without, as a tree of links that is read like any other folder."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from vital_exp.errors import UsageError
+from vital_exp.references.decoding import printable
+from vital_exp.text_files import read_text
+from vital_exp.whole_files import whole_folder
+
+SUFFIXES = (".csv", ".tsv", ".txt")
+PATH_COLUMNS, CLASS_COLUMNS = ("path", "image", "file", "filename"), ("class", "label", "target")
+SHOWN = 5
+# More missing files than this share say that something is wrong with the list, not with a file.
+MISSING_LIMIT = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+def listed_folder(place: Path, cache_dir: Path, key: str) -> Path:
+    """Return a tree of links to the images that a file lists, one sub-folder per class; made in the cache.
+
+    Args:
+        place: .csv or .tsv with the columns path and, where there are classes, class; or .txt, one path per line.
+            Paths are relative to the file's folder.
+        cache_dir: the cache.
+        key: the configuration key to blame.
+
+    Raises:
+        UsageError: the file cannot be read, has no column of paths, lists nothing, or more than a tenth of its images
+            are missing.
+    """
+    rows = _rows(place, key)
+    missing = [path for path, _ in rows if not path.is_file()]
+    if len(missing) > MISSING_LIMIT * len(rows):
+        shown = ", ".join(printable(path) for path in missing[:SHOWN])
+        raise UsageError(key, printable(place), f"{len(missing)} of its {len(rows)} images are missing: {shown}")
+    if missing:
+        shown = ", ".join(printable(path) for path in missing[:SHOWN])
+        logger.warning("%s=%s: %d of %d images are missing: %s", key, printable(place), len(missing), len(rows), shown)
+    there = [(path, name) for path, name in rows if path.is_file()]
+    content = "\n".join(f"{path}\t{name}" for path, name in there)
+    folder = cache_dir / "lists" / hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(folder) as temporary:
+            for number, (path, name) in enumerate(there):
+                parent = temporary / name if name else temporary
+                parent.mkdir(exist_ok=True)
+                os.symlink(path, parent / f"{number:08d}{path.suffix.lower()}")
+    return folder
+
+
+def _rows(place: Path, key: str) -> list[tuple[Path, str]]:
+    """Return the absolute path and the folder's name of the class of each image; ``""`` without classes."""
+    text = read_text(place, key)
+    found = list(_lines(text) if place.suffix.lower() == ".txt" else _table(text, place, key))
+    if not found:
+        raise UsageError(key, printable(place), "lists no images")
+    parent = place.resolve().parent
+    return [((parent / path).absolute(), folder_name(name)) for path, name in found]
+
+
+def _lines(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.splitlines():
+        if line.strip():
+            yield line.strip(), ""
+
+
+def _table(text: str, place: Path, key: str) -> Iterator[tuple[str, str]]:
+    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if place.suffix.lower() == ".tsv" else ",")
+    columns = [str(name).strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    path = next((name for name in PATH_COLUMNS if name in columns), None)
+    if path is None:
+        wanted = f"needs a column {' or '.join(PATH_COLUMNS)}, and has {', '.join(columns) or 'none'}"
+        raise UsageError(key, printable(place), wanted)
+    label = next((name for name in CLASS_COLUMNS if name in columns), None)
+    for row in reader:
+        if row[path]:
+            yield row[path].strip(), (row[label] or "").strip() if label else ""
+
+
+def folder_name(label: str) -> str:
+    """Return a class name as the name of a folder: signs that no folder can have are left out."""
+    return re.sub(r"[\x00/\\]", " ", label).strip().lstrip(".")
