@@ -22,7 +22,7 @@ from vital_exp.config_tree import config_dir, groups, options_of
 from vital_exp.errors import UsageError
 from vital_exp.models.loading import SOURCES, ModelConfig
 from vital_exp.models.named import model_config, named_config
-from vital_exp.setup import parts as setup
+from vital_exp.setup import checks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,7 +72,7 @@ def built_nodes(config: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
 def test_every_option_composes(group: str, option: str) -> None:
     config = composed(override_of(group, option))
     assert not OmegaConf.missing_keys(config)
-    setup.check_numbers(config)
+    checks.check_numbers(config)
     model_config(config)  # knows every key of the group model
 
 
@@ -137,7 +137,7 @@ def test_every_source_of_networks_has_a_configuration() -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes(name: str) -> None:
     config = composed(f"experiment={name}")
-    setup.check_numbers(config)
+    checks.check_numbers(config)
     for judge in config.evaluation.judges:
         assert not isinstance(judge, str) or judge in options_of("model")
 

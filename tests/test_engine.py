@@ -25,7 +25,8 @@ from vital_exp.engine import learning_rate, objective_and_gradient
 from vital_exp.engine.module import VisualizationModule
 from vital_exp.engine.step import Evaluation
 from vital_exp.errors import UsageError
-from vital_exp.images.output import MASKS, smoothed_transparency, transparency
+from vital_exp.images.masks import MASKS
+from vital_exp.images.output import smoothed_transparency, transparency
 from vital_exp.images.pixels import Pixels
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import Preprocessing

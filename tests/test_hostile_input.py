@@ -27,7 +27,7 @@ from vital_exp.references.decoding import CorruptImageError, load_rgb
 from vital_exp.reporting.gallery import write_gallery
 from vital_exp.reporting.sweep import read_sweep
 from vital_exp.runs.folder import RunFolder
-from vital_exp.setup import parts as setup
+from vital_exp.setup import checks
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.directions import load_directions
 from vital_exp.targets.selection import class_targets, parse_target
@@ -223,7 +223,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
 def test_overrides(override: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOBODY_SET_THIS", raising=False)
     with pytest.raises(UsageError) as caught:
-        setup.check_numbers(compose_config(["model=embedded_resnet", override]))
+        checks.check_numbers(compose_config(["model=embedded_resnet", override]))
     one_line(caught.value, *OVERRIDES[override])
 
 
@@ -381,6 +381,6 @@ VALUES = st.one_of(
 @given(st.sampled_from(("", "+", "++", "~")), st.sampled_from(KEYS), VALUES)
 def test_any_override_composes_or_is_a_mistake(sign: str, key: str, value: object) -> None:
     try:
-        setup.check_numbers(compose_config(["model=embedded_resnet", f"{sign}{key}={value}"]))
+        checks.check_numbers(compose_config(["model=embedded_resnet", f"{sign}{key}={value}"]))
     except UsageError as error:
         one_line(error)

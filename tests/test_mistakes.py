@@ -86,7 +86,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown group": (("modell=resnet50",), ("modell=resnet50", "did you mean model")),
     "unknown mapping": (("+foo.bar=1",), ("+foo.bar=1", "no such key")),
     "key of another option": (("image.decay=2",), ("image.decay=2", "image=fourier")),
-    "root of embedded references": (("references.root=photos",), ("references.root=photos", "references=folder")),
+    "root of embedded references": (
+        ("references.root=photos",),
+        ("references.root=photos", "references=folder", "(references=folder references.root=photos)"),
+    ),
     "argument of a term": (("+objective.l2.wait=1",), ("objective.l2.wait=1", "did you mean objective.l2.weight")),
     "a transform that is none": (("+transforms.foo=1",), ("transforms.foo=1", "_target_")),
     "a key of the engine": (("+trainer.max_steps=9",), ("+trainer.max_steps=9", "engine")),
@@ -116,6 +119,11 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown references": (("references.source=foldr",), ("references.source=foldr", "folder")),
     "references.count=0": (("references.count=0",), ("references.count=0", "at least 1")),
     "steps=0": (("steps=0",), ("steps=0", "at least 1")),
+    "a range": (("seed=0..2",), ("seed=0..2", "at least 0", "-m 'seed=range(0,3)'")),
+    "a value without quotes": (
+        ("target.index=golf", "ball"),
+        ("argument=ball", 'is quoted: target.index="golf ball"'),
+    ),
     "steps=1.5": (("steps=1.5",), ("steps=1.5", "whole number")),
     "steps=": (("steps=",), ("steps=", "whole number")),
     "mask=pubished": (("mask=pubished",), ("mask=pubished", "followed, published", "published")),
@@ -310,6 +318,35 @@ def check_line(arguments: Sequence[str], words: Sequence[str], capsys: pytest.Ca
     assert code == MISTAKE, line
     assert line.startswith("vital-visualize: ")
     assert all(word in line for word in words), line
+
+
+# What needs no torch: ranges, kinds, paths, names of keys, options and classes.
+EARLY = """
+import sys
+from vital_exp.commands import mine, visualize
+
+def run(main, *arguments):
+    try:
+        main(list(arguments))
+    except SystemExit as end:
+        print(end.code, "torch" in sys.modules)
+
+run(visualize.main, "steps=0", "evaluation.kid_subset_size=3")
+run(visualize.main, "method=vitall")
+run(visualize.main, "references=folder", "references.root=nowhere")
+run(visualize.main, "optimizer.lr=-1")
+run(visualize.main, "target.index=10")
+run(visualize.main, "target=neuron", "target.layer=layer3", "target.position=[1]")
+run(visualize.main, "model=timm", "model.name=resnet18", "model.checkpoint=nowhere.pth")
+run(mine.main, "k=0")
+run(mine.main, "images=nowhere")
+"""
+
+
+def test_mistakes_that_need_no_torch_import_none() -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{MISTAKE} False"] * 9, done.stderr
+    assert len(done.stderr.splitlines()) == 9
 
 
 def test_a_changed_configuration_is_refused_with_its_keys(capsys: pytest.CaptureFixture[str]) -> None:

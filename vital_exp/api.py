@@ -25,7 +25,8 @@ from vital_exp.references.tensors import Given
 from vital_exp.reporting.report import Report, write_report
 from vital_exp.runs.evaluate import evaluate
 from vital_exp.runs.folder import RunFolder
-from vital_exp.setup.parts import device_count, rank_patience
+from vital_exp.setup.checks import rank_patience
+from vital_exp.setup.parts import device_count
 from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
 from vital_exp.visualization.outcome import Pictures

@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
+from itertools import takewhile
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,7 +18,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vital_exp.config_tree import VISUALIZE, groups, known_keys, options_of, strange_groups
-from vital_exp.errors import UsageError, nearest
+from vital_exp.errors import SUGGESTIONS, UsageError, nearest
 from vital_exp.values import is_text_or_none, is_whole
 
 # What is handed on to the network's constructor.
@@ -68,10 +69,35 @@ def _no_such_key(key: str, value: object, command: str, options: Sequence[str] =
     """The mistake of a key that is not there: which option would have it, or what is spelled like it."""
     known = known_keys(command)
     if owners := known.get(key.lstrip("+")):
-        return UsageError(key, value, f"no such key here: it belongs to {' and '.join(owners)}")
+        owners = [owner for owner in owners if not owner.startswith("experiment=")] or owners
+        first = f" ({owners[0]} {key}={value})" if len(owners) <= SUGGESTIONS else ""
+        return UsageError(key, value, f"no such key here: it belongs to {' and '.join(owners)}{first}")
     near = nearest(key.lstrip("+"), [*options, *known, *groups(command)])
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     return UsageError(key, value, f"no such key{hint}")
+
+
+def check_words(arguments: Sequence[str], command: str = VISUALIZE) -> None:
+    """Refuse the rest of a value with spaces, which the shell hands over as arguments of their own.
+
+    Args:
+        arguments: the command line.
+        command: whose it is.
+
+    Raises:
+        UsageError: a word without ``=`` after a key=value that is no key itself.
+    """
+    for place, word in enumerate(arguments[1:], 1):
+        before = arguments[place - 1]
+        if _is_word(word) and "=" in before and not before.startswith("-") and word not in known_keys(command):
+            rest = list(takewhile(_is_word, arguments[place:]))
+            key, _, value = before.partition("=")
+            quoted = f'{key}="{" ".join([value, *rest])}"'
+            raise UsageError("argument", word, f"cannot be read as key=value; a value with spaces is quoted: {quoted}")
+
+
+def _is_word(argument: str) -> bool:
+    return "=" not in argument and argument[:1] not in ("-", "~")
 
 
 def check_overrides(

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.text_files import read_json
+from vital_exp.weights_places import INDEX, KEY, weights_file
 
-KEY = "model.checkpoint"
-INDEX = ".index.json"  # of weights in several files, as Hugging Face's tools write them
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", INDEX)
 # What files of other kinds begin with, or are called, and what to do.
 CONVERT = "save the weights as a state_dict, or as .safetensors"
 HEADS = (
@@ -31,7 +29,6 @@ HEADS = (
 OTHER_KINDS = dict.fromkeys((".npz", ".npy"), "NumPy arrays") | dict.fromkeys((".h5", ".hdf5", ".keras"), "Keras")
 OTHER_KINDS |= {".onnx": "ONNX", ".pb": "TensorFlow", ".tflite": "TensorFlow", ".msgpack": "Flax", ".gguf": "GGUF"}
 DEEPEST = 12  # containers in each other; a checkpoint has few, a pickle may hold itself
-SHOWN = 5  # files of a folder that are named
 
 
 def read_tensors(path: Path | str, key: str = KEY) -> dict[str, Tensor]:
@@ -44,11 +41,7 @@ def read_tensors(path: Path | str, key: str = KEY) -> dict[str, Tensor]:
     Raises:
         UsageError: no such file, one of another kind, one that would execute code, or no tensors in it.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise UsageError(key, path, f"is a folder: name the file in it{_listed(path)}")
-    if not path.is_file():
-        raise UsageError(key, path, "no such file")
+    path = weights_file(path, key)
     content = _sharded(path, key) if path.name.endswith(INDEX) else _content(path, key)
     return _tensors(content, path, key)
 
@@ -69,12 +62,6 @@ def _tensors(content: object, path: Path, key: str) -> dict[str, Tensor]:
     if not tensors:
         raise UsageError(key, path, "holds no weights")
     return tensors
-
-
-def _listed(folder: Path) -> str:
-    files = sorted(file.name for file in folder.iterdir() if file.name.endswith(SUFFIXES))
-    more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
-    return f", {', '.join(files[:SHOWN])}{more}" if files else "; it holds no weights"
 
 
 def _content(path: Path, key: str) -> Any:

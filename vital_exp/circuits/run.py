@@ -25,13 +25,13 @@ from vital_exp.references.faceted import main_facet
 from vital_exp.relevance.maps import WITH_MAPS
 from vital_exp.runs.folder import RunFolder
 from vital_exp.setup import parts
+from vital_exp.setup.checks import check_numbers, check_tree
 from vital_exp.setup.facets import facet_targets
 from vital_exp.setup.problem import alignment_of, check_references, references_of
 from vital_exp.setup.request import Request
 from vital_exp.setup.window_size import settle_window_size
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
-from vital_exp.values import whole_number
 from vital_exp.visualization.run import Visualization
 from vital_exp.whole_files import whole_file
 
@@ -62,9 +62,9 @@ class Circuit:
         Raises:
             UsageError: the first mistake.
         """
-        parts.check_numbers(config)
-        for key, least in (("levels", 2), ("width", 1)):
-            whole_number(f"target.{key}", config.target[key], least)
+        check_numbers(config)
+        parts.device_count(config)
+        check_tree(config)
         if config.relevance.method not in WITH_MAPS:
             allowed = f"a circuit needs relevance with maps: {', '.join(WITH_MAPS)}"
             raise UsageError("relevance.method", config.relevance.method, allowed, WITH_MAPS)
@@ -79,8 +79,6 @@ class Circuit:
     def root(self) -> Target:
         """The unit at the top."""
         spelling = self.config.target.unit
-        if not spelling:
-            raise UsageError("target.unit", spelling, 'a class or a channel is needed: "class:207" or "layer3.5:7"')
         try:
             names = self.network.classes if str(spelling).startswith("class") else None
             target = parse_target(str(spelling), names)

@@ -22,9 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vital_exp.commands.help_text import asks_for_help, help_text
 from vital_exp.config import canonical, compose_config, config_dir, normalised, plain
-from vital_exp.config_mistakes import check_overrides, explain
+from vital_exp.config_mistakes import check_overrides, check_words, explain
 from vital_exp.errors import UsageError
 from vital_exp.no_effect import Metric, keys_of, tell_without_effect
+from vital_exp.setup.checks import check_early
 
 MISTAKE = 2  # exit code of a user's mistake
 SOME_FAILED = 3  # exit code when targets failed and the others went on
@@ -93,6 +94,7 @@ def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str])
         if asks_for_help(arguments):
             print(help_text(config_name))
         else:
+            check_words(arguments, config_name)
             check_overrides(overrides, compose_config, config_name)
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(run_job)()
         sys.stdout.flush()
@@ -170,9 +172,10 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
     rank, ranks = outer_ranks()
     everywhere = False
     try:
+        checked = normalised(config, config_name)
+        check_early(checked, config_name)
         if rank == 0:
-            content = plain(normalised(config, config_name))
-            tell_without_effect(config_name, content, keys_of(settings.overrides.task), _metrics)
+            tell_without_effect(config_name, plain(checked), keys_of(settings.overrides.task), _metrics)
         outcome = job(config)
         return outcome if isinstance(outcome, Value) else SOME_FAILED if outcome else 0
     except (UsageError, HydraException, OmegaConfBaseException) as error:

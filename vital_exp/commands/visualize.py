@@ -73,12 +73,12 @@ def visualize_job(config: DictConfig) -> int | Value:
 def _ranks(config: DictConfig) -> Ranks:
     """Return the processes of this job, those that are to be started included."""
     with uncollected():
-        from vital_exp.setup.parts import check_numbers, device_count, rank_patience
+        from vital_exp.setup.checks import rank_patience
+        from vital_exp.setup.parts import device_count
         from vital_exp.visualization.launcher import Launcher, end_with_launcher
         from vital_exp.visualization.ranks import Ranks, check_ranks, join
         from vital_exp.visualization.starters import environment, mpi_processes
 
-    check_numbers(config)
     devices = device_count(config)
     started = environment()
     check_ranks(started, devices, config.trainer.num_nodes, sweep=HydraConfig.get().mode == RunMode.MULTIRUN)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vital_exp.engine.step import StepObjective
-from vital_exp.images.output import MASKS, smoothed_transparency, transparency
+from vital_exp.images.masks import MASKS
+from vital_exp.images.output import smoothed_transparency, transparency
 from vital_exp.images.parameterisation import Parameterisation
 
 

@@ -15,8 +15,6 @@ from vital_exp.models.channels import GREY, RGB
 WHITE = 255  # of 8 bits
 ARRAY = ".npy"  # of pictures that are neither grey nor RGB, beside the image that shows them
 COLOUR_PERCENTILES = (0.01, 0.99)
-# What is added up over the steps: the part of the gradient that the picture can follow, or the gradient, as published.
-MASKS = ("followed", "published")
 # Standard deviation of the Gaussian that smooths the followed map, as a share of the shorter side. Ours: pixel by pixel
 # a gradient is noise, and an object is no set of single pixels (benchmarks/results/masks.md).
 SMOOTHING = 0.04

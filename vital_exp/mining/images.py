@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vital_exp.errors import UsageError
+from vital_exp.image_folders import check_folder
 from vital_exp.images.output import in_unit, stored
 from vital_exp.mining.interruption import ignore_signals
 from vital_exp.models.network import Preprocessing
@@ -43,9 +44,7 @@ class ImageFolder:
         self.files = PictureFiles.of(preprocessing, loader)
         self.preprocessing = preprocessing
         self.key = key
-        if not self.root.is_dir():
-            problem = "is no folder" if self.root.exists() else "does not exist"
-            raise UsageError(key, printable(self.root), f"{problem}; give a folder of images")
+        check_folder(self.root, key)
         if not self.paths:
             raise UsageError(key, printable(self.root), f"holds no {self.files.wanted}")
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
-from vital_exp.weights_files import KEY, read_tensors
+from vital_exp.weights_files import read_tensors
+from vital_exp.weights_places import KEY
 
 PLACE_KEY = "model.checkpoint_key"
 COUNTER = "num_batches_tracked"

@@ -16,7 +16,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.models.network import Preprocessing
 from vital_exp.text_files import MARKS, read_json
-from vital_exp.weights_files import KEY
+from vital_exp.weights_places import KEY
 
 # What a mistake in a name, a tag or a checkpoint is blamed on, in the group ``model``.
 MODEL_KEYS: Mapping[str, str] = {"model": "model.name", "pretrained": "model.weights", "checkpoint": "model.checkpoint"}

@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from vital_exp.errors import UsageError, nearest
+from vital_exp.image_folders import check_folder
 from vital_exp.models.channels import RGB
 from vital_exp.references.arrays import Loader
 from vital_exp.references.base import Candidate, Competing
@@ -326,9 +327,7 @@ def _subfolders(root: Path) -> list[str]:
     Raises:
         UsageError: ``root`` is missing, no folder, or unreadable.
     """
-    if not root.is_dir():
-        problem = "is no folder" if root.exists() else "does not exist"
-        raise UsageError("references.root", printable(root), f"{problem}; give a folder of images")
+    check_folder(root, "references.root")
     return [entry.name for entry in _entries(root) if entry.is_dir()]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -14,7 +13,6 @@ from torch.optim import Optimizer
 
 from vital_exp.config import build
 from vital_exp.errors import UsageError
-from vital_exp.images.output import MASKS
 from vital_exp.images.parameterisation import Parameterisation
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.spectrum import EMBEDDED
@@ -23,70 +21,12 @@ from vital_exp.mining.spectrum import references_magnitude
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.objectives.terms import Objective, Problem
 from vital_exp.references.arrays import Loader
+from vital_exp.setup.checks import ACCELERATORS, check_devices, check_rate, check_scale, pair
 from vital_exp.setup.image_root import image_root
-from vital_exp.setup.schedule import SCHEDULES, learning_rate
+from vital_exp.setup.schedule import learning_rate
+from vital_exp.values import one_of
 
-# Others scale the whole batch's loss and skip a step for all when one picture overflows.
-PRECISIONS = ("32-true", "bf16-mixed", "64-true")
-LARGEST_SCALE = 100  # of a picture, times the network's input
-LARGEST = 2**31 - 1  # of counts and seeds
 REFERENCES = "references"  # image.magnitude: of the references' folder
-ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
-
-
-def check_numbers(config: DictConfig) -> None:
-    """Check the keys that hold counts and choices.
-
-    Raises:
-        UsageError: the first that is not allowed.
-    """
-    for key, least in (("steps", 1), ("seed", 0), ("checkpoint_every", 1), ("pictures_every", 1)):
-        value = config[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UsageError(key, value, f"a whole number of at least {least}")
-        if value > LARGEST:
-            raise UsageError(key, value, f"at most {LARGEST}")
-    size = config.batch_size
-    if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise UsageError("batch_size", size, "a whole number of at least 1, or auto")
-    if config.mask not in MASKS:
-        raise UsageError("mask", config.mask, f"one of {', '.join(MASKS)}", MASKS)
-    percentile = config.mask_percentile
-    if isinstance(percentile, bool) or not isinstance(percentile, (int, float)) or not 0 < percentile <= 100:
-        raise UsageError("mask_percentile", percentile, "a number above 0, at most 100")
-    _check_views(config)
-    if config.trainer.precision not in PRECISIONS:
-        raise UsageError("trainer.precision", config.trainer.precision, f"one of {', '.join(PRECISIONS)}", PRECISIONS)
-    if config.trainer.get("num_nodes") is not None and not _is_count(config.trainer.num_nodes):
-        raise UsageError("trainer.num_nodes", config.trainer.num_nodes, "a whole number of at least 1")
-    rank_patience(config)
-    device_count(config)
-
-
-def _check_views(config: DictConfig) -> None:
-    views, together = config.views, config.views_per_pass
-    if isinstance(views, bool) or not isinstance(views, int) or views < 1:
-        raise UsageError("views", views, "a whole number of at least 1")
-    if together == "auto":
-        return
-    if isinstance(together, bool) or not isinstance(together, int) or together < 1 or views % together:
-        raise UsageError("views_per_pass", together, f"auto, or a whole number that divides views={views}")
-
-
-def rank_patience(config: DictConfig) -> float:
-    """Return how many seconds a rank that something else started waits for the next.
-
-    Raises:
-        UsageError: no number above 0.
-    """
-    seconds = config.rank_timeout
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= LARGEST:
-        raise UsageError("rank_timeout", seconds, "seconds, a number above 0")
-    return float(seconds)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def device_count(config: DictConfig) -> int:
@@ -105,8 +45,7 @@ def device_count(config: DictConfig) -> int:
         if list(devices) == [0] or (gpus and devices and all(number in range(gpus) for number in set(devices))):
             return len(set(devices))
         raise UsageError("trainer.devices", devices, f"this machine has {gpus} GPUs; a CPU takes a number of processes")
-    if not _is_count(devices):
-        raise UsageError("trainer.devices", devices, "a number of devices, a list of GPUs, or auto")
+    check_devices(devices)
     if gpus and devices > gpus:
         raise UsageError("trainer.devices", devices, f"this machine has {gpus} GPUs")
     return int(devices)
@@ -135,9 +74,7 @@ def device_of(config: DictConfig, network: VisionNetwork | None = None, local_ra
 
 def _kind(config: DictConfig) -> str:
     """The kind of device that the configuration asks for, and that this machine has."""
-    name = config.trainer.accelerator
-    if name not in ACCELERATORS:
-        raise UsageError("trainer.accelerator", name, f"one of {', '.join(ACCELERATORS)}", ACCELERATORS)
+    name = one_of("trainer.accelerator", config.trainer.accelerator, ACCELERATORS)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return next(kind for kind, there in available.items() if there)
@@ -152,32 +89,14 @@ def cache_dir(config: DictConfig) -> Path:
     return Path(config.cache_dir).expanduser()
 
 
-def pair(size: Any, key: str, default: tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) of a side, a [height, width] or None for the default.
-
-    Raises:
-        UsageError: anything else, or a side below 1.
-    """
-    if size is None:
-        return default
-    sides = (
-        (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple, ListConfig)) else ()
-    )
-    if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
-        raise UsageError(key, size, "a side of at least 1 px, or [height, width]")
-    return sides[0], sides[1]
-
-
 def picture_size(config: DictConfig, network: VisionNetwork) -> tuple[int, int]:
     """Return the (height, width) of pictures that start from noise.
 
     Raises:
         UsageError: a size or scale that is not allowed.
     """
-    scale = config.image.scale
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale <= LARGEST_SCALE:
-        raise UsageError("image.scale", scale, f"a number above 0, at most {LARGEST_SCALE}")
-    height, width = (max(1, round(scale * side)) for side in network.preprocessing.size)
+    check_scale(config)
+    height, width = (max(1, round(config.image.scale * side)) for side in network.preprocessing.size)
     return pair(config.image.size, "image.size", (height, width))
 
 
@@ -262,8 +181,6 @@ def loader_of(config: DictConfig) -> Loader | None:
 
 def optimizer_of(config: DictConfig) -> Callable[[list[torch.nn.Parameter]], Optimizer]:
     """Return the function that makes the optimiser from the parameters."""
-    if not isinstance(config.optimizer.lr, (int, float)) or config.optimizer.lr <= 0:
-        raise UsageError("optimizer.lr", config.optimizer.lr, "a number above 0")
     node = OmegaConf.create(
         {key: value for key, value in config.optimizer.items() if key not in ("warmup", "schedule")}
     )
@@ -272,10 +189,6 @@ def optimizer_of(config: DictConfig) -> Callable[[list[torch.nn.Parameter]], Opt
 
 def rate_of(config: DictConfig) -> Callable[[int], float]:
     """Return the schedule: step to learning rate."""
-    warmup = config.optimizer.warmup
-    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
-        raise UsageError("optimizer.warmup", warmup, "a whole number of steps, at least 0")
-    schedule = config.optimizer.schedule
-    if schedule not in SCHEDULES:
-        raise UsageError("optimizer.schedule", schedule, f"one of {', '.join(SCHEDULES)}", SCHEDULES)
-    return partial(learning_rate, steps=config.steps, peak=config.optimizer.lr, warmup=warmup, schedule=schedule)
+    check_rate(config)
+    keys = config.optimizer
+    return partial(learning_rate, steps=config.steps, peak=keys.lr, warmup=keys.warmup, schedule=keys.schedule)

@@ -23,10 +23,11 @@ from vital_exp.references.folder import FolderReferences
 from vital_exp.references.none import NoReferences
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.relevance import METHODS as RELEVANCE_METHODS
+from vital_exp.setup.checks import check_layer, check_reference_count, pair, position_of, variations_of
 from vital_exp.setup.directions import prompts_of, vectors_of
 from vital_exp.setup.facets import check_stray, faceted
 from vital_exp.setup.image_root import image_root
-from vital_exp.setup.parts import cache_dir, loader_of, pair
+from vital_exp.setup.parts import cache_dir, loader_of
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.readout import Readout, check_unit
@@ -48,8 +49,7 @@ def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[
 
 def _source_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Target]) -> References:
     keys = config.references
-    if isinstance(keys.count, bool) or not isinstance(keys.count, int) or keys.count < 1:
-        raise UsageError("references.count", keys.count, "a whole number of at least 1")
+    check_reference_count(config)
     own = network.preprocessing
     size = pair(keys.size, "references.size", own.size)
     if keys.source == "embedded":
@@ -82,9 +82,7 @@ def targets_of(config: DictConfig, network: VisionNetwork, references: Reference
         UsageError: an unknown class, layer, channel or position, or a class that has no references.
     """
     keys = plain(config)["target"]
-    variations = keys["variations"]
-    if isinstance(variations, bool) or not isinstance(variations, int) or variations < 1:
-        raise UsageError("target.variations", variations, "a whole number of at least 1")
+    variations = variations_of(config)
     if keys["kind"] != "class":
         return _hidden_targets(config, keys, network, variations)
     available = references.class_indices() if references else None
@@ -106,9 +104,7 @@ def _hidden_targets(
     directed = keys["kind"] in DIRECTIONS
     units = len(vectors_of(config, network, str(layer), shape[0])) if directed else shape[0]
     if keys["kind"] == "neuron":
-        if not isinstance(position, list) or [type(p) for p in position] != [int, int] or min(position) < 0:
-            raise UsageError("target.position", position, "[row, column] in the layer's map, from 0")
-        position = (position[0], position[1])
+        position = position_of(position)
     tokens = None
     if keys["kind"] != "neuron" and position is not None:
         tokens, position = one_of("target.position", position, TOKENS), None
@@ -120,12 +116,6 @@ def _hidden_targets(
         prompts = prompts_of(keys)
         targets = [target.labelled(prompts[target.index]) for target in targets]
     return targets
-
-
-def check_layer(layer: object) -> None:
-    """Make sure that hidden units have a layer; raises UsageError where none is named."""
-    if not layer:
-        raise UsageError("target.layer", layer, "the name of a layer is needed; list=layers prints them")
 
 
 def check_references(targets: Sequence[Target], references: References) -> None:

@@ -21,12 +21,12 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.models.preparation import check_values
 from vital_exp.references.base import References
 from vital_exp.setup import parts
+from vital_exp.setup.checks import check_layer, check_numbers
 from vital_exp.setup.directions import settle_files
 from vital_exp.setup.facets import FoundFacets, facet_targets, faceted
 from vital_exp.setup.problem import (
     as_references,
     check_alignment,
-    check_layer,
     check_references,
     check_units,
     references_of,
@@ -66,7 +66,8 @@ class Request:
         Raises:
             UsageError: the first mistake in it.
         """
-        parts.check_numbers(config)
+        check_numbers(config)
+        parts.device_count(config)
         settle_files(config)
         device = parts.device_of(config, local_rank=local_rank)
         network = build_network(model_config(config), parts.cache_dir(config))
@@ -114,7 +115,8 @@ class Request:
         config = compose_config([*asked, *map(str, overrides)])
         if isinstance(references, (str, Path)):
             set_keys(config, references__root=str(references))
-        parts.check_numbers(config)
+        check_numbers(config)
+        parts.device_count(config)
         settle_files(config)
         network = _network(model, config, local_rank)
         chosen = _chosen(spellings, kind, network)

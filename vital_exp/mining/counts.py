@@ -1,0 +1,16 @@
+"""The counts that a mining is asked for. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vital_exp.values import whole_number
+
+LEAST = {"k": 1, "batch_size": 1, "workers": 0, "save_every": 1}
+
+
+def check_counts(given: Mapping[str, Any]) -> None:
+    """Check counts by name; raises UsageError for the first that is no whole number, or too small."""
+    for key, least in LEAST.items():
+        whole_number(key, given[key], least)

@@ -1,0 +1,237 @@
+"""What of a composed configuration can be checked without torch, a network or images, before they are imported or read.
+
+Whoever makes an object of these keys calls the same functions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from vital_exp.config import plain
+from vital_exp.errors import UsageError
+from vital_exp.image_folders import check_folder
+from vital_exp.images.masks import MASKS
+from vital_exp.mining.counts import check_counts
+from vital_exp.setup.schedule import SCHEDULES
+from vital_exp.targets.class_name_files import read_class_names
+from vital_exp.targets.class_names import ClassNames
+from vital_exp.targets.selection import class_targets
+from vital_exp.values import is_number, is_whole, one_of, whole_number
+from vital_exp.weights_places import weights_file
+
+# Others scale the whole batch's loss and skip a step for all when one picture overflows.
+PRECISIONS = ("32-true", "bf16-mixed", "64-true")
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+LARGEST_SCALE = 100  # of a picture, times the network's input
+LARGEST = 2**31 - 1  # of counts and seeds
+RANGE = re.compile(r"\s*(\d{1,9})\s*(?:\.\.|-|:)\s*(\d{1,9})\s*")  # of seeds, as other tools write it
+COUNT = "a whole number of at least 1"
+
+
+def check_early(config: DictConfig, command: str) -> None:
+    """Check what a command's configuration says, as far as that needs no torch.
+
+    Args:
+        config: composed, without Hydra's part.
+        command: whose it is, ``"visualize"``.
+
+    Raises:
+        UsageError: the first mistake.
+    """
+    if config.get("list") is None and command in EARLY:
+        EARLY[command](config)
+
+
+def _check_visualize(config: DictConfig) -> None:
+    check_numbers(config)
+    check_rate(config)
+    check_scale(config)
+    pair(config.image.get("size"), "image.size", (1, 1))
+    _check_files(config)
+    check_reference_count(config)
+    pair(config.references.get("size"), "references.size", (1, 1))
+    if config.references.source == "folder" and config.references.root:
+        check_folder(Path(config.references.root).expanduser(), "references.root")
+    _check_target(config)
+
+
+def _check_mine(config: DictConfig) -> None:
+    check_counts(config)
+    _check_files(config)
+    if config.images and not isinstance(config.spectrum, str):
+        check_folder(Path(config.images).expanduser(), "images")
+
+
+EARLY: Mapping[str, Callable[[DictConfig], None]] = {"visualize": _check_visualize, "mine": _check_mine}
+
+
+def check_numbers(config: DictConfig) -> None:
+    """Check the keys that hold counts and choices.
+
+    Raises:
+        UsageError: the first that is not allowed.
+    """
+    for key, least in (("steps", 1), ("seed", 0), ("checkpoint_every", 1), ("pictures_every", 1)):
+        value = config[key]
+        _check_whole(key, value, least)
+        if value > LARGEST:
+            raise UsageError(key, value, f"at most {LARGEST}")
+    size = config.batch_size
+    if size != "auto" and not is_whole(size, 1):
+        raise UsageError("batch_size", size, f"{COUNT}, or auto")
+    one_of("mask", config.mask, MASKS)
+    percentile = config.mask_percentile
+    if not is_number(percentile, 0, 100) or percentile == 0:
+        raise UsageError("mask_percentile", percentile, "a number above 0, at most 100")
+    _check_views(config)
+    _check_trainer(config)
+    rank_patience(config)
+
+
+def _check_whole(key: str, value: object, least: int) -> None:
+    if isinstance(value, str) and (found := RANGE.fullmatch(value)):
+        first, last = int(found[1]), int(found[2])
+        raise UsageError(key, value, f"{_whole(least)}; -m '{key}=range({first},{last + 1})' makes a job of each")
+    if not is_whole(value, least):
+        raise UsageError(key, value, _whole(least))
+
+
+def _whole(least: int) -> str:
+    return f"a whole number of at least {least}"
+
+
+def _check_views(config: DictConfig) -> None:
+    views, together = config.views, config.views_per_pass
+    _check_whole("views", views, 1)
+    if together != "auto" and (not is_whole(together, 1) or views % together):
+        raise UsageError("views_per_pass", together, f"auto, or a whole number that divides views={views}")
+
+
+def _check_trainer(config: DictConfig) -> None:
+    keys = config.trainer
+    one_of("trainer.precision", keys.precision, PRECISIONS)
+    one_of("trainer.accelerator", keys.accelerator, ACCELERATORS)
+    if keys.get("num_nodes") is not None and not is_whole(keys.num_nodes, 1):
+        raise UsageError("trainer.num_nodes", keys.num_nodes, COUNT)
+    check_devices(keys.devices)
+
+
+def check_devices(devices: object) -> None:
+    """Check what ``trainer.devices`` says, whatever devices there are; raises UsageError."""
+    words = isinstance(devices, str) and (devices == "auto" or (devices.isdecimal() and int(devices) > 0))
+    if not (words or is_whole(devices, 1) or isinstance(devices, ListConfig)):
+        raise UsageError("trainer.devices", devices, "a number of devices, a list of GPUs, or auto")
+
+
+def rank_patience(config: DictConfig) -> float:
+    """Return how many seconds a rank that something else started waits for the next.
+
+    Raises:
+        UsageError: no number above 0.
+    """
+    seconds = config.rank_timeout
+    if not is_number(seconds, 0, LARGEST) or seconds == 0:
+        raise UsageError("rank_timeout", seconds, "seconds, a number above 0")
+    return float(seconds)
+
+
+def pair(size: Any, key: str, default: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of a side, a [height, width] or None for the default.
+
+    Raises:
+        UsageError: anything else, or a side below 1.
+    """
+    if size is None:
+        return default
+    sides = (
+        (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple, ListConfig)) else ()
+    )
+    if len(sides) != 2 or not all(is_whole(side, 1) for side in sides):
+        raise UsageError(key, size, "a side of at least 1 px, or [height, width]")
+    return sides[0], sides[1]
+
+
+def check_scale(config: DictConfig) -> None:
+    """Check ``image.scale``; raises UsageError."""
+    scale = config.image.scale
+    if not is_number(scale, 0, LARGEST_SCALE) or scale == 0:
+        raise UsageError("image.scale", scale, f"a number above 0, at most {LARGEST_SCALE}")
+
+
+def check_rate(config: DictConfig) -> None:
+    """Check the learning rate, its warm-up and its schedule; raises UsageError."""
+    keys = config.optimizer
+    if not isinstance(keys.lr, (int, float)) or keys.lr <= 0:
+        raise UsageError("optimizer.lr", keys.lr, "a number above 0")
+    if not is_whole(keys.warmup, 0):
+        raise UsageError("optimizer.warmup", keys.warmup, "a whole number of steps, at least 0")
+    one_of("optimizer.schedule", keys.schedule, SCHEDULES)
+
+
+def check_reference_count(config: DictConfig) -> None:
+    """Check how many references a target has; raises UsageError."""
+    if not is_whole(config.references.count, 1):
+        raise UsageError("references.count", config.references.count, COUNT)
+
+
+def check_layer(layer: object) -> None:
+    """Make sure that hidden units have a layer; raises UsageError where none is named."""
+    if not layer:
+        raise UsageError("target.layer", layer, "the name of a layer is needed; list=layers prints them")
+
+
+def position_of(given: object) -> tuple[int, int]:
+    """Return the position (row, column) of a neuron; raises UsageError for anything else."""
+    numbers = list(given) if isinstance(given, (list, ListConfig)) else []
+    if len(numbers) != 2 or not all(is_whole(number, 0) for number in numbers):
+        raise UsageError("target.position", given, "[row, column] in the layer's map, from 0")
+    return numbers[0], numbers[1]
+
+
+def variations_of(config: DictConfig) -> int:
+    """Return how many pictures a target has; raises UsageError where that is no count."""
+    variations: int = config.target.variations
+    if not is_whole(variations, 1):
+        raise UsageError("target.variations", variations, COUNT)
+    return variations
+
+
+def check_tree(config: DictConfig) -> None:
+    """Check the unit, depth and width of a circuit; raises UsageError."""
+    for key, least in (("levels", 2), ("width", 1)):
+        whole_number(f"target.{key}", config.target[key], least)
+    if not config.target.unit:
+        needed = 'a class or a channel is needed: "class:207" or "layer3.5:7"'
+        raise UsageError("target.unit", config.target.unit, needed)
+
+
+def _check_target(config: DictConfig) -> None:
+    """Check the targets; a class out of range only where the classes' names are given."""
+    kind = config.target.kind
+    if kind == "circuit":
+        check_tree(config)
+        return
+    variations = variations_of(config)
+    if kind != "class":
+        if kind != "concept" or config.target.get("concepts") is None:  # a file says its layer
+            check_layer(config.target.layer)
+        if kind == "neuron":
+            position_of(config.target.get("position"))
+    elif config.model.class_names is not None:
+        content = plain(config)
+        class_targets(
+            content["target"]["index"], ClassNames(read_class_names(content["model"]["class_names"])), variations
+        )
+
+
+def _check_files(config: DictConfig) -> None:
+    """Make sure that the files of the network are there."""
+    if config.model.get("checkpoint"):
+        weights_file(config.model.checkpoint)
+    if config.model.get("class_names") is not None:
+        read_class_names(plain(config)["model"]["class_names"])
