@@ -179,7 +179,7 @@ def step(model: str, method: str) -> tuple[float, int]:
 
     from vital_exp.config import compose_config
     from vital_exp.setup.request import Request
-    from vital_exp.visualization.plan import seconds_per_step
+    from vital_exp.visualization.step_time import seconds_per_step, trial
 
     torch.set_num_threads(1)
     overrides = [f"model={model}", f"method={method}", "model.pretrained=false", "target.index=0"]
@@ -187,7 +187,8 @@ def step(model: str, method: str) -> tuple[float, int]:
     for norm in request.network.module.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
             norm.running_mean.normal_()  # of a network that was never trained they are not taken for real
-    return seconds_per_step(request, 1, 1, time.process_time), int(request.config.steps)
+    batch = trial(request.setup, request.targets[:1], 1, 1)
+    return seconds_per_step(batch, clock=time.process_time), int(request.config.steps)
 
 
 def plan(seconds: dict[tuple[str, str], float], counts: dict[str, int]) -> dict[str, object]:

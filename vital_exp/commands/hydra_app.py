@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from vital_exp.commands.announcement import announcement
 from vital_exp.commands.help_text import asks_for_help, help_text
 from vital_exp.config import canonical, compose_config, config_dir, normalised, plain
 from vital_exp.config_mistakes import check_overrides, check_words, explain
@@ -175,6 +176,7 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
         checked = normalised(config, config_name)
         check_early(checked, config_name)
         if rank == 0:
+            _announce(checked, config_name)
             tell_without_effect(config_name, plain(checked), keys_of(settings.overrides.task), _metrics)
         outcome = job(config)
         return outcome if isinstance(outcome, Value) else SOME_FAILED if outcome else 0
@@ -197,6 +199,12 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
     if ranks > 1 and not everywhere:
         sys.exit(code)  # the other ranks would wait for this one in the next job
     return code
+
+
+def _announce(config: DictConfig, config_name: str) -> None:
+    line = announcement(config, config_name)
+    if line:
+        print(line, flush=True)
 
 
 def _remove_unused(folder: Path) -> None:

@@ -22,6 +22,7 @@ from vital_exp.errors import UsageError
 from vital_exp.values import one_of
 
 if TYPE_CHECKING:
+    from vital_exp.visualization.opening import Opening
     from vital_exp.visualization.ranks import Ranks
 
 LISTS = ("layers", "facets")
@@ -103,13 +104,17 @@ def _run(config: DictConfig, ranks: Ranks, device: int) -> int | Value:
     request = of_all_ranks(ranks, partial(Request.from_config, config, hydra.overrides.task, device))
     path = Path(ranks.broadcast(str(_place(request.config))))
     folder = ranks.in_turn(lambda: RunFolder(path, request.config, request.overrides, joins=ranks.rank > 0))
-    outcome = Visualization(request, folder=folder, ranks=ranks, keep=False).make()
+    outcome = Visualization(request, folder=folder, ranks=ranks, keep=False, tell=_tell).make()
     if ranks.rank > 0:
         return 0  # rank 0 says how the job ended
     print_summary(outcome, write_gallery(path))
     folder.close()
     failed = sum(result["status"] == "failed" for result in outcome.results)
     return failed if failed or config.sweep_metric is None else _value(config.sweep_metric, outcome.metrics)
+
+
+def _tell(opening: Opening) -> None:
+    print(opening, flush=True)
 
 
 def _value(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> Value:

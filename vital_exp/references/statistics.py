@@ -89,8 +89,16 @@ class ReferenceStatistics:
 
         return LayerStatistics(gathered(QUANTILES), gathered(IMPORTANCE))
 
+    def kept(self, targets: Sequence[Target], layers: Sequence[str]) -> int:
+        """Return of how many targets the results of an earlier run are there; nothing is read or computed."""
+        keys = [self._key(number, target, tuple(layers)) for number, target in enumerate(targets)]
+        return sum((path := self._path(key)) is not None and path.is_file() for key in keys)
+
+    def _path(self, key: str) -> Path | None:
+        return self.cache_dir / "quantiles" / f"{key}.safetensors" if self.cache_dir else None
+
     def _of_target(self, number: int, target: Target, layers: tuple[str, ...], key: str) -> dict[str, Tensor]:
-        path = self.cache_dir / "quantiles" / f"{key}.safetensors" if self.cache_dir else None
+        path = self._path(key)
         if path and (kept := _read(path, layers)) is not None:
             return kept
         images = self.references.images(target)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 
-from vital_exp.engine.batch import Batch
 from vital_exp.mining.plan import duration
 from vital_exp.mining.references import MinedReferences
 from vital_exp.models.layers import layer_shapes
 from vital_exp.references.faceted import FacetedReferences
-from vital_exp.references.tensors import TensorReferences
 from vital_exp.setup.batching import automatic_batch_size, batches, bytes_per_picture
 from vital_exp.setup.request import Request
-from vital_exp.targets.class_names import ClassNames
 from vital_exp.visualization.run import check_size
+from vital_exp.visualization.step_time import seconds_per_step, trial
 
-TIMED_STEPS = 3
 TARGETS_SHOWN = 10
 BYTES_PER_PIXEL_ON_DISK = 5  # measured: a picture, its masked form and its share of the gallery, as PNG
 BYTES_PER_HISTORY_ROW = 60  # a step of one target in history.csv
@@ -32,7 +27,8 @@ def describe_plan(request: Request) -> str:
     batch_size = setup.batch_size or automatic_batch_size(network, seen, count)
     number = len(list(batches(request.targets, batch_size)))
     together = setup.together(size, batch_size)
-    seconds = seconds_per_step(request, batch_size, together) * setup.steps * number
+    tried = trial(setup, next(batches(request.targets, batch_size)), batch_size, together)
+    seconds = seconds_per_step(tried) * setup.steps * number
     memory = bytes_per_picture(network, seen) * batch_size * together
     kept = count * (size[0] * size[1] * BYTES_PER_PIXEL_ON_DISK + setup.steps * BYTES_PER_HISTORY_ROW)
     shown = request.targets[:TARGETS_SHOWN]
@@ -89,24 +85,3 @@ def _cache_note(request: Request) -> str:
     numbers = sum(math.prod(shapes[layer]) for layer in aligned.layers)
     total = 4 * numbers * len({request.references.fingerprint(target) for target in request.targets})
     return f", {total / 1e6:.1f} MB of reference statistics in {setup.cache_dir}"
-
-
-def seconds_per_step(
-    request: Request, batch_size: int, together: int, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Time a few steps of a batch on blank statistics, the first not counted."""
-    # Blank references in place of the real ones: steps cost the same, and nothing has to be read.
-    blank = TensorReferences(
-        request.network.blank().cpu(), ClassNames.numbered(1), request.network.preprocessing.channels
-    )
-    setup, targets = request.setup.without_cache(blank), next(batches(request.targets, batch_size))
-    batch = Batch(setup, targets, batch_size, together)
-    started = 0.0
-    for step in range(TIMED_STEPS + 1):
-        if step == 1:
-            started = clock()
-        x = batch.pictures.network_input()
-        found = batch.objective(x, step)
-        (x * found.gradient).sum().backward()
-        float(found.losses.sum())  # waits for the device
-    return (clock() - started) / TIMED_STEPS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -34,6 +34,7 @@ from vital_exp.setup.batching import automatic_batch_size, batches, together
 from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
 from vital_exp.visualization.loggers import close_loggers, make_loggers
+from vital_exp.visualization.opening import Opening
 from vital_exp.visualization.outcome import History, Outcome, Pictures, result_line
 from vital_exp.visualization.ranks import Ranks
 from vital_exp.visualization.scores import Evaluator, Scores
@@ -51,6 +52,7 @@ class Visualization:
         folder: where to keep everything; None keeps it in memory.
         ranks: the processes that share the targets; they meet in the folder.
         keep: whether pictures that are in the folder stay in memory too: thousands would fill it.
+        tell: is told what is about to begin, before the first batch; None: nobody.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Visualization:
         folder: RunFolder | None = None,
         ranks: Ranks | None = None,
         keep: bool = True,
+        tell: Callable[[Opening], None] | None = None,
     ) -> None:
         if init is not None:
             init = checked_pictures(init, "init", request.network.preprocessing.channels)
@@ -73,6 +76,7 @@ class Visualization:
         self.folder = folder
         self.ranks = ranks or Ranks()
         self.keep = keep or folder is None
+        self.tell = tell
         self.finished: dict[str, Made] = {}
         self.results: dict[str, dict[str, Any]] = {}
         self.scores = Scores()
@@ -95,7 +99,7 @@ class Visualization:
         size, work = self._plan()
         self.loggers = make_loggers(self.setup, self.folder) if leads else []
         if leads and work:
-            self._tell_of_autoencoder()
+            self._tell(size, work)
         progress = Progress(len(self.targets), self.setup.steps, len(work), self.setup.progress and leads)
         progress.add_done(len(self.results))
         try:
@@ -112,6 +116,12 @@ class Visualization:
             own = (self.results, self.scores.metrics, self.scores.rows)
             close_loggers(self.loggers, self.setup, self.folder, *own)
         return Outcome(**self._outcome())
+
+    def _tell(self, size: int, work: list[list[Target]]) -> None:
+        if self.tell:
+            path = self.folder.path if self.folder else None
+            self.tell(Opening(self.setup, self.targets, work, size, self.views_per_pass, path))
+        self._tell_of_autoencoder()
 
     def _tell_of_autoencoder(self) -> None:
         first = self.targets[0]

@@ -1,0 +1,71 @@
+"""The line that says at once what a command prepares. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from vital_exp.config import plain
+
+LONGEST = 60  # letters of what a line names
+
+
+def announcement(config: DictConfig, command: str) -> str | None:
+    """Return the line for a command's composed configuration; None where the answer is there at once."""
+    content = plain(config)
+    if content.get("list") is not None or command not in PREPARED:
+        return None
+    return f"preparing {PREPARED[command](content)}"
+
+
+def _visualize(content: Mapping[str, Any]) -> str:
+    target = content["target"]
+    kind, index = target["kind"], target.get("index")
+    if kind == "circuit":
+        return f"a circuit of {target['unit']} of {_model(content)}"
+    units = f"all {_plural(kind)}" if index == "all" else f"{kind} {_short(index)}"
+    place = f" of {target['layer']}" if target.get("layer") else ""
+    return f"{_model(content)}: {units}{place}, by {content['method']['name']}"
+
+
+def _mine(content: Mapping[str, Any]) -> str:
+    if content["spectrum"]:
+        place = content["spectrum"] if isinstance(content["spectrum"], str) else content["images"]
+        return f"the spectrum of {place or 'the drawn images'}"
+    return f"{_model(content)}: {'concepts' if content.get('concepts') else 'units'}, by {_images(content)}"
+
+
+def _images(content: Mapping[str, Any]) -> str:
+    return f"the images of {content['images']}" if content["images"] else "the drawn images"
+
+
+def _evaluate(content: Mapping[str, Any]) -> str:
+    return f"metrics of {content['run'] or content['pictures']}"
+
+
+def _audit(content: Mapping[str, Any]) -> str:
+    return f"{content['check']['name']} of {_short(content['run'])}"
+
+
+PREPARED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "visualize": _visualize,
+    "mine": _mine,
+    "evaluate": _evaluate,
+    "audit": _audit,
+}
+
+
+def _model(content: Mapping[str, Any]) -> str:
+    model = content["model"]
+    return str(model["name"] or model["factory"] or model["source"])
+
+
+def _plural(kind: str) -> str:
+    return {"class": "classes", "sae": "features", "text": "prompts"}.get(kind, f"{kind}s")
+
+
+def _short(given: object) -> str:
+    text = ", ".join(map(str, given)) if isinstance(given, list) else str(given)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -1,0 +1,34 @@
+"""How long a step takes: a few are made on blank references, before the real ones are read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from vital_exp.engine.batch import Batch
+from vital_exp.references.tensors import TensorReferences
+from vital_exp.setup.run_setup import RunSetup
+from vital_exp.targets.class_names import ClassNames
+from vital_exp.targets.unit import Target
+
+TIMED_STEPS = 3
+
+
+def trial(setup: RunSetup, targets: Sequence[Target], batch_size: int, together: int) -> Batch:
+    """Return a batch with blank references in place of the real ones: steps cost the same, and nothing is read."""
+    network = setup.network
+    blank = TensorReferences(network.blank().cpu(), ClassNames.numbered(1), network.preprocessing.channels)
+    return Batch(setup.without_cache(blank), targets, batch_size, together)
+
+
+def seconds_per_step(batch: Batch, steps: int = TIMED_STEPS, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Time a few steps of a batch, the first not counted."""
+    started = 0.0
+    for step in range(steps + 1):
+        if step == 1:
+            started = clock()
+        x = batch.pictures.network_input()
+        found = batch.objective(x, step)
+        (x * found.gradient).sum().backward()
+        float(found.losses.sum())  # waits for the device
+    return (clock() - started) / steps
