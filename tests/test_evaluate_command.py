@@ -78,8 +78,11 @@ def test_a_sweep_is_scored_run_by_run_and_each_page_is_written_anew(
     assert evaluate(f"run={sweep}", *arguments) == SOME_FAILED
     assert len(built) == 2  # the network and the judge, once for all runs
     assert {path: path.stat().st_mtime_ns for path in sweep.rglob("images/*")} == before
-    lines = capsys.readouterr().out.splitlines()
+    first, *lines, wrote, then = capsys.readouterr().out.splitlines()
+    assert first == f"preparing metrics of {sweep}"
     assert [Path(line.split(":")[0]).name for line in lines] == ["0", "1", "2", "broken"]
+    assert wrote == f"metrics: metrics.json, metrics.csv and report.html of 3 runs in {sweep}"
+    assert then == f"next: vital-report runs={sweep}"
     assert "not scored: run=" in lines[3]
     for seed, line in enumerate(lines[:3]):
         metrics = json.loads((sweep / str(seed) / "metrics.json").read_text())

@@ -68,14 +68,14 @@ def find_runs(places: Sequence[str | Path], key: str = "runs") -> list[Path]:
         root = Path(place).expanduser()
         if not root.is_dir():
             raise UsageError(key, place, "no such folder; a folder of runs, multirun/<date>/<time>")
-        here = sorted((path.parent for path in root.rglob(RESULTS)), key=_natural)
+        here = sorted((path.parent for path in root.rglob(RESULTS)), key=by_number)
         if not here:
             raise UsageError(key, place, f"no run there: no {RESULTS} at or below it")
         found += here
     return list(dict.fromkeys(path.resolve() for path in found))
 
 
-def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    """Sort numbers in names as numbers: 2 before 10."""
+def by_number(path: Path) -> list[tuple[bool, int, str]]:
+    """Return a key that sorts numbers in names as numbers: 2 before 10."""
     parts = re.split(r"(\d+)", str(path))
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]

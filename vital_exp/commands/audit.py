@@ -43,6 +43,7 @@ def audit_job(config: DictConfig) -> int:
     found = audit(content["check"]["name"], runs, out, **settings)
     print(found)
     print(f"report: {out / 'report.html'} (audit.csv and audit.json beside it)")
+    print(f"next: open {out / 'report.html'} in a browser")
     return 0
 
 

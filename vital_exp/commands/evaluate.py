@@ -58,6 +58,8 @@ def _score(config: DictConfig) -> int:
 
     table = _evaluated(config, place)
     if isinstance(table, Evaluations):
+        count = "1 run" if len(table) == 1 else f"{len(table)} runs"
+        print(f"metrics: metrics.json, metrics.csv and report.html of {count} in {out}\nnext: vital-report runs={out}")
         return len(table.failed) + sum(len(one.unreadable) for one in table.values())
     if config.pictures is not None:
         _record(config, out)
@@ -68,6 +70,8 @@ def _score(config: DictConfig) -> int:
     if table.unreadable:
         print(told(dict(table.unreadable), len(table.unreadable) + len(table.targets)))
     print(f"metrics: {out / 'metrics.json'} and metrics.csv")
+    if config.pictures is None:
+        print(f"gallery: {out / 'report.html'}\nnext: vital-report runs={out}")
     return len(table.unreadable)
 
 

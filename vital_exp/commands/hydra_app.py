@@ -22,10 +22,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vital_exp.commands.announcement import announcement
 from vital_exp.commands.help_text import asks_for_help, help_text
+from vital_exp.commands.sweep_lines import print_sweep
+from vital_exp.commands.warnings_once import warnings_once
 from vital_exp.config import canonical, compose_config, config_dir, normalised, plain
 from vital_exp.config_mistakes import check_overrides, check_words, explain
+from vital_exp.config_tree import VISUALIZE
 from vital_exp.errors import UsageError
 from vital_exp.no_effect import Metric, keys_of, tell_without_effect
+from vital_exp.recorded_config import MISTAKE_FILE
+from vital_exp.run_folders import is_run
 from vital_exp.setup.checks import check_early
 
 MISTAKE = 2  # exit code of a user's mistake
@@ -45,7 +50,10 @@ logger = logging.getLogger(__name__)
 
 
 class JobEnded(Exception):
-    """A job in another process (Hydra's joblib and submitit launchers) ended with an exit code other than 0."""
+    """A job in another process (Hydra's joblib and submitit launchers) ended with an exit code other than 0.
+
+    Its arguments: the code, and the folder of the sweep.
+    """
 
 
 class Value(float):
@@ -76,11 +84,12 @@ def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str])
 
     def run_job(config: DictConfig) -> float:
         _stay()
-        code = _exit_code(command, config_name, job, config)
+        with warnings_once():
+            code = _exit_code(command, config_name, job, config)
         if isinstance(code, Value):
             return float(code)
         if code and (os.getpid() != process or config.get("sweep_metric")):
-            raise JobEnded(code)
+            raise JobEnded(code, str(HydraConfig.get().sweep.dir))
         codes.append(code)
         return code  # a plain number: the launcher keeps what a job returns, or raises, alive during the later jobs
 
@@ -101,6 +110,8 @@ def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str])
         sys.stdout.flush()
     except JobEnded as end:
         codes.append(end.args[0])
+        if config_name == VISUALIZE:
+            print_sweep(Path(end.args[1]))
     except (UsageError, HydraException, OmegaConfBaseException) as error:
         codes.append(_tell(command, _mistake(error, overrides, config_name)))
     except BrokenPipeError:
@@ -183,7 +194,9 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
     except (UsageError, HydraException, OmegaConfBaseException) as error:
         everywhere = getattr(error, "everywhere", False)
         code = MISTAKE if everywhere and rank else _tell(name, _mistake(error, settings.overrides.task, config_name))
-        if not sweep and not any(key.startswith("hydra.run.dir=") for key in settings.overrides.hydra):
+        if sweep:
+            _note_mistake(Path(settings.runtime.output_dir), _mistake(error, settings.overrides.task, config_name))
+        elif not any(key.startswith("hydra.run.dir=") for key in settings.overrides.hydra):
             _remove_unused(Path(settings.runtime.output_dir))
     except BrokenPipeError:
         return _reader_gone()
@@ -205,6 +218,13 @@ def _announce(config: DictConfig, config_name: str) -> None:
     line = announcement(config, config_name)
     if line:
         print(line, flush=True)
+
+
+def _note_mistake(folder: Path, mistake: str) -> None:
+    """Keep why a job of a sweep made nothing, for the table of the sweep and its report."""
+    if folder.is_dir() and not is_run(folder):
+        with suppress(OSError):
+            (folder / MISTAKE_FILE).write_text(mistake, encoding="utf-8")
 
 
 def _remove_unused(folder: Path) -> None:

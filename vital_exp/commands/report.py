@@ -42,6 +42,7 @@ def report_job(config: DictConfig) -> int:
         print(log_report(report, content["project"], content["offline"]))
     pictures, runs = sum(len(run.run.done) for run in report.runs), len(report.runs)
     print(f"gallery: {report.page} ({pictures} pictures of {runs} runs)")
+    print(f"next: open {report.page} in a browser")
     return len(report.unreadable)
 
 

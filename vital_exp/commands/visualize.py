@@ -107,7 +107,8 @@ def _run(config: DictConfig, ranks: Ranks, device: int) -> int | Value:
     outcome = Visualization(request, folder=folder, ranks=ranks, keep=False, tell=_tell).make()
     if ranks.rank > 0:
         return 0  # rank 0 says how the job ended
-    print_summary(outcome, write_gallery(path))
+    alone = hydra.mode != RunMode.MULTIRUN
+    print_summary(outcome, write_gallery(path), folder.load_json("provenance.json") or {}, alone)
     folder.close()
     failed = sum(result["status"] == "failed" for result in outcome.results)
     return failed if failed or config.sweep_metric is None else _value(config.sweep_metric, outcome.metrics)
@@ -148,7 +149,8 @@ def _circuit(config: DictConfig) -> int:
         return 0
     path = Path(hydra.runtime.output_dir)
     _, failed = circuit.run(path)
-    print(f"circuit: {write_circuit(path, circuit.network.name, config.relevance.method)}")
+    page = write_circuit(path, circuit.network.name, config.relevance.method)
+    print(f"circuit: {page}\nnext: open {page} in a browser")
     return failed
 
 

@@ -15,9 +15,11 @@ from vital_exp.images.output import resized
 from vital_exp.models.channels import GREY, RGB
 from vital_exp.models.heads import NONE, SIGMOID, Head
 from vital_exp.models.network import VisionNetwork
+from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
 
 TOP = 5
+PREDICTED = "predicted"  # the column of metrics.csv with the most probable classes
 # Columns whose metric has their own name.
 UNPREFIXED = ("probability", "activation_ratio")
 PICTURES_PER_PASS = 16
@@ -50,8 +52,8 @@ def recognition(
 ) -> list[dict[str, float | int | str]]:
     """Return one row per class target: the network's opinion of its picture, then each judge's.
 
-    Columns: target, activation (the class's logit), top1 and top5 (1 or 0), probability; ``top1[judge]``,
-    ``top5[judge]`` and ``probability[judge]`` for each judge. A network with ``head=none`` has no opinion.
+    Columns: target, activation (the class's logit), top1 and top5 (1 or 0), probability, predicted (the five most
+    probable classes); ``top1[judge]`` and so on for each judge. A network with ``head=none`` has no opinion.
 
     Args:
         network: the network the pictures were made for.
@@ -72,7 +74,38 @@ def recognition(
             for row, value in zip(rows, values.tolist(), strict=True):
                 if isfinite(value):
                     row[f"{part}{suffix}"] = value
+        for row, text in zip(rows, predicted(scores, head, network.class_names), strict=True):
+            if text:
+                row[f"{PREDICTED}{suffix}"] = text
     return rows
+
+
+def predicted(scores: Tensor, head: Head, names: ClassNames | None) -> list[str]:
+    """Return the most probable classes of each picture in words, ``"star 0.973; heart 0.012"``, five at most.
+
+    Empty where nothing is told apart: a single output, outputs that are no classes', NaN.
+
+    Args:
+        scores: (N, classes) logits.
+        head: softmax or sigmoid.
+        names: of the classes.
+    """
+    count = scores.shape[1]
+    if names is None or head.kind == NONE or count < 2:
+        return [""] * len(scores)
+    values, classes = head.probabilities(scores).topk(min(TOP, count), dim=1)
+    return [
+        "; ".join(f"{names.label(int(i))} {float(p):.3f}" for p, i in zip(*pair, strict=True))
+        if pair[0].isfinite().all()
+        else ""
+        for pair in zip(values, classes, strict=True)
+    ]
+
+
+def first_predicted(text: str) -> tuple[str, str]:
+    """Return the most probable class and its probability of what :func:`predicted` says of a picture."""
+    name, _, probability = text.partition("; ")[0].rpartition(" ")
+    return name, probability
 
 
 def verdicts(scores: Tensor, index: Tensor, head: Head = SOFTMAX_HEAD) -> dict[str, Tensor]:
@@ -123,7 +156,7 @@ def summarise(rows: Sequence[Mapping[str, float | int | str]]) -> dict[str, dict
     """
     metrics = {}
     for column in dict.fromkeys(column for row in rows for column in row):
-        if column in ("target", "activation"):
+        if column in ("target", "activation") or column.startswith(PREDICTED):
             continue
         name, bracket, judge = column.partition("[")
         if name not in UNPREFIXED:

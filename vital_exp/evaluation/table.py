@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from vital_exp.evaluation.metrics import higher_is_better, proxy_of
-from vital_exp.evaluation.readability import Row, number_text, numbers_of, readable
+from vital_exp.evaluation.readability import Entry, Row, numbers_of, readable
 from vital_exp.evaluation.score import Score
 from vital_exp.targets.unit import Target
+from vital_exp.terminal_tables import Column, note_text, table_text, wrapped
 from vital_exp.whole_files import write_json, write_table
 
-WIDTH = 120  # of the printed table
+NATURAL, CHANCE = "natural images", "chance"
+METRIC_COLUMNS = (
+    *(Column("metric", flexible=True), Column("value", right=True), Column("95 %", right=True)),
+    *(Column("n", right=True), Column("better")),
+)
+READABLE_COLUMNS = (
+    *(Column("measure", flexible=True), Column("pictures", right=True), Column("n", right=True)),
+    *(Column(NATURAL, right=True), Column(CHANCE, right=True)),
+)
 METRICS, ROWS = "metrics.json", "metrics.csv"
 METRICS_IN_A_LINE = 4
 # Columns of metrics.csv have no words that say what they are the mean of: top1[judge], not transfer_top1[judge].
@@ -37,6 +41,7 @@ class Evaluation:
         activations: what each target's unit reads of its picture; None where it has no unit.
         unreadable: file and reason of pictures that are missing or broken.
         forward_passes: pictures and natural images passed through each view.
+        predictions: what each picture of a class is taken for, in words; by column of metrics.csv.
     """
 
     targets: Sequence[Target]
@@ -44,6 +49,7 @@ class Evaluation:
     activations: Sequence[float] | None = None
     unreadable: Mapping[str, str] = field(default_factory=dict)
     forward_passes: Mapping[str, int] = field(default_factory=dict)
+    predictions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> dict[str, dict[str, float | int | str | None]]:
@@ -60,6 +66,10 @@ class Evaluation:
             for row, value in zip(rows, values, strict=True):
                 if math.isfinite(value):
                     row[name] = value
+        for name, texts in self.predictions.items():
+            for row, text in zip(rows, texts, strict=True):
+                if text:
+                    row[name] = text
         return rows
 
     def save(self, folder: Path) -> None:
@@ -77,12 +87,8 @@ class Evaluation:
         return f"{', '.join(known[:METRICS_IN_A_LINE])}{more}" if known else "no metric could be computed"
 
     def __str__(self) -> str:
-        """Return the table: metric, value, interval, n, what to mind; of hidden units also how readable they are."""
-        rows = readable(self.metrics) if any(target.layer for target in self.targets) else []
-        told = numbers_of(rows)
-        others = {name: score for name, score in self.scores.items() if name not in told}
-        tables = [*([_readable(rows)] if rows else []), *([_metrics(others)] if others else [])]
-        return "\n".join(map(_printed, tables))
+        """Return the table: metric, value, interval, n; what to mind; of hidden units also how readable they are."""
+        return metrics_text(self.metrics, any(target.layer for target in self.targets))
 
 
 def write_scores(folder: Path, metrics: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> None:
@@ -91,49 +97,84 @@ def write_scores(folder: Path, metrics: Mapping[str, object], rows: Sequence[Map
     write_table(folder / ROWS, rows)
 
 
-def _metrics(scores: Mapping[str, Score]) -> Table:
-    table = Table(width=WIDTH)
-    for column in ("metric", "value", "95 %", "n", "better", "note"):
-        right = column in ("value", "95 %", "n")
-        table.add_column(column, justify="right" if right else "left", no_wrap=right, overflow="fold")
-    for name, score in scores.items():
-        table.add_row(*_cells(name, score))
-    return table
+def metrics_text(metrics: Mapping[str, Entry], hidden: bool) -> str:
+    """Return metrics as tables of 80 columns, with what to mind below them.
+
+    Args:
+        metrics: as in metrics.json.
+        hidden: whether they are of hidden units, of which it is told how readable they are.
+    """
+    rows = readable(metrics) if hidden else []
+    told = numbers_of(rows)
+    others = {name: entry for name, entry in metrics.items() if name not in told}
+    parts = [_readable_text(rows) if rows else "", _others_text(others) if others else ""]
+    return "\n\n".join(part for part in parts if part)
 
 
-def _readable(rows: Sequence[Row]) -> Table:
-    """What pictures of hidden units reach, beside what natural images and chance reach."""
-    table = Table(title="How readable", title_justify="left", width=WIDTH)
-    for column in ("measure", "pictures", "n", "natural images", "chance"):
-        table.add_column(column, overflow="fold")
+def _others_text(metrics: Mapping[str, Entry]) -> str:
+    rows, notes = [], _Notes()
+    for name, entry in metrics.items():
+        notes.add(name, str(entry.get("reason") or ""))
+        notes.add(name, f"proxy of study {part}" if (part := proxy_of(name)) else "")
+        if entry["value"] is not None:
+            direction = {True: "higher", False: "lower", None: ""}[higher_is_better(name)]
+            rows.append([name, f"{entry['value']:.3f}", _interval(entry), str(entry["n"]), direction])
+    table = table_text(METRIC_COLUMNS, rows) if rows else ""
+    return "\n".join(part for part in (table, notes.text()) if part)
+
+
+def _readable_text(rows: Sequence[Row]) -> str:
+    """What pictures of hidden units reach, beside what natural images and chance reach; intervals below the numbers."""
+    cells, notes = [], _Notes()
     for row in rows:
-        reached = number_text(row.pictures) or str(row.pictures.get("reason") or "")
-        count = str(row.pictures.get("n") or "")
-        name = f"{row.name}\nproxy of study {part}" if (part := proxy_of(row.name)) else row.name
-        table.add_row(name, reached, count, *(_bound_text(one) for one in (row.ceiling, row.floor)))
-    return table
+        notes.add(row.name, str(row.pictures.get("reason") or ""))
+        notes.add(row.name, f"proxy of study {part}" if (part := proxy_of(row.name)) else "")
+        if _number(row.pictures):
+            cells.append(_readable_cells(row))
+    table = table_text(READABLE_COLUMNS, cells, "How readable") if cells else "How readable"
+    beside = dict.fromkeys(filter(None, map(_told_bounds, rows)))
+    return "\n".join(part for part in (table, *beside, notes.text()) if part)
 
 
-def _printed(table: Table) -> str:
-    out = io.StringIO()
-    console = Console(file=out, width=WIDTH, color_system=None, markup=False, highlight=False, force_jupyter=False)
-    console.print(table)
-    return out.getvalue().rstrip("\n")
+def _readable_cells(row: Row) -> list[str]:
+    """The cells of a measure, each of a number and its interval below."""
+    numbers = (row.pictures, row.ceiling, row.floor)
+    value, *bounds = map(_number, numbers)
+    interval, *others = map(_interval, numbers)
+    above = [row.measure.number, value, str(row.pictures.get("n") or ""), *bounds]
+    below = [f"by {row.judge}" if row.judge else "", interval, "", *others]
+    return [f"{one}\n{two}" if any(below) else one for one, two in zip(above, below, strict=True)]
 
 
-def _bound_text(entry: Mapping[str, Any]) -> str:
-    """A ceiling or floor with what it is of."""
-    number = number_text(entry)
-    return f"{number}, {entry['note']}" if number else ""
+def _told_bounds(row: Row) -> str:
+    """What the numbers beside a measure are of."""
+    bounds = ((NATURAL, row.ceiling), (CHANCE, row.floor))
+    told = [f"{title}: {bound['note']}" for title, bound in bounds if _number(bound) and bound.get("note")]
+    return wrapped(f"{row.measure.number}, {'; '.join(told)}") if told else ""
 
 
-def _cells(name: str, score: Score) -> tuple[str, ...]:
-    if score.value is None:
-        return name, "", "", "", "", score.reason or ""
-    interval = "" if score.low is None or score.high is None else f"{score.low:.3f} to {score.high:.3f}"
-    direction = {True: "higher", False: "lower", None: ""}[higher_is_better(name)]
-    proxy = f"proxy of study {part}" if (part := proxy_of(name)) else ""
-    return name, f"{score.value:.3f}", interval, str(score.n), direction, score.reason or proxy
+class _Notes:
+    """Notes below a table, each once with all that it is about."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[str]] = {}
+
+    def add(self, name: str, note: str) -> None:
+        if note:
+            self.found.setdefault(note, []).append(name)
+
+    def text(self) -> str:
+        return note_text(self.found)
+
+
+def _number(entry: Entry) -> str:
+    value = entry.get("value")
+    return "" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def _interval(entry: Entry) -> str:
+    low, high = entry.get("low"), entry.get("high")
+    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
 def column_of(name: str) -> str:

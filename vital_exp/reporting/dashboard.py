@@ -42,9 +42,9 @@ def log_report(report: Report, project: str, offline: bool) -> str:
     for (model, method, metric), cell in report.table.cells.items():
         if cell.value is not None:
             run.summary[f"{model}/{method}/{metric}"] = cell.value
-    where = run.url if not run.offline else run.dir
+    told = wandb_server.where(run)
     run.finish()
-    return f"wandb: {where}"
+    return told
 
 
 def _plots(report: Report) -> Any:

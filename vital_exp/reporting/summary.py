@@ -2,69 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from vital_exp.evaluation.recognition import PREDICTED, first_predicted
+from vital_exp.evaluation.table import metrics_text
+from vital_exp.terminal_tables import Column, table_text, wrapped
 from vital_exp.visualization.outcome import Outcome
 
 ROWS_SHOWN = 40  # a longer table scrolls away what comes after it; the gallery has all
+JUDGES_SHOWN = 3  # with a column each; of more it is told how many recognise a class
+RECOGNISED = "top1"
+OWN = "recognised"  # the column of the network's own opinion
 
 
-def print_summary(pictures: Outcome, gallery: Path) -> None:
-    """Print target, loss, activation, recognised or not (if that was asked), seconds; metrics; the gallery's path."""
-    table = Table()
-    hidden = pictures.targets[0].layer is not None
-    judged = hidden or any(column.startswith("top1") for row in pictures.rows for column in row)
-    opinion = ["of largest natural" if hidden else "recognised"] if pictures.rows and judged else []
-    table.add_column("target", overflow="fold")
-    if not hidden:
-        table.add_column("label")
-    for column in ("loss", "activation", *opinion, "seconds"):
-        table.add_column(column, justify="right")
-    opinions = {row["target"]: row for row in pictures.rows}
-    for result in pictures.results[:ROWS_SHOWN]:
-        named = [result["target"]] if hidden else [result["target"], result["label"]]
+def print_summary(outcome: Outcome, gallery: Path, provenance: Mapping[str, Any], alone: bool = True) -> None:
+    """Print a line per target, what the columns mean, the metrics, what was written and what can be done next.
+
+    Args:
+        outcome: of the run.
+        gallery: its page.
+        provenance: as in provenance.json.
+        alone: whether the run is none of a sweep, which says itself what can be done next.
+    """
+    for part in _parts(outcome, provenance):
+        print(part)
+    print(f"gallery: {gallery}")
+    if alone:
+        print(f"next: vital-evaluate run={gallery.parent} metrics=all")
+
+
+def _parts(outcome: Outcome, provenance: Mapping[str, Any]) -> Iterator[str]:
+    hidden = outcome.targets[0].layer is not None
+    yield _table(outcome, hidden)
+    if len(outcome.results) > ROWS_SHOWN:
+        yield f"and {len(outcome.results) - ROWS_SHOWN} more"
+    for result in outcome.results:
         if result["status"] == "failed":
-            table.add_row(*named, result["error"], style="red")
-            continue
-        row = opinions.get(result["target"], {})
-        said = _share(row) if hidden else ", ".join(_verdict(c, v) for c, v in row.items() if c.startswith("top1"))
-        table.add_row(
-            *named,
-            f"{result['loss']['total']:.4g}",
-            "" if result["activation"] is None else f"{result['activation']:.2f}",
-            *([said] if opinion else []),
-            f"{result['seconds']:.1f}",
-        )
-    console = Console()
-    console.print(table)
-    if len(pictures.results) > ROWS_SHOWN:
-        console.print(f"and {len(pictures.results) - ROWS_SHOWN} more")
-    for name, metric in pictures.metrics.items():
-        console.print(f"{name}: {_told(metric)}", highlight=False, markup=False)
-    console.print(f"gallery: {gallery}", highlight=False, markup=False, soft_wrap=True)
+            yield wrapped(f"{result['target']} failed: {result['error']}")
+    if any(result["status"] != "failed" for result in outcome.results):
+        yield _told_loss(str(provenance.get("objective") or ""))
+        yield _told_seconds(outcome.results, int(provenance.get("batch_size") or 1))
+    if outcome.metrics:
+        yield f"\n{metrics_text(outcome.metrics, hidden)}\n"
 
 
-def _told(metric: Mapping[str, Any]) -> str:
-    """A metric's value with its interval, or why there is none."""
-    if metric["value"] is None:
-        return str(metric.get("reason"))
-    low, high = metric["low"], metric["high"]
-    interval = "" if low is None else f"{low:.3f} to {high:.3f}, "
-    return f"{metric['value']:.3f} ({interval}n = {metric['n']})"
+def _table(outcome: Outcome, hidden: bool) -> str:
+    rows = {str(row["target"]): row for row in outcome.rows}
+    judges = [] if hidden else _judges(outcome.rows)
+    opinions = ["of largest natural"] if hidden and rows else _titles(judges)
+    columns = [Column("target", flexible=hidden)]
+    columns += [] if hidden else [Column("label", flexible=True)]
+    columns += [Column("loss", right=True), Column("activation", right=True)]
+    columns += [Column(title, right=hidden, flexible=not hidden) for title in opinions]
+    cells = []
+    for result in outcome.results[:ROWS_SHOWN]:
+        row = rows.get(result["target"], {})
+        said = [_share(row)] if hidden else _opinions(row, judges)
+        named = [result["target"]] if hidden else [result["target"], str(result["label"] or "")]
+        failed = result["status"] == "failed"
+        numbers = ["failed", ""] if failed else [f"{result['loss']['total']:.4g}", _number(result["activation"])]
+        cells.append([*named, *numbers, *(said if opinions else [])])
+    return table_text(columns, cells)
+
+
+def _judges(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """The suffixes of columns: "" for the network itself, [name] for a judge."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [column.removeprefix(RECOGNISED) for column in columns if column.startswith(RECOGNISED)]
+
+
+def _titles(judges: Sequence[str]) -> list[str]:
+    own = [OWN] if "" in judges else []
+    others = [judge.strip("[]") for judge in judges if judge]
+    return own + ([f"by {judge}" for judge in others] if len(others) <= JUDGES_SHOWN else ["by judges"])
+
+
+def _opinions(row: Mapping[str, object], judges: Sequence[str]) -> list[str]:
+    own = [_verdict(row, "")] if "" in judges else []
+    others = [judge for judge in judges if judge]
+    if len(others) <= JUDGES_SHOWN:
+        return own + [_verdict(row, judge) for judge in others]
+    return [*own, f"{sum(bool(row.get(RECOGNISED + judge)) for judge in others)} of {len(others)}"]
+
+
+def _verdict(row: Mapping[str, object], judge: str) -> str:
+    """Yes, or what the picture is taken for: "as bell cote, 0.41"."""
+    found, text = row.get(f"{RECOGNISED}{judge}"), str(row.get(f"{PREDICTED}{judge}") or "")
+    if found or not text:
+        return "" if found is None else "yes" if found else "no"
+    name, probability = first_predicted(text)
+    return f"as {name}, {float(probability):.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _told_loss(objective: str) -> str:
+    """What the two columns are of: they are no two sizes of one thing."""
+    of = f" ({objective})" if objective else ""
+    return wrapped(f"loss: what was minimised{of}, of the views in each step; activation: by the finished picture")
+
+
+def _told_seconds(results: Sequence[Mapping[str, Any]], batch_size: int) -> str:
+    """The seconds, which are of a batch: those of a picture are a share of them, unless it was made alone."""
+    seconds = sum(result["seconds"] for result in results)
+    count = f"{len(results)} {'picture' if len(results) == 1 else 'pictures'}"
+    made = "one at a time" if batch_size == 1 else f"in batches of {batch_size}"
+    each = f", {seconds / len(results):.1f} each" if batch_size == 1 and len(results) > 1 else ""
+    return wrapped(f"seconds: {seconds:.1f} for {count} made {made}{each}")
 
 
 def _share(row: Mapping[str, object]) -> str:
     ratio = row.get("activation_ratio")
     return f"{ratio:.0%}" if isinstance(ratio, float) else ""
-
-
-def _verdict(column: str, value: object) -> str:
-    """Yes or no, with the judge's name if it is a judge's: top1[name]."""
-    _, _, judge = column.partition("[")
-    verdict = "yes" if value else "no"
-    return f"{judge.rstrip(']')}: {verdict}" if judge else verdict

@@ -20,7 +20,7 @@ from vital_exp.evaluation.inception import load_inception
 from vital_exp.evaluation.perceptual import BACKBONES
 from vital_exp.evaluation.pictures import PATTERN, PictureSet, folder_pictures, run_pictures
 from vital_exp.evaluation.reading import NetworkReader
-from vital_exp.evaluation.recognition import check_judge
+from vital_exp.evaluation.recognition import PREDICTED, check_judge, predicted
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.settings import ClipSettings, LpipsSettings, Settings
 from vital_exp.evaluation.shared import Shared
@@ -245,7 +245,23 @@ def evaluate_pictures(
     )
     scores = all_metrics.measure(evidence, metrics)
     activations = evidence.activations.tolist() if TARGET in evidence.passes else None
-    return Evaluation(pictures.targets, scores, activations, pictures.unreadable, dict(evidence.passes))
+    return Evaluation(
+        *(pictures.targets, scores, activations, pictures.unreadable, dict(evidence.passes)),
+        predictions=_predictions(evidence, network, there),
+    )
+
+
+def _predictions(
+    evidence: Evidence, network: VisionNetwork, judges: Mapping[str, VisionNetwork]
+) -> dict[str, list[str]]:
+    """What pictures of classes are taken for, by whoever was asked about them, as columns of metrics.csv."""
+    found = {}
+    for view, one in {TARGET: network, **judges}.items() if evidence.targets[0].layer is None else ():
+        logits = evidence.reading(view).logits if view in evidence.passes else None
+        if logits is not None:
+            suffix = "" if view == TARGET else f"[{view}]"
+            found[f"{PREDICTED}{suffix}"] = predicted(logits, one.head, network.class_names)
+    return found
 
 
 def settings_of(group: Mapping[str, Any]) -> Settings:

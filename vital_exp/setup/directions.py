@@ -17,6 +17,7 @@ from vital_exp.config import plain, set_keys
 from vital_exp.errors import UsageError
 from vital_exp.mining import index as indices
 from vital_exp.mining.images import ImageFolder
+from vital_exp.mining.index import Index
 from vital_exp.mining.meta import network_difference
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
@@ -51,7 +52,8 @@ def _settle_concepts(config: DictConfig) -> None:
     index = (path if path.is_dir() else path.parent) / indices.NAME
     keys = config.references
     if keys.source == "mined" and not keys.root and not keys.index and index.is_file():
-        set_keys(config, references__index=str(index), references__root=concepts.meta["folder"])
+        own = min(keys.count, Index.open(index).meta["k"])  # its patches, of which there are no more
+        set_keys(config, references__index=str(index), references__root=concepts.meta["folder"], references__count=own)
 
 
 def vectors_of(config: DictConfig, network: VisionNetwork, layer: str, channels: int) -> Tensor | SparseAutoencoder:

@@ -136,7 +136,9 @@ def _check_settings(index: Index, keys: DictConfig) -> None:
         if keys.patch[key] not in (usual, own[key]):
             problem = f"{index.path} was mined with {own[key]}; leave the key out, or mine again"
             raise UsageError(f"references.patch.{key}", keys.patch[key], problem)
-    logger.info("references of %s: of %d images per unit windows of %s", index.path, index.meta["k"], own)
+    size, overlap = "64 of 224 px" if own["size"] is None else f"{own['size']} px", own["overlap"]
+    told = f"{own['search']} windows of {size}, {overlap:.0%} of each shared with the next"
+    logger.info("references of %s: of %d images per unit %s", index.path, index.meta["k"], told)
 
 
 def _check_units(

@@ -48,7 +48,7 @@ def _start_wandb(logger: WandbLogger, setup: RunSetup, folder: Path) -> None:
         logger._offline = arguments.get("mode") == "offline"
         return logger.experiment
 
-    wandb_server.start(begin, bool(setup.recorded["logger"].get("offline")))
+    print(wandb_server.where(wandb_server.start(begin, bool(setup.recorded["logger"].get("offline")))), flush=True)
 
 
 def _tags(setup: RunSetup) -> list[str]:

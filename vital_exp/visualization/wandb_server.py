@@ -9,13 +9,14 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 from vital_exp.errors import UsageError
 
 Run = TypeVar("Run")
-MODE = "WANDB_MODE"  # the environment variable
+MODE, SILENT = "WANDB_MODE", "WANDB_SILENT"  # the environment variables
 PROBE_SECONDS = 3  # for a connection to the server
 INIT_SECONDS = 20  # for its answer to a new run; wandb itself waits 90
 # How long wandb goes on trying to send: by default hours, in which the last line of a script does not end.
@@ -27,6 +28,8 @@ SYNC = "`wandb sync` sends what is kept in the folder wandb later"
 def start(begin: Callable[[dict[str, Any]], Run], offline: bool, key: str = "logger") -> Run:
     """Begin a run, offline if that is asked for or if the server does not answer.
 
+    What wandb itself says on the terminal is left out, unless WANDB_SILENT=false asks for it.
+
     Args:
         begin: calls ``wandb.init`` with the arguments it is given.
         offline: whether it is asked for.
@@ -35,6 +38,16 @@ def start(begin: Callable[[dict[str, Any]], Run], offline: bool, key: str = "log
     Raises:
         UsageError: online without a login, or with one that the server refuses.
     """
+    with _quiet():
+        return _start(begin, offline, key)
+
+
+def where(run: Any) -> str:
+    """Return the line that says where a run is."""
+    return f"wandb: offline; send it by: wandb sync {Path(run.dir).parent}" if run.offline else f"wandb: {run.url}"
+
+
+def _start(begin: Callable[[dict[str, Any]], Run], offline: bool, key: str) -> Run:
     import wandb
 
     environment = os.environ.get(MODE, "online")
@@ -101,6 +114,19 @@ def _logged_in() -> bool:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ask wandb to be silent, unless somebody has said otherwise."""
+    if SILENT in os.environ:
+        yield
+        return
+    os.environ[SILENT] = "true"
+    try:
+        yield
+    finally:
+        os.environ.pop(SILENT, None)
 
 
 @contextmanager

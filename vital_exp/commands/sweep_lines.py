@@ -1,0 +1,41 @@
+"""What a sweep says of its jobs: what differs between them, and at the end one table. Imports no torch."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+JOB = re.compile(r"\t#(\d+) : (.*)", re.DOTALL)  # a line of Hydra's launchers
+
+
+class JobLines(logging.Filter):
+    """Shortens the lines of Hydra's launchers to a job's number and what it does not share with the command line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the message of a line about a job."""
+        if found := JOB.fullmatch(record.getMessage()):
+            shared = {one.lower() for one in sys.argv[1:]}  # Hydra writes True for true
+            own = " ".join(one for one in found[2].split(" ") if one.lower() not in shared)
+            record.msg, record.args = f"job {found[1]}: {own or found[2]}", ()
+        return True
+
+
+class SweepEnd(Callback):
+    """Prints the table of a sweep whose jobs have all ended."""
+
+    def on_multirun_end(self, config: DictConfig, **_more: Any) -> None:
+        """Print it."""
+        print_sweep(Path(config.hydra.sweep.dir))
+
+
+def print_sweep(place: Path) -> None:
+    """Print a line per method of the jobs in a folder, those that failed by name, and what can be done next."""
+    from vital_exp.reporting.sweep_summary import sweep_text
+
+    print(f"\n{sweep_text(place)}", flush=True)

@@ -1,0 +1,87 @@
+"""Tables for a terminal of 80 columns: no cell wraps, long texts give way and end in dots. Imports no torch."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDTH = 80  # columns of a terminal
+LEAST = 8  # letters that are left of a text that gives way
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        title: at its head.
+        right: whether numbers stand below one another.
+        flexible: whether its texts give way where the table is too wide.
+    """
+
+    title: str
+    right: bool = False
+    flexible: bool = False
+
+
+def table_text(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str = "", width: int = WIDTH) -> str:
+    """Return a table as text, no line of which is wider than ``width`` as long as flexible columns can give way.
+
+    Args:
+        columns: of the table.
+        rows: a cell for each column; a line break in a cell makes a second line of the row.
+        title: above the table.
+        width: columns of the terminal.
+    """
+    cells = [[column.title for column in columns], *rows]
+    natural = [max(cell_len(line) for row in cells for line in row[i].split("\n")) for i in range(len(columns))]
+    widths = _given_way(natural, [column.flexible for column in columns], width - 2 * (len(columns) - 1))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for column, own in zip(columns, widths, strict=True):
+        justify = "right" if column.right else "left"
+        table.add_column(Text(column.title), justify=justify, no_wrap=True, overflow="ellipsis", width=own)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*map(Text, row))
+    out = io.StringIO()
+    console = Console(file=out, width=max(width, 1), color_system=None, force_jupyter=False)
+    console.print(table)
+    lines = [line.rstrip() for line in out.getvalue().split("\n")]
+    return "\n".join([title] * bool(title) + lines).rstrip("\n")
+
+
+def _given_way(natural: Sequence[int], flexible: Sequence[bool], room: int) -> list[int]:
+    """Return widths that fit into the room; of the flexible ones always the widest gives way."""
+    widths = list(natural)
+    while sum(widths) > room:
+        able = [i for i, gives in enumerate(flexible) if gives and widths[i] > LEAST]
+        if not able:
+            break
+        widest = max(able, key=lambda i: widths[i])
+        widths[widest] -= 1
+    return widths
+
+
+def note_text(notes: Mapping[str, Sequence[str]], width: int = WIDTH) -> str:
+    """Return what notes say, each once with all that it is about: ``note: this, that``.
+
+    Args:
+        notes: what each is about, by note.
+        width: columns of the terminal.
+    """
+    lines = (f"{note}: {', '.join(about)}" for note, about in notes.items())
+    return "\n".join(wrapped(line, width=width) for line in lines)
+
+
+def wrapped(text: str, indent: int = 2, width: int = WIDTH) -> str:
+    """Return a text in lines of a width, but for words that are longer; lines after the first are indented."""
+    return "\n".join(
+        textwrap.wrap(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    )
