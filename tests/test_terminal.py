@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.tiny import ON_CPU, SHORT, command
+from vital_exp.commands.announcement import announcement
+from vital_exp.commands.hydra_app import MISTAKE
+from vital_exp.commands.warnings_once import warnings_once
+from vital_exp.config import compose_config
 from vital_exp.evaluation.recognition import first_predicted, predicted
 from vital_exp.evaluation.table import metrics_text
 from vital_exp.models.heads import NONE, Head
 from vital_exp.reporting.summary import print_summary
+from vital_exp.setup.request import Request
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
 from vital_exp.terminal_tables import WIDTH, Column, table_text
+from vital_exp.visualization.opening import Opening
 from vital_exp.visualization.outcome import Outcome
 
 JUDGES = ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "tf_efficientnet_lite0", "mobilenetv2_100", "a", "b")
@@ -67,10 +77,12 @@ def test_what_a_class_is_taken_for() -> None:
 
 def test_a_table_gives_way_where_it_may() -> None:
     columns = [Column("name", flexible=True), Column("value", right=True)]
-    lines = table_text(columns, [["x" * 100, "1.234"], ["y\nz", "5\n6"]]).splitlines()
-    assert [len(line) for line in lines][:3] == [80, 80, 80]
+    rows = [["x" * 100, "1.234"], ["x" * 100 + ", 0.41", "1.234"], ["y\nz", "5\n6"]]
+    lines = table_text(columns, rows).splitlines()
+    assert [len(line) for line in lines][:4] == [80] * 4
     assert lines[2].endswith("…  1.234")
-    assert [line.split() for line in lines[3:]] == [["y", "5"], ["z", "6"]]
+    assert lines[3].endswith("x…, 0.41  1.234")
+    assert [line.split() for line in lines[4:]] == [["y", "5"], ["z", "6"]]
 
 
 def test_a_note_is_told_once() -> None:
@@ -78,3 +90,68 @@ def test_a_note_is_told_once() -> None:
     text = metrics_text({"fid": missing, "kid": missing, "activation_ratio": ENTRY}, hidden=False)
     assert text.splitlines()[-1] == "not computed: needs a judge: fid, kid"
     assert text.count("fid") == 1
+
+
+def test_what_a_run_says_before_its_first_step(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(*SHORT, *ON_CPU, "references.cache=true", f"cache_dir={workplace}/kept", "hydra.run.dir=run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
+        "preparing embedded_resnet: class 0, by vital",
+        "network     embedded_resnet, 10 classes, on cpu",
+        "targets     class-0 (star); by vital, 2 steps",
+        "references  2 images of each target, drawn by code",
+        f"run folder  {workplace}/run",
+    ]
+    asked = (*SHORT, *ON_CPU, "references.cache=true", f"cache_dir={workplace}/kept", "steps=100", "target.index=[0,1]")
+    request = Request.from_config(compose_config(asked))
+    batches = [[target] for target in request.targets]
+    opening = str(Opening(request.setup, request.targets, batches, 1, 1))
+    assert "drawn by code; statistics of 1 of 2 targets are in the\n            cache" in opening
+    assert "2 batches of 1, " in opening
+    assert max(map(len, opening.splitlines())) <= WIDTH
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("target=channel", "target.layer=layer3"), "embedded_resnet: all channels of layer3, by vital"),
+        (("target=circuit", "target.unit=class:0"), "a circuit of class:0 of embedded_resnet"),
+        (("list=layers",), None),
+    ],
+)
+def test_what_is_prepared(overrides: tuple[str, ...], said: str | None) -> None:
+    config = compose_config(["model=embedded_resnet", *overrides])
+    assert announcement(config, "visualize") == (said and f"preparing {said}")
+
+
+def test_a_sweep_ends_with_a_table(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (*SHORT, *ON_CPU, "-m", "method=vital,maco", "seed=0,-1", "hydra.sweep.dir=sweep")
+    assert command(*arguments) == MISTAKE
+    out = capsys.readouterr().out
+    assert "job 2: method=maco seed=0\n" in out
+    assert "HYDRA" not in out
+    lines = out.partition("\nsweep: ")[2].splitlines()
+    assert lines[0] == "4 jobs in sweep"
+    assert lines[1].split()[:4] == ["method", "jobs", "pictures", "seconds"]
+    assert [line.split()[:3] for line in lines[3:5]] == [["vital", "1", "1"], ["maco", "1", "1"]]
+    assert lines[5:] == ["jobs 1, 3 failed: seed=-1: a whole number of at least 0", "next: vital-report runs=sweep"]
+
+
+def test_a_warning_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = logging.StreamHandler(sys.stdout)
+    logging.getLogger().addHandler(terminal)
+    try:
+        with warnings_once(), warnings.catch_warnings():
+            warnings.simplefilter("always")
+            for name in ("class-0", "class-1", "class-2"):
+                warnings.warn(f"{name}: 2 references", UserWarning, stacklevel=1)
+                logging.getLogger("vital_exp").warning("%s keeps", "all")
+    finally:
+        logging.getLogger().removeHandler(terminal)
+    told = capsys.readouterr()
+    assert told.out == "warning: all keeps\n"
+    assert told.err.splitlines() == [
+        "warning: class-0: 2 references",
+        "warning: 2 times more of class-1, class-2: 2 references",
+        "warning: 2 times more: all keeps",
+    ]

@@ -49,12 +49,23 @@ def table_text(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: 
         justify = "right" if column.right else "left"
         table.add_column(Text(column.title), justify=justify, no_wrap=True, overflow="ellipsis", width=own)  # type: ignore[arg-type]
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(_shortened(cell, own)) for cell, own in zip(row, widths, strict=True)))
     out = io.StringIO()
     console = Console(file=out, width=max(width, 1), color_system=None, force_jupyter=False)
     console.print(table)
     lines = [line.rstrip() for line in out.getvalue().split("\n")]
     return "\n".join([title] * bool(title) + lines).rstrip("\n")
+
+
+def _shortened(cell: str, width: int) -> str:
+    """Return a cell whose lines keep what stands last after a comma: "as brain co…, 0.41"."""
+    return "\n".join(_line(line, width) for line in cell.split("\n"))
+
+
+def _line(line: str, width: int) -> str:
+    text, comma, last = line.rpartition(", ")
+    kept = len(comma + last)
+    return line if len(line) <= width or not text or kept > width - 2 else f"{text[: width - kept - 1]}…{comma}{last}"
 
 
 def _given_way(natural: Sequence[int], flexible: Sequence[bool], room: int) -> list[int]:

@@ -33,12 +33,12 @@ def _visualize(content: Mapping[str, Any]) -> str:
 def _mine(content: Mapping[str, Any]) -> str:
     if content["spectrum"]:
         place = content["spectrum"] if isinstance(content["spectrum"], str) else content["images"]
-        return f"the spectrum of {place or 'the drawn images'}"
-    return f"{_model(content)}: {'concepts' if content.get('concepts') else 'units'}, by {_images(content)}"
+        return f"the spectrum of {place or 'images drawn by code'}"
+    return f"{_model(content)}: {'concepts' if content.get('concepts') else 'units'} by {_images(content)}"
 
 
 def _images(content: Mapping[str, Any]) -> str:
-    return f"the images of {content['images']}" if content["images"] else "the drawn images"
+    return f"the images of {content['images']}" if content["images"] else "images drawn by code"
 
 
 def _evaluate(content: Mapping[str, Any]) -> str:

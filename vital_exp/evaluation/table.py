@@ -128,11 +128,11 @@ def _readable_text(rows: Sequence[Row]) -> str:
     cells, notes = [], _Notes()
     for row in rows:
         notes.add(row.name, str(row.pictures.get("reason") or ""))
-        notes.add(row.name, f"proxy of study {part}" if (part := proxy_of(row.name)) else "")
         if _number(row.pictures):
             cells.append(_readable_cells(row))
+            notes.add(row.name, f"proxy of study {part}" if (part := proxy_of(row.name)) else "")
     table = table_text(READABLE_COLUMNS, cells, "How readable") if cells else "How readable"
-    beside = dict.fromkeys(filter(None, map(_told_bounds, rows)))
+    beside = dict.fromkeys(filter(None, (_told_bounds(row) for row in rows if _number(row.pictures))))
     return "\n".join(part for part in (table, *beside, notes.text()) if part)
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.readability import numbers_of, readable
+from vital_exp.evaluation.recognition import PREDICTED, first_predicted
 from vital_exp.recorded_config import MISTAKE_FILE
 from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, read_curves
 from vital_exp.reporting.facets import by_unit, facet_members, facet_title, facet_words, is_facet, labelled
@@ -71,6 +72,7 @@ class Card:
     masked: Embedded | None
     references: Embedded | None
     recognised: bool | None
+    taken_for: str
     facts: list[tuple[str, object]]
     terms: list[Term]
     chart: Markup
@@ -293,6 +295,12 @@ def _verdict(scores: dict[str, object]) -> bool | None:
     return None if value is None else value >= 0.5
 
 
+def _taken_for(scores: dict[str, object]) -> str:
+    """What a picture that is not recognised is taken for, "as bell cote, 0.412"; empty where that is not recorded."""
+    text = scores.get(PREDICTED)
+    return "as {}, {}".format(*first_predicted(text)) if isinstance(text, str) else ""
+
+
 # Cards
 
 
@@ -331,6 +339,7 @@ def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
         masked=None if failed else embed(run.folder / "images", f"{name}_masked.png", compress),
         references=embed(run.folder / "references", f"{name}.jpg", False),
         recognised=None if failed else _verdict(scores),
+        taken_for=_taken_for(scores),
         facts=_facts(run, result) + [(key, value) for key, value in scores.items() if key not in TOLD_ELSEWHERE],
         terms=terms,
         chart=_chart(run.curves.get(name), label),

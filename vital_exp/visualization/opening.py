@@ -115,6 +115,8 @@ class Opening:
 def described(references: References) -> str:
     """Return how many references a target has, and where they come from."""
     if isinstance(references, FacetedReferences):
+        if isinstance(references.source, MinedReferences):
+            return f"{references.count} of each facet, of {_described_mined(references.source)}"
         return f"{described(references.source)}; {references.count} of each facet"
     if isinstance(references, NoReferences):
         return "none"
@@ -123,11 +125,15 @@ def described(references: References) -> str:
     if isinstance(references, FolderReferences):
         return f"{references.count} images of each target from {printable(references.root)}"
     if isinstance(references, MinedReferences):
-        folder = f"{len(references.folder.paths)} images of {printable(references.folder.root)}"
-        state = "mined" if references.is_mined() else "to be mined"
-        plural = {"patch": "patches"}.get(references.region, f"{references.region}s")
-        return f"the {references.count} {plural} that drive each unit most, of {folder} ({state})"
+        return f"{references.count} of {_described_mined(references)}"
     return "handed over as tensors"
+
+
+def _described_mined(references: MinedReferences) -> str:
+    folder = f"{len(references.folder.paths)} images of {printable(references.folder.root)}"
+    state = "mined" if references.is_mined() else "to be mined"
+    plural = {"patch": "patches"}.get(references.region, f"{references.region}s")
+    return f"the {plural} that drive each unit most, among {folder} ({state})"
 
 
 def _can_tell(references: References) -> bool:
