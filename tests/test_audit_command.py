@@ -124,7 +124,7 @@ def test_every_attack_of_classes(runs: Path, check: str, capsys: pytest.CaptureF
     asked = (f"run={runs / 'classes'}", f"check={check}", *BRIEF, *CHECKS[check], "hydra.run.dir=out")
     assert run_audit(*asked, "judges=[embedded_judge]") == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"{check} x fourier: ")
+    assert said.splitlines()[1].startswith(f"{check} x fourier: ")
     (row,) = rows("out")
     assert row["target"] == "class-0"
     assert 0 <= float(row["decoy_probability[embedded_judge]"]) <= 1

@@ -151,7 +151,8 @@ def test_directions_of_a_file(places: dict[str, Path]) -> None:
     assert index.meta["layers"][0]["directions"]
 
 
-def test_no_argument_is_a_small_part_of_the_embedded_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_argument_is_a_small_part_of_the_embedded_network(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workplace / "photos").mkdir()
     jobs: list[DictConfig] = []
 
     def remember(config: DictConfig) -> int:

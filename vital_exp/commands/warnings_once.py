@@ -20,6 +20,8 @@ class WarningsOnce(logging.Filter):
     def __init__(self) -> None:
         super().__init__()
         self.targets: dict[str, list[str]] = {}
+        self._latest: logging.LogRecord | None = None
+        self._latest_is_new = False
 
     def is_new(self, text: str) -> bool:
         """Count a warning; return whether it is the first of its kind."""
@@ -30,8 +32,12 @@ class WarningsOnce(logging.Filter):
         return not known
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Hold back what was told before."""
-        return record.levelno < logging.WARNING or self.is_new(record.getMessage())
+        """Hold back what was told before; several terminals ask about one record."""
+        if record.levelno < logging.WARNING:
+            return True
+        if record is not self._latest:
+            self._latest, self._latest_is_new = record, self.is_new(record.getMessage())
+        return self._latest_is_new
 
     def format_warning(self, message: object, *_place: object) -> str:
         """Return the line of a warning of Python's, empty where it was told before."""

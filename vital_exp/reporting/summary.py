@@ -12,7 +12,7 @@ from vital_exp.terminal_tables import Column, table_text, wrapped
 from vital_exp.visualization.outcome import Outcome
 
 ROWS_SHOWN = 40  # a longer table scrolls away what comes after it; the gallery has all
-JUDGES_SHOWN = 3  # with a column each; of more it is told how many recognise a class
+JUDGES_SHOWN = 2  # with a column each; of more it is told how many recognise a class
 RECOGNISED = "top1"
 OWN = "recognised"  # the column of the network's own opinion
 
