@@ -1,10 +1,30 @@
-"""A folder of images that a user names. Imports no torch."""
+"""How a user names images: a folder, a file that lists them, or a dataset. Imports no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from vital_exp.errors import UsageError
+
+DATASET = "hf:"  # how the name of a dataset begins
+LISTS = (".csv", ".tsv", ".txt")  # files that list images
+
+
+def is_dataset(root: object) -> bool:
+    """Whether a root is spelled as a dataset: ``hf:place?split=train``."""
+    return isinstance(root, str) and root.startswith(DATASET)
+
+
+def is_list(root: Path) -> bool:
+    """Whether a root is a file that lists images."""
+    return root.suffix.lower() in LISTS and root.is_file()
+
+
+def check_root(root: str, key: str) -> None:
+    """Make sure that there is a folder, where a root names one; raises UsageError."""
+    place = Path(root).expanduser()
+    if not is_dataset(root) and not is_list(place):
+        check_folder(place, key)
 
 
 def check_folder(root: Path, key: str) -> None:

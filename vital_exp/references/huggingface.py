@@ -15,11 +15,11 @@ from urllib.parse import parse_qsl
 from PIL import Image
 
 from vital_exp.errors import UsageError
+from vital_exp.image_folders import DATASET
 from vital_exp.references.listed import folder_name
 from vital_exp.values import whole_number
 from vital_exp.whole_files import whole_folder
 
-PREFIX = "hf:"
 KEYS = ("name", "split", "image", "label", "most", "download")
 NOTHING = ("None", "null")  # as a configuration writes that nothing was asked for
 IMAGES_WRITTEN = 20_000  # unless ``most`` says otherwise
@@ -29,11 +29,6 @@ LABELS = ("label", "labels", "class", "cls", "target")  # of columns, in this or
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "TIFF": ".tif", "BMP": ".bmp", "MPO": ".jpg"}
 
 logger = logging.getLogger(__name__)
-
-
-def is_dataset(root: object) -> bool:
-    """Whether a root is spelled as a dataset: ``hf:place?split=train``."""
-    return isinstance(root, str) and root.startswith(PREFIX)
 
 
 def dataset_folder(spelling: str, cache_dir: Path, key: str) -> Path:
@@ -53,7 +48,7 @@ def dataset_folder(spelling: str, cache_dir: Path, key: str) -> Path:
     """
     if find_spec("datasets") is None:
         raise UsageError(key, spelling, 'the library datasets is needed: pip install "vital-exp[data]"')
-    place, _, query = spelling.removeprefix(PREFIX).partition("?")
+    place, _, query = spelling.removeprefix(DATASET).partition("?")
     asked = {name: value for name, value in parse_qsl(query) if value not in NOTHING}
     if stray := next((name for name in asked if name not in KEYS), None):
         raise UsageError(key, spelling, f"{stray} is no option of a dataset: one of {', '.join(KEYS)}", KEYS)
@@ -122,7 +117,9 @@ def _opened(place: str, asked: Mapping[str, str], key: str, spelling: str, cache
     files = sorted(local.rglob("*")) if local.is_dir() else [local]
     kinds = {BUILDERS[file.suffix]: [] for file in files if file.suffix in BUILDERS}  # type: dict[str, list[str]]
     if not kinds:
-        raise UsageError(key, spelling, f"holds no {', '.join(BUILDERS)}; a folder of images is given without {PREFIX}")
+        raise UsageError(
+            key, spelling, f"holds no {', '.join(BUILDERS)}; a folder of images is given without {DATASET}"
+        )
     kind = next(iter(kinds))
     chosen = [str(file) for file in files if BUILDERS.get(file.suffix) == kind]
     keys = {"data_files": {split: chosen}, "split": split, "streaming": True, "cache_dir": str(cache_dir / "datasets")}

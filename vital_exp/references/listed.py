@@ -16,7 +16,6 @@ from vital_exp.references.decoding import printable
 from vital_exp.text_files import read_text
 from vital_exp.whole_files import whole_folder
 
-SUFFIXES = (".csv", ".tsv", ".txt")
 PATH_COLUMNS, CLASS_COLUMNS = ("path", "image", "file", "filename"), ("class", "label", "target")
 SHOWN = 5
 # More missing files than this share say that something is wrong with the list, not with a file.

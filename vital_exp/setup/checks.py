@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
 from vital_exp.config import plain
 from vital_exp.errors import UsageError
-from vital_exp.image_folders import check_folder
+from vital_exp.image_folders import check_root
 from vital_exp.images.masks import MASKS
 from vital_exp.mining.counts import check_counts
 from vital_exp.setup.schedule import SCHEDULES
@@ -56,7 +55,7 @@ def _check_visualize(config: DictConfig) -> None:
     check_reference_count(config)
     pair(config.references.get("size"), "references.size", (1, 1))
     if config.references.source == "folder" and config.references.root:
-        check_folder(Path(config.references.root).expanduser(), "references.root")
+        check_root(config.references.root, "references.root")
     _check_target(config)
 
 
@@ -64,7 +63,7 @@ def _check_mine(config: DictConfig) -> None:
     check_counts(config)
     _check_files(config)
     if config.images and not isinstance(config.spectrum, str):
-        check_folder(Path(config.images).expanduser(), "images")
+        check_root(config.images, "images")
 
 
 EARLY: Mapping[str, Callable[[DictConfig], None]] = {"visualize": _check_visualize, "mine": _check_mine}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vital_exp.references.huggingface import dataset_folder, is_dataset
-from vital_exp.references.listed import SUFFIXES, listed_folder
+from vital_exp.image_folders import is_dataset, is_list
+from vital_exp.references.huggingface import dataset_folder
+from vital_exp.references.listed import listed_folder
 
 
 def image_root(root: str | Path, cache_dir: Path, key: str = "references.root") -> Path:
@@ -23,6 +24,4 @@ def image_root(root: str | Path, cache_dir: Path, key: str = "references.root") 
     if is_dataset(root):
         return dataset_folder(str(root), cache_dir, key)
     place = Path(root).expanduser()
-    if place.suffix.lower() in SUFFIXES and place.is_file():
-        return listed_folder(place, cache_dir, key)
-    return place
+    return listed_folder(place, cache_dir, key) if is_list(place) else place
