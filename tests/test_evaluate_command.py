@@ -80,6 +80,9 @@ def test_a_sweep_is_scored_run_by_run_and_each_page_is_written_anew(
     assert {path: path.stat().st_mtime_ns for path in sweep.rglob("images/*")} == before
     first, *lines, wrote, then = capsys.readouterr().out.splitlines()
     assert first == f"preparing metrics of {sweep}"
+    table, lines = lines[lines.index("") + 1 :], lines[: lines.index("")]
+    assert table[1].split()[:4] == ["method", "jobs", "pictures", "accuracy_top1"]
+    assert table[3].split()[:3] == ["vital", "3", "3"]
     assert [Path(line.split(":")[0]).name for line in lines] == ["0", "1", "2", "broken"]
     assert wrote == f"metrics: metrics.json, metrics.csv and report.html of 3 runs in {sweep}"
     assert then == f"next: vital-report runs={sweep}"

@@ -323,7 +323,7 @@ def check_line(arguments: Sequence[str], words: Sequence[str], capsys: pytest.Ca
 # What needs no torch: ranges, kinds, paths, names of keys, options and classes.
 EARLY = """
 import sys
-from vital_exp.commands import mine, visualize
+from vital_exp.commands import evaluate, mine, visualize
 
 def run(main, *arguments):
     try:
@@ -340,13 +340,15 @@ run(visualize.main, "target=neuron", "target.layer=layer3", "target.position=[1]
 run(visualize.main, "model=timm", "model.name=resnet18", "model.checkpoint=nowhere.pth")
 run(mine.main, "k=0")
 run(mine.main, "images=nowhere")
+run(evaluate.main, "run=nowhere")
+run(evaluate.main, "pictures=nowhere")
 """
 
 
 def test_mistakes_that_need_no_torch_import_none() -> None:
     done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"{MISTAKE} False"] * 9, done.stderr
-    assert len(done.stderr.splitlines()) == 9
+    assert done.stdout.splitlines() == [f"{MISTAKE} False"] * 11, done.stderr
+    assert len(done.stderr.splitlines()) == 11
 
 
 def test_a_changed_configuration_is_refused_with_its_keys(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,12 +27,13 @@ def check_root(root: str, key: str) -> None:
         check_folder(place, key)
 
 
-def check_folder(root: Path, key: str) -> None:
+def check_folder(root: Path, key: str, what: str = "images") -> None:
     """Make sure that there is a folder.
 
     Args:
         root: its place.
         key: what is to blame for it.
+        what: is in it.
 
     Raises:
         UsageError: there is none, or it is a file.
@@ -40,4 +41,4 @@ def check_folder(root: Path, key: str) -> None:
     if not root.is_dir():
         shown = str(root).encode("utf-8", "backslashreplace").decode()  # names that are no UTF-8
         problem = "is no folder" if root.exists() else "does not exist"
-        raise UsageError(key, shown, f"{problem}; give a folder of images")
+        raise UsageError(key, shown, f"{problem}; give a folder of {what}")

@@ -14,7 +14,7 @@ from vital_exp.commands.hydra_app import run_app
 from vital_exp.commands.imports import uncollected
 from vital_exp.config import normalised, plain
 from vital_exp.errors import UsageError
-from vital_exp.run_folders import find_runs, is_run, is_sweep
+from vital_exp.run_folders import find_runs, is_run
 
 if TYPE_CHECKING:
     with uncollected():
@@ -58,7 +58,11 @@ def _score(config: DictConfig) -> int:
 
     table = _evaluated(config, place)
     if isinstance(table, Evaluations):
+        from vital_exp.reporting.sweep import read_sweep
+        from vital_exp.reporting.sweep_summary import methods_text
+
         count = "1 run" if len(table) == 1 else f"{len(table)} runs"
+        print(f"\n{methods_text(read_sweep(list(table), 'run'))}")
         print(f"metrics: metrics.json, metrics.csv and report.html of {count} in {out}\nnext: vital-report runs={out}")
         return len(table.failed) + sum(len(one.unreadable) for one in table.values())
     if config.pictures is not None:
@@ -130,16 +134,9 @@ def _answers(config: DictConfig, out: Path) -> int:
 
 def _places(config: DictConfig) -> tuple[Path, Path]:
     """Where the pictures are, and where the table goes."""
-    if config.run is not None and config.pictures is not None:
-        raise UsageError("pictures", config.pictures, f"either run or pictures, and run={config.run} is given too")
     if config.pictures is not None:
         return Path(config.pictures).expanduser(), Path(HydraConfig.get().runtime.output_dir)
-    if config.run is None:
-        raise UsageError("run", None, "a run folder of vital-visualize, or pictures=folder, is needed")
     run = Path(config.run).expanduser()
-    if not is_run(run) and not is_sweep(run):
-        problem = "no results.jsonl at or below it; a run folder of vital-visualize holds one"
-        raise UsageError("run", config.run, problem if run.is_dir() else "no such folder")
     return run, run
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.image_folders import check_folder
 from vital_exp.images.output import ARRAY, stored
 from vital_exp.models.channels import GREY, RGB
 from vital_exp.models.network import Preprocessing
@@ -128,9 +129,7 @@ def folder_pictures(
         UsageError: no folder, a pattern that names no target or fits no file, a table without these columns, a picture
             twice, an unknown target, or no picture that can be read.
     """
-    if not folder.is_dir():
-        problem = "is no folder" if folder.exists() else "does not exist"
-        raise UsageError("pictures", printable(folder), f"{problem}; give a folder of pictures")
+    check_folder(folder, "pictures", "pictures")
     named = list(_in_table(table, folder, class_names) if table else _in_names(folder, pattern, class_names))
     _check_twice(named)
     return _loaded(named, own, "pictures", folder)

@@ -12,7 +12,7 @@ from vital_exp.reporting.sweep import SweepRun, read_sweep
 from vital_exp.run_folders import RESULTS, by_number
 from vital_exp.terminal_tables import WIDTH, Column, table_text, wrapped
 
-LABEL = 24  # letters of a method that are kept before a further metric is shown
+LABEL = 40  # letters of a method that are kept before a further metric is shown
 TARGETS_SHOWN = 5
 
 
@@ -27,7 +27,7 @@ def sweep_text(place: Path) -> str:
         runs = []
         lines.append(wrapped(str(error)))
     if runs:
-        lines.append(_table(runs, combine(runs)))
+        lines.append(methods_text(runs))
     failures: dict[str, list[str]] = {}
     for job in jobs:
         if reason := _failure(job, runs):
@@ -37,8 +37,9 @@ def sweep_text(place: Path) -> str:
     return "\n".join([*lines, *([f"next: vital-report runs={place}"] if runs else [])])
 
 
-def _table(runs: Sequence[SweepRun], table: CombinedTable) -> str:
-    """A line per method, and network where there are several; as many metrics as there is room for."""
+def methods_text(runs: Sequence[SweepRun]) -> str:
+    """Return a line per method, and network where there are several, with as many metrics as there is room for."""
+    table = combine(runs)
     several = len(table.models) > 1
     groups = list(dict.fromkeys((run.model, run.method) for run in runs))
     columns = [Column("method", flexible=True), Column("jobs", right=True), Column("pictures", right=True)]

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
 from vital_exp.config import plain
 from vital_exp.errors import UsageError
-from vital_exp.image_folders import check_root
+from vital_exp.image_folders import check_folder, check_root
 from vital_exp.images.masks import MASKS
 from vital_exp.mining.counts import check_counts
+from vital_exp.run_folders import is_run, is_sweep
 from vital_exp.setup.schedule import SCHEDULES
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
@@ -66,7 +68,27 @@ def _check_mine(config: DictConfig) -> None:
         check_root(config.images, "images")
 
 
-EARLY: Mapping[str, Callable[[DictConfig], None]] = {"visualize": _check_visualize, "mine": _check_mine}
+def _check_evaluate(config: DictConfig) -> None:
+    if config.study or config.answers is not None:
+        return
+    if config.run is not None and config.pictures is not None:
+        raise UsageError("pictures", config.pictures, f"either run or pictures, and run={config.run} is given too")
+    if config.pictures is not None:
+        check_folder(Path(config.pictures).expanduser(), "pictures", "pictures")
+        return
+    if config.run is None:
+        raise UsageError("run", None, "a run folder of vital-visualize, or pictures=folder, is needed")
+    run = Path(config.run).expanduser()
+    if not is_run(run) and not is_sweep(run):
+        problem = "no results.jsonl at or below it; a run folder of vital-visualize holds one"
+        raise UsageError("run", config.run, problem if run.is_dir() else "no such folder")
+
+
+EARLY: Mapping[str, Callable[[DictConfig], None]] = {
+    "visualize": _check_visualize,
+    "mine": _check_mine,
+    "evaluate": _check_evaluate,
+}
 
 
 def check_numbers(config: DictConfig) -> None:
