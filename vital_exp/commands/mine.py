@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,16 +81,7 @@ def _mine(config: DictConfig, out: Path) -> int:
         units = list(write_sheets(index, mining.folder, out, config.progress))
         notes = {unit: names.note(unit) for unit in units}
         print(f"page: {write_page(index, out, units, notes)} (contact sheets of {len(units)} units)")
-    layer, number = index.units()[0]
-    kind = "direction" if config.directions else "channel"
-    print(_next(f"target={kind} target.layer={layer} target.index={number} references.index={index.path}"))
     return 0
-
-
-def _next(asked: str) -> str:
-    """Return the command that makes pictures of what was mined."""
-    model = [one for one in HydraConfig.get().overrides.task if re.match(r"\+*model[.=@]", one)]
-    return f"next: vital-visualize {shlex.join([*model, *asked.split(' ')])}"
 
 
 def _names(config: DictConfig, mining: Mining, index: Index, out: Path) -> Names:
@@ -149,7 +139,6 @@ def _concepts(config: DictConfig, out: Path) -> int:
     names = _names(config, mining.mining(concepts), index, out)
     if config.sheets:
         print(f"page: {write_report(concepts, index, mining.folder, out, names.note, config.progress)}")
-    print(_next(f"target=concept target.concepts={out}"))
     return 0
 
 
@@ -294,7 +283,7 @@ def _spectrum(config: DictConfig, out: Path) -> int:
         return 0
     path = spectrum.write(out, config.workers, config.progress)
     _tell_corrupt(spectrum.corrupt, len(spectrum.folder.paths))
-    print(f"spectrum: {path}\nnext: vital-visualize method=maco image.magnitude={path}")
+    print(f"spectrum: {path} (image=maco image.magnitude={path})")
     return 0
 
 
