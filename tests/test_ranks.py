@@ -141,7 +141,8 @@ def test_slurm_starts_the_ranks_of_a_sweep(workplace: Path) -> None:
     ranks = [start(workplace, *arguments, setting=setting) for setting in settings]
     (code, told), (_, silent) = [finish(rank, workplace) for rank in ranks]
     assert code == 2, told
-    assert told.count("target.index=9") == 1
+    assert told.count("vital-visualize: job 0: target.index=9") == 1
+    assert "job 0 failed: target.index=9" in told  # in the table at the end
     assert silent == ""
     check_whole(workplace / "sweep" / "1", 2)
     assert {path.name for path in workplace.iterdir() if path.is_dir()} == {"photos", "sweep"}

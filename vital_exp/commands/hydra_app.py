@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vital_exp.commands.announcement import announcement
 from vital_exp.commands.help_text import asks_for_help, help_text
+from vital_exp.commands.outer_ranks import outer_ranks
 from vital_exp.commands.sweep_lines import print_sweep
 from vital_exp.commands.warnings_once import warnings_once
 from vital_exp.config import canonical, compose_config, config_dir, normalised, plain
@@ -164,18 +165,6 @@ def _metrics(names: Any) -> Sequence[Metric]:
     return chosen(names)
 
 
-def outer_ranks() -> tuple[int, int]:
-    """Return this process's number, and how many there are, of the ranks that something started as one job."""
-    if not {"LOCAL_RANK", "SLURM_NTASKS"} & set(os.environ):
-        return 0, 1
-    from vital_exp.visualization.starters import environment
-
-    with suppress(UsageError):  # which the job tells
-        if (started := environment()) is not None:
-            return started.global_rank(), started.world_size()
-    return 0, 1
-
-
 def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> int | Value:
     """Run one job and tell its mistake, if it has one; return an exit code, or its value."""
     settings = HydraConfig.get()
@@ -185,7 +174,7 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
     everywhere = False
     try:
         checked = normalised(config, config_name)
-        check_early(checked, config_name)
+        check_early(checked, config_name, files=ranks == 1)
         if rank == 0:
             _announce(checked, config_name)
             tell_without_effect(config_name, plain(checked), keys_of(settings.overrides.task), _metrics)

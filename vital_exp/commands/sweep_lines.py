@@ -11,6 +11,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from vital_exp.commands.outer_ranks import outer_ranks
+
 JOB = re.compile(r"\t#(\d+) : (.*)", re.DOTALL)  # a line of Hydra's launchers
 
 
@@ -35,7 +37,12 @@ class SweepEnd(Callback):
 
 
 def print_sweep(place: Path) -> None:
-    """Print a line per method of the jobs in a folder, those that failed by name, and what can be done next."""
+    """Print a line per method of the jobs in a folder, those that failed by name, and what can be done next.
+
+    Of several ranks the first does.
+    """
+    if outer_ranks()[0]:
+        return
     from vital_exp.reporting.sweep_summary import sweep_text
 
     print(f"\n{sweep_text(place)}", flush=True)

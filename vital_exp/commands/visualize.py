@@ -15,8 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vital_exp.commands.hydra_app import Value, outer_ranks, run_app
+from vital_exp.commands.hydra_app import Value, run_app
 from vital_exp.commands.imports import uncollected
+from vital_exp.commands.outer_ranks import outer_ranks
 from vital_exp.config import normalised
 from vital_exp.errors import UsageError
 from vital_exp.values import one_of

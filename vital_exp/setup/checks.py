@@ -34,18 +34,26 @@ RANGE = re.compile(r"\s*(\d{1,9})\s*(?:\.\.|-|:)\s*(\d{1,9})\s*")  # of seeds, a
 COUNT = "a whole number of at least 1"
 
 
-def check_early(config: DictConfig, command: str) -> None:
+def check_early(config: DictConfig, command: str, files: bool = True) -> None:
     """Check what a command's configuration says, as far as that needs no torch.
 
     Args:
         config: composed, without Hydra's part.
         command: whose it is, ``"visualize"``.
+        files: whether files and folders are looked for too; ranks on several machines may not have the same.
 
     Raises:
-        UsageError: the first mistake.
+        UsageError: the first mistake. Every rank finds the same, where no files are looked for.
     """
-    if config.get("list") is None and command in EARLY:
+    if config.get("list") is not None or command not in EARLY:
+        return
+    try:
         EARLY[command](config)
+        if files:
+            FILES[command](config)
+    except UsageError as error:
+        error.everywhere = True
+        raise
 
 
 def _check_visualize(config: DictConfig) -> None:
@@ -53,22 +61,26 @@ def _check_visualize(config: DictConfig) -> None:
     check_rate(config)
     check_scale(config)
     pair(config.image.get("size"), "image.size", (1, 1))
-    _check_files(config)
     check_reference_count(config)
     pair(config.references.get("size"), "references.size", (1, 1))
-    if config.references.source == "folder" and config.references.root:
-        check_root(config.references.root, "references.root")
     _check_target(config)
 
 
-def _check_mine(config: DictConfig) -> None:
-    check_counts(config)
-    _check_files(config)
+def _check_files_of_visualize(config: DictConfig) -> None:
+    _check_files_of_network(config)
+    if config.references.source == "folder" and config.references.root:
+        check_root(config.references.root, "references.root")
+    if config.target.kind == "class" and config.model.class_names is not None:
+        _check_classes(config)
+
+
+def _check_files_of_mine(config: DictConfig) -> None:
+    _check_files_of_network(config)
     if config.images and not isinstance(config.spectrum, str):
         check_root(config.images, "images")
 
 
-def _check_evaluate(config: DictConfig) -> None:
+def _check_files_of_evaluate(config: DictConfig) -> None:
     if config.study or config.answers is not None:
         return
     if config.run is not None and config.pictures is not None:
@@ -86,8 +98,13 @@ def _check_evaluate(config: DictConfig) -> None:
 
 EARLY: Mapping[str, Callable[[DictConfig], None]] = {
     "visualize": _check_visualize,
-    "mine": _check_mine,
-    "evaluate": _check_evaluate,
+    "mine": check_counts,
+    "evaluate": lambda config: None,
+}
+FILES: Mapping[str, Callable[[DictConfig], None]] = {
+    "visualize": _check_files_of_visualize,
+    "mine": _check_files_of_mine,
+    "evaluate": _check_files_of_evaluate,
 }
 
 
@@ -232,25 +249,29 @@ def check_tree(config: DictConfig) -> None:
 
 
 def _check_target(config: DictConfig) -> None:
-    """Check the targets; a class out of range only where the classes' names are given."""
+    """Check the targets, but for classes, which are known by their names."""
     kind = config.target.kind
     if kind == "circuit":
         check_tree(config)
         return
-    variations = variations_of(config)
+    variations_of(config)
     if kind != "class":
         if kind != "concept" or config.target.get("concepts") is None:  # a file says its layer
             check_layer(config.target.layer)
         if kind == "neuron":
             position_of(config.target.get("position"))
-    elif config.model.class_names is not None:
-        content = plain(config)
-        class_targets(
-            content["target"]["index"], ClassNames(read_class_names(content["model"]["class_names"])), variations
-        )
+    elif isinstance(config.model.class_names, ListConfig):
+        _check_classes(config)
 
 
-def _check_files(config: DictConfig) -> None:
+def _check_classes(config: DictConfig) -> None:
+    """Make sure that there are the classes that are asked for, where their names are given."""
+    content = plain(config)
+    names = ClassNames(read_class_names(content["model"]["class_names"]))
+    class_targets(content["target"]["index"], names, variations_of(config))
+
+
+def _check_files_of_network(config: DictConfig) -> None:
     """Make sure that the files of the network are there."""
     if config.model.get("checkpoint"):
         weights_file(config.model.checkpoint)
