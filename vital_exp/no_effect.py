@@ -239,8 +239,9 @@ CHECKS = {  # of vital-audit, and the keys that each does not read
     "slingshot": ("layer", "snapshots.*", "detector.*"),
     "proxpulse": ("layer", "snapshots.*", "detector.*"),
 }
-OF_CHANNELS = ("channels", "pooling", "patches", "directions")
-OF_UNITS = ("layers", *OF_CHANNELS, "k", "patch.*", "sheets", "naming.*", "batch_size", "save_every", "model.*")
+OF_CHANNELS = ("channels", "pooling", "class", "relevance", "patches", "directions", "sae", "autoencoder.*")
+OF_UNITS = ("layers", *OF_CHANNELS, "k", "patch.*", "sheets", "overlays", "naming.*", "batch_size", "save_every")
+OF_UNITS = (*OF_UNITS, "model.*")
 
 RULES: Mapping[str, Sequence[Rule]] = {
     "visualize": (
@@ -330,6 +331,10 @@ RULES: Mapping[str, Sequence[Rule]] = {
             lambda asked: asked("patches") is False and not asked("concepts"),
             "patches=false",
         ),
+        Rule(("class", "relevance"), _unless("pooling", "relevance"), "only pooling=relevance ranks for a class"),
+        Rule(("autoencoder.*",), _lacks("sae"), "no autoencoder is named: sae=file"),
+        Rule(("sae", "autoencoder.*"), _has("directions"), "directions=... are mined"),
+        Rule(("overlays",), _is("sheets", False), "sheets=false"),
         Rule(("naming.clip.*", "naming.download"), _lacks("naming.words"), "no words are asked for: naming.words=true"),
         Rule(
             ("concepts.importance", "concepts.explained"),

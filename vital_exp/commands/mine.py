@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from vital_exp.evaluation.clip import Clip
     from vital_exp.mining.index import Index
     from vital_exp.mining.mine import Mining
-    from vital_exp.mining.units import Units
+    from vital_exp.mining.units import ClassRelevance, Units
     from vital_exp.models.network import VisionNetwork
     from vital_exp.naming.names import Names
     from vital_exp.references.arrays import Loader
+    from vital_exp.targets.autoencoder import SparseAutoencoder
 
 COMMAND = "mine"
 # What there is to mine when nothing is said: a part of the embedded network, so that it takes no more than a minute.
@@ -78,7 +79,9 @@ def _mine(config: DictConfig, out: Path) -> int:
     print(f"index: {index.path} ({len(index.units())} units of {', '.join(mining.units.layers)})")
     names = _names(config, mining, index, out)
     if config.sheets:
-        units = list(write_sheets(index, mining.folder, out, config.progress))
+        units = list(
+            write_sheets(index, mining.folder, out, config.progress, mining.units if config.overlays else None)
+        )
         notes = {unit: names.note(unit) for unit in units}
         print(f"page: {write_page(index, out, units, notes)} (contact sheets of {len(units)} units)")
     return 0
@@ -136,9 +139,11 @@ def _concepts(config: DictConfig, out: Path) -> int:
     _record(config, out, mining.network, mining.batch_size)
     _tell_corrupt(index.corrupt, len(mining.folder.paths))
     print(f"concepts: {out / 'concepts.safetensors'} ({len(concepts)} of {concepts.layer}); index: {index.path}")
-    names = _names(config, mining.mining(concepts), index, out)
+    every = mining.mining(concepts)
+    names = _names(config, every, index, out)
     if config.sheets:
-        print(f"page: {write_report(concepts, index, mining.folder, out, names.note, config.progress)}")
+        mined = every.units if config.overlays else None
+        print(f"page: {write_report(concepts, index, mining.folder, out, names.note, config.progress, mined)}")
     return 0
 
 
@@ -217,7 +222,8 @@ def _units(config: DictConfig, network: VisionNetwork) -> Units:
 
     layers = _layers(config, network)
     channels: Any = OmegaConf.to_container(config)["channels"]  # type: ignore[index, call-overload]
-    return select_units(network, layers, channels, config.pooling, _directions(config, layers), config.position)
+    given = _directions(config, layers) or _features(config, layers, network)
+    return select_units(network, layers, channels, config.pooling, given, config.position, _relevance(config, network))
 
 
 def _layers(config: DictConfig, network: VisionNetwork) -> list[str]:
@@ -241,6 +247,33 @@ def _directions(config: DictConfig, layers: list[str]) -> dict[str, Tensor]:
         return {layers[0]: load_directions(config.directions)}
     except UsageError as error:
         raise UsageError("directions", error.value, error.problem, error.options) from None
+
+
+def _features(config: DictConfig, layers: list[str], network: VisionNetwork) -> dict[str, SparseAutoencoder]:
+    """Return the autoencoder whose features are mined, by its layer."""
+    from vital_exp.models.layers import unit_shape
+    from vital_exp.targets.autoencoder_files import load_autoencoder
+
+    if config.sae is None:
+        return {}
+    if len(layers) != 1:
+        raise UsageError("sae", config.sae, f"an autoencoder is of one layer, and layers={layers}")
+    given: Any = OmegaConf.to_container(config.autoencoder)
+    keys = {**given, "checkpoint": config.sae, "layer": layers[0]}
+    try:
+        return {layers[0]: load_autoencoder(keys, unit_shape(network, layers[0], "layers")[0])}
+    except UsageError as error:
+        own = "sae" if error.key == "target.checkpoint" else error.key.replace("target.", "autoencoder.")
+        raise UsageError(own, error.value, error.problem, error.options) from None
+
+
+def _relevance(config: DictConfig, network: VisionNetwork) -> ClassRelevance | None:
+    """Return which class's relevance images are ranked by."""
+    from vital_exp.mining.units import RELEVANCE, ClassRelevance
+
+    if config.pooling != RELEVANCE or config["class"] is None:
+        return None
+    return ClassRelevance(network.classes.find(str(config["class"]), "class"), config.relevance)
 
 
 def _record(config: DictConfig, out: Path, network: VisionNetwork, batch_size: int) -> None:

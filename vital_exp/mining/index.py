@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.mining.activity import Histogram
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.meta import (
     FORMAT,
@@ -65,6 +66,14 @@ CREATE TABLE facets (
   coherence REAL NOT NULL,   -- mean pairwise cosine of the members
   members TEXT NOT NULL,     -- JSON: their places among the candidates, rank - 1, the nearest to the centre first
   PRIMARY KEY (layer, channel, settings, facet)
+) WITHOUT ROWID;
+-- How all images drive each unit.
+CREATE TABLE activity (
+  layer TEXT NOT NULL, channel INTEGER NOT NULL,
+  awake REAL NOT NULL,       -- share of the images whose activation is above 0
+  low REAL NOT NULL, high REAL NOT NULL,  -- the least and the largest of a sample of the images
+  counts TEXT NOT NULL,      -- JSON: how many of these are in each of some bins of equal width from low to high
+  PRIMARY KEY (layer, channel)
 ) WITHOUT ROWID;
 CREATE TABLE corrupt (image TEXT NOT NULL, reason TEXT NOT NULL);     -- files that could not be read
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;  -- what the index is of; values are JSON
@@ -208,6 +217,19 @@ class Index:
         """Return the unit's activation by the image that drives it most."""
         return self.top(layer, channel, 1)[0].activation
 
+    def histogram(self, layer: str, channel: int) -> Histogram:
+        """Return how all images drive a unit.
+
+        Raises:
+            UsageError: the unit was not mined.
+        """
+        question = "SELECT awake, low, high, counts FROM activity WHERE layer = ? AND channel = ?"
+        found = self._ask(question, (layer, channel))
+        if not found:
+            self._explain(layer, channel, IMAGE)
+        awake, low, high, counts = found[0]
+        return Histogram(awake, low, high, json.loads(counts))
+
     def units(self) -> list[tuple[str, int]]:
         """Return (layer, channel) of every unit, layers in the order they were asked for."""
         order = {one["layer"]: place for place, one in enumerate(self.meta["layers"])}
@@ -267,12 +289,20 @@ class Index:
             return connection.execute(question, values).fetchall()
 
 
-def write_index(path: Path, rows: Iterable[Row], corrupt: Mapping[str, str], meta: Meta) -> Index:
+def write_index(
+    path: Path,
+    rows: Iterable[Row],
+    corrupt: Mapping[str, str],
+    meta: Meta,
+    histograms: Iterable[tuple[str, int, Histogram]] = (),
+) -> Index:
     """Write an index whole: beside its place, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_path(path) as temporary, closing(sqlite3.connect(temporary)) as connection, connection:
         connection.executescript(SCHEMA)
         connection.executemany("INSERT INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_values, rows))
+        every = ((layer, channel, h.awake, h.low, h.high, json.dumps(h.counts)) for layer, channel, h in histograms)
+        connection.executemany("INSERT INTO activity VALUES (?, ?, ?, ?, ?, ?)", every)
         connection.executemany("INSERT INTO corrupt VALUES (?, ?)", ((_text(p), r) for p, r in corrupt.items()))
         connection.executemany("INSERT INTO meta VALUES (?, ?)", ((k, json.dumps(v)) for k, v in meta.items()))
     return Index(path)

@@ -12,7 +12,7 @@ from vital_exp.mining.patches import PatchSettings
 from vital_exp.mining.units import Units
 from vital_exp.models.identity import LAYER, PARTS, Identity, difference, identity_of
 
-FORMAT = 6  # of the index and of the state; raise it when what they hold changes
+FORMAT = 7  # of the index and of the state; raise it when what they hold changes
 NETWORK = (*PARTS, "precision", "variant")
 IMAGES = ("fingerprint",)
 SETTINGS = ("format", "layers", "k", "pooling", "patch")

@@ -18,6 +18,7 @@ from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
 from vital_exp.mining import index as indices
 from vital_exp.mining import state as states
+from vital_exp.mining.activity import Histogram
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import BOTTOM, TOP, Index, Row, write_index
 from vital_exp.mining.meta import (
@@ -114,7 +115,7 @@ class Mining:
         passes.run(state)
         corrupt = self._corrupt(state)
         meta = {**self.meta, "fields": {layer: self._field(passes, state, layer) for layer in self.units.layers}}
-        index = write_index(finished, self._rows(passes, state), corrupt, meta)
+        index = write_index(finished, self._rows(passes, state), corrupt, meta, self._histograms(state))
         kept.unlink(missing_ok=True)
         return index
 
@@ -180,6 +181,13 @@ class Mining:
             yield from self._side(passes, layer, state.bottom[layer], BOTTOM)
             if self.patch:
                 yield from self._patches(passes, layer, state.patches[layer])
+
+    def _histograms(self, state: MiningState) -> Iterator[tuple[str, int, Histogram]]:
+        """Yield layer, channel and histogram of each unit."""
+        read = len(self.folder.paths) - len(state.corrupt)
+        for layer, channels in self.units.channels.items():
+            for unit, channel in enumerate(channels):
+                yield layer, channel, state.activity[layer].histogram(unit, read)
 
     def _side(self, passes: Passes, layer: str, best: TopK, side: str) -> Iterator[Row]:
         sign = -1 if side == BOTTOM else 1

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vital_exp.images.output import resized
+from vital_exp.mining.activity import Activity
 from vital_exp.mining.images import ImageBatch, ImageFolder
 from vital_exp.mining.interruption import held_back
 from vital_exp.mining.patches import PatchSettings, crops, windows_over
@@ -63,7 +64,9 @@ class Passes:
         def empty() -> dict[str, TopK]:
             return {layer: TopK(count, k, self.device) for layer, count in counts.items()}
 
-        return MiningState(empty(), empty(), empty())
+        images = len(self.folder.paths)
+        activity = {layer: Activity(count, images, self.device) for layer, count in counts.items()}
+        return MiningState(empty(), empty(), empty(), activity=activity)
 
     def run(self, state: MiningState) -> None:
         """Run what is left to do."""
@@ -148,6 +151,7 @@ class Passes:
         """Rank images by every unit; return how many pictures the network saw."""
         for layer, (values, seconds, positions) in self.units.ranked(rgb).items():
             numbered = numbers[:, None] * self.positions[layer] + positions  # (N, U)
+            state.activity[layer].add(values, numbers)
             state.top[layer].add(values, numbered, seconds)
             state.bottom[layer].add(-values, numbered, -seconds)
         return len(rgb)

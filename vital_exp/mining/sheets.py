@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
@@ -14,7 +15,9 @@ from tqdm import tqdm
 from vital_exp.images.output import as_image, to_uint8
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index, Row
+from vital_exp.mining.overlays import Key, strongest_maps
 from vital_exp.mining.patches import Box
+from vital_exp.mining.units import Units
 from vital_exp.models.channels import as_rgb
 from vital_exp.references.decoding import CorruptImageError
 from vital_exp.whole_files import whole_path
@@ -26,6 +29,7 @@ COLUMNS, PATCH_ROWS = 10, 2
 TILE, GAP, MARGIN, LINE, TEXT = 96, 4, 14, 30, 18  # px
 QUIET, PAPER, NO_IMAGE = "#6b6862", "#ffffff", "#d8d5cf"
 FRAME = ("#ffffff", "#1d1c1a")  # a light line in a dark one: seen on any image
+FADED = 0.1  # of an image that is left where the unit does not fire
 JPEG_QUALITY = 82
 VIEWS_KEPT = 512  # decoded images, of the size of the network's input: units share many
 
@@ -36,25 +40,33 @@ class Sheets:
     Args:
         index: the finished index.
         folder: its images.
+        maps: where units fire in their strongest images (:func:`vital_exp.mining.overlays.strongest_maps`).
     """
 
-    def __init__(self, index: Index, folder: ImageFolder) -> None:
-        self.index, self.folder = index, folder
+    def __init__(self, index: Index, folder: ImageFolder, maps: Mapping[Key, Tensor] | None = None) -> None:
+        self.index, self.folder, self.maps = index, folder, maps or {}
         self._view = lru_cache(VIEWS_KEPT)(self._load)
         self._font = ImageFont.load_default(TEXT)
 
     def draw(self, layer: str, channel: int) -> Image.Image:
-        """Return the sheet of a unit: strongest patches, strongest images with their patches framed, weakest images.
+        """Return the sheet of a unit.
 
+        Strongest patches, strongest images with their patches framed, where the unit fires in these, weakest images.
         An index without patches shows windows around the strongest position in their place.
         """
         named, patches = self._patches(layer, channel, COLUMNS * PATCH_ROWS)
         top = self.index.top(layer, channel, COLUMNS)
         bottom = self.index.bottom(layer, channel, COLUMNS)
+        fires = [row for row in top if (layer, channel, row.image) in self.maps]
         boxes = {row.image: row.box for row in patches}
         parts = [
             (named, patches, [self.tile(row.image, row.box) for row in patches]),
             ("images that drive it most", top, [self.tile(row.image, frame=boxes.get(row.image)) for row in top]),
+            (
+                "where it fires in them",
+                fires,
+                [self.overlay(row.image, self.maps[layer, channel, row.image]) for row in fires],
+            ),
             ("images that drive it least", bottom, [self.tile(row.image) for row in bottom]),
         ]
         return self._page([part for part in parts if part[1]])
@@ -105,6 +117,16 @@ class Sheets:
                 ImageDraw.Draw(tile).rectangle(inside, outline=colour)
         return tile
 
+    def overlay(self, path: str, heat: Tensor) -> Image.Image:
+        """Return an image as a tile that fades to paper where a map (rows, columns) in [0, 1] is low.
+
+        The map is squared: what is half as strong as the strongest place is three quarters paper.
+        """
+        tile = self.tile(path)
+        kept = (FADED + (1 - FADED) * heat.float().square()).mul(255).round().to(torch.uint8)
+        mask = as_image(kept[None]).resize(tile.size, Image.Resampling.BICUBIC)
+        return Image.composite(tile, Image.new("RGB", tile.size, PAPER), mask)
+
     def _load(self, path: str) -> Image.Image | None:
         try:
             return _as_image(self.folder.load(path), self.folder.preprocessing.preview)
@@ -129,10 +151,16 @@ def drawn_units(index: Index) -> list[tuple[str, int]]:
     return [unit for layer in layers for unit in by_layer[layer][: each if len(units) > MOST_SHEETS else None]]
 
 
-def write_sheets(index: Index, folder: ImageFolder, out: Path, progress: bool = False) -> Iterator[tuple[str, int]]:
-    """Write ``out/sheets/<layer>/<channel>.jpg`` of units, those that are there already excepted; yield the units."""
-    sheets = Sheets(index, folder)
+def write_sheets(
+    index: Index, folder: ImageFolder, out: Path, progress: bool = False, mined: Units | None = None
+) -> Iterator[tuple[str, int]]:
+    """Write ``out/sheets/<layer>/<channel>.jpg`` of units, those that are there already excepted; yield the units.
+
+    With ``mined`` sheets show where units fire in their strongest images, which pass the network once more.
+    """
     units = drawn_units(index)
+    missing = [unit for unit in units if not (out / sheet_path(*unit)).is_file()]
+    sheets = Sheets(index, folder, strongest_maps(index, mined, folder, missing, COLUMNS) if mined else None)
     for layer, channel in tqdm(units, desc="sheets", unit="sheet", disable=None if progress else True):
         path = out / sheet_path(layer, channel)
         if not path.is_file():

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from vital_exp.mining.activity import Activity
 from vital_exp.mining.meta import Meta
 from vital_exp.mining.top import TopK
 from vital_exp.whole_files import whole_path
@@ -30,6 +31,7 @@ class MiningState:
         phase: the pass that is running.
         position: images of this pass that are done.
         corrupt: reason by number of the image.
+        activity: for each layer how far all images drive its units.
     """
 
     top: dict[str, TopK]
@@ -38,6 +40,7 @@ class MiningState:
     phase: str = IMAGES_PASS
     position: int = 0
     corrupt: dict[int, str] = field(default_factory=dict)
+    activity: dict[str, Activity] = field(default_factory=dict)
 
     def save(self, path: Path, meta: Meta) -> None:
         """Write the state whole."""
@@ -57,7 +60,12 @@ class MiningState:
         self.corrupt = {int(number): reason for number, reason in progress["corrupt"].items()}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return {
+        activity = {
+            f"activity/{layer}/{what}": getattr(one, what)
+            for layer, one in self.activity.items()
+            for what in ("awake", "sample")
+        }
+        return activity | {
             f"{part}/{layer}/{what}": getattr(one, what)
             for part in ("top", "bottom", "patches")
             for layer, one in getattr(self, part).items()

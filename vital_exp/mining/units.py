@@ -15,12 +15,28 @@ from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact, precisions_of
 from vital_exp.models.tokens import token_span
+from vital_exp.models.unit_readout import unit_readout
+from vital_exp.relevance.maps import WITH_MAPS, activations_and_relevance
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.selection import unit_targets
-from vital_exp.targets.unit import TOKENS
+from vital_exp.targets.unit import TOKENS, Target
 from vital_exp.values import one_of
 
-POOLINGS = ("max", "mean")
+RELEVANCE = "relevance"
+POOLINGS = ("max", "mean", RELEVANCE)
+
+
+@dataclass(frozen=True)
+class ClassRelevance:
+    """Relevance for a class, which images are ranked by in place of activations (RelMax, Achtibat et al. 2023).
+
+    Attributes:
+        index: the class.
+        method: of relevance, one with maps.
+    """
+
+    index: int
+    method: str = "lrp"
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,7 @@ class Units:
         shapes: for each layer the shape of its map, (rows, columns), (tokens,) or (1,).
         tokens: which tokens are read, ``"cls"``, ``"register"`` or ``"patches"``; None: all positions.
         spans: with tokens for each layer their first position and the one behind the last.
+        relevance: with the pooling ``"relevance"``: maps are those of relevance for a class, and are summed up.
     """
 
     network: VisionNetwork
@@ -46,6 +63,7 @@ class Units:
     shapes: Mapping[str, tuple[int, ...]]
     tokens: str | None = None
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    relevance: ClassRelevance | None = None
 
     @property
     def layers(self) -> list[str]:
@@ -54,9 +72,22 @@ class Units:
 
     @torch.inference_mode()
     def maps(self, images: Tensor) -> dict[str, Tensor]:
-        """Return for each layer the units' maps, (B, U, P), of RGB images (B, 3, H, W), on the network's device."""
+        """Return for each layer the units' maps, (B, U, P), of images (B, C, H, W), on the network's device."""
+        if self.relevance is not None:
+            return self._relevance_maps(images, self.relevance)
         activations, _ = self.network.taps(self.layers, "layers")(model_space(images, self.network))
         return {layer: self.of_units(layer, exact(activations[layer]).flatten(2)) for layer in self.layers}
+
+    def _relevance_maps(self, images: Tensor, asked: ClassRelevance) -> dict[str, Tensor]:
+        """Return for each layer the units' relevance for a class at each position, (B, U, P)."""
+        read = unit_readout(self.network, [Target("class", asked.index)]).select([0] * len(images))
+        with torch.inference_mode(False), torch.enable_grad():
+            pictures = model_space(images.clone(), self.network)
+            try:
+                _, maps, _ = activations_and_relevance(self.network, pictures, self.layers, read, asked.method)
+            except UsageError as error:
+                raise UsageError(error.key.replace("model.layers", "layers"), error.value, error.problem) from None
+        return {layer: self.of_units(layer, exact(maps[layer]).flatten(2)) for layer in self.layers}
 
     def of_units(self, layer: str, values: Tensor) -> Tensor:
         """Return the units' part (B, U, P) of a layer's channels (B, C, P), at the positions that are read."""
@@ -103,6 +134,8 @@ class Units:
 
     def _free(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
         """Return for each layer the units' maps, (B, U, P), and those before a bound cut them off, where it does."""
+        if self.relevance is not None:
+            return {layer: (maps, None) for layer, maps in self.maps(images).items()}
         with before_bounds(self.network, self.layers, len(images)) as given:
             every = self.maps(images)
         found: dict[str, tuple[Tensor, Tensor | None]] = {}
@@ -130,7 +163,8 @@ class Units:
     def describe(self) -> list[dict[str, object]]:
         """Return layers, units and directions, ready for JSON."""
         hashes = {layer: directions_hash(vectors) for layer, vectors in self.directions.items()}
-        tokens = {"tokens": self.tokens} if self.tokens else {}
+        tokens: dict[str, object] = {"tokens": self.tokens} if self.tokens else {}
+        tokens |= {"relevance": vars(self.relevance)} if self.relevance else {}
         return [
             {"layer": layer, "channels": spans(numbers), "directions": hashes.get(layer), **tokens}
             for layer, numbers in self.channels.items()
@@ -138,7 +172,9 @@ class Units:
 
 
 def pool(maps: Tensor, pooling: str) -> Tensor:
-    """Return the spatial maximum or mean of maps (..., P)."""
+    """Return the maximum or mean over positions of maps (..., P), of relevance their sum."""
+    if pooling == RELEVANCE:
+        return maps.sum(dim=-1)
     return maps.amax(dim=-1) if pooling == "max" else maps.mean(dim=-1)
 
 
@@ -167,6 +203,7 @@ def select_units(
     pooling: str = "max",
     directions: Mapping[str, Tensor | SparseAutoencoder] | None = None,
     tokens: str | None = None,
+    relevance: ClassRelevance | None = None,
 ) -> Units:
     """Return the units of the layers, their numbers ascending.
 
@@ -174,10 +211,11 @@ def select_units(
         network: the frozen network.
         layers: module names; ``"output"`` is the network's output.
         channels: "all", numbers, "0-63", a list of these; the same for every layer, or {layer: selection}.
-        pooling: ``"max"`` or ``"mean"``.
+        pooling: ``"max"`` or ``"mean"`` of the activation; ``"relevance"``: the sum of the relevance for a class.
         directions: for some layers (K, C) read-outs, or an autoencoder, in place of channels; ``channels`` then are
             their numbers.
         tokens: which tokens of transformers' layers are read; None: all positions.
+        relevance: for which class, with the pooling ``"relevance"``.
 
     Raises:
         UsageError: no layer, an unknown one, a channel out of range, an unknown pooling, directions that do not fit.
@@ -185,6 +223,7 @@ def select_units(
     if not layers or len(set(layers)) < len(layers):
         raise UsageError("layers", list(layers), "different layers, at least one; list=layers prints them")
     one_of("pooling", pooling, POOLINGS)
+    _check_relevance(network, pooling, relevance, given=bool(directions))
     shapes, given = map_shapes(network, layers), dict(directions or {})
     if stray := [layer for layer in given if layer not in layers]:
         raise UsageError("directions", stray[0], "directions of a layer that is not mined", layers)
@@ -201,10 +240,21 @@ def select_units(
         chosen[layer] = sorted(target.index for target in targets)
     read = {layer: shape[1:] for layer, shape in shapes.items()}
     if tokens is None:
-        return Units(network, chosen, pooling, given, read)
+        return Units(network, chosen, pooling, given, read, relevance=relevance)
     at = {layer: token_span(network, layer, one_of("position", tokens, TOKENS), "position") for layer in layers}
     read = {layer: (end - first,) for layer, (first, end) in at.items()}
-    return Units(network, chosen, pooling, given, read, tokens, at)
+    return Units(network, chosen, pooling, given, read, tokens, at, relevance)
+
+
+def _check_relevance(network: VisionNetwork, pooling: str, asked: ClassRelevance | None, *, given: bool) -> None:
+    if pooling != RELEVANCE:
+        return
+    if asked is None:
+        raise UsageError("class", None, "pooling=relevance ranks by relevance for a class: its number or name")
+    network.classes.check(asked.index, "class")
+    one_of("relevance", asked.method, WITH_MAPS)
+    if given:
+        raise UsageError("pooling", pooling, "is of channels: directions are ranked by max or mean", ("max", "mean"))
 
 
 @torch.no_grad()

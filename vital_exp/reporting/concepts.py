@@ -24,6 +24,7 @@ from vital_exp.mining.sheets import (
     Sheets,
     write_sheets,
 )
+from vital_exp.mining.units import Units
 from vital_exp.reporting.mining import write_page
 from vital_exp.whole_files import whole_path
 
@@ -37,14 +38,15 @@ def write_report(
     out: Path,
     note: Callable[[tuple[str, int]], str],
     progress: bool = False,
+    mined: Units | None = None,
 ) -> Path:
     """Write ``concepts.jpg``, ``sheets/<layer>/<concept>.jpg`` and ``index.html``; return the page's path.
 
-    ``note`` returns the names of a unit, or nothing.
+    ``note`` returns the names of a unit, or nothing. With ``mined`` sheets show where concepts fire.
     """
     with whole_path(out / SHEET) as path:
         contact_sheet(concepts, index, folder).save(path, "JPEG", quality=JPEG_QUALITY, optimize=True)
-    units = list(write_sheets(index, folder, out, progress))
+    units = list(write_sheets(index, folder, out, progress, mined))
     notes = {unit: "; ".join(filter(None, [caption(concepts, unit[1]), note(unit)])) for unit in units}
     return write_page(index, out, units, notes, "concept")
 

@@ -34,6 +34,10 @@ class Card:
     width: int
     height: int
     note: str
+    awake: float
+    bars: tuple[float, ...]
+    low: float
+    high: float
 
 
 def write_page(
@@ -80,4 +84,8 @@ def _cards(
         src = f"data:image/jpeg;base64,{data}" if embedded else place
         patch = index.patches(layer, channel, 1)[0].activation if index.meta["patch"] else None
         note = notes.get((layer, channel), "")
-        yield Card(layer, channel, index.largest_activation(layer, channel), patch, src, size[0], size[1], note)
+        told = index.histogram(layer, channel)
+        most = max(told.counts)
+        bars = tuple((count / most) ** 0.5 for count in told.counts)  # a root, so that few images are seen beside many
+        largest = index.largest_activation(layer, channel)
+        yield Card(layer, channel, largest, patch, src, size[0], size[1], note, told.awake, bars, told.low, told.high)
