@@ -23,7 +23,7 @@ from vital_exp.evaluation.reading import NetworkReader, classifier
 from vital_exp.evaluation.settings import Settings
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.images.output import to_uint8
-from vital_exp.models.network import VisionNetwork
+from vital_exp.models.network import Preprocessing, VisionNetwork
 from vital_exp.references.drawn import CLASS_NAMES, DrawnReferences, draw
 from vital_exp.runs.evaluate import evaluate, evaluate_pictures, settings_of
 from vital_exp.targets.class_names import ClassNames
@@ -304,7 +304,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, pattern: str = "class-{index}.png", table: Path | None = None) -> PictureSet:
-    return folder_pictures(folder, ClassNames(CLASS_NAMES), (64, 64), pattern, table)
+    return folder_pictures(folder, ClassNames(CLASS_NAMES), Preprocessing(size=(64, 64)), pattern, table)
 
 
 def test_names_say_the_targets(folder: Path) -> None:

@@ -494,7 +494,7 @@ def test_whole_images_are_embedded_once_for_all_units_of_a_layer(photos: Path, m
 @pytest.mark.parametrize("embedding", ["embedded_judge", {"source": "embedded", "name": "embedded_vit"}])
 def test_another_network_embeds_the_images(composed: DictConfig, embedding: Any) -> None:
     found = asked_for(composed, two_kinds(), embedding=embedding).facets(Target("channel", 3, "layer1"))
-    assert sorted({member % 2 for member in facet.members} for facet in found) == [{0}, {1}]
+    assert sorted([*{member % 2 for member in facet.members}] for facet in found) == [[0], [1]]
 
 
 @pytest.fixture(scope="module")

@@ -241,7 +241,7 @@ CHECKS = {  # of vital-audit, and the keys that each does not read
 }
 OF_CHANNELS = ("channels", "pooling", "class", "relevance", "patches", "directions", "sae", "autoencoder.*")
 OF_UNITS = ("layers", *OF_CHANNELS, "k", "patch.*", "sheets", "overlays", "naming.*", "batch_size", "save_every")
-OF_UNITS = (*OF_UNITS, "model.*")
+ALL_OF_UNITS = (*OF_UNITS, "model.*")
 
 RULES: Mapping[str, Sequence[Rule]] = {
     "visualize": (
@@ -322,7 +322,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(("pattern",), _has("targets"), "targets=... names every picture's target"),
     ),
     "mine": (
-        Rule(OF_UNITS, _has("spectrum"), "spectrum=... asks no network"),
+        Rule(ALL_OF_UNITS, _has("spectrum"), "spectrum=... asks no network"),
         Rule(("images",), lambda asked: isinstance(asked("spectrum"), str), "spectrum=... names its own folder"),
         Rule(("spectrum_size",), _lacks("spectrum"), "no spectrum is asked for: spectrum=true"),
         Rule(OF_CHANNELS, _has("concepts"), "concepts=... finds its own directions"),

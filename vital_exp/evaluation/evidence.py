@@ -149,6 +149,8 @@ class Evidence:
             return NetworkReader(self.network, layers, self._unit_readout(), own_size=self._own_size())
         if view == PIXELS:
             return PixelReader(own.size, own.channels)
+        if view in (INCEPTION, CLIP):
+            self.check_rgb()
         reader = NetworkReader(self.judges[view]) if view in self.judges else self.load[view]()
         if reader.channels != own.channels and own.channels not in (GREY, RGB):
             raise NotComputed(f"needs pictures of {reader.channels} channels, and these have {own.channels}")
@@ -188,10 +190,14 @@ class Evidence:
         Raises:
             NotComputed: they are neither.
         """
+        self.check_rgb()
+        return as_rgb(in_unit(self.pictures[list(members)]))
+
+    def check_rgb(self) -> None:
+        """Make sure that what takes RGB alone can look at the pictures; raises NotComputed where it cannot."""
         channels = self.network.preprocessing.channels
         if channels not in (GREY, RGB):
             raise NotComputed(f"needs RGB pictures, and these have {channels} channels")
-        return as_rgb(in_unit(self.pictures[list(members)]))
 
     def _shown(self, reader: Reader, pictures: Tensor) -> Reading:
         """Return what a reader says of pictures: in their channels if it takes those, else in those that are shown."""

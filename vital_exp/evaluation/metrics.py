@@ -139,6 +139,7 @@ def _diversity(evidence: Evidence, _view: str) -> Scores:
     if len(evidence.units) == len(evidence.targets):
         raise NotComputed("needs at least 2 pictures of a target: target.variations=2")
     settings = evidence.settings
+    evidence.check_rgb()
     lpips = load_lpips(settings.lpips.net, settings.lpips.checkpoint, settings.download)
 
     def of(_unit: int, members: list[int]) -> float:

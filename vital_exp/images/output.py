@@ -33,7 +33,7 @@ def as_image(picture: Tensor) -> Image.Image:
 
 def stored(pictures: Tensor) -> Tensor:
     """Return pictures (..., C, H, W) in [0, 1] as files hold them: RGB and grey uint8, others float32, on the CPU."""
-    if pictures.shape[-3] in (GREY, RGB):
+    if pictures.ndim < 3 or pictures.shape[-3] in (GREY, RGB):
         return to_uint8(pictures)
     return pictures.detach().cpu().float().clamp(0, 1)
 

@@ -67,7 +67,8 @@ class Visualization:
         if init is not None:
             init = checked_pictures(init, "init", request.network.preprocessing.channels)
             if len(init) != len(request.targets):
-                wanted = f"one picture per target, and there are {len(request.targets)}"
+                shape = f"({init.shape[1]}, H, W)"
+                wanted = f"one picture {shape} per target, and there are {len(request.targets)}"
                 raise UsageError("init", tuple(init.shape), wanted)
         self.setup, self.network, self.references = request.setup, request.network, request.references
         self.targets = list(request.targets)
