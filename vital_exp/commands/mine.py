@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,19 @@ def _mine(config: DictConfig, out: Path) -> int:
         )
         notes = {unit: names.note(unit) for unit in units}
         print(f"page: {write_page(index, out, units, notes)} (contact sheets of {len(units)} units)")
+    if config.pooling == "max" and config.sae is None:  # others are no references, or need more keys than fit a line
+        layer, number = index.units()[0]
+        kind = ["target=direction", f"target.vectors={config.directions}"] if config.directions else ["target=channel"]
+        place = [f"target.position={config.position}"] if config.position else []
+        unit = [f"target.layer={layer}", f"target.index={number}", *place]
+        print(_next([*kind, *unit, f"references.index={index.path}"]))
     return 0
+
+
+def _next(asked: list[str]) -> str:
+    """Return the command that makes pictures of what was mined."""
+    model = [one for one in HydraConfig.get().overrides.task if re.match(r"\+*model[.=@]", one)]
+    return f"next: vital-visualize {shlex.join([*model, *asked])}"
 
 
 def _names(config: DictConfig, mining: Mining, index: Index, out: Path) -> Names:
@@ -144,6 +157,7 @@ def _concepts(config: DictConfig, out: Path) -> int:
     if config.sheets:
         mined = every.units if config.overlays else None
         print(f"page: {write_report(concepts, index, mining.folder, out, names.note, config.progress, mined)}")
+    print(_next(["target=concept", f"target.concepts={out}"]))
     return 0
 
 
@@ -316,7 +330,7 @@ def _spectrum(config: DictConfig, out: Path) -> int:
         return 0
     path = spectrum.write(out, config.workers, config.progress)
     _tell_corrupt(spectrum.corrupt, len(spectrum.folder.paths))
-    print(f"spectrum: {path} (image=maco image.magnitude={path})")
+    print(f"spectrum: {path}\nnext: vital-visualize method=maco image.magnitude={path}")
     return 0
 
 

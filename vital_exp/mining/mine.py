@@ -19,6 +19,7 @@ from vital_exp.errors import UsageError
 from vital_exp.mining import index as indices
 from vital_exp.mining import state as states
 from vital_exp.mining.activity import Histogram
+from vital_exp.mining.counts import check_counts
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import BOTTOM, TOP, Index, Row, write_index
 from vital_exp.mining.meta import (
@@ -39,7 +40,6 @@ from vital_exp.mining.windows import FIELD_IMAGES, receptive_field
 from vital_exp.models.identity import begin_call, identity_of
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.decoding import CorruptImageError, printable
-from vital_exp.values import whole_number
 
 FOLDER_KEY = "hydra.run.dir"
 
@@ -77,8 +77,7 @@ class Mining:
         Raises:
             UsageError: the first that is not allowed.
         """
-        for key, least in (("k", 1), ("batch_size", 1), ("workers", 0), ("save_every", 1)):
-            whole_number(key, getattr(self, key), least)
+        check_counts(vars(self))
         count = len(self.folder.paths)
         if self.k > count:
             raise UsageError("k", self.k, f"{printable(self.folder.root)} holds {count} images")
