@@ -1,7 +1,9 @@
-"""How a user names images: a folder, a file that lists them, or a dataset. Imports no torch."""
+"""How a user names images: a folder, a file that lists them, a dataset, or one file. Imports no torch."""
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from vital_exp.errors import UsageError
@@ -42,3 +44,9 @@ def check_folder(root: Path, key: str, what: str = "images") -> None:
         shown = str(root).encode("utf-8", "backslashreplace").decode()  # names that are no UTF-8
         problem = "is no folder" if root.exists() else "does not exist"
         raise UsageError(key, shown, f"{problem}; give a folder of {what}")
+
+
+def names_file(text: str) -> bool:
+    """Whether a text names a file, and is no words: it is there, or the text ends like a file's name, ``photo.png``."""
+    there = os.path.isfile(os.path.expanduser(text))
+    return there or re.search(r"\w\.[A-Za-z][A-Za-z0-9]{1,4}$", text) is not None

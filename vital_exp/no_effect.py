@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vital_exp.errors import UsageError
+from vital_exp.image_folders import names_file
 from vital_exp.recorded_config import recorded_config
 from vital_exp.run_folders import is_sweep
 
@@ -176,6 +177,12 @@ def _without_facets(asked: Asked) -> bool:
     return asked("references.facets") in (None, 1)
 
 
+def _finds_by_embedding(asked: Asked) -> bool:
+    """Whether units are looked for by CLIP: by words always, by an image where that is said."""
+    query = asked("find")
+    return query is not None and (asked("find_by") == "embedding" or not names_file(str(query)))
+
+
 def _of_a_transformers_folder(asked: Asked) -> bool:
     return asked("model.source") == "transformers" and Path(str(asked("model.name"))).expanduser().is_dir()
 
@@ -241,7 +248,8 @@ CHECKS = {  # of vital-audit, and the keys that each does not read
 }
 OF_CHANNELS = ("channels", "pooling", "class", "relevance", "patches", "directions", "sae", "autoencoder.*")
 OF_UNITS = ("layers", *OF_CHANNELS, "k", "patch.*", "sheets", "overlays", "naming.*", "batch_size", "save_every")
-ALL_OF_UNITS = (*OF_UNITS, "model.*")
+FINDS = ("find_by", "find_count")
+ALL_OF_UNITS = (*OF_UNITS, "model.*", "find", *FINDS)
 
 RULES: Mapping[str, Sequence[Rule]] = {
     "visualize": (
@@ -335,7 +343,13 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(("autoencoder.*",), _lacks("sae"), "no autoencoder is named: sae=file"),
         Rule(("sae", "autoencoder.*"), _has("directions"), "directions=... are mined"),
         Rule(("overlays",), _is("sheets", False), "sheets=false"),
-        Rule(("naming.clip.*", "naming.download"), _lacks("naming.words"), "no words are asked for: naming.words=true"),
+        Rule(FINDS, _lacks("find"), "nothing is looked for: find=words or find=file"),
+        Rule(("naming.clip.vocabulary",), _lacks("naming.words"), "no words are asked for: naming.words=true"),
+        Rule(
+            ("naming.clip.*", "naming.download"),
+            lambda asked: not asked("naming.words") and not _finds_by_embedding(asked),
+            "CLIP is asked for by naming.words=true, find=words or find_by=embedding",
+        ),
         Rule(
             ("concepts.importance", "concepts.explained"),
             lambda asked: bool(asked("concepts")) and asked("concepts.class") is None,

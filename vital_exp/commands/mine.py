@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
     from vital_exp.concepts.mine import ConceptMining
     from vital_exp.evaluation.clip import Clip
+    from vital_exp.mining.images import ImageFolder
     from vital_exp.mining.index import Index
     from vital_exp.mining.mine import Mining
     from vital_exp.mining.units import ClassRelevance, Units
     from vital_exp.models.network import VisionNetwork
+    from vital_exp.naming.find import Query
     from vital_exp.naming.names import Names
     from vital_exp.references.arrays import Loader
+    from vital_exp.reporting.found import Found
     from vital_exp.targets.autoencoder import SparseAutoencoder
 
 COMMAND = "mine"
@@ -42,6 +45,8 @@ SPECTRUM_BATCH = 16  # images that the time of a spectrum is measured by
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; with no argument an embedded network and images drawn by code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not {"-m", "--multirun"} & set(given):
+        given = [_quoted(argument) if argument.startswith("find=") else argument for argument in given]
     if not _any("(model|images|layers|spectrum|list)=", given):
         given = [*(one for one, idle in DEMO.items() if not (idle and _any(idle, given))), *given]
     if _any("list=", given) or _any("(?i:dry_run=true$)", given):
@@ -53,6 +58,15 @@ def main(arguments: list[str] | None = None) -> None:
 def _any(pattern: str, arguments: list[str]) -> bool:
     """Whether an argument begins with one of some words."""
     return any(re.match(rf"\+*({pattern})", argument, re.IGNORECASE) for argument in arguments)
+
+
+def _quoted(argument: str) -> str:
+    """Return key=value with the value in quotes, for words and files' names have commas, colons and apostrophes."""
+    key, _, value = argument.partition("=")
+    if value in ("", "null") or value[0] in "'\"[":
+        return argument
+    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + (match[2] and "\\'"), value)
+    return f"{key}='{escaped}'"
 
 
 def mine_job(config: DictConfig) -> int:
@@ -71,6 +85,7 @@ def _mine(config: DictConfig, out: Path) -> int:
     from vital_exp.reporting.mining import write_page
 
     mining = _mining(config)
+    query = _query(config, mining.folder, mining.units.network)
     if config.dry_run:
         print(mining.plan())
         return 0
@@ -79,14 +94,15 @@ def _mine(config: DictConfig, out: Path) -> int:
     _tell_corrupt(index.corrupt, len(mining.folder.paths))
     print(f"index: {index.path} ({len(index.units())} units of {', '.join(mining.units.layers)})")
     names = _names(config, mining, index, out)
+    found = _found(config, query, mining, index, out)
     if config.sheets:
         units = list(
             write_sheets(index, mining.folder, out, config.progress, mining.units if config.overlays else None)
         )
         notes = {unit: names.note(unit) for unit in units}
-        print(f"page: {write_page(index, out, units, notes)} (contact sheets of {len(units)} units)")
+        print(f"page: {write_page(index, out, units, notes, found=found)} (contact sheets of {len(units)} units)")
     if config.pooling == "max" and config.sae is None:  # others are no references, or need more keys than fit a line
-        layer, number = index.units()[0]
+        layer, number = found.units[0] if found and found.units else index.units()[0]
         kind = ["target=direction", f"target.vectors={config.directions}"] if config.directions else ["target=channel"]
         place = [f"target.position={config.position}"] if config.position else []
         unit = [f"target.layer={layer}", f"target.index={number}", *place]
@@ -115,15 +131,42 @@ def _names(config: DictConfig, mining: Mining, index: Index, out: Path) -> Names
         read = [owners[number] for number in numbers]
         labels = {layer: label_scores(one, read, asked) for layer, one in values.items()}
     if keys.words:
-        words = unit_words(index, folder, *_clip(config, mining.units.network))
+        words = unit_words(index, folder, *_clip(config, mining.units.network, "naming.words", True))
     names = Names(units, words, labels)
     if words or labels:
         print(f"names: {names.write(out)}")
     return names
 
 
-def _clip(config: DictConfig, network: VisionNetwork) -> tuple[Clip, list[str]]:
-    """Return the CLIP model that names units, and its vocabulary."""
+def _query(config: DictConfig, folder: ImageFolder, network: VisionNetwork) -> tuple[Query, Clip | None] | None:
+    """Return what units are looked for by, and CLIP where it compares: their mistakes come before a long mining."""
+    if config.find is None:
+        return None
+    from vital_exp.naming.find import EMBEDDING, KEY, read_query
+
+    query = read_query(config.find, config.find_by, folder.files)
+    return query, _clip(config, network, KEY, query.text)[0] if query.by == EMBEDDING else None
+
+
+def _found(
+    config: DictConfig, query: tuple[Query, Clip | None] | None, mining: Mining, index: Index, out: Path
+) -> Found | None:
+    """Print the units that answer to a query, and write find.csv and find.jpg; None where there is none."""
+    if query is None:
+        return None
+    from vital_exp.naming.find import find_units, printed, write_table
+    from vital_exp.reporting.found import write_found
+
+    asked, clip = query
+    matches = find_units(asked, index, mining.units, mining.folder, clip, config.progress)
+    print(printed(asked, matches, len(index.units()), config.find_count))
+    found = write_found(asked, matches[: config.find_count], index, mining.folder, out)
+    print(f"found: {write_table(matches, out)}, {out / found.name}")
+    return found
+
+
+def _clip(config: DictConfig, network: VisionNetwork, key: str, value: object) -> tuple[Clip, list[str]]:
+    """Return the CLIP model that a key asks for, and its vocabulary."""
     from vital_exp.evaluation.clip import load_clip, vocabulary
     from vital_exp.evaluation.score import NotComputed
     from vital_exp.setup.parts import cache_dir
@@ -135,7 +178,7 @@ def _clip(config: DictConfig, network: VisionNetwork) -> tuple[Clip, list[str]]:
         clip = load_clip(**keys, download=config.naming.download, device=network.device, cache_dir=cache_dir(config))
     except NotComputed as error:
         needed = str(error).replace("evaluation.clip", "naming.clip").replace("download=true", "naming.download=true")
-        raise UsageError("naming.words", True, needed) from None
+        raise UsageError(key, value, needed) from None
     except UsageError as error:
         raise UsageError(error.key.replace("evaluation.", "naming."), error.value, error.problem) from None
     return clip, words
@@ -145,6 +188,7 @@ def _concepts(config: DictConfig, out: Path) -> int:
     from vital_exp.reporting.concepts import write_report
 
     mining = _concept_mining(config)
+    query = _query(config, mining.folder, mining.network)
     if config.dry_run:
         print(mining.plan())
         return 0
@@ -153,10 +197,10 @@ def _concepts(config: DictConfig, out: Path) -> int:
     _tell_corrupt(index.corrupt, len(mining.folder.paths))
     print(f"concepts: {out / 'concepts.safetensors'} ({len(concepts)} of {concepts.layer}); index: {index.path}")
     every = mining.mining(concepts)
-    names = _names(config, every, index, out)
+    names, found = _names(config, every, index, out), _found(config, query, every, index, out)
     if config.sheets:
-        mined = every.units if config.overlays else None
-        print(f"page: {write_report(concepts, index, mining.folder, out, names.note, config.progress, mined)}")
+        shown = (names.note, config.progress, every.units if config.overlays else None, found)
+        print(f"page: {write_report(concepts, index, mining.folder, out, *shown)}")
     print(_next(["target=concept", f"target.concepts={out}"]))
     return 0
 

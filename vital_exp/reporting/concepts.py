@@ -5,27 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from vital_exp.concepts.concepts import Concepts
 from vital_exp.concepts.importance import NAMES
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
-from vital_exp.mining.sheets import (
-    COLUMNS,
-    GAP,
-    JPEG_QUALITY,
-    LINE,
-    MARGIN,
-    PAPER,
-    QUIET,
-    TEXT,
-    TILE,
-    Sheets,
-    write_sheets,
-)
+from vital_exp.mining.sheets import COLUMNS, JPEG_QUALITY, Sheets, write_sheets
 from vital_exp.mining.units import Units
+from vital_exp.reporting.found import Found
 from vital_exp.reporting.mining import write_page
+from vital_exp.reporting.tiles import rows_of_tiles
 from vital_exp.whole_files import whole_path
 
 SHEET = "concepts.jpg"
@@ -39,16 +29,18 @@ def write_report(
     note: Callable[[tuple[str, int]], str],
     progress: bool = False,
     mined: Units | None = None,
+    found: Found | None = None,
 ) -> Path:
     """Write ``concepts.jpg``, ``sheets/<layer>/<concept>.jpg`` and ``index.html``; return the page's path.
 
-    ``note`` returns the names of a unit, or nothing. With ``mined`` sheets show where concepts fire.
+    ``note`` returns the names of a unit, or nothing. With ``mined`` sheets show where concepts fire; ``found`` are
+    concepts that were looked for.
     """
     with whole_path(out / SHEET) as path:
         contact_sheet(concepts, index, folder).save(path, "JPEG", quality=JPEG_QUALITY, optimize=True)
     units = list(write_sheets(index, folder, out, progress, mined))
     notes = {unit: "; ".join(filter(None, [caption(concepts, unit[1]), note(unit)])) for unit in units}
-    return write_page(index, out, units, notes, "concept")
+    return write_page(index, out, units, notes, "concept", found)
 
 
 def caption(concepts: Concepts, number: int) -> str:
@@ -61,14 +53,9 @@ def caption(concepts: Concepts, number: int) -> str:
 
 def contact_sheet(concepts: Concepts, index: Index, folder: ImageFolder) -> Image.Image:
     """Return one row of the strongest patches per concept, in the order of the concepts."""
-    sheets, font = Sheets(index, folder), ImageFont.load_default(TEXT)
-    width, height = 2 * MARGIN + COLUMNS * (TILE + GAP) - GAP, LINE + TILE + GAP
-    page = Image.new("RGB", (width, MARGIN + len(concepts) * height), PAPER)
-    pen = ImageDraw.Draw(page)
+    sheets, rows = Sheets(index, folder), []
     for number in range(len(concepts)):
         label = ", ".join(filter(None, [f"concept {number}", caption(concepts, number)]))
-        pen.text((MARGIN, number * height + LINE - 8), label, QUIET, font, anchor="ls")
-        for column, row in enumerate(index.patches(concepts.layer, number, COLUMNS)):
-            tile = sheets.tile(row.image, row.box)
-            page.paste(tile, (MARGIN + column * (TILE + GAP), number * height + LINE))
-    return page
+        patches = index.patches(concepts.layer, number, COLUMNS)
+        rows.append((label, [sheets.tile(row.image, row.box) for row in patches]))
+    return rows_of_tiles(rows)

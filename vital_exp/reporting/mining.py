@@ -13,6 +13,7 @@ from PIL import Image
 from vital_exp.mining.index import Index
 from vital_exp.mining.sheets import sheet_path
 from vital_exp.references.decoding import printable
+from vital_exp.reporting.found import Found
 from vital_exp.reporting.pages import environment
 from vital_exp.whole_files import write_whole
 
@@ -46,11 +47,13 @@ def write_page(
     units: Sequence[tuple[str, int]],
     notes: Mapping[tuple[str, int], str] | None = None,
     kind: str = "unit",
+    found: Found | None = None,
 ) -> Path:
     """Write ``out/index.html`` of the units' sheets and return its path.
 
     Nothing is fetched from anywhere: the sheets are inside the page, or beside it when they are many. ``notes`` are
-    shown beside the names of units; ``kind`` is what a unit is called, such as "concept".
+    shown beside the names of units; ``kind`` is what a unit is called, such as "concept"; ``found`` are the units that
+    were looked for, shown above all others.
     """
     sizes = (os.path.getsize(out / sheet_path(*unit)) for unit in units)
     embedded = sum(sizes) <= EMBED_BYTES
@@ -67,6 +70,7 @@ def write_page(
             corrupt=corrupt,
             corrupt_count=len(index.corrupt),
             embedded=embedded,
+            found=found,
         )
     )
     return write_whole(out / NAME, chunks)

@@ -1,0 +1,85 @@
+"""What drives each unit of an index as one vector of CLIP's, kept beside the index: the next question comes at once."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
+from vital_exp.evaluation.clip import Clip
+from vital_exp.mining.images import ImageFolder
+from vital_exp.mining.index import Index
+from vital_exp.mining.references import MinedReferences
+from vital_exp.models.channels import RGB
+from vital_exp.targets.unit import Target
+from vital_exp.whole_files import whole_path
+
+PATCHES = 20  # of each unit, at most
+NAME = "unit_embeddings.safetensors"
+PROBE_SIDE, PROBE_TOLERANCE = 64, 1e-3  # px; of the largest difference of two embeddings of length 1
+
+logger = logging.getLogger(__name__)
+
+
+def region(index: Index) -> str:
+    """Return what stands for a unit: its strongest patches, or whole images where the index has none."""
+    return "patch" if index.meta["patch"] else "image"
+
+
+def unit_embeddings(index: Index, folder: ImageFolder, clip: Clip, progress: bool = False) -> Tensor:
+    """Return the mean embedding of what drives each unit most, (U, D) of length 1, in the order of the index.
+
+    They are kept in ``unit_embeddings.safetensors`` beside the index, for this index and this CLIP.
+
+    Args:
+        index: finished.
+        folder: its images.
+        clip: reads pictures.
+        progress: whether a bar is shown on a terminal.
+    """
+    place, probe = index.path.parent / NAME, _probe(clip)
+    if (kept := _kept(place, index, probe)) is not None:
+        return kept
+    units = tqdm(index.units(), desc="CLIP", unit="unit", disable=None if progress else True)
+    found = torch.stack([_mean_embedding(index, folder, clip, unit) for unit in units])
+    try:
+        with whole_path(place) as temporary:
+            save_file({"embeddings": found, "probe": probe}, temporary, {"index": index.meta["key"]})
+    except (OSError, SafetensorError) as error:  # somebody else's index
+        logger.info("%s: embeddings are not kept there (%s)", place, error)
+    return found
+
+
+def _probe(clip: Clip) -> Tensor:
+    """Return the embedding (D,) of a fixed picture of noise, which tells one CLIP from another."""
+    numbers = torch.Generator().manual_seed(0)
+    return clip(torch.rand(1, RGB, PROBE_SIDE, PROBE_SIDE, generator=numbers)).features[0]
+
+
+def _kept(place: Path, index: Index, probe: Tensor) -> Tensor | None:
+    """Return the embeddings of a file; None where it is missing, damaged, of another index or another CLIP."""
+    try:
+        with safe_open(place, "pt") as file:
+            own: Tensor = file.get_tensor("probe")
+            alike = own.shape == probe.shape and bool((own - probe).abs().max() <= PROBE_TOLERANCE)
+            if not alike or (file.metadata() or {}).get("index") != index.meta["key"]:
+                return None
+            found: Tensor = file.get_tensor("embeddings")
+            return found
+    except (OSError, SafetensorError):
+        return None
+
+
+def _mean_embedding(index: Index, folder: ImageFolder, clip: Clip, unit: tuple[str, int]) -> Tensor:
+    """Return the mean embedding (D,) of what drives a unit most, of length 1."""
+    directed = {one["layer"]: bool(one["directions"]) for one in index.meta["layers"]}
+    target = Target("direction" if directed[unit[0]] else "channel", unit[1], unit[0])
+    source = MinedReferences(lambda: index, "", folder, min(PATCHES, index.meta["k"]), region(index))
+    pictures = torch.stack(list(source.images(target)))
+    return normalize(clip(pictures).features.mean(dim=0), dim=0)

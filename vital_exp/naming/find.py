@@ -1,0 +1,194 @@
+"""Units that answer to a query: to words or an image, by CLIP's embeddings, or to an image by activation.
+
+Formulas: docs/methods/mining_and_facets.md.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from vital_exp.errors import UsageError
+from vital_exp.evaluation.clip import Clip
+from vital_exp.image_folders import names_file
+from vital_exp.mining.images import ImageFolder
+from vital_exp.mining.index import Index, Row
+from vital_exp.mining.units import Units
+from vital_exp.naming.embeddings import region, unit_embeddings
+from vital_exp.references.decoding import CorruptImageError, printable
+from vital_exp.references.files import PictureFiles
+from vital_exp.terminal_tables import Column, table_text, wrapped
+from vital_exp.values import one_of
+from vital_exp.whole_files import whole_file
+
+KEY = "find"
+TABLE = "find.csv"
+ACTIVATION, EMBEDDING = "activation", "embedding"
+NAME, UNIT = 22, 34  # of a file's and a unit's name, at most
+LEFT_OUT = "…"
+SHOWN = 10  # images of a unit in the table
+
+Unit = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Query:
+    """What units are looked for by.
+
+    Attributes:
+        text: words, or the path of an image.
+        by: ``"activation"`` or ``"embedding"``.
+        picture: the image as the network sees it, (C, H, W) in [0, 1]; None for words.
+    """
+
+    text: str
+    by: str
+    picture: Tensor | None
+
+    @property
+    def measure(self) -> str:
+        """What the score is."""
+        return "activation as a share of the unit's largest" if self.by == ACTIVATION else "cosine of CLIP's embeddings"
+
+
+@dataclass(frozen=True)
+class Match:
+    """A unit and how it answers.
+
+    Attributes:
+        unit: (layer, channel).
+        score: the larger, the better.
+        rows: the patches (or images) that drive it most.
+    """
+
+    unit: Unit
+    score: float
+    rows: Sequence[Row]
+
+    @property
+    def name(self) -> str:
+        """The unit's, as targets are named."""
+        return f"{self.unit[0]}:{self.unit[1]}"
+
+
+def read_query(text: str, by: str | None, files: PictureFiles) -> Query:
+    """Return what is looked for: the image of a file, or words.
+
+    Args:
+        text: a file's path, or words.
+        by: ``"activation"``, ``"embedding"``, or None: activation for an image, embedding for words.
+        files: reads images as the network sees them.
+
+    Raises:
+        UsageError: no text; a file that is missing or no image; words by activation.
+    """
+    if not text.strip():
+        raise UsageError(KEY, text, "words, or an image file")
+    if by is not None:
+        one_of("find_by", by, (ACTIVATION, EMBEDDING))
+    if not names_file(text):
+        if by == ACTIVATION:
+            raise UsageError("find_by", by, "words drive no unit: embedding, or an image file as find")
+        return Query(text, EMBEDDING, None)
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise UsageError(KEY, printable(path), "no such file")
+    try:
+        return Query(text, by or ACTIVATION, files.load(path))
+    except CorruptImageError as error:
+        raise UsageError(KEY, printable(path), f"is no image that can be read ({error.reason})") from None
+
+
+def find_units(
+    query: Query, index: Index, units: Units, folder: ImageFolder, clip: Clip | None = None, progress: bool = False
+) -> list[Match]:
+    """Return the units of an index, the one that answers most first.
+
+    By activation the score is the unit's value for the image over its largest for an image of the index; units that
+    no image of the index drives above 0 have none and are left out. By embedding it is the cosine of the query's
+    embedding and the mean embedding of what drives the unit most.
+
+    Args:
+        query: what is looked for.
+        index: finished.
+        units: what was mined, with the network.
+        folder: the images of the index.
+        clip: reads pictures and words; for a query by embedding.
+        progress: whether a bar is shown on a terminal.
+    """
+    if query.by == ACTIVATION:
+        scores = _activations(query, index, units)
+    else:
+        assert clip is not None, "a query by embedding is by CLIP"
+        means = unit_embeddings(index, folder, clip, progress)
+        scores = dict(zip(index.units(), (means @ _embedding(query, clip)).tolist(), strict=True))
+    read = index.patches if region(index) == "patch" else index.top
+    ranked = sorted(scores, key=lambda unit: -scores[unit])
+    return [Match(unit, scores[unit], read(*unit, SHOWN)) for unit in ranked]
+
+
+def _embedding(query: Query, clip: Clip) -> Tensor:
+    """Return the embedding (D,) of an image, or of words as names are embedded, of length 1."""
+    return clip.names([query.text])[0] if query.picture is None else clip(query.picture[None]).features[0]
+
+
+def _activations(query: Query, index: Index, units: Units) -> dict[Unit, float]:
+    """Return how far an image drives units, as a share of what drives each most."""
+    assert query.picture is not None, "words drive no unit"
+    values = units.values(query.picture[None].to(units.network.device))
+    own = {layer: dict(zip(units.channels[layer], row[0].tolist(), strict=True)) for layer, row in values.items()}
+    largest = {unit: index.largest_activation(*unit) for unit in index.units()}
+    return {(layer, number): own[layer][number] / most for (layer, number), most in largest.items() if most > 0}
+
+
+def write_table(matches: Sequence[Match], out: Path) -> Path:
+    """Write ``out/find.csv``: one row per unit, the best first; return its path."""
+    path = out / TABLE
+    with whole_file(path) as file:
+        table = csv.writer(file)
+        table.writerow(["rank", "layer", "channel", "score", "images"])
+        for rank, match in enumerate(matches, start=1):
+            images = " | ".join(printable(row.image) for row in match.rows)
+            table.writerow([rank, *match.unit, f"{match.score:.6g}", images])
+    return path
+
+
+def printed(query: Query, matches: Sequence[Match], mined: int, most: int) -> str:
+    """Return the first ``most`` units as a table of 80 columns, under a line that says of what.
+
+    Below it stands how many of the ``mined`` units have no score.
+    """
+    columns = [
+        Column("", right=True),
+        Column("unit"),
+        Column("score", right=True),
+        Column("driven most by", flexible=True),
+    ]
+    rows = [
+        [
+            str(rank),
+            _short(match.name, UNIT),
+            f"{match.score:.2f}",
+            " ".join(_file_name(row.image) for row in match.rows),
+        ]
+        for rank, match in enumerate(matches[:most], start=1)
+    ]
+    lines = [wrapped(f"units for {printable(query.text)}: {query.measure}"), table_text(columns, rows)]
+    if left_out := mined - len(matches):
+        lines.append(f"{left_out} of {mined} units are left out: no image drives them above 0")
+    return "\n".join(lines)
+
+
+def _file_name(path: str) -> str:
+    """Return a file's name without its ending, and a long one without its middle."""
+    return _short(printable(path.rpartition(".")[0] or path), NAME)
+
+
+def _short(text: str, width: int) -> str:
+    """Return a text with its middle left out where it is longer than ``width``."""
+    kept = width - len(LEFT_OUT)
+    return text if len(text) <= width else text[: kept - kept // 2] + LEFT_OUT + text[-(kept // 2) :]

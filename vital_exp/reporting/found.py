@@ -1,0 +1,75 @@
+"""The sheet of the units that were looked for: find.jpg, one row of patches per unit, and what the page shows of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from vital_exp.images.output import as_image, to_uint8
+from vital_exp.mining.images import ImageFolder
+from vital_exp.mining.index import Index
+from vital_exp.mining.sheets import COLUMNS, JPEG_QUALITY, TILE, Sheets
+from vital_exp.models.channels import as_rgb
+from vital_exp.naming.find import Match, Query
+from vital_exp.references.decoding import printable
+from vital_exp.reporting.tiles import rows_of_tiles
+from vital_exp.whole_files import whole_file
+
+SHEET = "find.jpg"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the page shows of a query.
+
+    Attributes:
+        text: words, or the path of an image.
+        measure: what the units are ranked by.
+        units: (layer, channel), the best first.
+        src: the sheet as a data URI.
+        width, height: of the sheet, in px.
+    """
+
+    text: str
+    measure: str
+    units: Sequence[tuple[str, int]]
+    src: str
+    width: int
+    height: int
+
+    name = SHEET
+
+
+def write_found(query: Query, matches: Sequence[Match], index: Index, folder: ImageFolder, out: Path) -> Found:
+    """Write ``out/find.jpg``: the image that was asked for, if any, and one row per unit; return what a page shows."""
+    text = printable(query.text)
+    sheet = rows_of_tiles([*_asked(query, text, folder), *_rows(matches, Sheets(index, folder))])
+    data = io.BytesIO()
+    sheet.save(data, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    with whole_file(out / SHEET, binary=True) as file:
+        file.write(data.getvalue())
+    src = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+    return Found(text, query.measure, [match.unit for match in matches], src, sheet.width, sheet.height)
+
+
+def _asked(query: Query, text: str, folder: ImageFolder) -> list[tuple[str, list[Image.Image]]]:
+    if query.picture is None:
+        return [(f"units for: {text}", [])]
+    view = as_image(to_uint8(as_rgb(query.picture, folder.preprocessing.preview)))
+    tile = view.resize((TILE, round(TILE * view.height / view.width)), Image.Resampling.BICUBIC)
+    return [(f"units for: {text}", [tile])]
+
+
+def _rows(matches: Sequence[Match], sheets: Sheets) -> list[tuple[str, list[Image.Image]]]:
+    return [
+        (
+            f"{rank}. {match.name}, {match.score:.3g}",
+            [sheets.tile(row.image, row.box) for row in match.rows[:COLUMNS]],
+        )
+        for rank, match in enumerate(matches, start=1)
+    ]
