@@ -130,6 +130,7 @@ def test_mistakes_in_datasets(tmp_path: Path) -> None:
     place, saved = as_parquet(tmp_path), as_saved(tmp_path)
     (tmp_path / "folder").mkdir()
     for spelling, told in {
+        "hf:None?split=train": "references.dataset=None: a file, a folder, or the name of a dataset",
         "hf:nobody/nothing": "no such file or folder; one of the hub is fetched with download=true",
         f"{place}?image=photo": "has no column photo: image, label",
         f"{place}?label=name": "has no column name: image, label",

@@ -49,6 +49,8 @@ def dataset_folder(spelling: str, cache_dir: Path, key: str) -> Path:
     if find_spec("datasets") is None:
         raise UsageError(key, spelling, 'the library datasets is needed: pip install "vital-exp[data]"')
     place, _, query = spelling.removeprefix(DATASET).partition("?")
+    if place in NOTHING:
+        raise UsageError("references.dataset", None, "a file, a folder, or the name of a dataset of the hub is needed")
     asked = {name: value for name, value in parse_qsl(query) if value not in NOTHING}
     if stray := next((name for name in asked if name not in KEYS), None):
         raise UsageError(key, spelling, f"{stray} is no option of a dataset: one of {', '.join(KEYS)}", KEYS)
