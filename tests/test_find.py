@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 from torch.nn.functional import normalize
 
 from tests.test_mine_command import MISTAKE, QUIET, command
@@ -23,8 +24,11 @@ from vital_exp.images.output import as_image, to_uint8
 from vital_exp.mining import drawn
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
+from vital_exp.mining.mine import Mining
 from vital_exp.mining.patches import enlarged
+from vital_exp.mining.units import select_units
 from vital_exp.naming.embeddings import unit_embeddings
+from vital_exp.naming.find import find_units, read_query
 from vital_exp.references.drawn import CLASS_NAMES, draw
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -70,6 +74,19 @@ def test_an_image_of_a_class_drives_its_unit_first(
     assert f"one row each: output:{number}, " in page
 
 
+def test_of_bounded_units_the_one_that_would_be_driven_furthest_is_first(tmp_path: Path) -> None:
+    convolution = nn.Conv2d(3, 3, 1, bias=False)
+    nn.init.zeros_(convolution.weight)
+    convolution.weight.data[:, 0, 0, 0] = torch.tensor([12.0, 24.0, 18.0])  # of white: all of them to the bound of 6
+    network = load_model(nn.Sequential(convolution, nn.ReLU6()), mean=[0] * 3, std=[1] * 3, size=8, device="cpu")
+    (tmp_path / "white").mkdir()
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "white/0.png")
+    units, folder = select_units(network, ["1"]), ImageFolder(tmp_path / "white", network.preprocessing)
+    index = Mining(units, folder, k=1, patch=None).run(tmp_path / "run")
+    matches = find_units(read_query(str(tmp_path / "white/0.png"), None, folder.files), index, units, folder)
+    assert [(match.unit, match.score) for match in matches] == [(("1", 1), 1.0), (("1", 2), 1.0), (("1", 0), 1.0)]
+
+
 def test_words_and_images_by_embedding(tiny_clip: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     image_folder(Path("photos"), ["a", "b"], count=3)
     keys = [f"naming.clip.{key}={value}" for key, value in tiny_clip.items()]
@@ -107,7 +124,7 @@ def test_units_that_nothing_wakes_are_left_out_and_concepts_are_found(capsys: py
     asked = ("images=photos", "layers=[layer4]", "k=2", "patch.overlap=0", "sheets=false", "find=photos/a/0.png")
     assert command(*EMBEDDED, *asked, "directions=two.safetensors", "hydra.run.dir=run") == 0
     assert [row["channel"] for row in table("run/find.csv")] == ["0"]
-    assert "1 of 2 units are left out: no image drives them above 0" in capsys.readouterr().out
+    assert "1 of 2 units are left out: no image of the folder drives them above 0" in capsys.readouterr().out
     concepts = ("concepts=nmf", "concepts.count=2", "concepts.patches=8", "hydra.run.dir=concepts")
     assert command(*EMBEDDED, *asked, *concepts, "sheets=true") == 0
     assert "Found for “photos/a/0.png”" in Path("concepts/index.html").read_text()

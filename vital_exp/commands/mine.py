@@ -159,7 +159,7 @@ def _found(
 
     asked, clip = query
     matches = find_units(asked, index, mining.units, mining.folder, clip, config.progress)
-    print(printed(asked, matches, len(index.units()), config.find_count))
+    print(printed(asked, matches, index, config.find_count))
     found = write_found(asked, matches[: config.find_count], index, mining.folder, out)
     print(f"found: {write_table(matches, out)}, {out / found.name}")
     return found

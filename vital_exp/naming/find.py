@@ -17,7 +17,7 @@ from vital_exp.evaluation.clip import Clip
 from vital_exp.image_folders import names_file
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index, Row
-from vital_exp.mining.units import Units
+from vital_exp.mining.units import RELEVANCE, Units
 from vital_exp.naming.embeddings import region, unit_embeddings
 from vital_exp.references.decoding import CorruptImageError, printable
 from vital_exp.references.files import PictureFiles
@@ -49,10 +49,12 @@ class Query:
     by: str
     picture: Tensor | None
 
-    @property
-    def measure(self) -> str:
-        """What the score is."""
-        return "activation as a share of the unit's largest" if self.by == ACTIVATION else "cosine of CLIP's embeddings"
+    def measure(self, index: Index) -> str:
+        """Return what the score of an index's units is."""
+        if self.by == EMBEDDING:
+            return "cosine of CLIP's embeddings"
+        value = "relevance" if index.meta["pooling"] == RELEVANCE else "activation"
+        return f"{value} as a share of the unit's largest"
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def find_units(
     """Return the units of an index, the one that answers most first.
 
     By activation the score is the unit's value for the image over its largest for an image of the index; units that
-    no image of the index drives above 0 have none and are left out. By embedding it is the cosine of the query's
+    no image of the index drives above 0 have none and are left out. Many images drive a bounded unit (of a ReLU6, say)
+    as far as it goes: of equal units the one is first that the image would drive furthest without the bound, or else in
+    the mean over positions. By embedding it is the cosine of the query's
     embedding and the mean embedding of what drives the unit most.
 
     Args:
@@ -125,10 +129,11 @@ def find_units(
     else:
         assert clip is not None, "a query by embedding is by CLIP"
         means = unit_embeddings(index, folder, clip, progress)
-        scores = dict(zip(index.units(), (means @ _embedding(query, clip)).tolist(), strict=True))
+        cosines = (means @ _embedding(query, clip)).tolist()
+        scores = {unit: (cosine, 0.0) for unit, cosine in zip(index.units(), cosines, strict=True)}
     read = index.patches if region(index) == "patch" else index.top
-    ranked = sorted(scores, key=lambda unit: -scores[unit])
-    return [Match(unit, scores[unit], read(*unit, SHOWN)) for unit in ranked]
+    ranked = sorted(scores, key=lambda unit: scores[unit], reverse=True)
+    return [Match(unit, scores[unit][0], read(*unit, SHOWN)) for unit in ranked]
 
 
 def _embedding(query: Query, clip: Clip) -> Tensor:
@@ -136,13 +141,15 @@ def _embedding(query: Query, clip: Clip) -> Tensor:
     return clip.names([query.text])[0] if query.picture is None else clip(query.picture[None]).features[0]
 
 
-def _activations(query: Query, index: Index, units: Units) -> dict[Unit, float]:
-    """Return how far an image drives units, as a share of what drives each most."""
+def _activations(query: Query, index: Index, units: Units) -> dict[Unit, tuple[float, float]]:
+    """Return how far an image drives units, and what decides between equal ones, as shares of each unit's largest."""
     assert query.picture is not None, "words drive no unit"
-    values = units.values(query.picture[None].to(units.network.device))
-    own = {layer: dict(zip(units.channels[layer], row[0].tolist(), strict=True)) for layer, row in values.items()}
+    own: dict[Unit, tuple[float, float]] = {}
+    for layer, (values, reach, _) in units.ranked(query.picture[None].to(units.network.device)).items():
+        pairs = zip(values[0].tolist(), reach[0].tolist(), strict=True)
+        own |= {(layer, number): pair for number, pair in zip(units.channels[layer], pairs, strict=True)}
     largest = {unit: index.largest_activation(*unit) for unit in index.units()}
-    return {(layer, number): own[layer][number] / most for (layer, number), most in largest.items() if most > 0}
+    return {unit: (own[unit][0] / most, own[unit][1] / most) for unit, most in largest.items() if most > 0}
 
 
 def write_table(matches: Sequence[Match], out: Path) -> Path:
@@ -157,10 +164,10 @@ def write_table(matches: Sequence[Match], out: Path) -> Path:
     return path
 
 
-def printed(query: Query, matches: Sequence[Match], mined: int, most: int) -> str:
+def printed(query: Query, matches: Sequence[Match], index: Index, most: int) -> str:
     """Return the first ``most`` units as a table of 80 columns, under a line that says of what.
 
-    Below it stands how many of the ``mined`` units have no score.
+    Below it stands how many units of the index have no score.
     """
     columns = [
         Column("", right=True),
@@ -177,9 +184,10 @@ def printed(query: Query, matches: Sequence[Match], mined: int, most: int) -> st
         ]
         for rank, match in enumerate(matches[:most], start=1)
     ]
-    lines = [wrapped(f"units for {printable(query.text)}: {query.measure}"), table_text(columns, rows)]
+    lines = [wrapped(f"units for {printable(query.text)}: {query.measure(index)}"), table_text(columns, rows)]
+    mined = len(index.units())
     if left_out := mined - len(matches):
-        lines.append(f"{left_out} of {mined} units are left out: no image drives them above 0")
+        lines.append(f"{left_out} of {mined} units are left out: no image of the folder drives them above 0")
     return "\n".join(lines)
 
 

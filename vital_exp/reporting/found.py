@@ -54,7 +54,7 @@ def write_found(query: Query, matches: Sequence[Match], index: Index, folder: Im
     with whole_file(out / SHEET, binary=True) as file:
         file.write(data.getvalue())
     src = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
-    return Found(text, query.measure, [match.unit for match in matches], src, sheet.width, sheet.height)
+    return Found(text, query.measure(index), [match.unit for match in matches], src, sheet.width, sheet.height)
 
 
 def _asked(query: Query, text: str, folder: ImageFolder) -> list[tuple[str, list[Image.Image]]]:
