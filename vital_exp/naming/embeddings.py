@@ -16,7 +16,7 @@ from vital_exp.evaluation.clip import Clip
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
 from vital_exp.mining.references import MinedReferences
-from vital_exp.models.channels import RGB
+from vital_exp.models.channels import RGB, as_rgb
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_path
 
@@ -44,13 +44,14 @@ def unit_embeddings(index: Index, folder: ImageFolder, clip: Clip, progress: boo
         progress: whether a bar is shown on a terminal.
     """
     place, probe = index.path.parent / NAME, _probe(clip)
-    if (kept := _kept(place, index, probe)) is not None:
+    of = {"index": str(index.meta["key"]), "preview": str(folder.preprocessing.preview)}
+    if (kept := _kept(place, of, probe)) is not None:
         return kept
     units = tqdm(index.units(), desc="CLIP", unit="unit", disable=None if progress else True)
     found = torch.stack([_mean_embedding(index, folder, clip, unit) for unit in units])
     try:
         with whole_path(place) as temporary:
-            save_file({"embeddings": found, "probe": probe}, temporary, {"index": index.meta["key"]})
+            save_file({"embeddings": found, "probe": probe}, temporary, of)
     except (OSError, SafetensorError) as error:  # somebody else's index
         logger.info("%s: embeddings are not kept there (%s)", place, error)
     return found
@@ -62,13 +63,13 @@ def _probe(clip: Clip) -> Tensor:
     return clip(torch.rand(1, RGB, PROBE_SIDE, PROBE_SIDE, generator=numbers)).features[0]
 
 
-def _kept(place: Path, index: Index, probe: Tensor) -> Tensor | None:
+def _kept(place: Path, of: dict[str, str], probe: Tensor) -> Tensor | None:
     """Return the embeddings of a file; None where it is missing, damaged, of another index or another CLIP."""
     try:
         with safe_open(place, "pt") as file:
             own: Tensor = file.get_tensor("probe")
             alike = own.shape == probe.shape and bool((own - probe).abs().max() <= PROBE_TOLERANCE)
-            if not alike or (file.metadata() or {}).get("index") != index.meta["key"]:
+            if not alike or file.metadata() != of:
                 return None
             found: Tensor = file.get_tensor("embeddings")
             return found
@@ -82,4 +83,9 @@ def _mean_embedding(index: Index, folder: ImageFolder, clip: Clip, unit: tuple[s
     target = Target("direction" if directed[unit[0]] else "channel", unit[1], unit[0])
     source = MinedReferences(lambda: index, "", folder, min(PATCHES, index.meta["k"]), region(index))
     pictures = torch.stack(list(source.images(target)))
-    return normalize(clip(pictures).features.mean(dim=0), dim=0)
+    return normalize(embedded(pictures, folder, clip).mean(dim=0), dim=0)
+
+
+def embedded(pictures: Tensor, folder: ImageFolder, clip: Clip) -> Tensor:
+    """Return CLIP's embeddings (N, D) of pictures (N, C, H, W); of other channels than RGB it sees the preview."""
+    return clip(as_rgb(pictures, folder.preprocessing.preview)).features

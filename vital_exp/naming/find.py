@@ -18,7 +18,7 @@ from vital_exp.image_folders import names_file
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index, Row
 from vital_exp.mining.units import RELEVANCE, Units
-from vital_exp.naming.embeddings import region, unit_embeddings
+from vital_exp.naming.embeddings import embedded, region, unit_embeddings
 from vital_exp.references.decoding import CorruptImageError, printable
 from vital_exp.references.files import PictureFiles
 from vital_exp.terminal_tables import Column, table_text, wrapped
@@ -129,16 +129,18 @@ def find_units(
     else:
         assert clip is not None, "a query by embedding is by CLIP"
         means = unit_embeddings(index, folder, clip, progress)
-        cosines = (means @ _embedding(query, clip)).tolist()
+        cosines = (means @ _embedding(query, folder, clip)).tolist()
         scores = {unit: (cosine, 0.0) for unit, cosine in zip(index.units(), cosines, strict=True)}
     read = index.patches if region(index) == "patch" else index.top
     ranked = sorted(scores, key=lambda unit: scores[unit], reverse=True)
     return [Match(unit, scores[unit][0], read(*unit, SHOWN)) for unit in ranked]
 
 
-def _embedding(query: Query, clip: Clip) -> Tensor:
+def _embedding(query: Query, folder: ImageFolder, clip: Clip) -> Tensor:
     """Return the embedding (D,) of an image, or of words as names are embedded, of length 1."""
-    return clip.names([query.text])[0] if query.picture is None else clip(query.picture[None]).features[0]
+    if query.picture is None:
+        return clip.names([query.text])[0]
+    return embedded(query.picture[None], folder, clip)[0]
 
 
 def _activations(query: Query, index: Index, units: Units) -> dict[Unit, tuple[float, float]]:
