@@ -33,6 +33,8 @@ from vital_exp.models.network import Recipe, VisionNetwork, model_space
 from vital_exp.models.refusals import hold_in_float32
 from vital_exp.models.unit_readout import unit_readout
 from vital_exp.modes import own_modes
+from vital_exp.notebook_html import lines
+from vital_exp.notebook_html import table as notebook_table
 from vital_exp.setup.starts import starts_of
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.selection import parse_target
@@ -92,6 +94,13 @@ class Audit:
             with whole_file(folder / "plot.svg") as file:
                 file.write(self.plot)
         return write_page(folder, content, self.panels, self.plot)
+
+    def __repr__(self) -> str:
+        """What was checked, and the verdicts, in a line."""
+        return f"Audit({self.check}: {'; '.join(self.verdicts)})"
+
+    def _repr_html_(self) -> str:
+        return lines([*self.verdicts, *self.notes]) + notebook_table(self.table)
 
     def __str__(self) -> str:
         return "\n".join(self.verdicts)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from vital_exp.images.output import as_image, to_uint8
 from vital_exp.models.channels import as_rgb
+from vital_exp.notebook_html import data_uri
 from vital_exp.reporting.pages import environment
 from vital_exp.whole_files import write_whole
 
@@ -47,6 +46,4 @@ def write_page(folder: Path, audit: Mapping[str, Any], panels: Sequence[Panel], 
 def _data_uri(picture: Tensor) -> str:
     image = as_image(to_uint8(as_rgb(picture)))
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_uri(image)

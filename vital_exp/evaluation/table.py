@@ -12,6 +12,7 @@ from pathlib import Path
 from vital_exp.evaluation.metrics import higher_is_better, proxy_of
 from vital_exp.evaluation.readability import Entry, Row, numbers_of, readable
 from vital_exp.evaluation.score import Score
+from vital_exp.notebook_html import table
 from vital_exp.targets.unit import Target
 from vital_exp.terminal_tables import Column, note_text, table_text, wrapped
 from vital_exp.whole_files import write_json, write_table
@@ -71,6 +72,14 @@ class Evaluation:
                 if text:
                     row[name] = text
         return rows
+
+    def __repr__(self) -> str:
+        """What was found, in a line."""
+        found = ", ".join(f"{name} {score.value:.3g}" for name, score in self.scores.items() if score.value is not None)
+        return f"Evaluation({len(self.targets)} pictures: {found or 'no scores'})"
+
+    def _repr_html_(self) -> str:
+        return table([{"metric": name, **entry} for name, entry in self.metrics.items()])
 
     def save(self, folder: Path) -> None:
         """Write metrics.json and metrics.csv, each whole; metrics of an earlier evaluation that were not asked stay."""

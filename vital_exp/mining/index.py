@@ -29,6 +29,7 @@ from vital_exp.mining.units import directions_hash
 from vital_exp.mining.windows import AUTO, check_window, place_of, window_around, window_side
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
+from vital_exp.notebook_html import ROWS_SHOWN, lines, table
 from vital_exp.references.facets import Facet
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.whole_files import whole_path
@@ -120,6 +121,26 @@ class Index:
         self.corrupt: dict[str, str] = {
             _path(image): reason for image, reason in self._ask("SELECT image, reason FROM corrupt ORDER BY rowid")
         }
+
+    def __repr__(self) -> str:
+        """What it is of, in a line."""
+        layers = ", ".join(one["layer"] for one in self.meta["layers"])
+        units = f"{len(self.units())} units of {layers} in {self.meta['network']}"
+        return f"Index({units}, {self.meta['images']} images, {self.path})"
+
+    def _repr_html_(self) -> str:
+        told = [(layer, channel, self.histogram(layer, channel)) for layer, channel in self.units()[: ROWS_SHOWN + 1]]
+        rows = [
+            {
+                "layer": layer,
+                "unit": channel,
+                "largest activation": self.largest_activation(layer, channel),
+                "images that wake it": f"{100 * histogram.awake:.3g}%",
+                "strongest image": self.top(layer, channel, 1)[0].image,
+            }
+            for layer, channel, histogram in told
+        ]
+        return lines([repr(self)]) + table(rows[:ROWS_SHOWN])
 
     @classmethod
     def open(cls, path: str | Path, key: str = KEY) -> Index:

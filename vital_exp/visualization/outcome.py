@@ -8,16 +8,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from vital_exp.engine.batch import Made
 from vital_exp.errors import UsageError
+from vital_exp.images.output import as_image, to_uint8
+from vital_exp.models.channels import as_rgb
+from vital_exp.notebook_html import contact_sheet, figures
 from vital_exp.references.base import References
 from vital_exp.references.faceted import FacetedReferences
 from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
+
+NAMED = 4  # targets in a line
 
 
 class History(dict[str, dict[str, list[float]]]):
@@ -80,6 +86,40 @@ class Pictures(Outcome):
     images: Tensor
     masks: Tensor
     history: History
+
+    def __repr__(self) -> str:
+        """What there is, in a line: tensors of this size say nothing."""
+        names = ", ".join(map(_caption, self.targets[:NAMED])) + (", ..." if len(self.targets) > NAMED else "")
+        shape = " x ".join(map(str, self.images.shape[1:]))
+        return f"Pictures({len(self.targets)} of {shape}: {names}{f'; in {self.path}' if self.path else ''})"
+
+    def show(self, columns: int = 5) -> Image.Image:
+        """Return all pictures as one image, in rows of so many; a notebook displays it.
+
+        Args:
+            columns: pictures in a row. Of pictures that are neither grey nor RGB the first three channels are shown;
+                those of targets that failed are black.
+        """
+        return contact_sheet(self._shown(), columns)
+
+    def _repr_html_(self) -> str:
+        results = {result["target"]: result for result in self.results}
+        captions = [_caption(target, results.get(target.name)) for target in self.targets]
+        return figures(zip(self._shown(), captions, strict=True))
+
+    def _shown(self) -> list[Image.Image]:
+        return [as_image(to_uint8(as_rgb(picture.nan_to_num()))) for picture in self.images]
+
+
+def _caption(target: Target, result: Mapping[str, Any] | None = None) -> str:
+    """What a person calls a target, and what became of its picture."""
+    name = f"{target.name} {target.label}".strip()
+    if result is None:
+        return name
+    if result["status"] == "failed":
+        return f"{name}: failed, {result['error']}"
+    activation = result["activation"]
+    return name if activation is None else f"{name}, activation {activation:.3g}"
 
 
 def result_line(setup: RunSetup, target: Target, made: Made, cost: Mapping[str, float | None]) -> dict[str, Any]:

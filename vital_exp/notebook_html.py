@@ -1,0 +1,70 @@
+"""How results show themselves in a notebook: HTML that stands alone, without scripts."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+
+from markupsafe import escape
+from PIL import Image
+
+SMALLEST_SHOWN, LARGEST_SHOWN = 128, 256  # px: smaller pictures are enlarged, larger ones made smaller
+ROWS_SHOWN = 50
+DIGITS = 4
+
+
+def data_uri(image: Image.Image) -> str:
+    """Return an image as a PNG inside a URI."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def figures(pictures: Iterable[tuple[Image.Image, str]]) -> str:
+    """Return pictures in a row that wraps, each with its caption."""
+    style = "margin:0 12px 12px 0;display:inline-block;vertical-align:top;text-align:center"
+    parts = []
+    for image, caption in pictures:
+        width = min(max(image.width, SMALLEST_SHOWN), LARGEST_SHOWN)
+        shown = f'<img src="{data_uri(image)}" width="{width}" alt="{escape(caption)}">'
+        parts.append(f'<figure style="{style}">{shown}<figcaption>{escape(caption)}</figcaption></figure>')
+    return f"<div>{''.join(parts)}</div>"
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows as a table with a column per key; the first ROWS_SHOWN, and how many more there are."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(_text(row.get(column)))}</td>' for column in columns)}</tr>"
+        for row in rows[:ROWS_SHOWN]
+    )
+    more = f"<p>and {len(rows) - ROWS_SHOWN} more</p>" if len(rows) > ROWS_SHOWN else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def lines(texts: Iterable[object]) -> str:
+    """Return texts as paragraphs."""
+    return "".join(f"<p>{escape(text)}</p>" for text in texts)
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Return images of one size side by side, in rows of so many."""
+    width, height = images[0].size
+    scale = max(1, SMALLEST_SHOWN // max(width, 1))
+    width, height, gap = width * scale, height * scale, 4
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
+        tile = image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(tile, (column * (width + gap), row * (height + gap)))
+    return sheet
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
