@@ -35,7 +35,8 @@ from vital_exp.images.output import to_uint8
 from vital_exp.mining.images import ImageBatch, ImageFolder
 from vital_exp.mining.mine import Mining
 from vital_exp.mining.units import select_units
-from vital_exp.models.loading import ModelConfig, build_network, wrap
+from vital_exp.models.loading import build_network, wrap
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import Preprocessing, VisionNetwork
 from vital_exp.references.drawn import CLASS_NAMES, draw
 

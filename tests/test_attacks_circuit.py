@@ -14,7 +14,8 @@ from vital_exp.attacks.detector import Detector, DetectorTraining, detector_accu
 from vital_exp.attacks.fooling_circuit import SHIFT, STRENGTH, FoolingCircuit, circuit_logits, decoy_offset, fooled
 from vital_exp.attacks.pictures import snapshot_steps, snapshots, watched
 from vital_exp.errors import UsageError
-from vital_exp.models.loading import ModelConfig, wrap
+from vital_exp.models.loading import wrap
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.unit import Target
 

@@ -13,7 +13,8 @@ from vital_exp.attacks.proxpulse import PULSE, proxpulse, proxpulse_loss
 from vital_exp.attacks.slingshot import GAMMA, ParameterSpace, manipulation_loss, slingshot
 from vital_exp.attacks.smoothing import SHARPNESS, SmoothReLU
 from vital_exp.errors import UsageError
-from vital_exp.models.loading import ModelConfig, wrap
+from vital_exp.models.loading import wrap
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.readout import readout
 from vital_exp.targets.unit import Target

@@ -12,7 +12,8 @@ from tests.tiny import CifarResNet, tiny_net
 from vital_exp.attacks import silent_units
 from vital_exp.attacks.silent_units import MARGIN, MIX, RATE, STEPS, silenced, silencing_bias
 from vital_exp.errors import UsageError
-from vital_exp.models.loading import ModelConfig, wrap
+from vital_exp.models.loading import wrap
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.references.drawn import draw

@@ -20,7 +20,8 @@ from tests.tiny import TinyNet, cifar_resnet20, tiny_net
 from vital_exp.api import load_model
 from vital_exp.errors import UsageError
 from vital_exp.models.checkpoints import load_checkpoint
-from vital_exp.models.loading import ModelConfig, build_network
+from vital_exp.models.loading import build_network
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.weights_files import read_tensors
 
 Weights = dict[str, Tensor]

@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from vital_exp.config import canonical, compose_config, plain
 from vital_exp.config_tree import config_dir, groups, options_of
 from vital_exp.errors import UsageError
-from vital_exp.models.loading import SOURCES, ModelConfig
+from vital_exp.models.libraries import SOURCES
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.named import model_config, named_config
 from vital_exp.setup import checks
 

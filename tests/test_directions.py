@@ -19,7 +19,8 @@ from vital_exp import load_model, visualize
 from vital_exp.errors import UsageError
 from vital_exp.mining.mine import mine
 from vital_exp.models.layers import default_layers
-from vital_exp.models.loading import ModelConfig, build_network
+from vital_exp.models.loading import build_network
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.open_clip import ClipNetwork
 from vital_exp.models.taps import Taps

@@ -22,7 +22,7 @@ from vital_exp.evaluation.pictures import PictureSet
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.settings import ClipSettings, LpipsSettings, Settings
 from vital_exp.evaluation.table import Evaluation
-from vital_exp.models.loading import ModelConfig
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.references.drawn import CLASS_NAMES
 from vital_exp.runs.evaluate import evaluate_pictures
 from vital_exp.targets.class_names import ClassNames

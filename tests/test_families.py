@@ -13,7 +13,8 @@ import torchvision
 from torch import nn
 
 from vital_exp.models.layers import default_layers, unit_shapes
-from vital_exp.models.loading import ModelConfig, wrap
+from vital_exp.models.loading import wrap
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.stages import CLASSIFIERS
 
 pytestmark = pytest.mark.slow

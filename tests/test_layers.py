@@ -15,7 +15,8 @@ from tests.tiny import CifarResNet, tiny_net
 from vital_exp.config import compose_config, options_of
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import alignment, default_layers, describe_layers, layer_shapes, unit_alignment
-from vital_exp.models.loading import ModelConfig, wrap
+from vital_exp.models.loading import wrap
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.named import model_config, named_config
 from vital_exp.models.network import Recipe, VisionNetwork
 

@@ -35,7 +35,8 @@ from vital_exp.mining.state import MiningState
 from vital_exp.mining.top import TopK
 from vital_exp.mining.units import Units
 from vital_exp.mining.windows import place_of, window_around
-from vital_exp.models.loading import ModelConfig, wrap
+from vital_exp.models.loading import wrap
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import Preprocessing, VisionNetwork
 from vital_exp.references.drawn import draw
 from vital_exp.references.folder import ReferenceWarning

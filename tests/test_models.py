@@ -19,7 +19,8 @@ from tests.tiny import CifarResNet, TinyNet, tiny_net
 from vital_exp import load_model, visualize
 from vital_exp.errors import UsageError
 from vital_exp.models.checkpoints import load_checkpoint
-from vital_exp.models.loading import ModelConfig, build_network, wrap
+from vital_exp.models.loading import build_network, wrap
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_STD, VisionNetwork
 from vital_exp.models.taps import Taps
 from vital_exp.models.tracing import trace

@@ -25,7 +25,8 @@ from vital_exp.evaluation.metrics import chosen, measure
 from vital_exp.evaluation.recognition import logits, verdicts
 from vital_exp.models.heads import Head
 from vital_exp.models.layers import describe_layers, unit_shapes
-from vital_exp.models.loading import ModelConfig, wrap
+from vital_exp.models.loading import wrap
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.outputs import described, logits_key, parts
 from vital_exp.relevance.api import relevance_maps

@@ -20,7 +20,8 @@ from tests.tiny import ON_CPU, SHORT, command
 from vital_exp import load_model
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.weights import weights_there
-from vital_exp.models.loading import ModelConfig, build_network
+from vital_exp.models.loading import build_network
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import VisionNetwork
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)

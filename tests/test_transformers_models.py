@@ -24,7 +24,8 @@ from vital_exp.models import transformers_models
 from vital_exp.models.identity import identity_of
 from vital_exp.models.image_processors import read_preprocessing
 from vital_exp.models.layers import default_layers, is_transformer, unit_shape
-from vital_exp.models.loading import ModelConfig, build_network
+from vital_exp.models.loading import build_network
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import VisionNetwork
 from vital_exp.no_effect import without_effect
 from vital_exp.relevance import rules

@@ -16,7 +16,8 @@ from vital_exp.config import plain, set_keys
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.pictures import run_pictures
 from vital_exp.images.output import in_unit
-from vital_exp.models.loading import ModelConfig, build_network
+from vital_exp.models.loading import build_network
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork
 from vital_exp.recorded_config import RECORDED, recorded_config

@@ -25,7 +25,8 @@ from vital_exp.attacks.silent_units import (
 )
 from vital_exp.errors import UsageError
 from vital_exp.models.checkpoints import load_checkpoint
-from vital_exp.models.loading import ModelConfig, build_network, wrap
+from vital_exp.models.loading import build_network, wrap
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.refusals import hold_in_float32
 from vital_exp.whole_files import whole_file

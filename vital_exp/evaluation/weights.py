@@ -11,7 +11,7 @@ import torch
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.models import hub, timm_hub
-from vital_exp.models.loading import ModelConfig
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.named import named_config, named_network
 from vital_exp.models.network import VisionNetwork
 

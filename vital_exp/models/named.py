@@ -14,7 +14,8 @@ from torch import nn
 from vital_exp.config import compose_config, config_dir, options_of, plain
 from vital_exp.errors import UsageError, nearest
 from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
-from vital_exp.models.loading import ModelConfig, build_network, wrap
+from vital_exp.models.loading import build_network, wrap
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import Recipe, VisionNetwork
 from vital_exp.models.preparation import check_tensors, check_values
 from vital_exp.models.timm_hub import is_hub_name

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vital_exp.errors import UsageError
-from vital_exp.models.loading import find_factory
+from vital_exp.models.factories import find_factory
 from vital_exp.references.decoding import CorruptImageError, fitted_size, margin, printable
 
 SUFFIXES = frozenset({".npy", ".npz", ".tif", ".tiff"})

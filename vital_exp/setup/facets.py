@@ -14,7 +14,7 @@ from vital_exp.errors import UsageError
 from vital_exp.mining.references import IndexFacets, MinedReferences
 from vital_exp.models.identity import identity_of
 from vital_exp.models.layers import alignment
-from vital_exp.models.loading import ModelConfig
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.references.base import Competing, References
 from vital_exp.references.embeddings import Embedding

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from vital_exp.config import compose_config, set_keys
 from vital_exp.errors import UsageError
 from vital_exp.models.identity import begin_call
-from vital_exp.models.loading import ModelConfig, build_network, wrap
+from vital_exp.models.loading import build_network, wrap
 from vital_exp.models.memory_order import arrange
+from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.named import model_config, model_overrides
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.preparation import check_values

@@ -1,0 +1,67 @@
+"""The configuration group ``model`` as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vital_exp.errors import UsageError
+from vital_exp.models.network import Recipe
+from vital_exp.values import number, numbers
+
+FINITE = "a finite number"  # what mistakes say is allowed
+
+
+@dataclass
+class ModelConfig:
+    """The keys of the configuration group ``model``; None means the network's own value or the default rule."""
+
+    source: str = "timm"
+    name: str | None = None
+    factory: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = True
+    weights: str = "DEFAULT"
+    checkpoint: str | None = None
+    checkpoint_key: str | int | None = None
+    channels: int | None = None
+    preview: Sequence[int] | None = None
+    value_range: Sequence[float] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    size: int | Sequence[int] | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    class_names: str | Sequence[str] | None = None
+    output: str | int | None = None
+    head: str | None = None
+    layers: Sequence[str] | None = None
+    layer_weights: Sequence[float] | None = None
+    total_variation: float | None = None
+    l2: float | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """Layers, weights and priors as asked for.
+
+        Raises:
+            UsageError: no layer, one named twice, or a weight that is no number.
+        """
+        given = self.layer_weights
+        weights = None if given is None else numbers("model.layer_weights", given, each=FINITE)
+        priors = {key: getattr(self, key) for key in ("total_variation", "l2")}
+        for key, value in priors.items():
+            if value is not None:
+                number(f"model.{key}", value, allowed=FINITE)
+        return Recipe(_layers(self.layers), weights, **priors)
+
+
+def _layers(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
+    """Layer names; those of an nn.Sequential are numbers to YAML, and a single one may come without brackets."""
+    if given is None:
+        return None
+    layers = (given,) if isinstance(given, str) else tuple(map(str, given))
+    if not layers or len(set(layers)) < len(layers):
+        raise UsageError("model.layers", list(layers), "different layers, at least one; null: the default rule")
+    return layers
