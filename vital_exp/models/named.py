@@ -126,10 +126,9 @@ def load_model(
     value_range: Sequence[float] | None = None,
     pretrained: bool | None = None,
 ) -> VisionNetwork:
-    """Load or wrap a network for visualisation; it is frozen and put into evaluation mode.
+    """Return a network, wrapped for visualisation: pictures in, logits out; it is frozen, in evaluation mode.
 
-    A module of your own is not copied: its parameters no longer ask for gradients, parts of it that torch.compile made
-    run uncompiled, tensors made in inference mode are exchanged for copies, and one in half precision takes float32.
+    A module of your own is not copied: its parameters no longer ask for gradients, compiled parts run uncompiled.
 
     Args:
         model: an option of the group ``model`` (``"resnet50"``), a timm network, ``"transformers:folder"``, timm's
@@ -142,22 +141,14 @@ def load_model(
         device: where to put it; where it is by default.
         output: the entry of what it returns that has the logits: a name or place in a tuple, dict or dataclass, with
             dots for those inside of others; by default one called ``logits``, else the first of shape (N, classes).
-        head: ``"softmax"``, ``"sigmoid"`` (one logit, or several labels at a time) or ``"none"`` (features, a
-            regression); by default sigmoid for one output, softmax for several.
-        channels: of its pictures; by default as many as its first layer takes. Grey and RGB ones are images, others
-            arrays.
-        preview: the three channels of an array that are shown as red, green and blue; by default the first three.
-        value_range: (low, high) of arrays in files, which become 0 and 1.
-        pretrained: of a name: whether published weights are downloaded where they are not on disk; by default they
-            are, but for ``"transformers:owner/name"``.
-
-    Returns:
-        The wrapped network: pictures in, logits out.
+        head: ``"softmax"``, ``"sigmoid"`` or ``"none"``; by default sigmoid for one output, softmax for several.
+        channels: of its pictures; by default as many as its first layer takes.
+        preview, value_range: of arrays: the channels shown as red, green, blue; the values that become 0 and 1.
+        pretrained: of a name: fetch published weights that are not on disk; by default true but for transformers'.
 
     Raises:
-        UsageError: an unknown name, weights that cannot be had or do not fit, a size the network refuses, an
-            output or head that it has not, a kind of module whose layers cannot be read (TorchScript, quantised,
-            exported) or that has no values yet.
+        UsageError: a name, weights, a size, an output or a head that does not fit, a module whose layers cannot be
+            read (TorchScript, quantised, exported) or that has no values yet.
     """
     keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
     keys |= {"output": output, "head": head, "channels": channels, "preview": preview, "value_range": value_range}

@@ -213,8 +213,7 @@ def evaluate_pictures(
     """Score pictures that are in memory; see :func:`evaluate`.
 
     Args:
-        network: that they were made for.
-        pictures: and their targets.
+        network, pictures: the pictures, their targets, and the network that they were made for.
         references: natural images of the targets; None: metrics that need them are not computed.
         judges, features, settings: see :func:`evaluate`.
         metrics: of :func:`vital_exp.evaluation.metrics.chosen`.
@@ -245,10 +244,8 @@ def evaluate_pictures(
     )
     scores = all_metrics.measure(evidence, metrics)
     activations = evidence.activations.tolist() if TARGET in evidence.passes else None
-    return Evaluation(
-        *(pictures.targets, scores, activations, pictures.unreadable, dict(evidence.passes)),
-        predictions=_predictions(evidence, network, there),
-    )
+    told = (pictures.targets, scores, activations, pictures.unreadable, dict(evidence.passes))
+    return Evaluation(*told, predictions=_predictions(evidence, network, there))
 
 
 def _predictions(
