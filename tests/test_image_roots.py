@@ -155,3 +155,41 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr("vital_exp.references.huggingface.find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r'the library datasets is needed: pip install "vital-exp\[data\]"'):
         image_root("hf:photos.parquet", tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_rows_without_a_class_or_an_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    datasets = pytest.importorskip("datasets")
+    kinds = {
+        "image": datasets.Image(),
+        "label": datasets.ClassLabel(names=list(CLASSES)),
+        "number": datasets.Value("float64"),
+    }
+    image = {"bytes": content("star", 0), "path": None}
+    rows = {"image": [image, image, None], "label": [1, -1, 0], "number": [3.0, None, 10.0]}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "rows.parquet")
+
+    def found(spelling: str) -> list[str]:
+        folder = image_root(spelling, tmp_path / "cache")
+        return sorted(str(file.relative_to(folder)) for file in folder.rglob("*.png"))
+
+    place = f"hf:{tmp_path / 'rows.parquet'}"
+    assert found(place) == ["00000001.png", "heart/00000000.png"]  # -1, as of a test split, is not the last class
+    assert "1 rows of the dataset have no image" in caplog.text
+    assert found(f"{place}?label=number") == ["00000001.png", "3/00000000.png"]
+    with pytest.raises(UsageError, match="the column number holds no images"):
+        image_root(f"{place}?image=number", tmp_path / "cache")
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_a_folder_of_several_splits(tmp_path: Path) -> None:
+    spelling = as_parquet(tmp_path / "made") if (tmp_path / "made").mkdir() is None else ""
+    place = tmp_path / "test_data" / "data"
+    place.mkdir(parents=True)
+    for split in ("train", "test"):
+        (place / f"{split}-00000-of-00001.parquet").write_bytes(Path(spelling[3:]).read_bytes())
+    for split in ("", "?split=train", "?split=test"):
+        folder = image_root(f"hf:{place.parent}{split}", tmp_path / "cache")
+        assert len(list(folder.rglob("*.png"))) == len(ROWS)  # those of one split, not of both
+    with pytest.raises(UsageError, match="has no split validation: train, test"):
+        image_root(f"hf:{place.parent}?split=validation", tmp_path / "cache")

@@ -80,7 +80,7 @@ def _state(place: Path) -> list[tuple[str, int, int]]:
 
 def _rows(
     place: str, asked: Mapping[str, str], spelling: str, key: str, cache_dir: Path
-) -> Iterator[tuple[dict[str, Any], str]]:
+) -> Iterator[tuple[dict[str, Any] | None, str]]:
     """Return the undecoded image and the class of each row."""
     import datasets
 
@@ -123,9 +123,22 @@ def _opened(place: str, asked: Mapping[str, str], key: str, spelling: str, cache
             key, spelling, f"holds no {', '.join(BUILDERS)}; a folder of images is given without {DATASET}"
         )
     kind = next(iter(kinds))
-    chosen = [str(file) for file in files if BUILDERS.get(file.suffix) == kind]
+    own = files if local.is_file() else _of_split(local, asked.get("split"), key, spelling)
+    chosen = [str(file) for file in own if BUILDERS.get(file.suffix) == kind]
     keys = {"data_files": {split: chosen}, "split": split, "streaming": True, "cache_dir": str(cache_dir / "datasets")}
     return datasets.load_dataset(kind, **keys)
+
+
+def _of_split(folder: Path, asked: str | None, key: str, spelling: str) -> list[Path]:
+    """Return the files of a split of a folder, told by their names as the library tells them; by default of train."""
+    from datasets.data_files import get_data_patterns, resolve_pattern
+
+    base = str(folder.resolve())
+    patterns = {str(name): found for name, found in get_data_patterns(base).items()}
+    split = asked or ("train" if "train" in patterns else next(iter(patterns)))
+    if split not in patterns:
+        raise UsageError(key, spelling, f"has no split {split}: {', '.join(patterns)}", list(patterns))
+    return sorted({Path(file) for pattern in patterns[split] for file in resolve_pattern(pattern, base)})
 
 
 def _image_column(features: Mapping[str, Any], asked: str | None, spelling: str, key: str) -> str:
@@ -134,6 +147,8 @@ def _image_column(features: Mapping[str, Any], asked: str | None, spelling: str,
     if asked is not None:
         if asked not in features:
             raise UsageError(key, spelling, f"has no column {asked}: {', '.join(features)}", list(features))
+        if not (isinstance(features[asked], datasets.Image) or _is_file(features[asked])):
+            raise UsageError(key, spelling, f"the column {asked} holds no images")
         return asked
     found = [name for name, kind in features.items() if isinstance(kind, datasets.Image) or _is_file(kind)]
     if len(found) != 1:
@@ -154,26 +169,32 @@ def _label_column(features: Mapping[str, Any], asked: str | None, spelling: str,
 
 
 def _class_of(row: Mapping[str, Any], label: str | None, names: list[str] | None) -> str:
+    """Return the folder of a row's class; ``""`` for none, which is -1 where classes have names."""
     value = None if label is None else row[label]
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if value is None or names is None or not isinstance(value, int):
         return "" if value is None else folder_name(str(value))
-    return folder_name(names[value])
+    return folder_name(names[value]) if value >= 0 else ""
 
 
-def _write(rows: Iterator[tuple[dict[str, Any], str]], folder: Path, most: int) -> int:
+def _write(rows: Iterator[tuple[dict[str, Any] | None, str]], folder: Path, most: int) -> int:
     """Write images as they are, without decoding them; return how many."""
-    written = 0
+    written, without = 0, 0
     for number, (image, name) in enumerate(rows):
         if written == most:
             logger.warning("the first %d images of the dataset are taken; most=... takes more", most)
             break
+        if image is None or not (image.get("bytes") or image.get("path")):
+            without += 1
+            continue
         content = image.get("bytes") or Path(image["path"]).read_bytes()
         parent = folder / name if name else folder
         parent.mkdir(exist_ok=True)
         (parent / f"{number:08d}{_suffix(content)}").write_bytes(content)
         written += 1
+    if without:
+        logger.warning("%d rows of the dataset have no image", without)
     return written
 
 

@@ -89,5 +89,9 @@ def _table(text: str, place: Path, key: str) -> Iterator[tuple[str, str]]:
 
 
 def folder_name(label: str) -> str:
-    """Return a class name as the name of a folder: signs that no folder can have are left out."""
+    """Return a class name as the name of a folder: signs that no folder can have are left out.
+
+    A whole number with decimals, as tables have integers beside missing values, is that integer.
+    """
+    label = re.sub(r"^([0-9]+)\.0+$", r"\1", label.strip())
     return re.sub(r"[\x00/\\]", " ", label).strip().lstrip(".")
