@@ -183,7 +183,7 @@ def test_rows_without_a_class_or_an_image(tmp_path: Path, caplog: pytest.LogCapt
 
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 def test_a_folder_of_several_splits(tmp_path: Path) -> None:
-    spelling = as_parquet(tmp_path / "made") if (tmp_path / "made").mkdir() is None else ""
+    spelling = as_parquet(tmp_path)
     place = tmp_path / "test_data" / "data"
     place.mkdir(parents=True)
     for split in ("train", "test"):
