@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +105,8 @@ def test_every_command(kind: str, place: Path, capsys: pytest.CaptureFixture[str
     assert command(*QUIET, *own, few, "dry_run=true") == 0
     mined = (*model(kind), f"images={root}", "layers=['3']", "k=4", "progress=false", "trainer.accelerator=cpu")
     assert exit_code(mine.main, *mined, "channels=0-2", "hydra.run.dir=mined") == 0
-    assert exit_code(mine.main, *mined, "concepts=pca", "concepts.count=2", "hydra.run.dir=concepts") == 0
+    concepts = ("concepts=pca", "concepts.count=2", "concepts.class=2", "hydra.run.dir=concepts")
+    assert exit_code(mine.main, *mined, *concepts) == 0, capsys.readouterr().err
     for run in ("runs/vital", "hidden"):
         assert exit_code(evaluate.main, f"run={run}", "metrics=all", "trainer.accelerator=cpu") == 0
     checked = ("check=silent_units", "run=runs/vital", "count=4", "steps=1", "methods=[fourier]", "layer='0'")
@@ -217,6 +219,8 @@ def test_arrays_from_files(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load_array(tmp_path / name, 5, None), values)
     assert torch.equal(load_array(tmp_path / "bytes.npy", 5, None), torch.full((5, 6, 7), 0.2))
     np.testing.assert_allclose(load_array(tmp_path / "words.npy", 5, (0, 8000)), values, atol=1.1 / 8000)
+    np.save(tmp_path / "far.npy", values.astype(np.float64) + 1e9)  # whose steps are 64 in float32
+    np.testing.assert_allclose(load_array(tmp_path / "far.npy", 5, (1e9, 1e9 + 1)), values, atol=1e-6)
     tifffile = pytest.importorskip("tifffile")
     tifffile.imwrite(tmp_path / "planes.tif", values, photometric="minisblack", planarconfig="separate")
     tifffile.imwrite(tmp_path / "pixels.tif", values.transpose(1, 2, 0), photometric="minisblack")
@@ -250,7 +254,10 @@ def test_arrays_that_cannot_be_read(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "two.npz", a=np.zeros(1), b=np.zeros(1))
     (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY\x01")
-    for name, told in {"objects.npy": "pickle", "two.npz": "holds a, b: one array is needed", "torn.npy": None}.items():
+    Image.new("RGB", (4, 4)).save(tmp_path / "photo.png")
+    told_of = {"objects.npy": "pickle", "two.npz": "holds a, b: one array is needed", "torn.npy": None}
+    told_of["photo.png"] = "pictures of this network are arrays: .npy, .npz, .tif, .tiff"
+    for name, told in told_of.items():
         with pytest.raises(CorruptImageError, match=told):
             load_array(tmp_path / name, 5, None)
     with pytest.raises(UsageError, match=r"returned str for torn\.npy: an array"):
@@ -299,6 +306,9 @@ def test_mistakes_on_the_command_line(place: Path, capsys: pytest.CaptureFixture
         assert command(*own, *asked) == 2
         assert told in capsys.readouterr().err
     assert command(*own, "references.root=bands", "references.loader=nets.py:read", "hydra.run.dir=loaded") == 0
+    grey = (*QUIET, *model("grey"), "target.index=0", "references.root=photos", "model.value_range=[0,4095]")
+    assert command(*grey) == 2  # as somebody wants whose files have 12 of 16 bits
+    assert "model.value_range=[0.0, 4095.0]: image files are read for 1 channels" in capsys.readouterr().err
     judge = "evaluation.judges=[embedded_resnet]"
     assert command(*own[:-1], "references.root=bands", judge, "evaluation=basic") == 2
     assert "the judge" in capsys.readouterr().err
@@ -309,3 +319,19 @@ def test_grey_without_a_mean_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert network.preprocessing.mean == (0.449,)
     assert network.preprocessing.std == (0.226,)
     assert "takes grey pictures: model.mean=[0.449] and model.std=[0.226]" in caplog.text
+
+
+def test_what_is_said_of_colours_that_cannot_be_measured(caplog: pytest.LogCaptureFixture) -> None:
+    asked = ["steps=1", "evaluation=none", "image.colours=references", "image.size=32"]
+    with caplog.at_level("WARNING"):
+        visualize(load_model(of_channels(3), size=SIZE), "class:0", method="fourier", overrides=asked)
+    assert "no references to measure its channels' covariance from; ImageNet's is taken" in caplog.text
+
+
+def test_a_loader_of_a_module_is_another_when_its_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_loader_module.py").write_text("def read(path): ...\n")
+    monkeypatch.chdir(tmp_path)
+    loader = Loader.named("own_loader_module:read", "references.loader")
+    before = loader.described
+    os.utime(tmp_path / "own_loader_module.py", (1, 1))
+    assert loader.described != before

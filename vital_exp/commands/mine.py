@@ -222,7 +222,7 @@ def _concept_mining(config: DictConfig) -> ConceptMining:
     if given is not None:
         check_classifier(network, given)
         given = network.classes.find(str(given), "concepts.class")
-        root = class_folder(root, network, given)
+        root = class_folder(root, network, given, loader=_loader(config))
     folder, patch = ImageFolder(root, network.preprocessing, loader=_loader(config)), PatchSettings(**config.patch)
     options = {key: config[key] for key in ("k", "batch_size", "workers", "progress", "save_every")}
     settings = ConceptSettings(of_class=given, **keys)

@@ -31,6 +31,7 @@ from vital_exp.mining.units import map_shapes, select_units
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.references.decoding import CorruptImageError, printable
+from vital_exp.references.arrays import Loader
 from vital_exp.references.folder import FolderReferences
 from vital_exp.targets.unit import OUTPUT
 from vital_exp.values import one_of, whole_number
@@ -254,14 +255,18 @@ def check_classifier(network: VisionNetwork, given: object, key: str = "concepts
         raise UsageError(key, given, problem)
 
 
-def class_folder(root: str | Path, network: VisionNetwork, of_class: int, key: str = "images") -> Path:
+def class_folder(
+    root: str | Path, network: VisionNetwork, of_class: int, key: str = "images", loader: Loader | None = None
+) -> Path:
     """Return the folder of a class's images: a sub-folder by name, WordNet id or index, or a root of images alone.
 
     Raises:
         UsageError: no folder, or several, of this class.
     """
     place = Path(root).expanduser()
-    folders = FolderReferences(place, network.classes).class_folders(of_class)
+    own = network.preprocessing
+    kind = {"channels": own.channels, "value_range": own.value_range, "loader": loader}
+    folders = FolderReferences(place, network.classes, **kind).class_folders(of_class)  # type: ignore[arg-type]
     if len(folders) != 1:
         raise UsageError(
             key, printable(place), f"has {len(folders)} folders of class {of_class}; give the folder of its images"

@@ -66,9 +66,10 @@ def checked_shape(pictures: object, key: str, of: str = "", channels: int = RGB)
     Raises:
         UsageError: anything else; says what to do with the usual others.
     """
-    wanted = f"must have the shape (B, {channels}, H, W), {WANTED}"
+    values = WANTED if channels == RGB else "in [0, 1]"
+    wanted = f"must have the shape (B, {channels}, H, W), {values}"
     if not isinstance(pictures, Tensor):
-        raise UsageError(key, f"{of}{type(pictures).__name__}", f"must be a tensor (B, {channels}, H, W), {WANTED}")
+        raise UsageError(key, f"{of}{type(pictures).__name__}", f"must be a tensor (B, {channels}, H, W), {values}")
     shape = tuple(pictures.shape)
     if len(shape) == 3 and shape[0] == channels:
         raise UsageError(key, f"{of}{shape}", f"{wanted}; a single picture is tensor[None]")
@@ -81,7 +82,7 @@ def checked_shape(pictures: object, key: str, of: str = "", channels: int = RGB)
         raise UsageError(key, f"{of}{shape}", f"{wanted}, with B, H, W >= 1")
     if not pictures.is_floating_point():
         advice = "tensor / 255" if pictures.dtype == torch.uint8 else "tensor.float()"
-        raise UsageError(key, f"{of}{pictures.dtype}", f"must be a floating-point tensor, {WANTED}: {advice}")
+        raise UsageError(key, f"{of}{pictures.dtype}", f"must be a floating-point tensor, {values}: {advice}")
     return pictures.clone() if pictures.is_inference() else pictures
 
 

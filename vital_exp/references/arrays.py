@@ -43,7 +43,8 @@ class Loader:
     @property
     def described(self) -> str:
         """Return what changes when another function is named, or its file changes."""
-        place = Path(self.spelling.rpartition(":")[0]).expanduser()
+        code = getattr(self.function, "__code__", None)  # what is no function of Python has none
+        place = Path(code.co_filename if code else self.spelling.rpartition(":")[0]).expanduser()
         stamp = place.stat().st_mtime_ns if place.is_file() else ""
         return f"{self.spelling} {stamp}"
 
@@ -93,6 +94,8 @@ def load_array(path: Path, channels: int, values: tuple[float, float] | None, lo
 def _read(path: Path) -> np.ndarray:
     if path.suffix.lower() in TIF and find_spec("tifffile") is None:
         raise UsageError("references.root", printable(path), 'tifffile is needed: pip install "vital-exp[arrays]"')
+    if path.suffix.lower() not in SUFFIXES:
+        raise CorruptImageError(path, f"pictures of this network are arrays: {', '.join(sorted(SUFFIXES))}")
     try:
         if path.suffix.lower() in TIF:
             import tifffile
@@ -123,10 +126,10 @@ def _picture(array: np.ndarray, channels: int, values: tuple[float, float] | Non
     if array.dtype.kind not in "fiu":
         raise ValueError(f"holds {array.dtype}: real numbers are needed")
     low, high = values or _range_of(array)
-    numbers = array.astype(np.float32)
+    numbers = array.astype(np.float64)  # a narrow range far from 0 has few values in float32
     if not np.isfinite(numbers).all():
         raise ValueError("holds NaN or infinite values")
-    scaled = (numbers - np.float32(low)) / np.float32(high - low)
+    scaled = ((numbers - low) / (high - low)).astype(np.float32)
     if values is None and (scaled.min() < -OVERSHOOT or scaled.max() > 1 + OVERSHOOT):
         found = f"values from {numbers.min():.4g} to {numbers.max():.4g}"
         raise ValueError(f"{found}; model.value_range=[low, high] says which become 0 and 1")

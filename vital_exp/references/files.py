@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vital_exp.errors import UsageError
 from vital_exp.models.channels import GREY, RGB, in_channels
 from vital_exp.models.network import Preprocessing
 from vital_exp.references import arrays
@@ -48,8 +49,19 @@ class PictureFiles:
 
     @classmethod
     def of(cls, own: Preprocessing, loader: Loader | None = None) -> PictureFiles:
-        """Return what reads files as a network sees them."""
-        return cls(own.channels, own.size, own.resize, own.interpolation, own.value_range, loader)
+        """Return what reads files as a network sees them; see :meth:`checked`."""
+        return cls(own.channels, own.size, own.resize, own.interpolation, own.value_range, loader).checked()
+
+    def checked(self) -> PictureFiles:
+        """Return itself.
+
+        Raises:
+            UsageError: a range of values is given for image files, which have that of their format.
+        """
+        if self.of_images and self.value_range is not None:
+            problem = f"image files are read for {self.channels} channels, with the range of their format; "
+            raise UsageError("model.value_range", list(self.value_range), f"{problem}references.loader reads others")
+        return self
 
     @property
     def of_images(self) -> bool:

@@ -80,7 +80,7 @@ class FolderReferences(Competing):
         self._told_few: set[str] = set()
         self._check_options()
         sides = (self.size, self.size) if isinstance(self.size, int) else self.size
-        self.files = PictureFiles(channels, sides, resize, interpolation, value_range, loader)
+        self.files = PictureFiles(channels, sides, resize, interpolation, value_range, loader).checked()
         self._folders = _subfolders(self.root)
         if self._first(".") is None:
             raise UsageError("references.root", printable(self.root), f"holds no {self.files.wanted}")

@@ -52,8 +52,8 @@ def colours_of(config: DictConfig, network: VisionNetwork, references: Reference
         return None
     covariance = _covariance(config, network, references)
     if covariance is None:
-        network.tell(f"{network.name}: there are no references to measure its channels' covariance from; its pictures' "
-                     f"channels are independent")  # fmt: skip
+        taken = "ImageNet's is taken" if channels == RGB else "its pictures' channels are independent"
+        network.tell(f"{network.name}: there are no references to measure its channels' covariance from; {taken}")
         return None
     return covariance_root(covariance)
 

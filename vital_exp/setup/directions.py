@@ -142,7 +142,7 @@ def _mining(config: DictConfig, keys: Mapping[str, Any], network: VisionNetwork)
     if of_class is not None:
         check_classifier(network, of_class, "target.class")
         of_class = network.classes.find(str(of_class), "target.class")
-        root = class_folder(root, network, of_class, "references.root")
+        root = class_folder(root, network, of_class, "references.root", loader_of(config))
     folder = ImageFolder(root, network.preprocessing, "references.root", loader_of(config))
     names = ("method", "count", "importance", "seed", "patches", "explained")
     settings = ConceptSettings(of_class=of_class, **{name: keys[name] for name in names})
