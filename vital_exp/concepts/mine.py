@@ -30,8 +30,8 @@ from vital_exp.mining.plan import duration, images_line, measured, told
 from vital_exp.mining.units import map_shapes, select_units
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork, model_space
-from vital_exp.references.decoding import CorruptImageError, printable
 from vital_exp.references.arrays import Loader
+from vital_exp.references.decoding import CorruptImageError, printable
 from vital_exp.references.folder import FolderReferences
 from vital_exp.targets.unit import OUTPUT
 from vital_exp.values import one_of, whole_number
