@@ -22,6 +22,7 @@ from vital_exp.mining.overlays import strongest_maps
 from vital_exp.mining.units import ClassRelevance, Units, select_units
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.relevance import relevance_maps
+from vital_exp.targets.autoencoder import SparseAutoencoder
 
 SIZE, LAYER, WIDTH, FEATURES = 32, "layer1", 16, 24
 
@@ -65,6 +66,7 @@ def test_features_of_an_autoencoder_are_mined(workplace: Path, capsys: pytest.Ca
     (workplace / "nets.py").write_text("from tests.tiny import tiny_net\n")
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(FEATURES, WIDTH, generator=generator), torch.randn(FEATURES, generator=generator) / 4
+    bias[5] = -1e3  # sleeps
     save_file({"encoder.weight": weight, "encoder.bias": bias}, "sae.safetensors")
     own = ("model=python", "model.factory=nets.py:tiny_net", f"model.size={SIZE}", f"layers=[{LAYER}]", "images=photos")
     quiet = ("progress=false", "trainer.accelerator=cpu", "patches=false", "k=4", "hydra.run.dir=mined")
@@ -75,9 +77,12 @@ def test_features_of_an_autoencoder_are_mined(workplace: Path, capsys: pytest.Ca
     with torch.no_grad():
         activation = network.taps([LAYER])(model_space(pictures(shown), network))[0][LAYER].flatten(2)
     features = (torch.einsum("ncp,fc->nfp", activation, weight) + bias[:, None]).relu()
-    assert len(index.units()) == FEATURES
-    for feature in range(FEATURES):
+    assert (LAYER, 5) not in index.units()
+    with pytest.raises(UsageError, match="channel=5: of layer1: no image wakes this feature"):
+        index.top(LAYER, 5)
+    for _, feature in index.units():
         best = features[:, feature].amax(dim=1).sort(descending=True).values[:4]
+        best = best[best > 0]
         np.testing.assert_allclose([row.activation for row in index.top(LAYER, feature)], best, rtol=1e-4, atol=1e-5)
     assert Path(f"mined/sheets/{LAYER}/3.jpg").is_file()
     page = Path("mined/index.html").read_text()
@@ -140,3 +145,18 @@ def test_mistakes(network: VisionNetwork) -> None:
         select_units(network, [LAYER], pooling="relevance", directions=directions, relevance=ClassRelevance(0))
     with pytest.raises(UsageError, match="relevance=correlation: one of"):
         select_units(network, [LAYER], pooling="relevance", relevance=ClassRelevance(0, "correlation"))
+
+
+def test_many_features_are_ranked_in_parts(
+    network: VisionNetwork, folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The maps of an autoencoder's features are large: those of a few images are in memory at a time."""
+    generator = torch.Generator().manual_seed(0)
+    encoder = torch.randn(FEATURES, WIDTH, generator=generator)
+    read = SparseAutoencoder(encoder, torch.zeros(FEATURES), torch.zeros(WIDTH))
+    units, images = select_units(network, [LAYER], directions={LAYER: read}), pictures(folder)
+    whole = units.ranked(images)[LAYER]
+    monkeypatch.setattr("vital_exp.mining.units.LARGEST_MAPS", FEATURES * 64 * 5)
+    for one, other in zip(units.ranked(images)[LAYER], whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(units.values(images)[LAYER], whole[0], rtol=1e-5, atol=1e-6)

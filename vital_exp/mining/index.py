@@ -170,7 +170,7 @@ class Index:
         return self._rows(layer, channel, TOP, IMAGE, k)
 
     def bottom(self, layer: str, channel: int, k: int | None = None) -> list[Row]:
-        """Return the images that drive a unit least, lowest first; see :meth:`top`."""
+        """Return the images that drive a unit least, lowest first; none of an autoencoder's features; see :meth:`top`."""
         return self._rows(layer, channel, BOTTOM, IMAGE, k)
 
     def patches(self, layer: str, channel: int, k: int | None = None) -> list[Row]:
@@ -286,7 +286,7 @@ class Index:
             " WHERE layer = ? AND channel = ? AND side = ? AND region = ? AND rank <= ? ORDER BY rank",
             (layer, channel, side, region, self.meta["k"] if k is None else k),
         )
-        if not rows:
+        if not rows and (side == TOP or not self._rows(layer, channel, TOP, region, 1)):  # features have no weakest
             self._explain(layer, channel, region)
         return [
             Row(
@@ -302,6 +302,11 @@ class Index:
             raise UsageError("layer", layer, f"was not mined; {self.path} has {', '.join(mined)}", mined)
         if region == PATCH and self.meta["patch"] is None:
             raise UsageError(KEY, self.path, "was mined without patches; references.region=image takes whole images")
+        awake = self._ask("SELECT awake FROM activity WHERE layer = ? AND channel = ?", (layer, channel))
+        if awake and awake[0][0] == 0:
+            raise UsageError(
+                "channel", channel, f"of {layer}: no image wakes this feature, whose activation is never above 0"
+            )
         what = "directions" if mined[layer]["directions"] else "channels"
         raise UsageError("channel", channel, f"of {layer} the {what} {mined[layer]['channels']} were mined")
 

@@ -177,7 +177,8 @@ class Mining:
         """Yield the rows of the index."""
         for layer in self.units.layers:
             yield from self._side(passes, layer, state.top[layer], TOP)
-            yield from self._side(passes, layer, state.bottom[layer], BOTTOM)
+            if not self.units.is_sparse(layer):
+                yield from self._side(passes, layer, state.bottom[layer], BOTTOM)
             if self.patch:
                 yield from self._patches(passes, layer, state.patches[layer])
 
@@ -190,7 +191,10 @@ class Mining:
 
     def _side(self, passes: Passes, layer: str, best: TopK, side: str) -> Iterator[Row]:
         sign = -1 if side == BOTTOM else 1
+        sparse = self.units.is_sparse(layer)
         for unit, rank, value, number in _ranked(best):
+            if sparse and value <= 0:  # such images are none that drive it
+                continue
             image, position = divmod(number, passes.positions[layer])
             channel = self.units.channels[layer][unit]
             yield Row(layer, channel, rank, side, self.folder.paths[image], sign * value, position=position)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ from vital_exp.values import one_of
 
 RELEVANCE = "relevance"
 POOLINGS = ("max", "mean", RELEVANCE)
+LARGEST_MAPS = 2**26  # values of an autoencoder's features in memory at a time
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class Units:
         """The layers' names."""
         return list(self.channels)
 
+    def is_sparse(self, layer: str) -> bool:
+        """Whether the layer's units are features of an autoencoder, which most images leave asleep."""
+        return isinstance(self.directions.get(layer), SparseAutoencoder)
+
     @torch.inference_mode()
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return for each layer the units' maps, (B, U, P), of images (B, C, H, W), on the network's device."""
@@ -112,7 +118,18 @@ class Units:
         Raises:
             UsageError: some are no finite numbers, which nothing can be ranked by.
         """
-        return {layer: self._checked(layer, pool(maps, self.pooling)) for layer, maps in self.maps(images).items()}
+        parts = [
+            {layer: self._checked(layer, pool(maps, self.pooling)) for layer, maps in self.maps(part).items()}
+            for part in images.split(self._at_once)
+        ]
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
+
+    @property
+    def _at_once(self) -> int:
+        """Images whose maps are in memory together: those of an autoencoder's features are large."""
+        sizes = [len(self.directions[layer]) * math.prod(shape) for layer, shape in self.shapes.items()
+                 if self.is_sparse(layer)]  # fmt: skip
+        return max(1, LARGEST_MAPS // max([*sizes, 1]))
 
     def ranked(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """Return for each layer the units' values, what decides between equal ones, and flat positions, (B, U) each.
@@ -124,6 +141,12 @@ class Units:
         Raises:
             UsageError: see :meth:`values`.
         """
+        parts = [self._ranked(part) for part in images.split(self._at_once)]
+        if len(parts) == 1:
+            return parts[0]
+        return {layer: _joined([part[layer] for part in parts]) for layer in self.layers}
+
+    def _ranked(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         found = {}
         for layer, (maps, unbounded) in self._free(images).items():
             means = pool(maps, "mean")
@@ -169,6 +192,11 @@ class Units:
             {"layer": layer, "channels": spans(numbers), "directions": hashes.get(layer), **tokens}
             for layer, numbers in self.channels.items()
         ]
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    values, seconds, positions = (torch.cat(own) for own in zip(*parts, strict=True))
+    return values, seconds, positions
 
 
 def pool(maps: Tensor, pooling: str) -> Tensor:
