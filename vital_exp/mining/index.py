@@ -170,7 +170,7 @@ class Index:
         return self._rows(layer, channel, TOP, IMAGE, k)
 
     def bottom(self, layer: str, channel: int, k: int | None = None) -> list[Row]:
-        """Return the images that drive a unit least, lowest first; none of an autoencoder's features; see :meth:`top`."""
+        """Return the images that drive a unit least, lowest first; a feature of an autoencoder has none."""
         return self._rows(layer, channel, BOTTOM, IMAGE, k)
 
     def patches(self, layer: str, channel: int, k: int | None = None) -> list[Row]:
