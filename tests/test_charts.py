@@ -157,12 +157,13 @@ BROKEN = """[...document.querySelectorAll("h1, h2, h3")].flatMap((heading) => {
 def test_headings_do_not_break_inside_words(width: int, chromium: Tab, tmp_path: Path) -> None:
     note = "total Sobol index 0.123 for golden retriever; striped (AUC 0.97), dotted (AUC 0.95), fur (AUC 0.9)"
     card = {"layer": "layer4", "channel": 12, "largest": 3.2, "patch": 3.1, "src": "", "width": 1000, "height": 400}
+    card |= {"awake": 0.5, "bars": (0.0, 1.0), "low": 0.0, "high": 3.2}
     cards = [SimpleNamespace(**card, note=note), SimpleNamespace(**card, note="")]
     page = tmp_path / "index.html"
     known = {
         "meta": {"network": "resnet50", "layers": [{"layer": "layer4"}], "images": 9, "folder": "f", "pooling": "max"}
     }
-    counts = {"count": 2, "mined": 2, "corrupt": [], "corrupt_count": 0, "embedded": True}
+    counts = {"count": 2, "mined": 2, "corrupt": [], "corrupt_count": 0, "embedded": True, "found": None}
     template = environment().get_template("mining.html")
     page.write_text(template.render(cards=cards, kind="concept", **known, **counts), encoding="utf-8")
     chromium.open(page, width=width)

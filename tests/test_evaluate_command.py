@@ -90,7 +90,7 @@ def test_a_sweep_is_scored_run_by_run_and_each_page_is_written_anew(
     for seed, line in enumerate(lines[:3]):
         metrics = json.loads((sweep / str(seed) / "metrics.json").read_text())
         assert f"accuracy_top1 {metrics['accuracy_top1']['value']:.3f}" in line
-        assert "transfer top1[embedded judge]" in (sweep / str(seed) / "report.html").read_text()
+        assert "recognised by embedded judge" in (sweep / str(seed) / "report.html").read_text()
 
     tables = vital_exp.evaluate(sweep, metrics=["accuracy"])
     assert [run.name for run in tables] == ["0", "1", "2"]

@@ -16,9 +16,10 @@ from PIL import Image
 
 from vital_exp.errors import UsageError
 from vital_exp.reporting import gallery
-from vital_exp.reporting.charts import MAX_POINTS, Curve, loss_chart, read_curves
+from vital_exp.reporting.charts import MAX_POINTS, SAME, SMALL, Curve, loss_chart, read_curves, undrawn
 from vital_exp.reporting.gallery import write_gallery
 from vital_exp.reporting.pages import format_duration, format_number
+from vital_exp.reporting.verdicts import network_words
 
 VOID = {"meta", "link", "img", "input", "br"}
 HOSTILE = "<script>alert('1')</script> \"dog\" & 🐕"
@@ -323,6 +324,43 @@ def test_chart_has_a_line_per_term_and_breaks_it_at_gaps() -> None:
     assert lines[0].count("M") == 2
     assert "<title>total" in lines[1]
     assert 'stroke="currentColor"' in lines[1]
+
+
+def test_a_term_that_is_the_total_and_a_tiny_prior_have_no_line_but_are_told() -> None:
+    alignment = [2.0, 1.5, 1.0, 0.5]
+    curve = curve_of(alignment=alignment, tv=[1e-5] * 4, l2=[0.4] * 4, total=[value + 1e-5 for value in alignment])
+    assert undrawn(curve) == {"tv": SMALL, "alignment": SAME}
+    svg = loss_chart(curve, "t")
+    assert svg.count("stroke=") == 3  # the grid, l2 and the total
+    assert "logarithmic" not in svg
+    assert "<title>step 3: alignment 0.5; tv 1e-05; l2 0.4; total 0.5" in svg
+    assert undrawn(curve_of(a=[1.0, 2.0], total=[1.1, 2.1])) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vit_tiny_patch16_224", "ViT-Tiny"),
+        ("vit_tiny_patch16_224.augreg_in21k", "ViT-Tiny"),
+        ("resnet50", "ResNet-50"),
+        ("mobilenetv2_100", "MobileNetV2-100"),
+        ("squeezenet1_1", "SqueezeNet-1-1"),
+        ("vitality_net", "vitality net"),
+        ("package.networks:make_net", "make net"),
+        ("/home/me/my_nets/net.py", "net"),
+    ],
+)
+def test_networks_are_called_as_people_write_them(name: str, words: str) -> None:
+    assert network_words(name) == words
+
+
+def test_what_networks_take_a_picture_for_is_told_in_words(run: Path) -> None:
+    columns = "target,top1,predicted,top1[vit_tiny_patch16_224],top5[vit_tiny_patch16_224],probability[other]"
+    (run / "metrics.csv").write_text(f"{columns}\nclass-1,1,dog 0.9; cat 0.05,0,1,0.25\n")
+    text = " ".join(Page(write_gallery(run)).texts["li"].split())
+    assert "recognised by itself: yes dog 0.9; cat 0.05" in text
+    assert "recognised by ViT-Tiny: no its class is among the first five" in text
+    assert "recognised by other: – probability 0.250" in text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -18,12 +18,18 @@ LOG_RATIO = 20.0
 LOG_DECADES = 6.0
 # The sum of the terms, drawn in the colour of the text.
 TOTAL = "total"
+# A term that stays within so many pixels of the total has no line of its own: one line stands for both.
+SAME_LINE = 1.0
+# A term this many times smaller than the largest is not drawn either: it would flatten all others.
+NEGLIGIBLE = 1e-3
+SAME, SMALL = "same as total", "not drawn: small"
+HOVERED = 24  # places of a chart that tell their values
 # Middle tones, told apart on white and on black, also by most colour-blind readers.
 TERM_COLOURS = ("#3f87d4", "#e0862a", "#2aa27a", "#c9559c", "#8d74dd", "#ab931c", "#d9544d", "#2aa3b8")
 
 # The drawing, in units of its viewBox (about one CSS pixel in a card).
 WIDTH, HEIGHT = 320.0, 132.0
-LEFT, RIGHT, TOP, BOTTOM = 38.0, 6.0, 8.0, 18.0
+LEFT, RIGHT, TOP, BOTTOM = 38.0, 6.0, 20.0, 18.0
 LETTER = 5.6  # about the width of a digit at 10 px
 # A linear axis whose values spread by less than this share of the largest shows them as constant: a tick of it has
 # more digits than anyone reads.
@@ -114,14 +120,16 @@ def read_curves(path: Path, most: int = MAX_POINTS) -> dict[str, Curve]:
 def loss_chart(curve: Curve, title: str) -> str:
     """Return the curve as one inline ``<svg>``, a line per term, described by ``title``; empty if nothing is finite.
 
-    The axis of the loss is logarithmic when all values are >= 0 and spread by more than ``LOG_RATIO``. The drawing has
-    no legend: ``Curve.colour`` gives the colours for one.
+    The axis of the loss is logarithmic when all values are >= 0 and spread by more than ``LOG_RATIO``. A term that
+    :func:`undrawn` names has no line. The drawing has no legend: ``Curve.colour`` gives the colours for one. Its values
+    are told where a mouse rests.
     """
-    series = curve.series()
-    finite = [value for values in series.values() for value in values if math.isfinite(value)]
+    missing = undrawn(curve)
+    series = {term: values for term, values in curve.series().items() if term not in missing}
+    finite = _finite(series)
     if not finite:
         return ""
-    y, ticks = _loss_axis(finite)
+    y, ticks, kind = _loss_axis(finite)
     left = max(LEFT, 12 + LETTER * max(map(len, ticks.values()), default=0))
     x = linear(curve.points[0][0], curve.points[-1][0], left, WIDTH - RIGHT)
     steps = [x(point[0]) for point in curve.points]
@@ -130,9 +138,63 @@ def loss_chart(curve: Curve, title: str) -> str:
     lines = "".join(_line(steps, list(map(y, series[term])), curve.colour(term), term) for term in order)
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(title)}" '
-        f'font-size="10" fill="currentColor">{_grid(y, ticks, left)}{_step_labels(curve, left)}'
-        f'<g fill="none" stroke-width="1.5" stroke-linejoin="round" stroke-linecap="round">{lines}</g></svg>'
+        f'font-size="10" fill="currentColor"><text x="2" y="12" fill-opacity=".72">loss{kind}</text>'
+        f"{_grid(y, ticks, left)}{_step_labels(curve, left)}"
+        f'<g fill="none" stroke-width="1.5" stroke-linejoin="round" stroke-linecap="round">{lines}</g>'
+        f'<g fill="transparent">{_hovered(curve, steps, left)}</g></svg>'
     )
+
+
+def undrawn(curve: Curve) -> dict[str, str]:
+    """Return the terms without a line of their own, each with the reason in words."""
+    series = curve.series()
+    largest = {term: max(abs(value) for value in _finite({term: values})) for term, values in series.items()}
+    most = max(largest.values(), default=0.0)
+    found = {term: SMALL for term in series if term != TOTAL and largest[term] < NEGLIGIBLE * most}
+    total = series.get(TOTAL)
+    if total is None:
+        return found
+    rest = {term: values for term, values in series.items() if term not in found}
+    y, _, _ = _loss_axis(_finite(rest))
+    for term, values in rest.items():
+        if term != TOTAL and all(_near(y(a), y(b)) for a, b in zip(values, total, strict=True)):
+            found[term] = SAME
+    return found
+
+
+def line_colour(curve: Curve, term: str, missing: Mapping[str, str]) -> str:
+    """Return the colour of the line that shows a term: the total's where they coincide; empty where there is none."""
+    if missing.get(term) == SMALL:
+        return ""
+    return curve.colour(TOTAL if term in missing else term)
+
+
+def _near(height: float, other: float) -> bool:
+    return (math.isnan(height) and math.isnan(other)) or abs(height - other) <= SAME_LINE
+
+
+def _finite(series: Mapping[str, Sequence[float]]) -> list[float]:
+    return [value for values in series.values() for value in values if math.isfinite(value)]
+
+
+def _hovered(curve: Curve, steps: Sequence[float], left: float) -> str:
+    """Return strips that tell the values of all terms at their step."""
+    stride = max(1, -(-len(steps) // HOVERED))
+    chosen = list(range(len(steps) - 1, -1, -stride))[::-1]
+    series = curve.series()
+    width = (WIDTH - RIGHT - left) / max(len(chosen) - 1, 1)
+    strips = []
+    for place in chosen:
+        values = "; ".join(
+            f"{term} {values[place]:.4g}" for term, values in series.items() if math.isfinite(values[place])
+        )
+        start = min(max(steps[place] - width / 2, left), WIDTH - RIGHT)
+        end = max(start, min(steps[place] + width / 2, WIDTH - RIGHT))
+        strips.append(
+            f'<rect x="{start:.1f}" y="{TOP:.0f}" width="{end - start:.1f}" height="{HEIGHT - TOP - BOTTOM:.0f}">'
+            f"<title>{escape(f'step {curve.points[place][0]:.0f}: {values}')}</title></rect>"
+        )
+    return "".join(strips)
 
 
 def _number(text: str) -> float:
@@ -148,8 +210,8 @@ def linear(low: float, high: float, start: float, end: float) -> Scale:
     return lambda value: start + (end - start) * (value - low) / span
 
 
-def _loss_axis(values: list[float]) -> tuple[Scale, dict[float, str]]:
-    """Return the scale from a loss to a height (NaN where there is none) and the values to mark, as written."""
+def _loss_axis(values: list[float]) -> tuple[Scale, dict[float, str], str]:
+    """Return the scale from a loss to a height (NaN where there is none), the marked values as written, its kind."""
     low, high = min(values), max(values)
     positive = min((value for value in values if value > 0), default=high)
     floor, ceiling = HEIGHT - BOTTOM, TOP
@@ -157,11 +219,12 @@ def _loss_axis(values: list[float]) -> tuple[Scale, dict[float, str]]:
         bottom = max(math.log10(positive), math.log10(high) - LOG_DECADES)
         scale = linear(bottom, math.log10(high), floor, ceiling)
         marked = {tick: _plain(f"{tick:g}") for tick in _decades(bottom, high)}
-        return lambda v: scale(math.log10(v)) if v > 0 and math.log10(v) >= bottom else math.nan, marked
+        on_axis = lambda v: scale(math.log10(v)) if v > 0 and math.log10(v) >= bottom else math.nan  # noqa: E731
+        return on_axis, marked, ", logarithmic"
     largest = max(abs(low), abs(high))
     margin = (0.5 * largest or 0.5) if high - low <= CONSTANT * largest else 0.0
     scale = linear(low - margin, high + margin, floor, ceiling)
-    return lambda v: scale(v) if math.isfinite(v) else math.nan, labelled_ticks(low - margin, high + margin)
+    return lambda v: scale(v) if math.isfinite(v) else math.nan, labelled_ticks(low - margin, high + margin), ""
 
 
 def _decades(bottom: float, high: float) -> list[float]:

@@ -19,10 +19,12 @@ from vital_exp.errors import UsageError
 from vital_exp.evaluation.readability import numbers_of, readable
 from vital_exp.evaluation.recognition import PREDICTED, first_predicted
 from vital_exp.recorded_config import MISTAKE_FILE
-from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, loss_chart, read_curves
+from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, line_colour, loss_chart, read_curves, undrawn
 from vital_exp.reporting.facets import by_unit, facet_members, facet_title, facet_words, is_facet, labelled
+from vital_exp.reporting.metric_words import metric_meaning, metric_title
 from vital_exp.reporting.pages import environment, format_duration
 from vital_exp.reporting.readable import Readable, side_by_side
+from vital_exp.reporting.verdicts import Verdict, is_told, network_words, verdicts
 from vital_exp.run_folders import RESULTS, is_run, read_results
 from vital_exp.values import is_number
 from vital_exp.whole_files import write_whole
@@ -35,8 +37,6 @@ WEBP_QUALITY, WEBP_SIDE = 90, 512
 SMALL_SIDE = 96
 # The column of metrics.csv that says whether the judge recognised a picture.
 RECOGNISED = "top1"
-# Columns of metrics.csv that a card tells by other means.
-TOLD_ELSEWHERE = (RECOGNISED, "activation")
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,12 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Term:
-    """One loss term of a target at its last step, and the colour of its line (empty if the chart has none)."""
+    """One loss term of a target at its last step, the colour of its line (empty if there is none), and why none."""
 
     name: str
     value: object
     colour: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Card:
     references: Embedded | None
     recognised: bool | None
     taken_for: str
+    verdicts: list[Verdict]
     facts: list[tuple[str, object]]
     terms: list[Term]
     chart: Markup
@@ -183,7 +185,9 @@ def write_gallery(folder: Path) -> Path:
         UsageError: the folder has no results.jsonl.
     """
     run = read_run(Path(folder))
-    page = environment().get_template("gallery.html")
+    made = environment()
+    made.filters.update(words=metric_title, meaning=metric_meaning)
+    page = made.get_template("gallery.html")
     config = _config_names(run.config)
     chunks = page.generate(run=run, units=_units(run), count=len(run.results), small=_is_small(run), **config)
     return write_whole(run.folder / "report.html", chunks)
@@ -257,7 +261,7 @@ def _config_names(config: str) -> dict[str, str]:
     named = {key: groups.get(key) for key in ("model", "method", "references")}
     model, method, references = (one if isinstance(one, dict) else {"name": one} for one in named.values())
     return {
-        "model": str(model.get("name") or model.get("factory") or ""),
+        "model": str(model.get("name") or network_words(str(model.get("factory") or ""))),
         "method": str(method.get("name") or ""),
         "references": _references_name(references),
     }
@@ -340,7 +344,8 @@ def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
         references=embed(run.folder / "references", f"{name}.jpg", False),
         recognised=None if failed else _verdict(scores),
         taken_for=_taken_for(scores),
-        facts=_facts(run, result) + [(key, value) for key, value in scores.items() if key not in TOLD_ELSEWHERE],
+        verdicts=[] if failed else verdicts(scores),
+        facts=_facts(run, result) + [(key, value) for key, value in scores.items() if _is_fact(key)],
         terms=terms,
         chart=_chart(run.curves.get(name), label),
         sort={key: number for key, value in keys.items() if (number := _finite(value)) is not None},
@@ -378,13 +383,20 @@ def _facts(run: Run, result: dict[str, Any]) -> list[tuple[str, object]]:
     return [(key, value) for key, value in facts if value is not None]
 
 
+def _is_fact(column: str) -> bool:
+    """Whether a column of metrics.csv stands under the picture as it is."""
+    return column != "activation" and not is_told(column)
+
+
 def _terms(result: dict[str, Any], curve: Curve | None) -> list[Term]:
     """Return the recorded loss terms, else the last ones of the curve; the total comes last."""
     last = {term: values[-1] for term, values in curve.series().items()} if curve else {}
     recorded = result.get("loss")
     values: dict[str, object] = {**last, **recorded} if isinstance(recorded, dict) else dict(last)
+    notes = undrawn(curve) if curve else {}
     names = sorted(values, key=lambda term: term == TOTAL)
-    return [Term(name, values[name], curve.colour(name) if curve and name in last else "") for name in names]
+    colours = {name: line_colour(curve, name, notes) for name in last} if curve else {}
+    return [Term(name, values[name], colours.get(name, ""), notes.get(name, "")) for name in names]
 
 
 def _chart(curve: Curve | None, label: str) -> Markup:

@@ -11,6 +11,7 @@ from html import escape
 from vital_exp.reporting.charts import CONSTANT, TERM_COLOURS, Scale, labelled_ticks, linear
 from vital_exp.reporting.combined import Cell, CombinedTable
 from vital_exp.reporting.formats import arrow, short
+from vital_exp.reporting.metric_words import metric_title
 
 WIDTH = 420.0
 ROW = 26.0  # of a method
@@ -196,8 +197,8 @@ def _seconds_ticks(first: float, last: float) -> list[float]:
 
 def _title(metric: str, more: str = "") -> tuple[str, float]:
     """Return the lines of a title, and where what is below them begins."""
-    unit = f" ({UNITS[metric]})" if metric in UNITS else ""
-    lines = [(line, 'font-size="12.5" font-weight="600"') for line in _lines(f"{metric}{unit} {arrow(metric)}".strip())]
+    name = f"{metric} ({UNITS[metric]})" if metric in UNITS else metric_title(metric)
+    lines = [(line, 'font-size="12.5" font-weight="600"') for line in _lines(f"{name} {arrow(metric)}".strip())]
     lines += [(more, QUIET)] if more else []
     texts = [_text(MARGIN, 15 + TITLE_LINE * place, line, style) for place, (line, style) in enumerate(lines)]
     return "".join(texts), 13 + TITLE_LINE * len(lines)

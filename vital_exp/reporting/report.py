@@ -16,9 +16,10 @@ from markupsafe import Markup
 from vital_exp.evaluation.table import column_of
 from vital_exp.models.heads import Head
 from vital_exp.reporting import formats
-from vital_exp.reporting.charts import Curve, loss_chart
+from vital_exp.reporting.charts import Curve, line_colour, loss_chart, undrawn
 from vital_exp.reporting.combined import CombinedTable, combine, direction
 from vital_exp.reporting.facets import labelled
+from vital_exp.reporting.metric_words import metric_meaning, metric_title
 from vital_exp.reporting.pages import environment
 from vital_exp.reporting.plots import colours, interval_plot, scatter_plot, standalone
 from vital_exp.reporting.published import METRICS as PUBLISHED_METRICS
@@ -36,6 +37,8 @@ USUAL_HEAD = Head().words
 TARGETS_PER_FILE = 50
 # Metrics drawn against seconds; all headlines are drawn by method.
 SCATTERS = 4
+# What pictures cost is not drawn against seconds.
+COSTS = ("seconds", "memory")
 # What a target has a value of beside its metrics.
 ALWAYS = ("activation", "seconds")
 # What the page shows first of each picture, the first of these that there is.
@@ -115,18 +118,19 @@ def _readable(sweep: Sequence[SweepRun], table: CombinedTable) -> dict[str, Read
     return found
 
 
-def _plots(table: CombinedTable, folder: Path) -> dict[str, list[Markup]]:
-    """Write every plot as a file of its own; return them by model for the page."""
-    found: dict[str, list[Markup]] = {}
+def _plots(table: CombinedTable, folder: Path) -> dict[str, list[list[Markup]]]:
+    """Write every plot as a file of its own; return them by model for the page: by method, then against seconds."""
+    found: dict[str, list[list[Markup]]] = {}
     for model in table.models:
-        timed = [name for name in table.headlines if name != "seconds" and direction(name) is not None]
-        drawn = {name: interval_plot(table, model, name) for name in table.headlines}
-        drawn |= {f"{name} against seconds": scatter_plot(table, model, name) for name in islice(timed, SCATTERS)}
-        for name, svg in drawn.items():
-            if svg:
-                write_whole(folder / f"{_safe(f'{model} {name}')}.svg", [standalone(svg)])
+        timed = [name for name in table.headlines if name not in COSTS and direction(name) is not None]
+        by_method = {name: interval_plot(table, model, name) for name in table.headlines}
+        against = {f"{name} against seconds": scatter_plot(table, model, name) for name in islice(timed, SCATTERS)}
+        for drawn in (by_method, against):
+            if svgs := {name: svg for name, svg in drawn.items() if svg}:
+                for name, svg in svgs.items():
+                    write_whole(folder / f"{_safe(f'{model} {name}')}.svg", [standalone(svg)])
                 # The plots escape what they take from files themselves.
-                found.setdefault(model, []).append(Markup(svg))
+                found.setdefault(model, []).append([Markup(svg) for svg in svgs.values()])
     return found
 
 
@@ -160,7 +164,7 @@ def _page_data(
         "models": list(table.models),
         "methods": list(table.methods),
         "colours": list(colours(table.methods).values()),
-        "metrics": [{"name": name, "better": _better(name)} for name in names],
+        "metrics": [{"name": name, "title": metric_title(name), "better": _better(name)} for name in names],
         "metric": names.index(first) if first else 0,
         "targets": list(targets.values()),
         "runs": [
@@ -255,7 +259,8 @@ def _curves(run: SweepRun, names: Sequence[str]) -> Iterator[tuple[str, dict[str
     for name in names:
         curve: Curve | None = run.run.curves.get(name)
         if curve is not None and curve.points:
-            terms = [(term, curve.colour(term)) for term in curve.series()]
+            notes = undrawn(curve)
+            terms = [(term, line_colour(curve, term, notes), notes.get(term, "")) for term in curve.series()]
             yield name, {"chart": loss_chart(curve, f"Loss of {name} by step"), "terms": terms}
 
 
@@ -270,13 +275,14 @@ def _write_page(
     sweep: Sequence[SweepRun],
     table: CombinedTable,
     readable: Mapping[str, Readable],
-    plots: Mapping[str, Sequence[Markup]],
+    plots: Mapping[str, Sequence[Sequence[Markup]]],
     data: Mapping[str, Any],
     described: Sequence[Mapping[str, Any]],
     title: str | None,
 ) -> Path:
     made = environment()
     made.filters.update(short=formats.short, arrow=formats.arrow, counts=formats.counts)
+    made.filters.update(words=metric_title, meaning=metric_meaning)
     chunks = made.get_template("report.html").generate(
         title=title or ", ".join(table.models),
         table=table,

@@ -33,7 +33,7 @@
 
   const options = (id, names) => field(id).append(...names.map((name, index) => new Option(name, index)));
   options("model", data.models);
-  options("metric", data.metrics.map((one) => one.name + (one.better === 1 ? " ↑" : one.better === -1 ? " ↓" : "")));
+  options("metric", data.metrics.map((one) => one.title + (one.better === 1 ? " ↑" : one.better === -1 ? " ↓" : "")));
   field("metric").value = data.metric;
   field("model-label").hidden = data.models.length < 2;
 
@@ -90,7 +90,7 @@
       });
       return make("div", {}, button, make("span", { className: "mean" }, values.length ? `mean ${shortly(mean(values))}` : ""));
     });
-    field("head").replaceChildren(make("div", { className: "mean" }, metric() ? metric().name : ""), ...cells);
+    field("head").replaceChildren(make("div", { className: "mean" }, metric() ? metric().title : ""), ...cells);
   };
   const image = (src, alt, properties = {}) => make("img", { loading: "lazy", decoding: "async", src, alt, ...properties });
   const about = (target) => {
@@ -157,7 +157,7 @@
   };
   const values = (one) => make("table", {}, ...data.metrics.map((known, index) => [known, one.values ? one.values[index] : null])
     .filter(([, value]) => value !== null && value !== undefined)
-    .map(([known, value]) => make("tr", {}, make("th", { scope: "row" }, known.name), make("td", {}, shortly(value)))));
+    .map(([known, value]) => make("tr", {}, make("th", { scope: "row" }, known.title, " ", make("code", {}, known.name)), make("td", {}, shortly(value)))));
   const open = async (method, target) => {
     const one = at(method, target), run = data.runs[one.run], known = data.targets[target];
     const large = make("img", { className: "large", alt: `${known.label} by ${data.methods[method]}`, src: one.full });
@@ -178,8 +178,9 @@
     const own = found && found.targets[known.name];
     if (own && own.chart) {
       left.insertAdjacentHTML("beforeend", own.chart); // drawn by vital_exp, which escapes what it takes from files
-      left.append(make("ul", { className: "legend" }, ...own.terms.map(([name, colour]) => {
-        const item = make("li", {}, make("i"), name);
+      left.append(make("ul", { className: "legend" }, ...own.terms.map(([name, colour, note]) => {
+        const item = make("li", {}, make("i"), note ? `${name} (${note})` : name);
+        item.firstChild.hidden = !colour;
         item.firstChild.style.background = colour === "currentColor" ? "var(--ink)" : colour;
         return item;
       })));

@@ -1,0 +1,43 @@
+"""What metrics are called on pages, and what each says: one sentence for those that every report has."""
+
+from __future__ import annotations
+
+from vital_exp.reporting.verdicts import network_words
+
+# Title and sentence of a metric by its name without judge; {judge} is who judges.
+WORDS = {
+    "accuracy_top1": ("recognised by the network itself", "Share of pictures whose class the network puts first."),
+    "accuracy_top5": ("in the network's first five", "Share of pictures whose class is among its first five."),
+    "transfer_top1": (
+        "recognised by {judge}",
+        "Share of pictures whose class this network, which took no part, puts first.",
+    ),
+    "transfer_top5": ("in the first five of {judge}", "Share of pictures whose class is among its first five."),
+    "probability": ("probability of the class", "Mean probability of the picture's class, from 0 to 1."),
+    "log_probability": ("log-probability of the class", "Mean natural logarithm of that probability, at most 0."),
+    "activation_ratio": (
+        "activation ratio",
+        "The unit's activation on the picture, 1 = the largest on natural images.",
+    ),
+    "fid": ("FID", "Fréchet distance between features of pictures and of natural images, 0 = the same."),
+    "kid": ("KID", "Kernel distance between features of pictures and of natural images, 0 = the same."),
+    "seconds": ("seconds per picture (s)", "Seconds of a batch divided by its pictures."),
+    "memory": ("memory (MiB)", "Most memory in use while the pictures were made."),
+}
+JUDGED = "{judge}"
+
+
+def metric_title(name: str) -> str:
+    """Return what a metric is called: transfer_top1[resnet50] is "recognised by ResNet-50"."""
+    base, _, judge = name.partition("[")
+    who = network_words(judge.removesuffix("]"))
+    title = WORDS[base][0] if base in WORDS else base.replace("_", " ")
+    if JUDGED in title:
+        return title.replace(JUDGED, who or "another network")
+    return f"{title}, {who}" if who else title
+
+
+def metric_meaning(name: str) -> str:
+    """Return a sentence that says what a metric is, with its own name; the name alone where there is none."""
+    base = name.partition("[")[0]
+    return f"{name}: {WORDS[base][1]}" if base in WORDS else name
