@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from tests.tiny import command, exit_code, tiny_net
 from vital_exp import load_model, visualize
+from vital_exp.attacks.detector import DetectorTraining, train_detector
 from vital_exp.commands import audit, evaluate, mine, report
 from vital_exp.errors import UsageError
 from vital_exp.images.colours import covariance_root
@@ -109,10 +111,21 @@ def test_every_command(kind: str, place: Path, capsys: pytest.CaptureFixture[str
     assert exit_code(mine.main, *mined, *concepts) == 0, capsys.readouterr().err
     for run in ("runs/vital", "hidden"):
         assert exit_code(evaluate.main, f"run={run}", "metrics=all", "trainer.accelerator=cpu") == 0
+    _check_own_pictures_elsewhere(kind, capsys)
     checked = ("check=silent_units", "run=runs/vital", "count=4", "steps=1", "methods=[fourier]", "layer='0'")
     assert exit_code(audit.main, *checked) == 0, capsys.readouterr().err
     assert exit_code(report.main, "runs=runs") == 0
     _check_files(kind, capsys.readouterr().out)
+
+
+def _check_own_pictures_elsewhere(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures of a run in a plain folder are scored as in the run, whatever model.value_range says of files."""
+    shutil.copytree("runs/vital/images", "plain")
+    asked = (*model(kind), "pictures=plain", "metrics=[accuracy]", "trainer.accelerator=cpu", "hydra.run.dir=scored")
+    assert exit_code(evaluate.main, *asked) == 0, capsys.readouterr().err
+    texts = [Path(run, "metrics.json").read_text() for run in ("runs/vital", "scored")]
+    inside, elsewhere = (json.loads(text)["probability"]["value"] for text in texts)
+    assert elsewhere == pytest.approx(inside)
 
 
 def _check_files(kind: str, told: str) -> None:
@@ -312,6 +325,12 @@ def test_mistakes_on_the_command_line(place: Path, capsys: pytest.CaptureFixture
     judge = "evaluation.judges=[embedded_resnet]"
     assert command(*own[:-1], "references.root=bands", judge, "evaluation=basic") == 2
     assert "the judge" in capsys.readouterr().err
+
+
+def test_a_detector_takes_the_channels_of_its_images() -> None:
+    images = torch.rand(4, 5, 16, 16, generator=torch.Generator().manual_seed(0))
+    short = DetectorTraining(epochs=1, least_updates=0, batch_size=4)
+    assert train_detector(images, 1 - images, training=short).natural(images).shape == (4,)
 
 
 def test_grey_without_a_mean_is_told(caplog: pytest.LogCaptureFixture) -> None:

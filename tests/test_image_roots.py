@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny import SHORT, command, exit_code, image_folder
+from tests.tiny import SHORT, command, exit_code, image_folder, tiny_net
+from vital_exp import load_model, visualize
 from vital_exp.commands import mine
 from vital_exp.errors import UsageError
 from vital_exp.references.folder import FolderReferences
@@ -107,6 +108,10 @@ def test_lists_of_every_form(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     folder = image_root(tmp_path / "paths.txt", tmp_path / "cache")
     assert len(list(folder.iterdir())) == 20
     assert "1 of 21 images are missing" in caplog.text
+    (tmp_path / "one.csv").write_text("path,class\n" + "\n".join(f"{file},{n}" for n, file in enumerate(files[:4], 1)))
+    asked = ["steps=1", f"cache_dir={tmp_path / 'cache'}"]
+    with pytest.raises(UsageError, match=r'references\.root=.*one\.csv: no class of this network is known by "4"'):
+        visualize(load_model(tiny_net(), size=32), "class:1", references=tmp_path / "one.csv", overrides=asked)
     (tmp_path / "table.tsv").write_text("label\timage\n" + "\n".join(f"a/b\t{file}" for file in files))
     assert len(list((image_root(tmp_path / "table.tsv", tmp_path / "cache") / "a b").iterdir())) == 20
 

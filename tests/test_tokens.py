@@ -61,6 +61,9 @@ def test_units_read_their_tokens_alone(network: VisionNetwork, tokens: str) -> N
     read = unit_readout(network, [unit]).select([0] * 3)
     torch.testing.assert_close(read.value(activation), wanted)
     torch.testing.assert_close(read.mean(activation), activation[:, 5, first:end].mean(dim=1))
+    larger = torch.cat([activation, activation.new_full((3, 16, 7), 9.0)], dim=2)  # as of a picture with more patches
+    more = larger[:, 5, first:] if tokens == "patches" else larger[:, 5, first:end]
+    torch.testing.assert_close(read.value(larger), more.amax(dim=1))
     mined = select_units(network, [LAYER], 5, tokens=tokens).values(images)[LAYER]
     torch.testing.assert_close(mined[:, 0], wanted)
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
+from vital_exp.models.channels import RGB
+
 # Channels and kernels of Geirhos et al. 2024: 3 -> 16, four strided 16 -> 16, 16 -> 3. The padding is ours, so that
 # inputs of 32 px have something left at the end.
 CHANNELS, FIRST_KERNEL, STRIDED, STRIDED_KERNEL, LAST_CHANNELS = 16, 3, 4, 5, 3
@@ -42,23 +44,24 @@ class Detector(nn.Module):
 
     Args:
         size: (height, width) it is trained for; other inputs are resized.
+        channels: C, of the images.
     """
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self, size: tuple[int, int], channels: int = RGB) -> None:
         super().__init__()
         self.size = size
-        layers: list[nn.Module] = [nn.Conv2d(3, CHANNELS, FIRST_KERNEL, padding=FIRST_KERNEL // 2), nn.ReLU()]
+        layers: list[nn.Module] = [nn.Conv2d(channels, CHANNELS, FIRST_KERNEL, padding=FIRST_KERNEL // 2), nn.ReLU()]
         for _ in range(STRIDED):
             strided = nn.Conv2d(CHANNELS, CHANNELS, STRIDED_KERNEL, stride=2, padding=STRIDED_KERNEL // 2)
             layers += [strided, nn.ReLU()]
         layers += [nn.Conv2d(CHANNELS, LAST_CHANNELS, FIRST_KERNEL, padding=FIRST_KERNEL // 2), nn.ReLU()]
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(DROPOUT))
         with torch.no_grad():
-            width = self.features(torch.zeros(1, 3, *size)).shape[1]
+            width = self.features(torch.zeros(1, channels, *size)).shape[1]
         self.linear = nn.Linear(width, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return (N,) scores of normalised pictures (N, 3, H, W)."""
+        """Return (N,) scores of normalised pictures (N, C, H, W)."""
         if tuple(pictures.shape[-2:]) != self.size:
             pictures = functional.interpolate(pictures, self.size, mode="bilinear", antialias=True)
         scores: Tensor = self.linear(self.features(pictures))[:, 0]
@@ -80,8 +83,8 @@ def train_detector(
     mirrored, and its weights are the mean of those of the second half of the training.
 
     Args:
-        natural: (N, 3, H, W) normalised natural images.
-        pictures: (M, 3, H, W) normalised pictures.
+        natural: (N, C, H, W) normalised natural images.
+        pictures: (M, C, H, W) normalised pictures.
         seed: of the weights, the order and the dropout.
         training: how.
     """
@@ -89,7 +92,7 @@ def train_detector(
     size = (natural.shape[-2], natural.shape[-1])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        detector = Detector(size).train()
+        detector = Detector(size, natural.shape[1]).train()
         optimizer = torch.optim.SGD(
             detector.parameters(), training.lr, training.momentum, weight_decay=training.weight_decay
         )
@@ -124,7 +127,7 @@ def _updates(
 
 
 def _mirrored(images: Tensor) -> Tensor:
-    """Mirror half of the images (N, 3, H, W), drawn at random."""
+    """Mirror half of the images (N, C, H, W), drawn at random."""
     return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(dims=(3,)), images)
 
 

@@ -148,7 +148,7 @@ def _built(honest: VisionNetwork, attack: Mapping[str, Any]) -> nn.Module:
         return with_silent_units(honest.module, Place(attack["convolution"], attack["norm"]))
     if attack["kind"] == "fooling_circuit":
         picture = None if attack["picture"] is None else torch.zeros(attack["picture"])
-        detector = Detector((attack["size"][0], attack["size"][1]))
+        detector = Detector((attack["size"][0], attack["size"][1]), honest.preprocessing.channels)
         keys = {"picture": picture, "strength": attack["strength"], "output": honest.output}
         return FoolingCircuit(honest.module, detector, attack["classes"], **keys)
     return honest.module

@@ -58,7 +58,7 @@ def load_decoy(path: str | Path, network: VisionNetwork) -> Tensor:
         raise UsageError("decoy", path, "no such file: an image of the network's input size, or a class")
     own = network.preprocessing
     try:
-        picture = PictureFiles(own.channels, None, value_range=own.value_range).load(place)
+        picture = PictureFiles(own.channels, None, value_range=own.value_range, made=True).load(place)
     except CorruptImageError as error:
         raise UsageError("decoy", path, f"not a readable image ({error.reason})") from error
     return checked_decoy(picture, network)

@@ -27,6 +27,7 @@ from vital_exp.targets.unit import Target
 from vital_exp.text_files import read_text
 
 PATTERN = "class-{index}.png"
+PREVIEW = ".png"
 # What stands for what in a name pattern.
 PLACES = {"index": r"\d+", "name": r".+?", "target": r".+?", "variation": r"\d+"}
 SHOWN = 5  # names in a message
@@ -130,6 +131,8 @@ def folder_pictures(
             twice, an unknown target, or no picture that can be read.
     """
     check_folder(folder, "pictures", "pictures")
+    if own.channels not in (GREY, RGB) and pattern.endswith(PREVIEW):  # the array beside it has all channels
+        pattern = pattern.removesuffix(PREVIEW) + ARRAY
     named = list(_in_table(table, folder, class_names) if table else _in_names(folder, pattern, class_names))
     _check_twice(named)
     return _loaded(named, own, "pictures", folder)
@@ -206,7 +209,7 @@ def _check_twice(named: Sequence[Named]) -> None:
 def _loaded(named: Sequence[Named], own: Preprocessing, key: str, folder: Path) -> PictureSet:
     """Read the files; one that cannot be read is told and left out."""
     pictures, kept, unreadable = [], [], {}
-    files = PictureFiles(own.channels, interpolation=own.interpolation, value_range=own.value_range)
+    files = PictureFiles(own.channels, interpolation=own.interpolation, value_range=own.value_range, made=True)
     for one in named:
         try:
             pictures.append(stored(files.load(one.path)))

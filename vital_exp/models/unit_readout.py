@@ -10,8 +10,8 @@ from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.tokens import token_span
 from vital_exp.targets.autoencoder import SparseAutoencoder
-from vital_exp.targets.readout import Readout, readout
-from vital_exp.targets.unit import Target
+from vital_exp.targets.readout import Readout, Span, readout
+from vital_exp.targets.unit import PATCH_TOKENS, Target
 
 
 def unit_readout(
@@ -34,5 +34,7 @@ def unit_readout(
     layer, tokens = targets[0].layer, targets[0].tokens
     if layer is None:
         return readout(targets, len(network.classes))
-    span = None if tokens is None else token_span(network, layer, tokens)
+    span: Span | None = None if tokens is None else token_span(network, layer, tokens)
+    if span is not None and tokens == PATCH_TOKENS:
+        span = (span[0], None)  # pictures of another size than the input have more patches, or fewer
     return readout(targets, unit_shape(network, layer, key)[0], vectors, span)

@@ -183,6 +183,6 @@ def _file(image: object, size: tuple[int, int], key: str, own: Preprocessing) ->
     if not isinstance(image, str) or not path.is_file():
         raise UsageError(key, image, f"an image file that exists, {REFERENCE} or {START}")
     try:
-        return PictureFiles(own.channels, size, value_range=own.value_range).load(path)[None]
+        return PictureFiles(own.channels, size, value_range=own.value_range, made=True).load(path)[None]
     except CorruptImageError as error:
         raise UsageError(key, image, f"not a readable image ({error.reason})") from error

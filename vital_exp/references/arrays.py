@@ -21,6 +21,8 @@ SUFFIXES = frozenset({".npy", ".npz", ".tif", ".tiff"})
 TIF = (".tif", ".tiff")
 # Values this far outside [0, 1] are those of resampling; others are of another range.
 OVERSHOOT = 0.1
+# Of a wider range of values, a picture whose values all lie in [0, 1] is one that a run wrote.
+WIDE = 10.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,13 @@ class Loader:
         return found
 
 
-def load_array(path: Path, channels: int, values: tuple[float, float] | None, loader: Loader | None = None) -> Tensor:
+def load_array(
+    path: Path,
+    channels: int,
+    values: tuple[float, float] | None,
+    loader: Loader | None = None,
+    made: bool = False,
+) -> Tensor:
     """Return the picture of a file, float32 (C, H, W) in [0, 1].
 
     Args:
@@ -76,12 +84,16 @@ def load_array(path: Path, channels: int, values: tuple[float, float] | None, lo
         values: those that become 0 and 1, others are clipped; None: floats are in [0, 1], integers have the range of
             their type.
         loader: a user's function that reads the file.
+        made: whether it may be a picture that a run wrote: floats that all lie in [0, 1] are then taken as they are,
+            where ``values`` are of a range above WIDE.
 
     Raises:
         CorruptImageError: it cannot be read, or has another shape, type or range, or values that are no numbers.
         UsageError: the function returned no picture; a .tif without the library that reads it.
     """
     array = _read(path) if loader is None else loader(path)
+    if made and values and values[1] - values[0] > WIDE and _lies_in_unit(array):
+        values = None
     try:
         return _picture(array, channels, values, path.suffix.lower() in TIF)
     except ValueError as error:
@@ -89,6 +101,10 @@ def load_array(path: Path, channels: int, values: tuple[float, float] | None, lo
             problem = f"returned what is no picture for {printable(path.name)}: {error}"
             raise UsageError(loader.key, loader.spelling, problem) from None
         raise CorruptImageError(path, str(error)) from None
+
+
+def _lies_in_unit(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" and array.size > 0 and bool(((array >= 0) & (array <= 1)).all())
 
 
 def _read(path: Path) -> np.ndarray:

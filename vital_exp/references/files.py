@@ -38,6 +38,7 @@ class PictureFiles:
         interpolation: how they are resized.
         value_range: of arrays; see :func:`vital_exp.references.arrays.load_array`.
         loader: a user's function that reads files in place of all that.
+        made: whether arrays may be pictures that a run wrote; see :func:`vital_exp.references.arrays.load_array`.
     """
 
     channels: int = RGB
@@ -46,6 +47,7 @@ class PictureFiles:
     interpolation: str = "bilinear"
     value_range: tuple[float, float] | None = None
     loader: Loader | None = None
+    made: bool = False
 
     @classmethod
     def of(cls, own: Preprocessing, loader: Loader | None = None) -> PictureFiles:
@@ -100,7 +102,7 @@ class PictureFiles:
             image = load_rgb(path)
             rgb = fit(image, self.size or image.size[::-1], self.resize, self.interpolation)
             return rgb if self.channels == RGB else eight_bits(in_channels(rgb, self.channels))
-        picture = load_array(path, self.channels, self.value_range, self.loader)
+        picture = load_array(path, self.channels, self.value_range, self.loader, self.made)
         return picture if self.size is None else fit_array(picture, self.size, self.resize, self.interpolation)
 
 

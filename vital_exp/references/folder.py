@@ -52,6 +52,7 @@ class FolderReferences(Competing):
         interpolation: how they are resized, one of decoding.INTERPOLATIONS.
         candidates: images that compete for the facets of a target.
         channels, value_range, loader: as of :class:`vital_exp.references.files.PictureFiles`.
+        called: what messages call the folder: the list or dataset that it was made from.
 
     Raises:
         UsageError: the root is missing, unreadable or without images, or an option is out of range.
@@ -70,8 +71,10 @@ class FolderReferences(Competing):
         channels: int = RGB,
         value_range: tuple[float, float] | None = None,
         loader: Loader | None = None,
+        called: str | None = None,
     ) -> None:
         self.root = Path(root).expanduser()
+        self._called = called or printable(self.root)
         self.count, self.seed, self.competing = count, seed, candidates
         self.size = size if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.resize, self.interpolation = resize, interpolation
@@ -83,7 +86,7 @@ class FolderReferences(Competing):
         self.files = PictureFiles(channels, sides, resize, interpolation, value_range, loader).checked()
         self._folders = _subfolders(self.root)
         if self._first(".") is None:
-            raise UsageError("references.root", printable(self.root), f"holds no {self.files.wanted}")
+            raise UsageError("references.root", self._called, f"holds no {self.files.wanted}")
 
     def images(self, target: Target) -> Iterator[Tensor]:
         """Yield the target's references one by one, each float32 (3, H, W) RGB in [0, 1]; one is in memory at a time.
@@ -176,7 +179,7 @@ class FolderReferences(Competing):
         by_class = target.kind == "class"
         paths = self._paths(target.index if by_class and self._image_folders else None)
         if not paths:
-            raise UsageError("references.root", printable(self.root), self._no_images(target))
+            raise UsageError("references.root", self._called, self._no_images(target))
         stream = f"class {target.index}" if by_class else replace(target, variation=1).name
         entropy = hashlib.sha256(f"{self.seed} {stream}".encode()).digest()
         order = np.random.default_rng(int.from_bytes(entropy, "big")).permutation(len(paths))
@@ -227,9 +230,9 @@ class FolderReferences(Competing):
                 mapping.setdefault(classes[0], []).append(folder)
         strangers = [folder for folder in self._image_folders if len(self._recognised[folder]) != 1]
         if not mapping or self._counts_otherwise(strangers):
-            raise UsageError("references.root", printable(self.root), self._no_mapping(strangers))
+            raise UsageError("references.root", self._called, self._no_mapping(strangers))
         if strangers:
-            _warn(f"references.root={printable(self.root)}: no class is known by {self._described(strangers)}")
+            _warn(f"references.root={self._called}: no class is known by {self._described(strangers)}")
         return mapping
 
     def _counts_otherwise(self, strangers: list[str]) -> bool:
@@ -255,9 +258,7 @@ class FolderReferences(Competing):
     def _warn_of_alphabet(self) -> None:
         if not self._given_names.is_numbered:
             pair = f'"{printable(self._folders[0])}" is class 0 "{self._given_names.label(0)}"'
-            _warn(
-                f"references.root={printable(self.root)}: folders taken as classes in alphabetical order: {pair}, ..."
-            )
+            _warn(f"references.root={self._called}: folders taken as classes in alphabetical order: {pair}, ...")
 
     # What is made of them.
 
@@ -289,7 +290,7 @@ class FolderReferences(Competing):
         examined = min(total, self.count + len(corrupt))
         if len(corrupt) > CORRUPT_LIMIT * examined:
             share = f"{len(corrupt)} of the {examined} images for {target.name} are corrupt, more than a tenth"
-            raise UsageError("references.root", printable(self.root), f"{share}: {self._named(corrupt)}")
+            raise UsageError("references.root", self._called, f"{share}: {self._named(corrupt)}")
 
     def _named(self, corrupt: list[CorruptImageError]) -> str:
         shown = (f"{printable(error.path.relative_to(self.root))} ({error.reason})" for error in corrupt[:_LISTED])

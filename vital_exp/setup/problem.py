@@ -18,6 +18,7 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.models.tokens import token_span
 from vital_exp.models.unit_readout import unit_readout
 from vital_exp.references.base import References
+from vital_exp.references.decoding import printable
 from vital_exp.references.drawn import DrawnReferences
 from vital_exp.references.folder import FolderReferences
 from vital_exp.references.none import NoReferences
@@ -72,7 +73,8 @@ def _source_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Tar
     root = image_root(keys.root, cache_dir(config))
     candidates = keys.get("candidates", keys.count)
     kind = (own.channels, own.value_range, loader_of(config))
-    return FolderReferences(root, names, keys.count, keys.seed, size, resize, own.interpolation, candidates, *kind)
+    of = (keys.count, keys.seed, size, resize, own.interpolation, candidates)
+    return FolderReferences(root, names, *of, *kind, called=printable(keys.root))
 
 
 def targets_of(config: DictConfig, network: VisionNetwork, references: References | None = None) -> list[Target]:

@@ -57,6 +57,6 @@ def _image_file(path: str, size: tuple[int, int], own: Preprocessing) -> Tensor:
     if not place.is_file():
         raise UsageError("image.init", path, f"{', '.join(NAMED)}, or an image file that exists", NAMED)
     try:
-        return PictureFiles(own.channels, size, value_range=own.value_range).load(place)[None]
+        return PictureFiles(own.channels, size, value_range=own.value_range, made=True).load(place)[None]
     except CorruptImageError as error:
         raise UsageError("image.init", path, f"not a readable image ({error.reason})") from error

@@ -13,6 +13,7 @@ from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.unit import OUTPUT, Target
 
 Position = tuple[int, int]
+Span = tuple[int, int | None]
 # Instead of a position: the one where the read-out of the picture at hand is largest.
 STRONGEST: Position = (-1, -1)
 
@@ -26,7 +27,8 @@ class Readout:
         vectors: (N, C), one direction in the layer's channels per picture; a unit's is its unit vector.
         positions: per picture None for the whole map, (row, column) for one position of it ((0, token) of tokens), or
             STRONGEST.
-        span: the positions that are read at all, as a first one and the one behind the last; None: all.
+        span: the positions that are read at all, as a first one and the one behind the last (None: to the end, of which
+            larger pictures have more); None: all.
         autoencoder: whose features are read, ``vectors`` being their rows of its encoder; None: the read-out is linear.
         features: (N,) their numbers.
     """
@@ -36,7 +38,7 @@ class Readout:
     positions: tuple[Position | None, ...]
     autoencoder: SparseAutoencoder | None = None
     features: Tensor | None = None
-    span: tuple[int, int] | None = None
+    span: Span | None = None
 
     def map(self, activation: Tensor) -> Tensor:
         """Return the read-out at each position, (N, P), of an activation (N, C, ...) of the layer."""
@@ -52,7 +54,8 @@ class Readout:
         mask = torch.ones_like(values)
         if self.span is not None:
             mask[:, : self.span[0]] = 0
-            mask[:, self.span[1] :] = 0
+            if self.span[1] is not None:
+                mask[:, self.span[1] :] = 0
         for number, position in enumerate(self.positions):
             if position is not None:
                 here = values[number].argmax() if position == STRONGEST else _flat(position, activation)
@@ -122,7 +125,7 @@ def readout(
     targets: Sequence[Target],
     channels: int,
     vectors: Tensor | SparseAutoencoder | None = None,
-    span: tuple[int, int] | None = None,
+    span: Span | None = None,
 ) -> Readout:
     """Return what targets of one layer read from its ``channels``.
 
