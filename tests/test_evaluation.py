@@ -20,7 +20,7 @@ from vital_exp.errors import UsageError
 from vital_exp.evaluation.metrics import METRICS, chosen, higher_is_better
 from vital_exp.evaluation.pictures import PictureSet, folder_pictures
 from vital_exp.evaluation.reading import NetworkReader, classifier
-from vital_exp.evaluation.settings import Settings
+from vital_exp.evaluation.settings import MetricSettings
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.images.output import to_uint8
 from vital_exp.models.network import Preprocessing, VisionNetwork
@@ -72,7 +72,7 @@ def table_of(
         "judges": [judge],
         "metrics": chosen("all"),
         "features": (),
-        "settings": Settings(),
+        "settings": MetricSettings(),
         "cache_dir": Path("nowhere"),
     } | options
     return evaluate_pictures(network, PictureSet(targets, pixels), **arguments)
@@ -255,7 +255,7 @@ def test_metrics_say_what_they_lack(networks: tuple[VisionNetwork, VisionNetwork
     assert "at least 2 targets" in str(one.scores["path_similarity"].reason)
     assert "at least 20 natural images" in str(one.scores["mis[embedded_judge]"].reason)
     assert "at least 2 units" in str(one.scores["redundancy[embedded_judge]"].reason)
-    small = table_of(networks, real_pictures(), targets_of(), settings=Settings(kid_subset_size=50))
+    small = table_of(networks, real_pictures(), targets_of(), settings=MetricSettings(kid_subset_size=50))
     assert "needs at least 50 pictures, and there are 30" in str(small.scores["kid[target]"].reason)
 
 
@@ -284,7 +284,7 @@ def test_a_run_without_references_on_this_machine_says_so(networks: tuple[Vision
 
 def test_settings_are_checked() -> None:
     group = {"kid_subset_size": None, "download": False, "inception": None, "lpips": {}, "clip": {}}
-    assert settings_of(group) == Settings()
+    assert settings_of(group) == MetricSettings()
     with pytest.raises(UsageError, match="kid_subset_size=1: a whole number of at least 2"):
         settings_of({**group, "kid_subset_size": 1})
     with pytest.raises(UsageError, match="download=yes"):

@@ -20,7 +20,7 @@ from vital_exp.evaluation.inception import load_inception
 from vital_exp.evaluation.metrics import chosen
 from vital_exp.evaluation.pictures import PictureSet
 from vital_exp.evaluation.score import NotComputed
-from vital_exp.evaluation.settings import ClipSettings, LpipsSettings, Settings
+from vital_exp.evaluation.settings import ClipSettings, LpipsSettings, MetricSettings
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.models.model_config import ModelConfig
 from vital_exp.references.drawn import CLASS_NAMES
@@ -36,7 +36,7 @@ def random_pictures(count: int, side: int = 64) -> Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def table_of(settings: Settings, metrics: list[str], targets: list[Target] | None = None) -> Evaluation:
+def table_of(settings: MetricSettings, metrics: list[str], targets: list[Target] | None = None) -> Evaluation:
     network = load_model("embedded_resnet")
     own = targets or [Target("class", index) for index in range(4)]
     pixels = (random_pictures(len(own)) * 255).round().to(torch.uint8)
@@ -50,7 +50,7 @@ def table_of(settings: Settings, metrics: list[str], targets: list[Target] | Non
 def test_clip_loads_local_weights_and_scores(tiny_clip: dict[str, Any], tmp_path: Path) -> None:
     words = tmp_path / "words.txt"
     words.write_text("star\nheart\ncat\ndog\n")
-    found = table_of(Settings(clip=ClipSettings(**tiny_clip, vocabulary=str(words))), ["clip", "naming"])
+    found = table_of(MetricSettings(clip=ClipSettings(**tiny_clip, vocabulary=str(words))), ["clip", "naming"])
     assert {"clip_top1", "clip_top5", "clip_probability", "clip_score", "naming"} == set(found.scores)
     assert found.forward_passes["clip"] == 4
     import open_clip
@@ -117,7 +117,7 @@ def test_the_vocabulary_is_imagenet_s_names_or_a_file(tmp_path: Path) -> None:
 
 def test_without_open_clip_the_table_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vital_exp.evaluation.clip.find_spec", lambda _name: None)
-    assert "vital-exp[clip]" in str(table_of(Settings(), ["clip"]).scores["clip"].reason)
+    assert "vital-exp[clip]" in str(table_of(MetricSettings(), ["clip"]).scores["clip"].reason)
 
 
 # --- LPIPS ----------------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ def test_lpips_is_that_of_the_lpips_package(squeeze: Path) -> None:
 
 
 def test_diversity_is_of_a_target_s_variations(squeeze: Path) -> None:
-    settings = Settings(lpips=LpipsSettings("squeeze", str(squeeze)))
+    settings = MetricSettings(lpips=LpipsSettings("squeeze", str(squeeze)))
     targets = [Target("class", index, variation=variation) for index in range(2) for variation in (1, 2)]
     found = table_of(settings, ["lpips_diversity"], [*targets, Target("class", 7)]).scores["lpips_diversity"]
     assert found.n == 2

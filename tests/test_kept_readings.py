@@ -13,7 +13,7 @@ from torch import Tensor
 from vital_exp import load_model
 from vital_exp.evaluation.metrics import chosen
 from vital_exp.evaluation.pictures import PictureSet
-from vital_exp.evaluation.settings import Settings
+from vital_exp.evaluation.settings import MetricSettings
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.drawn import DrawnReferences
@@ -41,7 +41,7 @@ def table(network: VisionNetwork, cache: Path, targets: Sequence[Target] | None 
     keys: dict[str, Any] = {"references": DrawnReferences(count=IMAGES), "judges": ["embedded_judge"], "keep": True}
     keys |= options
     return evaluate_pictures(
-        network, shown, metrics=chosen(list(SCORES)), features=(), settings=Settings(), cache_dir=cache, **keys
+        network, shown, metrics=chosen(list(SCORES)), features=(), settings=MetricSettings(), cache_dir=cache, **keys
     )
 
 

@@ -27,7 +27,7 @@ from vital_exp.evaluation.pictures import PictureSet
 from vital_exp.evaluation.pooling import pooled, pooled_ratios
 from vital_exp.evaluation.readability import MEASURES, number_text, numbers_of, readable
 from vital_exp.evaluation.score import NotComputed, Score
-from vital_exp.evaluation.settings import Settings
+from vital_exp.evaluation.settings import MetricSettings
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.images.output import to_uint8
 from vital_exp.models.network import VisionNetwork
@@ -94,7 +94,7 @@ def table_of(
 ) -> Evaluation:
     shown = PictureSet(list(targets), to_uint8(pictures_of(targets)))
     asked, where = chosen(metrics), Path("nowhere")
-    return evaluate_pictures(network, shown, references or DrawnFor(), judges, asked, (), Settings(), where)
+    return evaluate_pictures(network, shown, references or DrawnFor(), judges, asked, (), MetricSettings(), where)
 
 
 @pytest.fixture(scope="module")

@@ -138,7 +138,7 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
         check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"`` or ``"proxpulse"``.
         run: a run folder of vital-visualize; path similarity takes several.
         out: where to write the table, the page and the attacked networks; None writes nothing.
-        options: see :class:`vital_exp.attacks.settings.Settings`.
+        options: see :class:`vital_exp.attacks.settings.AuditSettings`.
 
     Returns:
         Its table: ``.verdicts``, ``.rows``, ``.facts``.

@@ -21,7 +21,7 @@ from vital_exp.attacks.pictures import snapshots
 from vital_exp.attacks.proxpulse import proxpulse, pulse
 from vital_exp.attacks.recorded import RecordedRun
 from vital_exp.attacks.saved import save
-from vital_exp.attacks.settings import Settings
+from vital_exp.attacks.settings import AuditSettings
 from vital_exp.attacks.silent_units import last_place, silenced
 from vital_exp.attacks.slingshot import ParameterSpace, slingshot, slope_cosine
 from vital_exp.attacks.wrapping import load_decoy
@@ -114,7 +114,7 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
         check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"`` or ``"proxpulse"``.
         run: a run folder of vital-visualize; path similarity takes several.
         out: where to write the table, the page and the attacked networks; None writes nothing.
-        options: see :class:`Settings`.
+        options: see :class:`AuditSettings`.
 
     Returns:
         Its table: ``.verdicts``, ``.rows``, ``.facts``.
@@ -123,7 +123,7 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
         UsageError: a mistake in what was asked for.
     """
     one_of("check", check, CHECKS)
-    settings = Settings.of(options)
+    settings = AuditSettings.of(options)
     folders = [run] if isinstance(run, (str, Path)) else list(run)
     if not folders or (len(folders) > 1 and check != "path_similarity"):
         raise UsageError("run", [str(folder) for folder in folders], "one run folder; path similarity takes several")
@@ -137,7 +137,7 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
     return found
 
 
-def _path_similarity(runs: list[RecordedRun], settings: Settings, _out: Path | None) -> Audit:
+def _path_similarity(runs: list[RecordedRun], settings: AuditSettings, _out: Path | None) -> Audit:
     layers = [settings.layer] if isinstance(settings.layer, str) else settings.layer
     rows = [row for run in runs for row in paths.similarity_rows(run, settings.count, layers)]
     verdicts = [paths.verdict(run.name, [row for row in rows if row["run"] == str(run.folder)]) for run in runs]
@@ -146,7 +146,7 @@ def _path_similarity(runs: list[RecordedRun], settings: Settings, _out: Path | N
     return Audit("path_similarity", folders, verdicts, rows, notes=notes, plot=paths.similarity_plot(rows))
 
 
-def _fooling_circuit(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
+def _fooling_circuit(runs: list[RecordedRun], settings: AuditSettings, out: Path | None) -> Audit:
     (run,) = runs
     targets = _targets(run, settings)
     if targets[0].layer is not None:
@@ -161,7 +161,7 @@ def _fooling_circuit(runs: list[RecordedRun], settings: Settings, out: Path | No
     return found
 
 
-def _detector(run: RecordedRun, natural: NaturalImages, settings: Settings):  # type: ignore[no-untyped-def]
+def _detector(run: RecordedRun, natural: NaturalImages, settings: AuditSettings):  # type: ignore[no-untyped-def]
     """Train the detector on some of the run's classes; the others measure it."""
     keys = settings.snapshots
     targets = [Target("class", label) for label in natural.classes]
@@ -194,7 +194,7 @@ def _channels(network: VisionNetwork, count: int) -> dict[str, list[Target]]:
     return {layer: [Target("channel", place, layer) for place in chosen] for layer, chosen in places.items()}
 
 
-def _silent_units(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
+def _silent_units(runs: list[RecordedRun], settings: AuditSettings, out: Path | None) -> Audit:
     (run,) = runs
     targets = _targets(run, settings)
     natural = run.natural(settings.count)
@@ -216,7 +216,7 @@ def _unchanged(honest: VisionNetwork, network: VisionNetwork, natural: NaturalIm
     return float(torch.cat(same).double().mean())
 
 
-def _slingshot(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
+def _slingshot(runs: list[RecordedRun], settings: AuditSettings, out: Path | None) -> Audit:
     def attack(run: RecordedRun, target: Target, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
         method = settings.methods[0]
         config = compose_config([f"method={method}"])
@@ -232,7 +232,7 @@ def _slingshot(runs: list[RecordedRun], settings: Settings, out: Path | None) ->
     return _by_unit("slingshot", attack, runs, settings, out)
 
 
-def _proxpulse(runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
+def _proxpulse(runs: list[RecordedRun], settings: AuditSettings, out: Path | None) -> Audit:
     def attack(run: RecordedRun, _target: Target, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
         network = proxpulse(run.network, read, decoy, natural, settings=settings.tuning)
         return network, pulse(run.network, network, read, decoy, natural)
@@ -244,7 +244,7 @@ Made = tuple[VisionNetwork, dict[str, float]]  # an attacked network, and what t
 Attack = Callable[[RecordedRun, Target, Readout, Tensor, Tensor], Made]
 
 
-def _by_unit(name: str, attack: Attack, runs: list[RecordedRun], settings: Settings, out: Path | None) -> Audit:
+def _by_unit(name: str, attack: Attack, runs: list[RecordedRun], settings: AuditSettings, out: Path | None) -> Audit:
     """An attack that changes the network for one unit: one attacked network per target."""
     (run,) = runs
     natural = run.natural(settings.count)
@@ -257,7 +257,7 @@ def _by_unit(name: str, attack: Attack, runs: list[RecordedRun], settings: Setti
     return _compared(run, made, settings, out)
 
 
-def _targets(run: RecordedRun, settings: Settings) -> list[Target]:
+def _targets(run: RecordedRun, settings: AuditSettings) -> list[Target]:
     """The units that are attacked; what an attack costs is the network's accuracy, which it must have."""
     if run.network.head.unjudged:
         raise UsageError("run", run.folder, f"an attack is judged by what is recognised; {run.network.head.unjudged}")
@@ -265,7 +265,12 @@ def _targets(run: RecordedRun, settings: Settings) -> list[Target]:
 
 
 def _decoys(  # type: ignore[no-untyped-def]
-    run: RecordedRun, targets: list[Target], natural: NaturalImages, settings: Settings, *, of_classes: bool = False
+    run: RecordedRun,
+    targets: list[Target],
+    natural: NaturalImages,
+    settings: AuditSettings,
+    *,
+    of_classes: bool = False,
 ):
     """The picture to show (None: that of another class for each), and per target what its pictures are compared with.
 
@@ -285,7 +290,7 @@ def _decoys(  # type: ignore[no-untyped-def]
     return picture, dict.fromkeys(targets, picture[None]), dict.fromkeys(targets, label)
 
 
-def _decoy_class(run: RecordedRun, target: Target, natural: NaturalImages, settings: Settings) -> int:
+def _decoy_class(run: RecordedRun, target: Target, natural: NaturalImages, settings: AuditSettings) -> int:
     if settings.decoy is not None:
         return parse_target(f"class:{settings.decoy}", run.network.classes).index
     known = natural.classes
@@ -293,12 +298,12 @@ def _decoy_class(run: RecordedRun, target: Target, natural: NaturalImages, setti
     return known[(place + decoy_offset(len(known))) % len(known)]
 
 
-def _images_of(run: RecordedRun, label: int, natural: NaturalImages, settings: Settings) -> Tensor:
+def _images_of(run: RecordedRun, label: int, natural: NaturalImages, settings: AuditSettings) -> Tensor:
     """Natural images of a class, also of one that is none of the run's."""
     return natural.of(label) if label in natural.classes else run.own_images(Target("class", label), settings.count)
 
 
-def _compared(run: RecordedRun, made: list[Attacked], settings: Settings, out: Path | None) -> Audit:
+def _compared(run: RecordedRun, made: list[Attacked], settings: AuditSettings, out: Path | None) -> Audit:
     """The table attack x method, one line of verdict per method, the networks on disk."""
     judges = {network.name: network for network in (named_network(j, None, "judges") for j in settings.judges)}
     for name, judge in judges.items():
@@ -359,7 +364,7 @@ def _verdict(line: Mapping[str, Any]) -> str:
     return f"{shown}; {cost}, {line['agreement']:.1%} of decisions agree"
 
 
-Check = Callable[[list[RecordedRun], Settings, "Path | None"], Audit]
+Check = Callable[[list[RecordedRun], AuditSettings, "Path | None"], Audit]
 CHECKS: Mapping[str, Check] = {
     "path_similarity": _path_similarity,
     "fooling_circuit": _fooling_circuit,

@@ -55,7 +55,7 @@ class Snapshots:
 
 
 @dataclass(frozen=True)
-class Settings:
+class AuditSettings:
     """Keys that more than one check reads.
 
     Attributes:
@@ -101,7 +101,7 @@ class Settings:
                 number(f"{name}.{key}", value, low, high, allowed=f"a number from {low:g} to {high:g}")
 
     @classmethod
-    def of(cls, keys: Mapping[str, Any]) -> Settings:
+    def of(cls, keys: Mapping[str, Any]) -> AuditSettings:
         """Return the settings of plain keys; unknown ones raise.
 
         Raises:
@@ -109,7 +109,7 @@ class Settings:
         """
         parts = {"snapshots": Snapshots, "detector": DetectorTraining, "tuning": FineTuning}
         keys = {name: _built(parts[name], name, value) if name in parts else value for name, value in keys.items()}
-        settings: Settings = _built(cls, "", keys)
+        settings: AuditSettings = _built(cls, "", keys)
         return settings
 
 

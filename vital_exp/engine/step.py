@@ -17,7 +17,7 @@ from vital_exp.targets.unit import Target
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ObjectiveValues:
     """What the objective says of N pictures.
 
     Attributes:
@@ -32,11 +32,11 @@ class Evaluation:
     gradient: Tensor
     reached: Tensor | None
 
-    def __add__(self, other: Evaluation) -> Evaluation:
+    def __add__(self, other: ObjectiveValues) -> ObjectiveValues:
         """Return the sums; reached is what either reached."""
         reached = None if self.reached is None or other.reached is None else self.reached | other.reached
         shares = {name: value + other.shares[name] for name, value in self.shares.items()}
-        return Evaluation(self.losses + other.losses, shares, self.gradient + other.gradient, reached)
+        return ObjectiveValues(self.losses + other.losses, shares, self.gradient + other.gradient, reached)
 
 
 class StepObjective:
@@ -65,12 +65,12 @@ class StepObjective:
         self.views_per_pass = views_per_pass
 
     @torch.enable_grad()
-    def __call__(self, pictures: Tensor, step: int, *, ask_reached: bool = False) -> Evaluation:
+    def __call__(self, pictures: Tensor, step: int, *, ask_reached: bool = False) -> ObjectiveValues:
         """Return losses and gradients for normalised pictures (N, C, H, W).
 
         Memory is that of one pass: each pass's graph is gone before the next.
         """
-        found: Evaluation | None = None
+        found: ObjectiveValues | None = None
         for first in range(0, self.views, self.views_per_pass):
             numbers = range(first, first + self.views_per_pass)
             one = self._pass(pictures.detach().requires_grad_(), step, numbers, ask_reached)
@@ -78,14 +78,14 @@ class StepObjective:
         assert found is not None
         return found
 
-    def _pass(self, pictures: Tensor, step: int, numbers: Sequence[int], ask_reached: bool) -> Evaluation:
+    def _pass(self, pictures: Tensor, step: int, numbers: Sequence[int], ask_reached: bool) -> ObjectiveValues:
         """Return what some views of each picture add to the mean over all."""
         streams, count = self.streams.views(numbers), len(numbers)
         given = {name: self.transform(one, streams, step) for name, one in self.objective.given.items()}
         losses, shares = self.objective(self.transform(pictures, streams, step), step=step, given=given)
         reached = self._reached(pictures, shares) if ask_reached else None
         gradient = scaled_gradient(losses / self.views, pictures, self.objective.scales)
-        return Evaluation(
+        return ObjectiveValues(
             self._mean(losses, count), {name: self._mean(one, count) for name, one in shares.items()}, gradient, reached
         )
 

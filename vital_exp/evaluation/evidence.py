@@ -17,7 +17,7 @@ from vital_exp.evaluation.kept_readings import KeptReading, reading_place
 from vital_exp.evaluation.reading import NetworkReader, PixelReader, Reader, Reading, joined
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS
 from vital_exp.evaluation.score import NotComputed
-from vital_exp.evaluation.settings import Settings
+from vital_exp.evaluation.settings import MetricSettings
 from vital_exp.images.output import in_unit, stored
 from vital_exp.models.channels import GREY, RGB, as_rgb
 from vital_exp.models.layers import alignment
@@ -70,7 +70,7 @@ class Evidence:
     spaces: Sequence[str] = (TARGET,)
     results: Sequence[Mapping[str, Any]] = ()
     readout: Readout | None = None
-    settings: Settings = field(default_factory=Settings)
+    settings: MetricSettings = field(default_factory=MetricSettings)
     natural_views: Sequence[str] = (TARGET,)
     with_layers: bool = False
     kept: Path | None = None

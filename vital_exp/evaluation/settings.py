@@ -25,7 +25,7 @@ class ClipSettings:
 
 
 @dataclass(frozen=True)
-class Settings:
+class MetricSettings:
     """Settings of single metrics; the keys of the configuration group ``evaluation``.
 
     Attributes:

@@ -20,7 +20,7 @@ from vital_exp.errors import UsageError
 from vital_exp.evaluation.clip import Clip, load_clip
 from vital_exp.evaluation.pictures import finished_targets
 from vital_exp.evaluation.score import NotComputed, Score
-from vital_exp.evaluation.settings import Settings
+from vital_exp.evaluation.settings import MetricSettings
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.text_files import read_json
 from vital_exp.values import is_whole
@@ -108,7 +108,7 @@ def _answer(file: Path, one: Any, person: str, key: Mapping[str, Item]) -> Answe
 
 
 def study_tables(
-    answers: Sequence[Answer], folder: Path, settings: Settings, cache_dir: Path
+    answers: Sequence[Answer], folder: Path, settings: MetricSettings, cache_dir: Path
 ) -> dict[Path, Evaluation]:
     """Return the study's metrics by run folder.
 
@@ -133,7 +133,7 @@ def study_tables(
     return tables
 
 
-def _clip(settings: Settings, cache_dir: Path) -> Clip | str:
+def _clip(settings: MetricSettings, cache_dir: Path) -> Clip | str:
     """CLIP, or what it needs."""
     own = settings.clip
     try:

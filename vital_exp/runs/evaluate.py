@@ -22,7 +22,7 @@ from vital_exp.evaluation.pictures import PATTERN, PictureSet, folder_pictures, 
 from vital_exp.evaluation.reading import NetworkReader
 from vital_exp.evaluation.recognition import PREDICTED, check_judge, predicted
 from vital_exp.evaluation.score import NotComputed
-from vital_exp.evaluation.settings import ClipSettings, LpipsSettings, Settings
+from vital_exp.evaluation.settings import ClipSettings, LpipsSettings, MetricSettings
 from vital_exp.evaluation.shared import Shared
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.evaluation.weights import Spec
@@ -72,7 +72,7 @@ def evaluate(
     pattern: str = PATTERN,
     targets: str | Path | None = None,
     features: Sequence[Spec] = (),
-    settings: Settings | None = None,
+    settings: MetricSettings | None = None,
     config: DictConfig | None = None,
     folder_of_pictures: bool | None = None,
     tell: Tell | None = None,
@@ -102,7 +102,7 @@ def evaluate(
         UsageError: the first mistake in what was asked for; of a folder of runs, the first one's if all fail.
     """
     folder, chosen_metrics = Path(run_or_folder).expanduser(), all_metrics.chosen(metrics)
-    settings = settings or Settings()
+    settings = settings or MetricSettings()
     if config is None:
         _tell_without_effect(folder, metrics, judges, features, targets, pattern, settings)
         config = compose_config([], "evaluate")
@@ -128,10 +128,10 @@ def _tell_without_effect(
     features: Sequence[Spec],
     targets: str | Path | None,
     pattern: str,
-    settings: Settings,
+    settings: MetricSettings,
 ) -> None:
     """Say which arguments of the function have no effect, by the command's rules."""
-    group, usual = asdict(settings), asdict(Settings())
+    group, usual = asdict(settings), asdict(MetricSettings())
     own = {"judges": list(judges), "targets": targets, "pattern": pattern, "metrics": metrics}
     content = {
         **own,
@@ -170,7 +170,7 @@ class _Asked:
     pattern: str
     targets: str | Path | None
     features: Sequence[Spec]
-    settings: Settings
+    settings: MetricSettings
     config: DictConfig
     shared: Shared
 
@@ -203,7 +203,7 @@ def evaluate_pictures(
     judges: Sequence[Judge],
     metrics: Sequence[all_metrics.Metric],
     features: Sequence[Spec],
-    settings: Settings,
+    settings: MetricSettings,
     cache_dir: Path,
     *,
     readout: Readout | None = None,
@@ -261,7 +261,7 @@ def _predictions(
     return found
 
 
-def settings_of(group: Mapping[str, Any]) -> Settings:
+def settings_of(group: Mapping[str, Any]) -> MetricSettings:
     """Return the settings in the configuration group ``evaluation``.
 
     Raises:
@@ -274,7 +274,7 @@ def settings_of(group: Mapping[str, Any]) -> Settings:
     lpips, clip = LpipsSettings(**group["lpips"]), ClipSettings(**group["clip"])
     for key, value, allowed in (("lpips.net", lpips.net, BACKBONES), ("clip.templates", clip.templates, TEMPLATES)):
         one_of(f"evaluation.{key}", value, allowed)
-    return Settings(download, size, group["inception"], lpips, clip)
+    return MetricSettings(download, size, group["inception"], lpips, clip)
 
 
 def _recorded(folder: Path) -> DictConfig:
@@ -401,7 +401,9 @@ def _name(spec: Judge) -> str:
     return str(spec)
 
 
-def _loaders(features: Sequence[Spec], network: VisionNetwork, settings: Settings, shared: Shared) -> dict[str, Load]:
+def _loaders(
+    features: Sequence[Spec], network: VisionNetwork, settings: MetricSettings, shared: Shared
+) -> dict[str, Load]:
     """How further views are loaded, when a metric first asks for one."""
     device, clip = network.device, settings.clip
 
