@@ -42,10 +42,12 @@ def test_csv() -> None:
     with Path("run/csv/version_0/metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == LOGGED_STEPS
-    assert set(rows[0]) == {"step", "loss/alignment", "loss/total"}
+    assert set(rows[0]) == {"step", "loss/alignment/alignment", "loss/alignment/total"}
     with Path("run/history.csv").open(newline="") as file:
         totals = [float(row["total"]) for row in csv.DictReader(file)]
-    assert [float(row["loss/total"]) for row in rows] == pytest.approx([totals[i] for i in LOGGED_STEPS], rel=1e-5)
+    assert [float(row["loss/alignment/total"]) for row in rows] == pytest.approx(
+        [totals[i] for i in LOGGED_STEPS], rel=1e-5
+    )
 
 
 def test_none_writes_no_file_of_a_logger() -> None:
@@ -60,7 +62,7 @@ def test_tensorboard() -> None:
     assert command(*RUN, "logger=tensorboard", "hydra.run.dir=run") == 0
     events = EventAccumulator(str(next(Path("run/tensorboard").iterdir())))
     events.Reload()
-    for term in ("loss/alignment", "loss/total"):
+    for term in ("loss/alignment/alignment", "loss/alignment/total"):
         assert [event.step for event in events.Scalars(term)] == LOGGED_STEPS
     assert [event.step for event in events.Images("pictures/class-1")] == [3, 5]
     for name in ("class-0", "class-1"):
@@ -127,18 +129,45 @@ def test_wandb_offline_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
         history, config, ended = history_of(run)
         assert ended
         assert (config["seed"], config["steps"]) == (seed, 3)
-        losses = [row for row in history if "loss/total" in row]
+        losses = [row for row in history if "loss/alignment/total" in row]
         assert [row["trainer/global_step"] for row in losses] == LOGGED_STEPS
-        assert all("loss/alignment" in row for row in losses)
+        assert all("loss/alignment/alignment" in row for row in losses)
         steps = [row["trainer/global_step"] for row in history]
         assert steps == sorted(steps)
         _check_pictures_and_table(run, history)
         recorded = run_of(run)
         assert recorded.run_group == f"{Path.cwd().name}/sweep"  # jobs of a sweep side by side
         assert list(recorded.tags) == ["embedded_resnet", "vital", "class"]
+        assert (recorded.display_name, recorded.job_type) == (f"embedded_resnet vital s{seed}", "visualize")
         metrics = json.loads((run / "metrics.json").read_text())
+        _check_summary(run, metrics)
         (final,) = [row for row in history if "metric/accuracy_top1" in row]
         assert final["metric/accuracy_top1"] == metrics["accuracy_top1"]["value"]
+
+
+def _check_summary(run: Path, metrics: dict[str, Any]) -> None:
+    """How sure each metric is, and which direction is better."""
+    (path,) = run.glob("wandb/offline-run-*/*.wandb")
+    records = list(wandb_records(path))
+    updates = [u for r in records if r.WhichOneof("record_type") == "summary" for u in r.summary.update]
+    summary = {"/".join(u.nested_key) or u.key: json.loads(u.value_json) for u in updates}
+    own = metrics["probability"]
+    assert [summary[f"metric/probability/{part}"] for part in ("low", "high", "n")] == [
+        own["low"],
+        own["high"],
+        own["n"],
+    ]
+    defined = [r.metric for r in records if r.WhichOneof("record_type") == "metric"]
+    assert any(one.name == "metric/probability" and one.summary.max for one in defined)
+
+
+def test_each_target_on_request() -> None:
+    asked = ("logger=csv", "hydra.run.dir=run", "log_targets=true", "method=fourier", "batch_size=2")
+    assert command(*RUN, *asked) == 0
+    with Path("run/csv/version_0/metrics.csv").open(newline="") as file:
+        (first, *_) = csv.DictReader(file)
+    each = [float(first[f"targets/class-{index}/activation/total"]) for index in (0, 1)]
+    assert float(first["loss/activation/total"]) == pytest.approx(sum(each) / 2)
 
 
 def _check_pictures_and_table(run: Path, history: list[dict[str, Any]]) -> None:

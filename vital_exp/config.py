@@ -26,7 +26,17 @@ __all__ += ["options_of", "picture_config", "plain", "set_keys"]
 KEPT = 32
 # Keys that change neither a picture nor what is recorded of it; a run may be resumed with others.
 INCIDENTAL = (
-    *("resume", "list", "dry_run", "checkpoint_every", "progress", "pictures_every", "cache_dir", "rank_timeout"),
+    *(
+        "resume",
+        "list",
+        "dry_run",
+        "checkpoint_every",
+        "progress",
+        "pictures_every",
+        "log_targets",
+        "cache_dir",
+        "rank_timeout",
+    ),
     *(
         "logger",
         "evaluation",

@@ -229,6 +229,7 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
                 "pack_weights",
                 "evaluation.enabled",
                 "references.cache",
+                "log_targets",
             ),
             FLAG,
         ),

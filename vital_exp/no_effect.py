@@ -261,14 +261,14 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(("model.l2",), _weight_is_given("l2"), "no term of the objective asks for it"),
         Rule(("model.layers", "model.layer_weights"), _aligns_nothing, "no term of the objective aligns layers"),
         Rule(
-            ("movie", "checkpoint_every", "resume", "pictures_every", "logger.*"),
+            ("movie", "checkpoint_every", "resume", "pictures_every", "log_targets", "logger.*"),
             lambda asked: "out" in asked.content and asked("out") is None,  # the Python function's
             "without out=folder nothing is written",
         ),
         Rule(("views_per_pass",), _is("views", 1), "views=1"),
         Rule(("image.scale",), _has("image.size"), "image.size is given"),
         Rule(("pictures_every",), _logger_is("", "CSVLogger"), "this logger takes no pictures"),
-        Rule(("trainer.log_every_n_steps",), _logger_is(""), "logger=none"),
+        Rule(("trainer.log_every_n_steps", "log_targets"), _logger_is(""), "logger=none"),
         Rule(
             tuple(f"target.{key}" for key in FOUND_CONCEPTS),
             _has("target.concepts"),

@@ -17,6 +17,7 @@ from vital_exp.models.channels import as_rgb
 # Reading the loss makes a device wait, and a bar needs no more than a few updates a second.
 STEPS_PER_UPDATE = 10
 PICTURES_LOGGED = 16  # at most, per batch: dashboards of hundreds are slow to open
+NO_KIND = ("total", "total_variation", "l2")  # of a loss: its sum, and priors that every method may have
 
 
 class Progress(Callback):
@@ -89,12 +90,19 @@ class LogTerms(Callback):
         names: the targets of the batch.
         every: steps between terms.
         pictures_every: steps between pictures.
+        each: whether the terms of each target are sent too.
     """
 
     def __init__(
-        self, loggers: Sequence[Logger], first_step: int, names: Sequence[str], every: int, pictures_every: int
+        self,
+        loggers: Sequence[Logger],
+        first_step: int,
+        names: Sequence[str],
+        every: int,
+        pictures_every: int,
+        each: bool = False,
     ) -> None:
-        self.loggers = loggers
+        self.loggers, self.each = loggers, each
         self.first_step = first_step
         self.names = names
         self.every = every
@@ -105,11 +113,26 @@ class LogTerms(Callback):
         step = trainer.global_step - 1
         last = trainer.global_step == pl_module.steps
         if step % self.every == 0 or last:
-            terms = pl_module.terms_at(step, len(self.names))
+            terms = self._terms(pl_module, step)
             for logger in self.loggers:
-                logger.log_metrics({f"loss/{name}": value for name, value in terms.items()}, self.first_step + step)
+                logger.log_metrics(terms, self.first_step + step)
         if step % self.pictures_every == 0 or last:
             log_pictures(self.loggers, pl_module, self.names, self.first_step + step)
+
+    def _terms(self, module: Any, step: int) -> dict[str, float]:
+        """What loggers are sent at a step, by name.
+
+        The names say what the loss is of, "alignment" or "activation": losses of different kinds never share a panel.
+        """
+        count = len(self.names)
+        means = module.terms_at(step, count)
+        kind = "+".join(name for name in means if name not in NO_KIND) or "priors"
+        sent = {f"loss/{kind}/{name}": value for name, value in means.items()}
+        if self.each:
+            for name, values in module.each_at(step, count).items():
+                for target, value in zip(self.names, values, strict=True):
+                    sent[f"targets/{target}/{kind}/{name}"] = value
+        return sent
 
 
 @torch.no_grad()

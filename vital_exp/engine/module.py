@@ -133,6 +133,10 @@ class VisualizationModule(LightningModule):
         """Return the mean over the first ``count`` pictures of each term and of the total at a step."""
         return {name: float(values[step, :count].mean()) for name, values in self._history.items()}
 
+    def each_at(self, step: int, count: int) -> dict[str, list[float]]:
+        """Return each term and the total of the first ``count`` pictures at a step."""
+        return {name: values[step, :count].tolist() for name, values in self._history.items()}
+
     def dead(self) -> list[bool]:
         """Return for each picture whether nothing in it reached its target, at the first step and at the last."""
         return [bool(one) for one in self._dead.cpu()]

@@ -53,6 +53,7 @@ class RunSetup:
         init: what pictures start from: ``image.init``.
         mask, mask_percentile: of the transparency maps.
         checkpoint_every, pictures_every, log_every: steps.
+        log_targets: whether loggers get the losses of each target, beside the mean over a batch.
         movie: the format of films; None: there are none.
         progress: whether progress is shown.
         bf16: whether steps compute in bfloat16.
@@ -80,6 +81,7 @@ class RunSetup:
     checkpoint_every: int
     pictures_every: int
     log_every: int
+    log_targets: bool
     movie: str | None
     progress: bool
     bf16: bool
@@ -115,6 +117,7 @@ class RunSetup:
             size=parts.picture_size(config, network),
             init=config.image.init,
             log_every=config.trainer.log_every_n_steps,
+            log_targets=config.log_targets,
             bf16=config.trainer.precision == "bf16-mixed",
             relevance=config.relevance.method,
             cache_dir=parts.cache_dir(config),

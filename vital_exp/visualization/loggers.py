@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from vital_exp.evaluation.metrics import higher_is_better
 from vital_exp.runs.folder import RunFolder
 from vital_exp.setup.run_setup import RunSetup
 from vital_exp.visualization import wandb_server
@@ -17,6 +18,7 @@ TABLE_COLUMNS = ("target", "label", "status", "model", "method", "seed", "total"
 MEDIA_COLUMNS = ("picture", "references")
 PICTURES_IN_TABLE = 200  # rows with pictures: dashboards of thousands do not open
 LONGEST_TAG = 64  # letters, wandb's limit
+JOB_TYPE = "visualize"
 
 
 def make_loggers(setup: RunSetup, folder: RunFolder | None) -> list[Logger]:
@@ -40,6 +42,8 @@ def make_loggers(setup: RunSetup, folder: RunFolder | None) -> list[Logger]:
 def _start_wandb(logger: WandbLogger, setup: RunSetup, folder: Path) -> None:
     started = logger._wandb_init
     started.pop("anonymous", None)  # Lightning hands over what wandb warns of
+    started["name"] = started.get("name") or f"{_short(_model(setup))} {setup.method} s{setup.seed}"
+    started["job_type"] = JOB_TYPE
     started["tags"] = [*(started.get("tags") or []), *_tags(setup)]
     started["group"] = started.get("group") or _sweep(folder)
 
@@ -61,6 +65,11 @@ def _tags(setup: RunSetup) -> list[str]:
 def _model(setup: RunSetup) -> str:
     model = setup.recorded["model"]
     return str(model["name"] or model["factory"] or "")
+
+
+def _short(model: str) -> str:
+    """Return a network's name without the folders of its file."""
+    return model.replace("\\", "/").rpartition("/")[2]
 
 
 def _sweep(folder: Path) -> str | None:
@@ -91,15 +100,30 @@ def close_loggers(
     for logger in loggers:
         if final:
             logger.log_metrics(final, max(0, _last_step(setup, results)))
+        if isinstance(logger, TensorBoardLogger) and final:
+            logger.log_hyperparams(dict(setup.recorded), metrics=final)
         if isinstance(logger, WandbLogger) and folder is not None:
             import wandb
 
+            _summarise(logger, metrics)
             columns, data = _table(setup, folder.path, results, rows)
             logger.log_table("results", columns=columns, data=data)
             logger.finalize("success")
             wandb.finish()
         else:
             logger.finalize("success")
+
+
+def _summarise(logger: WandbLogger, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Send how sure each metric is, and which direction is better."""
+    run = logger.experiment
+    for name, entry in metrics.items():
+        better = higher_is_better(name)
+        if better is not None and _is_number(entry.get("value")):
+            run.define_metric(f"metric/{name}", summary="max" if better else "min")
+        for part in ("low", "high", "n"):
+            if _is_number(entry.get(part)):
+                run.summary[f"metric/{name}/{part}"] = entry[part]
 
 
 def _last_step(setup: RunSetup, results: Mapping[str, Mapping[str, Any]]) -> int:

@@ -244,7 +244,8 @@ class Visualization:
         module = batch.module()
         if self.loggers:
             every = (self.setup.log_every, self.setup.pictures_every)
-            beside = [*beside, LogTerms(self.loggers, number * self.setup.steps, batch.names, *every)]
+            first = number * self.setup.steps
+            beside = [*beside, LogTerms(self.loggers, first, batch.names, *every, self.setup.log_targets)]
         fit(self.setup, module, batch.names, beside, self.folder.checkpoints if self.folder else None)
         return module
 
