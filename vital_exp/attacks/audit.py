@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from vital_exp.models.unit_readout import unit_readout
 from vital_exp.modes import own_modes
 from vital_exp.notebook_html import lines
 from vital_exp.notebook_html import table as notebook_table
+from vital_exp.reporting.pages import in_words
 from vital_exp.setup.starts import starts_of
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.selection import parse_target
@@ -42,6 +44,7 @@ from vital_exp.targets.unit import Target
 from vital_exp.values import one_of
 from vital_exp.whole_files import whole_file, write_table
 
+NATURAL_SHOWN, PANELS_SHOWN = 4, 24  # natural images beside a picture, and targets, on the page of path similarity
 BY_CONSTRUCTION = (
     "VITAL's pictures of classes have no logit term: a circuit on the logits cannot reach them, by construction. "
     "Silent units and slingshots act inside the network and are the fair tests."
@@ -143,7 +146,21 @@ def _path_similarity(runs: list[RecordedRun], settings: AuditSettings, _out: Pat
     verdicts = [paths.verdict(run.name, [row for row in rows if row["run"] == str(run.folder)]) for run in runs]
     notes = [] if settings.images else [SAME_IMAGES]
     folders = [run.folder for run in runs]
-    return Audit("path_similarity", folders, verdicts, rows, notes=notes, plot=paths.similarity_plot(rows))
+    panels, plot = _own_panels(runs, settings), paths.similarity_plot(rows)
+    return Audit("path_similarity", folders, verdicts, rows, notes=notes, panels=panels, plot=plot)
+
+
+def _own_panels(runs: Sequence[RecordedRun], settings: Settings) -> list[Panel]:
+    """Per target the picture of every run, and some of the natural images that it was compared with."""
+    panels: dict[str, list[tuple[str, Tensor]]] = {}
+    for run in runs:
+        for target, picture in zip(run.targets, run.pictures, strict=True):
+            panels.setdefault(target.label or in_words(target.name), []).append((f"picture by {run.name}", picture))
+    first = runs[0]
+    for target in first.targets:
+        images = first.own_images(target, settings.count)[:NATURAL_SHOWN]
+        panels[target.label or in_words(target.name)] += [("natural image", image) for image in images]
+    return [Panel(name, pictures) for name, pictures in islice(panels.items(), PANELS_SHOWN)]
 
 
 def _fooling_circuit(runs: list[RecordedRun], settings: AuditSettings, out: Path | None) -> Audit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from vital_exp.notebook_html import data_uri
 from vital_exp.reporting.pages import environment
 from vital_exp.whole_files import write_whole
 
-LARGEST_SIDE = 160  # px of a picture on the page
+LARGEST_SIDE = 320  # px of a picture on the page
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,16 @@ def write_page(folder: Path, audit: Mapping[str, Any], panels: Sequence[Panel], 
     embedded = [(panel.name, [(words, _data_uri(picture)) for words, picture in panel.pictures]) for panel in panels]
     page = environment("vital_exp.attacks").get_template("audit.html")
     columns = list(dict.fromkeys(key for row in audit["table"] for key in row))
-    text = page.render(audit=audit, panels=embedded, columns=columns, plot=Markup(plot))  # the plot escapes names
+    runs = [_link(folder, Path(run)) for run in audit["runs"]]
+    known = {"audit": audit, "panels": embedded, "columns": columns, "runs": runs}
+    text = page.render(**known, plot=Markup(plot))  # the plot escapes names
     return write_whole(folder / "report.html", [text])
+
+
+def _link(folder: Path, run: Path) -> tuple[str, str]:
+    """The name of a run folder, and where its page is from here; the folder itself where it has none."""
+    place = Path(os.path.relpath(run, folder)).as_posix()
+    return run.name or str(run), f"{place}/report.html" if (run / "report.html").is_file() else f"{place}/"
 
 
 def _data_uri(picture: Tensor) -> str:

@@ -31,6 +31,14 @@ LINE = 15  # of the legend
 LETTER, SLOPE = 5.2, 60  # about the width of a layer's letter at 9 px; degrees, of its name
 CLOSEST = 10  # of two layers' names
 LOWEST, HIGHEST = -0.5, 1.5  # values beyond are drawn at the border: the small denominators of early layers
+SAME = "as alike as natural images of the same class"
+# A text has a rim of the page's colour, so that a line that passes behind it does not strike it out.
+HALO = 'stroke="var(--card, #fff)" stroke-width="4" paint-order="stroke"'
+AXES = {
+    "spearman": "similarity of activations to those of natural images of the same class (Spearman's rank correlation, "
+    "normalised)",
+    "cosine": "similarity of activations to those of natural images of the same class (cosine, normalised)",
+}
 COLOURS = ("#3f87d4", "#e0862a", "#2aa27a", "#c9559c", "#8d74dd", "#ab931c", "#d9544d", "#2aa3b8")
 
 
@@ -116,7 +124,8 @@ def similarity_plot(rows: Sequence[Mapping[str, Any]], measure: str = "spearman"
     x = linear(-0.5, len(layers) - 0.5, left, WIDTH - RIGHT)
     height = linear(LOWEST, HIGHEST, top + CURVES, top)
     y = lambda value: height(min(max(value, LOWEST), HIGHEST))  # noqa: E731
-    parts = [_frame(layers, measure, x, y, left)]
+    frame = _frame(layers, measure, x, y, left)
+    parts: list[str] = []
     for number, (folder, name) in enumerate(runs):
         own = {row["layer"]: row for row in rows if row["run"] == folder}
         there = [(x(place), own[layer]) for place, layer in enumerate(layers) if layer in own]
@@ -127,19 +136,19 @@ def similarity_plot(rows: Sequence[Mapping[str, Any]], measure: str = "spearman"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + CURVES + down + 22:.0f}" role="img" '
         f'font-size="11" font-family="system-ui, sans-serif" fill="currentColor">'
-        f"<title>Path similarity by layer</title>{''.join(parts)}</svg>"
+        f"<title>Path similarity by layer</title>{''.join(parts)}{frame}</svg>"
     )
 
 
 def _frame(layers: Sequence[str], measure: str, x: Scale, y: Scale, left: float) -> str:
     """Grid lines, with the floor and the ceiling in words, and the layers' names, as many as have room."""
-    parts = [f'<text x="4" y="{y(HIGHEST):.1f}" opacity=".6">{measure}</text>']
-    for value, words in ((0.0, "other class"), (0.5, ""), (1.0, "same class")):
+    parts = [f'<text x="4" y="{y(HIGHEST):.1f}" opacity=".72">{AXES.get(measure, measure)}</text>']
+    for value, words in ((0.0, "as unlike as natural images of other classes"), (0.5, ""), (1.0, SAME)):
         parts.append(
             f'<line x1="{left:.1f}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="currentColor" '
             f'stroke-opacity="{0.5 if words else 0.15}"/><text x="{left - 8:.1f}" y="{y(value) + 4:.1f}" '
             f'text-anchor="end">{value:g}</text>'
-            f'<text x="{WIDTH - RIGHT}" y="{y(value) - 4:.1f}" text-anchor="end" opacity=".6">{words}</text>'
+            f'<text x="{WIDTH - RIGHT}" y="{y(value) + 14:.1f}" text-anchor="end" opacity=".72" {HALO}>{words}</text>'
         )
     each = math.ceil(CLOSEST / (x(1) - x(0)))
     for place, layer in list(enumerate(layers))[::each]:
@@ -155,5 +164,14 @@ def _curve(there: Sequence[tuple[float, Mapping[str, Any]]], y: Scale, colour: s
     line = " ".join(f"{x:.1f},{y(row['value']):.1f}" for x, row in there)
     return (
         f'<polygon points="{" ".join(upper + lower)}" fill="{colour}" opacity=".15"/>'
-        f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>'
+        f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>{_dots(there, y, colour)}'
+    )
+
+
+def _dots(there: Sequence[tuple[float, Mapping[str, Any]]], y: Scale, colour: str) -> str:
+    """A dot per layer that tells its value under a mouse."""
+    return "".join(
+        f'<circle cx="{x:.1f}" cy="{y(row["value"]):.1f}" r="3.5" fill="{colour}"><title>'
+        f"{escape(str(row['layer']))}: {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})</title></circle>"
+        for x, row in there
     )

@@ -24,6 +24,7 @@ class Leaf:
     share: float
     facet: str
     picture: Embedded | None
+    masked: Embedded | None
     references: Embedded | None
     error: str
     children: list[Leaf]
@@ -35,7 +36,9 @@ def write_circuit(folder: Path, network: str, method: str) -> Path:
     root = _leaf(tree, folder, 0)
     page = environment().get_template("circuit.html")
     layers = [level[0]["layer"] for level in _levels(tree)[1:]]
-    return write_whole(folder / PAGE, page.generate(root=root, network=network, method=method, layers=layers))
+    most = max((node["share"] for level in _levels(tree)[1:] for node in level), default=0.0) or 1.0
+    words = {"network": network, "method": method, "layers": layers}
+    return write_whole(folder / PAGE, page.generate(root=root, most=most, **words))
 
 
 def _levels(tree: dict[str, Any]) -> list[list[dict[str, Any]]]:
@@ -65,6 +68,7 @@ def _leaf(node: dict[str, Any], folder: Path, depth: int) -> Leaf:
         share=node["share"],
         facet=_main_facet(result),
         picture=embed(run / "images", f"{result['target']}.png", False),
+        masked=embed(run / "images", f"{result['target']}_masked.png", False),
         references=embed(run / "references", f"{result['target']}.jpg", False),
         error=str(result.get("error") or ""),
         children=[_leaf(child, folder, depth + 1) for child in node["children"]],

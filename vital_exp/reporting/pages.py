@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from functools import cache
+from itertools import pairwise
+from pathlib import PurePath
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+DRAWN = ("vital_exp", "drawn")  # folders of the cache that hold drawn images
 OWN = "vital_exp.reporting"  # whose templates hold base.html and base.css
 # Names of targets, and what they say in words.
 NAMES = {
@@ -25,7 +28,7 @@ def environment(package: str = OWN) -> Environment:
     """
     loader = ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, OWN))])
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters.update(number=format_number, duration=format_duration)
+    made.filters.update(number=format_number, duration=format_duration, folder=folder_words)
     return made
 
 
@@ -42,6 +45,14 @@ def format_number(value: object) -> str:
     else:
         text = f"{value:#.3g}" if abs(value) >= 1e-3 else f"{value:.1e}"
     return text.rstrip(".").replace("-", "−")
+
+
+def folder_words(path: str) -> str:
+    """Return what comes after "images": of and the folder's name and its parent's, or that they are drawn by code."""
+    parts = PurePath(path).parts
+    if DRAWN in pairwise(parts):
+        return "drawn by code"
+    return f"of {'/'.join(part for part in parts[-2:] if part != PurePath(path).anchor) or path}"
 
 
 def in_words(name: str) -> str:

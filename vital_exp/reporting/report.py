@@ -219,6 +219,7 @@ def _picture(
     if result.get("status") == "failed":
         return {"run": number, "error": str(result.get("error") or "no reason was recorded")}
     source = run.folder / "images" / f"{name}.png"
+    masked = source.with_name(f"{name}_masked.png")
     inside = Path(name).name == name  # a name never leads out of the folder
     thumb = thumbnail(source, out / "pictures", f"{number:03d}-{name}") if inside else None
     row = run.values.get(name, {})
@@ -227,6 +228,7 @@ def _picture(
         "run": number,
         "thumb": None if thumb is None else f"pictures/{thumb}",
         "full": Path(os.path.relpath(source, out)).as_posix() if inside else "",
+        "masked": Path(os.path.relpath(masked, out)).as_posix() if inside and masked.is_file() else "",
         "details": f"{number:03d}-{order // TARGETS_PER_FILE}",
         "values": values,
     }

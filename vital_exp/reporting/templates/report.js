@@ -1,4 +1,3 @@
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const field = (id) => document.getElementById(id);
@@ -123,7 +122,7 @@
     button.addEventListener("click", () => open(method, target));
     return button;
   };
-  const more = () => {
+  const lengthen = () => {
     const next = state.rows.slice(state.made, state.made + CHUNK);
     state.made += next.length;
     field("rows").append(...next.map((target) => make("div", { className: "line target" }, about(target), ...shown().map((method) => cell(method, target)))));
@@ -136,10 +135,10 @@
     field("wall").style.setProperty("--columns", shown().length);
     field("rows").replaceChildren();
     header();
-    more();
+    lengthen();
     field("shown").textContent = `${state.rows.length} of ${data.targets.length} targets`;
   };
-  new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting) && state.made < state.rows.length) more(); }, { rootMargin: "1500px" }).observe(field("end"));
+  new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting) && state.made < state.rows.length) lengthen(); }, { rootMargin: "1500px" }).observe(field("end"));
 
   // The sheet of one picture. Curves and configurations are in scripts beside the page, fetched when first asked for.
   const zoom = field("zoom"), details = new Map();
@@ -155,53 +154,45 @@
     }
     return details.get(name).promise;
   };
-  const values = (one) => make("table", {}, ...data.metrics.map((known, index) => [known, one.values ? one.values[index] : null])
-    .filter(([, value]) => value !== null && value !== undefined)
-    .map(([known, value]) => make("tr", {}, make("th", { scope: "row" }, known.title, " ", make("code", {}, known.name)), make("td", {}, shortly(value)))));
-  const open = async (method, target) => {
-    const one = at(method, target), run = data.runs[one.run], known = data.targets[target];
-    const large = make("img", { className: "large", alt: `${known.label} by ${data.methods[method]}`, src: one.full });
-    large.addEventListener("error", () => { large.src = one.thumb; }, { once: true });
-    const left = make("div", {}, large), strip = (data.references[run.model] || {})[target];
-    if (strip) left.append(make("img", { className: "strip", src: strip[0], alt: `Real images of ${known.label}` }), make("p", {}, "real images"));
-    const right = make("div", {}, make("h3", {}, known.label),
-      make("p", {}, `${known.name} · ${data.models[run.model]} · ${data.methods[run.method]} · seed ${run.seed}`), values(one));
-    const button = (text, act) => { const node = make("button", { type: "button" }, text); node.addEventListener("click", act); return node; };
-    const bar = make("div", { className: "bar" }, button("‹ method", () => step(-1, 0)), button("method ›", () => step(1, 0)),
-      button("‹ target", () => step(0, -1)), button("target ›", () => step(0, 1)), button("close", () => zoom.close()));
-    zoom.replaceChildren(bar, make("div", { className: "sheet" }, left, right));
-    zoom.dataset.method = method; zoom.dataset.target = target;
-    if (!zoom.open) zoom.showModal();
-    zoom.scrollTop = 0;
-    const found = await detailsOf(one.details);
-    if (zoom.dataset.method !== String(method) || zoom.dataset.target !== String(target)) return;
-    const own = found && found.targets[known.name];
+  const values = (one) => data.metrics.map((known, index) => [known.title, known.name, one.values ? one.values[index] : null])
+    .filter(([, , value]) => value !== null && value !== undefined)
+    .map(([title, name, value]) => [title, name, /top[15]/.test(name) && Number.isInteger(value) ? (value ? "yes" : "no") : shortly(value)]);
+  const legend = (terms) => make("ul", { className: "legend" }, ...terms.map(([name, colour, note]) => {
+    const item = make("li", {}, make("i"), note ? `${name} (${note})` : name);
+    item.firstChild.hidden = !colour;
+    item.firstChild.style.background = colour === "currentColor" ? "var(--ink)" : colour;
+    return item;
+  }));
+  const more = async (one, run, name) => {
+    const found = await detailsOf(one.details), own = found && found.targets[name], nodes = [];
     if (own && own.chart) {
-      left.insertAdjacentHTML("beforeend", own.chart); // drawn by vital_exp, which escapes what it takes from files
-      left.append(make("ul", { className: "legend" }, ...own.terms.map(([name, colour, note]) => {
-        const item = make("li", {}, make("i"), note ? `${name} (${note})` : name);
-        item.firstChild.hidden = !colour;
-        item.firstChild.style.background = colour === "currentColor" ? "var(--ink)" : colour;
-        return item;
-      })));
+      const chart = make("div");
+      chart.innerHTML = own.chart; // drawn by vital_exp, which escapes what it takes from files
+      nodes.push(chart, legend(own.terms));
     }
-    if (found && found.config) left.append(make("details", {}, make("summary", {}, "configuration"), make("pre", {}, found.config)));
-    left.append(make("p", {}, make("a", { href: run.link }, "the run's own page"), ` (${run.folder})`));
+    if (found && found.config) nodes.push(make("details", {}, make("summary", {}, "configuration"), make("pre", {}, found.config)));
+    return [...nodes, make("p", {}, make("a", { href: run.link }, "the run's own page"), ` (${run.folder})`)];
   };
-  const step = (across, down) => {
-    let methods = shown(), column = methods.indexOf(Number(zoom.dataset.method)), row = state.rows.indexOf(Number(zoom.dataset.target));
+  const slide = (method, target) => {
+    const one = at(method, target), run = data.runs[one.run], known = data.targets[target];
+    const strip = (data.references[run.model] || {})[target];
+    return {
+      key: [method, target], src: one.full, fallback: one.thumb, masked: one.masked, alt: `${known.label} by ${data.methods[method]}`,
+      title: known.label, words: `${known.name} · ${data.models[run.model]} · ${data.methods[run.method]} · seed ${run.seed}`,
+      facts: values(one), real: strip && strip[0], file: `${known.name}-${data.methods[method]}`, later: () => more(one, run, known.name),
+    };
+  };
+  const neighbour = ([method, target], across, down) => {
+    let methods = shown(), column = methods.indexOf(method), row = state.rows.indexOf(target);
     for (;;) {
       column += across; row += down;
-      if (column < 0 || row < 0 || column >= methods.length || row >= state.rows.length) return;
+      if (column < 0 || row < 0 || column >= methods.length || row >= state.rows.length) return null;
       const one = at(methods[column], state.rows[row]);
-      if (one && one.thumb) return void open(methods[column], state.rows[row]);
+      if (one && one.thumb) return slide(methods[column], state.rows[row]);
     }
   };
-  zoom.addEventListener("click", (event) => { if (event.target === zoom) zoom.close(); });
-  zoom.addEventListener("keydown", (event) => {
-    const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (move) { event.preventDefault(); step(...move); }
-  });
+  const dialog = pictureDialog(zoom, neighbour, ["method", "target"]);
+  const open = (method, target) => dialog.show(slide(method, target));
 
   field("model").addEventListener("input", () => { state.by = null; fillSeeds(); fillMethods(); arrange(); });
   field("order").addEventListener("input", () => { state.by = null; arrange(); });

@@ -1,0 +1,232 @@
+"""Every page by eye of a real browser: one dialog, phones, accessible names, contrast, print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.chromium import Tab, tab
+from tests.test_gallery import picture, result
+from vital_exp.attacks.page import Panel, write_page
+from vital_exp.reporting.circuit import write_circuit
+from vital_exp.reporting.gallery import write_gallery
+from vital_exp.reporting.pages import environment, folder_words
+
+PHONE, SCREEN = 390, 844
+LONG = "channel-a_layer_with_quite_a_long_name.3.convolution-1935"
+
+
+def run_folder(folder: Path, names: list[str], **more: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        for place, channels in ((f"images/{name}.png", 3), (f"images/{name}_masked.png", 4)):
+            picture(folder / place, channels, 64)
+        picture(folder / "references" / f"{name}.jpg")
+    lines = [json.dumps(result(name, **more)) for name in names]
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def gallery(folder: Path) -> tuple[Path, str]:
+    run_folder(folder, ["class-0", "class-1", "class-2"])
+    steps = [f"class-{t},{s},{4 / (s + 1)},{4 / (s + 1)}" for t in range(3) for s in range(9)]
+    (folder / "history.csv").write_text("\n".join(["target,step,alignment,total", *steps]) + "\n")
+    judge = "vit_tiny_patch16_224"
+    rows = [f"class-{t},1,0,dog 0.9; cat 0.1" for t in range(3)]
+    (folder / "metrics.csv").write_text("\n".join([f"target,top1,top1[{judge}],predicted", *rows]) + "\n")
+    known = {"value": 0.5, "low": 0.1, "high": 0.9, "n": 3}
+    (folder / "metrics.json").write_text(json.dumps({f"{name}[{judge}]": known for name in ("transfer_top1", "fid")}))
+    return write_gallery(folder), ".picture .plain"
+
+
+def circuit(folder: Path) -> tuple[Path, str]:
+    def node(target: str, layer: str | None, share: float, children: list[Any]) -> dict[str, Any]:
+        return {"target": target, "label": None, "layer": layer, "share": share, "children": children}
+
+    below = [node(f"channel-l1-{n}", "l1", 0.1 * (n + 1), []) for n in range(3)]
+    tree = node("class-0", None, 1.0, [node(LONG, "l2", 0.5, below), node("channel-l2-9", "l2", 0.05, below)])
+    run_folder(folder / "level0", ["class-0"])
+    run_folder(folder / "level1", [LONG, "channel-l2-9"], label=None)
+    run_folder(folder / "level2", [one["target"] for one in below], label=None)
+    (folder / "circuit.json").write_text(json.dumps(tree))
+    return write_circuit(folder, "resnet50", "vital_fourier"), ".unit .picture"
+
+
+def audit(folder: Path) -> tuple[Path, str]:
+    folder.mkdir()
+    run = run_folder(folder / "run", ["class-0"])
+    write_gallery(run)
+    panels = [
+        Panel(f"target {n}", [("picture", torch.rand(3, 64, 64)), ("natural image", torch.rand(3, 64, 64))])
+        for n in "ab"
+    ]
+    content = {
+        "check": "slingshot",
+        "runs": [str(run)],
+        "verdicts": ["it holds"],
+        "notes": ["a note"],
+        "facts": {"a": 1.0},
+    }
+    return write_page(
+        folder, {**content, "table": [{"method": "vital", "value": 1.0}], "saved": {}}, panels, ""
+    ), ".panel img"
+
+
+def mining(folder: Path) -> tuple[Path, str]:
+    folder.mkdir()
+    picture(folder / "sheet.png", size=128)
+    card = {
+        "layer": "layer4",
+        "largest": 3.2,
+        "patch": 3.1,
+        "src": "sheet.png",
+        "width": 1024,
+        "height": 700,
+        "note": "",
+    }
+    card |= {"awake": 0.5, "bars": (0.0, 1.0), "low": 0.0, "high": 3.2}
+    cards = [SimpleNamespace(**card, channel=channel) for channel in range(3)]
+    meta = {
+        "network": "resnet50",
+        "layers": [{"layer": "layer4"}],
+        "images": 9,
+        "folder": "/a/imagenet/val",
+        "pooling": "max",
+    }
+    counts = {"count": 3, "mined": 3, "corrupt": [], "corrupt_count": 0, "embedded": False, "found": None}
+    page = folder / "index.html"
+    page.write_text(environment().get_template("mining.html").render(cards=cards, kind="unit", meta=meta, **counts))
+    return page, ".sheet"
+
+
+PAGES = {"gallery": gallery, "circuit": circuit, "audit": audit, "mining": mining}
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with tab(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+FIRST_PICTURE = """Math.min(...[...document.querySelectorAll("main img")].map((image) => image.getBoundingClientRect())
+  .filter((box) => box.width > 60).map((box) => box.top))"""
+SMALL = """[...document.querySelectorAll("main img")].filter((image) => !image.closest("details:not([open])"))
+  .map((image) => image.getBoundingClientRect().width).filter((width) => width > 0 && width < 96)"""
+# Controls without a name, images without a description.
+NAMELESS = """[...document.querySelectorAll("button, a[href], input, select, img, svg[role=img], [role=button]")]
+  .filter((one) => one.offsetParent !== null && !(one.getAttribute("aria-label") || one.getAttribute("alt") !== null
+    || one.textContent.trim() || (one.labels && [...one.labels].some((label) => label.textContent.trim()))))
+  .map((one) => one.outerHTML.slice(0, 120))"""
+# Texts whose contrast with what is behind them is below 4.5 to 1, of those on plain backgrounds.
+FAINT = """(() => {
+  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (node) => {
+    for (let one = node; one; one = one.parentElement) {
+      const [r, g, b, a = 1] = parse(getComputedStyle(one).backgroundColor);
+      if (a > 0.99) return [r, g, b];
+      if (a > 0) return null;
+    }
+    return [255, 255, 255];
+  };
+  const found = new Set();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !node.offsetParent || node.closest("svg, script, .flip")) continue;
+    const ground = behind(node);
+    if (!ground) continue;
+    const [a, b] = [luminance(parse(getComputedStyle(node).color)), luminance(ground)].sort((x, y) => y - x);
+    const contrast = (a + 0.05) / (b + 0.05);
+    if (contrast < 4.5) found.add(`${node.className || node.tagName}: ${contrast.toFixed(2)}`);
+  }
+  return [...found];
+})()"""
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_every_page_reads_on_a_phone_and_in_the_dark(kind: str, chromium: Tab, tmp_path: Path) -> None:
+    page, _ = PAGES[kind](tmp_path / kind)
+    for width, dark in ((PHONE, False), (1300, True)):
+        chromium.open(page, width=width, height=SCREEN, dark=dark)
+        chromium.wait(f"Number.isFinite({FIRST_PICTURE})")
+        assert chromium.ask("document.documentElement.scrollWidth") == width
+        assert chromium.ask(FIRST_PICTURE) < SCREEN - 96
+        assert chromium.ask(SMALL) == []
+        assert chromium.ask(NAMELESS) == []
+        assert chromium.ask(FAINT) == []
+    assert chromium.complaints() == []
+
+
+def key(chromium: Tab, name: str, code: int) -> None:
+    chromium._call("Input.dispatchKeyEvent", type="keyDown", key=name, code=name, windowsVirtualKeyCode=code)
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_one_dialog_enlarges_the_pictures_of_every_page(kind: str, chromium: Tab, tmp_path: Path) -> None:
+    page, place = PAGES[kind](tmp_path / kind)
+    chromium.open(page)
+    chromium.ask(f"document.querySelector('{place}').focus()")
+    assert chromium.ask(f"document.activeElement === document.querySelector('{place}')")  # by keyboard alone
+    if kind == "mining":
+        chromium.ask("document.activeElement.click()")
+    else:
+        key(chromium, " ", 32)
+    title = "document.querySelector('.spread').textContent"
+    large = "document.querySelector('dialog .large')"
+    chromium.wait(f"document.querySelector('dialog').open && {large}.naturalWidth > 0")
+    assert chromium.ask(f"{large}.getBoundingClientRect().width") > 300
+    first = chromium.ask(title)
+    key(chromium, "ArrowRight", 39)
+    assert chromium.ask(title) != first
+    key(chromium, "ArrowLeft", 37)
+    assert chromium.ask(title) == first
+    assert chromium.ask("document.querySelector('.bar a').download").endswith(".png")
+    if kind in ("gallery", "circuit"):
+        plain = chromium.ask(f"{large}.src")
+        chromium.ask(
+            "[...document.querySelectorAll('.bar button')].find((one) => one.textContent === 'masked').click()"
+        )
+        assert chromium.ask(f"{large}.src") != plain
+        assert chromium.ask("document.querySelector('.bar a').download").endswith("_masked.png")
+        assert chromium.ask("document.querySelectorAll('dialog .real').length") == 1
+    assert chromium.ask(NAMELESS) == []
+    assert chromium.ask(FAINT) == []
+    key(chromium, "Escape", 27)
+    assert not chromium.ask("document.querySelector('dialog').open")
+    assert chromium.complaints() == []
+
+
+def test_a_circuit_s_connectors_are_as_wide_as_their_shares(chromium: Tab, tmp_path: Path) -> None:
+    page, _ = circuit(tmp_path / "circuit")
+    chromium.open(page)
+    width = "parseFloat(getComputedStyle(one, '::before').width)"
+    assert chromium.ask(f"[...document.querySelectorAll('.tree li li')].map((one) => {width})")[:4] == pytest.approx(
+        [14, 4, 6.5, 9]
+    )
+
+
+def test_an_audit_links_the_page_of_its_run(chromium: Tab, tmp_path: Path) -> None:
+    page, _ = audit(tmp_path / "audit")
+    chromium.open(page)
+    assert chromium.ask("document.querySelector('.of-runs a').getAttribute('href')") == "run/report.html"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/data/imagenet/val", "of imagenet/val"),
+        ("/val", "of val"),
+        ("/c/vital_exp/drawn/1-1-60/heart", "drawn by code"),
+    ],
+)
+def test_folders_of_images_are_called_by_their_names(path: str, words: str) -> None:
+    assert folder_words(path) == words
