@@ -150,7 +150,7 @@ def _path_similarity(runs: list[RecordedRun], settings: AuditSettings, _out: Pat
     return Audit("path_similarity", folders, verdicts, rows, notes=notes, panels=panels, plot=plot)
 
 
-def _own_panels(runs: Sequence[RecordedRun], settings: Settings) -> list[Panel]:
+def _own_panels(runs: Sequence[RecordedRun], settings: AuditSettings) -> list[Panel]:
     """Per target the picture of every run, and some of the natural images that it was compared with."""
     panels: dict[str, list[tuple[str, Tensor]]] = {}
     for run in runs:
