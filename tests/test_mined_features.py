@@ -61,6 +61,22 @@ def test_images_are_ranked_by_relevance_for_a_class(
         assert rows[0].position == int(maps[order[0], channel].flatten().argmax())
 
 
+def test_a_class_that_no_image_has_is_told(
+    network: VisionNetwork, folder: ImageFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LRP starts where the logit is positive: else all relevance is 0, and images rank by their paths."""
+    head = network.module.get_submodule("fc")
+    assert isinstance(head.bias, Tensor)
+    head.bias.data.fill_(-50)
+    units = select_units(network, [LAYER], [2, 7], "relevance", relevance=ClassRelevance(3))
+    mined(units, folder, tmp_path / "index")
+    assert "in 12 of 12 images the units have no relevance for class 3, whose logit is not above 0" in caplog.text
+    caplog.clear()
+    head.bias.data.fill_(50)
+    mined(units, folder, tmp_path / "positive")
+    assert "no relevance" not in caplog.text
+
+
 def test_features_of_an_autoencoder_are_mined(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = image_folder(workplace / "photos", ["a", "b"], count=6)
     (workplace / "nets.py").write_text("from tests.tiny import tiny_net\n")
@@ -143,6 +159,8 @@ def test_mistakes(network: VisionNetwork) -> None:
     directions = {LAYER: torch.eye(WIDTH)}
     with pytest.raises(UsageError, match="pooling=relevance: is of channels"):
         select_units(network, [LAYER], pooling="relevance", directions=directions, relevance=ClassRelevance(0))
+    with pytest.raises(UsageError, match="layers=output: relevance for a class is of the layers below the output"):
+        select_units(network, ["output"], pooling="relevance", relevance=ClassRelevance(0))
     with pytest.raises(UsageError, match="relevance=correlation: one of"):
         select_units(network, [LAYER], pooling="relevance", relevance=ClassRelevance(0, "correlation"))
 

@@ -116,7 +116,21 @@ class Mining:
         meta = {**self.meta, "fields": {layer: self._field(passes, state, layer) for layer in self.units.layers}}
         index = write_index(finished, self._rows(passes, state), corrupt, meta, self._histograms(state))
         kept.unlink(missing_ok=True)
+        self._tell_without_relevance(state)
         return index
+
+    def _tell_without_relevance(self, state: MiningState) -> None:
+        """Warn of images in which nothing is relevant for the class: their ranks say nothing."""
+        if (asked := self.units.relevance) is None:
+            return
+        sample = torch.cat([one.sample for one in state.activity.values()])  # (U, S), NaN where it is not read
+        read, nothing = int((~sample.isnan()).all(dim=0).sum()), int((sample == 0).all(dim=0).sum())
+        if nothing:
+            of = f"in {nothing} of {read} images the units have no relevance for class {asked.index}"
+            advice = (
+                "whose logit is not above 0 there, and their ranks say nothing; relevance=gradient_x_activation helps"
+            )
+            self.units.network.tell(f"{of}, {advice}")
 
     def plan(self) -> str:
         """Return what would be done and how long it takes, as text; a few batches are measured.

@@ -20,7 +20,7 @@ from vital_exp.models.unit_readout import unit_readout
 from vital_exp.relevance.maps import WITH_MAPS, activations_and_relevance
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.selection import unit_targets
-from vital_exp.targets.unit import TOKENS, Target
+from vital_exp.targets.unit import OUTPUT, TOKENS, Target
 from vital_exp.values import one_of
 
 RELEVANCE = "relevance"
@@ -252,6 +252,8 @@ def select_units(
         raise UsageError("layers", list(layers), "different layers, at least one; list=layers prints them")
     one_of("pooling", pooling, POOLINGS)
     _check_relevance(network, pooling, relevance, given=bool(directions))
+    if relevance is not None and OUTPUT in layers:
+        raise UsageError("layers", OUTPUT, "relevance for a class is of the layers below the output")
     shapes, given = map_shapes(network, layers), dict(directions or {})
     if stray := [layer for layer in given if layer not in layers]:
         raise UsageError("directions", stray[0], "directions of a layer that is not mined", layers)
