@@ -171,7 +171,8 @@ def test_rows_without_a_class_or_an_image(tmp_path: Path, caplog: pytest.LogCapt
         "number": datasets.Value("float64"),
     }
     image = {"bytes": content("star", 0), "path": None}
-    rows = {"image": [image, image, None], "label": [1, -1, 0], "number": [3.0, None, 10.0]}
+    kinds["many"] = datasets.Sequence(datasets.Value("int64"))
+    rows = {"image": [image, image, None], "label": [1, -1, 0], "number": [3.0, None, 10.0], "many": [[1], [2], [3]]}
     datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).to_parquet(tmp_path / "rows.parquet")
 
     def found(spelling: str) -> list[str]:
@@ -182,8 +183,19 @@ def test_rows_without_a_class_or_an_image(tmp_path: Path, caplog: pytest.LogCapt
     assert found(place) == ["00000001.png", "heart/00000000.png"]  # -1, as of a test split, is not the last class
     assert "1 rows of the dataset have no image" in caplog.text
     assert found(f"{place}?label=number") == ["00000001.png", "3/00000000.png"]
+    with pytest.raises(UsageError, match="the column many holds several values for an image"):
+        image_root(f"{place}?label=many", tmp_path / "cache")
     with pytest.raises(UsageError, match="the column number holds no images"):
         image_root(f"{place}?image=number", tmp_path / "cache")
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_classes_without_names_have_the_order_of_the_labels(tmp_path: Path) -> None:
+    """As of Fashion-MNIST: label 0 is the first of its names, which are not sorted."""
+    folder = image_root(as_parquet(tmp_path), tmp_path / "cache")
+    references = FolderReferences(folder, ClassNames.numbered(2), 4, size=32)
+    assert [references.class_folders(index) for index in (0, 1)] == [[name] for name in CLASSES]
+    assert [references.class_names.label(index) for index in (0, 1)] == list(CLASSES)
 
 
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -22,6 +23,7 @@ from vital_exp.references.arrays import Loader
 from vital_exp.references.base import Candidate, Competing
 from vital_exp.references.decoding import INTERPOLATIONS, CorruptImageError, printable
 from vital_exp.references.files import EXTENSIONS, PictureFiles
+from vital_exp.references.listed import CLASS_ORDER
 from vital_exp.targets.class_names import ClassNames, as_integer
 from vital_exp.targets.unit import Target
 
@@ -159,7 +161,7 @@ class FolderReferences(Competing):
     def class_names(self) -> ClassNames:
         """The names of the classes: those given or, where they were mere numbers, the names of the class folders."""
         if self._given_names.is_numbered and self._image_folders and self._is_alphabetical:
-            return ClassNames([printable(folder) for folder in self._folders])
+            return ClassNames([printable(folder) for folder in self._in_order])
         return self._given_names
 
     def _check_options(self) -> None:
@@ -216,14 +218,20 @@ class FolderReferences(Competing):
 
     @property
     def _is_alphabetical(self) -> bool:
-        return not any(self._recognised.values()) and len(self._folders) == len(self._given_names)
+        return not any(self._recognised.values()) and len(self._in_order) == len(self._given_names)
+
+    @cached_property
+    def _in_order(self) -> list[str]:
+        """The class folders in alphabetical order; of a dataset whose labels have names, in the order of its labels."""
+        place = self.root / CLASS_ORDER
+        return [str(name) for name in json.loads(place.read_text("utf-8"))] if place.is_file() else self._folders
 
     @cached_property
     def _mapping(self) -> dict[int, list[str]]:
         """The folders of each class that has any."""
         if self._is_alphabetical:
             self._warn_of_alphabet()
-            return {index: [folder] for index, folder in enumerate(self._folders)}
+            return {index: [folder] for index, folder in enumerate(self._in_order) if folder in self._folders}
         mapping: dict[int, list[str]] = {}
         for folder, classes in self._recognised.items():
             if len(classes) == 1:
@@ -257,8 +265,9 @@ class FolderReferences(Competing):
 
     def _warn_of_alphabet(self) -> None:
         if not self._given_names.is_numbered:
-            pair = f'"{printable(self._folders[0])}" is class 0 "{self._given_names.label(0)}"'
-            _warn(f"references.root={self._called}: folders taken as classes in alphabetical order: {pair}, ...")
+            order = "the dataset's" if self._in_order != self._folders else "alphabetical"
+            pair = f'"{printable(self._in_order[0])}" is class 0 "{self._given_names.label(0)}"'
+            _warn(f"references.root={self._called}: folders taken as classes in {order} order: {pair}, ...")
 
     # What is made of them.
 

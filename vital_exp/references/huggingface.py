@@ -16,12 +16,13 @@ from PIL import Image
 
 from vital_exp.errors import UsageError
 from vital_exp.image_folders import DATASET
-from vital_exp.references.listed import folder_name
+from vital_exp.references.listed import CLASS_ORDER, folder_name
 from vital_exp.values import whole_number
 from vital_exp.whole_files import whole_folder
 
 KEYS = ("name", "split", "image", "label", "most", "download")
 NOTHING = ("None", "null")  # as a configuration writes that nothing was asked for
+WRITTEN_AS = 2  # counts how folders have been written: those of earlier versions are made anew
 IMAGES_WRITTEN = 20_000  # unless ``most`` says otherwise
 # How the library calls what files of an ending hold.
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
@@ -55,15 +56,17 @@ def dataset_folder(spelling: str, cache_dir: Path, key: str) -> Path:
     if stray := next((name for name in asked if name not in KEYS), None):
         raise UsageError(key, spelling, f"{stray} is no option of a dataset: one of {', '.join(KEYS)}", KEYS)
     most = whole_number(f"{key} ({spelling}), most", _number(asked.get("most", IMAGES_WRITTEN)), 1)
-    state = json.dumps([place, sorted(asked.items()), _state(Path(place).expanduser())])
+    state = json.dumps([WRITTEN_AS, place, sorted(asked.items()), _state(Path(place).expanduser())])
     folder = cache_dir / "datasets" / hashlib.sha256(state.encode()).hexdigest()[:24]
     if not folder.is_dir():
-        rows = _rows(place, asked, spelling, key, cache_dir)
+        rows, names = _rows(place, asked, spelling, key, cache_dir)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with whole_folder(folder) as temporary:
             written = _write(rows, temporary, most)
             if not written:
                 raise UsageError(key, spelling, "has no images")
+            if names:
+                (temporary / CLASS_ORDER).write_text(json.dumps([folder_name(name) for name in names]), "utf-8")
         logger.info("%s: %d images written to %s", spelling, written, folder)
     return folder
 
@@ -80,8 +83,8 @@ def _state(place: Path) -> list[tuple[str, int, int]]:
 
 def _rows(
     place: str, asked: Mapping[str, str], spelling: str, key: str, cache_dir: Path
-) -> Iterator[tuple[dict[str, Any] | None, str]]:
-    """Return the undecoded image and the class of each row."""
+) -> tuple[Iterator[tuple[dict[str, Any] | None, str]], list[str] | None]:
+    """Return the undecoded image and the class of each row, and the names of the classes in their order."""
     import datasets
 
     try:
@@ -97,7 +100,7 @@ def _rows(
     if isinstance(features[image], datasets.Image):
         found = found.cast_column(image, datasets.Image(decode=False))
     names = getattr(features[label], "names", None) if label else None
-    return ((row[image], _class_of(row, label, names)) for row in found)
+    return ((row[image], _class_of(row, label, names)) for row in found), names
 
 
 def _opened(place: str, asked: Mapping[str, str], key: str, spelling: str, cache_dir: Path) -> Any:
@@ -165,7 +168,10 @@ def _is_file(kind: object) -> bool:
 def _label_column(features: Mapping[str, Any], asked: str | None, spelling: str, key: str) -> str | None:
     if asked is not None and asked not in features:
         raise UsageError(key, spelling, f"has no column {asked}: {', '.join(features)}", list(features))
-    return asked or next((name for name in LABELS if name in features), None)
+    label = asked or next((name for name in LABELS if name in features), None)
+    if label is not None and not hasattr(features[label], "dtype"):
+        raise UsageError(key, spelling, f"the column {label} holds several values for an image: one class is needed")
+    return label
 
 
 def _class_of(row: Mapping[str, Any], label: str | None, names: list[str] | None) -> str:
@@ -173,6 +179,8 @@ def _class_of(row: Mapping[str, Any], label: str | None, names: list[str] | None
     value = None if label is None else row[label]
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
+    if isinstance(value, bool):
+        value = int(value)
     if value is None or names is None or not isinstance(value, int):
         return "" if value is None else folder_name(str(value))
     return folder_name(names[value]) if value >= 0 else ""

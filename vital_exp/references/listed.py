@@ -18,6 +18,8 @@ from vital_exp.whole_files import whole_folder
 
 PATH_COLUMNS, CLASS_COLUMNS = ("path", "image", "file", "filename"), ("class", "label", "target")
 SHOWN = 5
+# A hidden file of a folder that was made from a dataset: the names of its class folders in the order of its labels.
+CLASS_ORDER = ".class_order.json"
 # More missing files than this share say that something is wrong with the list, not with a file.
 MISSING_LIMIT = 0.1
 
