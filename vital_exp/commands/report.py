@@ -36,6 +36,10 @@ def report_job(config: DictConfig) -> int:
     for name in ("table.csv", "table.md", "table.tex", "table.json", "comparisons.csv"):
         print(f"table: {out / name}")
     _tell_unreadable(report.unreadable)
+    if content["share"]:
+        from vital_exp.reporting.share import write_shared
+
+        print(f"to share: {write_shared(places, out, content['metrics'], content['title'])}")
     if content["wandb"]:
         from vital_exp.reporting.dashboard import log_report
 
