@@ -114,7 +114,7 @@ def _named(name: str, text: str, names: Names) -> str:
     """The content of a file with names for paths; what cannot be parsed is read as a text."""
     try:
         if name.endswith(".yaml"):
-            return yaml.safe_dump(names.in_value(yaml.safe_load(text)), sort_keys=False, allow_unicode=True)
+            return str(yaml.safe_dump(names.in_value(yaml.safe_load(text)), sort_keys=False, allow_unicode=True))
         if name.endswith(".json"):
             return json.dumps(names.in_value(json.loads(text)), indent=2, ensure_ascii=False)
         if name.endswith(".jsonl"):
