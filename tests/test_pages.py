@@ -13,12 +13,14 @@ import torch
 
 from tests.chromium import Tab, tab
 from tests.test_gallery import picture, result
+from tests.test_report import write_run
 from vital_exp.attacks.page import Panel, write_page
 from vital_exp.reporting.circuit import write_circuit
 from vital_exp.reporting.gallery import write_gallery
 from vital_exp.reporting.pages import environment, folder_words
+from vital_exp.reporting.report import write_report
 
-PHONE, SCREEN = 390, 844
+PHONE, SCREEN, PAPER = 390, 844, 740  # px
 LONG = "channel-a_layer_with_quite_a_long_name.3.convolution-1935"
 
 
@@ -105,7 +107,19 @@ def mining(folder: Path) -> tuple[Path, str]:
     return page, ".sheet"
 
 
-PAGES = {"gallery": gallery, "circuit": circuit, "audit": audit, "mining": mining}
+def sweep(folder: Path) -> tuple[Path, str]:
+    for number, method in enumerate(("vital", "maco")):
+        values = {f"class-{n}": {"top1[vit_tiny_patch16_224]": n % 2} for n in range(3)}
+        metric = {"transfer_top1[vit_tiny_patch16_224]": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 3}}
+        write_run(folder / str(number), method, 0, values, metric)
+        for name in values:
+            picture(folder / str(number) / "images" / f"{name}.png", size=64)
+            picture(folder / str(number) / "images" / f"{name}_masked.png", 4, 64)
+            picture(folder / str(number) / "references" / f"{name}.jpg")
+    return write_report([folder], folder / "report").page, "button.cell"
+
+
+PAGES = {"report": sweep, "gallery": gallery, "circuit": circuit, "audit": audit, "mining": mining}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +173,8 @@ def test_every_page_reads_on_a_phone_and_in_the_dark(kind: str, chromium: Tab, t
         chromium.open(page, width=width, height=SCREEN, dark=dark)
         chromium.wait(f"Number.isFinite({FIRST_PICTURE})")
         assert chromium.ask("document.documentElement.scrollWidth") == width
-        assert chromium.ask(FIRST_PICTURE) < SCREEN - 96
+        if width == PHONE:
+            assert chromium.ask(FIRST_PICTURE) < SCREEN - 96
         assert chromium.ask(SMALL) == []
         assert chromium.ask(NAMELESS) == []
         assert chromium.ask(FAINT) == []
@@ -176,7 +191,7 @@ def test_one_dialog_enlarges_the_pictures_of_every_page(kind: str, chromium: Tab
     chromium.open(page)
     chromium.ask(f"document.querySelector('{place}').focus()")
     assert chromium.ask(f"document.activeElement === document.querySelector('{place}')")  # by keyboard alone
-    if kind == "mining":
+    if kind in ("mining", "report"):
         chromium.ask("document.activeElement.click()")
     else:
         key(chromium, " ", 32)
@@ -190,7 +205,7 @@ def test_one_dialog_enlarges_the_pictures_of_every_page(kind: str, chromium: Tab
     key(chromium, "ArrowLeft", 37)
     assert chromium.ask(title) == first
     assert chromium.ask("document.querySelector('.bar a').download").endswith(".png")
-    if kind in ("gallery", "circuit"):
+    if kind in ("gallery", "circuit", "report"):
         plain = chromium.ask(f"{large}.src")
         chromium.ask(
             "[...document.querySelectorAll('.bar button')].find((one) => one.textContent === 'masked').click()"
@@ -230,3 +245,20 @@ def test_an_audit_links_the_page_of_its_run(chromium: Tab, tmp_path: Path) -> No
 )
 def test_folders_of_images_are_called_by_their_names(path: str, words: str) -> None:
     assert folder_words(path) == words
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_nothing_is_cut_on_paper(kind: str, chromium: Tab, tmp_path: Path) -> None:
+    page, _ = PAGES[kind](tmp_path / kind)
+    chromium.open(page, width=PAPER, dark=True)
+    chromium._call("Emulation.setEmulatedMedia", media="print")
+    try:
+        assert chromium.ask("document.documentElement.scrollWidth") <= PAPER
+        wide = (
+            f"[...document.querySelectorAll('main img')].filter((one) => one.getBoundingClientRect().right > {PAPER})"
+        )
+        assert chromium.ask(f"{wide}.length") == 0
+        assert chromium.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert chromium.ask("[...document.querySelectorAll('.controls')].every((one) => !one.checkVisibility())")
+    finally:
+        chromium._call("Emulation.setEmulatedMedia", media="")

@@ -195,7 +195,7 @@ def _targets(sweep: Sequence[SweepRun]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for run in sweep:
         for result in run.run.results:
-            label = labelled(result) if result.get("label") else result["target"]
+            label = labelled(result)
             known = {"name": result["target"], "label": label}
             found.setdefault(result["target"], known)
     return dict(sorted(found.items(), key=lambda item: _natural(item[0])))

@@ -140,6 +140,11 @@
   };
   new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting) && state.made < state.rows.length) lengthen(); }, { rootMargin: "1500px" }).observe(field("end"));
 
+  window.addEventListener("beforeprint", () => { // on paper nothing comes when the end comes near
+    while (state.made < state.rows.length) lengthen();
+    for (const one of document.querySelectorAll("img[loading=lazy]")) one.loading = "eager";
+  });
+
   // The sheet of one picture. Curves and configurations are in scripts beside the page, fetched when first asked for.
   const zoom = field("zoom"), details = new Map();
   window.vitalDetails = (name, content) => details.get(name).resolve(content);
