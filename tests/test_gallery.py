@@ -18,8 +18,8 @@ from vital_exp.errors import UsageError
 from vital_exp.reporting import gallery
 from vital_exp.reporting.charts import MAX_POINTS, SAME, SMALL, Curve, loss_chart, read_curves, undrawn
 from vital_exp.reporting.gallery import write_gallery
+from vital_exp.reporting.network_names import network_title, network_words
 from vital_exp.reporting.pages import format_duration, format_number
-from vital_exp.reporting.verdicts import network_words
 
 VOID = {"meta", "link", "img", "input", "br"}
 HOSTILE = "<script>alert('1')</script> \"dog\" & 🐕"
@@ -352,6 +352,7 @@ def test_a_term_that_is_the_total_and_a_tiny_prior_have_no_line_but_are_told() -
 )
 def test_networks_are_called_as_people_write_them(name: str, words: str) -> None:
     assert network_words(name) == words
+    assert network_title(name) == (words if ":" in name else name)
 
 
 def test_what_networks_take_a_picture_for_is_told_in_words(run: Path) -> None:

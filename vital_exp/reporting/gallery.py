@@ -22,9 +22,10 @@ from vital_exp.recorded_config import MISTAKE_FILE
 from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, line_colour, loss_chart, read_curves, undrawn
 from vital_exp.reporting.facets import by_unit, facet_members, facet_title, facet_words, is_facet, labelled
 from vital_exp.reporting.metric_words import metric_meaning, metric_title
+from vital_exp.reporting.network_names import network_title
 from vital_exp.reporting.pages import environment, format_duration
 from vital_exp.reporting.readable import Readable, side_by_side
-from vital_exp.reporting.verdicts import Verdict, is_told, network_words, verdicts
+from vital_exp.reporting.verdicts import Verdict, is_told, verdicts
 from vital_exp.run_folders import RESULTS, is_run, read_results
 from vital_exp.values import is_number
 from vital_exp.whole_files import write_whole
@@ -261,7 +262,7 @@ def _config_names(config: str) -> dict[str, str]:
     named = {key: groups.get(key) for key in ("model", "method", "references")}
     model, method, references = (one if isinstance(one, dict) else {"name": one} for one in named.values())
     return {
-        "model": str(model.get("name") or network_words(str(model.get("factory") or ""))),
+        "model": str(model.get("name") or network_title(str(model.get("factory") or ""))),
         "method": str(method.get("name") or ""),
         "references": _references_name(references),
     }

@@ -10,6 +10,8 @@ from pathlib import PurePath
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from vital_exp.reporting.network_names import network_title
+
 DRAWN = ("vital_exp", "drawn")  # folders of the cache that hold drawn images
 OWN = "vital_exp.reporting"  # whose templates hold base.html and base.css
 # Names of targets, and what they say in words.
@@ -28,7 +30,7 @@ def environment(package: str = OWN) -> Environment:
     """
     loader = ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, OWN))])
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    made.filters.update(number=format_number, duration=format_duration, folder=folder_words)
+    made.filters.update(number=format_number, duration=format_duration, folder=folder_words, network=network_title)
     return made
 
 

@@ -20,6 +20,7 @@ from vital_exp.reporting.charts import Curve, line_colour, loss_chart, undrawn
 from vital_exp.reporting.combined import CombinedTable, combine, direction
 from vital_exp.reporting.facets import labelled
 from vital_exp.reporting.metric_words import metric_meaning, metric_title
+from vital_exp.reporting.network_names import network_title
 from vital_exp.reporting.pages import environment
 from vital_exp.reporting.plots import colours, interval_plot, scatter_plot, standalone
 from vital_exp.reporting.published import METRICS as PUBLISHED_METRICS
@@ -161,7 +162,7 @@ def _page_data(
     names = [name for name, _ in shown]
     first = next((n for base in FIRST_SHOWN for n in names if n.partition("[")[0] == base), names[0] if names else "")
     data = {
-        "models": list(table.models),
+        "models": list(map(network_title, table.models)),
         "methods": list(table.methods),
         "colours": list(colours(table.methods).values()),
         "metrics": [{"name": name, "title": metric_title(name), "better": _better(name)} for name in names],
@@ -286,7 +287,7 @@ def _write_page(
     made.filters.update(short=formats.short, arrow=formats.arrow, counts=formats.counts)
     made.filters.update(words=metric_title, meaning=metric_meaning)
     chunks = made.get_template("report.html").generate(
-        title=title or ", ".join(table.models),
+        title=title or ", ".join(map(network_title, table.models)),
         table=table,
         readable=readable,
         plots=plots,

@@ -1,0 +1,38 @@
+"""How networks are written for people: ViT-Tiny, ResNet-50."""
+
+from __future__ import annotations
+
+import re
+
+# How families of networks are written. A name begins with the key, or is all of it.
+FAMILIES = {
+    **{"vit": "ViT", "deit3": "DeiT-3", "deit": "DeiT", "beit": "BEiT", "swin": "Swin", "eva02": "EVA-02"},
+    **{"resnet": "ResNet", "resnext": "ResNeXt", "wide_resnet": "Wide ResNet", "densenet": "DenseNet", "vgg": "VGG"},
+    **{"mobilenetv2": "MobileNetV2", "mobilenet_v2": "MobileNetV2", "mobilenetv3": "MobileNetV3"},
+    **{"squeezenet": "SqueezeNet", "convnextv2": "ConvNeXt V2", "convnext": "ConvNeXt", "regnet": "RegNet"},
+    **{"efficientnet": "EfficientNet", "alexnet": "AlexNet", "inception": "Inception", "googlenet": "GoogLeNet"},
+}
+# Parts of timm's names that say how the network cuts its input, and how large that is.
+INPUT_PARTS = r"_patch\d+|_window\d+|(?<=\d)_\d{3}$"
+
+
+def network_words(name: str) -> str:
+    """Return a network's name as people write it: vit_tiny_patch16_224 is ViT-Tiny, resnet50 is ResNet-50.
+
+    Of a factory, ``package.module:function`` or a file, it is the function or the file's name; a name of no known
+    family stays, with spaces for underscores.
+    """
+    short = re.split(r"[/\\:]", name)[-1].removesuffix(".py")
+    short = short.rpartition(".")[2] if re.search(r"[/\\:]", name) else short.partition(".")[0]
+    short = short or name
+    for key in sorted(FAMILIES, key=len, reverse=True):
+        if re.match(rf"{key}(?![a-z])", short, re.IGNORECASE):
+            rest = re.sub(INPUT_PARTS, "", re.sub(r"_patch\d+_\d{3}", "", short[len(key) :]))
+            parts = [part if part[:1].isdigit() else part.capitalize() for part in rest.split("_") if part]
+            return "-".join([FAMILIES[key], *parts])
+    return short.replace("_", " ")
+
+
+def network_title(name: str) -> str:
+    """Return what a page calls its network: of a factory its function, else the name as it is."""
+    return network_words(name) if ":" in name else name
