@@ -1,4 +1,4 @@
-"""How results show themselves in a notebook: HTML that stands alone, without scripts."""
+"""How results are displayed in a notebook: self-contained HTML without scripts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DIGITS = 4
 
 
 def data_uri(image: Image.Image) -> str:
-    """Return an image as a PNG inside a URI."""
+    """Return an image as a data URI that holds a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def figures(pictures: Iterable[tuple[Image.Image, str]]) -> str:
-    """Return pictures in a row that wraps, each with its caption."""
+    """Return HTML with the pictures in a wrapping row, each with its caption."""
     style = "margin:0 12px 12px 0;display:inline-block;vertical-align:top;text-align:center"
     parts = []
     for image, caption in pictures:
@@ -33,7 +33,7 @@ def figures(pictures: Iterable[tuple[Image.Image, str]]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return rows as a table with a column per key; the first ROWS_SHOWN, and how many more there are."""
+    """Return an HTML table with a column per key: the first ROWS_SHOWN rows, and the number of the other rows."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(
@@ -45,12 +45,12 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def lines(texts: Iterable[object]) -> str:
-    """Return texts as paragraphs."""
+    """Return texts as HTML paragraphs."""
     return "".join(f"<p>{escape(text)}</p>" for text in texts)
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Return images of one size side by side, in rows of so many."""
+    """Return one image with images of equal size in a grid of ``columns`` columns."""
     width, height = images[0].size
     scale = max(1, SMALLEST_SHOWN // max(width, 1))
     width, height, gap = width * scale, height * scale, 4

@@ -1,4 +1,4 @@
-"""How often, and how far, images drive units: the share that wakes each, and a histogram."""
+"""How often and how strongly images activate units: the share of active images, and a histogram."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ BINS = 24
 
 
 class Activity:
-    """The values of units over the images of a folder.
+    """Statistics of units' values over the images of a folder.
 
     Attributes:
-        awake: (U,) int64, images whose value is above 0.
-        sample: (U, S) float32, the values of every so manieth image; NaN where it is not read.
-        step: of the folder's images every how manieth is in the sample.
+        awake: (U,) int64, number of images whose value is above 0.
+        sample: (U, S) float32, the values of every ``step``-th image; NaN for images that could not be read.
+        step: distance between two sampled images, in the order of the folder.
     """
 
     def __init__(self, units: int, images: int, device: torch.device | str = "cpu") -> None:
@@ -27,13 +27,13 @@ class Activity:
         self.sample = torch.full((units, -(-images // self.step)), torch.nan, device=device)
 
     def add(self, values: Tensor, numbers: Tensor) -> None:
-        """Take in values (N, U) of images with these numbers, (N,)."""
+        """Add the values (N, U) of N images; ``numbers`` (N,) are the images' places in the folder."""
         self.awake += (values > 0).sum(dim=0)
         kept = numbers % self.step == 0
         self.sample[:, numbers[kept] // self.step] = values[kept].float().T
 
     def histogram(self, unit: int, read: int) -> Histogram:
-        """Return the histogram of a unit, of a folder of which so many images were read."""
+        """Return the histogram of a unit; ``read`` is the number of images that were read."""
         values = self.sample[unit]
         values = values[values.isfinite()].cpu()
         low, high = (float(value) for value in values.aminmax())
@@ -43,12 +43,12 @@ class Activity:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How images drive a unit.
+    """Distribution of a unit's values over images.
 
     Attributes:
         awake: share of the images whose value is above 0.
-        low, high: the least and the largest value of the images that were sampled.
-        counts: of these images in bins of equal width from low to high.
+        low, high: the smallest and the largest value in the sample.
+        counts: number of sampled images per bin; the bins have equal width from low to high.
     """
 
     awake: float

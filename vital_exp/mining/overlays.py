@@ -1,4 +1,4 @@
-"""Where in its strongest images a unit fires."""
+"""Maps that show where a unit fires in the images that drive it most."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Key = tuple[str, int, str]  # layer, channel, path of the image
 def strongest_maps(
     index: Index, units: Units, folder: ImageFolder, shown: Sequence[tuple[str, int]], count: int
 ) -> dict[Key, Tensor]:
-    """Return where units fire in their strongest images: (rows, columns) in [0, 1], by unit and image.
+    """Return maps of where units fire in their strongest images: (rows, columns) in [0, 1], by unit and image.
 
-    1 is the image's largest activation; below 0 is 0. Each image passes the network once, for all units that
-    show it. Layers of no map have none, and neither have tokens that are no patches.
+    A map is divided by its maximum, negative values become 0. Each image passes through the network once, for all units
+    that show it. Layers without a map have no such maps, nor have tokens that are not patch tokens.
 
     Args:
-        index: of the units.
-        units: what was mined.
-        folder: the images.
-        shown: layer and channel of each unit.
-        count: images of each.
+        index: the mining index of the units.
+        units: the mined units.
+        folder: the folder of the images.
+        shown: (layer, channel) of each unit.
+        count: number of images per unit.
     """
     asked: dict[str, list[tuple[str, int]]] = {}
     for layer, channel in shown:

@@ -1,4 +1,4 @@
-"""What is mined of a network: layers, their channels or directions, and how a map becomes one number."""
+"""The units that are mined: layers, their channels or directions, and how a map becomes one number."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ LARGEST_MAPS = 2**26  # values of an autoencoder's features in memory at a time
 
 @dataclass(frozen=True)
 class ClassRelevance:
-    """Relevance for a class, which images are ranked by in place of activations (RelMax, Achtibat et al. 2023).
+    """Relevance for a class; images are ranked by it instead of by activations (RelMax, Achtibat et al. 2023).
 
     Attributes:
         index: the class.
-        method: of relevance, one with maps.
+        method: a relevance method that gives maps.
     """
 
     index: int
@@ -47,15 +47,15 @@ class Units:
 
     Attributes:
         network: the frozen network.
-        channels: for each layer the numbers of its channels, or of the given directions.
-        pooling: how a unit's map becomes one number: ``"max"`` or ``"mean"`` over positions; tokens are positions, a
-            class token among them.
-        directions: for some layers (K, C) read-outs that are mined in place of channels, or the autoencoder whose
-            features are.
+        channels: for each layer the numbers of the mined channels or directions.
+        pooling: how a unit's map becomes one number: ``"max"`` or ``"mean"`` over positions. Every token is a position,
+            the class token too.
+        directions: for some layers directions (K, C) that are mined instead of channels, or the autoencoder whose
+            features are mined.
         shapes: for each layer the shape of its map, (rows, columns), (tokens,) or (1,).
         tokens: which tokens are read, ``"cls"``, ``"register"`` or ``"patches"``; None: all positions.
-        spans: with tokens for each layer their first position and the one behind the last.
-        relevance: with the pooling ``"relevance"``: maps are those of relevance for a class, and are summed up.
+        spans: for each layer the positions (first, last + 1) of these tokens; empty without ``tokens``.
+        relevance: for the pooling ``"relevance"``: the maps are relevance maps for a class, and are summed.
     """
 
     network: VisionNetwork
@@ -73,12 +73,12 @@ class Units:
         return list(self.channels)
 
     def is_sparse(self, layer: str) -> bool:
-        """Whether the layer's units are features of an autoencoder, which most images leave asleep."""
+        """Whether the layer's units are features of an autoencoder, which are 0 for most images."""
         return isinstance(self.directions.get(layer), SparseAutoencoder)
 
     @torch.inference_mode()
     def maps(self, images: Tensor) -> dict[str, Tensor]:
-        """Return for each layer the units' maps, (B, U, P), of images (B, C, H, W), on the network's device."""
+        """Return for each layer the units' maps (B, U, P) for images (B, C, H, W), on the network's device."""
         if self.relevance is not None:
             return self._relevance_maps(images, self.relevance)
         activations, _ = self.network.taps(self.layers, "layers")(model_space(images, self.network))
@@ -96,7 +96,7 @@ class Units:
         return {layer: self.of_units(layer, exact(maps[layer]).flatten(2)) for layer in self.layers}
 
     def of_units(self, layer: str, values: Tensor) -> Tensor:
-        """Return the units' part (B, U, P) of a layer's channels (B, C, P), at the positions that are read."""
+        """Return the units' values (B, U, P) from a layer's channels (B, C, P), at the positions that are read."""
         values = self.at_positions(layer, values)
         if layer in self.directions:
             read = self.directions[layer]
@@ -108,7 +108,7 @@ class Units:
         return values if len(numbers) == values.shape[1] else values[:, list(numbers)]
 
     def at_positions(self, layer: str, values: Tensor) -> Tensor:
-        """Return the part of values (..., P) at the positions that are read."""
+        """Return the values (..., P) at the positions that are read."""
         first, end = self.spans.get(layer, (0, values.shape[-1]))
         return values[..., first:end]
 
@@ -116,7 +116,7 @@ class Units:
         """Return for each layer the units' values, (B, U) float32 on the network's device.
 
         Raises:
-            UsageError: some are no finite numbers, which nothing can be ranked by.
+            UsageError: some values are NaN or infinite, so images cannot be ranked.
         """
         parts = [
             {layer: self._checked(layer, pool(maps, self.pooling)) for layer, maps in self.maps(part).items()}
@@ -126,17 +126,17 @@ class Units:
 
     @property
     def _at_once(self) -> int:
-        """Images whose maps are in memory together: those of an autoencoder's features are large."""
+        """Number of images whose maps are in memory together; maps of an autoencoder's features are large."""
         sizes = [len(self.directions[layer]) * math.prod(shape) for layer, shape in self.shapes.items()
                  if self.is_sparse(layer)]  # fmt: skip
         return max(1, LARGEST_MAPS // max([*sizes, 1]))
 
     def ranked(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """Return for each layer the units' values, what decides between equal ones, and flat positions, (B, U) each.
+        """Return for each layer the units' values, tie-breakers and flat positions of the maxima, (B, U) each.
 
-        The positions are those of the largest values. Many images drive a bounded unit (of a ReLU6, say) as far as it
-        goes: the one ranks first that would drive it furthest without the bound, and its position is taken there.
-        Where that is not known, the mean over positions decides.
+        Many images drive a bounded unit (behind a ReLU6, for example) to its bound, so their values are equal. Then the
+        activation before the bound breaks the tie, and its maximum gives the position. If the activation before the
+        bound is not known, the mean over positions breaks the tie.
 
         Raises:
             UsageError: see :meth:`values`.
@@ -156,7 +156,7 @@ class Units:
         return found
 
     def _free(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
-        """Return for each layer the units' maps, (B, U, P), and those before a bound cut them off, where it does."""
+        """Return for each layer the units' maps (B, U, P), and the maps before a bound clips them, or None."""
         if self.relevance is not None:
             return {layer: (maps, None) for layer, maps in self.maps(images).items()}
         with before_bounds(self.network, self.layers, len(images)) as given:
@@ -169,7 +169,7 @@ class Units:
         return found
 
     def _checked(self, layer: str, values: Tensor) -> Tensor:
-        """Return values in float32, after making sure that they are finite."""
+        """Return values as float32, after checking that they are finite."""
         found = values.float()
         if not bool(found.isfinite().all()):
             narrow = "; float16 ends at 65504: hand over module.bfloat16() or float()"
@@ -200,7 +200,7 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Ten
 
 
 def pool(maps: Tensor, pooling: str) -> Tensor:
-    """Return the maximum or mean over positions of maps (..., P), of relevance their sum."""
+    """Return maps (..., P) pooled over positions: maximum or mean; the sum for relevance."""
     if pooling == RELEVANCE:
         return maps.sum(dim=-1)
     return maps.amax(dim=-1) if pooling == "max" else maps.mean(dim=-1)
@@ -218,7 +218,7 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def directions_hash(vectors: Tensor | SparseAutoencoder) -> str:
-    """Return what an index knows directions, or features, by."""
+    """Return the string by which an index identifies directions or an autoencoder."""
     if isinstance(vectors, SparseAutoencoder):
         return vectors.describe()
     return hashlib.sha256(vectors.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()[:16]
@@ -240,13 +240,13 @@ def select_units(
         layers: module names; ``"output"`` is the network's output.
         channels: "all", numbers, "0-63", a list of these; the same for every layer, or {layer: selection}.
         pooling: ``"max"`` or ``"mean"`` of the activation; ``"relevance"``: the sum of the relevance for a class.
-        directions: for some layers (K, C) read-outs, or an autoencoder, in place of channels; ``channels`` then are
-            their numbers.
+        directions: for some layers directions (K, C) or an autoencoder, mined instead of channels; ``channels`` then
+            are the numbers of directions or features.
         tokens: which tokens of transformers' layers are read; None: all positions.
-        relevance: for which class, with the pooling ``"relevance"``.
+        relevance: class and method, for the pooling ``"relevance"``.
 
     Raises:
-        UsageError: no layer, an unknown one, a channel out of range, an unknown pooling, directions that do not fit.
+        UsageError: no layer, an unknown layer, a channel out of range, an unknown pooling, directions of wrong shape.
     """
     if not layers or len(set(layers)) < len(layers):
         raise UsageError("layers", list(layers), "different layers, at least one; list=layers prints them")
@@ -292,7 +292,7 @@ def map_shapes(network: VisionNetwork, layers: Sequence[str]) -> dict[str, tuple
     """Return the shape (C, ...) of each layer's activation.
 
     Raises:
-        UsageError: a name that is no layer (the nearest are suggested), or a layer that never runs or cannot be read.
+        UsageError: the name is no layer (the nearest names are suggested), or the layer never runs or cannot be read.
     """
     return {layer: unit_shape(network, layer, "layers") for layer in layers}
 

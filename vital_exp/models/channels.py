@@ -1,4 +1,4 @@
-"""Pictures of other channels than red, green and blue: grey ones, and what is shown of those with more."""
+"""Pictures with another number of channels than RGB: grey ones, and how those with more channels are shown."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as Pillo
 
 
 def preview_of(channels: int) -> tuple[int, int, int]:
-    """Return which channels are shown as red, green and blue, unless somebody chooses others."""
+    """Return the channels that are shown as red, green and blue by default."""
     return (0, min(1, channels - 1), min(2, channels - 1))
 
 
 def as_rgb(pictures: Tensor, preview: Sequence[int] | None = None) -> Tensor:
-    """Return what is shown of pictures (..., C, H, W): (..., 3, H, W), grey in all three channels, RGB as it is.
+    """Return pictures (..., C, H, W) as they are shown, (..., 3, H, W): grey is repeated, RGB stays as it is.
 
     Args:
         pictures: of any dtype.
-        preview: of other pictures the channels that are shown; by default the first three.
+        preview: the three channels that are shown of pictures with other channels; by default the first three.
     """
     channels = pictures.shape[-3]
     if channels == RGB:
@@ -33,12 +33,12 @@ def as_rgb(pictures: Tensor, preview: Sequence[int] | None = None) -> Tensor:
 
 
 def in_channels(pictures: Tensor, channels: int) -> Tensor:
-    """Return pictures (..., C, H, W) in [0, 1] with as many channels as a network takes.
+    """Return pictures (..., C, H, W) in [0, 1], converted to the number of channels that a network takes.
 
-    Grey becomes RGB with three equal channels, RGB becomes its luminance.
+    Grey becomes RGB with three equal channels. RGB becomes grey, its luminance.
 
     Raises:
-        UsageError: neither leads there.
+        UsageError: any other conversion.
     """
     own = pictures.shape[-3]
     if own == channels:

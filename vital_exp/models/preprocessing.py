@@ -1,4 +1,4 @@
-"""What a network's pictures are: channels, size and normalisation, as asked for, else its own."""
+"""A network's preprocessing: channels, size and normalisation, from the configuration or else the network's own."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 def provisional(config: ModelConfig, own: Preprocessing | None) -> Preprocessing:
-    """Return RGB of the input's size, until the network has been asked which channels it takes."""
+    """Return preprocessing for RGB at the input's size, used until the network's channels are known."""
     size = (own or Preprocessing()).size if config.size is None else sides("model.size", config.size)
     return Preprocessing(size=size)
 
 
 def input_channels(config: ModelConfig, network: VisionNetwork) -> int:
-    """Return how many channels the network's pictures have: as asked for, else as its first layer says."""
+    """Return the number of channels of the network's pictures: ``model.channels``, or else those of its first layer."""
     if config.channels is not None:
         return whole_number("model.channels", config.channels, 1)
     first = next((part for part in network.module.modules() if isinstance(part, nn.Conv2d)), None)
@@ -45,16 +45,16 @@ def input_channels(config: ModelConfig, network: VisionNetwork) -> int:
 
 
 def configured(config: ModelConfig, own: Preprocessing | None, channels: int, name: str) -> Preprocessing:
-    """Return what a network's pictures are.
+    """Return a network's preprocessing.
 
     Args:
-        config: what was asked for.
-        own: the network's own; None: ImageNet's.
-        channels: of its pictures, :func:`input_channels`.
-        name: of the network.
+        config: the keys of the configuration; None in a key: the network's own value.
+        own: the network's own preprocessing; None: ImageNet's.
+        channels: number of channels of its pictures, see :func:`input_channels`.
+        name: the network's name, for messages.
 
     Raises:
-        UsageError: means, deviations, sizes or ranges that are not allowed, or do not fit the channels.
+        UsageError: a mean, deviation, size or range that is not allowed, or that does not fit the channels.
     """
     base = _with_channels(own or Preprocessing(), config, channels, name)
     size = base.size if config.size is None else sides("model.size", config.size)
@@ -80,10 +80,10 @@ def configured(config: ModelConfig, own: Preprocessing | None, channels: int, na
 
 
 def _with_channels(own: Preprocessing, config: ModelConfig, channels: int, name: str) -> Preprocessing:
-    """The source's own preprocessing for pictures of a number of channels.
+    """Return the network's own preprocessing for pictures with this number of channels.
 
     Raises:
-        UsageError: neither grey nor RGB, and no mean or standard deviation is given.
+        UsageError: the pictures are neither grey nor RGB, and mean or standard deviation is missing.
     """
     lacking = [key for key in ("mean", "std") if getattr(config, key) is None]
     if channels == own.channels or not lacking:
@@ -102,7 +102,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _preview(config: ModelConfig, channels: int) -> tuple[int, int, int] | None:
-    """Which channels of a picture are shown."""
+    """Return the channels of a picture that are shown; None for grey and RGB."""
     if channels in (GREY, RGB):
         if config.preview is not None:
             raise UsageError("model.preview", list(config.preview), f"{config.name or 'the network'} takes "

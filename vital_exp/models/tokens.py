@@ -1,4 +1,4 @@
-"""Which tokens of a transformer's layer are the class token, the registers, the patches."""
+"""Which tokens of a transformer's layer are the class token, the register tokens and the patch tokens."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ REGISTER_NAMES = ("reg_token", "register_tokens")
 
 
 def token_span(network: VisionNetwork, layer: str, tokens: str, key: str = "target.position") -> tuple[int, int]:
-    """Return the first position and the one behind the last of some tokens of a layer.
+    """Return the positions of one kind of tokens in a layer, as (first, last + 1).
 
-    The class token comes first, then that of distillation, the registers, the patches.
+    The order of the tokens is: class token, distillation token, register tokens, patch tokens.
 
     Args:
         network: the frozen network.
         layer: module name.
         tokens: ``"cls"``, ``"register"`` or ``"patches"``.
-        key: the configuration key to blame.
+        key: the configuration key that an error names.
 
     Raises:
-        UsageError: the layer has no tokens, or none of these.
+        UsageError: the layer has no tokens, or none of this kind.
     """
     _channels, *shape = unit_shape(network, layer)
     if len(shape) != 1 or shape[0] == 1:
@@ -52,7 +52,7 @@ def token_span(network: VisionNetwork, layer: str, tokens: str, key: str = "targ
 
 
 def _count(network: VisionNetwork, names: tuple[str, ...]) -> int:
-    """Return how many tokens the parameters of these names hold, the first that there is."""
+    """Return the number of tokens in the first parameter that has one of these names; 0 if there is none."""
     for name, value in network.module.named_parameters():
         if name.rpartition(".")[2] in names:
             return 1 if value.ndim < 2 else int(value.shape[-2])
@@ -60,6 +60,6 @@ def _count(network: VisionNetwork, names: tuple[str, ...]) -> int:
 
 
 def _is_grid(count: int, size: tuple[int, int]) -> bool:
-    """Whether tokens make a grid of the proportions of a picture (height, width)."""
+    """Whether so many tokens make a grid with the aspect ratio of a picture (height, width)."""
     rows = isqrt(max(count, 0) * size[0] // size[1])
     return rows > 0 and count % rows == 0 and rows * size[1] == count // rows * size[0]

@@ -1,4 +1,4 @@
-"""What targets read of a network: a class's logit, or a channel or direction of a layer, at all or some positions."""
+"""What targets read: a class's logit, or a channel or direction of a layer at all or some positions."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def unit_readout(
     vectors: Tensor | SparseAutoencoder | None = None,
     key: str = "target.layer",
 ) -> Readout:
-    """Return what targets of one layer, or classes, read.
+    """Return the read-out of targets, which are all of one layer or all classes.
 
     Args:
         network: the frozen network.
-        targets: all of one layer, and of the same tokens, or all classes.
-        vectors: (K, C) directions, or the autoencoder that has them, for direction targets.
-        key: the configuration key to blame for the layer.
+        targets: all in one layer and for the same tokens, or all classes.
+        vectors: for direction targets the directions (K, C), or the autoencoder that they come from.
+        key: the configuration key that an error about the layer names.
 
     Raises:
-        UsageError: no classes, an unknown layer, or tokens that it does not have.
+        UsageError: the network has no classes, the layer is unknown, or the layer lacks these tokens.
     """
     layer, tokens = targets[0].layer, targets[0].tokens
     if layer is None:

@@ -37,7 +37,7 @@ Unit = tuple[str, int]
 
 @dataclass(frozen=True)
 class Query:
-    """What units are looked for by.
+    """A query for units.
 
     Attributes:
         text: words, or the path of an image.
@@ -50,7 +50,7 @@ class Query:
     picture: Tensor | None
 
     def measure(self, index: Index) -> str:
-        """Return what the score of an index's units is."""
+        """Return in words what the score measures."""
         if self.by == EMBEDDING:
             return "cosine of CLIP's embeddings"
         value = "relevance" if index.meta["pooling"] == RELEVANCE else "activation"
@@ -59,11 +59,11 @@ class Query:
 
 @dataclass(frozen=True)
 class Match:
-    """A unit and how it answers.
+    """A unit with its score for a query.
 
     Attributes:
         unit: (layer, channel).
-        score: the larger, the better.
+        score: larger is better.
         rows: the patches (or images) that drive it most.
     """
 
@@ -73,12 +73,12 @@ class Match:
 
     @property
     def name(self) -> str:
-        """The unit's, as targets are named."""
+        """The unit's name, in the form of a target's name."""
         return f"{self.unit[0]}:{self.unit[1]}"
 
 
 def read_query(text: str, by: str | None, files: PictureFiles) -> Query:
-    """Return what is looked for: the image of a file, or words.
+    """Return the query: an image from a file, or words.
 
     Args:
         text: a file's path, or words.
@@ -86,7 +86,7 @@ def read_query(text: str, by: str | None, files: PictureFiles) -> Query:
         files: reads images as the network sees them.
 
     Raises:
-        UsageError: no text; a file that is missing or no image; words by activation.
+        UsageError: the text is empty, the file is missing or no image, or words are compared by activation.
     """
     if not text.strip():
         raise UsageError(KEY, text, "words, or an image file")
@@ -108,21 +108,21 @@ def read_query(text: str, by: str | None, files: PictureFiles) -> Query:
 def find_units(
     query: Query, index: Index, units: Units, folder: ImageFolder, clip: Clip | None = None, progress: bool = False
 ) -> list[Match]:
-    """Return the units of an index, the one that answers most first.
+    """Return the units of an index, the unit with the highest score first.
 
-    By activation the score is the unit's value for the image over its largest for an image of the index; units that
-    no image of the index drives above 0 have none and are left out. Many images drive a bounded unit (of a ReLU6, say)
-    as far as it goes: of equal units the one is first that the image would drive furthest without the bound, or else in
-    the mean over positions. By embedding it is the cosine of the query's
-    embedding and the mean embedding of what drives the unit most.
+    By activation the score is the unit's value for the image, divided by its largest value for an image of the index.
+    Units that no image of the index drives above 0 have no score and are left out. Bounded units (behind a ReLU6, for
+    example) often have equal scores: the activation before the bound breaks the tie, or else the mean over positions.
+    By embedding the score is the cosine similarity of the query's embedding and the mean embedding of the patches (or
+    images) that drive the unit most.
 
     Args:
-        query: what is looked for.
-        index: finished.
-        units: what was mined, with the network.
+        query: the query.
+        index: a finished index.
+        units: the mined units, with the network.
         folder: the images of the index.
-        clip: reads pictures and words; for a query by embedding.
-        progress: whether a bar is shown on a terminal.
+        clip: embeds pictures and words; needed for a query by embedding.
+        progress: whether a progress bar is shown.
     """
     if query.by == ACTIVATION:
         scores = _activations(query, index, units)
@@ -137,14 +137,14 @@ def find_units(
 
 
 def _embedding(query: Query, folder: ImageFolder, clip: Clip) -> Tensor:
-    """Return the embedding (D,) of an image, or of words as names are embedded, of length 1."""
+    """Return the embedding (D,) of the image or the words, of length 1; words are embedded as class names are."""
     if query.picture is None:
         return clip.names([query.text])[0]
     return embedded(query.picture[None], folder, clip)[0]
 
 
 def _activations(query: Query, index: Index, units: Units) -> dict[Unit, tuple[float, float]]:
-    """Return how far an image drives units, and what decides between equal ones, as shares of each unit's largest."""
+    """Return the units' values for an image and the tie-breakers, as shares of each unit's largest value."""
     assert query.picture is not None, "words drive no unit"
     own: dict[Unit, tuple[float, float]] = {}
     for layer, (values, reach, _) in units.ranked(query.picture[None].to(units.network.device)).items():
@@ -155,7 +155,7 @@ def _activations(query: Query, index: Index, units: Units) -> dict[Unit, tuple[f
 
 
 def write_table(matches: Sequence[Match], out: Path) -> Path:
-    """Write ``out/find.csv``: one row per unit, the best first; return its path."""
+    """Write ``out/find.csv``, one row per unit, the best first; return the path of the file."""
     path = out / TABLE
     with whole_file(path) as file:
         table = csv.writer(file)
@@ -167,9 +167,9 @@ def write_table(matches: Sequence[Match], out: Path) -> Path:
 
 
 def printed(query: Query, matches: Sequence[Match], index: Index, most: int) -> str:
-    """Return the first ``most`` units as a table of 80 columns, under a line that says of what.
+    """Return the first ``most`` units as a text table 80 characters wide, under a line that names the query.
 
-    Below it stands how many units of the index have no score.
+    A line below the table says how many units of the index have no score.
     """
     columns = [
         Column("", right=True),
@@ -194,11 +194,11 @@ def printed(query: Query, matches: Sequence[Match], index: Index, most: int) -> 
 
 
 def _file_name(path: str) -> str:
-    """Return a file's name without its ending, and a long one without its middle."""
+    """Return a file's name without its suffix; the middle of a long name is left out."""
     return _short(printable(path.rpartition(".")[0] or path), NAME)
 
 
 def _short(text: str, width: int) -> str:
-    """Return a text with its middle left out where it is longer than ``width``."""
+    """Return a text; its middle is left out if it is longer than ``width``."""
     kept = width - len(LEFT_OUT)
     return text if len(text) <= width else text[: kept - kept // 2] + LEFT_OUT + text[-(kept // 2) :]

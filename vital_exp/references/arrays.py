@@ -1,4 +1,4 @@
-"""Pictures of any number of channels from arrays: .npy, .npz, .tif of many bands, or what a user's function returns."""
+"""Pictures with any number of channels, read from .npy, .npz or multi-band .tif files or by a user's function."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WIDE = 10.0
 
 @dataclass(frozen=True)
 class Loader:
-    """A user's function from the path of a file to a picture (C, H, W), and what tells one from another."""
+    """A user's function that maps the path of a file to an array (C, H, W), with a string that identifies it."""
 
     spelling: str
     function: Callable[[str], object]
@@ -44,7 +44,7 @@ class Loader:
 
     @property
     def described(self) -> str:
-        """Return what changes when another function is named, or its file changes."""
+        """Return a string that changes if another function is named or the function's file changes."""
         code = getattr(self.function, "__code__", None)  # what is no function of Python has none
         place = Path(code.co_filename if code else self.spelling.rpartition(":")[0]).expanduser()
         stamp = place.stat().st_mtime_ns if place.is_file() else ""
@@ -55,7 +55,7 @@ class Loader:
 
         Raises:
             CorruptImageError: the function raised an error.
-            UsageError: it returned something else.
+            UsageError: the function returned no array.
         """
         try:
             found: Any = self.function(str(path))
@@ -80,16 +80,16 @@ def load_array(
 
     Args:
         path: .npy, .npz or .tif, or what ``loader`` reads.
-        channels: as many as it must have.
-        values: those that become 0 and 1, others are clipped; None: floats are in [0, 1], integers have the range of
-            their type.
+        channels: the number of channels that the array must have.
+        values: (low, high), mapped to 0 and 1; values outside are clipped. None: floats must be in [0, 1], integers are
+            scaled by the range of their type.
         loader: a user's function that reads the file.
-        made: whether it may be a picture that a run wrote: floats that all lie in [0, 1] are then taken as they are,
-            where ``values`` are of a range above WIDE.
+        made: whether the file may be a picture that a run wrote. Then an array whose floats all lie in [0, 1] is not
+            scaled, provided that the range ``values`` is wider than WIDE.
 
     Raises:
-        CorruptImageError: it cannot be read, or has another shape, type or range, or values that are no numbers.
-        UsageError: the function returned no picture; a .tif without the library that reads it.
+        CorruptImageError: the file cannot be read, or has a wrong shape, type or range, or NaN or infinite values.
+        UsageError: the function returned no picture, or tifffile is not installed and the file is a .tif.
     """
     array = _read(path) if loader is None else loader(path)
     if made and values and values[1] - values[0] > WIDE and _lies_in_unit(array):
@@ -130,7 +130,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _picture(array: np.ndarray, channels: int, values: tuple[float, float] | None, interleaved: bool) -> Tensor:
-    """Return an array as float32 (C, H, W) in [0, 1]; raises ValueError, which says what is wrong with it."""
+    """Return an array as float32 (C, H, W) in [0, 1]; raises ValueError that says what is wrong with the array."""
     if array.ndim == 2 and channels == 1:
         array = array[None]
     if interleaved and array.ndim == 3 and array.shape[0] != channels == array.shape[2]:
@@ -153,7 +153,7 @@ def _picture(array: np.ndarray, channels: int, values: tuple[float, float] | Non
 
 
 def _range_of(array: np.ndarray) -> tuple[float, float]:
-    """Return the values that become 0 and 1 where nobody says."""
+    """Return the values (low, high) that are mapped to 0 and 1 by default."""
     if array.dtype.kind == "f":
         return 0.0, 1.0
     if array.dtype.itemsize > 2:
@@ -162,9 +162,9 @@ def _range_of(array: np.ndarray) -> tuple[float, float]:
 
 
 def fit_array(picture: Tensor, size: Sequence[int], resize: int | None, interpolation: str) -> Tensor:
-    """Return a picture (C, H, W) in [0, 1] at (height, width): resized with antialiasing, cropped to its middle.
+    """Return a picture (C, H, W) in [0, 1] at (height, width): resized with antialiasing, then centre-cropped.
 
-    The geometry is that of :func:`vital_exp.references.decoding.fit`; what the crop lacks is 0.
+    The geometry is that of :func:`vital_exp.references.decoding.fit`; pixels outside the picture are 0.
     """
     height, width = size
     new_width, new_height = fitted_size((picture.shape[2], picture.shape[1]), height, width, resize)

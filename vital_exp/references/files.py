@@ -1,4 +1,4 @@
-"""How files become pictures of a network: images as RGB or grey, arrays of any number of channels."""
+"""How files become pictures: image files become RGB or grey, array files keep any number of channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXTENSIONS = frozenset(_JPEG | _NETPBM | {".png", ".apng", ".webp", ".avif", ".b
 
 
 class AnySuffix(Container[str]):
-    """Every file of a folder: a user's function reads what it wants."""
+    """Contains every suffix: with a user's loader, all files of a folder are read."""
 
     def __contains__(self, _suffix: object) -> bool:
         return True
@@ -29,16 +29,16 @@ class AnySuffix(Container[str]):
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Reads files as pictures of one number of channels and one size.
+    """Reads files as pictures, all with the same number of channels and, if ``size`` is given, the same size.
 
     Attributes:
-        channels: 3 for RGB, 1 for grey: image files; others: arrays.
-        size: (height, width) in px; None: each picture's own.
-        resize: the shorter side before the centre crop; None crops from the smallest picture that covers it.
-        interpolation: how they are resized.
-        value_range: of arrays; see :func:`vital_exp.references.arrays.load_array`.
-        loader: a user's function that reads files in place of all that.
-        made: whether arrays may be pictures that a run wrote; see :func:`vital_exp.references.arrays.load_array`.
+        channels: 3 (RGB) and 1 (grey): image files are read; any other number: array files.
+        size: (height, width) in px; None: each picture keeps its own size.
+        resize: the shorter side before the centre crop, in px; None: the smallest that covers the crop.
+        interpolation: how pictures are resized.
+        value_range: (low, high) for arrays, see :func:`vital_exp.references.arrays.load_array`.
+        loader: a user's function that reads the files instead.
+        made: whether arrays may be pictures that a run wrote, see :func:`vital_exp.references.arrays.load_array`.
     """
 
     channels: int = RGB
@@ -51,14 +51,14 @@ class PictureFiles:
 
     @classmethod
     def of(cls, own: Preprocessing, loader: Loader | None = None) -> PictureFiles:
-        """Return what reads files as a network sees them; see :meth:`checked`."""
+        """Return a reader for files as a network sees them; raises as :meth:`checked` does."""
         return cls(own.channels, own.size, own.resize, own.interpolation, own.value_range, loader).checked()
 
     def checked(self) -> PictureFiles:
-        """Return itself.
+        """Return this reader, after checking it.
 
         Raises:
-            UsageError: a range of values is given for image files, which have that of their format.
+            UsageError: a value range is given for image files; their format fixes it.
         """
         if self.of_images and self.value_range is not None:
             problem = f"image files are read for {self.channels} channels, with the range of their format; "
@@ -67,26 +67,26 @@ class PictureFiles:
 
     @property
     def of_images(self) -> bool:
-        """Whether image files are read, by Pillow, and not arrays."""
+        """Whether image files are read (by Pillow), not arrays."""
         return self.loader is None and self.channels in (GREY, RGB)
 
     @property
     def suffixes(self) -> Container[str]:
-        """The endings, in small letters, of the files that are read."""
+        """The suffixes of the files that are read, in lower case."""
         if self.loader is not None:
             return AnySuffix()
         return EXTENSIONS if self.of_images else arrays.SUFFIXES
 
     @property
     def wanted(self) -> str:
-        """What a folder must hold."""
+        """What a folder must hold, for messages."""
         if self.loader is not None:
             return f"files for {self.loader.spelling}"
         return "images" if self.of_images else f"arrays of {self.channels} channels (.npy, .npz, .tif)"
 
     @property
     def described(self) -> str:
-        """What pictures depend on beside the files and their size; nothing for RGB images."""
+        """All that the pictures depend on, except for the files and the size; empty for RGB images."""
         if self.loader is None and self.channels == RGB:
             return ""
         return f"{self.channels} {self.value_range} {self.loader and self.loader.described}"
@@ -95,8 +95,8 @@ class PictureFiles:
         """Return the picture of a file, float32 (C, height, width) in [0, 1].
 
         Raises:
-            CorruptImageError: it cannot be read, or is no picture of this kind.
-            UsageError: a user's function returned no picture.
+            CorruptImageError: the file cannot be read, or is no picture of this kind.
+            UsageError: the user's function returned no picture.
         """
         if self.of_images:
             image = load_rgb(path)
@@ -107,5 +107,5 @@ class PictureFiles:
 
 
 def eight_bits(picture: Tensor) -> Tensor:
-    """Return a picture as an image file would hold it: multiples of 1/255."""
+    """Return a picture rounded to multiples of 1/255, the values that an image file can hold."""
     return torch.round(picture * 255) / 255

@@ -1,4 +1,4 @@
-"""Images of the library datasets: on disk (parquet, arrow, WebDataset tars, folders) or of the hub, as a folder."""
+"""Images read by the library datasets, from disk (parquet, arrow, WebDataset tars, folders) or the hub, as a folder."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ logger = logging.getLogger(__name__)
 
 
 def dataset_folder(spelling: str, cache_dir: Path, key: str) -> Path:
-    """Return a folder in the cache with the images of a dataset, one sub-folder per class; written once.
+    """Return a folder in the cache with the images of a dataset, one sub-folder per class. It is written once.
 
-    Files are written as the dataset holds them, in its order; no code of a dataset runs.
+    Image files are written unchanged and in the order of the dataset. No code of a dataset runs.
 
     Args:
         spelling: ``hf:place?split=train&image=img&label=label&most=20000``. The place is a .parquet, .arrow or .tar
-            file, a folder of such, what ``save_to_disk`` wrote, or with ``download=true`` a dataset of the hub. The
-            columns are found where they are not named: the one of images, and one called label or class.
+            file, a folder of such files, a folder written by ``save_to_disk``, or with ``download=true`` a dataset of
+            the hub. Columns that are not named are found: the only column of images, and a column label or class.
         cache_dir: the cache.
-        key: the configuration key to blame.
+        key: the configuration key that an error names.
 
     Raises:
-        UsageError: the library is not installed; no such place, split or column; nothing may be downloaded.
+        UsageError: the library is not installed, the place, split or column does not exist, or downloads are off.
     """
     if find_spec("datasets") is None:
         raise UsageError(key, spelling, 'the library datasets is needed: pip install "vital-exp[data]"')
@@ -76,7 +76,7 @@ def _number(value: object) -> object:
 
 
 def _state(place: Path) -> list[tuple[str, int, int]]:
-    """Return what changes when files of a dataset on disk do."""
+    """Return a value that changes if the files of a dataset on disk change."""
     files = sorted(place.rglob("*")) if place.is_dir() else [place]
     return [(str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files if one.is_file()]
 
@@ -104,7 +104,7 @@ def _rows(
 
 
 def _opened(place: str, asked: Mapping[str, str], key: str, spelling: str, cache_dir: Path) -> Any:
-    """Return the dataset as a stream of rows in its order."""
+    """Return the dataset as a stream of rows, in the order of the dataset."""
     import datasets
 
     local, split = Path(place).expanduser(), asked.get("split", "train")
@@ -133,7 +133,7 @@ def _opened(place: str, asked: Mapping[str, str], key: str, spelling: str, cache
 
 
 def _of_split(folder: Path, asked: str | None, key: str, spelling: str) -> list[Path]:
-    """Return the files of a split of a folder, told by their names as the library tells them; by default of train."""
+    """Return a folder's files that belong to a split, recognised by their names as the library does; default: train."""
     from datasets.data_files import get_data_patterns, resolve_pattern
 
     base = str(folder.resolve())
@@ -161,7 +161,7 @@ def _image_column(features: Mapping[str, Any], asked: str | None, spelling: str,
 
 
 def _is_file(kind: object) -> bool:
-    """Whether a column has the bytes and the path of a file, as images in plain parquet files do."""
+    """Whether a column holds bytes and path of a file, as images in plain parquet files do."""
     return isinstance(kind, Mapping) and set(kind) == {"bytes", "path"}
 
 
@@ -175,7 +175,7 @@ def _label_column(features: Mapping[str, Any], asked: str | None, spelling: str,
 
 
 def _class_of(row: Mapping[str, Any], label: str | None, names: list[str] | None) -> str:
-    """Return the folder of a row's class; ``""`` for none, which is -1 where classes have names."""
+    """Return the folder name of a row's class; ``""`` without a class (label -1 if the classes have names)."""
     value = None if label is None else row[label]
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
@@ -187,7 +187,7 @@ def _class_of(row: Mapping[str, Any], label: str | None, names: list[str] | None
 
 
 def _write(rows: Iterator[tuple[dict[str, Any] | None, str]], folder: Path, most: int) -> int:
-    """Write images as they are, without decoding them; return how many."""
+    """Write images unchanged, without decoding them; return how many were written."""
     written, without = 0, 0
     for number, (image, name) in enumerate(rows):
         if written == most:
@@ -207,7 +207,7 @@ def _write(rows: Iterator[tuple[dict[str, Any] | None, str]], folder: Path, most
 
 
 def _suffix(content: bytes) -> str:
-    """Return the ending of an image's format; a file that is no image is found corrupt when it is read."""
+    """Return the suffix of an image's format. Content that is no image is reported as corrupt when it is read."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             return SUFFIXES.get(str(image.format), ".png")

@@ -1,4 +1,4 @@
-"""Images that a file lists, with their classes or without, as a tree of links that is read like any other folder."""
+"""Images that a file lists, with or without classes, as a tree of symbolic links, read like any folder."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ logger = logging.getLogger(__name__)
 
 
 def listed_folder(place: Path, cache_dir: Path, key: str) -> Path:
-    """Return a tree of links to the images that a file lists, one sub-folder per class; made in the cache.
+    """Return a folder in the cache with links to the images that a file lists, one sub-folder per class.
 
     Args:
-        place: .csv or .tsv with the columns path and, where there are classes, class; or .txt, one path per line.
-            Paths are relative to the file's folder.
+        place: a .csv or .tsv file with a column path and, if there are classes, a column class; or a .txt file with one
+            path per line. Paths are relative to the file's folder.
         cache_dir: the cache.
-        key: the configuration key to blame.
+        key: the configuration key that an error names.
 
     Raises:
         UsageError: the file cannot be read, has no column of paths, lists nothing, or more than a tenth of its images
@@ -61,7 +61,7 @@ def listed_folder(place: Path, cache_dir: Path, key: str) -> Path:
 
 
 def _rows(place: Path, key: str) -> list[tuple[Path, str]]:
-    """Return the absolute path and the folder's name of the class of each image; ``""`` without classes."""
+    """Return for each image its absolute path and the folder name of its class; ``""`` without classes."""
     text = read_text(place, key)
     found = list(_lines(text) if place.suffix.lower() == ".txt" else _table(text, place, key))
     if not found:
@@ -91,9 +91,9 @@ def _table(text: str, place: Path, key: str) -> Iterator[tuple[str, str]]:
 
 
 def folder_name(label: str) -> str:
-    """Return a class name as the name of a folder: signs that no folder can have are left out.
+    """Return a class name as a folder name: slashes and NUL become spaces, leading dots are removed.
 
-    A whole number with decimals, as tables have integers beside missing values, is that integer.
+    A label such as ``"3.0"``, as tables write integers beside missing values, becomes ``"3"``.
     """
     label = re.sub(r"^([0-9]+)\.0+$", r"\1", label.strip())
     return re.sub(r"[\x00/\\]", " ", label).strip().lstrip(".")

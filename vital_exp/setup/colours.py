@@ -1,4 +1,4 @@
-"""How the channels of Fourier and MACO pictures are correlated: as ImageNet's colours, or as those of references."""
+"""How channels of Fourier and MACO pictures are correlated: as ImageNet's colours, or as the references' channels."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ TENSOR = "covariance"
 def colours_of(config: DictConfig, network: VisionNetwork, references: References) -> Tensor | None:
     """Return the (C, C) matrix from decorrelated to natural channels that ``image.colours`` asks for.
 
-    None stands for ImageNet's, of RGB, for independent channels where there are no references to measure, and for
-    parameterisations that do not mix channels.
+    None means: ImageNet's matrix for RGB; independent channels for other networks without references; no matrix at all
+    for grey networks and for parameterisations that do not mix channels.
 
     Raises:
-        UsageError: an unknown option, ImageNet's for pictures that are not RGB, or a folder that cannot be read.
+        UsageError: an unknown option, ``imagenet`` for pictures that are not RGB, or a folder that cannot be read.
     """
     asked = config.image.get("colours")
     if asked is None:  # pixels are as they are
@@ -59,7 +59,7 @@ def colours_of(config: DictConfig, network: VisionNetwork, references: Reference
 
 
 def _covariance(config: DictConfig, network: VisionNetwork, references: References) -> Tensor | None:
-    """Return the covariance of the channels of all references, the same for every target; None without any."""
+    """Return the channel covariance of all references, the same for every target; None without references."""
     source = references.source if isinstance(references, FacetedReferences) else references
     if isinstance(source, TensorReferences):
         return channel_covariance(picture for tensor in source.tensors() for picture in tensor)
@@ -73,7 +73,7 @@ def _covariance(config: DictConfig, network: VisionNetwork, references: Referenc
 
 
 def channel_covariance(pictures: Iterable[Tensor]) -> Tensor:
-    """Return the covariance of the channels over all pixels of pictures (C, H, W), (C, C) float64; 0 without any."""
+    """Return the channel covariance over all pixels of pictures (C, H, W), (C, C) float64; 0 without pictures."""
     count, total, products = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for picture in pictures:
         values = picture.detach().cpu().double().flatten(1)  # (C, P)

@@ -1,4 +1,4 @@
-"""Where images are: a folder, a file that lists them, or a dataset, each as a folder in the end."""
+"""Turns every place that images can come from into a folder: a folder itself, a file that lists images, a dataset."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def image_root(root: str | Path, cache_dir: Path, key: str = "references.root") 
     Args:
         root: a folder; a .csv, .tsv or .txt file that lists images (:func:`listed_folder`); or a dataset,
             ``hf:place?split=train`` (:func:`dataset_folder`).
-        cache_dir: where folders of the latter two are made, once.
-        key: the configuration key to blame.
+        cache_dir: the folder in which lists and datasets become folders, once each.
+        key: the configuration key that an error names.
 
     Raises:
-        UsageError: a list or dataset that cannot be read.
+        UsageError: the list or dataset cannot be read.
     """
     if is_dataset(root):
         return dataset_folder(str(root), cache_dir, key)
