@@ -47,9 +47,9 @@ def write_page(folder: Path, audit: Mapping[str, Any], panels: Sequence[Panel], 
 
 
 def _link(folder: Path, run: Path) -> tuple[str, str]:
-    """The name of a run folder, and where its page is from here; the folder itself where it has none."""
+    """The names of a run folder and its parent, and where its page is from here; the folder itself where it has none."""
     place = Path(os.path.relpath(run, folder)).as_posix()
-    return run.name or str(run), f"{place}/report.html" if (run / "report.html").is_file() else f"{place}/"
+    return "/".join(run.resolve().parts[1:][-2:]), f"{place}/report.html" if (run / "report.html").is_file() else f"{place}/"
 
 
 def _data_uri(picture: Tensor) -> str:
