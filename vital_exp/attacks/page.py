@@ -47,9 +47,10 @@ def write_page(folder: Path, audit: Mapping[str, Any], panels: Sequence[Panel], 
 
 
 def _link(folder: Path, run: Path) -> tuple[str, str]:
-    """The names of a run folder and its parent, and where its page is from here; the folder itself where it has none."""
+    """What a run folder is called, with its parent, and where its page is from here; the folder where it has none."""
     place = Path(os.path.relpath(run, folder)).as_posix()
-    return "/".join(run.resolve().parts[1:][-2:]), f"{place}/report.html" if (run / "report.html").is_file() else f"{place}/"
+    page = "report.html" if (run / "report.html").is_file() else ""
+    return "/".join(run.resolve().parts[1:][-2:]), f"{place}/{page}"
 
 
 def _data_uri(picture: Tensor) -> str:
