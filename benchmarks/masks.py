@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.step import Evaluation, StepObjective
+from vital_exp.engine.step import ObjectiveValues, StepObjective
 from vital_exp.evaluation.intervals import bootstrap_mean
 from vital_exp.images.output import smoothed_transparency, to_uint8, transparency
 from vital_exp.references.drawn import CLASS_NAMES, SIZE, draw, object_mask
@@ -117,7 +117,7 @@ def both_maps() -> Iterator[list[dict[str, Tensor]]]:
     evaluate, masks = StepObjective.__call__, VisualizationModule.masks
     total = torch.zeros(())
 
-    def noted(self: StepObjective, *arguments: Any, **keys: Any) -> Evaluation:
+    def noted(self: StepObjective, *arguments: Any, **keys: Any) -> ObjectiveValues:
         nonlocal total
         evaluation = evaluate(self, *arguments, **keys)
         total = total + evaluation.gradient.abs()

@@ -37,7 +37,7 @@ from vital_exp import load_model
 from vital_exp.engine.batch import Batch
 from vital_exp.engine.callbacks import LogTerms
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.step import Evaluation, StepObjective
+from vital_exp.engine.step import ObjectiveValues, StepObjective
 from vital_exp.images.pixels import Pixels
 from vital_exp.images.transforms import Compose
 from vital_exp.models.network import VisionNetwork
@@ -207,12 +207,12 @@ class Case:
         total = (stopwatch.ended - stopwatch.started) / self.steps
         return {**seconds, LIGHTNING: total - sum(seconds.values())}
 
-    def step(self) -> Callable[[], Evaluation]:
+    def step(self) -> Callable[[], ObjectiveValues]:
         """Return what computes losses and gradient of one step, without Lightning."""
         module = Batch(self.request.setup, self.request.targets).module().to(self.device)
         pictures = module.pictures.network_input().detach()
 
-        def take() -> Evaluation:
+        def take() -> ObjectiveValues:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 return module.objective(pictures, 0)
 

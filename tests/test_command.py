@@ -215,6 +215,7 @@ def test_a_mistake_leaves_no_folder_behind(workplace: Path) -> None:
     assert (workplace / "given").is_dir()
 
 
+NEEDED = {"audit": ("run=run",), "evaluate": ("pictures=.",)}  # what these commands cannot do without
 SWEEP = ("-m", "hydra/hydra_logging=none")
 
 
@@ -226,8 +227,7 @@ def test_jobs_of_one_second_take_different_folders(
     module = import_module(f"vital_exp.commands.{name}")
     monkeypatch.setattr(module, f"{name}_job", lambda _config: places.append(output()) or 0)
     given = ("hydra.sweep.dir=multirun/%S" if sweep else "hydra.run.dir=outputs/%S",)  # the same second
-    needed = ("run=run",) if name == "audit" else ()
-    assert [exit_code(module.main, *needed, *sweep, *more) for more in ((), given, given)] == [0, 0, 0]
+    assert [exit_code(module.main, *NEEDED.get(name, ()), *sweep, *more) for more in ((), given, given)] == [0, 0, 0]
     assert len(set(places)) == 3
     assert {place.relative_to(workplace).parts[0] for place in places} == {"multirun" if sweep else "outputs"}
 
@@ -263,7 +263,7 @@ def test_relative_paths_are_of_the_folder_where_the_command_was_started(
     seen: list[tuple[Path, bool]] = []
     module = import_module(f"vital_exp.commands.{name}")
     monkeypatch.setattr(module, f"{name}_job", lambda _config: seen.append((Path.cwd(), output().is_absolute())) or 0)
-    assert exit_code(module.main, "hydra.job.chdir=true", *(["run=run"] if name == "audit" else []), *sweep) == 0
+    assert exit_code(module.main, "hydra.job.chdir=true", *NEEDED.get(name, ()), *sweep) == 0
     assert seen == [(workplace, True)]
     assert Path.cwd() == workplace
 

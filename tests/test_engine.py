@@ -23,7 +23,7 @@ from tests.tiny import tiny_net
 from vital_exp import evaluate, load_model, visualize
 from vital_exp.engine import learning_rate, objective_and_gradient
 from vital_exp.engine.module import VisualizationModule
-from vital_exp.engine.step import Evaluation
+from vital_exp.engine.step import ObjectiveValues
 from vital_exp.errors import UsageError
 from vital_exp.images.masks import MASKS
 from vital_exp.images.output import smoothed_transparency, transparency
@@ -164,8 +164,8 @@ def test_what_stays_clamped_is_transparent(bound: int) -> None:
     pictures.project()
     gradient = torch.full_like(start, 1.0 if bound == 0 else -1.0)
 
-    def pushed(*_: object, **__: object) -> Evaluation:
-        return Evaluation(torch.zeros(1), {}, gradient, None)
+    def pushed(*_: object, **__: object) -> ObjectiveValues:
+        return ObjectiveValues(torch.zeros(1), {}, gradient, None)
 
     objective = SimpleNamespace(streams=streams, objective=SimpleNamespace(terms={}, settled=0))
     found = {}
@@ -182,11 +182,11 @@ def test_what_stays_clamped_is_transparent(bound: int) -> None:
 class _Stub:
     """A step objective of a gradient that is given."""
 
-    def __init__(self, parts: SimpleNamespace, evaluate: Callable[..., Evaluation]) -> None:
+    def __init__(self, parts: SimpleNamespace, evaluate: Callable[..., ObjectiveValues]) -> None:
         self.streams, self.objective = parts.streams, parts.objective
         self.evaluate = evaluate
 
-    def __call__(self, *arguments: object, **keys: object) -> Evaluation:
+    def __call__(self, *arguments: object, **keys: object) -> ObjectiveValues:
         return self.evaluate(*arguments, **keys)
 
 
