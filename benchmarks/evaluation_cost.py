@@ -24,7 +24,7 @@ from vital_exp import load_model
 from vital_exp.evaluation.metrics import chosen
 from vital_exp.evaluation.pictures import PictureSet
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS
-from vital_exp.evaluation.settings import Settings
+from vital_exp.evaluation.settings import MetricSettings
 from vital_exp.images.output import to_uint8
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.drawn import CLASS_NAMES, DrawnReferences, draw_set
@@ -70,7 +70,15 @@ def measured(pictures: int) -> dict[str, float]:
         counted(network, counts)
     started = time.perf_counter()
     table = evaluate_pictures(
-        *(networks[0], PictureSet(targets, to_uint8(images)), references, networks[1:], chosen("all"), (), Settings()),
+        *(
+            networks[0],
+            PictureSet(targets, to_uint8(images)),
+            references,
+            networks[1:],
+            chosen("all"),
+            (),
+            MetricSettings(),
+        ),
         Path("nowhere"),
     )
     whole = time.perf_counter() - started
