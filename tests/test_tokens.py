@@ -99,8 +99,10 @@ def test_a_run_without_classes(tokens: str, workplace: Path, capsys: pytest.Capt
     ]
     assert exit_code(evaluate.main, "run=run", "metrics=units", "trainer.accelerator=cpu") == 0
     assert "of its largest natural" in capsys.readouterr().out or json.loads(Path("run/metrics.json").read_text())
+    assert "<b>no classes</b>" in Path("run/report.html").read_text()
     mined = (*own, "images=photos", f"layers=[{LAYER}]", "channels=0-2", "k=4", f"position={tokens}", "progress=false")
     assert exit_code(mine.main, *mined, "trainer.accelerator=cpu", "hydra.run.dir=mined", "patches=false") == 0
+    assert "The network has no classes." in Path("mined/index.html").read_text()
 
 
 def test_tokens_differ_in_what_they_show(network: VisionNetwork) -> None:

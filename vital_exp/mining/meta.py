@@ -24,7 +24,8 @@ def describe(units: Units, folder: ImageFolder, k: int, patch: PatchSettings | N
 
     Keys: format, key (a hash of what decides the content), network, weights, architecture, preprocessing, precision,
     activations (the fingerprints of the layers), variant, folder, images, fingerprint, layers, k, pooling, patch (size,
-    overlap, search; null: no patches), input (height and width in px), maps (the shape of each layer's).
+    overlap, search; null: no patches), input (height and width in px), classes (of the network; null: none), maps (the
+    shape of each layer's).
     """
     meta = {
         "format": FORMAT,
@@ -35,6 +36,7 @@ def describe(units: Units, folder: ImageFolder, k: int, patch: PatchSettings | N
         "pooling": units.pooling,
         "patch": {**vars(patch), "size": patch.side(*folder.preprocessing.size)} if patch else None,
         "input": list(folder.preprocessing.size),
+        "classes": None if (names := units.network.class_names) is None else len(names),
         "maps": {layer: list(shape) for layer, shape in units.shapes.items()},
     }
     content = {key: meta[key] for key in (*NETWORK, *IMAGES, *SETTINGS)}  # names of things take no part

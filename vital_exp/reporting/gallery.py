@@ -120,6 +120,12 @@ class Run:
         return f"{words}; logits: {entry}" if words and entry else words
 
     @property
+    def without_classes(self) -> bool:
+        """Whether the network has no classes."""
+        recorded = _json_object(self.provenance)
+        return "classes" in recorded and recorded["classes"] is None
+
+    @property
     def unmade(self) -> str:
         """Why there is no picture at all; empty where there is one, or the reason is not recorded."""
         return "" if self.done else self.mistake

@@ -36,6 +36,7 @@ def provenance(config_hash: str, network: VisionNetwork, batch_size: int, views_
         "output": network.output.key or None,
         "head": network.head.kind,
         "recognised_by": network.head.words,
+        "classes": None if network.class_names is None else len(network.class_names),
         "config_hash": config_hash,
         "batch_size": batch_size,
         "views_per_pass": views_per_pass,
