@@ -6,12 +6,14 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 PRELOADED = ["tests.tiny", "vital_exp.visualization.run", "vital_exp.setup.request", "vital_exp.reporting.gallery"]
+ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 240.0  # seconds
 
 
@@ -34,8 +36,23 @@ def start(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=_run, args=(command, place, arguments, {**os.environ, **(setting or {})}, before))
-    process.start()
+    with _tests_importable():
+        process.start()
     return process
+
+
+@contextmanager
+def _tests_importable() -> Iterator[None]:
+    """The process that commands are forked from starts with the first of them: it has to find the tests to import."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _run(
