@@ -19,11 +19,13 @@ from vital_exp.attacks.detector import DetectorTraining, train_detector
 from vital_exp.commands import audit, evaluate, mine, report
 from vital_exp.errors import UsageError
 from vital_exp.images.colours import covariance_root
+from vital_exp.mining.images import ImageFolder
 from vital_exp.models.channels import LUMINANCE, as_rgb, in_channels
+from vital_exp.models.network import Preprocessing
 from vital_exp.references.arrays import Loader, fit_array, load_array
 from vital_exp.references.decoding import CorruptImageError, fit, load_rgb
 from vital_exp.references.files import PictureFiles
-from vital_exp.setup.colours import channel_covariance
+from vital_exp.setup.colours import _of_folder, channel_covariance
 
 SIZE, CLASSES, EACH = 32, ("ash", "birch", "cedar", "dogwood"), 5
 FIVE = {"mean": [0.5, 0.4, 0.5, 0.4, 0.5], "std": [0.25, 0.2, 0.25, 0.2, 0.25]}
@@ -354,3 +356,27 @@ def test_a_loader_of_a_module_is_another_when_its_file_changes(tmp_path: Path, m
     before = loader.described
     os.utime(tmp_path / "own_loader_module.py", (1, 1))
     assert loader.described != before
+
+
+class HalfAndFull(nn.Module):
+    """A convolution in half precision, a classifier in float32; the cast between them is its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(1, 8, 3).half(), nn.Linear(8, 4)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.fc(self.stem(pictures).float().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_grey_network_of_two_precisions_takes_its_own() -> None:
+    network = load_model(HalfAndFull(), size=SIZE, mean=[0.5], std=[0.25])
+    assert network.entrance == torch.float16
+    assert network(torch.rand(2, 1, SIZE, SIZE)).shape == (2, 4)
+
+
+def test_a_folder_none_of_whose_arrays_can_be_read_has_no_covariance(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 8, 8)))
+    folder = ImageFolder(tmp_path, Preprocessing((0.5,) * 5, (0.2,) * 5, (SIZE, SIZE)), "references.root")
+    with pytest.raises(UsageError, match=r"references\.root=.*: none of the 1 images that were tried can be read"):
+        _of_folder(folder, tmp_path / "cache")

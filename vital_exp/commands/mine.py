@@ -96,9 +96,8 @@ def _mine(config: DictConfig, out: Path) -> int:
     names = _names(config, mining, index, out)
     found = _found(config, query, mining, index, out)
     if config.sheets:
-        units = list(
-            write_sheets(index, mining.folder, out, config.progress, mining.units if config.overlays else None)
-        )
+        mined = mining.units if config.overlays else None
+        units = list(write_sheets(index, mining.folder, out, config.progress, mined))
         notes = {unit: names.note(unit) for unit in units}
         print(f"page: {write_page(index, out, units, notes, found=found)} (contact sheets of {len(units)} units)")
     if config.pooling == "max" and config.sae is None:  # others are no references, or need more keys than fit a line

@@ -140,9 +140,8 @@ def log_pictures(loggers: Sequence[Logger], module: VisualizationModule, names: 
     """Send the pictures as they are now, in the bytes of their files, to the loggers that can show them."""
     names = names[:PICTURES_LOGGED]
     preview = module.pictures.preprocessing.preview
-    pictures = to_uint8(
-        as_rgb(module.pictures()[: len(names)].float(), preview)
-    )  # (n, 3, H, W): wandb cuts floats in [0, 1] to 0
+    shown = as_rgb(module.pictures()[: len(names)].float(), preview)  # (n, 3, H, W)
+    pictures = to_uint8(shown)  # wandb cuts floats in [0, 1] to 0
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             images = [as_image(picture) for picture in pictures]

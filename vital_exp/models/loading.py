@@ -20,11 +20,11 @@ from vital_exp.models.outputs import Output
 from vital_exp.models.preparation import check_tensors, check_values, prepared
 from vital_exp.models.preprocessing import configured, input_channels, provisional
 from vital_exp.models.refusals import REFUSALS, refusal
+from vital_exp.models.sources import IMAGENET_CLASSES
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.values import one_of
 
-IMAGENET_CLASSES = 1000
 # Sources that load a checkpoint themselves: it has a text tower's weights too, or names of older versions.
 LOAD_THEMSELVES = ("open_clip", "transformers")
 

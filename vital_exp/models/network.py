@@ -121,7 +121,7 @@ class VisionNetwork(nn.Module):
         # By whether it is of all layers or of the output alone: what the network was then, and the trace.
         self._traces: dict[bool, tuple[tuple[object, ...], Trace]] = {}
         self._told: set[str] = set()
-        self._precisions: tuple[torch.dtype, ...] | None = None
+        self._entrance_of: tuple[tuple[torch.dtype, ...], tuple[int, ...]] | None = None
         self._entrance = self.entrance
 
     def train(self, mode: bool = True) -> VisionNetwork:
@@ -174,11 +174,12 @@ class VisionNetwork(nn.Module):
 
     @property
     def entrance(self) -> torch.dtype:
-        """The precision in which the module takes its pictures; looked up anew when that of its weights has changed."""
-        if self._precisions != (found := precisions_of(self.module)):
-            self._entrance = entrance_of(self.module, (self.preprocessing.channels, *self.preprocessing.size))
+        """The precision in which the module takes its pictures; looked up anew when weights or input change."""
+        shape = (self.preprocessing.channels, *self.preprocessing.size)
+        if self._entrance_of != (found := (precisions_of(self.module), shape)):
+            self._entrance = entrance_of(self.module, shape)
             set_entrance(self.module, self._entrance)
-            self._precisions = found
+            self._entrance_of = found
         return self._entrance
 
     @property

@@ -109,7 +109,7 @@ def _lies_in_unit(array: np.ndarray) -> bool:
 
 def _read(path: Path) -> np.ndarray:
     if path.suffix.lower() in TIF and find_spec("tifffile") is None:
-        raise UsageError("references.root", printable(path), 'tifffile is needed: pip install "vital-exp[arrays]"')
+        raise UsageError("images", printable(path), 'tifffile is needed: pip install "vital-exp[arrays]"')
     if path.suffix.lower() not in SUFFIXES:
         raise CorruptImageError(path, f"pictures of this network are arrays: {', '.join(sorted(SUFFIXES))}")
     try:

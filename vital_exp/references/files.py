@@ -6,10 +6,10 @@ from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.images.output import quantised
 from vital_exp.models.channels import GREY, RGB, in_channels
 from vital_exp.models.network import Preprocessing
 from vital_exp.references import arrays
@@ -18,13 +18,6 @@ from vital_exp.references.decoding import fit, load_rgb
 
 _JPEG, _NETPBM = {".jpg", ".jpeg", ".jpe", ".jfif", ".jp2"}, {".ppm", ".pgm", ".pbm", ".pnm"}
 EXTENSIONS = frozenset(_JPEG | _NETPBM | {".png", ".apng", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"})
-
-
-class AnySuffix(Container[str]):
-    """Contains every suffix: with a user's loader, all files of a folder are read."""
-
-    def __contains__(self, _suffix: object) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
@@ -71,10 +64,10 @@ class PictureFiles:
         return self.loader is None and self.channels in (GREY, RGB)
 
     @property
-    def suffixes(self) -> Container[str]:
-        """The suffixes of the files that are read, in lower case."""
+    def suffixes(self) -> Container[str] | None:
+        """The suffixes of the files that are read, in lower case; None: all, a user's function reads them."""
         if self.loader is not None:
-            return AnySuffix()
+            return None
         return EXTENSIONS if self.of_images else arrays.SUFFIXES
 
     @property
@@ -101,11 +94,6 @@ class PictureFiles:
         if self.of_images:
             image = load_rgb(path)
             rgb = fit(image, self.size or image.size[::-1], self.resize, self.interpolation)
-            return rgb if self.channels == RGB else eight_bits(in_channels(rgb, self.channels))
+            return rgb if self.channels == RGB else quantised(in_channels(rgb, self.channels))
         picture = load_array(path, self.channels, self.value_range, self.loader, self.made)
         return picture if self.size is None else fit_array(picture, self.size, self.resize, self.interpolation)
-
-
-def eight_bits(picture: Tensor) -> Tensor:
-    """Return a picture rounded to multiples of 1/255, the values that an image file can hold."""
-    return torch.round(picture * 255) / 255

@@ -351,9 +351,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def image_paths(
-    root: Path, folder: str, suffixes: Container[str] = EXTENSIONS, above: tuple[str, ...] = ()
+    root: Path, folder: str, suffixes: Container[str] | None = EXTENSIONS, above: tuple[str, ...] = ()
 ) -> Iterator[str]:
-    """Yield the images of a folder at any depth, relative to ``root``, with "/", in a fixed order; link circles end."""
+    """Yield the images of a folder at any depth, relative to ``root``, with "/", in a fixed order; link circles end.
+
+    ``suffixes`` are those of the files that count, in lower case; None: all.
+    """
     here = os.path.realpath(root / folder)
     if here in above:
         return
@@ -361,5 +364,5 @@ def image_paths(
         path = entry.name if folder == "." else f"{folder}/{entry.name}"
         if entry.is_dir():
             yield from image_paths(root, path, suffixes, (*above, here))
-        elif entry.is_file() and os.path.splitext(entry.name)[1].lower() in suffixes:
+        elif entry.is_file() and (suffixes is None or os.path.splitext(entry.name)[1].lower() in suffixes):
             yield path

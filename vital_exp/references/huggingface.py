@@ -120,12 +120,11 @@ def _opened(place: str, asked: Mapping[str, str], key: str, spelling: str, cache
             found = found[split]
         return found.to_iterable_dataset()
     files = sorted(local.rglob("*")) if local.is_dir() else [local]
-    kinds = {BUILDERS[file.suffix]: [] for file in files if file.suffix in BUILDERS}  # type: dict[str, list[str]]
-    if not kinds:
+    kind = next((BUILDERS[file.suffix] for file in files if file.suffix in BUILDERS), None)
+    if kind is None:
         raise UsageError(
             key, spelling, f"holds no {', '.join(BUILDERS)}; a folder of images is given without {DATASET}"
         )
-    kind = next(iter(kinds))
     own = files if local.is_file() else _of_split(local, asked.get("split"), key, spelling)
     chosen = [str(file) for file in own if BUILDERS.get(file.suffix) == kind]
     keys = {"data_files": {split: chosen}, "split": split, "streaming": True, "cache_dir": str(cache_dir / "datasets")}

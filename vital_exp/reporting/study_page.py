@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import os
 import random
@@ -18,6 +16,7 @@ from PIL import Image
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.study import CORRESPONDENCE, KEY_FILE, KIND, NAMING, PARTS, RATING, Item
+from vital_exp.notebook_html import data_uri
 from vital_exp.reporting.pages import environment
 from vital_exp.reporting.report import as_json
 from vital_exp.reporting.sweep import SweepRun
@@ -116,9 +115,7 @@ def _embedded(path: Path) -> str:
         raise UsageError("study", path, f"the picture cannot be read ({error})") from error
     if path.suffix == ".png":
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_uri(picture)
 
 
 def _write_key(place: Path, coded: dict[str, Item]) -> None:

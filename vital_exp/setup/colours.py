@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vital_exp.errors import UsageError
 from vital_exp.images.colours import covariance_root
 from vital_exp.images.output import in_unit
 from vital_exp.mining.drawn import drawn_folder
@@ -18,6 +19,7 @@ from vital_exp.mining.images import ImageFolder
 from vital_exp.models.channels import GREY, RGB
 from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
+from vital_exp.references.decoding import printable
 from vital_exp.references.faceted import FacetedReferences
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.setup.image_root import image_root
@@ -69,29 +71,31 @@ def _covariance(config: DictConfig, network: VisionNetwork, references: Referenc
         return None
     place = image_root(root, cache_dir(config))
     folder = ImageFolder(place, network.preprocessing, "references.root", loader_of(config))
-    return _of_folder(folder, cache_dir(config), folder.fingerprint)
+    return _of_folder(folder, cache_dir(config))
 
 
 def channel_covariance(pictures: Iterable[Tensor]) -> Tensor:
-    """Return the channel covariance over all pixels of pictures (C, H, W), (C, C) float64; 0 without pictures."""
+    """Return the channel covariance over all pixels of pictures (C, H, W), (C, C) float64, of at least one picture."""
     count, total, products = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for picture in pictures:
         values = picture.detach().cpu().double().flatten(1)  # (C, P)
         total, products = total + values.sum(dim=1), products + values @ values.T
         count += values.shape[1]
-    mean = total / max(count, 1)
-    return products / max(count, 1) - torch.outer(mean, mean)
+    mean = total / count
+    return products / count - torch.outer(mean, mean)
 
 
-def _of_folder(folder: ImageFolder, cache: Path, fingerprint: str) -> Tensor:
-    own = sha256(f"{fingerprint} {folder.preprocessing.size} {IMAGES_READ}".encode()).hexdigest()
+def _of_folder(folder: ImageFolder, cache: Path) -> Tensor:
+    size = (folder.preprocessing.size, folder.preprocessing.resize)
+    own = sha256(f"{folder.fingerprint} {size} {IMAGES_READ}".encode()).hexdigest()
     path = cache / "channels" / f"{own}.safetensors"
     if not path.is_file():
         numbers = range(0, len(folder.paths), max(1, len(folder.paths) // IMAGES_READ))
-        batches = folder.batches(numbers, IMAGES_AT_ONCE)
-        found = channel_covariance(
-            in_unit(one) for batch in batches if batch.pixels is not None for one in batch.pixels
-        )
+        read = [batch.pixels for batch in folder.batches(numbers, IMAGES_AT_ONCE) if batch.pixels is not None]
+        if not read:
+            problem = f"none of the {len(numbers)} images that were tried can be read"
+            raise UsageError(folder.key, printable(folder.root), problem)
+        found = channel_covariance(in_unit(picture) for pixels in read for picture in pixels)
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_path(path) as temporary:
             save_file({TENSOR: found}, temporary)
