@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
+DOCS := $(VENV)/.docs
 # One worker for each core; a worker that is done takes tests from another.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: help demo test test-quick lint bench clean
+.PHONY: help demo test test-quick lint bench docs dist clean
 
 help:
 	@echo "make demo        pictures of the embedded network's ten classes, into outputs/"
@@ -16,6 +17,8 @@ help:
 	@echo "make test-quick  all tests but the slow ones"
 	@echo "make lint        ruff, mypy, and the layers of imports"
 	@echo "make bench       one page of speed in five minutes: against the published loop, Horama, Lucent; scaling; memory"
+	@echo "make docs        the documentation as a site, into site/: open site/index.html; warnings and dead links are errors"
+	@echo "make dist        the packages to publish, into dist/, checked and tried in an empty folder"
 	@echo "make clean       remove the environment and what tools leave behind; outputs/ stays"
 
 demo: $(STAMP)
@@ -37,8 +40,13 @@ lint: $(STAMP)
 bench: $(PEERS)
 	$(BIN)/python benchmarks/speed.py
 
+docs: $(DOCS)
+	$(BIN)/python -m tools.documentation build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file build/mkdocs.yml
+	$(BIN)/python -m tools.documentation.built site
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml
@@ -52,4 +60,9 @@ $(STAMP): pyproject.toml
 # Horama and Lucent, which the page of speed compares with.
 $(PEERS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[peers]"
+	@touch $@
+
+# What builds the site.
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	@touch $@

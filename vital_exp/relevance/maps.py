@@ -45,7 +45,6 @@ def activations_and_relevance(
         readout: one target per picture; the forward pass ends at its layer.
         method: ``"lrp"`` (on networks with attention the same as ``"attn_lrp"``), ``"lrp_restricted"``,
             ``"attn_lrp"``, ``"guided_backprop"`` or ``"gradient_x_activation"``.
-        output: which tensor of what the network returns ``"output"`` is; None: the logits, else the first.
 
     Returns:
         Activations and relevance at each layer, (N, C, ...) channels first, the activations with those of the target's

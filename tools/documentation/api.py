@@ -1,0 +1,76 @@
+"""The reference of the Python API: every public function and class of the packages that users build with."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import vital_exp
+
+ROOT = Path(vital_exp.__file__).parent
+FACE = "reference/api.md"
+FACE_TEXT = """# Python
+
+The functions have the names of the commands: `from vital_exp import load_model, visualize, mine, evaluate, report,
+audit`. What they are made of is on the pages beside this one; whoever writes a part of their own starts there.
+
+"""
+# The pages: what each is about, and the packages or modules whose public names it has.
+PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "objectives": ("Objectives: formulas, terms, gradient rules", ("objectives", "engine.gradient", "setup.schedule")),
+    "images": ("Images: parameterisations and colours", ("images",)),
+    "transforms": ("Transforms", ("images.transforms",)),
+    "relevance": ("Relevance", ("relevance",)),
+    "references": ("References", ("references",)),
+    "evaluation": ("Evaluation: metrics, intervals, tables", ("evaluation",)),
+    "targets": ("Targets", ("targets",)),
+    "models": ("Models", ("models.named", "models.network", "models.layers", "models.taps", "models.model_config")),
+    "mining": ("Mining and concepts", ("mining.index", "mining.mine", "concepts.factors", "concepts.importance")),
+    "audits": ("Audits", ("attacks.settings", "attacks.audit")),
+    "errors": ("Mistakes and values", ("errors", "values")),
+}
+
+
+def pages() -> dict[str, str]:
+    """Return the pages of the API by their place in the site."""
+    made = {FACE: FACE_TEXT + "\n".join(directive(f"vital_exp.{name}") for name in vital_exp.__all__)}
+    for page, (title, places) in PAGES.items():
+        sections = [section(module) for place in places for module in modules(place)]
+        made[f"reference/api/{page}.md"] = "\n".join([f"# {title}", "", *(text for text in sections if text)])
+    return made
+
+
+def modules(place: str) -> list[str]:
+    """Return the names of the modules at a place, ``"objectives"`` or ``"errors"``; packages in a package are places
+    of their own."""
+    path = ROOT / place.replace(".", "/")
+    if not path.is_dir():
+        return [f"vital_exp.{place}"]
+    return [f"vital_exp.{place}.{file.stem}" for file in sorted(path.glob("*.py")) if file.stem != "__init__"]
+
+
+def section(module: str) -> str:
+    """Return what a page says of a module: its first words, and a directive for each public name; empty without any."""
+    tree = ast.parse(_file(module).read_text(encoding="utf-8"))
+    names = list(public_names(tree))
+    if not names:
+        return ""
+    said = ast.get_docstring(tree) or ""
+    return "\n".join([f"## {module.removeprefix('vital_exp.')}", "", said, "", *(directive(f"{module}.{n}") for n in names)])
+
+
+def public_names(tree: ast.Module) -> Iterator[str]:
+    """Yield the functions and classes of a module that begin with no underscore."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node.name
+
+
+def directive(name: str) -> str:
+    """Return the line that mkdocstrings replaces with the documentation of an object."""
+    return f"::: {name}\n"
+
+
+def _file(module: str) -> Path:
+    return ROOT.parent / f"{module.replace('.', '/')}.py"

@@ -1,0 +1,30 @@
+"""The reference of the commands: what ``--help`` prints, the groups, and the keys beside these."""
+
+from __future__ import annotations
+
+from tools.documentation import configuration
+from vital_exp.__main__ import COMMANDS
+from vital_exp.commands.help_text import help_text
+from vital_exp.config_tree import groups
+
+PAGE = "reference/commands.md"
+INTRODUCTION = """# Commands
+
+Each command takes `group=option` and `key=value`, and prints its keys and examples with `--help`. `-m` makes a run of
+every combination of values that are separated by commas. Every command is also `python -m vital_exp <name>`. What they
+return to the shell is on the page of [exit codes](exit-codes.md).
+"""
+
+
+def pages() -> dict[str, str]:
+    """Return the page of the commands, by its place in the site."""
+    return {PAGE: "\n".join([INTRODUCTION, *(section(name) for name in COMMANDS)])}
+
+
+def section(name: str) -> str:
+    """Return what the page says of one command."""
+    file = next(file for file in configuration.files() if not file.group and file.name == name)
+    own = [configuration.link(group) for group in groups(name)]
+    listed = f"Groups: {', '.join(own)}." if own else "It has no groups."
+    help_lines = ["```text", help_text(name).rstrip(), "```"]
+    return "\n".join([f"## vital-{name}", "", *help_lines, "", listed, "", *configuration.key_table(list(file.keys), file)])

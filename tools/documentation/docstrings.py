@@ -1,0 +1,34 @@
+"""Docstrings in the form that the site's builder reads.
+
+In the code ``:func:`name``` is a link and ``mean, std:`` one line for two arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+ROLE = re.compile(r":(?:func|class|meth|mod|data|attr):`~?([^`]+)`")
+# A line of several arguments with the deeper lines that go on with it.
+SEVERAL = re.compile(r"^( +)(\w+(?:, \w+)+): (.*(?:\n\1 +.*)*)", re.MULTILINE)
+
+
+def readable(text: str) -> str:
+    """Return a docstring with names in place of links, and a line for each argument."""
+    return SEVERAL.sub(_one_by_one, ROLE.sub(r"`\1`", text))
+
+
+def _one_by_one(match: re.Match[str]) -> str:
+    indent, names, said = match.groups()
+    return "\n".join(f"{indent}{name}: {said}" for name in names.split(", "))
+
+
+class Docstrings(griffe.Extension):
+    """Makes every docstring readable."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Change the docstring of an object that was read."""
+        if obj.docstring:
+            obj.docstring.value = readable(obj.docstring.value)

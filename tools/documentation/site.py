@@ -1,0 +1,133 @@
+"""The folder of Markdown that the site is built from, and its navigation."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from tools.documentation import api, commands, configuration, notebooks, results
+from tools.documentation.links import moved
+
+ROOT = Path(__file__).resolve().parents[2]
+# Files at the root of the checkout, or in folders of their own, that are pages of the site.
+PROJECT = ("CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md")
+# Tabs of the navigation: pages by their place, in this order; what a pattern matches stands in the order of names.
+TABS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Home", ("index.md",)),
+    ("Start", ("getting-started.md", "your-own-model.md", "guide/trust.md", "faq.md", "glossary.md")),
+    ("Tutorials", ("tutorials/index.md", "tutorials/*")),
+    ("Guides", ("guide/index.md", "guide/*", "relevance.md", "performance.md", "scale.md")),
+    ("How-to", ("how-to/index.md", "how-to/*")),
+    ("Methods", ("methods/README.md", "methods/vital.md", "methods/*")),
+    (
+        "Reference",
+        (
+            "reference/index.md",
+            "reference/commands.md",
+            "reference/configuration.md",
+            "reference/configuration/*",
+            "reference/api.md",
+            "reference/api/*",
+            "reference/exit-codes.md",
+            "bibliography.md",
+        ),
+    ),
+    ("Results", ("results/index.md", "results/*")),
+    ("Project", ("project/contributing.md", "project/*")),
+)
+
+
+@dataclass
+class Site:
+    """The pages of a site, by their place in it.
+
+    Attributes:
+        pages: text of every Markdown page.
+        files: other files, by their place: pictures, what pages link to.
+    """
+
+    pages: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path | bytes] = field(default_factory=dict)
+
+    def attach(self, file: Path) -> str:
+        """Take a file of the checkout into the site and return its place."""
+        place = f"files/{file.relative_to(ROOT).as_posix()}"
+        self.files[place] = file
+        return place
+
+
+def assemble(out: Path) -> Site:
+    """Write every page of the site into a folder, which is made anew, and ``mkdocs.yml`` beside the folder."""
+    site = gather()
+    shutil.rmtree(out, ignore_errors=True)
+    for place, content in {**site.pages, **site.files}.items():
+        path = out / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Path):
+            shutil.copyfile(content, path)
+        else:
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+    settings = {
+        "INHERIT": str(ROOT / "mkdocs.yml"),
+        "docs_dir": str(out.resolve()),
+        "site_dir": str(ROOT / "site"),
+        "nav": navigation(site),
+    }
+    (out.parent / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    return site
+
+
+def gather() -> Site:
+    """Return the site's pages: those of docs/, and those made from the code and the benchmarks."""
+    site = Site()
+    sources = written_pages()
+    places = {file: place for place, file in sources.items()} | {ROOT / "README.md": "index.md"}
+    for place, file in sources.items():
+        if file.suffix == ".ipynb":
+            text, pictures = notebooks.page(file, place)
+            site.files |= pictures
+        elif file.suffix == ".md":
+            text = file.read_text(encoding="utf-8")
+        else:
+            site.files[place] = file
+            continue
+        site.pages[_page(place)] = moved(text, file, place, places, site.attach)
+    site.pages |= configuration.pages() | commands.pages() | api.pages()
+    site.pages["results/index.md"] = results.index(site.pages)
+    return site
+
+
+def written_pages() -> dict[str, Path]:
+    """Return the files that somebody has written, by their place in the site, pictures among them."""
+    docs = {p.relative_to(ROOT / "docs").as_posix(): p for p in sorted((ROOT / "docs").rglob("*")) if p.is_file()}
+    measured = {f"results/{p.name}": p for p in sorted((ROOT / "benchmarks/results").iterdir())}
+    project = {f"project/{Path(name).stem.lower().replace('_', '-')}.md": ROOT / name for name in PROJECT}
+    return docs | measured | project
+
+
+def _page(place: str) -> str:
+    return str(PurePosixPath(place).with_suffix(".md"))
+
+
+def navigation(site: Site) -> list[dict[str, object]]:
+    """Return the tabs with their pages; every page stands in one.
+
+    Raises:
+        ValueError: a page that no tab has.
+    """
+    left = sorted(site.pages)
+    tabs: list[dict[str, object]] = []
+    for title, patterns in TABS:
+        listed: list[str] = []
+        for pattern in patterns:
+            listed += [page for page in left if fnmatch(page, pattern) and page not in listed]
+        left = [page for page in left if page not in listed]
+        if listed:
+            tabs.append({title: listed[0] if listed == ["index.md"] else listed})
+    if left:
+        raise ValueError(f"pages without a place in the navigation: {', '.join(left)}")
+    return tabs
