@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,8 +57,10 @@ def section(module: str) -> str:
     names = list(public_names(tree))
     if not names:
         return ""
-    said = ast.get_docstring(tree) or ""
-    return "\n".join([f"## {module.removeprefix('vital_exp.')}", "", said, "", *(directive(f"{module}.{n}") for n in names)])
+    said = re.sub(r"docs/([\w/-]+\.md)", r"[\1](../../\1)", ast.get_docstring(tree) or "")
+    return "\n".join(
+        [f"## {module.removeprefix('vital_exp.')}", "", said, "", *(directive(f"{module}.{n}") for n in names)]
+    )
 
 
 def public_names(tree: ast.Module) -> Iterator[str]:

@@ -27,4 +27,6 @@ def section(name: str) -> str:
     own = [configuration.link(group) for group in groups(name)]
     listed = f"Groups: {', '.join(own)}." if own else "It has no groups."
     help_lines = ["```text", help_text(name).rstrip(), "```"]
-    return "\n".join([f"## vital-{name}", "", *help_lines, "", listed, "", *configuration.key_table(list(file.keys), file)])
+    return "\n".join(
+        [f"## vital-{name}", "", *help_lines, "", listed, "", *configuration.key_table(list(file.keys), file)]
+    )

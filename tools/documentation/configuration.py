@@ -63,9 +63,7 @@ def link(group: str, below: str = "") -> str:
 
 
 def _list_of_groups() -> str:
-    rows = [
-        f"| {link(group)} | {', '.join(f'`{name}`' for name in _options(group))} |" for group in group_names()
-    ]
+    rows = [f"| {link(group)} | {', '.join(f'`{name}`' for name in _options(group))} |" for group in group_names()]
     return "\n".join(
         [
             "# Configuration",

@@ -147,8 +147,12 @@ def _allowed(call: ast.Call, path: Path) -> dict[str, tuple[str, ...]]:
     """Return the key and the values of one call, where both are constants of its module."""
     name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
     constants: Mapping[str, Any] = vars(import_module(name))
+
+    def value(node: ast.expr) -> Any:
+        return eval(compile(ast.Expression(node), str(path), "eval"), dict(constants))
+
     try:
-        key, options = (eval(compile(ast.Expression(node), str(path), "eval"), dict(constants)) for node in call.args[::2])
+        key, options = value(call.args[0]), value(call.args[2])
     except (NameError, AttributeError):
         return {}  # known when it runs
     if "." not in key and key not in TOP:

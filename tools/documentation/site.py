@@ -15,8 +15,10 @@ from tools.documentation.links import moved
 ROOT = Path(__file__).resolve().parents[2]
 # Files at the root of the checkout, or in folders of their own, that are pages of the site.
 PROJECT = ("CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md")
-# Tabs of the navigation: pages by their place, in this order; what a pattern matches stands in the order of names.
-TABS: tuple[tuple[str, tuple[str, ...]], ...] = (
+# Tabs of the navigation: pages by their place, in this order, or sections of pages; what a pattern matches stands in
+# the order of names.
+Entry = str | tuple[str, tuple[str, ...]]
+TABS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     ("Home", ("index.md",)),
     ("Start", ("getting-started.md", "your-own-model.md", "guide/trust.md", "faq.md", "glossary.md")),
     ("Tutorials", ("tutorials/index.md", "tutorials/*")),
@@ -28,12 +30,10 @@ TABS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "reference/index.md",
             "reference/commands.md",
-            "reference/configuration.md",
-            "reference/configuration/*",
-            "reference/api.md",
-            "reference/api/*",
             "reference/exit-codes.md",
             "bibliography.md",
+            ("Python", ("reference/api.md", "reference/api/*")),
+            ("Configuration", ("reference/configuration.md", "reference/configuration/*")),
         ),
     ),
     ("Results", ("results/index.md", "results/*")),
@@ -120,14 +120,19 @@ def navigation(site: Site) -> list[dict[str, object]]:
         ValueError: a page that no tab has.
     """
     left = sorted(site.pages)
-    tabs: list[dict[str, object]] = []
-    for title, patterns in TABS:
-        listed: list[str] = []
-        for pattern in patterns:
-            listed += [page for page in left if fnmatch(page, pattern) and page not in listed]
-        left = [page for page in left if page not in listed]
-        if listed:
-            tabs.append({title: listed[0] if listed == ["index.md"] else listed})
+
+    def listed(entries: tuple[Entry, ...]) -> list[object]:
+        found: list[object] = []
+        for entry in entries:
+            if isinstance(entry, tuple):
+                found.append({entry[0]: listed(entry[1])})
+            else:
+                matching = [page for page in left if fnmatch(page, entry)]
+                left[:] = [page for page in left if page not in matching]
+                found += matching
+        return found
+
+    tabs = [(title, listed(entries)) for title, entries in TABS]
     if left:
         raise ValueError(f"pages without a place in the navigation: {', '.join(left)}")
-    return tabs
+    return [{title: pages[0] if len(pages) == 1 else pages} for title, pages in tabs if pages]

@@ -52,7 +52,7 @@ class File:
 def read_file(path: Path, root: Path) -> File:
     """Read a file of the configuration tree whose root is given."""
     text = path.read_text(encoding="utf-8")
-    lines = text.splitlines() + [""]
+    lines = [*text.splitlines(), ""]
     group = path.parent.relative_to(root).as_posix().removeprefix(".")
     package = re.match(r"# @package (\S+)", text)
     place = package[1].replace("_global_", "") if package else group.replace("/", ".")
