@@ -1,4 +1,4 @@
-"""Check a built site, ``python -m tools.documentation.built site``: it fetches nothing, and every link leads somewhere."""
+"""Check a built site: it fetches nothing, its links lead somewhere. ``python -m tools.documentation.built site``"""
 
 from __future__ import annotations
 
