@@ -209,7 +209,8 @@ def test_a_typo_is_one_line_with_the_nearest_spelling(override: str, hint: str) 
 # The documentation.
 
 # Pages of the site that are made when it is built.
-MADE = {ROOT / "docs" / place for place in (*api.pages(), *commands.pages(), *configuration.pages(), "results/index.md")}
+MADE_PAGES = api.pages() | commands.pages() | configuration.pages()
+MADE = {ROOT / "docs" / place for place in (*MADE_PAGES, "results/index.md")}
 
 
 def documents() -> list[Path]:
