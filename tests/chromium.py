@@ -65,13 +65,18 @@ class Tab:
         found: dict[str, Any] = json.loads(parts)
         return found
 
-    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Load a file and wait until it has loaded."""
+    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False, fragment: str = "") -> None:
+        """Load a file and wait until it has loaded; ``fragment`` is what follows a # in its address."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._call("Emulation.setEmulatedMedia", features=scheme)
+        if fragment:  # a change of the fragment alone loads nothing
+            self._load("about:blank")
+        self._load(page.resolve().as_uri() + (f"#{fragment}" if fragment else ""))
+
+    def _load(self, address: str) -> None:
         self.events.clear()
-        self._call("Page.navigate", url=page.resolve().as_uri())
+        self._call("Page.navigate", url=address)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
