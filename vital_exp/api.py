@@ -84,6 +84,13 @@ def visualize(
 
     Raises:
         UsageError: a mistake in what was asked for.
+
+    Examples:
+        >>> from vital_exp import visualize
+        >>> options = ["references.count=2", "trainer.accelerator=cpu"]
+        >>> pictures = visualize("embedded_resnet", "class:star", steps=2, overrides=options)
+        >>> pictures.images.shape, pictures.results[0]["status"]
+        (torch.Size([1, 3, 64, 64]), 'done')
     """
     given = ["progress=false", *overrides] if out else ["logger=none", "progress=false", *overrides]
     with (_join(overrides) if out else None) or Ranks() as ranks:

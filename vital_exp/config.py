@@ -54,6 +54,16 @@ def compose_config(overrides: Sequence[str], command: str = VISUALIZE) -> DictCo
 
     Raises:
         UsageError: an unknown group, option or key, or a value that cannot be read.
+
+    Examples:
+        >>> from vital_exp.config import compose_config
+        >>> config = compose_config(["method=vital_fourier", "optimizer.lr=0.5"])
+        >>> config.image._target_, config.optimizer.lr
+        ('vital_exp.images.fourier.Fourier', 0.5)
+        >>> compose_config(["stepz=3"])
+        Traceback (most recent call last):
+            ...
+        vital_exp.errors.UsageError: stepz=3: no such key (did you mean steps?)
     """
     overrides = [canonical(override, command) for override in overrides]
     try:

@@ -55,7 +55,13 @@ def _of_command(command: str) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def options_of(group: str) -> list[str]:
-    """Return the options of a configuration group, without the files that only hold shared keys."""
+    """Return the options of a configuration group, without the files that only hold shared keys.
+
+    Examples:
+        >>> from vital_exp.config_tree import options_of
+        >>> options_of("optimizer")
+        ['adam_fourier', 'adam_lucid', 'adam_published', 'nadam_maco']
+    """
     return sorted(p.stem for p in (config_dir() / group).glob("*.yaml") if not p.stem.startswith("_"))
 
 

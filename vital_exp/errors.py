@@ -20,6 +20,11 @@ class UsageError(ValueError):
 
     Attributes:
         everywhere: whether every rank of the job knows of it, so that one tells it and all go on together.
+
+    Examples:
+        >>> from vital_exp.errors import UsageError
+        >>> str(UsageError("model.name", "resnet51", "no such network", ["resnet50", "resnet18"]))
+        'model.name=resnet51: no such network (did you mean resnet50 or resnet18?)'
     """
 
     everywhere = False
@@ -42,6 +47,12 @@ def _one_line(text: str) -> str:
 
 
 def nearest(value: str, options: Iterable[str], count: int = SUGGESTIONS) -> list[str]:
-    """Return up to ``count`` of ``options`` that are spelled most like ``value``, best first, ignoring case."""
+    """Return up to ``count`` of ``options`` that are spelled most like ``value``, best first, ignoring case.
+
+    Examples:
+        >>> from vital_exp.errors import nearest
+        >>> nearest("vitl", ["vital", "fourier", "maco"])
+        ['vital']
+    """
     by_lower = {option.lower(): option for option in options}
     return [by_lower[match] for match in difflib.get_close_matches(value.lower(), by_lower, n=count, cutoff=0.5)]

@@ -76,6 +76,13 @@ def find_runs(places: Sequence[str | Path], key: str = "runs") -> list[Path]:
 
 
 def by_number(path: Path) -> list[tuple[bool, int, str]]:
-    """Return a key that sorts numbers in names as numbers: 2 before 10."""
+    """Return a key that sorts numbers in names as numbers: 2 before 10.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from vital_exp.run_folders import by_number
+        >>> [path.name for path in sorted([Path("10"), Path("9"), Path("run-2")], key=by_number)]
+        ['9', '10', 'run-2']
+    """
     parts = re.split(r"(\d+)", str(path))
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]

@@ -46,6 +46,15 @@ def whole_number(
 
     Raises:
         UsageError: anything else.
+
+    Examples:
+        >>> from vital_exp.values import whole_number
+        >>> whole_number("steps", 200, 1)
+        200
+        >>> whole_number("steps", 0.5, 1)
+        Traceback (most recent call last):
+            ...
+        vital_exp.errors.UsageError: steps=0.5: a whole number of at least 1
     """
     if not is_whole(value, least, most):
         raise UsageError(key, value, allowed or f"a whole number{_between(least, most)}")
@@ -105,6 +114,11 @@ def interval(
 
     Raises:
         UsageError: anything else.
+
+    Examples:
+        >>> from vital_exp.values import interval
+        >>> interval("image.values_range", [-2, 2])
+        (-2.0, 2.0)
     """
     if not _is_list(values) or len(values) != 2 or (allowed and not all(map(is_number, values))):
         raise UsageError(key, values, allowed or f"[low, high]{_between(least, most)}")
@@ -120,7 +134,13 @@ def side(key: str, value: object) -> int:
 
 
 def sides(key: str, value: object) -> tuple[int, int]:
-    """Return (height, width) in px, of one side or of [height, width]; raises UsageError for anything else."""
+    """Return (height, width) in px, of one side or of [height, width]; raises UsageError for anything else.
+
+    Examples:
+        >>> from vital_exp.values import sides
+        >>> sides("image.size", 224), sides("image.size", [224, 160])
+        ((224, 224), (224, 160))
+    """
     pair = tuple(value) if _is_list(value) else (value, value)
     if len(pair) != 2:
         raise UsageError(key, value, SIDES)
@@ -135,6 +155,13 @@ def one_of(key: str, value: object, options: Iterable[str]) -> str:
 
     Raises:
         UsageError: anything else; the message lists the options and suggests the nearest.
+
+    Examples:
+        >>> from vital_exp.values import one_of
+        >>> one_of("mask", "folowed", ["followed", "published"])
+        Traceback (most recent call last):
+            ...
+        vital_exp.errors.UsageError: mask=folowed: one of followed, published (did you mean followed?)
     """
     options = tuple(options)
     if not isinstance(value, str) or value not in options:

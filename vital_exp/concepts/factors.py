@@ -59,6 +59,15 @@ def factorise(activations: Tensor, count: int, method: str = "nmf", seed: int = 
 
     Raises:
         UsageError: an unknown method, more concepts than activations or channels, negative activations for NMF.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.concepts.factors import factorise
+        >>> two = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 3.0, 3.0]])  # of two directions
+        >>> found = factorise(two, 2)
+        >>> again = found.coefficients(two) @ found.components + found.mean
+        >>> torch.allclose(again, two, atol=1e-3)
+        True
     """
     one_of("concepts", method, METHODS)
     patches, channels = activations.shape

@@ -31,6 +31,12 @@ def total_sobol(function: Callable[[Tensor], Tensor], inputs: int, designs: int 
         inputs: of the function.
         designs: points in A and in B; the function is evaluated ``designs * (inputs + 2)`` times.
         seed: of the scrambling.
+
+    Examples:
+        >>> from vital_exp.concepts.importance import total_sobol
+        >>> shares = total_sobol(lambda x: x[:, 0], inputs=2)  # all of the variance comes from the first input
+        >>> [round(float(share), 1) for share in shares]
+        [1.0, 0.0]
     """
     points = SobolEngine(2 * inputs, scramble=True, seed=seed).draw(designs)
     a, b = points[:, :inputs], points[:, inputs:]

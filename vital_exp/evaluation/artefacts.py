@@ -24,6 +24,13 @@ def repetition(pictures: Tensor) -> Tensor:
 
     Args:
         pictures: (N, 3, H, W) RGB in [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.evaluation.artefacts import repetition
+        >>> tiles = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).repeat(1, 1, 4, 4)
+        >>> repetition(tiles)
+        tensor([1.])
     """
     grey = pictures.float().mean(dim=1)  # (N, H, W)
     grey = grey - grey.mean(dim=(1, 2), keepdim=True)
@@ -51,6 +58,13 @@ def high_frequency(pictures: Tensor) -> Tensor:
 
     Args:
         pictures: (N, 3, H, W) RGB in [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.evaluation.artefacts import high_frequency
+        >>> board = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(8, 8).expand(1, 3, 16, 16)  # a period of two pixels
+        >>> high_frequency(board).round(decimals=2)
+        tensor([1.])
     """
     height, width = pictures.shape[-2:]
     window = torch.hann_window(height, periodic=False)[:, None] * torch.hann_window(width, periodic=False)

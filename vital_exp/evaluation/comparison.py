@@ -25,6 +25,12 @@ def paired_difference(a: Values, b: Values, seed: int = 0) -> dict[str, float | 
 
     Raises:
         ValueError: sequences of different lengths.
+
+    Examples:
+        >>> from vital_exp.evaluation.comparison import paired_difference
+        >>> better = paired_difference({"cat": 0.9, "dog": 0.8}, {"cat": 0.5, "dog": 0.5, "fish": 0.1})
+        >>> round(better["value"], 3), better["n"]
+        (0.35, 2)
     """
     pairs = _pairs(a, b)
     differences = [x - y for x, y in pairs if math.isfinite(x) and math.isfinite(y)]

@@ -44,6 +44,12 @@ def inception_score(logits: Tensor) -> Score:
 
     Args:
         logits: (N, K) of any classifier, float32.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.evaluation.distances import inception_score
+        >>> round(inception_score(100 * torch.eye(4)).value, 3)  # four pictures, each surely of its own class
+        4.0
     """
     _need_pictures(len(logits), 2)
     with _without_warnings():
@@ -70,6 +76,13 @@ def fid(pictures: Tensor, natural: Tensor) -> Score:
     Args:
         pictures: (N, D) features.
         natural: (M, D) features of natural images.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.evaluation.distances import fid
+        >>> natural = torch.eye(3).repeat(2, 1)
+        >>> round(fid(natural + 1, natural).value, 3)  # the squared distance of the means
+        3.0
     """
     _need_pictures(len(pictures), 2)
     _need_natural(len(natural), 2)

@@ -20,6 +20,14 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> dict[str, float | 
 
     Returns:
         ``{"value", "low", "high", "n"}``.
+
+    Examples:
+        >>> from vital_exp.evaluation.intervals import bootstrap_mean
+        >>> bootstrap_mean([1.0, 1.0, 1.0])
+        {'value': 1.0, 'low': 1.0, 'high': 1.0, 'n': 3}
+        >>> entry = bootstrap_mean([0.0, 1.0] * 50)
+        >>> entry["value"], entry["low"] < 0.5 < entry["high"]
+        (0.5, True)
     """
     array = np.asarray(values, dtype=np.float64)
     means = array[resamples(len(array), seed)].mean(axis=1)

@@ -11,6 +11,12 @@ def auc(positive: Tensor, negative: Tensor) -> float:
 
     Args:
         positive, negative: (P,) and (Q,), at least one each.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.evaluation.ranking import auc
+        >>> auc(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 2.0]))  # three pairs won, one is a tie
+        0.875
     """
     ordered = negative.contiguous().sort().values
     below = torch.searchsorted(ordered, positive.contiguous(), right=False)

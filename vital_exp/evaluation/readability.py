@@ -182,6 +182,11 @@ def number_text(entry: Entry, digits: int = 3) -> str:
     Args:
         entry: of a metric.
         digits: after the point.
+
+    Examples:
+        >>> from vital_exp.evaluation.readability import number_text
+        >>> number_text({"value": 0.712, "low": 0.63, "high": 0.8})
+        '0.712 (0.630 to 0.800)'
     """
     value, low, high = (entry.get(part) for part in ("value", "low", "high"))
     if value is None or not math.isfinite(value):

@@ -122,6 +122,12 @@ def verdicts(scores: Tensor, index: Tensor, head: Head = SOFTMAX_HEAD) -> dict[s
 
     Returns:
         ``{"top1", "top5", "probability"}``, each (N,), NaN where a score is; top5 only with more than five classes.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.evaluation.recognition import verdicts
+        >>> verdicts(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 0]))["top1"]  # a tie recognises nothing
+        tensor([1, 0], dtype=torch.int32)
     """
     own = scores.gather(1, index[:, None])
     rank = (scores >= own).sum(dim=1) - 1  # other classes that score no less than the target

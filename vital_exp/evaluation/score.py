@@ -44,6 +44,12 @@ class Score:
 
         Raises:
             NotComputed: no target has a value.
+
+        Examples:
+            >>> from vital_exp.evaluation.score import Score
+            >>> score = Score.mean([0.0, 1.0, 1.0, 0.0])
+            >>> score.value, score.n
+            (0.5, 4)
         """
         keys = range(len(values)) if groups is None else groups
         by_key: dict[int, list[float]] = {}

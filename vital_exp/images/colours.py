@@ -22,6 +22,14 @@ def colour_matrix(channels: int = 3) -> Tensor:
 
     For RGB it is Lucid's, divided by its largest column norm; for other channels the identity, unless their covariance
     is measured (:func:`covariance_root`).
+
+    Examples:
+        >>> from vital_exp.images.colours import colour_matrix
+        >>> matrix = colour_matrix()
+        >>> matrix.norm(dim=0).max().round(decimals=4)
+        tensor(1.)
+        >>> colour_matrix(1)
+        tensor([[1.]])
     """
     if channels != 3:
         return torch.eye(channels)
@@ -49,7 +57,16 @@ def mixed(pictures: Tensor, matrix: Tensor) -> Tensor:
 
 
 def decorrelated_logits(pictures: Tensor, matrix: Tensor) -> Tensor:
-    """Invert ``sigmoid(mixed(x, matrix))`` for pictures (N, C, H, W) in [0, 1], clamped to [0.001, 0.999]."""
+    """Invert ``sigmoid(mixed(x, matrix))`` for pictures (N, C, H, W) in [0, 1], clamped to [0.001, 0.999].
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.colours import colour_matrix, decorrelated_logits, mixed
+        >>> picture = torch.tensor([0.2, 0.5, 0.8]).view(1, 3, 1, 1)
+        >>> back = mixed(decorrelated_logits(picture, colour_matrix()), colour_matrix()).sigmoid()
+        >>> torch.allclose(back, picture)
+        True
+    """
     return mixed(pictures.clamp(LOGIT_MARGIN, 1 - LOGIT_MARGIN).logit(), torch.linalg.inv(matrix))
 
 

@@ -82,7 +82,16 @@ class Fourier(Parameterisation):
 
 
 def frequencies(size: tuple[int, int]) -> Tensor:
-    """Return the frequency of each entry of a half spectrum in cycles per pixel, (H, W // 2 + 1), float64."""
+    """Return the frequency of each entry of a half spectrum in cycles per pixel, (H, W // 2 + 1), float64.
+
+    Examples:
+        >>> from vital_exp.images.fourier import frequencies
+        >>> frequencies((4, 4))  # cycles per pixel, rows by columns
+        tensor([[0.0000, 0.2500, 0.5000],
+                [0.2500, 0.3536, 0.5590],
+                [0.5000, 0.5590, 0.7071],
+                [0.2500, 0.3536, 0.5590]], dtype=torch.float64)
+    """
     rows = torch.fft.fftfreq(size[0], dtype=torch.float64)
     return torch.hypot(rows[:, None], torch.fft.rfftfreq(size[1], dtype=torch.float64)[None])
 
@@ -91,6 +100,11 @@ def frequency_scale(size: tuple[int, int], decay: float = 1.0) -> Tensor:
     """Return sqrt(w h) / max(f, 1 / max(w, h)) ** decay for the half spectrum, (H, W // 2 + 1), f in cycles per pixel.
 
     For decay 1 this is Lucid's; another decay keeps the scale of the lowest frequency and changes the slope.
+
+    Examples:
+        >>> from vital_exp.images.fourier import frequency_scale
+        >>> frequency_scale((4, 4))[0]  # 1 / frequency; the mean counts as the lowest of them
+        tensor([16., 16.,  8.])
     """
     height, width = size
     lowest = 1.0 / max(height, width)

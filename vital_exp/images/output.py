@@ -21,7 +21,14 @@ SMOOTHING = 0.04
 
 
 def to_uint8(picture: Tensor) -> Tensor:
-    """Round values in [0, 1] to 0..255, uint8; truncating would darken every picture by half a level."""
+    """Round values in [0, 1] to 0..255, uint8; truncating would darken every picture by half a level.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.output import to_uint8
+        >>> to_uint8(torch.tensor([0.0, 0.499, 1.0]))
+        tensor([  0, 127, 255], dtype=torch.uint8)
+    """
     return (picture.detach().cpu() * WHITE).round().clamp(0, WHITE).to(torch.uint8)
 
 
@@ -64,7 +71,14 @@ def read_picture(path: Path) -> Tensor:
 
 
 def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return pictures (N, C, H, W) at another (height, width), bilinear with antialiasing; unchanged at their own."""
+    """Return pictures (N, C, H, W) at another (height, width), bilinear with antialiasing; unchanged at their own.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.output import resized
+        >>> resized(torch.ones(1, 3, 64, 64), (32, 48)).shape
+        torch.Size([1, 3, 32, 48])
+    """
     if tuple(pictures.shape[-2:]) == tuple(size):
         return pictures
     return functional.interpolate(pictures, size, mode="bilinear", antialias=True)
@@ -77,6 +91,14 @@ def transparency(sensitivity: Tensor, percentile: float) -> Tensor:
         sensitivity: (N, C, H, W) sum over steps of |dL/dx|; its channel mean is clipped at a percentile and divided
             by its maximum. A map that is zero everywhere stays zero.
         percentile: in (0, 100]; 98 as published for VITAL (arXiv 2503.22399), 80 for MACO (arXiv 2306.06805).
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.output import transparency
+        >>> sensitivity = torch.tensor([[[[0.0, 1.0], [2.0, 4.0]]]])
+        >>> transparency(sensitivity, percentile=100)
+        tensor([[[[0.0000, 0.2500],
+                  [0.5000, 1.0000]]]])
     """
     mean = sensitivity.float().mean(dim=1, keepdim=True)  # (N, 1, H, W)
     most = mean.flatten(1).quantile(percentile / 100, dim=1).view(-1, 1, 1, 1)

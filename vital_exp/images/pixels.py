@@ -18,6 +18,16 @@ class Pixels(Parameterisation):
         size: (height, width) of the pictures.
         streams: the random streams of the pictures, for the start.
         init: pictures to start from instead, (N, C, H, W) normalised; taken as they are, not clamped.
+
+    Examples:
+        >>> from vital_exp.images.pixels import Pixels
+        >>> from vital_exp.images.randomness import RandomStreams
+        >>> from vital_exp.models.network import Preprocessing
+        >>> same = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, size=(8, 8))
+        >>> image = Pixels(preprocessing=same, streams=RandomStreams(0, ["class-0"]), size=(8, 8))
+        >>> image.project()
+        >>> image().shape, float(image().detach().min()) >= 0
+        (torch.Size([1, 3, 8, 8]), True)
     """
 
     def __init__(

@@ -16,6 +16,14 @@ class RandomStreams:
         seed: the run's seed.
         names: the names of the targets, one per picture.
         branches: one per picture, sets streams of the same target apart; see :meth:`branched` and :meth:`views`.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.randomness import RandomStreams
+        >>> alone = RandomStreams(0, ["class-1"]).uniform((2,), "jitter", step=3)
+        >>> both = RandomStreams(0, ["class-0", "class-1"]).uniform((2,), "jitter", step=3)
+        >>> torch.equal(both[1], alone[0])  # whatever else is in the batch
+        True
     """
 
     def __init__(self, seed: int, names: Sequence[str], branches: Sequence[str] = ()) -> None:

@@ -36,6 +36,16 @@ def checked_pictures(pictures: object, key: str, channels: int = RGB) -> Tensor:
 
     Raises:
         UsageError: no floating-point tensor of that shape, a value that is no number, or another range than [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.ranges import checked_pictures
+        >>> checked_pictures(torch.rand(2, 3, 8, 8), "references").shape
+        torch.Size([2, 3, 8, 8])
+        >>> checked_pictures(torch.full((1, 3, 8, 8), 255.0), "init")
+        Traceback (most recent call last):
+            ...
+        vital_exp.errors.UsageError: init=values from 255 to 255: RGB in [0, 1] is wanted; of 0 to 255: tensor / 255
     """
     tensor = checked_shape(pictures, key, channels=channels)
     tell_ranges(key, {"": tensor})

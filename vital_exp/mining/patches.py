@@ -52,7 +52,13 @@ class PatchSettings:
         return max(1, round(min(height, width) * PUBLISHED_SIDE / PUBLISHED_INPUT)) if self.size is None else self.size
 
     def windows(self, height: int, width: int) -> list[Box]:
-        """Return the boxes (x0, y0, x1, y1) of all windows of a picture, row by row; x1 and y1 are outside."""
+        """Return the boxes (x0, y0, x1, y1) of all windows of a picture, row by row; x1 and y1 are outside.
+
+        Examples:
+            >>> from vital_exp.mining.patches import PatchSettings
+            >>> PatchSettings(size=4).windows(4, 8)  # half of each shared with the next
+            [(0, 0, 4, 4), (2, 0, 6, 4), (4, 0, 8, 4)]
+        """
         side = self.side(height, width)
         stride = max(1, round(side * (1 - self.overlap)))
         rows, columns = (_starts(length, side, stride) for length in (height, width))

@@ -24,6 +24,12 @@ def as_rgb(pictures: Tensor, preview: Sequence[int] | None = None) -> Tensor:
     Args:
         pictures: of any dtype.
         preview: the three channels that are shown of pictures with other channels; by default the first three.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.models.channels import as_rgb
+        >>> as_rgb(torch.tensor([0.2, 0.4, 0.6, 0.8, 1.0]).view(5, 1, 1), preview=[4, 2, 0]).flatten()
+        tensor([1.0000, 0.6000, 0.2000])
     """
     channels = pictures.shape[-3]
     if channels == RGB:
@@ -39,6 +45,12 @@ def in_channels(pictures: Tensor, channels: int) -> Tensor:
 
     Raises:
         UsageError: any other conversion.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.models.channels import in_channels
+        >>> in_channels(torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1), 1)  # the luminance of red
+        tensor([[[0.2990]]])
     """
     own = pictures.shape[-3]
     if own == channels:

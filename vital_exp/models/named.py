@@ -149,6 +149,12 @@ def load_model(
     Raises:
         UsageError: a name, weights, a size, an output or a head that does not fit, a module whose layers cannot be
             read (TorchScript, quantised, exported) or that has no values yet.
+
+    Examples:
+        >>> from vital_exp.models.named import load_model
+        >>> network = load_model("embedded_resnet")
+        >>> network.preprocessing.size, network.class_names.label(0)
+        ((64, 64), 'star')
     """
     keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
     keys |= {"output": output, "head": head, "channels": channels, "preview": preview, "value_range": value_range}

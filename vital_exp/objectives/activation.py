@@ -39,7 +39,14 @@ def read_activation(activation: Tensor, readout: Readout, cosine_power: float = 
 
 
 def mean_square(activation: Tensor) -> Tensor:
-    """Return the mean squared activation (N,) of (N, C, ...): what DeepDream maximises (Mordvintsev et al. 2015)."""
+    """Return the mean squared activation (N,) of (N, C, ...): what DeepDream maximises (Mordvintsev et al. 2015).
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.activation import mean_square
+        >>> mean_square(torch.tensor([[[1.0, 3.0]]]))
+        tensor([5.])
+    """
     return activation.flatten(1).square().mean(dim=1)
 
 
@@ -47,6 +54,13 @@ def dot_cosine(activation: Tensor, given: Tensor, cosine_power: float = 0.0) -> 
     """Return dot * max(0.1, cos)^p, (N,), of whole activations (N, C, ...): Lucid's caricature objective.
 
     Lucid's own notebook divides by one norm only; here cos is the cosine.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.activation import dot_cosine
+        >>> a = torch.tensor([[[3.0], [4.0]]])
+        >>> dot_cosine(a, a), dot_cosine(a, torch.tensor([[[4.0], [-3.0]]]))  # the square of the norm; at right angles
+        (tensor([25.]), tensor([0.]))
     """
     ours, theirs = activation.flatten(1), given.flatten(1)
     dot = (ours * theirs).sum(dim=1)
@@ -58,7 +72,15 @@ def dot_cosine(activation: Tensor, given: Tensor, cosine_power: float = 0.0) -> 
 
 
 def relative_distance(activation: Tensor, given: Tensor) -> Tensor:
-    """Return ||a - a0||^2 / ||a0||^2, (N,), of activations (N, C, ...) (Mahendran and Vedaldi 2015)."""
+    """Return ||a - a0||^2 / ||a0||^2, (N,), of activations (N, C, ...) (Mahendran and Vedaldi 2015).
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.activation import relative_distance
+        >>> a = torch.tensor([[[3.0], [4.0]]])
+        >>> relative_distance(0 * a, a), relative_distance(a, a)
+        (tensor([1.]), tensor([0.]))
+    """
     wanted = given.flatten(1)
     return (activation.flatten(1) - wanted).square().sum(dim=1) / wanted.square().sum(dim=1).clamp(min=COSINE_EPSILON)
 
@@ -70,7 +92,17 @@ def position_distance(activation: Tensor, given: Tensor) -> Tensor:
 
 
 def gram_cosines(activation: Tensor) -> Tensor:
-    """Return the cosine of the Gram matrices of each pair of pictures, (N, N), for activations (N, C, ...)."""
+    """Return the cosine of the Gram matrices of each pair of pictures, (N, N), for activations (N, C, ...).
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.activation import gram_cosines
+        >>> a = torch.tensor([[[1.0, 2.0], [0.0, 0.0]], [[2.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]])
+        >>> gram_cosines(a)  # the first two have the same channels, at other places
+        tensor([[1., 1., 0.],
+                [1., 1., 0.],
+                [0., 0., 1.]])
+    """
     grams = gram_matrix(activation.flatten(2)).flatten(1)  # (N, C * C)
     directions = grams / grams.norm(dim=1, keepdim=True).clamp(min=GRAM_EPSILON)
     with torch.autocast(directions.device.type, enabled=False):

@@ -79,6 +79,14 @@ def term(name: str, **options: object) -> Sum:
 
     Raises:
         UsageError: no such option.
+
+    Examples:
+        >>> from vital_exp.objectives.algebra import term
+        >>> total = term("activation") + 0.5 * term("diversity", layer="layer3")
+        >>> print(total)
+        activation + 0.5 diversity
+        >>> total.overrides[1:3]
+        ['objective.activation.weight=1.0', 'objective.diversity.weight=0.5']
     """
     option, _, choice = name.partition("/")
     one_of(GROUP, option, options_of(GROUP))
@@ -89,7 +97,13 @@ def term(name: str, **options: object) -> Sum:
 
 
 def caption(weights: dict[str, float]) -> str:
-    """Return a weighted sum in words: ``alignment + 0.5 diversity - total_variation``."""
+    """Return a weighted sum in words: ``alignment + 0.5 diversity - total_variation``.
+
+    Examples:
+        >>> from vital_exp.objectives.algebra import caption
+        >>> caption({"alignment": 1.0, "diversity": 0.5, "l2": -1.0})
+        'alignment + 0.5 diversity - l2'
+    """
     words = ""
     for name, weight in weights.items():
         sign = " - " if weight < 0 else " + "

@@ -24,6 +24,15 @@ def sort_matching(features: Tensor, quantiles: Tensor, channel_weights: Tensor |
 
     Returns:
         (N,) losses, at least 0, in float32 (float64 if the features are).
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.alignment import sort_matching
+        >>> picture = torch.tensor([[[3.0, 1.0, 2.0]]])  # one picture, one channel, three positions
+        >>> sort_matching(picture, torch.tensor([[1.0, 2.0, 3.0]]))  # the same values, elsewhere
+        tensor([0.])
+        >>> sort_matching(picture, torch.tensor([[2.0, 3.0, 4.0]]))  # each value lies 1 below
+        tensor([1.])
     """
     exact = torch.promote_types(features.dtype, torch.float32)  # differences of sorted values cancel in half precision
     matched = resample_quantiles(quantiles, features.shape[-1]).to(exact)

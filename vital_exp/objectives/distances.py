@@ -29,6 +29,13 @@ def gaussian_kl(features: Tensor, quantiles: Tensor, channel_weights: Tensor | N
 
     Returns:
         (N,), at least 0, in nats.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.distances import gaussian_kl
+        >>> references = torch.tensor([[[-1.0, 1.0]]])  # mean 0, variance 1
+        >>> gaussian_kl(references + 2, references).round(decimals=2)  # half the squared shift, in variances
+        tensor([2.])
     """
     features, quantiles = _exact(features), _exact(quantiles)
     floor = variance_floor(quantiles)[:, None]  # (N, 1)
@@ -67,7 +74,14 @@ def histogram_kl(
 
 
 def squashed(values: Tensor) -> Tensor:
-    """Return z / (1 + |z|), in (-1, 1)."""
+    """Return z / (1 + |z|), in (-1, 1).
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.distances import squashed
+        >>> squashed(torch.tensor([-1.0, 0.0, 3.0]))
+        tensor([-0.5000,  0.0000,  0.7500])
+    """
     return values / (1 + values.abs())
 
 
@@ -100,6 +114,13 @@ def moment_matching(
 
     Returns:
         (N,), at least 0.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.distances import moment_matching
+        >>> references = torch.tensor([[[-1.0, 1.0]]])
+        >>> moment_matching(references + 2, references, highest=1)
+        tensor([4.])
     """
     features, quantiles = _exact(features), _exact(quantiles)
     floor = variance_floor(quantiles)[:, None]
@@ -119,7 +140,15 @@ def _moments(values: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """Return F F^T / P, (N, C, C), for features F (N, C, P): how channels go together, wherever in the picture."""
+    """Return F F^T / P, (N, C, C), for features F (N, C, P): how channels go together, wherever in the picture.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.distances import gram_matrix
+        >>> gram_matrix(torch.tensor([[[1.0, 1.0], [1.0, -1.0]]]))  # two channels that never go together
+        tensor([[[1., 0.],
+                 [0., 1.]]])
+    """
     features = _exact(features)
     with torch.autocast(features.device.type, enabled=False):
         return features @ features.mT / features.shape[-1]

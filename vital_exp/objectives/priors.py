@@ -26,6 +26,16 @@ def total_variation(x: Tensor, order: str = "l2") -> Tensor:
 
     Raises:
         UsageError: another order.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.priors import total_variation
+        >>> step = torch.zeros(1, 1, 2, 2)
+        >>> step[..., 1] = 1.0  # black beside white
+        >>> total_variation(step)  # sqrt(2) to the right, 0 down, 1 along each diagonal
+        tensor([3.4142])
+        >>> total_variation(step, "l1")
+        tensor([3.])
     """
     one_of("objective.total_variation.order", order, ORDERS)
     differences = (
@@ -39,7 +49,14 @@ def total_variation(x: Tensor, order: str = "l2") -> Tensor:
 
 
 def l2_norm(x: Tensor) -> Tensor:
-    """Return the Frobenius norm of each picture (N, C, H, W): (N,)."""
+    """Return the Frobenius norm of each picture (N, C, H, W): (N,).
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.priors import l2_norm
+        >>> l2_norm(torch.tensor([[[[3.0, 4.0]]]]))
+        tensor([5.])
+    """
     norms: Tensor = x.flatten(1).norm(dim=1)
     return norms
 
@@ -57,6 +74,13 @@ def high_frequency(x: Tensor, cutoff: float) -> Tensor:
     Args:
         x: (N, C, H, W) pictures.
         cutoff: in cycles per pixel; the finest grating along an axis has 0.5.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.objectives.priors import high_frequency
+        >>> stripes = torch.tensor([1.0, -1.0]).repeat(4).expand(1, 1, 8, 8)  # a period of two pixels
+        >>> high_frequency(stripes, 0.25), high_frequency(torch.ones(1, 1, 8, 8), 0.25)
+        (tensor([1.]), tensor([0.]))
     """
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     height, width = x.shape[-2:]

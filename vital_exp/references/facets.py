@@ -96,6 +96,13 @@ def find_facets(
 
     Raises:
         UsageError: more facets than different images.
+
+    Examples:
+        >>> from torch import eye
+        >>> from vital_exp.references.facets import find_facets
+        >>> two = eye(2).repeat_interleave(8, dim=0)  # 16 images of two kinds
+        >>> [(facet.share, facet.coherence) for facet in find_facets(two, 2, count=8)]
+        [(0.5, 1.0), (0.5, 1.0)]
     """
     vectors = _unit(embeddings.detach().cpu().double().numpy())  # (n, D)
     # In an orthonormal basis of what the vectors span: the same cosines in fewer numbers.

@@ -10,6 +10,12 @@ def resample_quantiles(quantiles: Tensor, positions: int) -> Tensor:
     """Interpolate quantile functions (..., Q) linearly at ``positions`` midpoints: (..., positions), ascending.
 
     The i-th of n sorted values stands for the probability (i + 0.5) / n.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.references.quantiles import resample_quantiles
+        >>> resample_quantiles(torch.tensor([1.0, 2.0, 3.0, 4.0]), 2)  # at the probabilities 1/4 and 3/4
+        tensor([1.5000, 3.5000])
     """
     known = quantiles.shape[-1]
     if known == positions:

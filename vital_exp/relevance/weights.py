@@ -41,7 +41,14 @@ class Relevance:
 
 
 def spatial_masks(relevance: Tensor) -> Tensor:
-    """Min-max scale relevance (N, C, ...) over space, per image and channel: (N, C, P) in [0, 1)."""
+    """Min-max scale relevance (N, C, ...) over space, per image and channel: (N, C, P) in [0, 1).
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.relevance.weights import spatial_masks
+        >>> spatial_masks(torch.tensor([[[0.0, 1.0, 4.0]]])).round(decimals=4)
+        tensor([[[0.0000, 0.2500, 1.0000]]])
+    """
     values = relevance.flatten(2)  # (N, C, P)
     low, high = values.amin(dim=-1, keepdim=True), values.amax(dim=-1, keepdim=True)
     return (values - low) / (high - low + EPSILON)
@@ -60,6 +67,13 @@ def channel_correlation(means: Tensor, values: Tensor) -> Tensor:
     Args:
         means: (B, C) spatial means of a layer's channels.
         values: (B,) what the target reads of the same images.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.relevance.weights import channel_correlation
+        >>> reads = torch.tensor([1.0, 2.0, 3.0])
+        >>> channel_correlation(torch.stack([reads, -reads], dim=1), reads)  # what falls counts nothing
+        tensor([1., 0.])
     """
     x, y = means.double() - means.double().mean(dim=0), values.double() - values.double().mean()
     scale = (x.square().sum(dim=0) * y.square().sum()).sqrt()  # (C,)

@@ -33,6 +33,13 @@ def batches(
         targets: what is to be made.
         batch_size: targets of a batch, at most.
         half_made: the names of the targets of batches that are begun; they come first, as they were.
+
+    Examples:
+        >>> from vital_exp.setup.batching import batches
+        >>> from vital_exp.targets.unit import Target
+        >>> targets = [Target("class", number) for number in range(5)]
+        >>> [[target.index for target in batch] for batch in batches(targets, 2)]
+        [[0, 1], [2, 3], [4]]
     """
     waiting = {target.name: target for target in targets}
     for names in half_made:

@@ -15,6 +15,11 @@ def learning_rate(
 
     peak * (step + 1) / warmup while step < warmup, then peak * (1 + cos(pi (step - warmup) / (steps - warmup))) / 2, or
     with the schedule ``"constant"`` peak.
+
+    Examples:
+        >>> from vital_exp.setup.schedule import learning_rate
+        >>> [learning_rate(step, 300) for step in (0, 99, 100, 200)]
+        [0.01, 1.0, 1.0, 0.5]
     """
     if step < warmup:
         return peak * (step + 1) / warmup

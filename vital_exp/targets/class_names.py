@@ -36,6 +36,14 @@ class ClassNames:
 
     Raises:
         UsageError: the names are one string, a class has no name, or there are not as many ids as names.
+
+    Examples:
+        >>> from vital_exp.targets.class_names import ClassNames
+        >>> names = ClassNames([["golden retriever", "retriever"], "tabby cat"], ["n02099601", "n02123045"])
+        >>> names.find("Golden_Retriever"), names.find("n02123045")
+        (0, 1)
+        >>> names.label(1)
+        'tabby cat'
     """
 
     names: Sequence[str | Sequence[str]]

@@ -41,7 +41,18 @@ class Readout:
     span: Span | None = None
 
     def map(self, activation: Tensor) -> Tensor:
-        """Return the read-out at each position, (N, P), of an activation (N, C, ...) of the layer."""
+        """Return the read-out at each position, (N, P), of an activation (N, C, ...) of the layer.
+
+        Examples:
+            >>> import torch
+            >>> from vital_exp.targets.readout import Readout
+            >>> activation = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])  # one picture, 2 channels, a map of 1 x 2
+            >>> readout = Readout("layer1", torch.tensor([[0.0, 1.0]]), (None,))  # the second channel
+            >>> readout.map(activation)
+            tensor([[3., 4.]])
+            >>> readout.value(activation), readout.mean(activation)
+            (tensor([4.]), tensor([3.5000]))
+        """
         values = activation.flatten(2)  # (N, C, P)
         if self.autoencoder is not None and self.features is not None:
             return self.autoencoder.read(values, self.features)

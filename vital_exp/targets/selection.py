@@ -51,6 +51,15 @@ def class_targets(
 
     Raises:
         UsageError: unknown or ambiguous name, number out of range, nothing selected, fewer than one variation.
+
+    Examples:
+        >>> from vital_exp.targets.class_names import ClassNames
+        >>> from vital_exp.targets.selection import class_targets
+        >>> names = ClassNames(["cat", "dog", "golden fish"])
+        >>> [target.label for target in class_targets("0-1", names)]
+        ['cat', 'dog']
+        >>> [target.name for target in class_targets(["Golden-Fish", 0], names, variations=2)]
+        ['class-2', 'class-2_v2', 'class-0', 'class-0_v2']
     """
     whole_number("target.variations", variations, 1, allowed="must be at least 1")
     items = [index] if isinstance(index, str) or not isinstance(index, Iterable) else list(index)
@@ -111,6 +120,11 @@ def unit_targets(
 
     Raises:
         UsageError: no number, out of range, nothing selected, fewer than one variation.
+
+    Examples:
+        >>> from vital_exp.targets.selection import unit_targets
+        >>> [target.name for target in unit_targets("channel", "layer4.2", "0-2", units=64)]
+        ['channel-layer4.2-0', 'channel-layer4.2-1', 'channel-layer4.2-2']
     """
     names = ClassNames.numbered(units)
     try:
@@ -153,6 +167,15 @@ def parse_target(spelling: str | Target, class_names: ClassNames | None) -> Targ
 
     Raises:
         UsageError: none of these, or a class that the network does not have.
+
+    Examples:
+        >>> from vital_exp.targets.selection import parse_target
+        >>> parse_target("layer4.2:1935@7,7", None).position
+        (7, 7)
+        >>> parse_target("channel-layer4.2-1935_v2", None).variation
+        2
+        >>> parse_target("layer4.2:1935#1", None).name
+        'channel-layer4.2-1935_f1'
     """
     if isinstance(spelling, Target):
         return spelling

@@ -30,6 +30,13 @@ class Target:
         label: a name for people ("golden retriever"); takes no part in equality.
         facet: which of the things that the unit answers to, from 0, the clearest first; None: whatever drives it.
         tokens: which tokens of a transformer's layer are read, one of ``TOKENS``; None: all positions.
+
+    Examples:
+        >>> from vital_exp.targets.unit import Target
+        >>> Target("neuron", 1935, "layer4.2", (7, 7)).name
+        'neuron-layer4.2-1935-7-7'
+        >>> Target("class", 207, variation=2).name
+        'class-207_v2'
     """
 
     kind: str

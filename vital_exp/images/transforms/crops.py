@@ -114,6 +114,14 @@ class UniformCrop(Crop):
         share: [low, high].
         horama_quirk: draw from [high, 2 high - low] instead, as Horama does when it is asked for [low, high].
         position, antialias, size: as for :class:`Crop`.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.randomness import RandomStreams
+        >>> from vital_exp.images.transforms.crops import UniformCrop
+        >>> crop = UniformCrop([0.2, 0.4], size=224)
+        >>> crop(torch.rand(1, 3, 512, 512), RandomStreams(0, ["class-0"]), step=0).shape
+        torch.Size([1, 3, 224, 224])
     """
 
     def __init__(
@@ -139,6 +147,13 @@ class ToInputSize(Resizing):
 
     Args:
         size: side or [height, width]; None for the network's input size.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.randomness import RandomStreams
+        >>> from vital_exp.images.transforms.crops import ToInputSize
+        >>> ToInputSize(32)(torch.rand(1, 3, 48, 64), RandomStreams(0, ["class-0"]), step=0).shape
+        torch.Size([1, 3, 32, 32])
     """
 
     def __init__(self, size: int | Sequence[int] | None = None) -> None:

@@ -13,7 +13,16 @@ from vital_exp.values import interval, number
 
 
 class UniformNoise:
-    """Adds noise uniform in [-amplitude, amplitude], in the network's normalised space; every pixel has its own."""
+    """Adds noise uniform in [-amplitude, amplitude], in the network's normalised space; every pixel has its own.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.randomness import RandomStreams
+        >>> from vital_exp.images.transforms.noise import UniformNoise
+        >>> noisy = UniformNoise(0.1)(torch.zeros(1, 3, 8, 8), RandomStreams(0, ["class-0"]), step=0)
+        >>> bool((noisy.abs() <= 0.1).all())
+        True
+    """
 
     def __init__(self, amplitude: float) -> None:
         self.amplitude = number("transforms.uniform_noise.amplitude", amplitude, 0, 1000)

@@ -15,6 +15,16 @@ class CircularJitter:
 
     Args:
         pixels: the largest shift for a picture whose shorter side is 224; scaled with the side.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.randomness import RandomStreams
+        >>> from vital_exp.images.transforms.shifts import CircularJitter
+        >>> streams = RandomStreams(0, ["class-0"])
+        >>> picture = torch.arange(224.0 * 224).view(1, 1, 224, 224)
+        >>> rolled = CircularJitter(30)(picture, streams, step=0)
+        >>> torch.equal(rolled.flatten().sort().values, picture.flatten())  # every value is still there
+        True
     """
 
     def __init__(self, pixels: int) -> None:
@@ -33,6 +43,13 @@ class CropJitter:
 
     Args:
         pixels: for a picture whose shorter side is 224; scaled with the side, rounded down.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.randomness import RandomStreams
+        >>> from vital_exp.images.transforms.shifts import CropJitter
+        >>> CropJitter(8)(torch.rand(1, 3, 224, 224), RandomStreams(0, ["class-0"]), step=0).shape
+        torch.Size([1, 3, 216, 216])
     """
 
     def __init__(self, pixels: int) -> None:
@@ -54,6 +71,13 @@ class Pad:
     Args:
         pixels: width of the frame for a picture whose shorter side is 224; scaled with the side, rounded down.
         outside: what the frame shows, ``"grey"``, ``"reflect"`` or ``"edge"``.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.randomness import RandomStreams
+        >>> from vital_exp.images.transforms.shifts import Pad
+        >>> Pad(12)(torch.rand(1, 3, 224, 224), RandomStreams(0, ["class-0"]), step=0).shape
+        torch.Size([1, 3, 248, 248])
     """
 
     def __init__(self, pixels: int, outside: str = "grey") -> None:
@@ -82,7 +106,15 @@ class Pad:
 
 
 class HorizontalFlip:
-    """Mirrors each picture with a probability."""
+    """Mirrors each picture with a probability.
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.randomness import RandomStreams
+        >>> from vital_exp.images.transforms.shifts import HorizontalFlip
+        >>> HorizontalFlip(1.0)(torch.tensor([[[[1.0, 2.0]]]]), RandomStreams(0, ["class-0"]), step=0)
+        tensor([[[[2., 1.]]]])
+    """
 
     def __init__(self, probability: float) -> None:
         self.probability = number("transforms.flip.probability", probability, 0, 1)
