@@ -23,6 +23,7 @@ from vital_exp.visualization import wandb_server
 
 # Two batches of one picture, three steps each.
 RUN = (*SHORT, *ON_CPU, "steps=3", "target.index=[0,1]", "trainer.log_every_n_steps=2", "pictures_every=2")
+PICTURES = ("pictures/class-0/path", "pictures/class-1/path")
 LOGGED_STEPS = [0, 2, 3, 5]  # every second step and the last of a batch; those of the second batch follow the first's
 
 
@@ -171,10 +172,10 @@ def test_each_target_on_request() -> None:
 
 
 def _check_pictures_and_table(run: Path, history: list[dict[str, Any]]) -> None:
-    pictures = [row for row in history if "pictures/filenames" in row]
-    assert [row["pictures/captions"] for row in pictures] == [["class-0"]] * 2 + [["class-1"]] * 2
     (files,) = run.glob("wandb/offline-run-*/files")
-    sent = [pixels_of(files / name) for row in pictures for name in row["pictures/filenames"]]
+    paths = {name: [row[name] for row in history if name in row] for name in PICTURES}
+    assert [len(found) for found in paths.values()] == [2, 2]
+    sent = [pixels_of(files / path) for found in paths.values() for path in found]
     made = [pixels_of(run / "images" / f"class-{index}.png") for index in (0, 1)]
     for first, last, picture in zip(sent[::2], sent[1::2], made, strict=True):
         _check_first_picture(first)
@@ -190,6 +191,18 @@ def _check_pictures_and_table(run: Path, history: list[dict[str, Any]]) -> None:
     assert all(np.array_equal(row["picture"], picture) for row, picture in zip(rows, made, strict=True))
     for row in rows:
         assert np.array_equal(row["references"], pixels_of(run / "references" / f"{row['target']}.jpg"))
+
+
+def test_pictures_of_every_target_of_a_large_batch() -> None:
+    more = ("target.index=[0,1,2,3,4,5,6,7,8,9]", "target.variations=2", "batch_size=20", "steps=1")
+    assert command(*RUN, *more, "logger=wandb", "logger.offline=true", "hydra.run.dir=run") == 0
+    history, _, _ = history_of(Path("run"))
+    (files,) = Path("run").glob("wandb/offline-run-*/files")
+    (row,) = [row for row in history if "pictures/class-0/path" in row]
+    made = sorted(Path("run/images").glob("class-?.png")) + sorted(Path("run/images").glob("class-?_v2.png"))
+    assert len(made) == 20
+    for path in made:
+        assert np.array_equal(pixels_of(files / row[f"pictures/{path.stem}/path"]), pixels_of(path))
 
 
 def online(monkeypatch: pytest.MonkeyPatch, address: str) -> None:

@@ -282,7 +282,7 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
     "report": {
         **dict.fromkeys(("wandb", "offline"), FLAG),
         **dict.fromkeys(("out", "title"), (is_text_or_none, "a text")),
-        "project": (lambda value: isinstance(value, str) and value != "", "a name"),
+        "project": (lambda value: value is None or (isinstance(value, str) and value != ""), "a name"),
         "metrics": (lambda value: value is None or isinstance(value, (str, ListConfig)), "all, or a list of names"),
     },
     "audit": {

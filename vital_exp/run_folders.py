@@ -11,6 +11,7 @@ from typing import Any
 from vital_exp.errors import UsageError
 
 RESULTS = "results.jsonl"
+WANDB_FOLDER = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(\w+)")  # of one start, inside a run folder's wandb
 
 
 def is_run(folder: Path) -> bool:
@@ -21,6 +22,12 @@ def is_run(folder: Path) -> bool:
 def is_sweep(folder: Path) -> bool:
     """Whether a folder is no run folder, and holds some at any depth."""
     return not is_run(folder) and next(folder.rglob(RESULTS), None) is not None
+
+
+def wandb_id(folder: Path) -> str | None:
+    """Return the id by which Weights & Biases knows the last start of a run; None where it was not logged there."""
+    found = [WANDB_FOLDER.fullmatch(path.name) for path in sorted((folder / "wandb").glob("*run-*"))]
+    return next((match[1] for match in reversed(found) if match), None)
 
 
 def read_results(

@@ -43,7 +43,8 @@ def report_job(config: DictConfig) -> int:
     if content["wandb"]:
         from vital_exp.reporting.dashboard import log_report
 
-        print(log_report(report, content["project"], content["offline"]))
+        for line in log_report(report, content["project"], content["offline"]):
+            print(line, flush=True)
     pictures, runs = sum(len(run.run.done) for run in report.runs), len(report.runs)
     print(f"gallery: {report.page} ({pictures} pictures of {runs} runs)")
     print(f"next: open {report.page} in a browser")

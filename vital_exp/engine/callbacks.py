@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from vital_exp.models.channels import as_rgb
 
 # Reading the loss makes a device wait, and a bar needs no more than a few updates a second.
 STEPS_PER_UPDATE = 10
-PICTURES_LOGGED = 16  # at most, per batch: dashboards of hundreds are slow to open
 NO_KIND = ("total", "total_variation", "l2")  # of a loss: its sum, and priors that every method may have
 
 
@@ -126,7 +125,7 @@ class LogTerms(Callback):
         """
         count = len(self.names)
         means = module.terms_at(step, count)
-        kind = "+".join(name for name in means if name not in NO_KIND) or "priors"
+        kind = loss_kind(means)
         sent = {f"loss/{kind}/{name}": value for name, value in means.items()}
         if self.each:
             for name, values in module.each_at(step, count).items():
@@ -135,17 +134,26 @@ class LogTerms(Callback):
         return sent
 
 
+def loss_kind(terms: Iterable[str]) -> str:
+    """Return what a loss of these terms is of: "alignment", "activation", or "priors" alone."""
+    return "+".join(name for name in terms if name not in NO_KIND) or "priors"
+
+
 @torch.no_grad()
 def log_pictures(loggers: Sequence[Logger], module: VisualizationModule, names: Sequence[str], step: int) -> None:
-    """Send the pictures as they are now, in the bytes of their files, to the loggers that can show them."""
-    names = names[:PICTURES_LOGGED]
+    """Send the pictures as they are now, in the bytes of their files, to the loggers that can show them.
+
+    Each target has a name of its own, so that a panel shows its pictures by all jobs of a sweep side by side.
+    """
     preview = module.pictures.preprocessing.preview
     shown = as_rgb(module.pictures()[: len(names)].float(), preview)  # (n, 3, H, W)
-    pictures = to_uint8(shown)  # wandb cuts floats in [0, 1] to 0
+    pictures = dict(zip(names, to_uint8(shown), strict=True))  # wandb cuts floats in [0, 1] to 0
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            images = [as_image(picture) for picture in pictures]
-            logger.log_image("pictures", images, step=step, caption=list(names))
+            import wandb
+
+            images = {f"pictures/{name}": wandb.Image(as_image(picture)) for name, picture in pictures.items()}
+            logger.experiment.log({**images, "trainer/global_step": step})
         elif isinstance(logger, TensorBoardLogger):
-            for name, picture in zip(names, pictures, strict=True):
+            for name, picture in pictures.items():
                 logger.experiment.add_image(f"pictures/{name}", picture, step)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vital_exp.reporting import saved_view
 from vital_exp.reporting.formats import COLUMNS, COMPARISON_COLUMNS, rows_of
 from vital_exp.reporting.report import Report
 from vital_exp.visualization import wandb_server
 
 ROWS_WITH_PICTURES = 200  # dashboards of thousands do not open
 JOB_TYPE = "report"
+PROJECT = "vital_exp"  # of a report whose jobs were not logged
 
 
-def log_report(report: Report, project: str, offline: bool) -> str:
-    """Log a report as one run; return a line that says where.
+def log_report(report: Report, project: str | None, offline: bool) -> Iterator[str]:
+    """Log a report as one run and save a view of it and of the jobs; yield lines that say where.
 
     The run has the tables ``comparison`` (all cells), ``pairs`` (all pairs of methods) and ``pictures`` (a row per
     network, target and seed, the references and a column per method), the plots, and each pooled value in its summary.
+
+    Args:
+        report: what is logged.
+        project: of the run; None: that of the jobs, else vital_exp.
+        offline: whether nothing is to be sent.
 
     Raises:
         UsageError: online without a login.
@@ -27,7 +34,8 @@ def log_report(report: Report, project: str, offline: bool) -> str:
     tags = [*report.table.models, *report.table.methods]
     described = {"runs": [str(run.folder) for run in report.runs], "models": list(report.table.models)}
     arguments: dict[str, Any] = {
-        **{"project": project, "job_type": JOB_TYPE, "name": f"report {report.folder.resolve().parent.name}"},
+        **{"project": project or saved_view.project_of(report.runs) or PROJECT, "job_type": JOB_TYPE},
+        "name": f"report {report.folder.resolve().parent.name}",
         **{"dir": str(report.folder.resolve()), "tags": [tag[:64] for tag in tags], "config": described},
     }
     run = wandb_server.start(lambda more: wandb.init(**arguments, **more), offline, "wandb")
@@ -36,19 +44,17 @@ def log_report(report: Report, project: str, offline: bool) -> str:
             "comparison": _table(COLUMNS, list(rows_of(report.table))),
             "pairs": _table(COMPARISON_COLUMNS, report.table.comparisons),
             "pictures": _pictures(report),
-            **{f"plots/{path.stem}": wandb.Html(path.read_text(encoding="utf-8")) for path in _plots(report)},
+            **{f"plots/{path.stem}": wandb.Html(path.read_text(encoding="utf-8")) for path in report.plots},
         }
     )
     for (model, method, metric), cell in report.table.cells.items():
         if cell.value is not None:
             run.summary[f"{model}/{method}/{metric}"] = cell.value
-    told = wandb_server.where(run)
+    yield wandb_server.where(run)
     run.finish()
-    return told
-
-
-def _plots(report: Report) -> Any:
-    return sorted((report.folder / "plots").glob("*.svg"))
+    if (rows := _picture_rows(report)) and len(rows) > ROWS_WITH_PICTURES:
+        yield f"wandb: the table of pictures has {ROWS_WITH_PICTURES} of {len(rows)} rows; report.html has all"
+    yield saved_view.save(report, run)
 
 
 def _table(columns: Any, rows: Any) -> Any:
@@ -62,10 +68,8 @@ def _cell(row: Mapping[str, Any], column: str) -> Any:
     return str(value) if column == "seed" else value  # "all", or a number: a column has one type
 
 
-def _pictures(report: Report) -> Any:
-    """A row per network, target and seed: real images, and each method's picture in its own column."""
-    import wandb
-
+def _picture_rows(report: Report) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """Label, file of the references and, by method, file of the picture; by network, target and seed."""
     rows: dict[tuple[str, str, int], dict[str, Any]] = {}
     for run in report.runs:
         for result in run.run.done:
@@ -73,9 +77,16 @@ def _pictures(report: Report) -> Any:
             row = rows.setdefault((run.model, name, run.seed), {"label": str(result.get("label") or name)})
             row.setdefault("references", run.folder / "references" / f"{name}.jpg")
             row[run.method] = run.folder / "images" / f"{name}.png"
+    return rows
+
+
+def _pictures(report: Report) -> Any:
+    """A row per network, target and seed: its references, and each method's picture in a column."""
+    import wandb
+
     methods = report.table.methods
     table = wandb.Table(columns=["model", "target", "label", "seed", "references", *methods])
-    for (model, target, seed), row in list(rows.items())[:ROWS_WITH_PICTURES]:
+    for (model, target, seed), row in list(_picture_rows(report).items())[:ROWS_WITH_PICTURES]:
         images = [row.get(column) for column in ("references", *methods)]
         media = [wandb.Image(str(path)) if path is not None and path.is_file() else None for path in images]
         table.add_data(model, target, row["label"], seed, *media)

@@ -64,6 +64,11 @@ class Report:
     runs: Sequence[SweepRun]
     unreadable: Sequence[str]
 
+    @property
+    def plots(self) -> list[Path]:
+        """The plots' files, SVG."""
+        return sorted((self.folder / "plots").glob("*.svg"))
+
 
 def write_report(
     runs: Sequence[str | Path],

@@ -9,7 +9,7 @@ from vital_exp.errors import UsageError
 from vital_exp.recorded_config import MISTAKE_FILE
 from vital_exp.reporting.combined import CombinedTable, combine
 from vital_exp.reporting.sweep import SweepRun, read_sweep
-from vital_exp.run_folders import RESULTS, by_number
+from vital_exp.run_folders import RESULTS, by_number, wandb_id
 from vital_exp.terminal_tables import WIDTH, Column, table_text, wrapped
 
 LABEL = 40  # letters of a method that are kept before a further metric is shown
@@ -34,7 +34,8 @@ def sweep_text(place: Path) -> str:
             failures.setdefault(reason, []).append(job.name)
     for reason, names in failures.items():
         lines.append(wrapped(f"{'job' if len(names) == 1 else 'jobs'} {', '.join(names)} failed: {reason}"))
-    return "\n".join([*lines, *([f"next: vital-report runs={place}"] if runs else [])])
+    logged = " wandb=true" if any(wandb_id(run.folder) for run in runs) else ""
+    return "\n".join([*lines, *([f"next: vital-report runs={place}{logged}"] if runs else [])])
 
 
 def methods_text(runs: Sequence[SweepRun]) -> str:

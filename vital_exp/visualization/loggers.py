@@ -45,7 +45,7 @@ def _start_wandb(logger: WandbLogger, setup: RunSetup, folder: Path) -> None:
     started["name"] = started.get("name") or f"{_short(_model(setup))} {setup.method} s{setup.seed}"
     started["job_type"] = JOB_TYPE
     started["tags"] = [*(started.get("tags") or []), *_tags(setup)]
-    started["group"] = started.get("group") or _sweep(folder)
+    started["group"] = started.get("group") or sweep_name(folder)
 
     def begin(arguments: dict[str, Any]) -> Any:
         started.update(arguments)  # wandb reads the variable that Lightning sets once per process only
@@ -72,8 +72,8 @@ def _short(model: str) -> str:
     return model.replace("\\", "/").rpartition("/")[2]
 
 
-def _sweep(folder: Path) -> str | None:
-    """The name of the sweep that a run folder is in: its last two folders, date and time."""
+def sweep_name(folder: Path) -> str | None:
+    """Return the name of the sweep that a run folder is in, its last two folders, date and time; None outside one."""
     inside = (folder.parent / "multirun.yaml").is_file()
     return "/".join(folder.resolve().parent.parts[-2:]) if inside else None
 
@@ -105,7 +105,7 @@ def close_loggers(
         if isinstance(logger, WandbLogger) and folder is not None:
             import wandb
 
-            _summarise(logger, metrics)
+            _summarise(logger, metrics, results)
             columns, data = _table(setup, folder.path, results, rows)
             logger.log_table("results", columns=columns, data=data)
             logger.finalize("success")
@@ -114,9 +114,14 @@ def close_loggers(
             logger.finalize("success")
 
 
-def _summarise(logger: WandbLogger, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-    """Send how sure each metric is, and which direction is better."""
+def _summarise(
+    logger: WandbLogger, metrics: Mapping[str, Mapping[str, Any]], results: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Send how sure each metric is, which direction is better, and the seconds of a picture."""
     run = logger.experiment
+    seconds = [result["seconds"] for result in results.values() if _is_number(result.get("seconds"))]
+    if seconds:
+        run.summary["seconds"] = sum(seconds) / len(seconds)
     for name, entry in metrics.items():
         better = higher_is_better(name)
         if better is not None and _is_number(entry.get("value")):
