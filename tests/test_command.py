@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -188,9 +189,11 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(
 def test_help_names_groups_options_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--help") == 0
     text = capsys.readouterr().out
-    lines = dict(line.strip().split(": ", 1) for line in text.splitlines() if ": " in line)
     for group in groups():
-        assert options_of(group) == lines[group].split(", "), group
+        assert f"  {group}: " in text
+        assert command("--help", group) == 0
+        told = capsys.readouterr().out.splitlines()
+        assert [line.strip() for line in told if re.fullmatch("  [^ ]+", line)] == options_of(group)
     for key in ("references.root", "target.index", "model.checkpoint", "batch_size", "dry_run=true", "list=layers"):
         assert key in text
 

@@ -19,8 +19,10 @@ from tools.documentation.links import moved
 from tools.documentation.yaml_comments import read_file
 from vital_exp.__main__ import COMMANDS
 from vital_exp.commands import hydra_app
+from vital_exp.commands.help_text import WIDTH, help_text
 from vital_exp.config_tree import config_dir, groups, known_keys, options_of
 
+SCREEN = 40  # lines
 ROOT = Path(__file__).resolve().parents[1]
 # What stands in mappings on one line, or in a mapping that is open: the mapping is in the reference.
 IN_MAPPINGS = ("model.arguments.", "method.steps.")
@@ -112,6 +114,21 @@ def test_the_page_of_exit_codes_has_those_of_the_commands() -> None:
     page = (ROOT / "docs/reference/exit-codes.md").read_text()
     codes = {hydra_app.MISTAKE, hydra_app.SOME_FAILED, hydra_app.INTERRUPTED, hydra_app.BROKEN_PIPE}
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)} == {0, *codes}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_one_screen_of_a_terminal(command: str) -> None:
+    lines = help_text(command).splitlines()
+    assert len(lines) <= SCREEN
+    assert [line for line in lines if len(line) > WIDTH] == []
+    assert f"```text\n{help_text(command).rstrip()}\n```" in reference()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_help_names_are_keys_of_the_command(command: str) -> None:
+    named = re.search(r"^Keys:\n((?:  .+\n)+)", help_text(command), re.M)
+    assert named
+    assert [key for key in named[1].split() if key not in known_keys(command)] == []
 
 
 # Python.

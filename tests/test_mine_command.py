@@ -279,8 +279,7 @@ def test_an_interrupted_command_says_how_to_go_on(
 def test_help_and_layers(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
     assert command("--help") == 0
     text = capsys.readouterr().out
-    keys = [key for key in compose_config([], "mine") if key not in ("progress", "trainer", "cache_dir", "patches")]
-    assert all(str(key) in text for key in keys)
+    assert all(key in text for key in ("images", "layers", "channels", "find_by", "dry_run=true", "list=layers"))
     assert command("list=layers") == 0
     assert any(line.split()[:2] == ["*", "layer4"] for line in capsys.readouterr().out.splitlines())
     assert list(workplace.iterdir()) == []

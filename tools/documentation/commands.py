@@ -6,6 +6,7 @@ from tools.documentation import configuration
 from vital_exp.__main__ import COMMANDS
 from vital_exp.commands.help_text import help_text
 from vital_exp.config_tree import groups
+from vital_exp.mining.index import SCHEMA
 
 PAGE = "reference/commands.md"
 INTRODUCTION = """# Commands
@@ -13,6 +14,13 @@ INTRODUCTION = """# Commands
 Each command takes `group=option` and `key=value`, and prints its keys and examples with `--help`. `-m` makes a run of
 every combination of values that are separated by commas. Every command is also `python -m vital_exp <name>`. What they
 return to the shell is on the page of [exit codes](exit-codes.md).
+"""
+
+INDEX = f"""The file `index.sqlite` holds these tables:
+
+```sql
+{SCHEMA.strip()}
+```
 """
 
 

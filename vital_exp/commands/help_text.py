@@ -1,13 +1,16 @@
-"""The help text of a command, without composing its configuration."""
+"""The help text of a command and of a group, without composing a configuration. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from string import Template
 
 import yaml
 
 from vital_exp.config_tree import config_dir, groups, options_of
+
+WIDTH = 80  # columns of a terminal
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
@@ -15,12 +18,40 @@ def asks_for_help(arguments: Sequence[str]) -> bool:
     return any(word == "-h" or (len(word) > len("--h") and "--help".startswith(word)) for word in arguments)
 
 
-def help_text(command: str) -> str:
-    """Return ``hydra.help.template`` of a command's configuration with its groups and their options filled in.
+def help_text(command: str, arguments: Sequence[str] = ()) -> str:
+    """Return the help of a command, or of the group that the arguments name (``--help model``).
 
-    Hydra's own way composes the configuration and copies it twice for each group: two seconds for a page of text.
+    The command's is ``hydra.help.template`` of its configuration with the groups filled in. Hydra's own way composes
+    the configuration and copies it twice for each group: two seconds for a page of text.
     """
+    if asked := [word for word in arguments if word in groups(command)]:
+        return _group_text(asked[0])
     content = yaml.safe_load((config_dir() / f"{command}.yaml").read_text(encoding="utf-8"))["hydra"]["help"]
     template = Template(content["template"].replace("${hydra.help.header}", content["header"]))
-    listed = (f"{group}: {', '.join(options_of(group))}\n" for group in groups(command))
+    listed = (f"{_shortened(f'  {group}: ', options_of(group))}\n" for group in groups(command))
     return template.substitute(APP_CONFIG_GROUPS="".join(listed))
+
+
+def _shortened(start: str, options: Sequence[str]) -> str:
+    """Return one line that names the options, as many as the terminal has room for."""
+    whole = start + ", ".join(options)
+    if len(whole) <= WIDTH:
+        return whole
+    return f"{whole[: WIDTH - len(', ...') + 1].rpartition(',')[0]}, ..."
+
+
+def _group_text(group: str) -> str:
+    """Return the options of a group, each with the comment that its file begins with."""
+    lines = [f"{group}=option, of:", ""]
+    for option in options_of(group):
+        said = textwrap.wrap(" ".join(_header(group, option)), WIDTH - 4)
+        lines += [f"  {option}", *(f"    {line}" for line in said)]
+    return "\n".join([*lines, ""])
+
+
+def _header(group: str, option: str) -> Iterator[str]:
+    for line in (config_dir() / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            return
+        if not line.startswith("# @package"):
+            yield line.lstrip("# ")

@@ -103,7 +103,7 @@ def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a traceback and exiting with 1
     try:
         if asks_for_help(arguments):
-            print(help_text(config_name))
+            print(help_text(config_name, arguments))
         else:
             check_words(arguments, config_name)
             check_overrides(overrides, compose_config, config_name)
