@@ -45,6 +45,13 @@ docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file build/mkdocs.yml
 	$(BIN)/python -m tools.documentation.built site
 
+# Builds, checks the metadata, installs the wheel into a new environment, makes pictures in an empty folder.
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+	VITAL_WHEEL="$$(ls dist/*.whl)" $(BIN)/python -m pytest tests/test_package.py
+
 clean:
 	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -184,6 +184,11 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(
     assert plan["targets"].startswith("3: class-0 (star)")
     assert plan["batches"].startswith("2 of 2")
     assert list(workplace.iterdir()) == []
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--version") == 0
+    assert capsys.readouterr().out == f"vital-visualize {metadata.version('vital-exp')}\n"
 
 
 def test_help_names_groups_options_and_keys(capsys: pytest.CaptureFixture[str]) -> None:

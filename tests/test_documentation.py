@@ -201,3 +201,12 @@ def test_every_page_of_results_says_which_command_measures_it() -> None:
     rows = [line for line in results.index(pages).splitlines() if line.startswith("| [")]
     assert len(rows) == len(pages)
     assert [row for row in rows if row.endswith("|  |")] == []
+
+
+def test_every_paper_that_is_cited_is_in_the_bibliography() -> None:
+    entries = re.findall(r"^@\w+\{([a-z]+)(\d{4})", (ROOT / "docs/bibliography.md").read_text(), re.M)
+    known = {(author, year) for author, year in entries}
+    text = "\n".join(path.read_text() for path in (ROOT / "docs/methods").glob("*.md"))
+    cited = set(re.findall(r"([A-Z][a-zü]+) (?:et al\.?|and [A-Z][a-z]+),? \(?(\d{4})", text))
+    assert len(cited) > 10
+    assert {(author.lower(), year) for author, year in cited} <= known

@@ -57,6 +57,9 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that VITAL_WHEEL names, as make dist does, or a new one."""
+    if given := os.environ.get("VITAL_WHEEL"):
+        return Path(given).resolve()
     out = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -117,6 +120,11 @@ def test_the_wheel_carries_its_licence_and_needs(wheel: Path) -> None:
     assert "License-Expression: MIT" in text
     assert "Requires-Dist: torch>=" in text
     assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+
+
+def test_the_command_says_its_version(wheel: Path, installed: Installed) -> None:
+    done = installed.run("vital-visualize", "--version")
+    assert done.stdout == f"vital-visualize {wheel.name.split('-')[1]}\n"
 
 
 def test_what_is_imported_is_the_wheel(installed: Installed) -> None:

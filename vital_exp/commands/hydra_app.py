@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,8 @@ def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str])
     try:
         if asks_for_help(arguments):
             print(help_text(config_name, arguments))
+        elif "--version" in arguments:
+            print(f"{command} {metadata.version('vital-exp')}")
         else:
             check_words(arguments, config_name)
             check_overrides(overrides, compose_config, config_name)
