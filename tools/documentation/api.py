@@ -11,7 +11,7 @@ import vital_exp
 
 ROOT = Path(vital_exp.__file__).parent
 FACE = "reference/api.md"
-FACE_TEXT = """# Python
+FACE_TEXT = """# Functions of the commands
 
 The functions have the names of the commands: `from vital_exp import load_model, visualize, mine, evaluate, report,
 audit`. What they are made of is on the pages beside this one; whoever writes a part of their own starts there.

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
+import yaml
+
 from tools.documentation.kinds import kind_of
 from tools.documentation.yaml_comments import File, Key, read_file
-from vital_exp.config_tree import config_dir
+from vital_exp.config_tree import config_dir, groups
 
 FOLDER = "reference/configuration"
 
@@ -66,7 +68,7 @@ def _list_of_groups() -> str:
     rows = [f"| {link(group)} | {', '.join(f'`{name}`' for name in _options(group))} |" for group in group_names()]
     return "\n".join(
         [
-            "# Configuration",
+            "# Groups of the configuration",
             "",
             "A command is told what to do by `group=option` and `key=value`; "
             "what is not said has the value in these tables. "
@@ -86,12 +88,40 @@ def _options(group: str) -> list[str]:
 
 
 def _group_page(group: str) -> str:
-    lines = [f"# {group}", "", f"One of: {', '.join(f'`{group}={name}`' for name in _options(group))}.", ""]
+    options = ", ".join(f"[{name}](#{anchor(group, name)})" for name in _options(group))
+    lines = [f"# {group}", "", f"Options: {options}.", "", f"{_users(group)}.", ""]
     for file in files():
         if file.group == group:
             title = "Keys of every option" if file.name == "_keys" else f"{group}={file.name}"
-            lines += [f"## {title}", "", *_section(file)]
+            lines += [f"## {title} {{#{anchor(group, file.name)}}}", "", *_section(file)]
     return "\n".join(lines)
+
+
+def anchor(group: str, option: str) -> str:
+    """Return the name of the place of an option on the page of its group."""
+    return f"{group}-{option}".replace("/", "-").replace("_", "-")
+
+
+def _users(group: str) -> str:
+    """Return which commands have a group, and the option that each has as long as no other is asked for."""
+    found = []
+    for name in command_names():
+        if group in groups(name):
+            chosen = defaults_of(name).get(group)
+            found.append(f"vital-{name}" + (f" (default {chosen})" if chosen else ""))
+    return f"A group of {', '.join(found)}" if found else "A group that other groups choose from"
+
+
+def defaults_of(command: str) -> dict[str, str]:
+    """Return the options that a command's own defaults list names, by group."""
+    content = yaml.safe_load((config_dir() / f"{command}.yaml").read_text(encoding="utf-8"))
+    entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
+    named = {str(group): option for entry in entries for group, option in entry.items()}
+    return {
+        group: ", ".join(option) if isinstance(option, list) else str(option)
+        for group, option in named.items()
+        if option is not None and not group.startswith("optional")
+    }
 
 
 def _section(file: File) -> Iterator[str]:
