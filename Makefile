@@ -42,7 +42,7 @@ bench: $(PEERS)
 
 docs: $(DOCS)
 	$(BIN)/python -m tools.documentation build/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file build/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --config-file build/mkdocs.yml
 	$(BIN)/python -m tools.documentation.built site
 
 # Builds, checks the metadata, installs the wheel into a new environment, makes pictures in an empty folder.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import json
 import re
 from functools import cache
 from importlib import import_module
@@ -13,7 +15,7 @@ import pytest
 import yaml
 
 import vital_exp
-from tools.documentation import api, built, commands, configuration, kinds, results
+from tools.documentation import api, built, commands, configuration, kinds, notebooks, results
 from tools.documentation.docstrings import readable
 from tools.documentation.links import moved
 from tools.documentation.yaml_comments import read_file
@@ -177,6 +179,22 @@ def test_a_linked_file_that_is_no_page_is_attached(tmp_path: Path) -> None:
     (tmp_path / "code.py").touch()
     out = moved("[a](code.py)", tmp_path / "page.md", "results/page.md", {}, lambda file: f"files/{file.name}")
     assert out == "[a](../files/code.py)"
+
+
+def test_a_notebook_is_a_page_with_its_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("nbconvert", reason="builds the site: part of the extra docs")
+    image = "iVBORw0KGgo="
+    outputs = [{"output_type": "display_data", "metadata": {}, "data": {"image/png": image, "text/plain": ["figure"]}}]
+    code = {"cell_type": "code", "source": "1 + 1", "execution_count": 1, "metadata": {}, "outputs": outputs}
+    words = {"cell_type": "markdown", "source": "# Title", "metadata": {}}
+    cells = [{**words, "id": "a"}, {**code, "id": "b"}]
+    path = tmp_path / "trial.ipynb"
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    text, pictures = notebooks.page(path, "tutorials/trial.ipynb")
+    assert "# Title" in text
+    assert list(pictures.values()) == [base64.b64decode(image)]
+    (place,) = pictures
+    assert f"({Path(place).relative_to('tutorials')})" in text
 
 
 def test_a_built_site_with_dead_links_or_a_network_is_refused(

@@ -85,7 +85,7 @@ def gather() -> Site:
     """Return the site's pages: those of docs/, and those made from the code and the benchmarks."""
     site = Site()
     sources = written_pages()
-    places = {file: place for place, file in sources.items()} | {ROOT / "README.md": "index.md"}
+    places = {file: _shown_at(place) for place, file in sources.items()} | {ROOT / "README.md": "index.md"}
     for place, file in sources.items():
         if file.suffix == ".ipynb":
             text, pictures = notebooks.page(file, place)
@@ -95,7 +95,7 @@ def gather() -> Site:
         else:
             site.files[place] = file
             continue
-        site.pages[_page(place)] = moved(text, file, place, places, site.attach)
+        site.pages[_shown_at(place)] = moved(text, file, place, places, site.attach)
     site.pages |= configuration.pages() | commands.pages() | api.pages()
     site.pages["results/index.md"] = results.index(site.pages)
     return site
@@ -109,8 +109,9 @@ def written_pages() -> dict[str, Path]:
     return docs | measured | project
 
 
-def _page(place: str) -> str:
-    return str(PurePosixPath(place).with_suffix(".md"))
+def _shown_at(place: str) -> str:
+    """Return where a file is in the site: a notebook is a page."""
+    return str(PurePosixPath(place).with_suffix(".md")) if place.endswith(".ipynb") else place
 
 
 def navigation(site: Site) -> list[dict[str, object]]:
