@@ -6,9 +6,6 @@ In the code ``:func:`name``` is a link and ``mean, std:`` one line for two argum
 from __future__ import annotations
 
 import re
-from typing import Any
-
-import griffe
 
 ROLE = re.compile(r":(?:func|class|meth|mod|data|attr):`~?([^`]+)`")
 # A line of several arguments with the deeper lines that go on with it.
@@ -23,12 +20,3 @@ def readable(text: str) -> str:
 def _one_by_one(match: re.Match[str]) -> str:
     indent, names, said = match.groups()
     return "\n".join(f"{indent}{name}: {said}" for name in names.split(", "))
-
-
-class Docstrings(griffe.Extension):
-    """Makes every docstring readable."""
-
-    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Change the docstring of an object that was read."""
-        if obj.docstring:
-            obj.docstring.value = readable(obj.docstring.value)
