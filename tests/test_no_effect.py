@@ -103,6 +103,7 @@ WITHOUT_EFFECT = [
     (AUDIT, "snapshots.seeds=1", "check=slingshot"),
     (AUDIT, "judges=[a]", "check=path_similarity"),
     (AUDIT, "layer=conv1", "check=proxpulse"),
+    (AUDIT, "methods=[maco]", "check=theory"),
     ("report", "project=mine", "wandb=false"),
     ("report", "offline=true"),
 ]

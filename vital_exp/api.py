@@ -142,7 +142,8 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
     """Run one check on a run folder: how far can its pictures be trusted?
 
     Args:
-        check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"`` or ``"proxpulse"``.
+        check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"``, ``"proxpulse"`` or
+            ``"theory"``.
         run: a run folder of vital-visualize; path similarity takes several.
         out: where to write the table, the page and the attacked networks; None writes nothing.
         options: see :class:`vital_exp.attacks.settings.AuditSettings`.

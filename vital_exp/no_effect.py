@@ -245,6 +245,7 @@ CHECKS = {  # of vital-audit, and the keys that each does not read
     "silent_units": ("snapshots.*", "detector.*", "tuning.*"),
     "slingshot": ("layer", "snapshots.*", "detector.*"),
     "proxpulse": ("layer", "snapshots.*", "detector.*"),
+    "theory": ("methods", "views", "judges", "decoy", "layer", "snapshots.*", "detector.*", "tuning.*"),
 }
 OF_CHANNELS = ("channels", "pooling", "class", "relevance", "patches", "directions", "sae", "autoencoder.*")
 OF_UNITS = ("layers", *OF_CHANNELS, "k", "patch.*", "sheets", "overlays", "naming.*", "batch_size", "save_every")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vital_exp.attacks import paths
+from vital_exp.attacks import paths, theory
 from vital_exp.attacks.comparison import Attacked, Shown, compare, summary
 from vital_exp.attacks.detector import detector_accuracy, train_detector
 from vital_exp.attacks.fooling_circuit import decoy_offset, fooled
@@ -25,6 +25,7 @@ from vital_exp.attacks.saved import save
 from vital_exp.attacks.settings import AuditSettings
 from vital_exp.attacks.silent_units import last_place, silenced
 from vital_exp.attacks.slingshot import ParameterSpace, slingshot, slope_cosine
+from vital_exp.attacks.theory_figure import figure
 from vital_exp.attacks.wrapping import load_decoy
 from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
@@ -51,6 +52,27 @@ BY_CONSTRUCTION = (
 )
 
 
+HEADINGS = {
+    "plot": "By layer",
+    "words": "How like the pictures are to natural images of their own class in the activations of each layer, from "
+    "the input to the output: 1 = as natural images of the class are to each other, 0 = as natural images of other "
+    "classes are to them. The band is a 95 % interval.",
+    "facts": "The attack",
+    "table": "Attack by method, means over targets",
+}
+OF_THEORY = {
+    "plot": "What the pictures leave open",
+    "words": "Two functions of a class that agree with the unit at its maximising and its minimising picture: how far "
+    "apart they are, as a share of the unit's range. The bar ends at the natural image where they are farthest apart, "
+    "the upright line is the mean over natural images.",
+    "facts": "The Lipschitz constant, means over units",
+    "table": "Classes of functions, means over units",
+}
+NOT_THE_LARGEST = (
+    "Natural images drive {names} further than the picture does: the picture is not the maximum that the theory "
+    "speaks of."
+)
+
 SAME_IMAGES = (
     "The natural images are the run's own references, which VITAL's pictures were matched with: "
     "images=folder compares with others."
@@ -72,6 +94,7 @@ class Audit:
         panels: a target's pictures side by side, for the page.
         plot: a chart as SVG; empty where there is none.
         saved: per attacked network the overrides that use it.
+        headings: of the page's plot, with its words, of its facts and its table.
     """
 
     check: str
@@ -84,6 +107,7 @@ class Audit:
     panels: list[Panel] = field(default_factory=list)
     plot: str = ""
     saved: dict[str, str] = field(default_factory=dict)
+    headings: Mapping[str, str] = field(default_factory=lambda: HEADINGS)
 
     def save(self, folder: Path) -> Path:
         """Write audit.csv, audit.json, plot.svg and report.html, and return the page's path."""
@@ -96,7 +120,7 @@ class Audit:
         if self.plot:
             with whole_file(folder / "plot.svg") as file:
                 file.write(self.plot)
-        return write_page(folder, content, self.panels, self.plot)
+        return write_page(folder, content, self.panels, self.plot, self.headings)
 
     def __repr__(self) -> str:
         """What was checked, and the verdicts, in a line."""
@@ -114,7 +138,8 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
     """Run one check on a run folder.
 
     Args:
-        check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"`` or ``"proxpulse"``.
+        check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"``,
+            ``"proxpulse"`` or ``"theory"``.
         run: a run folder of vital-visualize; path similarity takes several.
         out: where to write the table, the page and the attacked networks; None writes nothing.
         options: see :class:`AuditSettings`.
@@ -274,6 +299,23 @@ def _by_unit(name: str, attack: Attack, runs: list[RecordedRun], settings: Audit
     return _compared(run, made, settings, out)
 
 
+def _theory(runs: list[RecordedRun], settings: AuditSettings, _out: Path | None) -> Audit:
+    (run,) = runs
+    targets = run.targets[: settings.targets]
+    made = [theory.decided(run, target, settings) for target in targets]
+    rows = [row for of_unit, _ in made for row in of_unit]
+    table = theory.summary(rows)
+    found = Audit("theory", [run.folder], theory.verdicts(rows), rows, table, plot=figure(table), headings=OF_THEORY)
+    units = [of_unit[0] for of_unit, _ in made]
+    found.facts = {key: _mean(units, key) for key in theory.FACTS}
+    below = [in_words(row["target"]) for row in units if not row["picture_above_images"]]
+    found.notes = [NOT_THE_LARGEST.format(names=", ".join(below))] if below else []
+    for target, (_, (high, low)) in zip(targets, made, strict=True):
+        pictures = [("maximising", high), ("minimising", low)]
+        found.panels.append(Panel(target.label or in_words(target.name), pictures))
+    return found
+
+
 def _targets(run: RecordedRun, settings: AuditSettings) -> list[Target]:
     """The units that are attacked; what an attack costs is the network's accuracy, which it must have."""
     if run.network.head.unjudged:
@@ -388,4 +430,5 @@ CHECKS: Mapping[str, Check] = {
     "silent_units": _silent_units,
     "slingshot": _slingshot,
     "proxpulse": _proxpulse,
+    "theory": _theory,
 }

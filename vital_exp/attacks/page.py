@@ -28,7 +28,9 @@ class Panel:
     pictures: list[tuple[str, Tensor]]
 
 
-def write_page(folder: Path, audit: Mapping[str, Any], panels: Sequence[Panel], plot: str) -> Path:
+def write_page(
+    folder: Path, audit: Mapping[str, Any], panels: Sequence[Panel], plot: str, headings: Mapping[str, str]
+) -> Path:
     """Write ``folder/report.html`` and return its path.
 
     Args:
@@ -36,12 +38,13 @@ def write_page(folder: Path, audit: Mapping[str, Any], panels: Sequence[Panel], 
         audit: the content of audit.json.
         panels: pictures side by side.
         plot: a chart as SVG; empty where there is none.
+        headings: of the plot, with its words, of the facts and the table.
     """
     embedded = [(panel.name, [(words, _data_uri(picture)) for words, picture in panel.pictures]) for panel in panels]
     page = environment("vital_exp.attacks").get_template("audit.html")
     columns = list(dict.fromkeys(key for row in audit["table"] for key in row))
     runs = [_link(folder, Path(run)) for run in audit["runs"]]
-    known = {"audit": audit, "panels": embedded, "columns": columns, "runs": runs}
+    known = {"audit": audit, "panels": embedded, "columns": columns, "runs": runs, "headings": headings}
     text = page.render(**known, plot=Markup(plot))  # the plot escapes names
     return write_whole(folder / "report.html", [text])
 

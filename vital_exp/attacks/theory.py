@@ -1,0 +1,243 @@
+"""What a unit's two extreme pictures decide about it, class of functions by class (docs/methods/theory.md)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vital_exp.attacks import function_classes as classes
+from vital_exp.attacks.function_classes import Bounds, Known
+from vital_exp.attacks.natural import NaturalImages
+from vital_exp.attacks.pictures import make_pictures
+from vital_exp.attacks.recorded import RecordedRun
+from vital_exp.attacks.settings import AuditSettings
+from vital_exp.errors import UsageError
+from vital_exp.images.output import quantised, resized
+from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.models.precision import exact
+from vital_exp.models.unit_readout import unit_readout
+from vital_exp.references.base import References
+from vital_exp.targets.readout import Readout
+from vital_exp.targets.unit import Target
+
+LARGEST = 200  # natural images that are compared; of more, as many evenly spread ones
+PER_PASS = 16
+FACTORS = (1, 2, 4)  # times the least Lipschitz constant that the two pictures allow
+DIMENSIONS = (2, 8)  # in which a function is affine, beside one and all
+DECIDED, OPEN = 0.01, 0.99  # shares of the range
+FACTS = (
+    "lipschitz_constant",
+    "least_lipschitz_constant",
+    "binding_radius",
+    "nearest_image",
+    "images_within",
+    "picture_above_images",
+)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit as a function of pictures.
+
+    Attributes:
+        network: the frozen network.
+        read: of one target, :class:`Readout`.
+        size: (C, H, W) of its pictures.
+    """
+
+    network: VisionNetwork
+    read: Readout
+    size: tuple[int, ...]
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """Return the unit's values (N,), float64, of points (N, C H W) in [0, 1]: a logit, a channel's maximum."""
+        with torch.no_grad():
+            return torch.cat([self._values(part).double() for part in points.split(PER_PASS)]).cpu()
+
+    def _values(self, points: Tensor) -> Tensor:
+        taps = self.network.taps([self.read.layer])
+        activations, _ = taps(model_space(points.view(-1, *self.size).float(), self.network))
+        return self.read.select([0] * len(points)).value(exact(activations[self.read.layer]))
+
+    def steepness(self, points: Tensor) -> Tensor:
+        """Return the length of the unit's gradient in RGB at each point, (N,)."""
+        found = []
+        for part in points.split(PER_PASS):
+            given = part.float().requires_grad_()
+            with torch.enable_grad():
+                (gradient,) = torch.autograd.grad(self._values(given).sum(), given)
+            found.append(gradient.double().norm(dim=1).cpu())
+        return torch.cat(found)
+
+
+def decided(run: RecordedRun, target: Target, settings: AuditSettings) -> tuple[list[dict[str, Any]], Tensor]:
+    """Return a row per class of functions, and the two pictures (2, C, H, W), the maximising one first.
+
+    Columns: target, class, construction, n, undecided and undecided_mean (as shares of the range of f: how far apart
+    two members of the class are that agree with f at the pictures, at the worst natural image and over them),
+    difference (of f itself from the farther member, at the worst image), and ``FACTS``.
+
+    Raises:
+        UsageError: a direction, or a unit that is the same for all images.
+    """
+    if target.is_direction:
+        raise UsageError("run", run.folder, "a run of classes, channels or neurons is needed, not of directions")
+    known, unit, f = known_of(run, target, settings)
+    facts = lipschitz_facts(known, unit, f)
+    rows = []
+    for name, construction, bounds in constructions(known, unit, facts["lipschitz_constant"]):
+        words = {"target": target.name, "class": name, "construction": construction}
+        rows.append(words | measured(known, f, bounds) | facts)
+    return rows, known.pictures.float().view(2, *unit.size)
+
+
+def known_of(run: RecordedRun, target: Target, settings: AuditSettings) -> tuple[Known, Unit, Tensor]:
+    """Return what is known of a unit, the unit, and its values (N,) at the natural images."""
+    place = run.targets.index(target)
+    picture = resized(run.pictures[place : place + 1], run.network.preprocessing.size)
+    natural = resized(everyday_images(run, settings.count), run.network.preprocessing.size)
+    unit = Unit(run.network, unit_readout(run.network, [target]), tuple(natural.shape[1:]))
+    images = torch.unique(natural.flatten(1), dim=0).double()
+    images = classes.thinned(images, min(LARGEST, images.shape[1] - 2))
+    f = unit(images)
+    lowest = minimising_picture(run, target, images[f.argmin()].view(unit.size), settings)
+    pictures = torch.cat([picture.flatten(1), lowest.flatten()[None]]).double()
+    values = unit(pictures)
+    ends = torch.cat([values, f])
+    low, high = float(ends.min()), float(ends.max())
+    if not math.isfinite(high - low) or high - low < torch.finfo(torch.float32).eps * max(abs(low), abs(high), 1e-30):
+        raise UsageError("run", run.folder, f"{target.name} is {low:g} for all images: no function to tell apart")
+    return Known(pictures, values, images, low, high), unit, f
+
+
+def everyday_images(run: RecordedRun, count: int) -> Tensor:
+    """Return up to ``count`` natural images of each class; of a network without classes, of each of the targets."""
+    found: NaturalImages | None = None
+    references: References = run.references
+    if run.network.class_names is not None and any(target.layer is not None for target in run.targets):
+        try:
+            found = run.natural(count)
+        except UsageError:  # a mining's folder need not have classes
+            found = None
+    if found is not None:
+        return found.images
+    labels = references.class_indices() if run.targets[0].layer is None else None
+    asked = run.targets if labels is None else [Target("class", label) for label in labels]
+    return torch.cat([run.own_images(target, count) for target in asked])
+
+
+def minimising_picture(run: RecordedRun, target: Target, weakest: Tensor, settings: AuditSettings) -> Tensor:
+    """Return a picture (C, H, W) that lowers the unit, by Lucid's recipe with minus the activation.
+
+    Where no gradient lowers it (behind a ReLU), or it ends above the weakest natural image, that image.
+    """
+    keys: dict[str, Any] = {"seed": settings.seed, "steps": settings.steps}
+    made = make_pictures(run.network, [target], "fourier", overrides=["objective.activation.weight=-1"], **keys)
+    lowest = resized(quantised(made.images[0])[None], run.network.preprocessing.size)[0]
+    if not torch.isfinite(lowest).all():
+        return weakest
+    unit = Unit(run.network, unit_readout(run.network, [target]), tuple(weakest.shape))
+    values = unit(torch.stack([lowest.double().flatten(), weakest.flatten()]))
+    return lowest if values[0] <= values[1] else weakest
+
+
+def lipschitz_facts(known: Known, unit: Unit, f: Tensor) -> dict[str, float]:
+    """Return L as far as the images show it, and how far from a picture it binds.
+
+    ``lipschitz_constant`` is the largest gradient at an image or a picture, or slope between two of them: L is at least
+    that, so the true ``binding_radius`` is at most the one returned.
+    """
+    points = torch.cat([known.pictures, known.images])
+    steepest = float(unit.steepness(points).max())
+    estimated = max(steepest, classes.pair_slope(points, torch.cat([known.values, f])))
+    nearest = torch.cdist(known.images, known.pictures).amin(dim=1)
+    radius = classes.binding_radius(known, estimated)
+    within, above = (nearest < radius).double().mean(), known.values[0] >= f.max()
+    values = [estimated, known.slope, radius, *map(float, (nearest.min(), within, above))]
+    return dict(zip(FACTS, values, strict=True))
+
+
+def constructions(known: Known, unit: Unit, estimated: float) -> Iterator[tuple[str, str, Bounds | None]]:
+    """Yield each class with the name of its construction and its bounds; None where there is no member."""
+    yield "black box", "f at the pictures, an end of the range elsewhere", classes.black_box(known)
+    yield "neural network", "f plus a ReLU network that is 0 at the pictures", classes.neural_network(known, unit)
+    yield "network of least empirical risk", "the same, and 0 at every second image too", _same_risk(known, unit)
+    for factor in FACTORS:
+        name = f"Lipschitz, {factor:g} times the least L" if factor > 1 else "Lipschitz, the least L"
+        yield name, "McShane's extensions, clamped", classes.lipschitz(known, factor * known.slope)
+    yield "Lipschitz, L of the network", "McShane's extensions, clamped", classes.lipschitz(known, estimated)
+    yield "piecewise affine", "an end of the range, with a bump at each picture", classes.piecewise_affine(known)
+    yield "monotonic", "steps above and below the pictures", classes.monotonic(known)
+    yield "convex", "the larger of a constant and an affine function", classes.convex(known)
+    yield "affine in all dimensions", "through any values at the images", classes.affine_function(known)
+    for count in DIMENSIONS:
+        if count < min(len(known.images), known.images.shape[1]):
+            solved = classes.affine_in(known, count)
+            yield f"affine in {count} dimensions", "two linear programs per image", solved
+    yield "affine in one dimension", "the line through the pictures", classes.line(known)
+    yield "constant", "the value at the picture", classes.constant(known)
+
+
+def _same_risk(known: Known, unit: Unit) -> Bounds | None:
+    """A network that answers as f does at every second image: any mean of losses over these is the same."""
+    if len(known.images) < 2:
+        return None
+    kept, others = known.images[::2], known.images[1::2]
+    part = Known(known.pictures, known.values, others, known.low, known.high)
+    found = classes.neural_network(part, unit, kept)
+    return Bounds(found.low, found.high, found.members, slice(1, None, 2))
+
+
+def measured(known: Known, f: Tensor, bounds: Bounds | None) -> dict[str, Any]:
+    """Return how far the class leaves f open, as shares of its range; None where there is no member."""
+    if bounds is None or not bool(torch.isfinite(bounds.low + bounds.high).all()):
+        return {"n": len(f), "undecided": None, "undecided_mean": None, "difference": None}
+    f = f if bounds.images is None else f[bounds.images]
+    width = (bounds.high - bounds.low) / known.range
+    apart = torch.maximum((bounds.high - f).abs(), (f - bounds.low).abs()) / known.range
+    return {
+        "n": len(f),
+        "undecided": float(width.max()),
+        "undecided_mean": float(width.mean()),
+        "difference": float(apart.max()),
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one line per class of functions: means over units."""
+    names = list(dict.fromkeys(row["class"] for row in rows))
+    return [_line(name, [row for row in rows if row["class"] == name]) for name in names]
+
+
+def _line(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    line: dict[str, Any] = {"class": name, "construction": rows[0]["construction"]}
+    for key in ("undecided", "undecided_mean", "difference"):
+        values = [row[key] for row in rows if row[key] is not None]
+        line[key] = sum(values) / len(values) if values else None
+    line["pictures_decide"] = "–" if line["undecided"] is None else "yes" if line["undecided"] < DECIDED else "no"
+    return line
+
+
+def verdicts(rows: list[dict[str, Any]]) -> list[str]:
+    """Return one line on the classes, and one line per unit on its Lipschitz constant."""
+    lines = [line for line in summary(rows) if line["undecided"] is not None]
+    nothing = [line["class"] for line in lines if line["undecided"] > OPEN]
+    decided = [line["class"] for line in lines if line["undecided"] < DECIDED]
+    said = [
+        f"the pictures decide {', '.join(decided) or 'no class'}; "
+        f"at some natural image they say nothing for {len(nothing)} of {len(lines)} classes of functions"
+    ]
+    return said + [_bound(row) for row in {row["target"]: row for row in rows}.values()]
+
+
+def _bound(row: dict[str, Any]) -> str:
+    return (
+        f"{row['target']}: L is at least {row['lipschitz_constant']:.3g}, so a picture bounds the unit within "
+        f"{row['binding_radius']:.3g} at most; the nearest natural image is {row['nearest_image']:.3g} away, "
+        f"{row['images_within']:.0%} of {row['n']} are within"
+    )
