@@ -228,3 +228,11 @@ def test_every_paper_that_is_cited_is_in_the_bibliography() -> None:
     cited = set(re.findall(r"([A-Z][a-zü]+) (?:et al\.?|and [A-Z][a-z]+),? \(?(\d{4})", text))
     assert len(cited) > 10
     assert {(author.lower(), year) for author, year in cited} <= known
+
+
+def test_the_answers_to_questions_name_keys_that_are_there() -> None:
+    known = {key for command in COMMANDS for key in (*known_keys(command), *groups(command))}
+    codes = re.findall(r"`([^`\n]+)`", (ROOT / "docs/faq.md").read_text())
+    named = [word.split("=")[0] for code in codes for word in code.split() if "=" in word]
+    assert len(named) > 10
+    assert [key for key in named if key not in known] == []

@@ -35,7 +35,8 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 def pages() -> dict[str, str]:
     """Return the pages of the API by their place in the site."""
-    made = {FACE: FACE_TEXT + "\n".join(directive(f"vital_exp.{name}") for name in vital_exp.__all__)}
+    functions_first = sorted(vital_exp.__all__, key=lambda name: (name[0].isupper(), name))
+    made = {FACE: FACE_TEXT + "\n".join(directive(f"vital_exp.{name}") for name in functions_first)}
     for page, (title, places) in PAGES.items():
         sections = [section(module) for place in places for module in modules(place)]
         made[f"reference/api/{page}.md"] = "\n".join([f"# {title}", "", *(text for text in sections if text)])
