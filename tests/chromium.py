@@ -21,6 +21,7 @@ FLAGS = (
     *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-default-apps", "--hide-scrollbars", "--no-proxy-server"),
 )
+AXE = "VITAL_AXE"  # the environment variable with the path of axe.min.js
 READ, WRITE = 3, 4  # the file descriptors that Chromium speaks through
 
 
@@ -30,6 +31,16 @@ def browser() -> str:
     if found is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     return found
+
+
+def axe() -> str:
+    """The source of axe-core; the test is skipped without it."""
+    node = shutil.which("node")
+    asked = [node, "-p", "require.resolve('axe-core/axe.min.js')"] if node else ["false"]
+    found = os.environ.get(AXE) or subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    if not found:
+        pytest.skip(f"needs axe-core: npm install axe-core, or {AXE}=path/of/axe.min.js")
+    return Path(found).read_text(encoding="utf-8")
 
 
 class Tab:

@@ -212,7 +212,7 @@ def test_steps_and_seed_are_told_once_unless_they_differ(tmp_path: Path) -> None
     (tmp_path / "results.jsonl").write_text(lines[0] + "\n")
     page = Page(write_gallery(tmp_path))
     assert "40 steps, seed 0" in page.texts["header"]
-    assert page.texts["dt"] == "activationtime"
+    assert page.texts["dt"] == "activationshare of the batch's time"
     (tmp_path / "results.jsonl").write_text("\n".join(lines))
     assert Page(write_gallery(tmp_path)).texts["dt"] == "activationstepstime" * 2
 

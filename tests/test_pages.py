@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from tests.chromium import Tab, tab
+from tests.chromium import Tab, axe, tab
 from tests.test_gallery import picture, result
+from tests.test_readable_page import write_run as write_units
 from tests.test_report import write_run
 from vital_exp.attacks.page import Panel, write_page
 from vital_exp.reporting.circuit import write_circuit
 from vital_exp.reporting.gallery import write_gallery
 from vital_exp.reporting.pages import environment, folder_words
 from vital_exp.reporting.report import write_report
+from vital_exp.reporting.study_page import write_study
+from vital_exp.reporting.sweep import find_runs, read_sweep
 
 PHONE, SCREEN, PAPER = 390, 844, 740  # px
 LONG = "channel-a_layer_with_quite_a_long_name.3.convolution-1935"
@@ -80,7 +83,7 @@ def audit(folder: Path) -> tuple[Path, str]:
     ), ".panel img"
 
 
-def mining(folder: Path) -> tuple[Path, str]:
+def mining(folder: Path, kind: str = "unit") -> tuple[Path, str]:
     folder.mkdir()
     picture(folder / "sheet.png", size=128)
     card = {
@@ -101,9 +104,11 @@ def mining(folder: Path) -> tuple[Path, str]:
         "folder": "/a/imagenet/val",
         "pooling": "max",
     }
-    counts = {"count": 3, "mined": 3, "corrupt": [], "corrupt_count": 0, "embedded": False, "found": None}
+    found = {"text": "a star", "measure": "activation", "src": "sheet.png", "width": 900, "height": 128}
+    counts = {"count": 3, "mined": 3, "corrupt": [], "corrupt_count": 0, "embedded": False}
+    counts["found"] = {**found, "units": [("layer4", 1)]} if kind == "concept" else None
     page = folder / "index.html"
-    page.write_text(environment().get_template("mining.html").render(cards=cards, kind="unit", meta=meta, **counts))
+    page.write_text(environment().get_template("mining.html").render(cards=cards, kind=kind, meta=meta, **counts))
     return page, ".sheet"
 
 
@@ -119,7 +124,27 @@ def sweep(folder: Path) -> tuple[Path, str]:
     return write_report([folder], folder / "report").page, "button.cell"
 
 
-PAGES = {"report": sweep, "gallery": gallery, "circuit": circuit, "audit": audit, "mining": mining}
+def concepts(folder: Path) -> tuple[Path, str]:
+    return mining(folder, "concept")
+
+
+def study(folder: Path) -> tuple[Path, str]:
+    """Of hidden units, so that each question has reference images."""
+    write_units(folder, "vital", {})
+    for name in ("channel-0", "channel-1"):
+        picture(folder / "images" / f"{name}.png", size=64)
+        picture(folder / "references" / f"{name}.jpg")
+    return write_study(read_sweep(find_runs([folder])), folder / "study"), ".picture"
+
+
+PAGES = {
+    **{"report": sweep, "gallery": gallery, "circuit": circuit, "audit": audit},
+    **{"mining": mining, "concepts": concepts, "study": study},
+}
+BEGIN = "document.querySelector('main .main-button')?.click()"  # a study says first what it asks
+SERIOUS = """axe.run(document, { resultTypes: ["violations"] }).then((found) => found.violations
+  .filter((one) => ["serious", "critical"].includes(one.impact))
+  .map((one) => `${one.id}: ${one.nodes.slice(0, 3).map((node) => node.html.slice(0, 120)).join(" | ")}`))"""
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +196,7 @@ def test_every_page_reads_on_a_phone_and_in_the_dark(kind: str, chromium: Tab, t
     page, _ = PAGES[kind](tmp_path / kind)
     for width, dark in ((PHONE, False), (1300, True)):
         chromium.open(page, width=width, height=SCREEN, dark=dark)
+        chromium.ask(BEGIN)
         chromium.wait(f"Number.isFinite({FIRST_PICTURE})")
         assert chromium.ask("document.documentElement.scrollWidth") == width
         if width == PHONE:
@@ -189,9 +215,10 @@ def key(chromium: Tab, name: str, code: int) -> None:
 def test_one_dialog_enlarges_the_pictures_of_every_page(kind: str, chromium: Tab, tmp_path: Path) -> None:
     page, place = PAGES[kind](tmp_path / kind)
     chromium.open(page)
+    chromium.ask(BEGIN)
     chromium.ask(f"document.querySelector('{place}').focus()")
     assert chromium.ask(f"document.activeElement === document.querySelector('{place}')")  # by keyboard alone
-    if kind in ("mining", "report"):
+    if kind in ("mining", "concepts", "report"):
         chromium.ask("document.activeElement.click()")
     else:
         key(chromium, " ", 32)
@@ -218,6 +245,35 @@ def test_one_dialog_enlarges_the_pictures_of_every_page(kind: str, chromium: Tab
     key(chromium, "Escape", 27)
     assert not chromium.ask("document.querySelector('dialog').open")
     assert chromium.complaints() == []
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_axe_finds_nothing_serious(kind: str, chromium: Tab, tmp_path: Path) -> None:
+    source = axe()
+    page, place = PAGES[kind](tmp_path / kind)
+    for width, dark in ((PHONE, True), (1300, False)):
+        chromium.open(page, width=width, height=SCREEN, dark=dark)
+        chromium.ask(source)
+        assert chromium.ask(SERIOUS) == []
+        chromium.ask(BEGIN)
+        chromium.wait(f"document.querySelector('{place}')")
+        chromium.ask(f"document.querySelector('{place}').click()")
+        chromium.wait("document.querySelector('dialog').open")
+        assert chromium.ask(SERIOUS) == []
+
+
+def test_a_digit_answers_no_question_behind_the_dialog(chromium: Tab, tmp_path: Path) -> None:
+    page, place = study(tmp_path / "study")
+    chromium.open(page)
+    chromium.ask(BEGIN)
+    chromium.wait(f"document.querySelector('{place}')")
+    asked = "document.getElementById('count').textContent"
+    chromium.ask(f"document.querySelector('{place}').click()")
+    key(chromium, "3", 51)
+    assert chromium.ask(asked) == "1 of 2"
+    key(chromium, "Escape", 27)
+    key(chromium, "3", 51)
+    assert chromium.ask(asked) == "2 of 2"
 
 
 def test_a_circuit_s_connectors_are_as_wide_as_their_shares(chromium: Tab, tmp_path: Path) -> None:

@@ -276,10 +276,14 @@ def _config_names(config: str) -> dict[str, str]:
 
 def _references_name(references: dict[Any, Any]) -> str:
     """Return the words under the reference images: mined ones are those that drive the unit most."""
-    if references.get("source") != "mined":
-        return "real reference images"
+    source = references.get("source")
+    mined_of_drawn = source == "mined" and references.get("root") is None and references.get("index") is None
+    drawn = source == "embedded" or mined_of_drawn
+    kind = "drawn" if drawn else "real"
+    if source != "mined":
+        return f"{kind} reference images"
     part = {"patch": "patches of ", "window": "windows of "}.get(str(references.get("region")), "")
-    return f"{part}real images that drive the unit most"
+    return f"{part}{kind} images that drive the unit most"
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -386,7 +390,7 @@ def _facts(run: Run, result: dict[str, Any]) -> list[tuple[str, object]]:
     facts = [("activation", result.get("activation"))]
     facts += [(key, result.get(key)) for key in ("steps", "seed") if run.common(key) is None]
     seconds = _finite(result.get("seconds"))
-    facts.append(("time", None if seconds is None else format_duration(seconds)))
+    facts.append(("share of the batch's time", None if seconds is None else format_duration(seconds)))
     return [(key, value) for key, value in facts if value is not None]
 
 

@@ -48,7 +48,7 @@ const pictureDialog = (zoom, neighbour, names = ["picture"]) => {
   const show = async (next) => {
     slide = next;
     const left = make("div", {}, image), right = make("div", {}, make("h3", {}, slide.title));
-    if (slide.real) left.append(make("img", { className: "real", src: slide.real, alt: `Real images of ${slide.title}` }), make("p", {}, slide.realWords || "real images"));
+    if (slide.real) left.append(make("img", { className: "real", src: slide.real, alt: `Reference images of ${slide.title}` }), make("p", {}, slide.realWords || "reference images"));
     if (slide.words) right.append(make("p", {}, slide.words));
     if (slide.facts && slide.facts.length) right.append(facts(slide.facts));
     right.append(...(slide.nodes || []));

@@ -97,10 +97,10 @@
     const node = make("div", { className: "about" }, make("b", {}, known.label), make("code", {}, known.name));
     if (strip) {
       const [src, tiles] = strip, refs = make("div", { className: "refs" });
-      refs.append(image(src, `Real images of ${known.label}`, { style: "object-position: left" }));
+      refs.append(image(src, `Reference images of ${known.label}`, { style: "object-position: left" }));
       if (tiles > 3) refs.append(image(src, "", { style: "object-position: right" }));
       if (tiles < 3) refs.firstChild.style.aspectRatio = tiles;
-      node.append(refs, make("small", {}, "real images"));
+      node.append(refs, make("small", {}, "reference images"));
     }
     return node;
   };
