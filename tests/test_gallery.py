@@ -214,7 +214,7 @@ def test_steps_and_seed_are_told_once_unless_they_differ(tmp_path: Path) -> None
     assert "40 steps, seed 0" in page.texts["header"]
     assert page.texts["dt"] == "activationshare of the batch's time"
     (tmp_path / "results.jsonl").write_text("\n".join(lines))
-    assert Page(write_gallery(tmp_path)).texts["dt"] == "activationstepstime" * 2
+    assert Page(write_gallery(tmp_path)).texts["dt"] == "activationstepsshare of the batch's time" * 2
 
 
 def test_a_folder_without_results_is_a_users_mistake(tmp_path: Path) -> None:

@@ -78,9 +78,9 @@ def audit(folder: Path) -> tuple[Path, str]:
         "notes": ["a note"],
         "facts": {"a": 1.0},
     }
-    return write_page(
-        folder, {**content, "table": [{"method": "vital", "value": 1.0}], "saved": {}}, panels, ""
-    ), ".panel img"
+    known = {**content, "table": [{"method": "vital", "value": 1.0}], "saved": {}}
+    headings = {"plot": "By layer", "words": "", "facts": "The attack", "table": "By method"}
+    return write_page(folder, known, panels, "", headings), ".panel img"
 
 
 def mining(folder: Path, kind: str = "unit") -> tuple[Path, str]:
