@@ -167,12 +167,12 @@ def test_folders_of_layers_are_safe_and_never_shared(tmp_path: Path) -> None:
     assert list(found.values()) == ["a_b", "a_b-1", "A_B-2", "layer", "net._"]
 
 
-def test_a_neighbour_of_a_layer_outside_the_atlas_is_named_without_a_thumbnail(tmp_path: Path) -> None:
+def test_a_neighbour_of_a_layer_outside_the_atlas_is_known_to_be_outside(tmp_path: Path) -> None:
     store = write_atlas(tmp_path, {"conv1": 0})
     beside = [NeighbourRow("conv1", 0, "input", 1, "stem", 4, 0.5)]
     store.write(Entry(UnitRow("conv1", 0, DONE), neighbours=beside))
     write_site(tmp_path)
-    assert script(tmp_path, "conv1/0")["0"]["neighbours"] == [["input", "stem", 4, 0.5, "", 0]]
+    assert script(tmp_path, "conv1/0")["0"]["neighbours"] == [["input", "stem", 4, 0.5, "", -1]]
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,9 @@ class Reader:
         return found
 
     def name(self, layer: str, unit: int) -> str | None:
-        """Return what a unit is called."""
+        """Return what a unit is called, empty where nothing names it; None: it is not in the atlas."""
         row = self.connection.execute("SELECT name FROM units WHERE layer = ? AND unit = ?", (layer, unit)).fetchone()
-        return None if row is None else row["name"]
+        return None if row is None else row["name"] or ""
 
     def clearest(self, layer: str) -> list[int]:
         """Return the units that stand for a layer: those with pictures first, the clearest of them."""
@@ -125,7 +125,7 @@ def entrance(reader: Reader, folder: Path, folders: Mapping[str, str]) -> dict[s
         "network": network_title(str(meta.get("network", ""))),
         "images": meta.get("images"),
         "folder": folder_words(str(meta["folder"])) if meta.get("folder") else "",
-        "facts": [[key, str(meta[key])] for key in FACTS if meta.get(key) is not None],
+        "facts": [[key, str(meta[key])] for key in FACTS if meta.get(key) not in (None, "", [], {})],
         "versions": meta.get("versions") or {},
         "finished": bool(meta.get("finished")),
         "input": input_size(meta),
@@ -216,7 +216,8 @@ def _image(row: Row) -> dict[str, Any]:
 
 
 def _neighbour(reader: Reader, folder: Path, row: Row, folders: Mapping[str, str]) -> list[Any]:
-    """Return kind, layer, unit, value, name and which thumbnails there are."""
+    """Return kind, layer, unit, value, name and which thumbnails there are; -1 of a unit that is not in the atlas."""
     layer, unit = row["other_layer"], row["other_unit"]
-    made = made_thumbnails(folder, folders[layer], unit) if layer in folders else 0
-    return [row["kind"], layer, unit, rounded(row["value"]), reader.name(layer, unit) or "", made]
+    name = reader.name(layer, unit)
+    made = -1 if name is None or layer not in folders else made_thumbnails(folder, folders[layer], unit)
+    return [row["kind"], layer, unit, rounded(row["value"]), name or "", made]

@@ -103,7 +103,7 @@ const vitalAtlas = (() => {
   };
   // Runs a page's first drawing and each that follows a change of the address; an error is told.
   const start = (show) => {
-    const run = () => Promise.resolve(show()).catch((error) => { tell(`This page cannot be shown: ${error.message}. Is the folder of the atlas whole?`); });
+    const run = () => Promise.resolve(show()).then(() => performance.mark("shown")).catch((error) => { tell(`This page cannot be shown: ${error.message}. Is the folder of the atlas whole?`); });
     addEventListener("hashchange", run);
     return run();
   };

@@ -21,7 +21,7 @@
     const width = x + 12, by = new Map(boxes.map((box) => [box.layer.layer, box]));
     const links = boxes.flatMap((box) => box.layer.feeds.filter((fed) => by.has(fed)).map((fed) => link(box, by.get(fed), FLOOR)));
     const top = Math.min(...boxes.map((box) => box.top - box.deep * 0.62), ...links.map(({ peak }) => peak)) - 14;
-    const svg = draw("svg", { viewBox: `0 ${top} ${width} ${FLOOR + 54 - top}`, width: Math.max(width, Math.min(field("diagram").clientWidth - 16, 1.7 * width)) });
+    const svg = draw("svg", { viewBox: `0 ${top} ${width} ${FLOOR + 54 - top}`, width: Math.max(width, Math.min(field("diagram").clientWidth - 16, Math.min(1.7, 0.8 + 0.25 * layers.length) * width)) });
     svg.append(...links.map(({ path }) => path), ...boxes.map((box) => block(box, FLOOR)));
     return svg;
   };

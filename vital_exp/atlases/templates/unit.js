@@ -2,14 +2,15 @@
 (() => {
   const { load, details, units, address, hash, layerLink, unitLink, carried, make, draw, number, percent, count, ordered, thumbnail, tile, tell, start } = vitalAtlas;
   const field = (id) => document.getElementById(id);
-  const BINS = 28;
+  const BINS = 28, NEAREST = 16; // bars of a strip; neighbours shown
   const MODES = [["image", "image"], ["window", "window"], ["fires", "where it fires"]];
-  let entrance, layer, found, own, unit, place, state, beside = {}, slides = [];
+  const BESIDE = 9; // images beside a picture
+  let entrance, layer, found, own, unit, place, state, beside = {}, slides = [], keys = new Map();
   let mode = "image", masked = false; // as the reader last chose, for all units
   const zoomed = pictureDialog(field("zoom"), (key, across, down) => slides[key + across + down] ?? null);
-  const slide = (image, properties) => {
-    const key = slides.length;
-    slides.push({ key, ...properties });
+  const slide = (image, one, properties) => { // one: what is shown, which has one slide, wherever it stands on the page
+    if (!keys.has(one)) { keys.set(one, slides.length); slides.push({ key: slides.length, ...properties }); }
+    const key = keys.get(one);
     opens(image, () => zoomed.show(slides[key]));
     return image;
   };
@@ -35,8 +36,8 @@
     return node;
   };
   const paint = (figure, one, image) => {
-    const box = shares(one.box), window = figure.firstElementChild;
-    const showing = mode === "fires" && one.overlay ? "fires" : mode !== "image" && box ? "window" : "image";
+    const box = shares(one.box), window = figure.firstElementChild, wanted = figure.classList.contains("small") ? "window" : mode;
+    const showing = wanted === "fires" && one.overlay ? "fires" : wanted !== "image" && box ? "window" : "image";
     figure.dataset.mode = showing;
     image.src = showing === "fires" || !one.file ? one.overlay : one.file;
     window.replaceChildren(image, ...(showing === "image" && box && (box[2] - box[0] < 0.98 || box[3] - box[1] < 0.98) ? [frame(box)] : []));
@@ -48,13 +49,13 @@
     if (!src) return null;
     const kind = one.kind === "weakest" ? "weakest" : "strongest", name = one.path.split("/").at(-1);
     const image = make("img", { alt: `${kind} image ${rank + 1}, activation ${number(one.value)}`, decoding: "async", loading: "lazy" });
-    const figure = make("figure", { className: "photo" }, make("span", { className: "window" }), small ? null : make("figcaption", {}, make("b", {}, number(one.value)), one.facet === null || layerFacets() < 2 ? "" : ` facet ${one.facet}`));
+    const figure = make("figure", { className: small ? "photo small" : "photo" }, make("span", { className: "window" }), small ? null : make("figcaption", {}, make("b", {}, number(one.value)), one.facet === null || layerFacets() < 2 ? "" : ` facet ${one.facet}`));
     figure.paint = () => paint(figure, one, image);
     figure.paint();
     if (one.overlay && one.file) image.loading = "eager";
     const facts = [["activation", "", number(one.value)], ["rank", "", `${rank + 1}, ${kind}`], ...(one.facet === null ? [] : [["facet", "", String(one.facet)]]), ["file", "", one.path]];
     const nodes = one.overlay && one.file ? [make("p", {}, "where it fires in the image's window"), make("img", { className: "real", src: one.overlay, alt: `Where ${label()} fires in this image` })] : [];
-    return slide(image, { src, alt: image.alt, title: `${kind} image ${rank + 1} of ${label()}`, facts, nodes, file: name.replace(/\.\w+$/, "") }) && figure;
+    return slide(image, one, { src, alt: image.alt, title: `${kind} image ${rank + 1} of ${label()}`, facts, nodes, file: name.replace(/\.\w+$/, "") }) && figure;
   };
   const layerFacets = () => own.facets.length;
   const repaint = () => document.querySelectorAll(".photo").forEach((figure) => figure.paint?.());
@@ -67,10 +68,11 @@
     if (image) {
       image.dataset.plain = one.picture;
       image.dataset.masked = one.masked ?? one.picture;
-      slide(image, { src: one.picture, masked: one.masked, alt: image.alt, title: `${title} of ${label()}`, words, facts, file: one.picture.split("/").at(-1).replace(/\.\w+$/, "") });
+      slide(image, one, { src: one.picture, masked: one.masked, alt: image.alt, title: `${title} of ${label()}`, words, facts, file: one.picture.split("/").at(-1).replace(/\.\w+$/, "") });
     }
-    const shown = own.images.filter((two) => two.kind === "strongest" && two.facet === one.facet).slice(0, 6).map((two, rank) => photograph(two, rank, true)).filter(Boolean);
-    const members = shown.length && layerFacets() > 1 ? make("div", { className: "members" }, ...shown) : null;
+    const strongest = own.images.filter((two) => two.kind === "strongest"), mine = layerFacets() > 1 ? strongest.filter((two) => two.facet === one.facet) : strongest;
+    const shown = mine.slice(0, BESIDE).map((two) => photograph(two, strongest.indexOf(two), true)).filter(Boolean);
+    const members = shown.length ? make("div", { className: "members" }, ...shown) : null;
     const numbers = facts.length ? make("dl", { className: "mini" }, ...facts.filter(([name]) => name !== "seconds").map(([name, , value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))) : null;
     return make("article", { className: "facet" }, image ?? make("p", { className: "blank" }, "no picture yet"), make("div", { className: "facet-words" }, make("h3", {}, title), words ? make("p", {}, words) : null, numbers, members));
   };
@@ -141,9 +143,10 @@
   const neighbours = (kind, title, hint) => {
     const rows = own.neighbours.filter(([one]) => one === kind);
     if (!rows.length) return null;
-    const by = entrance.layers, tiles = rows.map(([, name, other, value, called, made]) => {
+    const by = entrance.layers, tiles = rows.slice(0, NEAREST).map(([, name, other, value, called, made]) => {
       const where = by.find((one) => one.layer === name), away = name !== layer.layer;
-      const node = tile(where, other, { made, name: called, status: "m", title: away ? `${name}:${other}` : String(other), text: `${value < 0 ? "" : kind === "similar" ? "" : "+"}${number(value)}`, options: away ? {} : carried(state) });
+      const node = tile(where, other, { made: Math.max(0, made), name: called, status: "m", title: away ? `${name}:${other}` : String(other), text: `${value < 0 ? "" : kind === "similar" ? "" : "+"}${number(value)}`, options: away ? {} : carried(state) });
+      if (made < 0) { node.removeAttribute("href"); node.querySelector(".blank").textContent = "not in this atlas"; }
       if (kind !== "similar") node.classList.add(value < 0 ? "inhibits" : "excites");
       return make("li", {}, node);
     });
@@ -206,6 +209,7 @@
     if (mine !== unit) return;
     own = data;
     slides = [];
+    keys = new Map();
     if (field("zoom").open) field("zoom").close();
     head();
     steps();
