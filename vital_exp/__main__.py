@@ -7,7 +7,7 @@ from importlib import import_module
 
 from vital_exp.errors import nearest
 
-COMMANDS = ("visualize", "mine", "evaluate", "report", "audit")
+COMMANDS = ("visualize", "mine", "evaluate", "report", "audit", "atlas")
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ __all__ += ["options_of", "picture_config", "plain", "set_keys"]
 
 # Configurations that are kept as Hydra composed them: calls in one process often ask for the same again.
 KEPT = 32
+# Other spellings of a command's keys: Hydra takes the name of a group for nothing but a group.
+SPELLINGS = {"atlas": {"method": "pictures", "concepts": "concept_folder"}}
 # Keys that change neither a picture nor what is recorded of it; a run may be resumed with others.
 INCIDENTAL = (
     *(
@@ -138,6 +140,8 @@ def canonical(override: str, command: str = VISUALIZE) -> str:
     override = _quoted(override)
     bare = override.lstrip("+")
     key = bare.split("=")[0]
+    if own := SPELLINGS.get(command, {}).get(key):
+        return f"{own}={bare.partition('=')[2]}"
     if key in groups(command):
         return bare
     return f"++{bare}" if key == ARGUMENTS or key.startswith(f"{ARGUMENTS}.") else override

@@ -206,6 +206,12 @@ def _is_count(value: object) -> bool:
 
 
 Check = tuple[Callable[[Any], bool], str]
+
+
+def _is_pair_or_none(value: object) -> bool:
+    return value is None or (isinstance(value, ListConfig) and len(value) == 2 and all(map(is_text_or_none, value)))
+
+
 FLAG: Check = (_is_flag, "true or false")
 ONE_DEVICE: Check = (
     lambda value: value in (1, "1", "auto") or (isinstance(value, ListConfig) and len(value) == 1),
@@ -290,5 +296,16 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "run": (lambda value: isinstance(value, (str, ListConfig, type(None))), "a run folder, or a list of them"),
         "images": (is_text_or_none, "a folder of natural images"),
         "judges": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50,densenet121]"),
+    },
+    "atlas": {
+        **COMMON,
+        **dict.fromkeys(("dry_run", "naming.words", "naming.download", "wandb", "offline"), FLAG),
+        **dict.fromkeys(("images", "concept_folder"), (is_text_or_none, "a folder")),
+        "sae": (is_text_or_none, "a file, or a folder of SAELens"),
+        "pictures": (lambda value: isinstance(value, str), "a method of vital-visualize, or none"),
+        "naming.labels": (lambda value: value == "auto" or isinstance(value, bool), "auto, true or false"),
+        "overrides": (lambda value: isinstance(value, ListConfig), "a list, [references.count=20]"),
+        "compare": (_is_pair_or_none, "two folders of atlases, [before,after]"),
+        "project": (lambda value: isinstance(value, str) and value != "", "a name"),
     },
 }

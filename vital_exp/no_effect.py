@@ -359,6 +359,28 @@ RULES: Mapping[str, Sequence[Rule]] = {
         *MODEL,
     ),
     "report": (Rule(("project", "offline"), _lacks("wandb"), "nothing is sent: wandb=true"),),
+    "atlas": (
+        Rule(
+            (
+                "model.*",
+                "images",
+                "layers",
+                "units",
+                "refresh",
+                "sae",
+                "pictures",
+                "steps",
+                "facets",
+                "overrides",
+                "judge",
+            ),
+            _has("compare"),
+            "compare=... mines nothing",
+        ),
+        Rule(("steps", "judge"), _is("pictures", "none"), "method=none makes no pictures"),
+        Rule(("naming.clip.*", "naming.download"), _lacks("naming.words"), "no words are asked for: naming.words=true"),
+        Rule(("project", "offline"), _lacks("wandb"), "nothing is sent: wandb=true"),
+    ),
     "audit": tuple(Rule(keys, _is("check.name", check), f"check={check} reads none") for check, keys in CHECKS.items()),
 }
 

@@ -6,6 +6,7 @@ The file is plain: ``pandas.read_sql("SELECT * FROM units", sqlite3.connect("atl
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -363,6 +364,11 @@ class Store:
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, timeout=WAIT)
+
+
+def safe_name(layer: str) -> str:
+    """Return a layer's name as folders and files are called."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", layer)
 
 
 def _parts(entry: Entry) -> list[tuple[type[Any], Sequence[Any] | None]]:

@@ -49,11 +49,18 @@ def _audit(content: Mapping[str, Any]) -> str:
     return f"{content['check']['name']} of {_short(content['run'])}"
 
 
+def _atlas(content: Mapping[str, Any]) -> str:
+    if content["compare"]:
+        return f"a comparison of {_short(content['compare'])}"
+    return f"an atlas of {_model(content)} by {_images(content)}"
+
+
 PREPARED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "visualize": _visualize,
     "mine": _mine,
     "evaluate": _evaluate,
     "audit": _audit,
+    "atlas": _atlas,
 }
 
 

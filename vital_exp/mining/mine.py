@@ -30,7 +30,7 @@ from vital_exp.mining.meta import (
     network_difference,
     settings_difference,
 )
-from vital_exp.mining.passes import Passes
+from vital_exp.mining.passes import Passes, Watch
 from vital_exp.mining.patches import PUBLISHED, PatchSettings
 from vital_exp.mining.plan import duration, images_line, measured, told, windows_per_image
 from vital_exp.mining.state import MiningState
@@ -60,6 +60,7 @@ class Mining:
         workers: processes that decode images; 0: none but this one.
         progress: whether progress bars are shown on a terminal.
         save_every: pictures in the network between saves of what can be resumed.
+        watch: sees every value of every unit as it passes by (:class:`Passes`); None: nobody does.
     """
 
     units: Units
@@ -70,6 +71,7 @@ class Mining:
     workers: int = 0
     progress: bool = False
     save_every: int = 2000
+    watch: Watch | None = None
 
     def check(self) -> None:
         """Check the settings.
@@ -166,7 +168,7 @@ class Mining:
             state.save(kept, self.meta)
 
         settings = (self.patch, self.batch_size, self.workers, self.save_every, self.progress)
-        return Passes(self.units, self.folder, *settings, save)
+        return Passes(self.units, self.folder, *settings, save, self.watch)
 
     def _check_same(self, out: Path, what: str, old: Meta) -> None:
         """Refuse a folder that holds the index, or the state, of something else; says of what."""

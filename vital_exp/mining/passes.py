@@ -23,6 +23,8 @@ from vital_exp.mining.state import IMAGES_PASS, PATCHES_PASS, MiningState
 from vital_exp.mining.top import NOTHING, TopK
 from vital_exp.mining.units import Units
 
+Watch = Callable[[str, Tensor, Tensor], None]
+
 logger = logging.getLogger(__name__)
 
 
@@ -39,6 +41,7 @@ class Passes:
         save_every: pictures in the network between saves.
         progress: whether bars are shown on a terminal.
         save: called with the state now and then, and on Ctrl-C and SIGTERM.
+        watch: called with each layer, the numbers (N,) of some images and the units' values (N, U); None: nobody is.
     """
 
     units: Units
@@ -49,6 +52,7 @@ class Passes:
     save_every: int
     progress: bool
     save: Callable[[MiningState], None]
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         self.device = self.units.network.device
@@ -152,6 +156,8 @@ class Passes:
         for layer, (values, seconds, positions) in self.units.ranked(rgb).items():
             numbered = numbers[:, None] * self.positions[layer] + positions  # (N, U)
             state.activity[layer].add(values, numbers)
+            if self.watch:
+                self.watch(layer, numbers, values)
             state.top[layer].add(values, numbered, seconds)
             state.bottom[layer].add(-values, numbered, -seconds)
         return len(rgb)

@@ -72,14 +72,15 @@ def folder_labels(folder: ImageFolder, class_names: ClassNames | None) -> list[s
         UsageError: images outside class folders, or fewer than two of these.
     """
     tops = [path.split("/")[0] if "/" in path else "" for path in folder.paths]
-    names = {top: _label(top, class_names) for top in dict.fromkeys(tops)}
+    names = {top: label_of(top, class_names) for top in dict.fromkeys(tops)}
     if "" in names or len(set(names.values())) < 2:
         problem = f"{printable(folder.root)} has no labels: images in a folder for each class are needed, at least 2"
         raise UsageError(KEY, True, problem)
     return [names[top] for top in tops]
 
 
-def _label(top: str, class_names: ClassNames | None) -> str:
+def label_of(top: str, class_names: ClassNames | None) -> str:
+    """Return the label of a folder: its class's name where that is known, else the folder's own."""
     for known in (class_names, ClassNames.imagenet() if re.fullmatch(r"n\d{8}", top) else None):
         found = known.lookup(top) if known else ()
         if known and len(found) == 1:

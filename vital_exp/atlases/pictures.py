@@ -1,0 +1,104 @@
+"""Facets and pictures of an atlas's units, by the pipeline of vital-visualize: one run folder for each layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vital_exp.atlases.request import EMBEDDED, AtlasRequest, Part
+from vital_exp.atlases.store import safe_name
+from vital_exp.config import plain, set_keys
+from vital_exp.run_folders import RESULTS
+from vital_exp.runs.folder import RunFolder
+from vital_exp.setup.facets import FoundFacets
+from vital_exp.setup.request import Request
+from vital_exp.visualization.ranks import Ranks, of_all_ranks
+from vital_exp.visualization.run import Visualization
+from vital_exp.whole_files import whole_file
+
+PICTURES = "pictures"
+FACETS_BY = "vital_fourier"  # whose references facets are of, where no pictures are made
+
+
+class LayerPictures:
+    """The pictures of one layer's units, made some units at a time.
+
+    Args:
+        asked: for.
+        part: the layer's units.
+        out: the folder of the atlas.
+        index: the mining index of the layer.
+        ranks: the processes that share the pictures.
+    """
+
+    def __init__(self, asked: AtlasRequest, part: Part, out: Path, index: Path, ranks: Ranks) -> None:
+        self.asked, self.part, self.index, self.ranks = asked, part, index, ranks
+        self.path = out / PICTURES / safe_name(part.layer)
+        self._folder: RunFolder | None = None
+
+    def request(self, units: Sequence[int]) -> Request:
+        """Return what is needed to make the pictures of some units; their facets are found.
+
+        Raises:
+            UsageError: on every rank, why these units have no references or facets.
+        """
+        return of_all_ranks(self.ranks, lambda found: self._request(units, found))
+
+    def _request(self, units: Sequence[int], found: FoundFacets | None) -> Request:
+        config = self.asked.config
+        steps = None if config.steps is None else int(config.steps)
+        own = partial(Request.of, self.asked.network, [self.part.target(unit) for unit in units])
+        method = str(config.pictures) if self.asked.makes_pictures else FACETS_BY
+        request = own(
+            method=method,
+            seed=int(config.seed),
+            steps=steps,
+            overrides=self._overrides(),
+            local_rank=self.asked.local_rank,
+            found=found,
+        )
+        # All units of a layer share a run folder, whose configuration names the network as it was asked for.
+        set_keys(request.config, target__index="all", model=plain(config)["model"])
+        return request
+
+    def _overrides(self) -> list[str]:
+        config = self.asked.config
+        root = str(self.asked.folder.root.resolve())
+        if self.part.kind != "class":
+            given = [f"references.index='{self.index.resolve()}'", f"references.facets={config.facets}"]
+        elif config.model.source == EMBEDDED and not config.images:
+            given = ["references=embedded"]
+        else:
+            given = [f"references.root='{root}'"]
+        given += [f"trainer.accelerator={config.trainer.accelerator}", f"cache_dir='{config.cache_dir}'"]
+        given += ["progress=false", "logger=none", "evaluation=none", *self.part.overrides]
+        return [*given, *map(str, config.overrides)]
+
+    def make(self, request: Request) -> dict[str, dict[str, Any]]:
+        """Make the pictures that are not there yet; return the line of each target's result, by its name.
+
+        Raises:
+            UsageError: the folder holds pictures of another configuration.
+        """
+        if self._folder is None:
+            self._folder = self.ranks.in_turn(
+                lambda: RunFolder(self.path, request.config, request.overrides, joins=self.ranks.rank > 0)
+            )
+        run = Visualization(request, folder=self._folder, ranks=self.ranks, keep=False)
+        return {result["target"]: result for result in run.make().results}
+
+    def forget(self, units: Sequence[int]) -> None:
+        """Drop the results of some units, so that their pictures are made again."""
+        if not units or not (self.path / RESULTS).is_file():
+            return
+        lines = (self.path / RESULTS).read_text(encoding="utf-8").splitlines()
+        with whole_file(self.path / RESULTS) as file:
+            file.writelines(f"{line}\n" for line in lines if json.loads(line).get("index") not in units)
+
+    def close(self) -> None:
+        """Let other jobs write into the run folder."""
+        if self._folder is not None:
+            self._folder.close()

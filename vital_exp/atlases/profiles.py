@@ -1,0 +1,133 @@
+"""Activation profiles: how every image drives every unit of a layer, on disk, and what is computed from them in blocks.
+
+A value is the unit's largest over positions, as everywhere in mining. Nothing here holds all units times all units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vital_exp.atlases.store import PROFILES, safe_name
+from vital_exp.errors import UsageError
+
+LARGEST = float(np.finfo(np.float16).max)  # what float16 holds; larger values are cut off
+UNITS_AT_ONCE = 512
+Array = NDArray[Any]
+
+
+def profile_path(folder: Path, layer: str) -> Path:
+    """Return the file of a layer's profiles."""
+    return folder / PROFILES / f"{safe_name(layer)}.npy"
+
+
+class ProfileWriter:
+    """Writes profiles while images pass by; see :class:`vital_exp.mining.passes.Passes`.
+
+    Args:
+        folder: the atlas's.
+        units: how many units each layer has.
+        images: how many there are; those that cannot be read stay NaN.
+    """
+
+    def __init__(self, folder: Path, units: Mapping[str, int], images: int) -> None:
+        (folder / PROFILES).mkdir(parents=True, exist_ok=True)
+        self._arrays = {layer: _opened(profile_path(folder, layer), (images, count)) for layer, count in units.items()}
+
+    def __call__(self, layer: str, numbers: Tensor, values: Tensor) -> None:
+        """Take in values (N, U) of the images of some numbers (N,)."""
+        kept = values.float().clamp(-LARGEST, LARGEST).half().cpu().numpy()
+        self._arrays[layer][numbers.cpu().numpy()] = kept
+
+
+def _opened(path: Path, shape: tuple[int, int]) -> Array:
+    """Return the array of a file, made of NaN if it is not there with this shape."""
+    if path.is_file():
+        found: Array = np.load(path, mmap_mode="r+")
+        if found.shape == shape:
+            return found
+    made: Array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    for start in range(0, len(made), UNITS_AT_ONCE):
+        made[start : start + UNITS_AT_ONCE] = np.nan
+    return made
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The profiles of a layer's units.
+
+    Attributes:
+        values: (images, units) float16, on disk.
+        rows: numbers of the images that could be read.
+    """
+
+    values: Array
+    rows: Array
+
+    @classmethod
+    def open(cls, folder: Path, layer: str, key: str) -> Profile:
+        """Open the profiles of a layer.
+
+        Raises:
+            UsageError: the file is missing.
+        """
+        path = profile_path(folder, layer)
+        if not path.is_file():
+            raise UsageError(key, folder, f"{PROFILES}/{path.name} there is missing: choose another folder")
+        values = np.load(path, mmap_mode="r")
+        return cls(values, np.flatnonzero(np.isfinite(values[:, 0])))
+
+    def __len__(self) -> int:
+        """Return how many units there are."""
+        return int(self.values.shape[1])
+
+    def block(self, start: int, end: int) -> Array:
+        """Return the values (images that could be read, end - start) of some units, float32."""
+        found: Array = self.values[:, start:end][self.rows].astype(np.float32)
+        return found
+
+    def centred(self, start: int, end: int) -> Tensor:
+        """Return the same less each unit's mean, at length 1; a unit that is the same for all images is 0."""
+        values = torch.from_numpy(self.block(start, end)).double()
+        values = values - values.mean(dim=0)
+        lengths = values.norm(dim=0)
+        # float16 steps of one value around its mean are no activation
+        return torch.where(lengths > 1e-6, values / lengths.clamp(min=1e-6), 0.0).float()
+
+
+def most_alike(own: Profile, other: Profile, count: int, itself: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the units of another layer (or network) that are most alike, by the correlation of activations.
+
+    Args:
+        own, other: profiles over the same images.
+        count: how many are asked for.
+        itself: whether both are the same layer; a unit is then not compared with itself.
+
+    Returns:
+        correlations and numbers of the other's units, (U, min(count, U')), the most alike first.
+    """
+    found = []
+    for start in range(0, len(own), UNITS_AT_ONCE):
+        left = own.centred(start, start + UNITS_AT_ONCE)
+        best = torch.empty(left.shape[1], 0), torch.empty(left.shape[1], 0, dtype=torch.int64)
+        for place in range(0, len(other), UNITS_AT_ONCE):
+            values = left.T @ other.centred(place, place + UNITS_AT_ONCE)
+            if itself and place == start:
+                values.fill_diagonal_(-torch.inf)
+            numbers = torch.arange(place, place + values.shape[1]).expand_as(values)
+            best = _best(torch.cat([best[0], values], dim=1), torch.cat([best[1], numbers], dim=1), count)
+        found.append(best)
+    return torch.cat([values for values, _ in found]), torch.cat([numbers for _, numbers in found])
+
+
+def _best(values: Tensor, numbers: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the largest values of each row with their numbers; of equal ones the first."""
+    order = values.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return values.gather(1, order), numbers.gather(1, order)

@@ -1,0 +1,144 @@
+"""vital-atlas: a whole network as a site: every unit's pictures, images, numbers and neighbours."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from vital_exp.commands.hydra_app import run_app
+from vital_exp.commands.imports import uncollected
+from vital_exp.commands.outer_ranks import outer_ranks
+from vital_exp.config import normalised
+
+if TYPE_CHECKING:
+    from vital_exp.atlases.store import Store
+    from vital_exp.visualization.ranks import Ranks
+
+COMMAND = "atlas"
+# The atlas when nothing is asked for: a part of the embedded network's units, in three minutes on two cores.
+DEMO = ("units=0-31", "steps=32", "facets=1", "map=pca", 'overrides=["references.count=8"]')
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; with no argument an embedded network and images drawn by code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not _any("(model|images|layers|compare|sae|concepts)=", given):
+        given = [*(one for one in DEMO if not _any(re.escape(one.partition("=")[0]) + "=", given)), *given]
+    if _any("(?i:dry_run=true$)", given):
+        given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
+        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # nothing is made, so no folder for it
+    if outer_ranks()[0] == 0:
+        run_app("vital-atlas", COMMAND, atlas_job, given)
+    with tempfile.TemporaryDirectory() as place:  # rank 0 has the folder, and tells what happens
+        given = [argument for argument in given if not re.match(r"hydra\.(run|sweep)\.dir=", argument)]
+        given += [f"hydra.run.dir={place}", f"hydra.sweep.dir={place}"]
+        given += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        run_app("vital-atlas", COMMAND, atlas_job, given)
+
+
+def _any(pattern: str, arguments: list[str]) -> bool:
+    """Whether an argument begins with one of some words."""
+    return any(re.match(rf"\+*({pattern})", argument, re.IGNORECASE) for argument in arguments)
+
+
+def atlas_job(config: DictConfig) -> int:
+    """Make one atlas, or compare two; returns the number of failed units."""
+    config = normalised(config, COMMAND)
+    out = Path(HydraConfig.get().runtime.output_dir)
+    if config.compare is not None:
+        return _compare(config, out)
+    if config.dry_run:
+        with uncollected():
+            from vital_exp.atlases.plan import describe
+            from vital_exp.atlases.request import AtlasRequest
+
+        print(describe(AtlasRequest.of(config)))
+        return 0
+    with _ranks(config) as ranks:
+        return _atlas(config, out, ranks)
+
+
+def _ranks(config: DictConfig) -> Ranks:
+    """Return the processes of this job, those that are to be started included."""
+    with uncollected():
+        from vital_exp.setup.parts import device_count
+        from vital_exp.visualization.launcher import Launcher, end_with_launcher
+        from vital_exp.visualization.ranks import Ranks, check_ranks, join
+        from vital_exp.visualization.starters import environment
+
+    devices, started = device_count(config), environment()
+    check_ranks(started, devices, 1, sweep=HydraConfig.get().mode == RunMode.MULTIRUN)
+    end_with_launcher()
+    return join(started) or Ranks(Launcher([COMMAND, *sys.argv[1:]], devices) if devices > 1 else None)
+
+
+def _atlas(config: DictConfig, out: Path, ranks: Ranks) -> int:
+    with uncollected():
+        from vital_exp.atlases.request import AtlasRequest
+        from vital_exp.atlases.run import AtlasRun
+        from vital_exp.atlases.store import FAILED
+
+    asked = ranks.in_turn(lambda: AtlasRequest.of(config, ranks.local_rank))
+    out = Path(ranks.broadcast(str(out)))
+    store = AtlasRun(asked, out, ranks, _remake(config)).run()
+    if ranks.rank > 0:
+        return 0  # rank 0 says how the job ended
+    _record(config, out)
+    statuses = list(store.statuses().values())
+    failed = statuses.count(FAILED)
+    print(f"atlas: {store.path} ({len(statuses)} units of {len(store.layers())} layers, {failed} failed)")
+    if config.wandb:
+        _send(config, store)
+    print(f"next: open {out / 'index.html'} in a browser")
+    return failed
+
+
+def _remake(config: DictConfig) -> str:
+    """Return the command that remakes the pictures of a unit, with {layer} and {unit} to be filled in."""
+    if config.pictures == "none":
+        return ""
+    asked = HydraConfig.get().overrides.task
+    kept = [one for one in asked if re.match(r"\+*(model[.=@]|seed=|steps=)", one)]
+    images = [f"references.root={config.images}"] if config.images else []
+    more = [*kept, *images, f"method={config.pictures}", *map(str, config.overrides)]
+    return f"vital-visualize {shlex.join(more)} target=channel target.layer={{layer}} target.index={{unit}}"
+
+
+def _record(config: DictConfig, out: Path) -> None:
+    """Write what was asked for."""
+    from omegaconf import OmegaConf
+
+    from vital_exp.recorded_config import RECORDED
+    from vital_exp.whole_files import whole_file
+
+    (out / RECORDED).parent.mkdir(exist_ok=True)
+    with whole_file(out / RECORDED) as file:
+        file.write(OmegaConf.to_yaml(config, resolve=True))
+
+
+def _send(config: DictConfig, store: Store) -> None:
+    from vital_exp.atlases.dashboard import send_units
+
+    print(f"wandb: {send_units(store, config.project, config.offline)}")
+
+
+def _compare(config: DictConfig, out: Path) -> int:
+    with uncollected():
+        from vital_exp.atlases.compare import compare
+
+    found = compare(*map(str, config.compare), out)
+    print(found)
+    print(f"next: open {out / 'index.html'} in a browser")
+    return 0
+
+
+if __name__ == "__main__":
+    main()
