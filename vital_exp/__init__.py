@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vital_exp.api import (
+        Atlas,
         Audit,
         Evaluation,
         Index,
         Pictures,
         Report,
+        atlas,
         audit,
         evaluate,
         load_model,
@@ -24,11 +26,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Atlas",
     "Audit",
     "Evaluation",
     "Index",
     "Pictures",
     "Report",
+    "atlas",
     "audit",
     "evaluate",
     "load_model",

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vital_exp.atlases.opened import Atlas
 from vital_exp.attacks.audit import Audit
 from vital_exp.attacks.audit import audit as audit_runs
 from vital_exp.config import compose_config, plain
@@ -35,11 +36,13 @@ from vital_exp.visualization.run import Visualization
 from vital_exp.visualization.starters import script_environment
 
 __all__ = [
+    "Atlas",
     "Audit",
     "Evaluation",
     "Index",
     "Pictures",
     "Report",
+    "atlas",
     "audit",
     "evaluate",
     "load_model",
@@ -186,6 +189,22 @@ def mine(
     """
     network = model if isinstance(model, VisionNetwork) else load_model(model)
     return mine_network(network, layers, images, k=k, out=out, **options)
+
+
+def atlas(folder: str | Path) -> Atlas:
+    """Open an atlas that vital-atlas has made, or is making.
+
+    Args:
+        folder: of the atlas.
+
+    Returns:
+        ``.units`` (a pandas DataFrame where pandas is installed), ``.pictures("layer3.5", 7)``,
+        ``.neighbours("layer3.5", 7)``, ``.layers``, ``.meta``; a notebook displays it.
+
+    Raises:
+        UsageError: there is no atlas.
+    """
+    return Atlas(folder)
 
 
 def report(

@@ -377,6 +377,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
             _has("compare"),
             "compare=... mines nothing",
         ),
+        Rule(("autoencoder.*",), _lacks("sae"), "no autoencoder is named: sae=file"),
         Rule(("steps", "judge"), _is("pictures", "none"), "method=none makes no pictures"),
         Rule(("naming.clip.*", "naming.download"), _lacks("naming.words"), "no words are asked for: naming.words=true"),
         Rule(("project", "offline"), _lacks("wandb"), "nothing is sent: wandb=true"),

@@ -96,10 +96,12 @@ class _Seen:
 
     def _hook(self, layer: str) -> Any:
         def hook(_module: nn.Module, given: Any, output: object) -> None:
-            if layer not in self.returned:
-                self.returned[layer] = first_tensor(output, layer)
-                if layer in self.linear:
-                    self.given[layer] = given[0]
+            if layer in self.returned:
+                return None
+            self.returned[layer] = first_tensor(output, layer)
+            if layer in self.linear:
+                self.given[layer] = given[0].clone()
+            return output.clone() if isinstance(output, Tensor) else None  # the next ReLU may be in place
 
         return hook
 

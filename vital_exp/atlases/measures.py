@@ -227,7 +227,8 @@ def statistics(layer: str, profile: Profile, labels: Labels, start: int, end: in
     means, deviations = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
     scores = label_scores(torch.from_numpy(values), owners.tolist(), labels.naming) if named and labels.naming else None
     by_label = {name: values[owners == name].mean(axis=0, dtype=np.float64) for name in labels.known}
-    rows, classes = {}, {}
+    rows: dict[int, dict[str, Any]] = {}
+    classes = {}
     for place in range(values.shape[1]):
         rows[start + place] = {"mean": float(means[place]), "deviation": float(deviations[place])}
         if scores is not None and deviations[place] > 0:

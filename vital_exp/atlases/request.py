@@ -160,25 +160,21 @@ def _parts(config: DictConfig, network: VisionNetwork) -> dict[str, Part]:
     if config.concept_folder is not None:
         concepts = Concepts.open(config.concept_folder, "concepts")
         vectors = concepts.factors.directions
-        own = ("target.concepts", str(config.concept_folder))
+        own = {"target.concepts": str(config.concept_folder)}
         layers = _layers(config, network, (concepts.layer,))
         return {concepts.layer: _part(config, _only(layers, "concepts"), "concept", len(vectors), vectors, own)}
     if config.sae is not None:
         layer = _only(_layers(config, network), "sae")
         channels = unit_shape(network, layer, "layers")[0]
+        keys = {**plain(config)["autoencoder"], "checkpoint": str(config.sae)}
         try:
-            autoencoder = load_autoencoder({**_sae_keys(), "checkpoint": config.sae, "layer": layer}, channels)
+            autoencoder = load_autoencoder({**keys, "layer": layer}, channels)
         except UsageError as error:
-            raise UsageError(error.key.replace("target.checkpoint", "sae"), error.value, error.problem) from None
-        own = ("target.checkpoint", str(config.sae))
-        return {layer: _part(config, layer, "sae", len(autoencoder), autoencoder, own)}
+            own_key = "sae" if error.key == "target.checkpoint" else error.key.replace("target.", "autoencoder.")
+            raise UsageError(own_key, error.value, error.problem, error.options) from None
+        named = {f"target.{key}": value for key, value in keys.items() if value is not None}
+        return {layer: _part(config, layer, "sae", len(autoencoder), autoencoder, named)}
     return {layer: _plain_part(config, network, layer) for layer in _layers(config, network)}
-
-
-def _sae_keys() -> dict[str, Any]:
-    from vital_exp.config_tree import option_content
-
-    return option_content("target", "sae")
 
 
 def _plain_part(config: DictConfig, network: VisionNetwork, layer: str) -> Part:
@@ -215,12 +211,16 @@ def _part(
     kind: str,
     count: int,
     directions: Tensor | SparseAutoencoder | None = None,
-    named: tuple[str, str] | None = None,
+    named: Mapping[str, object] | None = None,
 ) -> Part:
     units = _numbers("units", config.units, layer, kind, count)
     refresh = () if config.refresh is None else _numbers("refresh", config.refresh, layer, kind, count)
-    quoted = () if named is None else (f"{named[0]}='{named[1]}'",)
+    quoted = tuple(f"{key}={_quoted(value)}" for key, value in (named or {}).items())
     return Part(layer, kind, count, tuple(sorted({*units, *refresh})), refresh, directions, quoted)
+
+
+def _quoted(value: object) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)
 
 
 def _numbers(key: str, given: Any, layer: str, kind: str, count: int) -> tuple[int, ...]:

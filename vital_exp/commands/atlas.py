@@ -134,9 +134,10 @@ def _compare(config: DictConfig, out: Path) -> int:
     with uncollected():
         from vital_exp.atlases.compare import compare
 
-    found = compare(*map(str, config.compare), out)
+    before, after = map(str, config.compare)
+    found = compare(before, after, out)
     print(found)
-    print(f"next: open {out / 'index.html'} in a browser")
+    print(f"next: open {found.page} in a browser")
     return 0
 
 
