@@ -397,7 +397,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts[1].equal(whole[1])
 
 
-@pytest.mark.parametrize("units", [1, 2, 3, 12, 40])
+@pytest.mark.parametrize("units", [1, 2, 3, 12, pytest.param(40, marks=pytest.mark.slow)])  # UMAP compiles itself
 @pytest.mark.filterwarnings("ignore")
 def test_maps_are_the_same_for_a_seed(units: int) -> None:
     values = np.random.default_rng(0).normal(size=(60, units))

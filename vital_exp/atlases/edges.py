@@ -95,7 +95,7 @@ class _Seen:
         return seen
 
     def _hook(self, layer: str) -> Any:
-        def hook(_module: nn.Module, given: Any, output: object) -> None:
+        def hook(_module: nn.Module, given: Any, output: object) -> object:
             if layer in self.returned:
                 return None
             self.returned[layer] = first_tensor(output, layer)
