@@ -22,7 +22,7 @@ TABS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     ("Home", ("index.md",)),
     ("Start", ("getting-started.md", "your-own-model.md", "guide/trust.md", "faq.md", "glossary.md")),
     ("Tutorials", ("tutorials/index.md", "tutorials/*")),
-    ("Guides", ("guide/index.md", "guide/*", "relevance.md", "performance.md", "scale.md")),
+    ("Guides", ("guide/index.md", "guide/*", "atlas.md", "relevance.md", "performance.md", "scale.md")),
     ("How-to", ("how-to/index.md", "how-to/*")),
     ("Methods", ("methods/README.md", "methods/vital.md", "methods/*")),
     (
