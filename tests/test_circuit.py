@@ -62,6 +62,7 @@ def test_a_circuit_is_a_page_of_pictures(capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setattr(drawn, "IMAGES_PER_CLASS", 2)
     asked = (*SHORT, *QUIET, "target=circuit", "target.unit=class:heart", "target.width=2")
     asked = (*asked, "target.layers=[layer4,layer3]", "references.region=image", "hydra.run.dir=run")
+    asked = (*asked, "target.ablation_images=3")
     assert command(*asked, "dry_run=true") == 0
     assert "at most 7 pictures (1 of class-1, 2 of layer4, 4 of layer3)" in capsys.readouterr().out
     assert not Path("run").exists()
@@ -74,6 +75,11 @@ def test_a_circuit_is_a_page_of_pictures(capsys: pytest.CaptureFixture[str], mon
     assert all(0 < unit["share"] <= 1 for unit in units)
     page = Path("run/circuit.html").read_text()
     assert len(re.findall(r'class="picture" src="data:image/png;base64,', page)) == 3 + len(units)
+    causal = json.loads(Path("run/causal.json").read_text())
+    assert [layer["layer"] for layer in causal["layers"]] == ["layer4", "layer3"]
+    assert causal["images"] == {"references": 2, "others": 3}
+    assert "Edges by relevance and by ablation" in page
+    assert page.count("<svg") == 2
     assert "://" not in re.sub(r'"data:[^"]*"', "", page)
     assert Path("run/level0/images/class-1.png").is_file()
     made = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*.png")}
@@ -124,6 +130,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a position": (("target.unit='layer4:1@0,0'",), ("target.unit=", "a class or a channel")),
     "no such layer": (("target.unit=class:heart", "target.layers=[layer9]"), ("target.layers=layer9", "layer4")),
     "one level": (("target.unit=class:heart", "target.levels=1"), ("target.levels=1", "at least 2")),
+    "half an image": (
+        ("target.unit=class:heart", "target.ablation_images=-1"),
+        ("target.ablation_images=-1", "at least 0"),
+    ),
     "relevance without maps": (("target.unit=class:heart", "relevance=none"), ("relevance.method=none", "lrp")),
 }
 

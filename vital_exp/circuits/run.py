@@ -9,24 +9,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
+from vital_exp.circuits.causal import causal
 from vital_exp.circuits.tree import Node, grow
 from vital_exp.config import plain
 from vital_exp.config_tree import option_content
 from vital_exp.errors import UsageError
+from vital_exp.mining.images import ImageFolder
 from vital_exp.models.identity import begin_call
 from vital_exp.models.loading import build_network
 from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork
 from vital_exp.no_effect import keys_of
 from vital_exp.references.base import References
+from vital_exp.references.decoding import printable
 from vital_exp.references.faceted import main_facet
 from vital_exp.relevance.maps import WITH_MAPS
 from vital_exp.runs.folder import RunFolder
 from vital_exp.setup import parts
 from vital_exp.setup.checks import check_numbers, check_tree
 from vital_exp.setup.facets import facet_targets
+from vital_exp.setup.mined import image_folder
 from vital_exp.setup.problem import alignment_of, check_references, references_of
 from vital_exp.setup.request import Request
 from vital_exp.setup.window_size import settle_window_size
@@ -35,7 +41,7 @@ from vital_exp.targets.unit import Target
 from vital_exp.visualization.run import Visualization
 from vital_exp.whole_files import whole_file
 
-TREE = "circuit.json"
+TREE, CAUSAL = "circuit.json", "causal.json"
 # Keys of references that a method chooses for hidden units; a class has its own.
 BY_KIND = ("count", "facets", "candidates")
 
@@ -110,11 +116,38 @@ class Circuit:
         path.mkdir(parents=True, exist_ok=True)
         with whole_file(path / TREE) as file:
             json.dump(as_json(tree), file, indent=2)
+        self._ablate(tree, path / CAUSAL)
         failed = 0
         for number, level in enumerate(tree.levels()):
             targets = list(dict.fromkeys(node.target for node in level))
             failed += self._pictures(targets, path / f"level{number}")
         return tree, failed
+
+    def _ablate(self, tree: Node, place: Path) -> None:
+        """Write what ablation says of the tree, unless it stands there or is not asked for."""
+        count = int(self.config.target.ablation_images)
+        if count == 0 or place.is_file():
+            return
+        others = self._other_images(count)
+        method, seed = self.config.relevance.method, int(self.config.seed)
+        found = causal(self.network, tree, self.references, others, method, count, seed)
+        with whole_file(place) as file:
+            json.dump(found, file, indent=2)
+
+    def _other_images(self, count: int) -> Tensor:
+        """Return images of the folder that is mined, evenly spread over its paths, (N, C, H, W) in [0, 1]."""
+        own = self.network.preprocessing
+        place = image_folder(self.config, parts.cache_dir(self.config))
+        folder = ImageFolder(place, own, "references.root", parts.loader_of(self.config))
+        every = max(1, len(folder.paths) // count)
+        read = [
+            batch.rgb(torch.device("cpu"))
+            for batch in folder.batches(range(len(folder.paths))[::every][:count], count)
+            if batch.pixels is not None
+        ]
+        if not read:
+            raise UsageError("references.root", printable(place), "none of its images can be read")
+        return torch.cat(read)
 
     def _pictures(self, targets: list[Target], path: Path) -> int:
         from vital_exp.reporting.gallery import write_gallery

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vital_exp.reporting.causal import read_causal
 from vital_exp.reporting.facets import facet_count, facet_words, is_facet
 from vital_exp.reporting.gallery import Embedded, embed, read_run
 from vital_exp.reporting.pages import environment, in_words
@@ -37,7 +38,7 @@ def write_circuit(folder: Path, network: str, method: str) -> Path:
     page = environment().get_template("circuit.html")
     layers = [level[0]["layer"] for level in _levels(tree)[1:]]
     most = max((node["share"] for level in _levels(tree)[1:] for node in level), default=0.0) or 1.0
-    words = {"network": network, "method": method, "layers": layers}
+    words = {"network": network, "method": method, "layers": layers, "causal": read_causal(folder)}
     return write_whole(folder / PAGE, page.generate(root=root, most=most, **words))
 
 

@@ -241,7 +241,7 @@ def variations_of(config: DictConfig) -> int:
 
 def check_tree(config: DictConfig) -> None:
     """Check the unit, depth and width of a circuit; raises UsageError."""
-    for key, least in (("levels", 2), ("width", 1)):
+    for key, least in (("levels", 2), ("width", 1), ("ablation_images", 0)):
         whole_number(f"target.{key}", config.target[key], least)
     if not config.target.unit:
         needed = 'a class or a channel is needed: "class:207" or "layer3.5:7"'

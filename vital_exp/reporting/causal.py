@@ -1,0 +1,72 @@
+"""What a circuit's page says of ablation: a chart of each layer, the shown channels' effects, edges with ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from vital_exp.reporting.charts import TERM_COLOURS, linear
+from vital_exp.reporting.pages import in_words
+
+CAUSAL = "causal.json"
+ORDERS = {"relevance": "most relevant", "activation": "strongest", "random": "random"}
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420.0, 220.0, 38.0, 12.0, 34.0, 34.0
+LOWEST, HIGHEST = -0.25, 1.25  # values beyond are drawn at the border
+
+
+def read_causal(folder: Path) -> dict[str, Any] | None:
+    """Return what the page shows of ``folder/causal.json``; None where no channel was replaced."""
+    if not (folder / CAUSAL).is_file():
+        return None
+    found: dict[str, Any] = json.loads((folder / CAUSAL).read_text(encoding="utf-8"))
+    for layer in found["layers"]:
+        layer["chart"] = Markup(chart(layer))  # the chart escapes names
+    for part in (*found["edges"], *found["ranks"]):
+        part.update({key: in_words(part[key]) for key in ("unit", "channel") if key in part})
+    known = [rank["correlation"] for rank in found["ranks"] if rank["correlation"] is not None]
+    found["correlation"] = sum(known) / len(known) if known else None
+    return found
+
+
+def chart(layer: Mapping[str, Any]) -> str:
+    """Return faithfulness (lines) and completeness (dashed) by number of channels, as SVG."""
+    counts = layer["counts"]
+    x, y = linear(0, max(1, len(counts) - 1), LEFT, WIDTH - RIGHT), linear(LOWEST, HIGHEST, HEIGHT - BOTTOM, TOP)
+    parts = [
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="currentColor" '
+        f'stroke-opacity=".2"/><text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
+        for value in (0, 0.5, 1)
+    ]
+    parts += [
+        f'<text x="{x(place):.1f}" y="{HEIGHT - 18}" text-anchor="middle">{count}</text>'
+        for place, count in enumerate(counts)
+    ]
+    for number, (order, words) in enumerate(ORDERS.items()):
+        curves, colour = layer["curves"][order], TERM_COLOURS[number]
+        parts.append(_line(curves["faithfulness"], x, y, f'stroke="{colour}"'))
+        parts.append(_line(curves["completeness"], x, y, f'stroke="{colour}" stroke-dasharray="5 4"'))
+        left = LEFT + 118 * number
+        parts.append(
+            f'<rect x="{left}" y="8" width="14" height="4" fill="{colour}"/><text x="{left + 20}" y="14">{words}</text>'
+        )
+    title = f"Channels of {escape(str(layer['layer']))}, kept (lines) and removed (dashed)"
+    return (
+        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" font-size="11" '
+        f'font-family="system-ui, sans-serif" fill="currentColor"><title>{title}</title>{"".join(parts)}'
+        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end" opacity=".72">channels</text></svg>'
+    )
+
+
+def _line(values: Sequence[float | None], x: Any, y: Any, style: str) -> str:
+    """A curve; nothing where a layer has no shares."""
+    points = [
+        f"{x(place):.1f},{y(min(max(value, LOWEST), HIGHEST)):.1f}"
+        for place, value in enumerate(values)
+        if value is not None
+    ]
+    return f'<polyline points="{" ".join(points)}" fill="none" {style} stroke-width="2"/>' if points else ""
