@@ -76,7 +76,11 @@ def write_comparison(folder: Path) -> Path:
             write_script(folder, f"pairs-{parts - 1}", pairs)
         ((count,),) = matches.execute("SELECT count(*) FROM matches")
         described = {side.key: _described(side, folder) for side in (a, b)}
-        write_script(folder, "entrance", {**described, "parts": parts, "count": count, "images": meta.get("images")})
+        write_script(
+            folder,
+            "entrance",
+            {**described, "parts": parts, "count": count, "images": meta.get("images", a.reader.meta().get("images"))},
+        )
     return folder / PAGES[0]
 
 

@@ -54,12 +54,12 @@
     bar.setAttribute("aria-label", `Progress of ${layer.layer}`);
     const progress = share < 1 ? make("span", { className: "progress" }, bar, `${number(ready)} of ${number(layer.planned)} done${layer.mined ? `, ${number(layer.mined)} more mined` : ""}`) : null;
     const about = make("div", { className: "about" }, make("h3", {}, make("a", { href: layerLink(layer.layer) }, layer.layer)), make("p", {}, facts.filter(Boolean).join(" · ")), progress);
-    const tiles = layer.shown.map(([unit, made]) => {
+    const tiles = layer.shown.filter(([, made]) => made).map(([unit, made]) => {
       const node = tile(layer, unit, { made, status: "m" });
       node.setAttribute("aria-label", `Unit ${unit} of ${layer.layer}`);
       return make("li", {}, node);
     });
-    return make("li", { className: "layer" }, about, make("ul", { className: "strip" }, ...tiles));
+    return make("li", { className: "layer" }, about, tiles.length ? make("ul", { className: "strip" }, ...tiles) : make("p", { className: "hint" }, layer.mined || layer.done ? "No pictures yet." : "Not begun yet."));
   };
 
   const head = () => {
