@@ -258,6 +258,12 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "images": (is_text_or_none, "a folder of images"),
         "directions": (is_text_or_none, "a file of directions, of one layer"),
         **dict.fromkeys(("naming.words", "naming.download"), FLAG),
+        "naming.method": (lambda value: value in ("nearest", "splice"), "nearest or splice"),
+        "naming.penalty": (lambda value: isinstance(value, float) and 0 < value < 1, "a share between 0 and 1"),
+        "naming.formula_length": (
+            lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+            "a whole number of at least 1",
+        ),
         "find": (lambda value: is_text_or_none(value) and value != "", "words, or an image file"),
         "find_by": (lambda value: value in (None, "activation", "embedding"), "activation, embedding or null"),
         "find_count": (_is_count, "a whole number of at least 1"),

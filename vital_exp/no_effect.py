@@ -345,6 +345,9 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(("sae", "autoencoder.*"), _has("directions"), "directions=... are mined"),
         Rule(("overlays",), _is("sheets", False), "sheets=false"),
         Rule(FINDS, _lacks("find"), "nothing is looked for: find=words or find=file"),
+        Rule(("naming.method", "naming.penalty"), _lacks("naming.words"), "no words are asked for: naming.words=true"),
+        Rule(("naming.penalty",), _unless("naming.method", "splice"), "only naming.method=splice has a penalty"),
+        Rule(("naming.formula_length",), _lacks("naming.labels"), "no labels are asked for: naming.labels=true"),
         Rule(("naming.clip.vocabulary",), _lacks("naming.words"), "no words are asked for: naming.words=true"),
         Rule(
             ("naming.clip.*", "naming.download"),

@@ -117,21 +117,28 @@ def _next(asked: list[str]) -> str:
 
 def _names(config: DictConfig, mining: Mining, index: Index, out: Path) -> Names:
     """Name the units of an index, as far as that is asked for, into names.csv."""
+    from vital_exp.naming.formulas import best_formulas
     from vital_exp.naming.labels import chosen_labels, folder_labels, label_scores, unit_values
     from vital_exp.naming.names import Names
+    from vital_exp.naming.splice import sparse_words
     from vital_exp.naming.words import unit_words
 
     keys, units, folder = config.naming, index.units(), mining.folder
-    words, labels = {}, {}
+    words, labels, formulas = {}, {}, {}
     if keys.labels:
         owners = folder_labels(folder, mining.units.network.class_names)
         asked = chosen_labels(keys.labels if isinstance(keys.labels, bool) else list(map(str, keys.labels)), owners)
         values, numbers = unit_values(mining.units, folder, config.batch_size, config.workers)
         read = [owners[number] for number in numbers]
         labels = {layer: label_scores(one, read, asked) for layer, one in values.items()}
+        if (length := int(keys.formula_length)) > 1:
+            several = [[name] for name in read]
+            formulas = {layer: best_formulas(one, several, asked, length) for layer, one in values.items()}
     if keys.words:
-        words = unit_words(index, folder, *_clip(config, mining.units.network, "naming.words", True))
-    names = Names(units, words, labels)
+        clip = _clip(config, mining.units.network, "naming.words", True)
+        sparse = keys.method == "splice"
+        words = sparse_words(index, folder, *clip, keys.penalty) if sparse else unit_words(index, folder, *clip)
+    names = Names(units, words, labels, formulas)
     if words or labels:
         print(f"names: {names.write(out)}")
     return names

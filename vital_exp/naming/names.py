@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vital_exp.naming.formulas import Formula
 from vital_exp.naming.labels import LabelScores
 from vital_exp.whole_files import whole_file
 
@@ -22,11 +23,13 @@ class Names:
         units: (layer, channel), in the order of the index.
         words: by unit, where CLIP was asked.
         labels: by layer, where labels were.
+        formulas: by layer, a formula of labels for each unit, where they were.
     """
 
     units: Sequence[Unit]
     words: Mapping[Unit, Sequence[str]] = field(default_factory=dict)
     labels: Mapping[str, LabelScores] = field(default_factory=dict)
+    formulas: Mapping[str, Sequence[Formula]] = field(default_factory=dict)
 
     def _place(self, unit: Unit) -> int:
         return [number for layer, number in self.units if layer == unit[0]].index(unit[1])
@@ -37,6 +40,9 @@ class Names:
         if unit[0] in self.labels:
             label, auc, _ = self.labels[unit[0]].best(self._place(unit))
             parts.append(f"tells {label} (AUC {auc:.2f})")
+        if unit[0] in self.formulas:
+            formula = self.formulas[unit[0]][self._place(unit)]
+            parts.append(f"{formula.text} (AUC {formula.auc:.2f})")
         return "; ".join(parts)
 
     def write(self, out: Path) -> Path:
@@ -44,11 +50,18 @@ class Names:
         path = out / TABLE
         with whole_file(path) as file:
             table = csv.writer(file)
-            table.writerow(["layer", "channel", "words", "label", "invert_auc", "cosy_mad"])
+            columns = ["layer", "channel", "words", "label", "invert_auc", "cosy_mad"]
+            table.writerow([*columns, "formula", "formula_auc"] if self.formulas else columns)
             for unit in self.units:
                 words = " | ".join(self.words.get(unit, ()))
-                table.writerows([*unit, words, *scores] for scores in self._scores(unit))
+                table.writerows([*unit, words, *scores, *self._formula(unit)] for scores in self._scores(unit))
         return path
+
+    def _formula(self, unit: Unit) -> list[str]:
+        if not self.formulas:
+            return []
+        formula = self.formulas[unit[0]][self._place(unit)]
+        return [formula.text, f"{formula.auc:.4f}"]
 
     def _scores(self, unit: Unit) -> list[list[object]]:
         scores = self.labels.get(unit[0])

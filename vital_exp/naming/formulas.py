@@ -1,0 +1,85 @@
+"""Compositional labels of units: a formula of labels with and, or, not (INVERT, Bykov et al. 2023), by beam search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+BEAM = 5  # formulas that are lengthened, of each unit
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A formula of labels.
+
+    Attributes:
+        text: ``"(heart or star) and not tree"``.
+        auc: of the unit, images for which it is true against the others.
+        mask: (N,) for which images it is true.
+    """
+
+    text: str
+    auc: float
+    mask: Mask
+
+
+def best_formulas(values: Tensor, owners: Sequence[Sequence[str]], labels: Sequence[str], length: int) -> list[Formula]:
+    """Return the formula of largest AUC of each unit; of equal ones the shortest.
+
+    Every kept formula is lengthened by ``and`` or ``or`` and a label or its negation; the ``BEAM`` best go on.
+
+    Args:
+        values: (N, U), each unit's activation for each image.
+        owners: the labels of each image: one, or several.
+        labels: which occur in formulas.
+        length: labels in a formula, at most.
+    """
+    from scipy.stats import rankdata
+
+    own = [set(names) for names in owners]
+    literals = []
+    for label in labels:
+        mask = np.array([label in names for names in own])
+        literals += [(label, mask), (f"not {label}", ~mask)]
+    return [_search(ranks, literals, length) for ranks in rankdata(values.double().numpy(), axis=0).T]
+
+
+def rank_auc(ranks: NDArray[np.float64], mask: Mask) -> float:
+    """Return the AUC of images inside a mask against those outside, by their ranks; -1 where one side is empty."""
+    inside = int(mask.sum())
+    outside = len(mask) - inside
+    if not inside or not outside:
+        return -1.0
+    return float((ranks[mask].sum() - inside * (inside + 1) / 2) / (inside * outside))
+
+
+def _search(ranks: NDArray[np.float64], literals: Sequence[tuple[str, Mask]], length: int) -> Formula:
+    beam = _best([Formula(text, rank_auc(ranks, mask), mask) for text, mask in literals])
+    found = beam[0]
+    for _ in range(length - 1):
+        longer = []
+        for formula in beam:
+            for text, mask in literals:
+                both, either = formula.mask & mask, formula.mask | mask
+                longer.append(Formula(f"{_bracketed(formula.text)} and {text}", rank_auc(ranks, both), both))
+                longer.append(Formula(f"{_bracketed(formula.text)} or {text}", rank_auc(ranks, either), either))
+        beam = _best(longer)
+        if beam[0].auc > found.auc:
+            found = beam[0]
+    return found
+
+
+def _best(formulas: Sequence[Formula]) -> list[Formula]:
+    """Return the best formulas, of those that are true for the same images the first."""
+    different = {formula.mask.tobytes(): formula for formula in reversed(formulas)}
+    return sorted(different.values(), key=lambda formula: -formula.auc)[:BEAM]
+
+
+def _bracketed(text: str) -> str:
+    """Return a formula of several labels in brackets."""
+    return f"({text})" if " and " in text or " or " in text else text
