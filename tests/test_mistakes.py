@@ -41,6 +41,12 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown module": (("model=python", "model.factory=no_module:f"), ("model.factory=no_module", "no_module")),
     "unknown function": (("model=python", "model.factory=os:getcwdd"), ("os:getcwdd", "did you mean getcwd")),
     "unknown file": (("model=python", "model.factory=no.py:f"), ("model.factory=no.py", "no such file")),
+    "means and deviations of two lengths": (
+        ("model.mean=[0.5,0.5,0.5]", "model.std=[1]"),
+        ("model.std=[1.0]", "model.mean", "3, not 1"),
+    ),
+    "judge of no kind": (("evaluation.judges=[3]",), ("evaluation.judges=3", "keys of the group model")),
+    "unknown key of a judge": (("evaluation.judges=[{sorce:timm}]",), ("judges.sorce=timm", "did you mean source")),
     "factory of something else": (("model=python", "model.factory=os:getcwd"), ("os:getcwd", "str", "torch.nn.Module")),
     "unknown argument of a factory": (
         ("model=python", "model.factory=tests.tiny:tiny_net", "model.arguments={clases:3}"),
@@ -323,6 +329,7 @@ def check_line(arguments: Sequence[str], words: Sequence[str], capsys: pytest.Ca
 # What needs no torch: ranges, kinds, paths, names of keys, options and classes.
 EARLY = """
 import sys
+from vital_exp import errors
 from vital_exp.commands import evaluate, mine, visualize
 
 def run(main, *arguments):
@@ -338,6 +345,13 @@ run(visualize.main, "optimizer.lr=-1")
 run(visualize.main, "target.index=10")
 run(visualize.main, "target=neuron", "target.layer=layer3", "target.position=[1]")
 run(visualize.main, "model=timm", "model.name=resnet18", "model.checkpoint=nowhere.pth")
+run(visualize.main, "model=python", "model.factory=nowhere.py:net")
+run(visualize.main, "model=python", f"model.factory={errors.__file__}:net")
+run(visualize.main, "model.mean=[0.5,half,0.5]")
+run(visualize.main, "model.mean=[0.5,0.5,0.5]", "model.std=[1]")
+run(visualize.main, "model.size=large")
+run(visualize.main, "evaluation.judges=[3]")
+run(visualize.main, "evaluation.judges=[{sorce:timm}]")
 run(mine.main, "k=0")
 run(mine.main, "images=nowhere")
 run(evaluate.main, "run=nowhere")
@@ -347,8 +361,8 @@ run(evaluate.main, "pictures=nowhere")
 
 def test_mistakes_that_need_no_torch_import_none() -> None:
     done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"{MISTAKE} False"] * 11, done.stderr
-    assert len(done.stderr.splitlines()) == 11
+    assert done.stdout.splitlines() == [f"{MISTAKE} False"] * 18, done.stderr
+    assert len(done.stderr.splitlines()) == 18
 
 
 def test_a_changed_configuration_is_refused_with_its_keys(capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,8 +142,8 @@ PAGES = {
     **{"mining": mining, "concepts": concepts, "study": study},
 }
 BEGIN = "document.querySelector('main .main-button')?.click()"  # a study says first what it asks
-SERIOUS = """axe.run(document.querySelector("dialog[open]") || document, { resultTypes: ["violations"] }).then((found) => found.violations
-  .filter((one) => ["serious", "critical"].includes(one.impact))
+SERIOUS = """axe.run(document.querySelector("dialog[open]") || document, { resultTypes: ["violations"] })
+  .then((found) => found.violations.filter((one) => ["serious", "critical"].includes(one.impact))
   .map((one) => `${one.id}: ${one.nodes.slice(0, 3).map((node) => node.html.slice(0, 120)).join(" | ")}`))"""
 
 

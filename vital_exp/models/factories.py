@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
@@ -18,15 +19,56 @@ def find_factory(spelling: str, key: str) -> Callable[..., Any]:
     Raises:
         UsageError: a wrong spelling, no such module or function.
     """
-    place, separator, function = spelling.rpartition(":")
-    if not separator or not place:
-        raise UsageError(key, spelling, "package.module:function or file.py:function")
+    place, function = check_spelling(spelling, key)
     module = _import_file(Path(place), key) if place.endswith(".py") else _import_module(place, key)
     if not hasattr(module, function):
         public = [name for name in vars(module) if not name.startswith("_")]
         raise UsageError(key, spelling, f"{place} has no {function}", public)
     factory: Callable[..., Any] = getattr(module, function)
     return factory
+
+
+def check_spelling(spelling: str, key: str) -> tuple[str, str]:
+    """Return the module or file, and the function, that a spelling names. Nothing is imported.
+
+    Raises:
+        UsageError: a wrong spelling, no such file, or a file that defines no such name.
+    """
+    place, separator, function = spelling.rpartition(":")
+    if not separator or not place:
+        raise UsageError(key, spelling, "package.module:function or file.py:function")
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.expanduser().is_file():
+            raise UsageError(key, path, "no such file")
+        if (names := _names_of(path.expanduser())) is not None and function not in names:
+            public = [name for name in names if not name.startswith("_")]
+            raise UsageError(key, spelling, f"{place} has no {function}", public)
+    return place, function
+
+
+def _names_of(path: Path) -> list[str] | None:
+    """The names that a file's text defines; None where only running it can tell."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return None  # whoever imports it tells of it
+    found: list[str] = []
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.append(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found += [(name.asname or name.name).split(".")[0] for name in node.names]
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            found += [name.id for name in ast.walk(node) if isinstance(name, ast.Name)]
+        elif not isinstance(node, ast.Expr) and not _is_main(node):
+            return None  # if, try, with and for may define more
+    return None if "*" in found else found
+
+
+def _is_main(node: ast.stmt) -> bool:
+    """Whether this is ``if __name__ == "__main__"``, which defines nothing for others."""
+    return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
 
 
 def _import_module(name: str, key: str) -> Any:

@@ -18,12 +18,12 @@ from vital_exp.image_folders import check_folder, check_root
 from vital_exp.images.masks import MASKS
 from vital_exp.mining.counts import check_counts
 from vital_exp.run_folders import is_run, is_sweep
+from vital_exp.setup.network_checks import check_judges, check_network_files, check_network_numbers
 from vital_exp.setup.schedule import SCHEDULES
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import class_targets
 from vital_exp.values import is_number, is_whole, one_of, whole_number
-from vital_exp.weights_places import weights_file
 
 # Others scale the whole batch's loss and skip a step for all when one picture overflows.
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
@@ -58,6 +58,9 @@ def check_early(config: DictConfig, command: str, files: bool = True) -> None:
 
 def _check_visualize(config: DictConfig) -> None:
     check_numbers(config)
+    content = plain(config)
+    check_network_numbers(content["model"])
+    check_judges(content["evaluation"]["judges"] or [], "evaluation.judges")
     check_rate(config)
     check_scale(config)
     pair(config.image.get("size"), "image.size", (1, 1))
@@ -273,7 +276,6 @@ def _check_classes(config: DictConfig) -> None:
 
 def _check_files_of_network(config: DictConfig) -> None:
     """Make sure that the files of the network are there."""
-    if config.model.get("checkpoint"):
-        weights_file(config.model.checkpoint)
+    check_network_files(plain(config)["model"])
     if config.model.get("class_names") is not None:
         read_class_names(plain(config)["model"]["class_names"])
