@@ -22,11 +22,13 @@ from tests.tiny import tiny_net
 from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
 from vital_exp.models.checkpoints import load_checkpoint
+from vital_exp.models.named import load_model
 from vital_exp.recorded_config import recorded_config
 from vital_exp.references.decoding import CorruptImageError, load_rgb
 from vital_exp.reporting.gallery import write_gallery
 from vital_exp.reporting.sweep import read_sweep
 from vital_exp.runs.folder import RunFolder
+from vital_exp.runs.recorded import RunRecord
 from vital_exp.setup import checks
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.directions import load_directions
@@ -334,6 +336,22 @@ def test_a_recorded_configuration_learns_nothing_of_the_environment(
     with pytest.raises(UsageError, match=r"model\.name") as caught:
         RunFolder(tmp_path, config)
     one_line(caught.value, asked)
+
+
+@pytest.mark.parametrize("keys", [{}, {"references__count": 3}])
+def test_references_that_a_run_recorded_learn_nothing_of_the_environment(
+    keys: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder's name is text for evaluation and audit too, which take the references that a run recorded."""
+    monkeypatch.setenv("A_SECRET", "hunter2")
+    RunFolder(tmp_path, compose_config(["model=embedded_resnet", "references=folder"])).close()
+    path = tmp_path / ".hydra" / "config.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("root: null", "root: ${oc.env:A_SECRET}"))
+    assert path.read_text() != before
+    with pytest.raises(UsageError, match=r"references\.root") as caught:
+        RunRecord.of(tmp_path).references(load_model("embedded_resnet"), [Target("class", 0)], **keys)
+    one_line(caught.value, "${oc.env:A_SECRET}")
 
 
 @pytest.mark.parametrize("text", ["{", "", "\x00", "[" * 5000])

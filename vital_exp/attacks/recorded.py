@@ -5,26 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from vital_exp.attacks.natural import NaturalImages, natural_images
-from vital_exp.config import plain, set_keys
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.pictures import run_pictures
 from vital_exp.images.output import in_unit
 from vital_exp.models.loading import build_network
 from vital_exp.models.model_config import ModelConfig
-from vital_exp.models.named import model_config
 from vital_exp.models.network import VisionNetwork
-from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.references.base import References
+from vital_exp.runs.recorded import RunRecord
 from vital_exp.runs.same_network import warn_of_change
 from vital_exp.setup.parts import cache_dir
-from vital_exp.setup.problem import references_of
 from vital_exp.targets.unit import Target
 
 NOT_THERE = "no natural images to compare with"
@@ -36,7 +31,7 @@ class RecordedRun:
 
     Attributes:
         folder: of the run.
-        config: as it was composed.
+        record: the configuration that it has recorded.
         model: what the network was built from.
         network: built again, on the CPU.
         targets: of the finished pictures.
@@ -45,7 +40,7 @@ class RecordedRun:
     """
 
     folder: Path
-    config: DictConfig
+    record: RunRecord
     model: ModelConfig
     network: VisionNetwork
     targets: list[Target]
@@ -65,22 +60,21 @@ class RecordedRun:
             UsageError: no run there, one of objects handed over in Python, or without natural images.
         """
         folder = Path(folder).expanduser()
-        if not (folder / RECORDED).is_file():
+        if not RunRecord.is_there(folder):
             problem = "no .hydra/config.yaml there; a run folder of vital-visualize holds one"
             raise UsageError("run", folder, problem if folder.is_dir() else "no such folder")
-        config = recorded_config(folder, "run", ("model", "references"))
-        model = _model(config, folder)
-        network = build_network(model, cache_dir(config))
+        record = RunRecord.of(folder)
+        model = _model(record)
+        network = build_network(model, cache_dir(record.config))
         warn_of_change(folder, network)
         shown = run_pictures(folder, network.class_names, network.preprocessing)
-        references = _references(config, network, shown.targets, count, root, folder)
-        return cls(folder, config, model, network, shown.targets, in_unit(shown.pixels), references)
+        references = _references(record, network, shown.targets, count, root)
+        return cls(folder, record, model, network, shown.targets, in_unit(shown.pixels), references)
 
     @property
     def name(self) -> str:
         """The method's name and the folder's."""
-        method = plain(self.config).get("method") or {}
-        return f"{method.get('name', 'pictures')} ({self.folder.name})"
+        return f"{self.record.method} ({self.folder.name})"
 
     def own_images(self, target: Target, count: int) -> Tensor:
         """Return up to ``count`` natural images of a target, (M, C, H, W)."""
@@ -96,39 +90,40 @@ class RecordedRun:
         classes = sorted({target.index for target in self.targets if target.kind == "class"})
         source = self.references
         if not classes:
-            source = _class_references(self.config, self.network, count, self.folder)
+            source = _class_references(self.record, self.network, count)
             classes = source.class_indices() or []
         return natural_images(source, classes, count)
 
 
-def _model(config: DictConfig, folder: Path) -> ModelConfig:
-    model = model_config(config)
+def _model(record: RunRecord) -> ModelConfig:
+    model = ModelConfig(**record.model)
     if model.source == "python" and not model.factory:
-        raise UsageError("run", folder, "its network was handed over in Python: call vital_exp.attacks from there")
+        raise UsageError(
+            "run", record.folder, "its network was handed over in Python: call vital_exp.attacks from there"
+        )
     return model
 
 
 def _references(
-    config: DictConfig, network: VisionNetwork, targets: list[Target], count: int, root: str | None, folder: Path
+    record: RunRecord, network: VisionNetwork, targets: list[Target], count: int, root: str | None
 ) -> References:
     """The run's references, as many as wanted."""
-    config = OmegaConf.create(plain(config))
+    own, other = record.config.references, {}
     if root is not None:
-        set_keys(config, references__source="folder" if targets[0].layer is None else "mined", references__root=root)
-    elif config.references.source == "tensors":
-        raise UsageError("run", folder, f"{NOT_THERE}: its references were tensors; give images=folder")
-    elif config.references.source == "folder" and not config.references.get("root"):
-        raise UsageError("run", folder, f"{NOT_THERE}: it was made without references; give images=folder")
-    set_keys(config, references__count=count, progress=False)
-    return references_of(config, network, targets)
+        source = "folder" if targets[0].layer is None else "mined"
+        other = {"references__source": source, "references__root": root}
+    elif own.source == "tensors":
+        raise UsageError("run", record.folder, f"{NOT_THERE}: its references were tensors; give images=folder")
+    elif own.source == "folder" and not own.get("root"):
+        raise UsageError("run", record.folder, f"{NOT_THERE}: it was made without references; give images=folder")
+    return record.references(network, targets, references__count=count, **other)
 
 
-def _class_references(config: DictConfig, network: VisionNetwork, count: int, folder: Path) -> References:
+def _class_references(record: RunRecord, network: VisionNetwork, count: int) -> References:
     """Natural images by class for a run of hidden units, from the folder in which theirs were mined."""
-    content: dict[str, Any] = plain(config)
-    root = content["references"].get("root")
-    embedded = content["model"]["source"] == "embedded" and root is None
+    root = record.config.references.get("root")
+    embedded = record.config.model.source == "embedded" and root is None
     if root is None and not embedded:
-        raise UsageError("run", folder, f"{NOT_THERE}: give images=folder, one sub-folder per class")
-    content["references"] |= {"source": "embedded" if embedded else "folder", "count": count}
-    return references_of(OmegaConf.create(content), network)
+        raise UsageError("run", record.folder, f"{NOT_THERE}: give images=folder, one sub-folder per class")
+    source = "embedded" if embedded else "folder"
+    return record.references(network, (), references__source=source, references__count=count)

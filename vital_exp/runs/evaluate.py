@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
-from vital_exp.config import compose_config, plain, set_keys
+from vital_exp.config import compose_config, set_keys
 from vital_exp.errors import UsageError
 from vital_exp.evaluation import metrics as all_metrics
 from vital_exp.evaluation.clip import TEMPLATES, load_clip
@@ -30,14 +30,14 @@ from vital_exp.models.identity import begin_call
 from vital_exp.models.network import VisionNetwork
 from vital_exp.modes import own_modes
 from vital_exp.no_effect import flat_keys, tell_without_effect, value_at
-from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.references.base import References
 from vital_exp.references.none import NoReferences
 from vital_exp.references.tensors import Given
 from vital_exp.run_folders import find_runs, is_run, is_sweep
+from vital_exp.runs.recorded import RunRecord
 from vital_exp.runs.same_network import warn_of_change
 from vital_exp.setup.parts import cache_dir as cache_of
-from vital_exp.setup.problem import as_references, readout_of, references_of
+from vital_exp.setup.problem import as_references
 from vital_exp.targets.readout import Readout, check_unit
 from vital_exp.targets.unit import Target
 from vital_exp.values import flag, one_of, whole_number
@@ -191,7 +191,7 @@ class _Asked:
             *(network, pictures, natural, self.judges, self.metrics, self.features, self.settings),
             cache_of(self.config),
             readout=_directions(pictures.targets, recorded, network),
-            keep=recorded is None or recorded.references.get("cache", True),
+            keep=recorded is None or recorded.config.references.get("cache", True),
             shared=self.shared,
         )
 
@@ -277,16 +277,16 @@ def settings_of(group: Mapping[str, Any]) -> MetricSettings:
     return MetricSettings(download, size, group["inception"], lpips, clip)
 
 
-def _recorded(folder: Path) -> DictConfig:
-    if not (folder / RECORDED).is_file():
+def _recorded(folder: Path) -> RunRecord:
+    if not RunRecord.is_there(folder):
         raise UsageError("run", folder, "has no .hydra/config.yaml: give it as pictures=folder/images, and model=...")
-    return recorded_config(folder, "run", ("model", "references"))
+    return RunRecord.of(folder)
 
 
-def _network(model: Judge | None, recorded: DictConfig | None, config: DictConfig, shared: Shared) -> VisionNetwork:
+def _network(model: Judge | None, recorded: RunRecord | None, config: DictConfig, shared: Shared) -> VisionNetwork:
     if isinstance(model, VisionNetwork):
         return model
-    spec = model if model is not None or recorded is None else plain(recorded)["model"]
+    spec = model if model is not None or recorded is None else recorded.model
     if spec is None:
         raise UsageError("model", None, "the network the pictures were made for is needed: model=resnet50")
     try:
@@ -324,7 +324,7 @@ def _check_targets(targets: Sequence[Target], network: VisionNetwork) -> None:
 
 def _references(
     given: str | Path | Given | References | None,
-    recorded: DictConfig | None,
+    recorded: RunRecord | None,
     config: DictConfig,
     network: VisionNetwork,
     targets: Sequence[Target],
@@ -338,35 +338,34 @@ def _references(
         config = config.copy()
         set_keys(config, references__root=str(given))
     named = config.references.get("root") is not None or config.references.source != "folder"
-    if not named and recorded is None:
+    record = RunRecord(Path(), _with_model(config, recorded)) if named else recorded
+    if record is None:
         return None
-    source = config if named else recorded
-    assert source is not None
-    if source.references.source == "tensors":
+    keys = record.config.references
+    if keys.source == "tensors":
         return None  # they were handed to the run and are not there any more
-    source = _with_model(source, recorded, config)
-    if targets[0].layer is not None and source.references.source == "folder":
-        if source.references.get("root") is None:
+    if targets[0].layer is not None and keys.source == "folder":
+        if keys.get("root") is None:
             return None
         raise UsageError("references", "folder", "hidden units take references=mined, which finds theirs in the folder")
     try:
-        return references_of(source, network, targets)
+        return record.references(network, targets, cache_dir=config.cache_dir)
     except UsageError as error:
         if named:
             raise
         return NoReferences(f"those of the run are not there any more: {error}")
 
 
-def _with_model(source: DictConfig, recorded: DictConfig | None, config: DictConfig) -> DictConfig:
-    """A configuration with all that references depend on: model, target, cache and progress."""
-    content = plain(source)
-    content["model"] = content.get("model") or (plain(recorded)["model"] if recorded is not None else {"source": ""})
-    content["target"] = content.get("target") or (plain(recorded)["target"] if recorded is not None else {})
-    content["cache_dir"], content["progress"] = config.cache_dir, False
-    return OmegaConf.create(content)
+def _with_model(config: DictConfig, recorded: RunRecord | None) -> DictConfig:
+    """The command's configuration with what its references depend on beside themselves: the run's model and target."""
+    whole = config.copy()
+    for key, none in (("model", {"source": ""}), ("target", {})):
+        if not whole.get(key):
+            set_keys(whole, **{key: none if recorded is None else recorded.config.get(key, none)})
+    return whole
 
 
-def _directions(targets: Sequence[Target], recorded: DictConfig | None, network: VisionNetwork) -> Readout | None:
+def _directions(targets: Sequence[Target], recorded: RunRecord | None, network: VisionNetwork) -> Readout | None:
     """The read-out of directions, whose vectors only a run has recorded."""
     if not targets[0].is_direction:
         return None
@@ -374,7 +373,7 @@ def _directions(targets: Sequence[Target], recorded: DictConfig | None, network:
         raise UsageError(
             "pictures", targets[0].name, "directions are scored in their run folder, which names their file"
         )
-    return readout_of(recorded, network, targets)
+    return recorded.readout(network, targets)
 
 
 def _judges(

@@ -1,0 +1,76 @@
+"""What a run folder has recorded, made into objects again: network, references, read-out. Nothing else does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from vital_exp.config import plain, set_keys
+from vital_exp.models.network import VisionNetwork
+from vital_exp.recorded_config import RECORDED, recorded_config
+from vital_exp.references.base import References
+from vital_exp.setup.problem import readout_of, references_of
+from vital_exp.targets.readout import Readout
+from vital_exp.targets.unit import Target
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The configuration that a run folder has recorded.
+
+    Attributes:
+        folder: the run folder.
+        config: as it was composed; copied before a key is changed, so that its texts are never interpolated.
+    """
+
+    folder: Path
+    config: DictConfig
+
+    @classmethod
+    def of(cls, folder: Path) -> RunRecord:
+        """Read a run folder that has a configuration (:meth:`is_there`).
+
+        Raises:
+            UsageError: the configuration cannot be read, or lacks a group.
+        """
+        return cls(folder, recorded_config(folder, "run", ("model", "references")))
+
+    @staticmethod
+    def is_there(folder: Path) -> bool:
+        """Whether a folder has recorded a configuration."""
+        return (folder / RECORDED).is_file()
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The keys of the group ``model``."""
+        keys: dict[str, Any] = plain(self.config)["model"]
+        return keys
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        method = plain(self.config).get("method") or {}
+        return str(method.get("name", "pictures"))
+
+    def references(self, network: VisionNetwork, targets: Sequence[Target], **keys: object) -> References:
+        """Return the references of targets as the run had them, found without a progress bar.
+
+        Args:
+            network: the run's.
+            targets: of one layer, or classes.
+            keys: what is otherwise than recorded, dotted with ``__`` for the dot: ``references__count=50``.
+
+        Raises:
+            UsageError: the images are not there any more.
+        """
+        config = self.config.copy()
+        set_keys(config, **{"progress": False, **keys})
+        return references_of(config, network, targets)
+
+    def readout(self, network: VisionNetwork, targets: Sequence[Target]) -> Readout:
+        """Return what the run's targets read, directions among them."""
+        return readout_of(self.config, network, targets)
