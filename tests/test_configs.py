@@ -1,10 +1,8 @@
-"""Every configuration composes, names things that exist, and every command of the documentation is one that works."""
+"""Every configuration composes and names things that exist."""
 
 from __future__ import annotations
 
 import inspect
-import re
-import shlex
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import product
@@ -17,7 +15,6 @@ import yaml
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from tools.documentation import api, commands, configuration
 from vital_exp.config import canonical, compose_config, plain
 from vital_exp.config_tree import config_dir, groups, options_of
 from vital_exp.errors import UsageError
@@ -204,53 +201,6 @@ def test_a_typo_is_one_line_with_the_nearest_spelling(override: str, hint: str) 
     assert key in message
     assert value in message
     assert hint in message.split("did you mean")[1]
-
-
-# The documentation.
-
-# Pages of the site that are made when it is built.
-MADE_PAGES = api.pages() | commands.pages() | configuration.pages()
-MADE = {ROOT / "docs" / place for place in (*MADE_PAGES, "results/index.md")}
-
-
-def documents() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def documented_commands() -> list[Any]:
-    """Every vital-visualize command in a code block, as its list of arguments."""
-    found = []
-    for document in documents():
-        blocks = re.findall(r"^```(?:bash|console|sh)\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
-        for line in "".join(blocks).replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["vital-visualize"]:
-                found.append(pytest.param(words[1:], id=f"{document.stem}: {' '.join(words[1:])[:60]}"))
-    return found
-
-
-@pytest.mark.parametrize("arguments", documented_commands())
-def test_every_documented_command_composes(arguments: list[str]) -> None:
-    overrides = [a for a in arguments if not a.startswith(("-", "hydra"))]
-    if "-m" in arguments:  # one job of the sweep
-        overrides = [re.sub(r"=([^\[{,]+),.*", r"=\1", override) for override in overrides]
-    compose_config(overrides)
-
-
-@pytest.mark.parametrize("document", documents(), ids=lambda path: path.stem)
-def test_every_link_to_a_file_has_its_file(document: Path) -> None:
-    for link in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8")):
-        if not link.startswith(("http://", "https://")):
-            file = (document.parent / link).resolve()
-            assert file.exists() or file in MADE, link
-
-
-def test_the_readme_names_every_group_and_option() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = {row[0]: row[1] for row in re.findall(r"^\| `([\w/]+)` \| (.+?) \|", readme, re.M)}
-    for group in groups():
-        missing = [o for o in options_of(group) if not o.startswith("_") and f"`{o}`" not in rows.get(group, "")]
-        assert not missing, f"{group}: {missing}"
 
 
 def test_a_value_may_hold_a_number_sign() -> None:

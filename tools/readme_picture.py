@@ -2,8 +2,8 @@
 
     VITAL_TEST_DATA=... nice python tools/readme_picture.py
 
-Nobody chooses what is shown. Three classes are drawn at random of the ten that have photographs, and three channels of a
-middle layer: the first, in a random order, that answer to at least two things (facets). Every method takes its own
+Nobody chooses what is shown. Three classes are drawn at random of the ten that have photographs, and three channels of
+a middle layer: the first, in a random order, that answer to at least two things (facets). Every method takes its own
 default steps. Pictures are kept in ``--out``: what is made is not made again. Twenty minutes of one CPU core.
 """
 
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Make what is not there yet, and write the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     root = os.environ.get("VITAL_TEST_DATA", ".")
-    parser.add_argument("--data", type=Path, default=Path(root) / "data", help="folder of the tests' weights and images")
+    parser.add_argument("--data", type=Path, default=Path(root) / "data", help="of weights and images")
     parser.add_argument("--out", type=Path, default=Path("outputs/readme_picture"))
     parser.add_argument("--page", type=Path, default=Path("docs/images/methods.jpg"))
     options = parser.parse_args(arguments)

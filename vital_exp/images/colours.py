@@ -1,4 +1,4 @@
-"""The decorrelated colour space of Fourier and MACO pictures (Lucid; docs/methods/images_and_transforms.md)."""
+"""The decorrelated colour space of Fourier and MACO pictures (Lucid; docs/methods/images.md)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Pictures as Fourier coefficients in a decorrelated colour space (Lucid; Olah et al., Distill 2017).
 
-Formulas: docs/methods/images_and_transforms.md.
+Formulas: docs/methods/images.md.
 """
 
 from __future__ import annotations

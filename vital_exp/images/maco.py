@@ -1,6 +1,6 @@
 """Pictures as the phases of a Fourier spectrum of fixed magnitude (MACO; Fel et al. 2023, arXiv 2306.06805).
 
-Formulas: docs/methods/images_and_transforms.md.
+Formulas: docs/methods/images.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a finished picture to what is saved: 8 bits, and the transparency map (docs/methods/vital.md)."""
+"""From a finished picture to what is saved: 8 bits, and the transparency map (docs/methods/transparency_map.md)."""
 
 from __future__ import annotations
 

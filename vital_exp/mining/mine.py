@@ -1,6 +1,6 @@
 """Find the images, and the patches of them, that drive the units of a network most and least.
 
-Formulas and constants: docs/methods/mining_and_facets.md.
+Formulas and constants: docs/methods/mining.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mined images and patches as reference images of hidden units (docs/methods/mining_and_facets.md)."""
+"""Mined images and patches as reference images of hidden units (docs/methods/mining.md)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Units that answer to a query: to words or an image, by CLIP's embeddings, or to an image by activation.
 
-Formulas: docs/methods/mining_and_facets.md.
+Formulas: docs/methods/mining.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Terms that match distributions of features otherwise than by sorting (docs/methods/vital.md)."""
+"""Terms that match distributions of features otherwise than by sorting (docs/methods/distances.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances between distributions of features, as alternatives to sort matching (docs/methods/vital.md).
+"""Distances between distributions of features, as alternatives to sort matching (docs/methods/distances.md).
 
 All compare the features of a picture with ascending reference values, channel by channel, and return the mean over the
 channels, each times its weight.

@@ -1,4 +1,4 @@
-"""Relevance of the activations below a target for what the target reads (docs/methods/vital.md)."""
+"""Relevance of the activations below a target for what the target reads (docs/methods/relevance.md)."""
 
 from __future__ import annotations
 

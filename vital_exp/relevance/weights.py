@@ -1,4 +1,4 @@
-"""From relevance to what weighs features: masks over space, importance of channels (docs/methods/vital.md)."""
+"""From relevance to what weighs features: masks over space, importance of channels (docs/methods/relevance.md)."""
 
 from __future__ import annotations
 

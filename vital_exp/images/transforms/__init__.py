@@ -1,6 +1,6 @@
 """Random transforms of the pictures before each step, one random stream per picture.
 
-Which method uses which, and its amounts: docs/methods/images_and_transforms.md.
+Which method uses which, and its amounts: docs/methods/transforms.md.
 """
 
 from vital_exp.images.transforms.base import Compose, Resizing, Transform
