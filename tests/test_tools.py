@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from tests.test_manual import MADE
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import figures
@@ -100,7 +102,9 @@ def test_documents_that_are_not_there_are_told_with_their_line(tmp_path: Path) -
 
 
 def test_no_document_is_mentioned_that_is_not_in_the_repository() -> None:
-    assert figures.absent_documents(ROOT) == []
+    absent = [mention.split(": ") for mention in figures.absent_documents(ROOT)]
+    made = {str(page) for page in MADE}  # with the site
+    assert [one for one in absent if str((ROOT / one[0].split(":")[0]).parent / one[1]) not in made] == []
 
 
 def test_a_folder_without_the_package_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
