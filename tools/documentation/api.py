@@ -28,6 +28,9 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "targets": ("Targets", ("targets",)),
     "models": ("Models", ("models.named", "models.network", "models.layers", "models.taps", "models.model_config")),
     "mining": ("Mining and concepts", ("mining.index", "mining.mine", "concepts.factors", "concepts.importance")),
+    "naming": ("Names of units", ("naming",)),
+    "circuits": ("Circuits", ("circuits",)),
+    "atlases": ("Atlases", ("atlases.opened", "atlases.compare", "atlases.store")),
     "audits": ("Audits", ("attacks.settings", "attacks.audit")),
     "errors": ("Mistakes and values", ("errors", "values")),
 }
