@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; without a model or an experiment it is the demo."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # Hydra takes a second "=" in quotes only, and a shell takes these away.
+    given = [re.sub(r"^steer=([^'\"]+:[^'\"]+)$", r"steer='\1'", argument) for argument in given]
     bare = [argument.lstrip("+") for argument in given]
     if not any(argument.startswith(("model=", "experiment=")) for argument in bare):
         given.insert(0, "experiment=demo")

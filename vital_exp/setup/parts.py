@@ -20,6 +20,7 @@ from vital_exp.images.spectrum import EMBEDDED
 from vital_exp.images.transforms import Compose
 from vital_exp.mining.spectrum import references_magnitude
 from vital_exp.models.network import VisionNetwork, model_space
+from vital_exp.objectives.steering import Steering
 from vital_exp.objectives.terms import Objective, Problem
 from vital_exp.references.arrays import Loader
 from vital_exp.setup.checks import ACCELERATORS, check_devices, check_rate, check_scale, pair
@@ -120,7 +121,12 @@ def objective_of(config: DictConfig, problem: Problem) -> Objective:
         if isinstance(weight, bool) or not isinstance(weight, (int, float, type(None))):
             raise UsageError(f"objective.{name}.weight", weight, "a number")
     terms = {str(name): build(node, problem=problem) for name, node in config.objective.items()}
-    return Objective(problem.network, terms, config.fold_batch_norms, config.pack_weights, problem.relevance)
+    fold = config.fold_batch_norms
+    if config.steer is not None:
+        terms["steer"] = steering = Steering(problem, config.steer)
+        steering.check_read([layer for part in terms.values() for layer in getattr(part, "layers", ())])
+        fold = False  # a folded norm's convolution is another layer than the one that is steered
+    return Objective(problem.network, terms, fold, config.pack_weights, problem.relevance)
 
 
 def transform_of(config: DictConfig, network: VisionNetwork | None = None) -> Compose:
