@@ -297,6 +297,8 @@ def test_an_audit_links_the_page_of_its_run(chromium: Tab, tmp_path: Path) -> No
         ("/data/imagenet/val", "of imagenet/val"),
         ("/val", "of val"),
         ("/c/vital_exp/drawn/1-1-60/heart", "drawn by code"),
+        ("/cache/drawn/1-1-60", "drawn by code"),
+        ("/data/drawn/heart", "of drawn/heart"),
     ],
 )
 def test_folders_of_images_are_called_by_their_names(path: str, words: str) -> None:

@@ -12,7 +12,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from vital_exp.reporting.network_names import network_title
 
-DRAWN = ("vital_exp", "drawn")  # folders of the cache that hold drawn images
+DRAWN = re.compile(r"drawn/\d+-\d+-\d+")  # folders of the cache that hold drawn images: revision, seed, count
 OWN = "vital_exp.reporting"  # whose templates hold base.html and base.css
 # Names of targets, and what they say in words.
 NAMES = {
@@ -52,7 +52,7 @@ def format_number(value: object) -> str:
 def folder_words(path: str) -> str:
     """Return what comes after "images": of and the folder's name and its parent's, or that they are drawn by code."""
     parts = PurePath(path).parts
-    if DRAWN in pairwise(parts):
+    if any(DRAWN.fullmatch("/".join(pair)) for pair in pairwise(parts)):
         return "drawn by code"
     return f"of {'/'.join(part for part in parts[-2:] if part != PurePath(path).anchor) or path}"
 
