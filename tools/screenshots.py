@@ -39,17 +39,25 @@ class Page:
 
 NET = "model=embedded_resnet progress=false"
 PAGES: Mapping[str, Page] = {
-    "run": Page("sweep/0/report.html", f"visualize -m method=vital_fourier,fourier,maco {NET} "
-                "target.index=[0,1,2,3,4,5] steps=150 hydra.sweep.dir=sweep"),  # fmt: skip
+    "run": Page(
+        "sweep/0/report.html",
+        f"visualize -m method=vital_fourier,fourier,maco {NET} "
+        "target.index=[0,1,2,3,4,5] steps=150 hydra.sweep.dir=sweep",
+    ),
     "sweep": Page("sweep/report/report.html", "report runs=sweep"),
     "mining": Page("mining/index.html", f"mine {NET} layers=[layer3] channels=0-11 hydra.run.dir=mining"),
-    "concepts": Page("concepts/index.html", f"mine {NET} layers=[layer3] concepts=nmf concepts.count=6 "
-                     "concepts.class=heart hydra.run.dir=concepts"),  # fmt: skip
-    "circuit": Page("circuit/circuit.html", f"visualize {NET} target=circuit target.unit=class:star target.levels=2 "
-                    "target.width=3 steps=100 references.region=image method=vital_fourier "
-                    "hydra.run.dir=circuit"),  # fmt: skip
+    "concepts": Page(
+        "concepts/index.html",
+        f"mine {NET} layers=[layer3] concepts=nmf concepts.count=6 concepts.class=heart hydra.run.dir=concepts",
+    ),
+    "circuit": Page(
+        "circuit/circuit.html",
+        f"visualize {NET} target=circuit target.unit=class:star target.levels=2 "
+        "target.width=3 steps=100 references.region=image method=vital_fourier "
+        "hydra.run.dir=circuit",
+    ),
     "audit": Page("audit/report.html", "audit run=sweep/0 count=20 hydra.run.dir=audit"),
-}  # fmt: skip
+}
 
 
 def make(page: Page, folder: Path) -> None:
