@@ -24,7 +24,7 @@ class Measure:
 WORDS = {
     "clarity": (
         "clarity",
-        "How alike the unit's strongest images are: the mean cosine of their embeddings. 1: all show the same.",
+        "How alike the windows of its strongest images are: the mean cosine of their embeddings. 1: all are the same.",
     ),
     "coherence": (
         "coherence of its main facet",
@@ -47,7 +47,7 @@ WORDS = {
     "deviation": ("standard deviation", "How much the unit's activation differs between images."),
     "correspondence": (
         "correspondence",
-        "How much its pictures look like the images that activate it, as a judge sees both. Higher is nearer.",
+        "How often a window of its images is more like its picture than another unit's window is. 0.5: chance.",
     ),
     "name_score": (
         "how well its name tells it",
