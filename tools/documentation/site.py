@@ -15,13 +15,15 @@ from tools.documentation.links import moved
 ROOT = Path(__file__).resolve().parents[2]
 # Files at the root of the checkout, or in folders of their own, that are pages of the site.
 PROJECT = ("CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md")
+# Tutorials in the order in which they are read.
+LESSONS = ("index", "own_model", "hidden_units", "concepts", "sweep", "audit", "atlas")
 # Tabs of the navigation: pages by their place, in this order, or sections of pages; what a pattern matches stands in
 # the order of names.
 Entry = str | tuple[str, tuple[str, ...]]
 TABS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     ("Home", ("index.md",)),
     ("Start", ("getting-started.md", "your-own-model.md", "guide/trust.md", "faq.md", "glossary.md")),
-    ("Tutorials", ("tutorials/index.md", "tutorials/*")),
+    ("Tutorials", (*(f"tutorials/{name}.md" for name in LESSONS), "tutorials/*")),
     ("Guides", ("guide/index.md", "guide/*", "atlas.md", "relevance.md", "performance.md", "scale.md")),
     ("How-to", ("how-to/index.md", "how-to/*")),
     ("Methods", ("methods/README.md", "methods/vital.md", "methods/*")),
