@@ -15,6 +15,7 @@ from vital_exp import load_model
 from vital_exp.circuits.run import Circuit
 from vital_exp.circuits.tree import channel_relevance, grow
 from vital_exp.config import compose_config
+from vital_exp.errors import UsageError
 from vital_exp.mining import drawn
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.relevance import relevance_maps
@@ -85,6 +86,22 @@ def test_a_circuit_is_a_page_of_pictures(capsys: pytest.CaptureFixture[str], mon
     made = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*.png")}
     assert command(*asked) == 0  # finished: nothing is made again
     assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+def test_a_layer_that_cannot_be_ablated_leaves_the_tree(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object) -> None:
+        raise UsageError("target.layers", "layer4", "returns tuple: its channels cannot be replaced")
+
+    monkeypatch.setattr(drawn, "IMAGES_PER_CLASS", 2)
+    monkeypatch.setattr("vital_exp.circuits.run.causal", refused)
+    asked = (*SHORT, *QUIET, "target=circuit", "target.unit=class:heart", "target.width=1", "target.levels=2")
+    assert command(*asked, "references.region=image", "target.ablation_images=2", "hydra.run.dir=run") == 0
+    said = capsys.readouterr()
+    assert "no ablation: target.layers=layer4: returns tuple" in said.out + said.err
+    assert not Path("run/causal.json").exists()
+    assert "What the channels do" not in Path("run/circuit.html").read_text()
 
 
 def test_relevance_and_pictures_of_a_level_are_of_the_same_windows() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -40,6 +41,8 @@ from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 from vital_exp.visualization.run import Visualization
 from vital_exp.whole_files import whole_file
+
+logger = logging.getLogger(__name__)
 
 TREE, CAUSAL = "circuit.json", "causal.json"
 # Keys of references that a method chooses for hidden units; a class has its own.
@@ -130,7 +133,11 @@ class Circuit:
             return
         others = self._other_images(count)
         method, seed = self.config.relevance.method, int(self.config.seed)
-        found = causal(self.network, tree, self.references, others, method, count, seed)
+        try:
+            found = causal(self.network, tree, self.references, others, method, count, seed)
+        except UsageError as error:  # a layer whose channels cannot be replaced still has its pictures
+            logger.warning("no ablation: %s", error)
+            return
         with whole_file(place) as file:
             json.dump(found, file, indent=2)
 
