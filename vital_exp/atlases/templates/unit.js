@@ -55,7 +55,7 @@
     if (one.overlay && one.file) image.loading = "eager";
     const facts = [["activation", "", number(one.value)], ["rank", "", `${rank + 1}, ${kind}`], ...(one.facet === null ? [] : [["facet", "", String(one.facet)]]), ["file", "", one.path]];
     const nodes = one.overlay && one.file ? [make("p", {}, "where it fires in the image's window"), make("img", { className: "real", src: one.overlay, alt: `Where ${label()} fires in this image` })] : [];
-    return slide(image, one, { src, alt: image.alt, title: `${kind} image ${rank + 1} of ${label()}`, facts, nodes, file: name.replace(/\.\w+$/, "") }) && figure;
+    return slide(image, one, { src, alt: image.alt, title: `${kind[0].toUpperCase()}${kind.slice(1)} image ${rank + 1} of ${label()}`, facts, nodes, file: name.replace(/\.\w+$/, "") }) && figure;
   };
   const layerFacets = () => own.facets.length;
   const repaint = () => document.querySelectorAll(".photo").forEach((figure) => figure.paint?.());
