@@ -27,6 +27,7 @@ HOLDERS = {
     "detector": "vital_exp.attacks.detector.DetectorTraining",
     "tuning": "vital_exp.attacks.fine_tuning.FineTuning",
 }
+UNKNOWN = "as its meaning says"  # of a key that is null, of which nobody else tells
 # What a key may hold that is null, or another key's value, as long as nobody says otherwise.
 NULLS = {
     **dict.fromkeys(("checkpoint", "inception", "vocabulary", "concepts", "vectors", "sae", "index"), "a file or null"),
@@ -35,6 +36,7 @@ NULLS = {
     **dict.fromkeys(("decoder", "decoder_bias", "activation"), "text or null"),
     **dict.fromkeys(("layers", "layer_weights"), "a list or null"),
     "position": "`[row, column]`",
+    "steer": "text or null",
     "refresh": "whole number, text, a list, or null",
     **dict.fromkeys(("steps", "kid_subset_size", "k", "patch.size", "references.patch.size"), "whole number or null"),
     **dict.fromkeys(("stem_weight", "scale"), "number or null"),
@@ -72,7 +74,7 @@ def kind_of(key: Key, file: File, meaning: str) -> str:
         return f"one of {named}" + (", null" if key.default == "null" else "")
     checked = VALUES.get(file.name if not file.group else VISUALIZE, {}).get(key.name)
     found = (checked and checked[1]) or _annotated(key, file) or _of_value(key.default)
-    return found or NULLS.get(key.name) or NULLS.get(key.name.rpartition(".")[2], "")
+    return found or NULLS.get(key.name) or NULLS.get(key.name.rpartition(".")[2]) or UNKNOWN
 
 
 def _annotated(key: Key, file: File) -> str:
