@@ -122,7 +122,7 @@ def objective_of(config: DictConfig, problem: Problem) -> Objective:
             raise UsageError(f"objective.{name}.weight", weight, "a number")
     terms = {str(name): build(node, problem=problem) for name, node in config.objective.items()}
     fold = config.fold_batch_norms
-    if config.steer is not None:
+    if config.get("steer") is not None:
         terms["steer"] = steering = Steering(problem, config.steer)
         steering.check_read([layer for part in terms.values() for layer in getattr(part, "layers", ())])
         fold = False  # a folded norm's convolution is another layer than the one that is steered
