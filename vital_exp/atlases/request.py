@@ -111,11 +111,13 @@ class AtlasRequest:
     @cached_property
     def judge(self) -> Any:
         """Name or keys of the network that measures correspondence; None for none."""
+        if not self.makes_pictures:
+            return None
         given = plain(self.config)["judge"]
         if given == AUTO:
             own = str(self.config.model.name)
             return EMBEDDED_JUDGE if self.config.model.source == EMBEDDED and own != EMBEDDED_JUDGE else None
-        return given if self.makes_pictures else None
+        return given
 
     @property
     def k(self) -> int:

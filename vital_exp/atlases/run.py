@@ -35,7 +35,10 @@ from vital_exp.mining.meta import describe_images, images_difference, network_di
 from vital_exp.mining.mine import Mining
 from vital_exp.mining.patches import grid
 from vital_exp.models.identity import identity_of
+from vital_exp.models.layers import unit_shapes
 from vital_exp.models.network import VisionNetwork
+from vital_exp.naming.words import clip_and_words, unit_words
+from vital_exp.references.decoding import printable
 from vital_exp.references.faceted import FacetedReferences
 from vital_exp.runs.provenance import version_of
 from vital_exp.setup.request import Request
@@ -43,6 +46,7 @@ from vital_exp.targets.unit import Target
 from vital_exp.visualization.ranks import Ranks
 
 MINING = "mining"
+CORRUPT_SHOWN = 3
 SECONDS_BETWEEN_PAGES = 30.0  # while the atlas grows
 
 logger = logging.getLogger(__name__)
@@ -74,6 +78,7 @@ class AtlasRun:
         for layer in self.asked.parts:
             self._mined_units(store, layer)
         if self._leads:
+            self._name_by_words(store)
             self._relate(store)
             self._publish(store)
         for part in self.asked.parts.values():
@@ -156,10 +161,13 @@ class AtlasRun:
 
     def _layer_rows(self, indices: dict[str, str]) -> list[LayerRow]:
         rows = []
-        for position, (layer, part) in enumerate(self.asked.parts.items()):
+        order = list(unit_shapes(self.asked.network))
+        for layer, part in self.asked.parts.items():
             meta = Index.open(self.out / indices[layer], KEY).meta
             _, height, width = grid(meta["maps"][layer], self.asked.network.preprocessing.size)
-            rows.append(LayerRow(layer, position, part.kind, part.count, height, width, meta["fields"][layer]))
+            rows.append(
+                LayerRow(layer, order.index(layer), part.kind, part.count, height, width, meta["fields"][layer])
+            )
         return rows
 
     def _mined_units(self, store: Store, layer: str) -> None:
@@ -187,6 +195,22 @@ class AtlasRun:
                 except UsageError as error:
                     row, images = UnitRow(layer, unit, FAILED, str(error)), []
                 store.write(Entry(row, (), images, None, found.classes[unit]))
+
+    def _name_by_words(self, store: Store) -> None:
+        """Name units by the word that CLIP finds most like their strongest images, where that is asked for."""
+        done = store.meta().get("named", {})
+        waiting = {layer: sorted(unit for at, unit in store.statuses() if at == layer) for layer in self.asked.parts}
+        waiting = {layer: units for layer, units in waiting.items() if done.get(layer) != units}
+        if not self.asked.config.naming.words or not waiting:
+            return
+        clip, words = clip_and_words(self.asked.config, self.asked.network, "naming.words", True)
+        named: dict[tuple[str, int], list[str]] = {}
+        for place in dict.fromkeys(store.meta()["indices"][layer] for layer in waiting):
+            named |= unit_words(Index.open(self.out / place, KEY), self.asked.folder, clip, words)
+        for layer, units in waiting.items():
+            names = {unit: named[layer, unit][0] for unit in units if (layer, unit) in named}
+            store.update(layer, {"name": dict(names), "name_score": dict.fromkeys(names)})
+        store.set_meta({"named": {**done, **waiting}})
 
     def windows(self, store: Store, layer: str, index: Index) -> Windows:
         """Return what writes the images of a layer's units."""
@@ -384,3 +408,14 @@ def _facets_of_images(targets: Sequence[Target], request: Request) -> dict[str, 
 def _chunks(units: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(units), size):
         yield units[start : start + size]
+
+
+def told_corrupt(store: Store) -> list[str]:
+    """Return a line for each mining that found images that could not be read."""
+    told = set()
+    for place in set(store.meta()["indices"].values()):
+        index = Index.open(store.folder / place, KEY)
+        shown = ", ".join(f"{printable(path)}: {why}" for path, why in list(index.corrupt.items())[:CORRUPT_SHOWN])
+        if shown:
+            told.add(f"{len(index.corrupt)} of {index.meta['images']} images could not be read ({shown})")
+    return sorted(told)

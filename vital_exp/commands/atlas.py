@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COMMAND = "atlas"
 # The atlas when nothing is asked for: a part of the embedded network's units, in three minutes on two cores.
-DEMO = ("units=0-31", "steps=32", "facets=1", "map=pca", 'overrides=["references.count=8"]')
+DEMO = ("units=0-15", "steps=24", "facets=1", "map=pca", 'overrides=["references.count=8"]')
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,7 +83,7 @@ def _ranks(config: DictConfig) -> Ranks:
 def _atlas(config: DictConfig, out: Path, ranks: Ranks) -> int:
     with uncollected():
         from vital_exp.atlases.request import AtlasRequest
-        from vital_exp.atlases.run import AtlasRun
+        from vital_exp.atlases.run import AtlasRun, told_corrupt
         from vital_exp.atlases.store import FAILED
 
     asked = ranks.in_turn(lambda: AtlasRequest.of(config, ranks.local_rank))
@@ -95,6 +95,8 @@ def _atlas(config: DictConfig, out: Path, ranks: Ranks) -> int:
     statuses = list(store.statuses().values())
     failed = statuses.count(FAILED)
     print(f"atlas: {store.path} ({len(statuses)} units of {len(store.layers())} layers, {failed} failed)")
+    for line in told_corrupt(store):
+        print(line)
     if config.wandb:
         _send(config, store)
     print(f"next: open {out / 'index.html'} in a browser")
@@ -108,7 +110,8 @@ def _remake(config: DictConfig) -> str:
     asked = HydraConfig.get().overrides.task
     kept = [one for one in asked if re.match(r"\+*(model[.=@]|seed=|steps=)", one)]
     images = [f"references.root={config.images}"] if config.images else []
-    more = [*kept, *images, f"method={config.pictures}", *map(str, config.overrides)]
+    facets = [] if config.facets == "auto" else [f"references.facets={config.facets}"]
+    more = [*kept, *images, f"method={config.pictures}", *facets, *map(str, config.overrides)]
     return f"vital-visualize {shlex.join(more)} target=channel target.layer={{layer}} target.index={{unit}}"
 
 

@@ -121,7 +121,7 @@ def _names(config: DictConfig, mining: Mining, index: Index, out: Path) -> Names
     from vital_exp.naming.labels import chosen_labels, folder_labels, label_scores, unit_values
     from vital_exp.naming.names import Names
     from vital_exp.naming.splice import sparse_words
-    from vital_exp.naming.words import unit_words
+    from vital_exp.naming.words import clip_and_words, unit_words
 
     keys, units, folder = config.naming, index.units(), mining.folder
     words, labels, formulas = {}, {}, {}
@@ -135,7 +135,7 @@ def _names(config: DictConfig, mining: Mining, index: Index, out: Path) -> Names
             several = [[name] for name in read]
             formulas = {layer: best_formulas(one, several, asked, length) for layer, one in values.items()}
     if keys.words:
-        clip = _clip(config, mining.units.network, "naming.words", True)
+        clip = clip_and_words(config, mining.units.network, "naming.words", True)
         sparse = keys.method == "splice"
         words = sparse_words(index, folder, *clip, keys.penalty) if sparse else unit_words(index, folder, *clip)
     names = Names(units, words, labels, formulas)
@@ -149,9 +149,10 @@ def _query(config: DictConfig, folder: ImageFolder, network: VisionNetwork) -> t
     if config.find is None:
         return None
     from vital_exp.naming.find import EMBEDDING, KEY, read_query
+    from vital_exp.naming.words import clip_and_words
 
     query = read_query(config.find, config.find_by, folder.files)
-    return query, _clip(config, network, KEY, query.text)[0] if query.by == EMBEDDING else None
+    return query, clip_and_words(config, network, KEY, query.text)[0] if query.by == EMBEDDING else None
 
 
 def _found(
@@ -169,25 +170,6 @@ def _found(
     found = write_found(asked, matches[: config.find_count], index, mining.folder, out)
     print(f"found: {write_table(matches, out)}, {out / found.name}")
     return found
-
-
-def _clip(config: DictConfig, network: VisionNetwork, key: str, value: object) -> tuple[Clip, list[str]]:
-    """Return the CLIP model that a key asks for, and its vocabulary."""
-    from vital_exp.evaluation.clip import load_clip, vocabulary
-    from vital_exp.evaluation.score import NotComputed
-    from vital_exp.setup.parts import cache_dir
-    from vital_exp.targets.class_names import ClassNames
-
-    keys: dict[str, Any] = dict(OmegaConf.to_container(config.naming.clip))  # type: ignore[arg-type]
-    words = vocabulary(keys.pop("vocabulary"), network.class_names or ClassNames([]))
-    try:
-        clip = load_clip(**keys, download=config.naming.download, device=network.device, cache_dir=cache_dir(config))
-    except NotComputed as error:
-        needed = str(error).replace("evaluation.clip", "naming.clip").replace("download=true", "naming.download=true")
-        raise UsageError(key, value, needed) from None
-    except UsageError as error:
-        raise UsageError(error.key.replace("evaluation.", "naming."), error.value, error.problem) from None
-    return clip, words
 
 
 def _concepts(config: DictConfig, out: Path) -> int:
