@@ -89,6 +89,7 @@ def atlas(options: argparse.Namespace, weights: Path, out: Path) -> None:
         f"images={options.data}",
         f"layers=[{LAYER}]",
         "method=none",
+        "facets=1",
         f"hydra.run.dir={out}",
     )
 

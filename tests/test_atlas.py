@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,10 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import vital_exp
-from tests.tiny import exit_code, image_folder, tiny_net, wandb_records
+from tests.tiny import exit_code, image_folder, tiny_net
 from vital_exp.atlases import run as runs
 from vital_exp.atlases.compare import ASSIGNMENT, SAME, compare, match_units
-from vital_exp.atlases.dashboard import send_units
 from vital_exp.atlases.edges import find_edges
 from vital_exp.atlases.places import PCA, method_of, places
 from vital_exp.atlases.profiles import Profile, most_alike
@@ -461,15 +459,3 @@ def test_two_atlases_are_compared(
     strange = made(place, tmp_path / "strange", *given, f"images={tmp_path}/more")
     with pytest.raises(UsageError, match=r"atlases of the same images are compared: .*photos and .*more$"):
         compare(store.folder, strange.folder, tmp_path / "compared")
-
-
-def test_the_table_of_units_is_an_artifact(store: Store) -> None:
-    send_units(store, "project", offline=True)
-    (path,) = store.folder.glob("wandb/offline-run-*/run-*.wandb")
-    artifacts = [r.artifact for r in wandb_records(path) if r.WhichOneof("record_type") == "artifact"]
-    (sent,) = [one for one in artifacts if one.name.startswith("atlas-")]
-    assert {entry.path for entry in sent.manifest.contents} == {"units.table.json", "atlas.sqlite"}
-    (table,) = [entry for entry in sent.manifest.contents if entry.path == "units.table.json"]
-    content = json.loads(Path(table.local_path).read_text())
-    assert len(content["data"]) == 16
-    assert dict(zip(content["columns"], content["data"][0], strict=True))["layer"] == "conv1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from contextlib import closing
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny import wandb_records
 from vital_exp.atlases import store as stores
+from vital_exp.atlases.dashboard import send_units
 from vital_exp.atlases.store import (
     ClassRow,
     Entry,
@@ -109,3 +112,15 @@ def test_mistakes(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 7")
     with pytest.raises(UsageError, match=r"holds an atlas of another version \(7; this is 1\)$"):
         Store.open(other)
+
+
+def test_the_table_of_units_is_an_artifact(store: Store) -> None:
+    send_units(store, "project", offline=True)
+    (path,) = store.folder.glob("wandb/offline-run-*/run-*.wandb")
+    artifacts = [r.artifact for r in wandb_records(path) if r.WhichOneof("record_type") == "artifact"]
+    (sent,) = [one for one in artifacts if one.name == "atlas-net"]
+    files = {entry.path: Path(entry.local_path) for entry in sent.manifest.contents}
+    assert set(files) == {"units.table.json", "atlas.sqlite"}
+    table = json.loads(files["units.table.json"].read_text())
+    (row,) = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert (row["layer"], row["unit"], row["name"], row["clarity"]) == ("layer1", 1, "stripe", 0.5)
