@@ -115,10 +115,14 @@ def test_mistakes(tmp_path: Path) -> None:
 
 
 def test_the_table_of_units_is_an_artifact(store: Store) -> None:
+    import wandb
+
     send_units(store, "project", offline=True)
+    wandb.teardown()  # its process has then written everything
     (path,) = store.folder.glob("wandb/offline-run-*/run-*.wandb")
-    artifacts = [r.artifact for r in wandb_records(path) if r.WhichOneof("record_type") == "artifact"]
-    (sent,) = [one for one in artifacts if one.name == "atlas-net"]
+    records = list(wandb_records(path))
+    (sent,) = [one.artifact for one in records if one.WhichOneof("record_type") == "artifact"]
+    assert (sent.name, sent.type) == ("atlas-net", "atlas")
     files = {entry.path: Path(entry.local_path) for entry in sent.manifest.contents}
     assert set(files) == {"units.table.json", "atlas.sqlite"}
     table = json.loads(files["units.table.json"].read_text())
