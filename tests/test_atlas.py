@@ -300,7 +300,9 @@ def test_interrupted_resumed_extended_and_refreshed(
 
 
 def test_units_are_named_by_words(place: Path, tmp_path: Path, tiny_clip: dict[str, Any]) -> None:
-    clip = [f"naming.clip.{key}={value}" for key, value in tiny_clip.items()]
+    (tmp_path / "words.txt").write_text("\n".join(CLASSES))
+    keys = {**tiny_clip, "vocabulary": tmp_path / "words.txt"}
+    clip = [f"naming.clip.{key}={value}" for key, value in keys.items()]
     found = made(place, tmp_path / "atlas", "layers=[conv1]", "pictures=none", "facets=1", "naming.words=true", *clip)
     assert {row.name for row in found.units()} <= set(CLASSES)
     assert {row.name_score for row in found.units()} == {None}

@@ -37,7 +37,7 @@ def clip_and_words(config: DictConfig, network: VisionNetwork, key: str, value: 
 
     Args:
         config: of vital-mine or vital-atlas.
-        network: whose units are named; its classes' names are the vocabulary where none is given.
+        network: whose units are named.
         key, value: what asked for CLIP, to blame.
 
     Raises:
