@@ -20,6 +20,7 @@ from vital_exp.evaluation.recognition import first_predicted, predicted
 from vital_exp.evaluation.table import metrics_text
 from vital_exp.models.heads import NONE, Head
 from vital_exp.reporting.summary import print_summary
+from vital_exp.reporting.sweep_summary import sweep_text
 from vital_exp.setup.request import Request
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
@@ -136,6 +137,10 @@ def test_a_sweep_ends_with_a_table(workplace: Path, capsys: pytest.CaptureFixtur
     assert lines[1].split()[:4] == ["method", "jobs", "pictures", "seconds"]
     assert [line.split()[:3] for line in lines[3:5]] == [["vital", "1", "1"], ["maco", "1", "1"]]
     assert lines[5:] == ["jobs 1, 3 failed: seed=-1: a whole number of at least 0", "next: vital-report runs=sweep"]
+    report = Path("sweep/report")  # where vital-report writes unless told otherwise: no job
+    report.mkdir()
+    (report / "report.html").touch()
+    assert sweep_text(Path("sweep")).splitlines() == ["sweep: " + lines[0], *lines[1:]]
 
 
 def test_a_warning_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from vital_exp.errors import UsageError
 from vital_exp.recorded_config import MISTAKE_FILE
 from vital_exp.reporting.combined import CombinedTable, combine
+from vital_exp.reporting.report import PAGE
 from vital_exp.reporting.sweep import SweepRun, read_sweep
 from vital_exp.run_folders import RESULTS, by_number, wandb_id
 from vital_exp.terminal_tables import WIDTH, Column, table_text, wrapped
@@ -18,7 +19,7 @@ TARGETS_SHOWN = 5
 
 def sweep_text(place: Path) -> str:
     """Return the lines about the jobs in a sweep's folder."""
-    jobs = sorted((path for path in place.iterdir() if path.is_dir()), key=by_number) if place.is_dir() else []
+    jobs = sorted(filter(_is_job, place.iterdir()), key=by_number) if place.is_dir() else []
     began = [job for job in jobs if (job / RESULTS).is_file()]
     lines = [f"sweep: {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'} in {place}"]
     try:
@@ -36,6 +37,11 @@ def sweep_text(place: Path) -> str:
         lines.append(wrapped(f"{'job' if len(names) == 1 else 'jobs'} {', '.join(names)} failed: {reason}"))
     logged = " wandb=true" if any(wandb_id(run.folder) for run in runs) else ""
     return "\n".join([*lines, *([f"next: vital-report runs={place}{logged}"] if runs else [])])
+
+
+def _is_job(path: Path) -> bool:
+    """Whether a folder in a sweep is a job's, and not the report that vital-report has written there."""
+    return path.is_dir() and ((path / RESULTS).is_file() or not (path / PAGE).is_file())
 
 
 def methods_text(runs: Sequence[SweepRun]) -> str:
