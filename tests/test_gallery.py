@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from vital_exp.errors import UsageError
+from vital_exp.models.network_names import network_title, network_words
 from vital_exp.reporting import gallery
 from vital_exp.reporting.charts import MAX_POINTS, SAME, SMALL, Curve, loss_chart, read_curves, undrawn
 from vital_exp.reporting.gallery import write_gallery
-from vital_exp.reporting.network_names import network_title, network_words
 from vital_exp.reporting.pages import format_duration, format_number
 
 VOID = {"meta", "link", "img", "input", "br"}

@@ -21,6 +21,7 @@ from vital_exp.commands import hydra_app, mine
 from vital_exp.config import compose_config, groups
 from vital_exp.images.spectrum import load_magnitude
 from vital_exp.mining import drawn, sheets
+from vital_exp.mining.counts import IMAGES_PER_UNIT
 from vital_exp.mining.index import Index
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -304,3 +305,7 @@ def test_what_the_command_adds_by_itself_is_never_told_to_have_no_effect(
     monkeypatch.setattr(mine, "mine_job", lambda _config: 0)
     assert command(*arguments) == 0
     assert not said
+
+
+def test_the_command_and_the_functions_keep_as_many_images_of_a_unit() -> None:
+    assert compose_config([], "mine").k == IMAGES_PER_UNIT

@@ -15,7 +15,7 @@ from tests.tiny import ON_CPU, SHORT, command
 from vital_exp.commands.announcement import announcement
 from vital_exp.commands.hydra_app import MISTAKE
 from vital_exp.commands.warnings_once import warnings_once
-from vital_exp.config import compose_config
+from vital_exp.config import compose_config, plain
 from vital_exp.evaluation.recognition import first_predicted, predicted
 from vital_exp.evaluation.table import metrics_text
 from vital_exp.models.heads import NONE, Head
@@ -123,7 +123,7 @@ def test_what_a_run_says_before_its_first_step(workplace: Path, capsys: pytest.C
 )
 def test_what_is_prepared(overrides: tuple[str, ...], said: str | None) -> None:
     config = compose_config(["model=embedded_resnet", *overrides])
-    assert announcement(config, "visualize") == (said and f"preparing {said}")
+    assert announcement(plain(config), "visualize") == (said and f"preparing {said}")
 
 
 def test_a_sweep_ends_with_a_table(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from vital_exp.config import compose_config, plain
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.metrics import chosen
 from vital_exp.evaluation.table import Evaluation
+from vital_exp.mining.counts import IMAGES_PER_UNIT
 from vital_exp.mining.index import Index
 from vital_exp.mining.mine import mine as mine_network
 from vital_exp.models.named import load_model
@@ -167,7 +168,7 @@ def mine(
     layers: Sequence[str] | str,
     images: str | Path,
     *,
-    k: int = 50,
+    k: int = IMAGES_PER_UNIT,
     out: str | Path | None = None,
     **options: Any,
 ) -> Index:

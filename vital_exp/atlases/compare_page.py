@@ -17,7 +17,7 @@ from vital_exp.atlases.site import write_pages
 from vital_exp.atlases.site_data import Reader, layer_folders, reading, rounded, write_script
 from vital_exp.atlases.store import WAIT
 from vital_exp.atlases.thumbnails import ENDINGS, FOLDER, thumbnail_path
-from vital_exp.reporting.network_names import network_title
+from vital_exp.models.network_names import network_title
 
 NAME = "compare.sqlite"
 PAGES = ("compare.html",)

@@ -19,7 +19,7 @@ from typing import Any
 from vital_exp.atlases.measure_words import MAP_COLUMNS, Measure, measures
 from vital_exp.atlases.store import DONE, FAILED, MINED, NAME, ORDERS, WAIT
 from vital_exp.atlases.thumbnails import made_thumbnails
-from vital_exp.reporting.network_names import network_title
+from vital_exp.models.network_names import network_title
 from vital_exp.reporting.pages import folder_words
 from vital_exp.whole_files import write_whole
 

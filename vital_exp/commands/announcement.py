@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig
-
-from vital_exp.config import plain
-
 LONGEST = 60  # letters of what a line names
 
 
-def announcement(config: DictConfig, command: str) -> str | None:
+def announcement(content: Mapping[str, Any], command: str) -> str | None:
     """Return the line for a command's composed configuration; None where the answer is there at once."""
-    content = plain(config)
     if content.get("list") is not None or command not in PREPARED:
         return None
     return f"preparing {PREPARED[command](content)}"

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
@@ -179,8 +179,9 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
         checked = normalised(config, config_name)
         check_early(checked, config_name, files=ranks == 1)
         if rank == 0:
-            _announce(checked, config_name)
-            tell_without_effect(config_name, plain(checked), keys_of(settings.overrides.task), _metrics)
+            content = plain(checked)
+            _announce(content, config_name)
+            tell_without_effect(config_name, content, keys_of(settings.overrides.task), _metrics)
         outcome = job(config)
         return outcome if isinstance(outcome, Value) else SOME_FAILED if outcome else 0
     except (UsageError, HydraException, OmegaConfBaseException) as error:
@@ -206,8 +207,8 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
     return code
 
 
-def _announce(config: DictConfig, config_name: str) -> None:
-    line = announcement(config, config_name)
+def _announce(content: Mapping[str, Any], config_name: str) -> None:
+    line = announcement(content, config_name)
     if line:
         print(line, flush=True)
 

@@ -21,6 +21,7 @@ from vital_exp.concepts.layers import without_negatives
 from vital_exp.concepts.patches import PatchActivations
 from vital_exp.concepts.rest import Rest
 from vital_exp.errors import UsageError
+from vital_exp.mining.counts import IMAGES_PER_UNIT
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
 from vital_exp.mining.meta import describe_images, images_difference, network_difference
@@ -91,7 +92,7 @@ class ConceptMining:
     layer: str
     folder: ImageFolder
     settings: ConceptSettings = field(default_factory=ConceptSettings)
-    k: int = 50
+    k: int = IMAGES_PER_UNIT
     patch: PatchSettings = PUBLISHED
     batch_size: int = 32
     workers: int = 0

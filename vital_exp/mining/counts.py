@@ -7,6 +7,7 @@ from typing import Any
 
 from vital_exp.values import whole_number
 
+IMAGES_PER_UNIT = 50  # that drive a unit most, as many that drive it least, and patches; k in conf/mine.yaml too
 LEAST = {"k": 1, "batch_size": 1, "workers": 0, "save_every": 1}
 
 

@@ -19,7 +19,7 @@ from vital_exp.errors import UsageError
 from vital_exp.mining import index as indices
 from vital_exp.mining import state as states
 from vital_exp.mining.activity import Histogram
-from vital_exp.mining.counts import check_counts
+from vital_exp.mining.counts import IMAGES_PER_UNIT, check_counts
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import BOTTOM, TOP, Index, Row, write_index
 from vital_exp.mining.meta import (
@@ -65,7 +65,7 @@ class Mining:
 
     units: Units
     folder: ImageFolder
-    k: int = 50
+    k: int = IMAGES_PER_UNIT
     patch: PatchSettings | None = PUBLISHED
     batch_size: int = 32
     workers: int = 0
@@ -247,7 +247,7 @@ def mine(
     layers: Sequence[str] | str,
     images: str | Path,
     *,
-    k: int = 50,
+    k: int = IMAGES_PER_UNIT,
     out: str | Path | None = None,
     channels: object = "all",
     directions: Mapping[str, Tensor] | None = None,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from vital_exp.config import compose_config, config_dir, options_of, plain
+from vital_exp.config import compose_config, options_of, plain
+from vital_exp.config_tree import option_content
 from vital_exp.errors import UsageError, nearest
 from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
 from vital_exp.models.loading import build_network, wrap
@@ -52,9 +52,9 @@ def _as_override(text: str) -> str:
     return f"'{quoted}'"
 
 
-def model_config(config: DictConfig) -> ModelConfig:
+def model_config(config: Mapping[str, Any]) -> ModelConfig:
     """Return the group ``model`` of a composed configuration."""
-    return ModelConfig(**plain(OmegaConf.create({"model": config.model}))["model"])
+    return ModelConfig(**plain(config["model"]))
 
 
 def own_recipe(config: ModelConfig) -> Recipe:
@@ -65,9 +65,7 @@ def own_recipe(config: ModelConfig) -> Recipe:
     """
     asked = config.recipe
     for option in options_of("model"):
-        file = OmegaConf.load(config_dir() / "model" / f"{option}.yaml")
-        assert isinstance(file, DictConfig)
-        keys = plain(file)
+        keys = option_content("model", option)
         if (keys.get("source"), keys.get("name")) == (config.source, config.name):
             own = ModelConfig(**{key: keys[key] for key in vars(Recipe()) if key in keys}).recipe
             return replace(asked, **{key: None for key, value in vars(own).items() if value == getattr(asked, key)})
@@ -83,10 +81,7 @@ def named_config(name: str, key: str = "model") -> ModelConfig:
     if name not in options_of("model"):
         return model_config(compose_config(model_overrides(name, key)))
     # An option as its file says: to compose a whole configuration is far slower.
-    keys, own = (OmegaConf.load(config_dir() / "model" / f"{file}.yaml") for file in ("_keys", name))
-    assert isinstance(own, DictConfig)
-    del own["defaults"]
-    return model_config(OmegaConf.create({"model": OmegaConf.merge(keys, own)}))
+    return ModelConfig(**{**option_content("model", "_keys"), **option_content("model", name)})
 
 
 def named_network(spec: str | Mapping[str, Any], cache_dir: Path | None = None, key: str = "model") -> VisionNetwork:

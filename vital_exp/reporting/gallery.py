@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from markupsafe import Markup
-from omegaconf import OmegaConf
 from PIL import Image
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.readability import numbers_of, readable
 from vital_exp.evaluation.recognition import PREDICTED, first_predicted
+from vital_exp.models.network_names import network_title
 from vital_exp.recorded_config import MISTAKE_FILE
 from vital_exp.reporting.charts import MAX_POINTS, TOTAL, Curve, line_colour, loss_chart, read_curves, undrawn
 from vital_exp.reporting.facets import by_unit, facet_members, facet_title, facet_words, is_facet, labelled
 from vital_exp.reporting.metric_words import metric_meaning, metric_title
-from vital_exp.reporting.network_names import network_title
 from vital_exp.reporting.pages import environment, format_duration
 from vital_exp.reporting.readable import Readable, side_by_side
 from vital_exp.reporting.verdicts import Verdict, is_told, verdicts
@@ -261,7 +261,7 @@ def _read_scores(path: Path) -> dict[str, dict[str, object]]:
 def _config_names(config: str) -> dict[str, str]:
     """Return what a composed configuration calls the model and the method (empty where it has none), the references."""
     try:
-        tree = OmegaConf.to_container(OmegaConf.create(config), resolve=False)
+        tree = yaml.safe_load(config)
     except Exception:  # any mistake in a file that people may edit: the page can do without its title
         tree = None
     groups = tree if isinstance(tree, dict) else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vital_exp.reporting.network_names import network_words
+from vital_exp.models.network_names import network_words
 
 # Title and sentence of a metric by its name without judge; {judge} is who judges.
 WORDS = {

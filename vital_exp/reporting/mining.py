@@ -24,8 +24,8 @@ CORRUPT_SHOWN = 200
 
 
 @dataclass(frozen=True)
-class Card:
-    """What the page shows of one unit."""
+class UnitSheet:
+    """A unit's contact sheet, and what the page says beside it."""
 
     layer: str
     channel: int
@@ -78,7 +78,7 @@ def write_page(
 
 def _cards(
     index: Index, out: Path, units: Sequence[tuple[str, int]], embedded: bool, notes: Mapping[tuple[str, int], str]
-) -> Iterator[Card]:
+) -> Iterator[UnitSheet]:
     """Yield the cards one by one: the page is written while they are made."""
     for layer, channel in units:
         place = sheet_path(layer, channel)
@@ -92,4 +92,6 @@ def _cards(
         most = max(told.counts)
         bars = tuple((count / most) ** 0.5 for count in told.counts)  # a root, so that few images are seen beside many
         largest = index.largest_activation(layer, channel)
-        yield Card(layer, channel, largest, patch, src, size[0], size[1], note, told.awake, bars, told.low, told.high)
+        yield UnitSheet(
+            layer, channel, largest, patch, src, size[0], size[1], note, told.awake, bars, told.low, told.high
+        )

@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from vital_exp.reporting.network_names import network_title
+from vital_exp.models.network_names import network_title
 
 DRAWN = re.compile(r"drawn/\d+-\d+-\d+")  # folders of the cache that hold drawn images: revision, seed, count
 OWN = "vital_exp.reporting"  # whose templates hold base.html and base.css

@@ -15,12 +15,12 @@ from markupsafe import Markup
 
 from vital_exp.evaluation.table import column_of
 from vital_exp.models.heads import Head
+from vital_exp.models.network_names import network_title
 from vital_exp.reporting import formats
 from vital_exp.reporting.charts import Curve, line_colour, loss_chart, undrawn
 from vital_exp.reporting.combined import CombinedTable, combine, direction
 from vital_exp.reporting.facets import labelled
 from vital_exp.reporting.metric_words import metric_meaning, metric_title
-from vital_exp.reporting.network_names import network_title
 from vital_exp.reporting.pages import environment
 from vital_exp.reporting.plots import colours, interval_plot, scatter_plot, standalone
 from vital_exp.reporting.published import METRICS as PUBLISHED_METRICS

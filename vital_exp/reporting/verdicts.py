@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vital_exp.evaluation.recognition import PREDICTED
-from vital_exp.reporting.network_names import network_words
+from vital_exp.models.network_names import network_words
 from vital_exp.reporting.pages import format_number
 from vital_exp.values import is_number
 

@@ -100,9 +100,7 @@ def faceted(config: DictConfig, network: VisionNetwork, source: References) -> R
     _check_candidates(config, facets, source)
     embedding: Embedding = OwnEmbedding(network) if given is None else OtherEmbedding(_other(config, network))
     competing: Competing = source  # type: ignore[assignment]
-    return FacetedReferences(
-        competing, facets, keys.get("count", 50), keys.get("seed", 0), embedding, _store(config, source)
-    )
+    return FacetedReferences(competing, facets, keys.count, keys.seed, embedding, _store(config, source))
 
 
 def _too_few_tensors(source: References) -> int | None:

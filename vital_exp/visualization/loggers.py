@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from vital_exp.evaluation.metrics import higher_is_better
+from vital_exp.models.network_names import without_folders
 from vital_exp.runs.folder import RunFolder
 from vital_exp.setup.run_setup import RunSetup
 from vital_exp.visualization import wandb_server
@@ -42,7 +43,7 @@ def make_loggers(setup: RunSetup, folder: RunFolder | None) -> list[Logger]:
 def _start_wandb(logger: WandbLogger, setup: RunSetup, folder: Path) -> None:
     started = logger._wandb_init
     started.pop("anonymous", None)  # Lightning hands over what wandb warns of
-    started["name"] = started.get("name") or f"{_short(_model(setup))} {setup.method} s{setup.seed}"
+    started["name"] = started.get("name") or f"{without_folders(_model(setup))} {setup.method} s{setup.seed}"
     started["job_type"] = JOB_TYPE
     started["tags"] = [*(started.get("tags") or []), *_tags(setup)]
     started["group"] = started.get("group") or sweep_name(folder)
@@ -65,11 +66,6 @@ def _tags(setup: RunSetup) -> list[str]:
 def _model(setup: RunSetup) -> str:
     model = setup.recorded["model"]
     return str(model["name"] or model["factory"] or "")
-
-
-def _short(model: str) -> str:
-    """Return a network's name without the folders of its file."""
-    return model.replace("\\", "/").rpartition("/")[2]
 
 
 def sweep_name(folder: Path) -> str | None:

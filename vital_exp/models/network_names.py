@@ -16,13 +16,18 @@ FAMILIES = {
 INPUT_PARTS = r"_patch\d+|_window\d+|(?<=\d)_\d{3}$"
 
 
+def without_folders(name: str) -> str:
+    """Return a network's name without the folders of its file."""
+    return re.split(r"[/\\]", name)[-1]
+
+
 def network_words(name: str) -> str:
     """Return a network's name as people write it: vit_tiny_patch16_224 is ViT-Tiny, resnet50 is ResNet-50.
 
     Of a factory, ``package.module:function`` or a file, it is the function or the file's name; a name of no known
     family stays, with spaces for underscores.
     """
-    short = re.split(r"[/\\:]", name)[-1].removesuffix(".py")
+    short = without_folders(name).rpartition(":")[2].removesuffix(".py")
     short = short.rpartition(".")[2] if re.search(r"[/\\:]", name) else short.partition(".")[0]
     short = short or name
     for key in sorted(FAMILIES, key=len, reverse=True):
