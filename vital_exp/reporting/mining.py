@@ -79,7 +79,7 @@ def write_page(
 def _cards(
     index: Index, out: Path, units: Sequence[tuple[str, int]], embedded: bool, notes: Mapping[tuple[str, int], str]
 ) -> Iterator[UnitSheet]:
-    """Yield the cards one by one: the page is written while they are made."""
+    """Yield the sheets one by one: the page is written while they are read."""
     for layer, channel in units:
         place = sheet_path(layer, channel)
         with Image.open(out / place) as image:
