@@ -142,23 +142,17 @@ def load_model(
         pretrained: of a name: fetch published weights that are not on disk; by default true but for transformers'.
 
     Raises:
-        UsageError: a name, weights, a size, an output or a head that does not fit, a module whose layers cannot be
-            read (TorchScript, quantised, exported) or that has no values yet.
+        UsageError: what does not fit; a module without values or readable layers (TorchScript, quantised, exported).
 
     Examples:
-        >>> from vital_exp.models.named import load_model
-        >>> network = load_model("embedded_resnet")
-        >>> network.preprocessing.size, network.class_names.label(0)
-        ((64, 64), 'star')
+        >>> from vital_exp import load_model
+        >>> load_model("embedded_resnet").class_names.label(0)
+        'star'
     """
-    keys: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names}
-    keys |= {"output": output, "head": head, "channels": channels, "preview": preview, "value_range": value_range}
-    if isinstance(model, str):
-        keys["pretrained"] = pretrained
-    elif pretrained is not None:
-        raise UsageError("pretrained", pretrained, "is asked of names; a module has its weights")
-    build = _named if isinstance(model, str) else _wrapped
-    network = build(model, keys, checkpoint, checkpoint_key)  # type: ignore[arg-type]
+    own: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names, "output": output}
+    own |= {"head": head, "channels": channels, "preview": preview, "value_range": value_range}
+    build: Any = _named if isinstance(model, str) else _wrapped
+    network: VisionNetwork = build(model, {**own, "pretrained": pretrained}, checkpoint, checkpoint_key)
     return network if device is None else network.to(device)
 
 
@@ -178,6 +172,8 @@ def _wrapped(
     module: nn.Module, keys: dict[str, Any], checkpoint: str | Path | None, checkpoint_key: str | None
 ) -> VisionNetwork:
     """Wrap a module, with the weights of a file if one is named."""
+    if (pretrained := keys.pop("pretrained")) is not None:
+        raise UsageError("pretrained", pretrained, "is asked of names; a module has its weights")
     if checkpoint and isinstance(module, nn.Module):
         check_tensors(module)
         check_values(module)
