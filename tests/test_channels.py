@@ -244,7 +244,7 @@ def test_arrays_from_files(tmp_path: Path) -> None:
 
 
 BROKEN = {
-    "shape": (np.zeros((3, 4, 4), np.float32), "has the shape 3x4x4, and 5 x height x width is needed"),
+    "shape": (np.zeros((3, 4, 4), np.float32), "has the shape 3x4x4: 5 x height x width is needed"),
     "channels last": (np.zeros((4, 4, 5), np.float32), "channels come first"),
     "NaN": (np.full((5, 4, 4), np.nan, np.float32), "holds NaN or infinite values"),
     "complex": (np.zeros((5, 4, 4), np.complex64), "holds complex64: real numbers are needed"),
@@ -260,7 +260,7 @@ def test_arrays_that_are_no_pictures(array: np.ndarray, told: str, tmp_path: Pat
         load_array(tmp_path / "a.npy", 5, None)
     loader = Loader("own.py:read", lambda path: np.load(path), "references.loader")
     with pytest.raises(
-        UsageError, match=rf"references.loader=own.py:read: returned what is no picture for a.npy: .*{told}"
+        UsageError, match=rf"references.loader=own.py:read: returned no valid picture for a.npy: .*{told}"
     ):
         load_array(tmp_path / "a.npy", 5, None, loader)
 
@@ -323,7 +323,7 @@ def test_mistakes_on_the_command_line(place: Path, capsys: pytest.CaptureFixture
     assert command(*own, "references.root=bands", "references.loader=nets.py:read", "hydra.run.dir=loaded") == 0
     grey = (*QUIET, *model("grey"), "target.index=0", "references.root=photos", "model.value_range=[0,4095]")
     assert command(*grey) == 2  # as somebody wants whose files have 12 of 16 bits
-    assert "model.value_range=[0.0, 4095.0]: image files are read for 1 channels" in capsys.readouterr().err
+    assert "model.value_range=[0.0, 4095.0]: the network takes grey images" in capsys.readouterr().err
     judge = "evaluation.judges=[embedded_resnet]"
     assert command(*own[:-1], "references.root=bands", judge, "evaluation=basic") == 2
     assert "the judge" in capsys.readouterr().err

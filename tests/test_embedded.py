@@ -62,11 +62,11 @@ def test_a_set_is_its_single_drawings_with_labels() -> None:
 
 
 def test_swapped_palettes_are_never_the_own_ones_and_all_others_occur() -> None:
-    from vital_exp.references.drawn import _dress
+    from vital_exp.references.drawn import _lender
 
-    lent = {_dress(4, number, 0, "swapped") for number in range(100)}
+    lent = {_lender(4, number, 0, "swapped") for number in range(100)}
     assert lent == set(range(10)) - {4}
-    assert _dress(4, 0, 0, "typical") == 4
+    assert _lender(4, 0, 0, "typical") == 4
 
 
 def test_mean_colour_tells_classes_apart_only_when_palettes_are_typical() -> None:

@@ -130,7 +130,7 @@ def test_images_that_are_all_alike() -> None:
     (facet,) = find_facets(torch.ones(20, 5), "auto", 4)
     assert (facet.coherence, facet.members) == (pytest.approx(1), (0, 1, 2, 3))
     assert find_facets(torch.zeros(20, 5), 1, 4)[0].share == 1
-    with pytest.raises(UsageError, match="more than there are different images among the strongest: 1"):
+    with pytest.raises(UsageError, match="only 1 of the images that compete are different: at most 1"):
         find_facets(torch.ones(20, 5), 2, 4)
 
 
@@ -533,7 +533,7 @@ def test_embedding_networks_that_are_not_there(composed: DictConfig, embedding: 
 
 @pytest.mark.parametrize("facets", [0, -1, 1.5, True, "many", None])
 def test_numbers_of_facets_that_are_none(composed: DictConfig, facets: Any) -> None:
-    with pytest.raises(UsageError, match=r"references\.facets=.*: auto, or a whole number of at least 1"):
+    with pytest.raises(UsageError, match=r"references\.facets=.*: must be auto, or a whole number of at least 1"):
         asked_for(composed, two_kinds(), facets=facets)
 
 
@@ -584,7 +584,7 @@ def test_a_facet_that_a_unit_has_not() -> None:
 def test_too_few_images_of_a_class_are_one_facet(photos: Path) -> None:
     source = FolderReferences(photos, ClassNames(["first", "second"]), 4, size=SIZE, candidates=9)
     faceted = FacetedReferences(source, "auto", 4, 0, OwnEmbedding(tiny()))
-    with pytest.warns(ReferenceWarning, match="one facet, for 9 images compete and two need 16"):
+    with pytest.warns(ReferenceWarning, match="one facet, since 9 images compete and two facets need 16"):
         targets = faceted.expanded([Target("class", 1)])
     assert targets == [Target("class", 1, facet=0)]
     assert len(list(faceted.images(targets[0]))) == 4

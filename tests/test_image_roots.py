@@ -136,7 +136,7 @@ def test_mistakes_in_datasets(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for spelling, told in {
         "hf:None?split=train": "references.dataset=None: a file, a folder, or the name of a dataset",
-        "hf:nobody/nothing": "no such file or folder; one of the hub is fetched with download=true",
+        "hf:nobody/nothing": "no such file or folder; download=true fetches a dataset of the hub",
         f"{place}?image=photo": "has no column photo: image, label",
         f"{place}?label=name": "has no column name: image, label",
         f"{place}?colour=red": "colour is no option of a dataset",
@@ -152,7 +152,7 @@ def test_mistakes_in_datasets(tmp_path: Path) -> None:
 def test_a_dataset_without_images(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).to_parquet(tmp_path / "text.parquet")
-    with pytest.raises(UsageError, match=r"has no column of images; its columns are text, label: image=column"):
+    with pytest.raises(UsageError, match=r"has no column of images; image=column names one of text, label"):
         image_root(f"hf:{tmp_path / 'text.parquet'}", tmp_path / "cache")
 
 

@@ -94,7 +94,7 @@ def test_features_of_an_autoencoder_are_mined(workplace: Path, capsys: pytest.Ca
         activation = network.taps([LAYER])(model_space(pictures(shown), network))[0][LAYER].flatten(2)
     features = (torch.einsum("ncp,fc->nfp", activation, weight) + bias[:, None]).relu()
     assert (LAYER, 5) not in index.units()
-    with pytest.raises(UsageError, match="channel=5: of layer1: no image wakes this feature"):
+    with pytest.raises(UsageError, match="channel=5: of layer1: no image activates this feature"):
         index.top(LAYER, 5)
     for _, feature in index.units():
         best = features[:, feature].amax(dim=1).sort(descending=True).values[:4]
@@ -157,9 +157,9 @@ def test_mistakes(network: VisionNetwork) -> None:
     with pytest.raises(UsageError, match="class=None: pooling=relevance ranks by relevance for a class"):
         select_units(network, [LAYER], pooling="relevance")
     directions = {LAYER: torch.eye(WIDTH)}
-    with pytest.raises(UsageError, match="pooling=relevance: is of channels"):
+    with pytest.raises(UsageError, match="pooling=relevance: ranks channels alone"):
         select_units(network, [LAYER], pooling="relevance", directions=directions, relevance=ClassRelevance(0))
-    with pytest.raises(UsageError, match="layers=output: relevance for a class is of the layers below the output"):
+    with pytest.raises(UsageError, match="layers=output: relevance for a class ranks units of layers below the output"):
         select_units(network, ["output"], pooling="relevance", relevance=ClassRelevance(0))
     with pytest.raises(UsageError, match="relevance=correlation: one of"):
         select_units(network, [LAYER], pooling="relevance", relevance=ClassRelevance(0, "correlation"))

@@ -620,7 +620,7 @@ def test_without_a_gradient_the_side_of_windows_must_be_said(photos: Path, tmp_p
     own = wrap(Grey(), ModelConfig(size=SIDE))
     index = mine(own, ["conv", "pool"], photos, k=2, out=tmp_path, patch=None)
     assert index.meta["fields"] == {"conv": None, "pool": None}
-    with pytest.raises(UsageError, match=r"references\.window=auto: .*could not be measured.*give a share"):
+    with pytest.raises(UsageError, match=r"references\.window=auto: .*receptive field is unknown: give a share or px"):
         index.windows("conv", 0)
     boxes = [row.box for row in index.windows("conv", 0, window=0.25)]
     assert [box is not None and box[2] - box[0] for box in boxes] == [8, 8]
@@ -653,7 +653,7 @@ def test_places_of_positions(
 
 @pytest.mark.parametrize("window", [33, 0, -1, 1.5, "wide", True, None])
 def test_windows_that_there_are_not(window: Any, index: Index) -> None:
-    words = "larger than the network's input of 32x32 px" if window == 33 else r"auto, a share of the shorter side"
+    words = "at most 32 px: the network's input is 32x32" if window == 33 else "must be auto, a share of the shorter side"
     with pytest.raises(UsageError, match=rf"references\.window=.*{words}"):
         index.windows("bn1", 0, window=window)
 

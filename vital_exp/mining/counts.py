@@ -1,4 +1,4 @@
-"""The counts that a mining is asked for. Imports no torch."""
+"""Checks of mining's counts (k, batch_size, workers, save_every). Imports no torch, so that commands start quickly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ IMAGES_PER_UNIT = 50  # that drive a unit most, as many that drive it least, and
 LEAST = {"k": 1, "batch_size": 1, "workers": 0, "save_every": 1}
 
 
-def check_counts(given: Mapping[str, Any]) -> None:
-    """Check counts by name; raises UsageError for the first that is no whole number, or too small."""
+def check_counts(settings: Mapping[str, Any]) -> None:
+    """Check the counts among ``settings``; raises UsageError for the first that is no whole number, or too small."""
     for key, least in LEAST.items():
-        whole_number(key, given[key], least)
+        whole_number(key, settings[key], least)

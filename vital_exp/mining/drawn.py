@@ -1,4 +1,4 @@
-"""The drawn image set as a folder, so that the embedded networks can be mined without images of the user's."""
+"""The drawn image set as a folder, so that the embedded networks can be mined without any images of the user."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from vital_exp.references.drawn import CLASS_NAMES, REVISION, draw
 from vital_exp.whole_files import whole_folder
 
 IMAGES_PER_CLASS = 60
-SEED = 1  # not the references' own
+SEED = 1  # another set than the drawn references, whose default seed is 0
 
 
 def drawn_folder(cache_dir: Path) -> Path:
-    """Return the folder of drawn images in the cache, drawn there if it is not: 600 PNG files of 64 px, ten classes."""
+    """Return the cache's folder of drawn images, 60 PNG files of 64 px for each of ten classes; drawn once."""
     folder = cache_dir / "drawn" / f"{REVISION}-{SEED}-{IMAGES_PER_CLASS}"
     if folder.is_dir():
         return folder

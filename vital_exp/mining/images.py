@@ -1,4 +1,4 @@
-"""The folder that is mined: its images in a fixed order, and batches of them as the network sees them."""
+"""The folder that is mined: its images in a fixed order, loaded in batches at the network's input size."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from vital_exp.references.folder import image_paths
 
 
 class ImageFolder:
-    """All images of a folder, at any depth, in the order of their paths; nothing is decoded until it is asked for.
+    """All images of a folder, at any depth, in the order of their paths; an image is decoded when it is asked for.
 
     Args:
         root: the folder.
-        preprocessing: how the network sees an image.
-        key: the configuration key to blame.
+        preprocessing: the network's preprocessing: channels, input size, resizing, range.
+        key: the configuration key that errors blame.
         loader: a user's function that reads the files.
 
     Raises:
@@ -58,7 +58,7 @@ class ImageFolder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 over paths, sizes and times of all files, as they were when it was first asked for."""
+        """The SHA-256 over the paths, sizes and times of all files at the first call."""
         digest = hashlib.sha256(self.files.described.encode())
         for path in self.paths:
             try:
@@ -69,19 +69,19 @@ class ImageFolder:
         return digest.hexdigest()
 
     def load(self, path: str) -> Tensor:
-        """Return an image as the network sees it, resized and cropped: float32 (C, H, W) in [0, 1].
+        """Return an image resized and cropped to the network's input: float32 (C, H, W) in [0, 1].
 
-        Boxes of patches are in the pixels of this picture.
+        The boxes of patches and windows count this image's pixels.
 
         Raises:
-            CorruptImageError: it cannot be read.
+            CorruptImageError: the file cannot be read.
         """
         return self.files.load(self.root / path)
 
     def batches(
         self, numbers: Sequence[int], batch_size: int, workers: int = 0, pin_memory: bool = False
     ) -> Iterator[ImageBatch]:
-        """Yield the images of these numbers in this order, decoded by ``workers`` processes (0: in this one)."""
+        """Yield the images of these numbers in this order, decoded by ``workers`` processes (0: by this process)."""
         yield from DataLoader(
             _Decoded(self),
             batch_size=batch_size,
@@ -90,20 +90,20 @@ class ImageFolder:
             collate_fn=_collate,
             pin_memory=pin_memory,
             worker_init_fn=ignore_signals,
-            generator=torch.Generator(),  # else it takes a number from the global one
+            generator=torch.Generator(),  # otherwise the DataLoader would draw from the global generator
         )
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Some images in order: those that could be read, and why others could not.
+    """A batch of images in order, and the errors of images that could not be read.
 
     Attributes:
         count: images asked for.
-        numbers: (n,) int64, the numbers of those that were read.
-        pixels: (n, C, H, W) as the network sees them, before normalisation, as :func:`stored` keeps them; None for
+        numbers: (n,) int64, the numbers of the n images that were read.
+        pixels: (n, C, H, W) at the network's input size, before normalisation, as :func:`stored` keeps them; None for
             n = 0.
-        corrupt: number and reason of the others.
+        corrupt: for each other image its number and the error.
     """
 
     count: int
@@ -112,7 +112,7 @@ class ImageBatch:
     corrupt: dict[int, str]
 
     def pin_memory(self) -> ImageBatch:
-        """Put the pixels where a GPU can fetch them; DataLoader calls this."""
+        """Return the batch with its pixels in pinned memory; the DataLoader calls this."""
         pixels = None if self.pixels is None else self.pixels.pin_memory()
         return ImageBatch(self.count, self.numbers, pixels, self.corrupt)
 
@@ -123,7 +123,7 @@ class ImageBatch:
 
 
 class _Decoded(Dataset[tuple[int, "Tensor | str"]]):
-    """Number and pixels (C, H, W), stored, of an image, or number and reason where it cannot be read."""
+    """Maps an image's number to (number, stored pixels (C, H, W)), or to (number, error) if it cannot be read."""
 
     def __init__(self, folder: ImageFolder) -> None:
         self.folder = folder
@@ -133,7 +133,7 @@ class _Decoded(Dataset[tuple[int, "Tensor | str"]]):
             image = self.folder.load(self.folder.paths[number])
         except CorruptImageError as error:
             return number, error.reason
-        # Bytes: a quarter of the shared memory that floats would take between processes; exact, for images are 8 bit.
+        # Bytes take a quarter of the shared memory of floats between processes, and are exact for images of 8 bits.
         return number, stored(image)
 
 

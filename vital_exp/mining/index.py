@@ -1,4 +1,4 @@
-"""The result of mining: one sqlite file that says which images and patches drive which unit."""
+"""The result of mining: one SQLite file of the images and patches that drive each unit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from vital_exp.whole_files import whole_path
 
 NAME = "index.sqlite"
 KEY = "references.index"
-WAIT = 60.0  # seconds for another process that writes facets
+WAIT = 60.0  # seconds to wait while another process writes facets
 TOP, BOTTOM = "top", "bottom"
 IMAGE, PATCH = "image", "patch"
 
@@ -46,54 +46,56 @@ SCHEMA = """
 -- One row per unit, side, region and rank.
 CREATE TABLE units (
   layer TEXT NOT NULL,       -- module name
-  channel INTEGER NOT NULL,  -- of the layer, from 0; the number of the direction where meta.layers says directions
+  channel INTEGER NOT NULL,  -- from 0; where meta.layers names directions, the number of the direction
   side TEXT NOT NULL,        -- top: drives the unit most; bottom: least
   region TEXT NOT NULL,      -- image: whole images; patch: windows of the top images, at most one of each
   rank INTEGER NOT NULL,     -- from 1
   image TEXT NOT NULL,       -- path relative to meta.folder, with / (bytes where it is no text)
-  activation REAL NOT NULL,  -- the unit's, pooled over positions; a patch's is that of the patch enlarged to the input
+  activation REAL NOT NULL,  -- of the unit, pooled over positions; a patch is first enlarged to the network's input
   x0 INTEGER, y0 INTEGER, x1 INTEGER, y1 INTEGER,
-      -- box of a patch, null for whole images: px of the picture the network sees (resized and cropped as in
-      -- meta.preprocessing), x to the right, y down, x1 and y1 outside
-  position INTEGER,          -- of an image: where in the layer's map (meta.maps) the unit is strongest, row by row
+      -- box of a patch, null for whole images: px of the network's input (the image resized and cropped as
+      -- meta.preprocessing says), x to the right, y down, x1 and y1 outside
+  position INTEGER,          -- of an image: the position in the layer's map (meta.maps) where the unit is strongest,
+      -- counted row by row; null for a patch
   PRIMARY KEY (layer, channel, side, region, rank)
 ) WITHOUT ROWID;
--- The facets of units that were found since, the clearest first.
+-- The facets of units, added after mining; the clearest first.
 CREATE TABLE facets (
   layer TEXT NOT NULL, channel INTEGER NOT NULL,
   settings TEXT NOT NULL,    -- JSON: region, window, candidates, count, facets, seed, embedding
   facet INTEGER NOT NULL,    -- from 0
-  share REAL NOT NULL,       -- of the candidates
+  share REAL NOT NULL,       -- share of the candidates that belong to the facet
   coherence REAL NOT NULL,   -- mean pairwise cosine of the members
-  members TEXT NOT NULL,     -- JSON: their places among the candidates, rank - 1, the nearest to the centre first
+  members TEXT NOT NULL,     -- JSON: places of the members among the candidates, rank - 1, nearest to the centre first
   PRIMARY KEY (layer, channel, settings, facet)
 ) WITHOUT ROWID;
--- How all images drive each unit.
+-- The distribution of each unit's activation over all images.
 CREATE TABLE activity (
   layer TEXT NOT NULL, channel INTEGER NOT NULL,
   awake REAL NOT NULL,       -- share of the images whose activation is above 0
-  low REAL NOT NULL, high REAL NOT NULL,  -- the least and the largest of a sample of the images
-  counts TEXT NOT NULL,      -- JSON: how many of these are in each of some bins of equal width from low to high
+  low REAL NOT NULL, high REAL NOT NULL,  -- the least and the largest activation in a sample of the images
+  counts TEXT NOT NULL,      -- JSON: a histogram of the sample: images per bin, bins of equal width from low to high
   PRIMARY KEY (layer, channel)
 ) WITHOUT ROWID;
 CREATE TABLE corrupt (image TEXT NOT NULL, reason TEXT NOT NULL);     -- files that could not be read
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;  -- what the index is of; values are JSON
+-- The network, images, units and settings that were mined; values are JSON.
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image, or patch of an image, of a unit.
+    """One image, or one patch or window of an image, that ranks for a unit.
 
     Attributes:
-        layer, channel: the unit; where directions were mined ``channel`` is the number of one.
+        layer, channel: the unit; where directions were mined, ``channel`` is the number of the direction.
         rank: from 1.
         side: ``"top"`` or ``"bottom"``.
         image: path relative to the folder.
-        activation: the unit's for this image or patch, pooled over positions.
-        box: (x0, y0, x1, y1) of a patch or window in px of the picture the network sees, x1 and y1 outside; None: all
-            of it.
-        position: where in the layer's map the unit is strongest, row by row; None for a patch.
+        activation: the unit's activation for this image or patch, pooled over positions.
+        box: (x0, y0, x1, y1) of a patch or window in px of the network's input, x1 and y1 outside; None: the whole
+            image.
+        position: the position in the layer's map where the unit is strongest, counted row by row; None for a patch.
     """
 
     layer: str
@@ -107,54 +109,54 @@ class Row:
 
 
 class Index:
-    """A finished index; every question opens the file anew, so nothing stays open.
+    """A finished index. Each query opens and closes the file.
 
     Attributes:
-        path: the sqlite file.
-        meta: what it is of, see :func:`vital_exp.mining.meta.describe`.
-        corrupt: reason by path, of the files that could not be read.
+        path: the SQLite file.
+        meta: the network, images, units and settings that were mined, see :func:`vital_exp.mining.meta.describe`.
+        corrupt: the files that could not be read: error by path.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.meta: dict[str, Any] = {key: json.loads(value) for key, value in self._ask("SELECT key, value FROM meta")}
+        meta = self._query("SELECT key, value FROM meta")
+        self.meta: dict[str, Any] = {key: json.loads(value) for key, value in meta}
         self.corrupt: dict[str, str] = {
-            _path(image): reason for image, reason in self._ask("SELECT image, reason FROM corrupt ORDER BY rowid")
+            _path(image): reason for image, reason in self._query("SELECT image, reason FROM corrupt ORDER BY rowid")
         }
 
     def __repr__(self) -> str:
-        """What it is of, in a line."""
-        layers = ", ".join(one["layer"] for one in self.meta["layers"])
+        """Units, network, number of images and path in one line."""
+        layers = ", ".join(entry["layer"] for entry in self.meta["layers"])
         units = f"{len(self.units())} units of {layers} in {self.meta['network']}"
         return f"Index({units}, {self.meta['images']} images, {self.path})"
 
     def _repr_html_(self) -> str:
-        told = [(layer, channel, self.histogram(layer, channel)) for layer, channel in self.units()[: ROWS_SHOWN + 1]]
         rows = [
             {
                 "layer": layer,
                 "unit": channel,
                 "largest activation": self.largest_activation(layer, channel),
-                "images that wake it": f"{100 * histogram.awake:.3g}%",
+                "active images": f"{100 * self.histogram(layer, channel).awake:.3g}%",
                 "strongest image": self.top(layer, channel, 1)[0].image,
             }
-            for layer, channel, histogram in told
+            for layer, channel in self.units()[:ROWS_SHOWN]
         ]
-        return lines([repr(self)]) + table(rows[:ROWS_SHOWN])
+        return lines([repr(self)]) + table(rows)
 
     @classmethod
     def open(cls, path: str | Path, key: str = KEY) -> Index:
-        """Open an index file, or the one in a folder.
+        """Open an index file, or the index file of a folder.
 
         Raises:
-            UsageError: there is none, or the file is none, or one of another version.
+            UsageError: there is no such file, or it is no index, or an index of another version.
         """
-        place = Path(str(path)).expanduser()
-        place = place / NAME if place.is_dir() else place
-        if not place.is_file():
+        file = Path(str(path)).expanduser()
+        file = file / NAME if file.is_dir() else file
+        if not file.is_file():
             raise UsageError(key, path, f"no {NAME} there; vital-mine writes one when it is finished")
         try:
-            index = cls(place.resolve())
+            index = cls(file.resolve())
         except (sqlite3.Error, ValueError) as error:
             raise UsageError(key, path, f"is no index of vital-mine ({error})") from None
         if index.meta.get("format") != FORMAT:
@@ -170,23 +172,24 @@ class Index:
         return self._rows(layer, channel, TOP, IMAGE, k)
 
     def bottom(self, layer: str, channel: int, k: int | None = None) -> list[Row]:
-        """Return the images that drive a unit least, lowest first; a feature of an autoencoder has none."""
+        """Return the images that drive a unit least, lowest first; empty for a feature of an autoencoder."""
         return self._rows(layer, channel, BOTTOM, IMAGE, k)
 
     def patches(self, layer: str, channel: int, k: int | None = None) -> list[Row]:
-        """Return the strongest patches of the top images, at most one of each; see :meth:`top`."""
+        """Return the strongest patches of the top images, at most one of each image; see :meth:`top`."""
         return self._rows(layer, channel, TOP, PATCH, k)
 
     def windows(self, layer: str, channel: int, k: int | None = None, window: str | float = AUTO) -> list[Row]:
-        """Return the images that drive a unit most as windows around its strongest position; see :meth:`top`.
+        """Return the top images with the box of a window around the unit's strongest position; see :meth:`top`.
 
         Args:
             layer, channel, k: see :meth:`top`.
             window: side of the windows: the layer's effective receptive field (``"auto"``), a share of the shorter side
-                of the network's input in (0, 1], or px. A position without a place, a class token's, has no box.
+                of the network's input in (0, 1], or px. The box is None where the strongest position has no place in
+                the image, as that of a class token.
 
         Raises:
-            UsageError: the unit was not mined; a window larger than the input.
+            UsageError: the unit was not mined; the window is larger than the input.
         """
         rows, size = self.top(layer, channel, k), self.input_size
         shape = self.meta["maps"][layer]
@@ -208,80 +211,80 @@ class Index:
         """Return the side in px of the windows of a layer's units; see :meth:`windows`.
 
         Raises:
-            UsageError: a window larger than the input, or none where the receptive field could not be measured.
+            UsageError: the window is larger than the input, or auto where the receptive field could not be measured.
         """
         return window_side(window, self.meta["fields"][layer], self.input_size)
 
     def facets(self, layer: str, channel: int, settings: Mapping[str, object]) -> list[Facet]:
-        """Return the facets of a unit that were found by these settings, the clearest first; none where none were."""
-        found = self._ask(
+        """Return a unit's facets that are stored for these settings, the clearest first; empty if there are none."""
+        rows = self._query(
             "SELECT share, coherence, members FROM facets WHERE layer = ? AND channel = ? AND settings = ?"
             " ORDER BY facet",
             (layer, channel, json.dumps(settings, sort_keys=True)),
         )
-        return [Facet(share, coherence, tuple(json.loads(members))) for share, coherence, members in found]
+        return [Facet(share, coherence, tuple(json.loads(members))) for share, coherence, members in rows]
 
     def keep_facets(self, layer: str, channel: int, settings: Mapping[str, object], facets: Sequence[Facet]) -> None:
-        """Write the facets of a unit into the index, unless the file cannot be written."""
+        """Store the facets of a unit in the index; a file that cannot be written is left as it is."""
         text = json.dumps(settings, sort_keys=True)
         rows = [
-            (layer, channel, text, number, one.share, one.coherence, json.dumps(one.members))
-            for number, one in enumerate(facets)
+            (layer, channel, text, number, facet.share, facet.coherence, json.dumps(facet.members))
+            for number, facet in enumerate(facets)
         ]
         try:
             with closing(sqlite3.connect(self.path, timeout=WAIT)) as connection, connection:
                 connection.executemany("INSERT OR REPLACE INTO facets VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        except sqlite3.OperationalError as error:  # somebody else's index: its facets are found anew each time
-            logger.info("%s: facets are not kept there (%s)", self.path, error)
+        except sqlite3.OperationalError as error:  # a read-only index: its facets are then computed in every run
+            logger.info("%s: facets cannot be stored there (%s)", self.path, error)
 
     def largest_activation(self, layer: str, channel: int) -> float:
-        """Return the unit's activation by the image that drives it most."""
+        """Return the unit's activation for the image that drives it most."""
         return self.top(layer, channel, 1)[0].activation
 
     def histogram(self, layer: str, channel: int) -> Histogram:
-        """Return how all images drive a unit.
+        """Return the distribution of a unit's activation over all images.
 
         Raises:
             UsageError: the unit was not mined.
         """
-        question = "SELECT awake, low, high, counts FROM activity WHERE layer = ? AND channel = ?"
-        found = self._ask(question, (layer, channel))
-        if not found:
+        query = "SELECT awake, low, high, counts FROM activity WHERE layer = ? AND channel = ?"
+        rows = self._query(query, (layer, channel))
+        if not rows:
             self._explain(layer, channel, IMAGE)
-        awake, low, high, counts = found[0]
+        awake, low, high, counts = rows[0]
         return Histogram(awake, low, high, json.loads(counts))
 
     def units(self) -> list[tuple[str, int]]:
         """Return (layer, channel) of every unit, layers in the order they were asked for."""
-        order = {one["layer"]: place for place, one in enumerate(self.meta["layers"])}
-        found = self._ask("SELECT DISTINCT layer, channel FROM units")
-        return sorted(found, key=lambda unit: (order[unit[0]], unit[1]))
+        order = {entry["layer"]: place for place, entry in enumerate(self.meta["layers"])}
+        units = self._query("SELECT DISTINCT layer, channel FROM units")
+        return sorted(units, key=lambda unit: (order[unit[0]], unit[1]))
 
     def check(self, network: VisionNetwork, folder: ImageFolder, key: str = KEY) -> None:
-        """Make sure that the index is of this network and of these images as they are now.
+        """Make sure that this network and these images, as they are now, were mined.
 
         Raises:
-            UsageError: says which differs.
+            UsageError: the network or the images differ; the message says how.
         """
-        differs = network_difference(self.meta, identity_of(network))
-        differs = differs or images_difference(self.meta, describe_images(folder))
-        if differs:
-            raise UsageError(key, self.path, f"was mined with {differs}")
+        difference = network_difference(self.meta, identity_of(network))
+        difference = difference or images_difference(self.meta, describe_images(folder))
+        if difference:
+            raise UsageError(key, self.path, f"was mined with {difference}")
 
     def check_directions(self, layer: str, directions: Tensor | SparseAutoencoder | None, key: str = KEY) -> None:
-        """Make sure that these directions of a layer were mined; None: its channels.
+        """Make sure that these directions of a layer were mined; with None, that its channels were mined.
 
         Raises:
-            UsageError: the index is of something else.
+            UsageError: the index holds other directions, or channels in their place.
         """
-        there = next((one["directions"] for one in self.meta["layers"] if one["layer"] == layer), None)
+        mined = next((entry["directions"] for entry in self.meta["layers"] if entry["layer"] == layer), None)
         now = None if directions is None else directions_hash(directions)
-        if there != now:
-            problem = f"was mined of other directions of {layer} ({there or 'its channels'}; now {now or 'channels'})"
+        if mined != now:
+            problem = f"was mined for other directions of {layer} ({mined or 'its channels'}; now {now or 'channels'})"
             raise UsageError(key, self.path, problem)
 
     def _rows(self, layer: str, channel: int, side: str, region: str, k: int | None) -> list[Row]:
-        rows = self._ask(
+        rows = self._query(
             "SELECT rank, image, activation, x0, y0, x1, y1, position FROM units"
             " WHERE layer = ? AND channel = ? AND side = ? AND region = ? AND rank <= ? ORDER BY rank",
             (layer, channel, side, region, self.meta["k"] if k is None else k),
@@ -296,23 +299,22 @@ class Index:
         ]
 
     def _explain(self, layer: str, channel: int, region: str) -> None:
-        """Raise the mistake behind an empty answer."""
-        mined = {one["layer"]: one for one in self.meta["layers"]}
+        """Raise the mistake that a query without rows comes from."""
+        mined = {entry["layer"]: entry for entry in self.meta["layers"]}
         if layer not in mined:
             raise UsageError("layer", layer, f"was not mined; {self.path} has {', '.join(mined)}", mined)
         if region == PATCH and self.meta["patch"] is None:
             raise UsageError(KEY, self.path, "was mined without patches; references.region=image takes whole images")
-        awake = self._ask("SELECT awake FROM activity WHERE layer = ? AND channel = ?", (layer, channel))
+        awake = self._query("SELECT awake FROM activity WHERE layer = ? AND channel = ?", (layer, channel))
         if awake and awake[0][0] == 0:
-            raise UsageError(
-                "channel", channel, f"of {layer}: no image wakes this feature, whose activation is never above 0"
-            )
-        what = "directions" if mined[layer]["directions"] else "channels"
-        raise UsageError("channel", channel, f"of {layer} the {what} {mined[layer]['channels']} were mined")
+            problem = f"of {layer}: no image activates this feature; its activation is never above 0"
+            raise UsageError("channel", channel, problem)
+        units = "directions" if mined[layer]["directions"] else "channels"
+        raise UsageError("channel", channel, f"of {layer} only the {units} {mined[layer]['channels']} were mined")
 
-    def _ask(self, question: str, values: tuple[object, ...] = ()) -> list[Any]:
+    def _query(self, query: str, values: tuple[object, ...] = ()) -> list[Any]:
         with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            return connection.execute(question, values).fetchall()
+            return connection.execute(query, values).fetchall()
 
 
 def write_index(
@@ -322,13 +324,13 @@ def write_index(
     meta: Meta,
     histograms: Iterable[tuple[str, int, Histogram]] = (),
 ) -> Index:
-    """Write an index whole: beside its place, then renamed."""
+    """Write an index and open it; a temporary file is renamed at the end, so that no half-written index is seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_path(path) as temporary, closing(sqlite3.connect(temporary)) as connection, connection:
         connection.executescript(SCHEMA)
         connection.executemany("INSERT INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_values, rows))
-        every = ((layer, channel, h.awake, h.low, h.high, json.dumps(h.counts)) for layer, channel, h in histograms)
-        connection.executemany("INSERT INTO activity VALUES (?, ?, ?, ?, ?, ?)", every)
+        activity = ((layer, channel, h.awake, h.low, h.high, json.dumps(h.counts)) for layer, channel, h in histograms)
+        connection.executemany("INSERT INTO activity VALUES (?, ?, ?, ?, ?, ?)", activity)
         connection.executemany("INSERT INTO corrupt VALUES (?, ?)", ((_text(p), r) for p, r in corrupt.items()))
         connection.executemany("INSERT INTO meta VALUES (?, ?)", ((k, json.dumps(v)) for k, v in meta.items()))
     return Index(path)
@@ -341,7 +343,7 @@ def _values(row: Row) -> tuple[object, ...]:
 
 
 def _text(path: str) -> str | bytes:
-    """Return a path as sqlite can hold it: file names need not be text."""
+    """Return a path for SQLite: as text, or as bytes where the file name is no valid Unicode."""
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a batch is being ranked: they wait until it counts, so that what is done can be saved."""
+"""Ctrl-C and SIGTERM wait until a batch has been ranked, so that the state that is saved is whole."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Answer the signals that Python functions answer when the block ends, not within it."""
+    """Delay the Python handlers of Ctrl-C and SIGTERM until the block ends; only the main thread has handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    answers = {number: answer for number in SIGNALS if callable(answer := signal.getsignal(number))}
-    came: list[tuple[int, FrameType | None]] = []
-    for number in answers:
-        signal.signal(number, lambda *given: came.append(given))
+    handlers = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
+    received: list[tuple[int, FrameType | None]] = []
+    for number in handlers:
+        signal.signal(number, lambda *arguments: received.append(arguments))
     try:
         yield
     finally:
-        for number, answer in answers.items():
-            signal.signal(number, answer)
-    for came_first, frame in came[:1]:
-        answers[signal.Signals(came_first)](came_first, frame)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if received:
+        first, frame = received[0]
+        handlers[signal.Signals(first)](first, frame)
 
 
 def ignore_signals(_worker: int) -> None:
-    """Let a worker of a DataLoader live until the process that it works for ends it: a terminal signals all of them."""
+    """Ignore Ctrl-C and SIGTERM in a DataLoader's worker: a terminal signals all processes, and the parent ends it."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Find the images, and the patches of them, that drive the units of a network most and least.
+"""Mining: find the images, and their patches, that drive the units of a network most and least.
 
 Formulas and constants: docs/methods/mining.md.
 """
@@ -46,21 +46,21 @@ FOLDER_KEY = "hydra.run.dir"
 
 @dataclass
 class Mining:
-    """One mining: a streaming pass over the images, then one over the windows of those that rank.
+    """One mining: a streaming pass over all images, then a pass over windows of the images that rank.
 
-    It keeps the numbers of k images per unit and side, whatever the number of images. An interrupted mining goes on,
-    and a finished one is not made again.
+    Memory holds k images per unit and side, whatever the number of images. An interrupted mining resumes, and a
+    finished mining is not repeated.
 
     Attributes:
-        units: what is mined.
+        units: the units that are mined.
         folder: the images.
         k: images per unit and side, and patches per unit.
         patch: which windows of the top images are tried; None for no patches.
-        batch_size: pictures in the network at once; rounding apart the result does not depend on it.
-        workers: processes that decode images; 0: none but this one.
+        batch_size: pictures in the network at once; except for rounding, the result does not depend on it.
+        workers: processes that decode images; 0: this process decodes.
         progress: whether progress bars are shown on a terminal.
-        save_every: pictures in the network between saves of what can be resumed.
-        watch: sees every value of every unit as it passes by (:class:`Passes`); None: nobody does.
+        save_every: pictures in the network between two saves of the state.
+        watch: called with every value of every unit as it is computed (:class:`Passes`); None: nothing is called.
     """
 
     units: Units
@@ -77,65 +77,63 @@ class Mining:
         """Check the settings.
 
         Raises:
-            UsageError: the first that is not allowed.
+            UsageError: a setting is not allowed; the message names the first such setting.
         """
         check_counts(vars(self))
         count = len(self.folder.paths)
         if self.k > count:
-            raise UsageError("k", self.k, f"{printable(self.folder.root)} holds {count} images")
+            raise UsageError("k", self.k, f"{printable(self.folder.root)} holds {count} images: k is at most {count}")
         if self.patch:
             self.patch.check(self.units.network.preprocessing.size)
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """What the index is of."""
+        """The description of the index, see :func:`vital_exp.mining.meta.describe`."""
         return describe(self.units, self.folder, self.k, self.patch)
 
     @property
     def key(self) -> str:
-        """A hash of all that the index depends on."""
+        """A hash of everything that the index depends on."""
         return str(self.meta["key"])
 
     def run(self, out: Path) -> Index:
-        """Mine into the folder ``out``, or go on there; return the finished index, out/index.sqlite.
+        """Mine into the folder ``out``, or resume there; return the finished index, out/index.sqlite.
 
         Raises:
-            UsageError: see :meth:`check`; the folder holds the index of something else; no image can be read.
+            UsageError: see :meth:`check`; the folder holds an index with another description; no image can be read.
         """
         self.check()
-        finished, kept = out / indices.NAME, out / states.NAME
+        finished, unfinished = out / indices.NAME, out / states.NAME
         if finished.is_file():
             index = Index.open(finished, FOLDER_KEY)
             self._check_same(out, "index", index.meta)
             return index
-        passes = self._passes(kept)
+        passes = self._passes(unfinished)
         state = passes.start(self.k)
-        if (old := states.read_meta(kept)) is not None:
+        if (old := states.read_meta(unfinished)) is not None:
             self._check_same(out, "unfinished index", old)
-            state.load(kept)
+            state.load(unfinished)
         passes.run(state)
         corrupt = self._corrupt(state)
         meta = {**self.meta, "fields": {layer: self._field(passes, state, layer) for layer in self.units.layers}}
         index = write_index(finished, self._rows(passes, state), corrupt, meta, self._histograms(state))
-        kept.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         self._tell_without_relevance(state)
         return index
 
     def _tell_without_relevance(self, state: MiningState) -> None:
-        """Warn of images in which nothing is relevant for the class: their ranks say nothing."""
-        if (asked := self.units.relevance) is None:
+        """Warn of images in which nothing is relevant for the class: their ranks mean nothing."""
+        if self.units.relevance is None:
             return
-        sample = torch.cat([one.sample for one in state.activity.values()])  # (U, S), NaN where it is not read
-        read, nothing = int((~sample.isnan()).all(dim=0).sum()), int((sample == 0).all(dim=0).sum())
-        if nothing:
-            of = f"in {nothing} of {read} images the units have no relevance for class {asked.index}"
-            advice = (
-                "whose logit is not above 0 there, and their ranks say nothing; relevance=gradient_x_activation helps"
-            )
-            self.units.network.tell(f"{of}, {advice}")
+        sample = torch.cat([activity.sample for activity in state.activity.values()])  # (U, S), NaN for unread images
+        read, irrelevant = int((~sample.isnan()).all(dim=0).sum()), int((sample == 0).all(dim=0).sum())
+        if irrelevant:
+            label = f"class {self.units.relevance.index}, whose logit is not above 0 there"
+            problem = f"in {irrelevant} of {read} images the units have no relevance for {label}"
+            self.units.network.tell(f"{problem}: their ranks mean nothing; relevance=gradient_x_activation helps")
 
     def plan(self) -> str:
-        """Return what would be done and how long it takes, as text; a few batches are measured.
+        """Return what would be done and how long it would take, as text; a few batches are timed.
 
         Raises:
             UsageError: see :meth:`check`.
@@ -150,7 +148,7 @@ class Mining:
         return told(lines | self.plan_of_passes())
 
     def plan_of_passes(self) -> dict[str, str]:
-        """Return what each pass would do and how long it takes, by its name; a few batches are measured."""
+        """Return, by the pass's name, what each pass would do and how long it would take; a few batches are timed."""
         units, images = sum(map(len, self.units.channels.values())), len(self.folder.paths)
         cost = measured(self.folder, self.units.maps, self.batch_size, self.workers, self.units.network.device)
         ranked = min(images, units * self.k)
@@ -163,25 +161,25 @@ class Mining:
             lines["2nd pass"] = f"at most {ranked} images, up to {windows} windows of each ({search}), about {about}"
         return lines
 
-    def _passes(self, kept: Path) -> Passes:
+    def _passes(self, unfinished: Path) -> Passes:
         def save(state: MiningState) -> None:
-            state.save(kept, self.meta)
+            state.save(unfinished, self.meta)
 
         settings = (self.patch, self.batch_size, self.workers, self.save_every, self.progress)
         return Passes(self.units, self.folder, *settings, save, self.watch)
 
-    def _check_same(self, out: Path, what: str, old: Meta) -> None:
-        """Refuse a folder that holds the index, or the state, of something else; says of what."""
+    def _check_same(self, out: Path, content: str, old: Meta) -> None:
+        """Refuse a folder whose index or state (``content``) has another description ``old``; say what differs."""
         if old.get("format") != FORMAT:
-            raise UsageError(FOLDER_KEY, out, f"holds an {what} of another version; choose another folder")
+            raise UsageError(FOLDER_KEY, out, f"holds an {content} of another version; choose another folder")
         text = network_difference(old, identity_of(self.units.network)) or images_difference(old, self.meta)
         if text:
-            raise UsageError(FOLDER_KEY, out, f"holds an {what} mined with {text}; choose another folder")
+            raise UsageError(FOLDER_KEY, out, f"holds an {content} mined with {text}; choose another folder")
         if text := settings_difference(old, self.meta):
-            raise UsageError(FOLDER_KEY, out, f"holds an {what} of other settings, {text}; choose another folder")
+            raise UsageError(FOLDER_KEY, out, f"holds an {content} of other settings, {text}; choose another folder")
 
     def _corrupt(self, state: MiningState) -> dict[str, str]:
-        """Return path and reason of the images that could not be read."""
+        """Return path and error of the images that could not be read; raise if there is no other image."""
         corrupt = {self.folder.paths[number]: reason for number, reason in sorted(state.corrupt.items())}
         if len(corrupt) == len(self.folder.paths):
             path, reason = next(iter(corrupt.items()))
@@ -209,20 +207,20 @@ class Mining:
         sign = -1 if side == BOTTOM else 1
         sparse = self.units.is_sparse(layer)
         for unit, rank, value, number in _ranked(best):
-            if sparse and value <= 0:  # such images are none that drive it
+            if sparse and value <= 0:  # a feature that is 0 is not driven by the image
                 continue
             image, position = divmod(number, passes.positions[layer])
             channel = self.units.channels[layer][unit]
             yield Row(layer, channel, rank, side, self.folder.paths[image], sign * value, position=position)
 
     def _field(self, passes: Passes, state: MiningState, layer: str) -> int | None:
-        """Return the side of a layer's receptive field, by the strongest images of some of its units."""
+        """Return the side in px of a layer's receptive field, measured on the strongest images of some units."""
         ranked = [(unit, number) for unit, number in enumerate(state.top[layer].numbers[:, 0].tolist()) if number >= 0]
         pictures, numbers = [], []
         for unit, number in ranked[:: -(-len(ranked) // FIELD_IMAGES)]:
             try:
                 pictures.append(self.folder.load(self.folder.paths[number // passes.positions[layer]]))
-            except CorruptImageError:  # since it was mined
+            except CorruptImageError:  # the file was readable in the first pass and has changed since
                 continue
             numbers.append(unit)
         return receptive_field(self.units, layer, torch.stack(pictures), numbers) if pictures else None
@@ -235,7 +233,7 @@ class Mining:
 
 
 def _ranked(best: TopK) -> Iterator[tuple[int, int, float, int]]:
-    """Yield unit, rank, value and number of all that rank."""
+    """Yield unit, rank (from 1), value and number of every entry that is filled."""
     for unit, (values, numbers) in enumerate(zip(best.values.tolist(), best.numbers.tolist(), strict=True)):
         for rank, (value, number) in enumerate(zip(values, numbers, strict=True), start=1):
             if number != NOTHING:
@@ -259,27 +257,27 @@ def mine(
     progress: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Index:
-    """Find the top and bottom images of every asked unit, and the best patches of the top ones; see :class:`Mining`.
+    """Find the top and bottom images of each unit, and the best patches of the top images; see :class:`Mining`.
 
     Args:
-        network: on the device where it is to run.
+        network: the frozen network, on the device where it is to run.
         layers: module names; ``"output"`` is the network's output.
-        images: a folder, any tree.
+        images: a folder with images at any depth.
         k: images per unit and side, and patches per unit.
-        out: the folder of the index; None keeps it in the cache.
-        channels: of every layer, or {layer: ...}: ``"all"``, ``"0-63"``, a number or a list of these.
-        directions: for some layers (K, C) directions, mined in place of channels.
-        pooling: what ranks an image: the ``"max"`` or the ``"mean"`` over positions.
+        out: the folder of the index; None: a folder in the cache.
+        channels: ``"all"``, ``"0-63"``, a number or a list of these, for every layer; or {layer: such a value}.
+        directions: for some layers directions (K, C), which are mined in place of channels.
+        pooling: ranks images by the ``"max"`` or the ``"mean"`` of a unit's map over positions.
         patch: which windows of the top images are tried; None for no patches.
         batch_size, workers, save_every, progress: see :class:`Mining`.
-        cache_dir: the cache, where ``out`` is None; by default the commands' own.
+        cache_dir: the cache, which holds the index if ``out`` is None; None: the cache of the commands.
 
     Returns:
         The index.
 
     Raises:
-        UsageError: an unknown layer, a channel out of range, no images, fewer than ``k``, none that can be read;
-            ``out`` holds the index of something else.
+        UsageError: an unknown layer, a channel out of range, no images, fewer images than ``k``, no image that can be
+            read, or an index with another description in ``out``.
     """
     cache = Path(compose_config([]).cache_dir if cache_dir is None else cache_dir).expanduser()
     begin_call(network, cache if out is None else None)

@@ -1,4 +1,4 @@
-"""Maps that show where a unit fires in the images that drive it most."""
+"""Maps of where a unit is active in the images that drive it most."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vital_exp.mining.units import Units
 from vital_exp.references.decoding import CorruptImageError
 
 IMAGES_AT_ONCE = 16
-LARGEST_MAP = 32  # positions along a side that are kept: sheets show images at 96 px
+LARGEST_MAP = 32  # positions along a side; sheets show images at 96 px and have no use for more
 
 Key = tuple[str, int, str]  # layer, channel, path of the image
 
@@ -24,10 +24,10 @@ Key = tuple[str, int, str]  # layer, channel, path of the image
 def strongest_maps(
     index: Index, units: Units, folder: ImageFolder, shown: Sequence[tuple[str, int]], count: int
 ) -> dict[Key, Tensor]:
-    """Return maps of where units fire in their strongest images: (rows, columns) in [0, 1], by unit and image.
+    """Return maps of where units are active in their strongest images: (rows, columns) in [0, 1], by unit and image.
 
-    A map is divided by its maximum, negative values become 0. Each image passes through the network once, for all units
-    that show it. Layers without a map have no such maps, nor have tokens that are not patch tokens.
+    A map is divided by its maximum; negative values become 0. Each image passes through the network once, for all units
+    that show it. Layers of a single position have no maps; class and register tokens are left out.
 
     Args:
         index: the mining index of the units.
@@ -36,36 +36,36 @@ def strongest_maps(
         shown: (layer, channel) of each unit.
         count: number of images per unit.
     """
-    asked: dict[str, list[tuple[str, int]]] = {}
+    units_of: dict[str, list[tuple[str, int]]] = {}  # by path of an image
     for layer, channel in shown:
         _, rows, columns = grid(units.shapes[layer], folder.preprocessing.size)
         if rows * columns > 1:
             for row in index.top(layer, channel, count):
-                asked.setdefault(row.image, []).append((layer, channel))
+                units_of.setdefault(row.image, []).append((layer, channel))
     places = {layer: {channel: at for at, channel in enumerate(units.channels[layer])} for layer in units.layers}
-    found: dict[Key, Tensor] = {}
-    paths = sorted(asked)
+    heat: dict[Key, Tensor] = {}
+    paths = sorted(units_of)
     for start in range(0, len(paths), IMAGES_AT_ONCE):
-        read = _read(folder, paths[start : start + IMAGES_AT_ONCE])
-        if not read:
+        images = _read(folder, paths[start : start + IMAGES_AT_ONCE])
+        if not images:
             continue
-        maps = units.maps(torch.stack(list(read.values())))
-        for number, path in enumerate(read):
-            for layer, channel in asked[path]:
+        maps = units.maps(torch.stack(list(images.values())))
+        for number, path in enumerate(images):
+            for layer, channel in units_of[path]:
                 values = maps[layer][number, places[layer][channel]].float()
-                found[layer, channel, path] = _on_grid(values, grid(units.shapes[layer], folder.preprocessing.size))
-    return found
+                heat[layer, channel, path] = _on_grid(values, grid(units.shapes[layer], folder.preprocessing.size))
+    return heat
 
 
 def _read(folder: ImageFolder, paths: Sequence[str]) -> dict[str, Tensor]:
-    """Return the images that can be read, by path."""
-    read = {}
+    """Return the readable images by path."""
+    images = {}
     for path in paths:
         try:
-            read[path] = folder.load(path)
-        except CorruptImageError:  # sound when it was mined
+            images[path] = folder.load(path)
+        except CorruptImageError:  # the file was readable when it was mined and has changed since
             continue
-    return read
+    return images
 
 
 def _on_grid(values: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The two passes of mining: over all images, then over the windows of the images that rank (VITAL's references)."""
+"""The two passes of mining: over all images, then over windows of the images that rank (VITAL's references)."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Passes:
-    """Runs a mining from the state it is in.
+    """Runs the passes of a mining from any state on.
 
     Attributes:
-        units: what is mined.
+        units: the units that are mined.
         folder: the images.
         patch: which windows are tried; None for no patches.
         batch_size: pictures in the network at once.
         workers: processes that decode images.
-        save_every: pictures in the network between saves.
-        progress: whether bars are shown on a terminal.
-        save: called with the state now and then, and on Ctrl-C and SIGTERM.
-        watch: called with each layer, the numbers (N,) of some images and the units' values (N, U); None: nobody is.
+        save_every: pictures in the network between two saves.
+        progress: whether progress bars are shown on a terminal.
+        save: called with the state after every ``save_every`` pictures, and on Ctrl-C and SIGTERM.
+        watch: called with each layer, the numbers (N,) of some images and the units' values (N, U); None: not called.
     """
 
     units: Units
@@ -62,7 +62,7 @@ class Passes:
         self.boxes = self.patch.windows(*self.size) if self.patch else []
 
     def start(self, k: int) -> MiningState:
-        """Return the state before the first image."""
+        """Return the empty state, before the first image."""
         counts = {layer: len(numbers) for layer, numbers in self.units.channels.items()}
 
         def empty() -> dict[str, TopK]:
@@ -73,7 +73,7 @@ class Passes:
         return MiningState(empty(), empty(), empty(), activity=activity)
 
     def run(self, state: MiningState) -> None:
-        """Run what is left to do."""
+        """Run the passes that the state has not finished."""
         if state.phase == IMAGES_PASS:
             self._pass(state, range(len(self.folder.paths)), self.batch_size, self._add_images)
             state.phase, state.position = PATCHES_PASS, 0
@@ -81,11 +81,12 @@ class Passes:
         if self.patch:
             self._tell_patches(state, self.patch)
             windows = len(self.boxes) if self.patch.search == "all" else WINDOWS_OVER_A_POSITION
-            self._pass(state, wanted(state.top, self.positions), max(1, self.batch_size // windows), self._add_patches)
+            numbers = ranked_images(state.top, self.positions)
+            self._pass(state, numbers, max(1, self.batch_size // windows), self._add_patches)
 
     def _tell_patches(self, state: MiningState, patch: PatchSettings) -> None:
-        """Say what the second pass has to do and, where the first was measured, how long that takes."""
-        images = len(wanted(state.top, self.positions)) - state.position
+        """Log what the second pass will do and, where this process timed the first pass, how long it will take."""
+        images = len(ranked_images(state.top, self.positions)) - state.position
         ranked = sum(int((top.numbers != NOTHING).sum()) for top in state.top.values())
         windows = windows_per_image(patch, self.boxes, ranked / max(1, images + state.position))
         cost = self._cost
@@ -95,7 +96,7 @@ class Passes:
 
     @property
     def _cost(self) -> Cost | None:
-        """What an image has cost so far; None where none was shown."""
+        """The mean cost of an image so far; None before the first image."""
         if not self._shown:
             return None
         network = self._in_network / self._shown
@@ -108,9 +109,9 @@ class Passes:
         size: int,
         add: Callable[[MiningState, Tensor, Tensor], int],
     ) -> None:
-        """Hand the images of these numbers, from the state's position on, to ``add``, ``size`` at once.
+        """Pass the images of these numbers, from the state's position on, to ``add``, ``size`` at once.
 
-        The state is saved now and then, and when it is interrupted.
+        The state is saved after every ``save_every`` pictures and on an interruption.
         """
         unsaved, began = 0, time.perf_counter()
         try:
@@ -122,12 +123,12 @@ class Passes:
                             self.save(state)
                             unsaved = 0
             self._seconds += time.perf_counter() - began
-        except KeyboardInterrupt:  # between two batches, as signals are held back within one
+        except KeyboardInterrupt:  # comes between two batches, since signals are held back within a batch
             self.save(state)
             raise
 
     def _count(self, state: MiningState, batch: ImageBatch, add: Callable[[MiningState, Tensor, Tensor], int]) -> int:
-        """Take a batch into the state; return how many pictures the network saw."""
+        """Add a batch to the state; return how many pictures the network saw."""
         shown = 0
         if batch.pixels is not None:
             began = time.perf_counter()
@@ -141,7 +142,7 @@ class Passes:
     def _batches(
         self, numbers: Sequence[int], position: int, size: int, phase: str
     ) -> Generator[ImageBatch, None, None]:
-        """Yield batches behind a progress bar."""
+        """Yield batches and advance a progress bar."""
         loaded = self.folder.batches(numbers[position:], size, self.workers, pin_memory=self.device.type == "cuda")
         hidden = None if self.progress else True
         with tqdm(
@@ -152,7 +153,7 @@ class Passes:
                 bar.update(batch.count)
 
     def _add_images(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> int:
-        """Rank images by every unit; return how many pictures the network saw."""
+        """Rank images for every unit; return how many pictures the network saw."""
         for layer, (values, seconds, positions) in self.units.ranked(rgb).items():
             numbered = numbers[:, None] * self.positions[layer] + positions  # (N, U)
             state.activity[layer].add(values, numbers)
@@ -163,12 +164,12 @@ class Passes:
         return len(rgb)
 
     def _add_patches(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> int:
-        """Rank the best window of each image, for the units that have the image among their top ones."""
-        asked = self._asked(state, rgb, numbers)
-        needed = torch.stack([one.any(dim=1) for one in asked.values()]).any(dim=0)  # (N, W)
-        windows = crops(rgb, self.boxes)[needed]  # (M, 3, side, side); each is seen once, by all who ask for it
+        """Rank the best window of each image for the units whose top images include it."""
+        tried = self._tried(state, rgb, numbers)
+        needed = torch.stack([by_unit.any(dim=1) for by_unit in tried.values()]).any(dim=0)  # (N, W)
+        windows = crops(rgb, self.boxes)[needed]  # (M, C, side, side); the network sees each window once for all units
         parts = [self.units.values(resized(chunk, self.size)) for chunk in windows.split(self.batch_size)]
-        for layer, by_unit in asked.items():
+        for layer, by_unit in tried.items():
             values = torch.cat([part[layer] for part in parts])  # (M, U)
             everywhere = values.new_full((*needed.shape, values.shape[1]), -torch.inf)  # (N, W, U)
             everywhere[needed] = values.nan_to_num(-torch.inf, torch.inf, -torch.inf)
@@ -176,31 +177,31 @@ class Passes:
             state.patches[layer].add(best, numbers[:, None] * len(self.boxes) + window)
         return len(windows)
 
-    def _asked(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> dict[str, Tensor]:
-        """Return for each layer which windows of which images its units ask for, (N, U, W)."""
-        asked = {}
+    def _tried(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> dict[str, Tensor]:
+        """Return for each layer which windows of which images are tried for its units, (N, U, W)."""
+        tried = {}
         strongest = self.units.strongest(rgb) if self.patch and self.patch.search == "strongest" else {}
         for layer, top in state.top.items():
             images = _images(top, self.positions[layer])  # (U, k)
             ranks = (images == numbers[:, None, None]).any(dim=2)[..., None]  # (N, U, 1)
-            asked[layer] = ranks.expand(-1, -1, len(self.boxes))
+            tried[layer] = ranks.expand(-1, -1, len(self.boxes))
             if strongest:
                 held = windows_over(strongest[layer], self.units.shapes[layer], self.boxes, self.size)
-                asked[layer] = asked[layer] & held
-        return asked
+                tried[layer] = tried[layer] & held
+        return tried
 
 
 def _images(top: TopK, positions: int) -> Tensor:
-    """Return the numbers (U, k) of the images that rank, NOTHING where there are fewer."""
+    """Return the numbers (U, k) of the images that rank; NOTHING in places that are free."""
     return top.numbers.div(positions, rounding_mode="floor")
 
 
-def wanted(tops: Mapping[str, TopK], positions: Mapping[str, int]) -> list[int]:
-    """Return the numbers of all images that rank, ascending.
+def ranked_images(tops: Mapping[str, TopK], positions: Mapping[str, int]) -> list[int]:
+    """Return the numbers of all images that rank for a unit, ascending.
 
     Args:
-        tops: of each layer, with the numbers image * positions + position.
-        positions: how many each layer's map has.
+        tops: the ranking of each layer, whose numbers are image * positions + position.
+        positions: the number of positions of each layer's map.
     """
-    found = torch.cat([_images(top, positions[layer]).flatten() for layer, top in tops.items()]).unique()
-    return [int(number) for number in found.tolist() if number != NOTHING]
+    images = torch.cat([_images(top, positions[layer]).flatten() for layer, top in tops.items()]).unique()
+    return [int(number) for number in images.tolist() if number != NOTHING]

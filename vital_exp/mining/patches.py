@@ -1,4 +1,4 @@
-"""Windows of a picture: which there are, which hold a unit's strongest position, what they show."""
+"""Windows of a picture: the regular grid of patches, the windows that hold a position, and their content."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vital_exp.values import number, one_of, whole_number
 
 Box = tuple[int, int, int, int]
 SEARCHES = ("all", "strongest")
-# VITAL (arXiv 2503.22399): windows of 64 px of a picture of 224 px, half of each shared with the next.
+# VITAL (arXiv 2503.22399): windows of 64 px in a picture of 224 px; neighbours overlap by half.
 PUBLISHED_SIDE, PUBLISHED_INPUT, PUBLISHED_OVERLAP = 64, 224, 0.5
-# Tokens before those of the grid (class, distillation, registers); a longer rest is no grid.
+# The most tokens before the patch tokens (class, distillation, registers); with more, the tokens are taken for no grid.
 MOST_PREFIX_TOKENS = 8
 
 
@@ -25,10 +25,10 @@ class PatchSettings:
     """Which windows of an image are tried.
 
     Attributes:
-        size: side in px of the picture the network sees; None: 64 of 224, in proportion.
+        size: side of a window in px of the network's input; None: 64/224 of the input's shorter side.
         overlap: share of its side that a window has in common with the next, in [0, 1); the last window of a row or
             column ends at the border, and may overlap more.
-        search: ``"all"`` windows, or for each unit those that hold the ``"strongest"`` position of its map.
+        search: ``"all"`` windows, or for each unit the windows that hold the ``"strongest"`` position of its map.
     """
 
     size: int | None = None
@@ -36,10 +36,10 @@ class PatchSettings:
     search: str = "all"
 
     def check(self, size: tuple[int, int], key: str = "patch") -> None:
-        """Make sure that pictures of (height, width) have such windows.
+        """Check the settings for pictures of ``size`` (height, width); ``key`` is blamed.
 
         Raises:
-            UsageError: they have not.
+            UsageError: a window larger than the picture, an overlap outside [0, 1), or an unknown search.
         """
         most = min(size)
         allowed = f"a whole number of px, 1 to {most}: the network's input is {size[0]}x{size[1]}"
@@ -74,18 +74,18 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
 
 
 def crops(pictures: Tensor, boxes: Sequence[Box]) -> Tensor:
-    """Return boxes of one size of pictures (N, 3, H, W), not enlarged: (N, W, 3, height, width) of the boxes."""
+    """Cut W boxes of one size (height, width) out of pictures (N, C, H, W): (N, W, C, height, width)."""
     return torch.stack([pictures[:, :, y0:y1, x0:x1] for x0, y0, x1, y1 in boxes], dim=1)
 
 
 def cut(picture: Tensor, box: Box) -> Tensor:
-    """Return the part of a picture (3, H, W) in the box, as large as the box."""
+    """Cut a box out of a picture (C, H, W), without resizing it."""
     left, top, right, bottom = box
     return picture[:, top:bottom, left:right].contiguous()
 
 
 def enlarged(picture: Tensor, box: Box) -> Tensor:
-    """Return the part of a picture (3, H, W) in the box, at the picture's own size: what the network was shown."""
+    """Cut a box out of a picture (C, H, W) and enlarge it to (C, H, W), as mining showed it to the network."""
     size = (picture.shape[-2], picture.shape[-1])
     return resized(crops(picture[None], [box])[:, 0], size)[0]
 
@@ -93,13 +93,14 @@ def enlarged(picture: Tensor, box: Box) -> Tensor:
 def windows_over(strongest: Tensor, shape: Sequence[int], boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
     """Return which windows hold a position of a layer's map, as booleans (..., W).
 
+    A position without a place in the picture (a class token, or tokens that form no grid) counts as held by every
+    window.
+
     Args:
         strongest: (...) int64, flat positions in the map.
-        shape: of the map: (rows, columns), or (tokens,) where those after a few first ones make a grid.
+        shape: the map's shape, (rows, columns), or (tokens,) whose patch tokens form a grid.
         boxes: the W windows.
         size: (height, width) of the picture in px.
-
-    A position without a place in the picture (a class token's, or of no grid) counts as held by every window.
     """
     prefix, rows, columns = grid(shape, size)
     place = strongest - prefix
@@ -112,9 +113,10 @@ def windows_over(strongest: Tensor, shape: Sequence[int], boxes: Sequence[Box], 
 
 
 def grid(shape: Sequence[int], size: tuple[int, int]) -> tuple[int, int, int]:
-    """Return the number of positions of a layer's map before its grid, the grid's rows and its columns.
+    """Return the number of positions before a layer's grid (class and register tokens), the grid's rows and columns.
 
-    Tokens make a grid of the proportions of the picture (height, width); where they make none all are before it.
+    Patch tokens form a grid with the proportions of the picture (height, width). If no grid fits, all positions count
+    as before it, and the grid is 1 x 1.
     """
     if len(shape) == 2:
         return 0, shape[0], shape[1]

@@ -1,4 +1,4 @@
-"""What a mining would do and how long it takes, from a few measured batches."""
+"""The plan of a mining: its work, and its duration estimated from a few timed batches."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from vital_exp.mining.patches import Box, PatchSettings
 from vital_exp.references.decoding import printable
 
 TIMED_BATCHES = 2
-# Windows that hold one position: what a search of the strongest expects per image when it forms batches.
+# About so many windows hold one position (exactly 4 at an overlap of one half); search=strongest sizes batches by it.
 WINDOWS_OVER_A_POSITION = 4
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Measured seconds.
+    """Measured durations in seconds.
 
     Attributes:
-        loading: of one image, until it can go into the network.
-        network: of one picture in it.
+        loading: to read and decode one image.
+        network: to pass one picture through the network.
     """
 
     loading: float
     network: float
 
     def seconds(self, images: int, pictures: int) -> float:
-        """Return the seconds of a pass over so many images that shows the network so many pictures."""
+        """Return the seconds of a pass that loads ``images`` and shows the network ``pictures``."""
         return images * self.loading + pictures * self.network
 
 
 def measured(
     folder: ImageFolder, show: Callable[[Tensor], object], batch_size: int, workers: int, device: torch.device
 ) -> Cost:
-    """Time a few batches of images from all over a folder, the first not counted.
+    """Time a few batches of images spread over a folder; the first batch only warms up.
 
     Args:
         folder: the images.
-        show: hands pictures (n, 3, H, W) RGB to the network.
-        batch_size, workers: as they will be.
-        device: of the network.
+        show: passes pictures (n, C, H, W) in [0, 1] through the network.
+        batch_size, workers: the values of the mining.
+        device: the network's device.
     """
-    wanted = min(len(folder.paths), batch_size * (TIMED_BATCHES + 1))
-    numbers = [place * len(folder.paths) // wanted for place in range(wanted)]
+    count = min(len(folder.paths), batch_size * (TIMED_BATCHES + 1))
+    numbers = [place * len(folder.paths) // count for place in range(count)]
     times: list[tuple[float, float, int]] = []
     began = time.perf_counter()
     for batch in folder.batches(numbers, batch_size, workers):
@@ -60,25 +60,25 @@ def measured(
         times.append((loaded - began, time.perf_counter() - loaded, batch.count))
         began = time.perf_counter()
     counted = times[1:] or times
-    images = sum(count for _, _, count in counted)
-    return Cost(sum(one for one, _, _ in counted) / images, sum(one for _, one, _ in counted) / images)
+    loading, network, images = (sum(column) for column in zip(*counted, strict=True))
+    return Cost(loading / images, network / images)
 
 
 def windows_per_image(patch: PatchSettings, boxes: Sequence[Box], units_per_image: float) -> int:
-    """Return how many windows of an image the second pass shows the network, about."""
+    """Return about how many pictures per image the second pass shows the network."""
     if patch.search == "all":
         return len(boxes)
-    # Each unit asks for those over its strongest position, which one more pass of the image finds.
+    # The windows over each unit's strongest position, and one pass of the whole image to find these positions.
     return min(len(boxes), math.ceil(WINDOWS_OVER_A_POSITION * units_per_image)) + 1
 
 
 def told(lines: Mapping[str, str]) -> str:
-    """Return named lines as text."""
+    """Return lines with their names as text, a line each."""
     return "\n".join(f"{name:8} {text}" for name, text in lines.items())
 
 
 def images_line(folder: ImageFolder) -> str:
-    """Return how many images of which folder there are."""
+    """Return the number of images and the folder as text."""
     return f"{len(folder.paths)} of {printable(folder.root)}"
 
 

@@ -25,20 +25,20 @@ REGIONS = ("patch", "image", "window")
 
 @dataclass
 class MinedReferences(Competing):
-    """The images that drive each unit most, or the strongest patch of each of them.
+    """The images that drive each unit most, or their strongest patches or windows.
 
     Attributes:
-        mine: returns the finished index; called when the first image, or a unit's largest value, is asked for.
-        key: of the mining (``Mining.key``, ``index.meta["key"]``): what the index depends on.
+        mine: returns the finished index; called when the first image, or a unit's largest activation, is asked for.
+        key: the hash of everything that the index depends on (``Mining.key``, ``index.meta["key"]``).
         folder: the images.
         count: references per unit.
-        region: ``"patch"`` (the paper), ``"image"`` (the published code) or ``"window"``, the part of each
+        region: ``"patch"`` (VITAL's paper), ``"image"`` (VITAL's published code) or ``"window"``, the part of each
             image around the unit's strongest position.
         window: the side of windows, see :meth:`Index.windows`.
         candidates_count: images, patches or windows that compete for the facets of a unit.
-        enlarge: whether windows are enlarged to the network's input size; False: they stay as large as they are.
-        is_mined: whether the index is there, so that nothing is mined to answer.
-        plan: says what mining would do, pass by pass; None where nothing can be to do.
+        enlarge: whether windows are enlarged to the network's input size; False: they keep their size.
+        is_mined: tells whether the index exists, so that asking it mines nothing.
+        plan: returns what mining would do, pass by pass; None for an index that is given.
     """
 
     mine: Callable[[], Index]
@@ -51,30 +51,30 @@ class MinedReferences(Competing):
     enlarge: bool = True
     is_mined: Callable[[], bool] = lambda: True
     plan: Callable[[], dict[str, str]] | None = None
-    _told: set[str] = field(default_factory=set)
+    _told_few: set[str] = field(default_factory=set)
 
     @cached_property
     def index(self) -> Index:
-        """The mining index; mined first if need be."""
+        """The mining index; mining runs now if the index does not exist."""
         return self.mine()
 
     def images(self, target: Target) -> Iterator[Tensor]:
-        """Yield a unit's references, strongest first, each float32 (3, H, W) RGB in [0, 1] at the network's input size.
+        """Yield a unit's references, strongest first, each float32 (C, H, W) in [0, 1] at the network's input size.
 
-        A patch or window is cut out and enlarged, unless ``enlarge`` is False: then windows stay as large as they are.
-        A whole image is as the network sees it. Warns of fewer than asked for.
+        Patches and windows are cut out and enlarged; with ``enlarge`` False they keep their size. Whole images are
+        resized and cropped to the network's input. Warns once per target if there are fewer images than asked for.
 
         Raises:
-            UsageError: a class, a unit that was not mined, or an image that can no longer be read.
+            UsageError: the target is a class, its unit was not mined, or an image can no longer be read.
         """
         rows = self.rows(target)
-        if len(rows) < self.count and target.name not in self._told:
-            self._told.add(target.name)
+        if len(rows) < self.count and target.name not in self._told_few:
+            self._told_few.add(target.name)
             warn_of_few(target, len(rows), self.count)
         yield from map(self._picture, rows)
 
     def rows(self, target: Target) -> list[Row]:
-        """Return which images, patches or windows a unit's references are."""
+        """Return the rows of the index that are a unit's references."""
         return self._strongest(target, self.count)
 
     def _strongest(self, target: Target, count: int) -> list[Row]:
@@ -85,7 +85,7 @@ class MinedReferences(Competing):
         return read(layer, number, count)
 
     def fingerprint(self, target: Target) -> str:
-        """Return a hash of the mining, of the files' sizes and times, and of the unit; nothing is mined for it."""
+        """Return a hash of the mining, of the files' sizes and times, and of the unit; nothing is mined."""
         layer, number = self._unit(target)
         parts = [self.key, self.folder.fingerprint, layer, number, target.kind, self.count, self.region, self.window]
         parts += [] if self.enlarge else ["as large as they are"]
@@ -106,18 +106,22 @@ class MinedReferences(Competing):
         ]
 
     def competition(self, target: Target) -> dict[str, object]:
-        """Return which part of the index competes."""
-        own: dict[str, object] = {"region": self.region, "window": self.window, "candidates": self.candidates_count}
-        return own if self.enlarge else {**own, "enlarge": False}
+        """Return the settings that decide which rows of the index compete."""
+        settings: dict[str, object] = {
+            "region": self.region,
+            "window": self.window,
+            "candidates": self.candidates_count,
+        }
+        return settings if self.enlarge else {**settings, "enlarge": False}
 
     def side(self, target: Target) -> int | None:
-        """Return the side in px of a unit's windows; None for patches, whole images, and layers of no map.
+        """Return the side in px of a unit's windows; None for patches, whole images, and layers without a map.
 
-        The index is mined first if need be.
+        Mining runs first if the index does not exist.
         """
         layer, _ = self.unit_of(target)
         shape = self.index.meta["maps"][layer]
-        if self.region != "window" or len(shape) != 2 or max(shape) == 1:  # others' strongest may have no place
+        if self.region != "window" or len(shape) != 2 or max(shape) == 1:  # a token or a vector may have no place
             return None
         return self.index.window_side(layer, self.window)
 
@@ -125,16 +129,20 @@ class MinedReferences(Competing):
         """Return None: the images serve hidden units."""
 
     def largest_activation(self, target: Target) -> float:
-        """Return the unit's largest natural activation."""
+        """Return the unit's largest activation among the mined images."""
         return self.index.largest_activation(*self.unit_of(target))
 
     def unit_of(self, target: Target) -> tuple[str, int]:
-        """Return the unit, after making sure that the index has such units of its layer."""
+        """Return (layer, number) of a target's unit.
+
+        Raises:
+            UsageError: the target is a channel where directions of the layer were mined, or the reverse; or a class.
+        """
         layer, number = self._unit(target)
-        kinds = {one["layer"]: "direction" if one["directions"] else "channel" for one in self.index.meta["layers"]}
-        kind = "direction" if target.is_direction else "channel"
-        if kinds.get(layer, kind) != kind:
-            problem = f"{target.name} is none of the {kinds[layer]}s that were mined of {layer}"
+        mined = {entry["layer"]: bool(entry["directions"]) for entry in self.index.meta["layers"]}
+        if mined.get(layer, target.is_direction) != target.is_direction:
+            kinds = "directions" if mined[layer] else "channels"
+            problem = f"{target.name} is none of the {kinds} that were mined of {layer}"
             raise UsageError("references.index", self.index.path, problem)
         return layer, number
 
@@ -146,23 +154,23 @@ class MinedReferences(Competing):
 
     def _picture(self, row: Row) -> Tensor:
         try:
-            view = self.folder.load(row.image)
+            image = self.folder.load(row.image)
         except CorruptImageError as error:
             problem = f"{printable(row.image)} can no longer be read: {error.reason}"
             raise UsageError(self.folder.key, printable(self.folder.root), problem) from None
         if row.box is None:
-            return view
-        return enlarged(view, row.box) if self.enlarge else cut(view, row.box)
+            return image
+        return enlarged(image, row.box) if self.enlarge else cut(image, row.box)
 
 
 @dataclass(frozen=True)
 class IndexFacets:
-    """Facets kept in the index of mined references; a :class:`vital_exp.references.faceted.FacetStore`."""
+    """Stores facets in the index of mined references; a :class:`vital_exp.references.faceted.FacetStore`."""
 
     references: MinedReferences
 
     def read(self, target: Target, settings: Mapping[str, object]) -> list[Facet] | None:
-        """Return the facets that the index has; None for none, or where nothing is mined yet."""
+        """Return the facets that the index holds; None if there are none, or no index yet."""
         if not self.references.is_mined():
             return None
         layer, number = self.references.unit_of(target)

@@ -1,4 +1,4 @@
-"""MACO's spectrum of a folder: the mean Fourier magnitude of its images in decorrelated colours (arXiv 2306.06805)."""
+"""MACO's spectrum of a folder: the mean Fourier magnitude of the images in decorrelated colours (arXiv 2306.06805)."""
 
 from __future__ import annotations
 
@@ -25,27 +25,28 @@ from vital_exp.whole_files import whole_path
 
 NAME = "spectrum.safetensors"
 IMAGES_AT_ONCE = 8
-# Of a folder of references, evenly over its paths: enough for a mean of magnitudes, in seconds.
+# Images of a folder of references that are read, evenly over its paths: enough for a mean, and read in seconds.
 REFERENCES_READ = 1000
 
 
 def magnitude_spectrum(
-    images: Iterable[Tensor], size: int, own: Preprocessing | None = None, colours: Tensor | None = None
+    images: Iterable[Tensor], size: int, preprocessing: Preprocessing | None = None, colours: Tensor | None = None
 ) -> Tensor:
     """Return the mean over images of :func:`vital_exp.images.spectrum.magnitudes`, (C, size, size // 2 + 1) float32.
 
     Args:
-        images: (C, H, W) in [0, 1] each, resized to size x size where they are not; one is in memory at a time, and
-            the sum is in double precision.
+        images: (C, H, W) in [0, 1] each, resized to (size, size) if need be; one is in memory at a time, and the sum
+            is in double precision.
         size: side in px.
-        own, colours: as of that function.
+        preprocessing, colours: see that function.
 
     Raises:
         ValueError: no images.
     """
     total, count = torch.zeros((), dtype=torch.float64), 0
     for image in images:
-        total = total + magnitudes(resized(image[None].cpu().float(), (size, size)), own, colours)[0].double()
+        square = resized(image[None].cpu().float(), (size, size))
+        total = total + magnitudes(square, preprocessing, colours)[0].double()
         count += 1
     if count == 0:
         raise ValueError("no images")
@@ -56,19 +57,19 @@ def magnitude_spectrum(
 class FolderSpectrum:
     """The spectrum of a folder's images.
 
-    Each image's shorter side is resized to ``size`` px and its middle is taken. Smaller images are enlarged and have
-    little at high frequencies: choose a size that the images have.
+    Each image is resized to ``size`` px along its shorter side and centre-cropped. Enlarging a smaller image adds no
+    high frequencies, so choose a size that the images have.
 
     Attributes:
-        folder: the images, at the spectrum's size.
-        own: the network's preprocessing, of pictures that are not RGB; None for RGB.
+        folder: the images, loaded at the spectrum's size.
+        preprocessing: the network's, where its pictures are not RGB; None for RGB.
         colours: (C, C) from decorrelated to natural channels; None: ImageNet's colours, or independent channels.
-        step: of the folder's images every how manieth is read.
-        corrupt: reason by path of files that could not be read, once it is made.
+        step: every ``step``-th image of the folder is read.
+        corrupt: the files that could not be read, after :meth:`write`: error by path.
     """
 
     folder: ImageFolder
-    own: Preprocessing | None = None
+    preprocessing: Preprocessing | None = None
     colours: Tensor | None = None
     step: int = 1
     corrupt: dict[str, str] = field(default_factory=dict)
@@ -79,14 +80,14 @@ class FolderSpectrum:
         root: str | Path,
         size: int,
         key: str,
-        own: Preprocessing | None = None,
+        preprocessing: Preprocessing | None = None,
         colours: Tensor | None = None,
         loader: Loader | None = None,
     ) -> FolderSpectrum:
-        """Return the spectrum, to be made, of a folder at ``size`` px; ``key`` is to blame for a wrong folder."""
-        kind = None if own is None or own.channels == RGB else own
-        files = replace(kind or Preprocessing(), size=(size, size), resize=None)
-        return cls(ImageFolder(root, files, key, loader), kind, colours)
+        """Return the spectrum of a folder at ``size`` px, not yet computed; errors of the folder blame ``key``."""
+        other = None if preprocessing is None or preprocessing.channels == RGB else preprocessing
+        at_size = replace(other or Preprocessing(), size=(size, size), resize=None)
+        return cls(ImageFolder(root, at_size, key, loader), other, colours)
 
     def write(self, out: Path, workers: int = 0, progress: bool = False) -> Path:
         """Write ``out/spectrum.safetensors`` with the tensor ``"magnitude"`` and return its path.
@@ -97,7 +98,7 @@ class FolderSpectrum:
         root = printable(self.folder.root.resolve())
         try:
             magnitude = magnitude_spectrum(
-                self._streamed(workers, progress), self.folder.preprocessing.size[0], self.own, self.colours
+                self._streamed(workers, progress), self.folder.preprocessing.size[0], self.preprocessing, self.colours
             )
         except ValueError:
             name, reason = next(iter(self.corrupt.items()))
@@ -114,7 +115,7 @@ class FolderSpectrum:
         return range(0, len(self.folder.paths), self.step)
 
     def _streamed(self, workers: int, progress: bool) -> Iterator[Tensor]:
-        """Yield the images that can be read, behind a progress bar; the others go into ``corrupt``."""
+        """Yield the readable images and advance a progress bar; errors of the others go into ``corrupt``."""
         with tqdm(total=len(self._numbers), desc="spectrum", unit="image", disable=None if progress else True) as bar:
             for batch in self.folder.batches(self._numbers, IMAGES_AT_ONCE, workers):
                 self.corrupt.update({self.folder.paths[number]: reason for number, reason in batch.corrupt.items()})
@@ -123,18 +124,18 @@ class FolderSpectrum:
                 bar.update(batch.count)
 
 
-@lru_cache(maxsize=8)  # asked for with every batch of pictures
+@lru_cache(maxsize=8)  # called again for every batch of pictures
 def references_magnitude(
-    root: str, size: int, own: Preprocessing, colours: Tensor | None, loader: Loader | None, cache_dir: Path
+    root: str, size: int, preprocessing: Preprocessing, colours: Tensor | None, loader: Loader | None, cache_dir: Path
 ) -> Tensor:
-    """Return the magnitude (C, size, size // 2 + 1) of a folder of references, from the cache if it is there.
+    """Return the mean magnitude (C, size, size // 2 + 1) of a folder of references, cached on disk.
 
-    The same for all targets: of 1,000 images evenly over the folder, or of all if there are fewer.
+    All targets share it: it is the mean over about 1,000 images evenly over the folder, or over all if there are fewer.
 
     Args:
         root: the folder.
         size: side in px.
-        own: the network's preprocessing.
+        preprocessing: the network's preprocessing.
         colours: (C, C) from decorrelated to natural channels; None: ImageNet's colours, or independent channels.
         loader: a user's function that reads the files.
         cache_dir: the cache.
@@ -142,10 +143,10 @@ def references_magnitude(
     Raises:
         UsageError: no folder, or no image in it can be read.
     """
-    spectrum = FolderSpectrum.of(root, size, "references.root", own, colours, loader)
-    kind = "" if spectrum.own is None else f" {own.mean} {own.std}"
-    kind += "" if colours is None else f" {colours.tolist()}"
-    name = sha256(f"{spectrum.folder.fingerprint} {size} {REFERENCES_READ}{kind}".encode()).hexdigest()
+    spectrum = FolderSpectrum.of(root, size, "references.root", preprocessing, colours, loader)
+    settings = "" if spectrum.preprocessing is None else f" {preprocessing.mean} {preprocessing.std}"
+    settings += "" if colours is None else f" {colours.tolist()}"
+    name = sha256(f"{spectrum.folder.fingerprint} {size} {REFERENCES_READ}{settings}".encode()).hexdigest()
     path = cache_dir / "spectra" / name / NAME
     if not path.is_file():
         spectrum.step = max(1, len(spectrum.folder.paths) // REFERENCES_READ)

@@ -1,4 +1,4 @@
-"""A half-made mining on disk, so that an interrupted one goes on."""
+"""The state of an unfinished mining on disk, from which an interrupted mining resumes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ IMAGES_PASS, PATCHES_PASS = "images", "patches"
 
 @dataclass
 class MiningState:
-    """How far a mining has come.
+    """The state of a mining.
 
     Attributes:
-        top, bottom: for each layer the images of its units, those of ``bottom`` with negated values; their numbers are
+        top, bottom: for each layer the ranking of images by its units; ``bottom`` holds negated values. The numbers are
             image * positions of the layer's map + the unit's strongest position.
-        patches: for each layer the patches of its units; their numbers are image * windows + window.
+        patches: for each layer the ranking of patches by its units. The numbers are image * windows + window.
         phase: the pass that is running.
-        position: images of this pass that are done.
-        corrupt: reason by number of the image.
-        activity: for each layer how far all images drive its units.
+        position: the number of images that this pass has finished.
+        corrupt: error by number of the image.
+        activity: for each layer the distribution of its units' activations over all images.
     """
 
     top: dict[str, TopK]
@@ -43,7 +43,7 @@ class MiningState:
     activity: dict[str, Activity] = field(default_factory=dict)
 
     def save(self, path: Path, meta: Meta) -> None:
-        """Write the state whole."""
+        """Write the state; a temporary file is renamed at the end, so that the old state survives an interruption."""
         progress = {"phase": self.phase, "position": self.position, "corrupt": self.corrupt}
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self._tensors().items()}
@@ -51,7 +51,7 @@ class MiningState:
             save_file(tensors, temporary, {"meta": json.dumps(meta), "progress": json.dumps(progress)})
 
     def load(self, path: Path) -> None:
-        """Take over a saved state of the same meta."""
+        """Take over a saved state, which must have the same meta."""
         with safe_open(path, "pt") as file:
             progress = json.loads(file.metadata()["progress"])
             for name, tensor in self._tensors().items():
@@ -60,21 +60,18 @@ class MiningState:
         self.corrupt = {int(number): reason for number, reason in progress["corrupt"].items()}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        activity = {
-            f"activity/{layer}/{what}": getattr(one, what)
-            for layer, one in self.activity.items()
-            for what in ("awake", "sample")
-        }
-        return activity | {
-            f"{part}/{layer}/{what}": getattr(one, what)
-            for part in ("top", "bottom", "patches")
-            for layer, one in getattr(self, part).items()
-            for what in ("values", "seconds", "numbers")
+        ranking = ("values", "seconds", "numbers")
+        parts = {"activity": ("awake", "sample"), "top": ranking, "bottom": ranking, "patches": ranking}
+        return {
+            f"{part}/{layer}/{name}": getattr(holder, name)
+            for part, names in parts.items()
+            for layer, holder in getattr(self, part).items()
+            for name in names
         }
 
 
 def read_meta(path: Path) -> dict[str, Any] | None:
-    """Return what a saved state is of; None when there is none, or it is damaged (it is then made again)."""
+    """Return the meta of a saved state; None where the file is missing or damaged: mining then starts anew."""
     try:
         with safe_open(path, "pt") as file:
             meta: dict[str, Any] = json.loads(file.metadata()["meta"])

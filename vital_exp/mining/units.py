@@ -1,4 +1,4 @@
-"""The units that are mined: layers, their channels or directions, and how a map becomes one number."""
+"""The units that are mined: channels or directions of layers, and the pooling of their maps to one number."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from vital_exp.values import one_of
 
 RELEVANCE = "relevance"
 POOLINGS = ("max", "mean", RELEVANCE)
-LARGEST_MAPS = 2**26  # values of an autoencoder's features in memory at a time
+LARGEST_MAPS = 2**26  # most values of an autoencoder's features in memory at a time
 
 
 @dataclass(frozen=True)
 class ClassRelevance:
-    """Relevance for a class; images are ranked by it instead of by activations (RelMax, Achtibat et al. 2023).
+    """Ranks images by relevance for a class in place of activations (RelMax, Achtibat et al. 2023).
 
     Attributes:
         index: the class.
@@ -48,14 +48,14 @@ class Units:
     Attributes:
         network: the frozen network.
         channels: for each layer the numbers of the mined channels or directions.
-        pooling: how a unit's map becomes one number: ``"max"`` or ``"mean"`` over positions. Every token is a position,
-            the class token too.
+        pooling: how a unit's map becomes one number: ``"max"`` or ``"mean"`` over positions, or ``"relevance"``, the
+            sum of a relevance map. Every token is a position, including the class token.
         directions: for some layers directions (K, C) that are mined instead of channels, or the autoencoder whose
             features are mined.
         shapes: for each layer the shape of its map, (rows, columns), (tokens,) or (1,).
         tokens: which tokens are read, ``"cls"``, ``"register"`` or ``"patches"``; None: all positions.
         spans: for each layer the positions (first, last + 1) of these tokens; empty without ``tokens``.
-        relevance: for the pooling ``"relevance"``: the maps are relevance maps for a class, and are summed.
+        relevance: the class and the method of the relevance maps, for the pooling ``"relevance"``.
     """
 
     network: VisionNetwork
@@ -84,13 +84,13 @@ class Units:
         activations, _ = self.network.taps(self.layers, "layers")(model_space(images, self.network))
         return {layer: self.of_units(layer, exact(activations[layer]).flatten(2)) for layer in self.layers}
 
-    def _relevance_maps(self, images: Tensor, asked: ClassRelevance) -> dict[str, Tensor]:
+    def _relevance_maps(self, images: Tensor, relevance: ClassRelevance) -> dict[str, Tensor]:
         """Return for each layer the units' relevance for a class at each position, (B, U, P)."""
-        read = unit_readout(self.network, [Target("class", asked.index)]).select([0] * len(images))
+        readout = unit_readout(self.network, [Target("class", relevance.index)]).select([0] * len(images))
         with torch.inference_mode(False), torch.enable_grad():
             pictures = model_space(images.clone(), self.network)
             try:
-                _, maps, _ = activations_and_relevance(self.network, pictures, self.layers, read, asked.method)
+                _, maps, _ = activations_and_relevance(self.network, pictures, self.layers, readout, relevance.method)
             except UsageError as error:
                 raise UsageError(error.key.replace("model.layers", "layers"), error.value, error.problem) from None
         return {layer: self.of_units(layer, exact(maps[layer]).flatten(2)) for layer in self.layers}
@@ -98,12 +98,11 @@ class Units:
     def of_units(self, layer: str, values: Tensor) -> Tensor:
         """Return the units' values (B, U, P) from a layer's channels (B, C, P), at the positions that are read."""
         values = self.at_positions(layer, values)
-        if layer in self.directions:
-            read = self.directions[layer]
-            if isinstance(read, SparseAutoencoder):
-                values = read.encode(values)
-            else:
-                values = torch.einsum("bcp,kc->bkp", values, read.to(values))
+        directions = self.directions.get(layer)
+        if isinstance(directions, SparseAutoencoder):
+            values = directions.encode(values)
+        elif directions is not None:
+            values = torch.einsum("bcp,kc->bkp", values, directions.to(values))
         numbers = self.channels[layer]
         return values if len(numbers) == values.shape[1] else values[:, list(numbers)]
 
@@ -126,7 +125,7 @@ class Units:
 
     @property
     def _at_once(self) -> int:
-        """Number of images whose maps are in memory together; maps of an autoencoder's features are large."""
+        """The number of images whose maps are in memory together; maps of an autoencoder's features are large."""
         sizes = [len(self.directions[layer]) * math.prod(shape) for layer, shape in self.shapes.items()
                  if self.is_sparse(layer)]  # fmt: skip
         return max(1, LARGEST_MAPS // max([*sizes, 1]))
@@ -147,44 +146,47 @@ class Units:
         return {layer: _joined([part[layer] for part in parts]) for layer in self.layers}
 
     def _ranked(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        found = {}
-        for layer, (maps, unbounded) in self._free(images).items():
+        ranked = {}
+        for layer, (maps, unclipped) in self._maps_and_unclipped(images).items():
             means = pool(maps, "mean")
-            reach, positions = (maps if unbounded is None else unbounded).max(dim=2)
+            largest, positions = (maps if unclipped is None else unclipped).max(dim=2)
             values = pool(maps, self.pooling)
-            found[layer] = self._checked(layer, values), means if unbounded is None else reach, positions
-        return found
+            ranked[layer] = self._checked(layer, values), means if unclipped is None else largest, positions
+        return ranked
 
-    def _free(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
+    def _maps_and_unclipped(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor | None]]:
         """Return for each layer the units' maps (B, U, P), and the maps before a bound clips them, or None."""
         if self.relevance is not None:
             return {layer: (maps, None) for layer, maps in self.maps(images).items()}
-        with before_bounds(self.network, self.layers, len(images)) as given:
-            every = self.maps(images)
-        found: dict[str, tuple[Tensor, Tensor | None]] = {}
-        for layer, maps in every.items():
-            free = given.get(layer)  # of one picture where pictures pass one by one
-            alike = free is not None and len(free) == len(maps) and layer not in self.directions
-            found[layer] = maps, self.of_units(layer, free) if alike and free is not None else None
-        return found
+        with before_bounds(self.network, self.layers, len(images)) as inputs:
+            maps_of = self.maps(images)
+        both: dict[str, tuple[Tensor, Tensor | None]] = {}
+        for layer, maps in maps_of.items():
+            unclipped = inputs.get(layer)
+            # If the network takes pictures one by one, only one picture was recorded. Directions mix channels.
+            if unclipped is None or len(unclipped) != len(maps) or layer in self.directions:
+                both[layer] = maps, None
+            else:
+                both[layer] = maps, self.of_units(layer, unclipped)
+        return both
 
     def _checked(self, layer: str, values: Tensor) -> Tensor:
         """Return values as float32, after checking that they are finite."""
-        found = values.float()
-        if not bool(found.isfinite().all()):
+        checked = values.float()
+        if not bool(checked.isfinite().all()):
             narrow = "; float16 ends at 65504: hand over module.bfloat16() or float()"
             half = torch.float16 in precisions_of(self.network.module)
             problem = "some images make its activations NaN or infinite"
             raise UsageError("layers", layer, problem + (narrow if half else ""))
-        return found
+        return checked
 
     def strongest(self, images: Tensor) -> dict[str, Tensor]:
-        """Return for each layer the flat position of each unit's largest value, (B, U)."""
-        both = self._free(images).items()
-        return {layer: (maps if free is None else free).argmax(dim=2) for layer, (maps, free) in both}
+        """Return for each layer the flat position of each unit's largest value, (B, U) int64."""
+        both = self._maps_and_unclipped(images).items()
+        return {layer: (maps if unclipped is None else unclipped).argmax(dim=2) for layer, (maps, unclipped) in both}
 
     def describe(self) -> list[dict[str, object]]:
-        """Return layers, units and directions, ready for JSON."""
+        """Return the layers with their units, directions, tokens and relevance, ready for JSON."""
         hashes = {layer: directions_hash(vectors) for layer, vectors in self.directions.items()}
         tokens: dict[str, object] = {"tokens": self.tokens} if self.tokens else {}
         tokens |= {"relevance": vars(self.relevance)} if self.relevance else {}
@@ -195,7 +197,7 @@ class Units:
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    values, seconds, positions = (torch.cat(own) for own in zip(*parts, strict=True))
+    values, seconds, positions = (torch.cat(column) for column in zip(*parts, strict=True))
     return values, seconds, positions
 
 
@@ -208,17 +210,17 @@ def pool(maps: Tensor, pooling: str) -> Tensor:
 
 def spans(numbers: Sequence[int]) -> str:
     """Return ascending numbers as "0-63,70"."""
-    found: list[list[int]] = []
+    runs: list[list[int]] = []
     for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1][1] = number
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
         else:
-            found.append([number, number])
-    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in found)
+            runs.append([number, number])
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)
 
 
 def directions_hash(vectors: Tensor | SparseAutoencoder) -> str:
-    """Return the string by which an index identifies directions or an autoencoder."""
+    """Return a hash of directions, or the description of an autoencoder; an index identifies them by it."""
     if isinstance(vectors, SparseAutoencoder):
         return vectors.describe()
     return hashlib.sha256(vectors.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()[:16]
@@ -233,58 +235,60 @@ def select_units(
     tokens: str | None = None,
     relevance: ClassRelevance | None = None,
 ) -> Units:
-    """Return the units of the layers, their numbers ascending.
+    """Return the units of some layers, their numbers ascending.
 
     Args:
         network: the frozen network.
         layers: module names; ``"output"`` is the network's output.
-        channels: "all", numbers, "0-63", a list of these; the same for every layer, or {layer: selection}.
+        channels: ``"all"``, a number, ``"0-63"`` or a list of these, for every layer; or {layer: such a value}.
         pooling: ``"max"`` or ``"mean"`` of the activation; ``"relevance"``: the sum of the relevance for a class.
-        directions: for some layers directions (K, C) or an autoencoder, mined instead of channels; ``channels`` then
-            are the numbers of directions or features.
-        tokens: which tokens of transformers' layers are read; None: all positions.
+        directions: for some layers directions (K, C) or an autoencoder, which are mined instead of channels; then
+            ``channels`` are the numbers of the directions or features.
+        tokens: which tokens of a transformer's layers are read; None: all positions.
         relevance: class and method, for the pooling ``"relevance"``.
 
     Raises:
         UsageError: no layer, an unknown layer, a channel out of range, an unknown pooling, directions of wrong shape.
     """
     if not layers or len(set(layers)) < len(layers):
-        raise UsageError("layers", list(layers), "different layers, at least one; list=layers prints them")
+        raise UsageError("layers", list(layers), "must be at least one layer, each named once; list=layers prints them")
     one_of("pooling", pooling, POOLINGS)
-    _check_relevance(network, pooling, relevance, given=bool(directions))
+    _check_relevance(network, pooling, relevance, has_directions=bool(directions))
     if relevance is not None and OUTPUT in layers:
-        raise UsageError("layers", OUTPUT, "relevance for a class is of the layers below the output")
-    shapes, given = map_shapes(network, layers), dict(directions or {})
-    if stray := [layer for layer in given if layer not in layers]:
-        raise UsageError("directions", stray[0], "directions of a layer that is not mined", layers)
+        raise UsageError("layers", OUTPUT, "relevance for a class ranks units of layers below the output")
+    shapes, directions = map_shapes(network, layers), dict(directions or {})
+    if stray := [layer for layer in directions if layer not in layers]:
+        raise UsageError("directions", stray[0], "is no layer that is mined", layers)
     chosen = {}
     for layer in layers:
-        if layer in given:
-            _check_directions(given[layer], layer, shapes[layer][0])
-        count = len(given[layer]) if layer in given else shapes[layer][0]
+        if layer in directions:
+            _check_directions(directions[layer], layer, shapes[layer][0])
+        count = len(directions[layer]) if layer in directions else shapes[layer][0]
         selection = channels[layer] if isinstance(channels, Mapping) else channels
         try:
-            targets = unit_targets("direction" if layer in given else "channel", layer, selection, count)  # type: ignore[arg-type]
+            targets = unit_targets("direction" if layer in directions else "channel", layer, selection, count)  # type: ignore[arg-type]
         except UsageError as error:
             raise UsageError("channels", error.value, error.problem) from None
         chosen[layer] = sorted(target.index for target in targets)
-    read = {layer: shape[1:] for layer, shape in shapes.items()}
+    maps = {layer: shape[1:] for layer, shape in shapes.items()}
     if tokens is None:
-        return Units(network, chosen, pooling, given, read, relevance=relevance)
-    at = {layer: token_span(network, layer, one_of("position", tokens, TOKENS), "position") for layer in layers}
-    read = {layer: (end - first,) for layer, (first, end) in at.items()}
-    return Units(network, chosen, pooling, given, read, tokens, at, relevance)
+        return Units(network, chosen, pooling, directions, maps, relevance=relevance)
+    spans = {layer: token_span(network, layer, one_of("position", tokens, TOKENS), "position") for layer in layers}
+    maps = {layer: (end - first,) for layer, (first, end) in spans.items()}
+    return Units(network, chosen, pooling, directions, maps, tokens, spans, relevance)
 
 
-def _check_relevance(network: VisionNetwork, pooling: str, asked: ClassRelevance | None, *, given: bool) -> None:
+def _check_relevance(
+    network: VisionNetwork, pooling: str, relevance: ClassRelevance | None, *, has_directions: bool
+) -> None:
     if pooling != RELEVANCE:
         return
-    if asked is None:
+    if relevance is None:
         raise UsageError("class", None, "pooling=relevance ranks by relevance for a class: its number or name")
-    network.classes.check(asked.index, "class")
-    one_of("relevance", asked.method, WITH_MAPS)
-    if given:
-        raise UsageError("pooling", pooling, "is of channels: directions are ranked by max or mean", ("max", "mean"))
+    network.classes.check(relevance.index, "class")
+    one_of("relevance", relevance.method, WITH_MAPS)
+    if has_directions:
+        raise UsageError("pooling", pooling, "ranks channels alone; directions take max or mean", ("max", "mean"))
 
 
 @torch.no_grad()
@@ -292,13 +296,13 @@ def map_shapes(network: VisionNetwork, layers: Sequence[str]) -> dict[str, tuple
     """Return the shape (C, ...) of each layer's activation.
 
     Raises:
-        UsageError: the name is no layer (the nearest names are suggested), or the layer never runs or cannot be read.
+        UsageError: a name is no layer (the nearest names are suggested), or the layer never runs or cannot be read.
     """
     return {layer: unit_shape(network, layer, "layers") for layer in layers}
 
 
-def _check_directions(given: Tensor | SparseAutoencoder, layer: str, width: int) -> None:
-    vectors = given.encoder if isinstance(given, SparseAutoencoder) else given
+def _check_directions(directions: Tensor | SparseAutoencoder, layer: str, width: int) -> None:
+    vectors = directions.encoder if isinstance(directions, SparseAutoencoder) else directions
     if vectors.ndim != 2 or vectors.shape[1] != width:
         problem = f"must have the shape (K, {width}), one row per direction: {layer} has {width} channels"
         raise UsageError("directions", tuple(vectors.shape), problem)

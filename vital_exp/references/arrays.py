@@ -19,9 +19,10 @@ from vital_exp.references.decoding import CorruptImageError, fitted_size, margin
 
 SUFFIXES = frozenset({".npy", ".npz", ".tif", ".tiff"})
 TIF = (".tif", ".tiff")
-# Values this far outside [0, 1] are those of resampling; others are of another range.
+# Resampling carries values outside [0, 1], but not further than this; values beyond it are in another range.
 OVERSHOOT = 0.1
-# Of a wider range of values, a picture whose values all lie in [0, 1] is one that a run wrote.
+# Runs write pictures in [0, 1]. Where the network's value range is wider than this, an array whose values all lie in
+# [0, 1] must be such a picture.
 WIDE = 10.0
 
 
@@ -35,7 +36,7 @@ class Loader:
 
     @classmethod
     def named(cls, spelling: str, key: str) -> Loader:
-        """Return the function that ``file.py:function`` or ``package.module:function`` names.
+        """Return the loader for ``file.py:function`` or ``package.module:function``.
 
         Raises:
             UsageError: there is no such function.
@@ -44,8 +45,8 @@ class Loader:
 
     @property
     def described(self) -> str:
-        """Return a string that changes if another function is named or the function's file changes."""
-        code = getattr(self.function, "__code__", None)  # what is no function of Python has none
+        """A string that changes if another function is named or the function's file changes."""
+        code = getattr(self.function, "__code__", None)  # a callable written in C has no code object
         place = Path(code.co_filename if code else self.spelling.rpartition(":")[0]).expanduser()
         stamp = place.stat().st_mtime_ns if place.is_file() else ""
         return f"{self.spelling} {stamp}"
@@ -58,15 +59,15 @@ class Loader:
             UsageError: the function returned no array.
         """
         try:
-            found: Any = self.function(str(path))
-        except Exception as error:  # of whatever kind: the function is the user's
+            array: Any = self.function(str(path))
+        except Exception as error:  # the function is the user's and may raise anything
             raise CorruptImageError(path, f"{self.spelling} raised {type(error).__name__}: {error}") from error
-        if isinstance(found, Tensor):
-            found = found.detach().cpu().numpy()
-        if not isinstance(found, np.ndarray):
-            wanted = f"returned {type(found).__name__} for {printable(path.name)}: an array (channels, H, W) is needed"
-            raise UsageError(self.key, self.spelling, wanted)
-        return found
+        if isinstance(array, Tensor):
+            array = array.detach().cpu().numpy()
+        if not isinstance(array, np.ndarray):
+            problem = f"returned {type(array).__name__} for {printable(path.name)}: an array (channels, H, W) is needed"
+            raise UsageError(self.key, self.spelling, problem)
+        return array
 
 
 def load_array(
@@ -79,10 +80,10 @@ def load_array(
     """Return the picture of a file, float32 (C, H, W) in [0, 1].
 
     Args:
-        path: .npy, .npz or .tif, or what ``loader`` reads.
+        path: a .npy, .npz or .tif file, or any file that ``loader`` reads.
         channels: the number of channels that the array must have.
-        values: (low, high), mapped to 0 and 1; values outside are clipped. None: floats must be in [0, 1], integers are
-            scaled by the range of their type.
+        values: (low, high), mapped to 0 and 1; values outside are clipped. None: floats must be in [0, 1], and integers
+            are scaled from the range of their type.
         loader: a user's function that reads the file.
         made: whether the file may be a picture that a run wrote. Then an array whose floats all lie in [0, 1] is not
             scaled, provided that the range ``values`` is wider than WIDE.
@@ -98,7 +99,7 @@ def load_array(
         return _picture(array, channels, values, path.suffix.lower() in TIF)
     except ValueError as error:
         if loader is not None:
-            problem = f"returned what is no picture for {printable(path.name)}: {error}"
+            problem = f"returned no valid picture for {printable(path.name)}: the array {error}"
             raise UsageError(loader.key, loader.spelling, problem) from None
         raise CorruptImageError(path, str(error)) from None
 
@@ -117,20 +118,20 @@ def _read(path: Path) -> np.ndarray:
             import tifffile
 
             return np.asarray(tifffile.imread(path))
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            if len(found.files) != 1:
-                raise ValueError(f"holds {', '.join(found.files) or 'no array'}: one array is needed")
-            return np.asarray(found[found.files[0]])
-    except Exception as error:  # readers raise whatever a broken file leads them to
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        with content:
+            if len(content.files) != 1:
+                raise ValueError(f"holds {', '.join(content.files) or 'no array'}: one array is needed")
+            return np.asarray(content[content.files[0]])
+    except Exception as error:  # a broken file can make a reader raise anything
         reason = str(error).split("\n")[0] or type(error).__name__
         raise CorruptImageError(path, printable(reason)) from error
 
 
 def _picture(array: np.ndarray, channels: int, values: tuple[float, float] | None, interleaved: bool) -> Tensor:
-    """Return an array as float32 (C, H, W) in [0, 1]; raises ValueError that says what is wrong with the array."""
+    """Return an array as float32 (C, H, W) in [0, 1]; the ValueError it raises says what is wrong with the array."""
     if array.ndim == 2 and channels == 1:
         array = array[None]
     if interleaved and array.ndim == 3 and array.shape[0] != channels == array.shape[2]:
@@ -138,17 +139,17 @@ def _picture(array: np.ndarray, channels: int, values: tuple[float, float] | Non
     shape = "x".join(map(str, array.shape))
     if array.ndim != 3 or array.shape[0] != channels or 0 in array.shape:
         turned = "; channels come first" if array.ndim == 3 and array.shape[2] == channels else ""
-        raise ValueError(f"has the shape {shape}, and {channels} x height x width is needed{turned}")
+        raise ValueError(f"has the shape {shape}: {channels} x height x width is needed{turned}")
     if array.dtype.kind not in "fiu":
         raise ValueError(f"holds {array.dtype}: real numbers are needed")
     low, high = values or _range_of(array)
-    numbers = array.astype(np.float64)  # a narrow range far from 0 has few values in float32
+    numbers = array.astype(np.float64)  # float32 would round a narrow range far from 0 coarsely
     if not np.isfinite(numbers).all():
         raise ValueError("holds NaN or infinite values")
     scaled = ((numbers - low) / (high - low)).astype(np.float32)
     if values is None and (scaled.min() < -OVERSHOOT or scaled.max() > 1 + OVERSHOOT):
-        found = f"values from {numbers.min():.4g} to {numbers.max():.4g}"
-        raise ValueError(f"{found}; model.value_range=[low, high] says which become 0 and 1")
+        extent = f"values from {numbers.min():.4g} to {numbers.max():.4g}"
+        raise ValueError(f"holds {extent}; model.value_range=[low, high] says which values become 0 and 1")
     return torch.from_numpy(np.ascontiguousarray(scaled)).clamp(0, 1)
 
 

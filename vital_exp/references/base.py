@@ -1,4 +1,4 @@
-"""What every source of reference images offers: the images of a target, streamed, and a fingerprint of them."""
+"""The interface of every source of reference images: it streams the images of a target and fingerprints them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vital_exp.targets.unit import Target
 
 
 class References(Protocol):
-    """Natural images that show what a target responds to; sources inherit what they do not have."""
+    """Natural images that show what a target responds to; the last two members have defaults for sources to inherit."""
 
     def images(self, target: Target) -> Iterator[Tensor]:
         """Yield the target's reference images one by one, each (3, H, W) RGB in [0, 1] at the network's input size."""
@@ -29,14 +29,14 @@ class References(Protocol):
 
     @property
     def class_names(self) -> ClassNames | None:
-        """The names that the source itself gives the classes; None: the network's."""
+        """The class names that the source knows; None where the network's own names are used."""
         return None
 
     def largest_activation(self, target: Target) -> float | None:
-        """Return the largest activation of a unit by natural images, where they were mined; None where they were not.
+        """Return a unit's largest activation among the mined images; None for references that are not mined.
 
         Raises:
-            UsageError: others were mined, not the unit.
+            UsageError: the index holds other units, but not this one.
         """
         return None
 
@@ -46,10 +46,11 @@ class Candidate:
     """An image that competes for the facets of a unit.
 
     Attributes:
-        name: what the user knows it by: its path, or its place in a tensor.
-        load: returns it, (3, H, W) RGB.
-        shared: what it is called for every unit that may have it too; None for an image of this unit alone.
-        strength: how far it drives the unit, as a share of what the strongest image does; 1 where that is not known.
+        name: how the user recognises the image: its path, or its place in a tensor.
+        load: returns the image, (3, H, W) RGB in [0, 1].
+        shared: a key that is the same for every unit that this image competes for, so that the image is embedded once;
+            None for an image of this unit alone.
+        strength: the unit's read-out of the image as a share of that of the strongest image; 1 where it is not known.
     """
 
     name: str | int
@@ -62,9 +63,9 @@ class Competing(References, Protocol):
     """References whose images can be clustered."""
 
     def candidates(self, target: Target) -> list[Candidate]:
-        """Return the images of a unit that compete for its facets, the strongest first where there is an order."""
+        """Return the images that compete for a unit's facets, the strongest first where strengths are known."""
         ...
 
     def competition(self, target: Target) -> dict[str, object]:
-        """Return what decides which images compete, ready for JSON, without finding them."""
+        """Return the settings that decide which images compete, ready for JSON; no image is looked up."""
         ...

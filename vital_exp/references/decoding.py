@@ -1,4 +1,4 @@
-"""Image files of every kind to RGB tensors as the network expects them."""
+"""Decoding: image files of every kind become RGB tensors at the network's input size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INTERPOLATIONS = {
 }
 
 _ORIENTATION = 0x0112  # EXIF tag
-# What undoes each EXIF orientation (EXIF 2.32, 4.6.4).
+# The transposition that undoes each EXIF orientation (EXIF 2.32, 4.6.4).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -33,12 +33,12 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _BYTE, _WORD, _LONG = 255, 65535, 2**31 - 1  # largest grey value of 8, 16 and (signed) 32 bits
-# A strip more elongated than this is cut to its middle first: at 1 x 10000 px the resized whole would take gigabytes.
+# A more elongated image is cut to its middle before it is resized: 1 x 10000 px would grow to gigabytes.
 LONGEST_RATIO = 64
 
 
 class CorruptImageError(ValueError):
-    """A file that is no readable image; ``path`` is the file, ``reason`` one line that says why."""
+    """A file is no readable image; ``path`` names the file, ``reason`` says why in one line."""
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path, self.reason = path, reason
@@ -46,7 +46,7 @@ class CorruptImageError(ValueError):
 
 
 def printable(name: str | Path) -> str:
-    """Return a file name as one line that any UTF-8 terminal or log can take: odd signs are escaped."""
+    """Return a file name as one line of valid UTF-8: characters that cannot be printed are escaped."""
     text = str(name).encode("utf-8", "backslashreplace").decode()
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
@@ -54,8 +54,8 @@ def printable(name: str | Path) -> str:
 def load_rgb(path: str | Path) -> Image.Image:
     """Return an image file as an upright 8-bit RGB picture.
 
-    EXIF orientation is applied; grey (1, 8, 16 bit), palette, CMYK and the rest are converted; transparent images lie
-    on white; of an animation it is the first frame.
+    The EXIF orientation is applied. Grey (1, 8, 16, 32 bit), palette, CMYK and all other modes are converted.
+    Transparent images are laid on white. An animation yields its first frame.
 
     Raises:
         CorruptImageError: the file is missing, truncated, no image, or larger than Pillow's limit against
@@ -63,7 +63,7 @@ def load_rgb(path: str | Path) -> Image.Image:
     """
     path = Path(path)
     try:
-        # Pillow's warnings of odd metadata do not touch the pixels; that of a bomb comes before the memory is taken.
+        # Warnings of odd metadata do not matter to the pixels. The bomb warning must stop Pillow before it allocates.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -72,7 +72,7 @@ def load_rgb(path: str | Path) -> Image.Image:
                 if 0 in image.size:
                     raise ValueError("it has no pixels")
                 return _to_rgb(_upright(image))
-    except Exception as error:  # decoders raise whatever a broken file leads them to (struct.error, SyntaxError, ...)
+    except Exception as error:  # a broken file can make a decoder raise anything (struct.error, SyntaxError, ...)
         reason = str(error).replace(str(path), "the file") or type(error).__name__
         raise CorruptImageError(path, printable(reason)) from error
 
@@ -81,13 +81,13 @@ def _upright(image: Image.Image) -> Image.Image:
     """Return the image turned as its EXIF orientation says; unreadable EXIF counts as none."""
     try:
         turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # the pixels are sound: broken metadata is no reason to lose the image
+    except Exception:  # broken metadata is no reason to lose sound pixels
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Return any mode of Pillow as RGB, over white where it is transparent."""
+    """Return an image of any Pillow mode as RGB, on white where it is transparent."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _deep_grey(np.asarray(image)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -97,7 +97,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_grey(values: np.ndarray) -> Image.Image:
-    """Return grey values (H, W) of 16 or 32 bits, or floats in [0, 1] or [0, 255], as an 8-bit picture."""
+    """Return grey values (H, W), of 16 or 32 bits or floats in [0, 1] or [0, 255], as an 8-bit picture.
+
+    The values do not say which of the two ranges they have: the smaller is assumed if all values fit.
+    """
     grey = np.nan_to_num(values.astype(np.float32))
     whites = (1, _BYTE) if values.dtype.kind == "f" else (_WORD, _LONG)
     white = whites[0] if grey.max() <= whites[0] else whites[1]
@@ -107,14 +110,14 @@ def _deep_grey(values: np.ndarray) -> Image.Image:
 def fit(
     image: Image.Image, size: int | tuple[int, int], resize: int | None = None, interpolation: str = "bilinear"
 ) -> Tensor:
-    """Return an RGB picture at the network's input size: resized with antialiasing, cropped to its middle.
+    """Return an RGB picture at the network's input size: resized with antialiasing, then centre-cropped.
 
     Equal to torchvision's Resize(resize), CenterCrop(size), ToTensor on the same picture.
 
     Args:
         image: in mode RGB.
         size: the side, or (height, width), in px.
-        resize: what the shorter side becomes before the crop, in px; what the crop lacks is padded with black.
+        resize: the shorter side before the crop, in px; where the picture is smaller than the crop, black is padded.
             None: the smallest picture that covers the crop (for a square: shorter side = size).
         interpolation: one of INTERPOLATIONS.
 
@@ -135,7 +138,7 @@ def fit(
 
 
 def _without_far_ends(image: Image.Image) -> Image.Image:
-    """Return an image that is too elongated to be resized whole cut to its middle, others as they are."""
+    """Cut an image that is more elongated than LONGEST_RATIO to its middle; return any other image unchanged."""
     longest = LONGEST_RATIO * min(image.size)
     width, height = (min(side, longest) for side in image.size)
     return image if (width, height) == image.size else _centre_crop(image, height, width)
@@ -152,7 +155,7 @@ def fitted_size(old: tuple[int, int], height: int, width: int, resize: int | Non
     old_width, old_height = old
     if resize is not None:
         height = width = resize
-    if width * old_height >= height * old_width:  # the width is what decides
+    if width * old_height >= height * old_width:  # the width needs the larger scale
         return width, max(1, width * old_height // old_width)
     return max(1, height * old_width // old_height), height
 
@@ -164,5 +167,5 @@ def _centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def margin(surplus: int) -> int:
-    """Return what a crop cuts off at the left, or the top, of a surplus; below 0: what it adds."""
+    """Return the part of a crop's surplus that is cut off at the left or the top; a negative margin is padded."""
     return round(surplus / 2) if surplus >= 0 else -(-surplus // 2)

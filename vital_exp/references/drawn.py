@@ -1,7 +1,8 @@
-"""A small image set drawn by code: ten classes of coloured shapes on textured grounds, as many images as wanted.
+"""An image set drawn by code: ten classes of coloured shapes on textured grounds, with any number of images each.
 
-Each class has its typical palette, ground and pose, as things in photographs have theirs. In the control set
-(``palettes="swapped"``) every image takes the palette and the ground of another class, so that only shape tells.
+Each class has a typical palette, ground and pose, as objects in photographs do. In the control set
+(``palettes="swapped"``) every image takes the palette and the ground of another class, so that only the shape tells the
+class.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from vital_exp.values import whole_number
 
 Array = NDArray[np.float32]
 Colour = tuple[int, int, int]
-Part = tuple[Array, str]  # outline (K, 2) in [-1, 1] with y downwards, and the role of its colour
-Texture = Callable[[np.random.Generator], Array]  # a stream -> the share of the second ground colour (64, 64) in [0, 1]
+Part = tuple[Array, str]  # outline (K, 2) in [-1, 1], y pointing down, and the role of its colour in the palette
+Texture = Callable[[np.random.Generator], Array]  # returns the share of the second ground colour, (64, 64) in [0, 1]
 
 SIZE = 64  # pixels; enough for a person to name the shape, small enough for a CPU
 CANVAS = 3 * SIZE  # shapes are drawn at three times the size and averaged down, for smooth edges
 PALETTES = ("typical", "swapped")
-REVISION = 1  # raise it whenever any pixel changes: fingerprints, and so cached statistics, depend on it
+REVISION = 1  # raise it whenever a pixel changes: fingerprints, and so cached statistics, depend on it
 
 RADIUS = (0.27, 0.34)  # half the object's extent, as a share of the image's side: 54 to 68 % across
-SHIFT = 0.06  # the object's centre, at most this far from the image's, as a share of the side
-STRETCH = 0.08  # width against height, at most this far from 1 either way
+SHIFT = 0.06  # largest distance of the object's centre from the image's, along each axis, as a share of the side
+STRETCH = 0.08  # width and height are scaled by 1 plus or minus at most this
 COLOUR_JITTER = 14.0  # standard deviation of a palette colour, in 1/255
-LIGHT_GAIN = 0.10  # overall brightness, at most this far from 1
-LIGHT_SLOPE = 0.16  # the light falls off by at most this much from one border to the other
+LIGHT_GAIN = 0.10  # the overall brightness is 1 plus or minus at most this
+LIGHT_SLOPE = 0.16  # the brightness falls by at most this from one border to the other
 NOISE = (0.005, 0.03)  # standard deviation of the sensor's noise
-SHADOW_OFFSET = (0.03, 0.04)  # the cast shadow lies to the lower right, as a share of the side
-SHADOW_TONE = 0.62  # the shadow's colour: the ground's mean, darkened
-DARK_TONE = 0.72  # a role "dark x" is the colour of x, darkened
+SHADOW_OFFSET = (0.03, 0.04)  # of the cast shadow to the right and down, as a share of the side
+SHADOW_TONE = 0.62  # the shadow's colour is the ground's mean times this
+DARK_TONE = 0.72  # the colour "dark main" is the colour "main" times this, and so for the other roles
 
 _ROWS, _COLUMNS = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / np.float32(SIZE)
 
@@ -57,7 +58,7 @@ def _points(*pairs: tuple[float, float]) -> Array:
 
 
 def _arc(x: float, y: float, rx: float, ry: float, start: float = 0.0, stop: float = 360.0, count: int = 28) -> Array:
-    """Points on an ellipse's arc, in degrees clockwise from the right, as (count, 2)."""
+    """Return points (count, 2) on an ellipse's arc; angles in degrees, clockwise from the right."""
     angle = np.radians(np.linspace(start, stop, count, dtype=np.float32))
     return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1).astype(np.float32)
 
@@ -67,7 +68,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> Array:
 
 
 def _between(outer: Array, inner: Array) -> Array:
-    """The area between two arcs or two closed curves, as one outline."""
+    """Return the area between two arcs or two closed curves as one outline."""
     return np.concatenate([outer, inner[::-1]])
 
 
@@ -189,19 +190,19 @@ def _doughnut() -> list[Part]:
 
 
 def _clipped(values: NDArray[np.floating]) -> Array:
-    """Return values in [0, 1]."""
+    """Clip values to [0, 1]."""
     inside: Array = np.clip(values, 0, 1)
     return inside
 
 
 def _clouds(stream: np.random.Generator, cells: int) -> Array:
-    """Smooth noise of ``cells`` by ``cells`` blobs, (64, 64) in [0, 1]."""
+    """Return smooth noise of ``cells`` by ``cells`` blobs, (64, 64) in [0, 1]."""
     grid = Image.fromarray(stream.random((cells, cells), dtype=np.float32))
     return _clipped(np.asarray(grid.resize((SIZE, SIZE), Image.Resampling.BICUBIC)))
 
 
 def _wave(phase: Array, sharpness: float = 2.0) -> Array:
-    """Bands of the two colours, one pair for each unit of ``phase``, with soft borders."""
+    """Return bands of the two ground colours with soft borders, one pair per unit of ``phase``."""
     return _clipped(0.5 + sharpness * np.sin(2 * math.pi * phase))
 
 
@@ -264,7 +265,7 @@ def _dots(stream: np.random.Generator) -> Array:
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of the shape by role and the two tones of the ground, each "#rrggbb"."""
+    """The colours of the shape by role, and the two colours of the ground, each "#rrggbb"."""
 
     main: str
     second: str
@@ -275,11 +276,11 @@ class Palette:
 
 @dataclass(frozen=True)
 class DrawnClass:
-    """One class: its shape, and the pose, palette and ground it typically has."""
+    """One class: its shape, and its typical pose, palette and ground."""
 
     name: str
     outline: Callable[[], list[Part]]
-    tilt: float  # degrees either way
+    tilt: float  # largest rotation either way, in degrees
     palette: Palette
     texture: Texture
 
@@ -306,37 +307,37 @@ _OUTLINES = tuple(tuple(drawn.outline()) for drawn in CLASSES)
 
 
 def draw(class_index: int, number: int, seed: int, palettes: str = "typical") -> Tensor:
-    """Draw one image, a function of its arguments alone.
+    """Draw one image, which depends on nothing but these arguments.
 
     Args:
         class_index: 0 to 9, the position in ``CLASS_NAMES``.
-        number: which image of the class, from 0.
-        seed: which set, from 0.
-        palettes: ``"typical"``, or ``"swapped"`` for the colours and the ground of another class, drawn at random; the
-            shape's pose stays that of the typical image.
+        number: the image's number in its class, from 0.
+        seed: the number of the set, from 0.
+        palettes: ``"typical"``, or ``"swapped"`` for the colours and the ground of another class, chosen at random; the
+            shape and its pose stay those of the typical image.
 
     Returns:
         (3, 64, 64) float32 RGB in [0, 1].
 
     Raises:
-        UsageError: for a class, number, seed or palettes out of range.
+        UsageError: class_index, number, seed or palettes is out of range.
     """
     _check(class_index, number, seed, palettes)
-    dress = CLASSES[_dress(class_index, number, seed, palettes)]
+    lender = CLASSES[_lender(class_index, number, seed, palettes)]
     stream = np.random.default_rng([seed, class_index, number])
-    colours = _jittered(dress.palette, stream)
+    colours = _jittered(lender.palette, stream)
     placement = _placement(CLASSES[class_index].tilt, stream)
-    shares = dress.texture(stream)[..., None]  # (64, 64, 1)
+    shares = lender.texture(stream)[..., None]  # (64, 64, 1)
     ground = colours["ground"] + (colours["other_ground"] - colours["ground"]) * shares  # (64, 64, 3) in 1/255
     image = _paint(_OUTLINES[class_index], placement, colours, ground) / np.float32(255)
     return torch.from_numpy(np.ascontiguousarray(_lit(image, stream).transpose(2, 0, 1)))
 
 
 def object_mask(class_index: int, number: int, seed: int, palettes: str = "typical") -> Tensor:
-    """Return how much of each pixel the object covers in :func:`draw` of the same arguments, (1, 64, 64) float32."""
+    """Return the share of each pixel that the object covers in :func:`draw`, (1, 64, 64) float32 in [0, 1]."""
     _check(class_index, number, seed, palettes)
     stream = np.random.default_rng([seed, class_index, number])
-    _jittered(CLASSES[_dress(class_index, number, seed, palettes)].palette, stream)  # draws before the placement
+    _jittered(CLASSES[_lender(class_index, number, seed, palettes)].palette, stream)  # advances the stream as draw does
     placement = _placement(CLASSES[class_index].tilt, stream)
     canvas = Image.new("L", (CANVAS, CANVAS))
     pen = ImageDraw.Draw(canvas)
@@ -366,8 +367,8 @@ def _check(class_index: int, number: int, seed: int, palettes: str) -> None:
         raise UsageError("palettes", palettes, f"must be one of {', '.join(PALETTES)}", PALETTES)
 
 
-def _dress(class_index: int, number: int, seed: int, palettes: str) -> int:
-    """The class that lends palette and ground: the own one, or any other, by a stream of its own."""
+def _lender(class_index: int, number: int, seed: int, palettes: str) -> int:
+    """Return the class that lends palette and ground: the class itself or, swapped, another at random."""
     if palettes == "typical":
         return class_index
     other = np.random.default_rng([seed, class_index, number, 1]).integers(1, len(CLASSES))
@@ -375,7 +376,7 @@ def _dress(class_index: int, number: int, seed: int, palettes: str) -> int:
 
 
 def _jittered(palette: Palette, stream: np.random.Generator) -> dict[str, Array]:
-    """The palette's colours by role, each moved a little, (3,) in 0 to 255."""
+    """Return the palette's colours by role with random deviations, each (3,) in 0 to 255."""
     roles = tuple(_RGB[palette])
     base = np.array(tuple(_RGB[palette].values()), dtype=np.float32)
     base = base + COLOUR_JITTER * stream.standard_normal((len(roles), 3), dtype=np.float32)
@@ -384,17 +385,17 @@ def _jittered(palette: Palette, stream: np.random.Generator) -> dict[str, Array]
 
 
 def _placement(tilt: float, stream: np.random.Generator) -> Array:
-    """The map from outline to canvas pixels as (3, 2): two rows of turn and scale, one of shift."""
+    """Return the affine map from outline to canvas pixels, (3, 2): two rows rotate and scale, the last row shifts."""
     angle = math.radians(stream.uniform(-tilt, tilt))
     radius = stream.uniform(*RADIUS) * CANVAS
-    wide, high = radius * (1 + stream.uniform(-STRETCH, STRETCH)), radius * (1 + stream.uniform(-STRETCH, STRETCH))
+    width, height = (radius * (1 + stream.uniform(-STRETCH, STRETCH)) for _ in range(2))
     x, y = CANVAS * (0.5 + stream.uniform(-SHIFT, SHIFT, 2))
     cos, sin = math.cos(angle), math.sin(angle)
-    return np.array([[wide * cos, wide * sin], [-high * sin, high * cos], [x, y]], dtype=np.float32)
+    return np.array([[width * cos, width * sin], [-height * sin, height * cos], [x, y]], dtype=np.float32)
 
 
 def _paint(outlines: tuple[Part, ...], placement: Array, colours: dict[str, Array], ground: Array) -> Array:
-    """The shape and its shadow on the ground, (64, 64, 3) in 0 to 255."""
+    """Return the shape and its shadow on the ground, (64, 64, 3) in 0 to 255."""
     canvas = Image.fromarray(ground.astype(np.uint8)).resize((CANVAS, CANVAS), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(canvas)
     placed = [((points @ placement[:2] + placement[2]), role) for points, role in outlines]
@@ -413,7 +414,7 @@ def _ink(colour: Array) -> Colour:
 
 
 def _lit(image: Array, stream: np.random.Generator) -> Array:
-    """The image under light that falls off to one side, with the sensor's noise, clipped to [0, 1]."""
+    """Return an image under light that falls off to one side, with a sensor's noise, clipped to [0, 1]."""
     angle, gain = stream.uniform(0, 2 * math.pi), 1 + stream.uniform(-LIGHT_GAIN, LIGHT_GAIN)
     slope = stream.uniform(0, LIGHT_SLOPE)
     light = gain + slope * (math.cos(angle) * (_COLUMNS - 0.5) + math.sin(angle) * (_ROWS - 0.5))
@@ -425,17 +426,17 @@ def _lit(image: Array, stream: np.random.Generator) -> Array:
 
 
 class DrawnReferences(Competing):
-    """The drawn set as reference images: those of a class for a class, a mixture of all classes for a hidden unit.
+    """The drawn set as reference images: a class gets images of the class, a hidden unit a mixture of all classes.
 
     Args:
         count: images for a target, at least 1.
-        seed: which set is drawn, at least 0.
-        size: side in pixels; None keeps 64, another size is resized (bilinear, antialiased).
+        seed: the number of the set, at least 0.
+        size: side in px; None keeps 64, any other size is resized to (bilinear, antialiased).
         candidates: images that compete for the facets of a target.
-        channels: 3 for RGB; 1 for their luminance.
+        channels: 3 for RGB; 1 for the luminance.
 
     Raises:
-        UsageError: for a count, seed or size out of range.
+        UsageError: count, seed or size is out of range.
     """
 
     def __init__(
@@ -450,31 +451,31 @@ class DrawnReferences(Competing):
         """Yield ``count`` images, each (C, size, size) float32 in [0, 1].
 
         Raises:
-            UsageError: when the target is a class the set does not have.
+            UsageError: the target is a class that the set does not have.
         """
         self._check_class(target)
         for number in range(self.count):
             yield self._image(target, number)
 
     def candidates(self, target: Target) -> list[Candidate]:
-        """Return the images that compete for a target's facets: the first so many."""
+        """Return the images that compete for a target's facets: the first ``candidates`` images."""
         self._check_class(target)
-        alone = target.kind == "class"
+        shared = target.kind != "class"
         return [
-            Candidate(number, partial(self._image, target, number), None if alone else number)
+            Candidate(number, partial(self._image, target, number), number if shared else None)
             for number in range(self.competing)
         ]
 
     def competition(self, target: Target) -> dict[str, object]:
-        """Return the set, and how many of its images compete."""
+        """Return a hash of the set and the number of its images that compete."""
         return {"references": self.fingerprint(target), "candidates": self.competing}
 
     def fingerprint(self, target: Target) -> str:
-        """Return a hexadecimal hash of all that the target's images depend on; the same for every hidden unit."""
+        """Return a hexadecimal hash of the settings that decide the target's images; all hidden units share one."""
         self._check_class(target)
-        own = CLASS_NAMES[target.index] if target.kind == "class" else "mixture"
-        kind = "" if self.channels == RGB else f"/{self.channels}"
-        text = f"drawn-{REVISION}/{own}/{self.count}/{self.seed}/{self.size}{kind}"
+        subject = CLASS_NAMES[target.index] if target.kind == "class" else "mixture"
+        channels = "" if self.channels == RGB else f"/{self.channels}"
+        text = f"drawn-{REVISION}/{subject}/{self.count}/{self.seed}/{self.size}{channels}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def class_indices(self) -> list[int]:
@@ -482,8 +483,8 @@ class DrawnReferences(Competing):
         return list(range(len(CLASSES)))
 
     def _image(self, target: Target, number: int) -> Tensor:
-        own = target.index if target.kind == "class" else number % len(CLASSES)
-        return in_channels(self._resized(draw(own, number, self.seed)), self.channels)
+        class_index = target.index if target.kind == "class" else number % len(CLASSES)
+        return in_channels(self._resized(draw(class_index, number, self.seed)), self.channels)
 
     def _check_class(self, target: Target) -> None:
         if target.kind == "class" and not 0 <= target.index < len(CLASSES):
@@ -492,7 +493,6 @@ class DrawnReferences(Competing):
     def _resized(self, image: Tensor) -> Tensor:
         if self.size == SIZE:
             return image
-        side = (self.size, self.size)
-        return functional.interpolate(image[None], side, mode="bilinear", antialias=True, align_corners=False)[0].clamp(
-            0, 1
-        )
+        sides = (self.size, self.size)
+        resized = functional.interpolate(image[None], sides, mode="bilinear", antialias=True, align_corners=False)[0]
+        return resized.clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Embeddings of the images that compete for facets: each image once, however many units it drives."""
+"""Embeddings of the images that compete for facets; an image that drives several units is embedded once."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from vital_exp.references.base import Candidate
 from vital_exp.references.decoding import CorruptImageError
 from vital_exp.targets.unit import Target
 
-# Through the embedding network, always as many: an embedding depends on nothing but its image.
+# Every pass of the embedding network has this many images, so that an embedding depends on its image alone: the batch
+# size would change its last bits.
 IMAGES_PER_PASS = 8
-MOST_KEPT = 20_000  # embeddings; those of 2,048 channels take 160 MB
+MOST_KEPT = 20_000  # embeddings in memory; at 2,048 channels they take 160 MB
 
 
 class Embedding(Protocol):
-    """What images are clustered by."""
+    """Maps images to the vectors that they are clustered by."""
 
     def identity(self, target: Target, /) -> str:
-        """Return all that the embedding of a target's images depends on."""
+        """Return a string of everything that the embedding of a target's images depends on, for cache keys."""
         ...
 
     def __call__(self, target: Target, /, pictures: Tensor) -> Tensor:
-        """Return (n, D) for pictures (n, 3, H, W) RGB."""
+        """Return the embeddings (n, D) of pictures (n, 3, H, W) RGB in [0, 1]."""
         ...
 
 
 class Embeddings:
-    """Embeds the images of unit after unit; an image that several units have is read and embedded once.
+    """Embeds the images of one unit after the other; an image that several units share is read and embedded once.
 
     Args:
-        embedding: what images are clustered by.
-        most: embeddings that are kept; the oldest go first.
+        embedding: maps images to vectors.
+        most: how many embeddings are kept; the oldest are dropped first.
     """
 
     def __init__(self, embedding: Embedding, most: int = MOST_KEPT) -> None:
@@ -43,24 +44,24 @@ class Embeddings:
         self._kept: dict[tuple[str, str | int], Tensor] = {}
 
     def of(self, unit: Target, candidates: Sequence[Candidate]) -> tuple[dict[int, Tensor], list[str]]:
-        """Return the embedding (D,) of each image of a unit by its place, and what is wrong with those left out."""
+        """Return the embedding (D,) of each readable image of a unit by its place, and an error text for each other."""
         identity = self.embedding.identity(unit)
         keys = [None if one.shared is None else (identity, one.shared) for one in candidates]
-        found = {place: self._kept[key] for place, key in enumerate(keys) if key in self._kept}
+        vectors = {place: self._kept[key] for place, key in enumerate(keys) if key in self._kept}
         corrupt: list[str] = []
-        waiting = [place for place in range(len(candidates)) if place not in found]
+        waiting = [place for place in range(len(candidates)) if place not in vectors]
         for place, embedding in self._embedded(unit, _readable(candidates, waiting, corrupt)):
-            found[place] = embedding
+            vectors[place] = embedding
             if (key := keys[place]) is not None:
                 self._keep(key, embedding)
-        return dict(sorted(found.items())), corrupt
+        return dict(sorted(vectors.items())), corrupt
 
     def forget(self) -> None:
         """Free the embeddings that are kept."""
         self._kept.clear()
 
     def _embedded(self, unit: Target, images: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
-        """Yield place and embedding of images."""
+        """Yield the place and the embedding (D,) of each image."""
         while chunk := list(islice(images, IMAGES_PER_PASS)):
             filled = [image for _, image in chunk] + [chunk[-1][1]] * (IMAGES_PER_PASS - len(chunk))
             vectors = self.embedding(unit, torch.stack(filled))
@@ -75,7 +76,7 @@ class Embeddings:
 def _readable(
     candidates: Sequence[Candidate], places: Sequence[int], corrupt: list[str]
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield place and image (3, H, W) of those that can be read; what is wrong with the others goes to ``corrupt``."""
+    """Yield the place and the image (3, H, W) of each readable candidate; errors of the others go to ``corrupt``."""
     for place in places:
         try:
             yield place, candidates[place].load()

@@ -1,13 +1,14 @@
-"""Facets: what a unit answers to may be several things, found by clustering the images that it answers to most.
+"""Facets: the images that drive a unit most are clustered, for a unit may answer to several things.
 
-Images are unit vectors in an embedding, clustered by k-means. How many facets there are, where that is not said: of all
-numbers from 2 on whose facets have at least ``LEAST_MEMBERS`` images each, the one of the largest mean silhouette.
-There is one facet where all images have much in common (a mean cosine of ``IN_COMMON``), unless that silhouette is
-larger than in each of ``NULLS`` samples of one Gaussian of the same mean and covariance.
+Each image is a unit vector in an embedding; k-means clusters the vectors. With ``auto``, the number of facets is the
+number from 2 to ``MOST_FACETS`` with the largest mean silhouette, numbers that leave a cluster of fewer than
+``LEAST_MEMBERS`` images excepted. If the images have much in common (a mean cosine of at least ``IN_COMMON``), that
+silhouette must also exceed the silhouette of each of ``NULLS`` samples from one Gaussian with the images' mean and
+covariance; else there is one facet.
 
-The clearest facet comes first: that of the largest coherence, times how far its members drive the unit on average. The
-largest would not do: k-means leaves what fits nowhere in one cluster, which is often the largest, and whose images have
-nothing in common that a picture could show (benchmarks/results/hidden_units.md).
+The clearest facet comes first: the facet with the largest product of coherence and mean strength of its members. The
+size would be the wrong order: k-means gathers the images that fit nowhere in one cluster, which is often the largest,
+and these images have nothing in common that a picture could show (benchmarks/results/hidden_units.md).
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ Array = NDArray[np.float64]
 AUTO = "auto"
 KEY = "references.facets"
 LEAST_MEMBERS = 8  # images of a facet
-MOST_FACETS = 8  # that auto looks for
-STARTS = 10  # of k-means; the best is kept
+MOST_FACETS = 8  # facets that auto looks for
+STARTS = 10  # starts of k-means; the best result is kept
 NULLS = 5  # samples without clusters that a clustering is compared with
-# Mean cosine of images that may show one thing. Measured by activations of a MobileNetV2's last convolution: 0.50 to
-# 0.56 for photographs of one class, 0.32 to 0.35 for the 80 images that drive a unit most.
+# From this mean cosine on, images may show one thing. Measured with activations of a MobileNetV2's last convolution:
+# 0.50 to 0.56 for photographs of one class, 0.32 to 0.35 for the 80 images that drive a unit most.
 IN_COMMON = 0.45
-# Cosines are compared to this many digits: equal images are equal embeddings but for rounding.
+# Numbers are compared to this many decimals: embeddings of equal images may differ by rounding.
 DIGITS = 6
 
 
@@ -43,9 +44,9 @@ class Facet:
     """One of the things that a unit answers to.
 
     Attributes:
-        share: of the images that were clustered.
-        coherence: mean pairwise cosine of its members' embeddings; 1 for a single member.
-        members: their places among the images that were clustered, the nearest to the facet's centre first.
+        share: the share of the clustered images that belong to the facet, in (0, 1].
+        coherence: the mean pairwise cosine of the members' embeddings; 1 for a single member.
+        members: places of the members among the clustered images, the nearest to the facet's centre first.
     """
 
     share: float
@@ -61,24 +62,24 @@ def check_facets(facets: object) -> None:
     """
     if facets == AUTO or is_whole(facets, 1):
         return
-    raise UsageError(KEY, facets, "auto, or a whole number of at least 1", [AUTO])
+    raise UsageError(KEY, facets, "must be auto, or a whole number of at least 1", [AUTO])
 
 
-def check_enough(facets: str | int, count: int, what: str) -> None:
-    """Make sure that so many images can have so many facets.
+def check_enough(facets: str | int, count: int, images: str) -> None:
+    """Make sure that there are enough images for a number of facets.
 
     Args:
-        facets: a number, or auto, which needs enough for two.
-        count: images that compete.
-        what: they are, for the message.
+        facets: a number, or auto, which needs enough images for two facets.
+        count: the number of images that compete.
+        images: describes the images in the message.
 
     Raises:
-        UsageError: there are too few.
+        UsageError: there are too few images.
     """
     most, wanted = count // LEAST_MEMBERS, 2 if facets == AUTO else int(facets)
     if most < wanted:
         allowed = f"at most {most}" if most > 1 else "too few for 2"
-        problem = f"{count} {what}, and a facet needs at least {LEAST_MEMBERS} of them: {allowed}"
+        problem = f"{count} {images}, and a facet needs at least {LEAST_MEMBERS} of them: {allowed}"
         raise UsageError(KEY, facets, problem)
 
 
@@ -88,10 +89,10 @@ def find_facets(
     """Return the facets of images, the clearest first; see this module's description.
 
     Args:
-        embeddings: (n, D) of the images, of any length.
-        facets: how many, at most n // ``LEAST_MEMBERS``; or ``"auto"``.
-        count: members of a facet, at most: those nearest to its centre.
-        seed: of the clustering.
+        embeddings: (n, D), one vector per image, of any length.
+        facets: the number of facets, at most n // ``LEAST_MEMBERS``; or ``"auto"``.
+        count: the most members of a facet; those nearest to its centre are kept.
+        seed: the seed of the clustering.
         strengths: (n,) how far each image drives the unit; None: all alike.
 
     Raises:
@@ -105,36 +106,37 @@ def find_facets(
         [(0.5, 1.0), (0.5, 1.0)]
     """
     vectors = _unit(embeddings.detach().cpu().double().numpy())  # (n, D)
-    # In an orthonormal basis of what the vectors span: the same cosines in fewer numbers.
+    # Coordinates in an orthonormal basis of the vectors' span have the same cosines, and are fewer where D > n.
     coordinates = vectors @ np.linalg.qr(vectors.T)[0]  # (n, min(n, D))
     different = len(np.unique(coordinates.round(DIGITS), axis=0))
     if facets == AUTO:
         labels = _automatic(coordinates, different, seed)
     else:
         if int(facets) > different:
-            raise UsageError(KEY, facets, f"more than there are different images among the strongest: {different}")
+            problem = f"only {different} of the images that compete are different: at most {different}"
+            raise UsageError(KEY, facets, problem)
         labels = _clusters(coordinates, int(facets), seed)
-    found = [_facet(vectors, np.flatnonzero(labels == label), count) for label in np.unique(labels)]
-    known = np.ones(len(vectors)) if strengths is None else np.asarray(strengths, dtype=np.float64)
-    return sorted(found, key=partial(_place, known))
+    unordered = [_facet(vectors, np.flatnonzero(labels == label), count) for label in np.unique(labels)]
+    weights = np.ones(len(vectors)) if strengths is None else np.asarray(strengths, dtype=np.float64)
+    return sorted(unordered, key=partial(_rank, weights))
 
 
-def _place(strengths: Array, facet: Facet) -> tuple[bool, float, float, int]:
-    """Return what orders the facets of images (n,): one of few images is coherent by chance and comes last."""
+def _rank(strengths: Array, facet: Facet) -> tuple[bool, float, float, int]:
+    """Return a facet's sort key; a facet of few images comes last, since it is coherent by chance."""
     few = round(facet.share * len(strengths)) < LEAST_MEMBERS
-    clear = facet.coherence * float(strengths[list(facet.members)].mean())
-    return few, -round(clear, DIGITS), -facet.share, min(facet.members)
+    clearness = facet.coherence * float(strengths[list(facet.members)].mean())
+    return few, -round(clearness, DIGITS), -facet.share, min(facet.members)
 
 
 def _unit(vectors: Array) -> Array:
-    """Return vectors (n, D) at length 1; those of length 0 stay."""
+    """Return vectors (n, D) at length 1; vectors of length 0 stay 0."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: Array = vectors / np.where(lengths > 0, lengths, 1.0)
-    return found
+    unit: Array = vectors / np.where(lengths > 0, lengths, 1.0)
+    return unit
 
 
 def _automatic(vectors: Array, different: int, seed: int) -> NDArray[np.int64]:
-    """Return each vector's facet, how many there are being found."""
+    """Return each vector's facet, (n,), with the number of facets chosen by silhouette."""
     most = min(MOST_FACETS, len(vectors) // LEAST_MEMBERS, different - 1)
     tried = [_clusters(vectors, k, seed) for k in range(2, most + 1)]
     fitting = [labels for labels in tried if np.bincount(labels).min() >= LEAST_MEMBERS]
@@ -151,15 +153,15 @@ def _automatic(vectors: Array, different: int, seed: int) -> NDArray[np.int64]:
 
 
 def _nulls(vectors: Array, seed: int) -> list[Array]:
-    """Return samples of a Gaussian of the vectors' mean and covariance, at length 1: one cluster each."""
+    """Return samples (n, D) of one Gaussian with the vectors' mean and covariance, at length 1, so without clusters."""
     stream = np.random.default_rng(seed)
     mean, n = vectors.mean(axis=0), len(vectors)
-    apart = (vectors - mean) / np.sqrt(n - 1)
-    return [_unit(mean + stream.standard_normal((n, n)) @ apart) for _ in range(NULLS)]
+    deviations = (vectors - mean) / np.sqrt(n - 1)  # random mixtures of these have the vectors' covariance
+    return [_unit(mean + stream.standard_normal((n, n)) @ deviations) for _ in range(NULLS)]
 
 
 def _clusters(vectors: Array, k: int, seed: int) -> NDArray[np.int64]:
-    """Return each vector's cluster, 0 to k - 1, by k-means."""
+    """Return each vector's cluster by k-means, (n,) from 0 to k - 1."""
     if k == 1:
         return np.zeros(len(vectors), dtype=np.int64)
     from sklearn.cluster import KMeans
@@ -179,9 +181,8 @@ def _silhouette(vectors: Array, labels: NDArray[np.int64]) -> float:
     return float(silhouette_score(vectors, labels, metric="cosine"))
 
 
-def _facet(vectors: Array, own: Sequence[int] | NDArray[np.int64], count: int) -> Facet:
-    """Return the facet of the vectors at some places."""
-    places = np.asarray(own)
+def _facet(vectors: Array, places: NDArray[np.int64], count: int) -> Facet:
+    """Return the facet made of the vectors at ``places``."""
     centre = _unit(vectors[places].mean(axis=0, keepdims=True))[0]
     nearest = np.argsort(-(vectors[places] @ centre).round(DIGITS), kind="stable")[:count]
     members = places[nearest]

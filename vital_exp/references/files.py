@@ -1,4 +1,4 @@
-"""How files become pictures: image files become RGB or grey, array files keep any number of channels."""
+"""Files become pictures: image files RGB or grey, array files with any number of channels."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class PictureFiles:
     """Reads files as pictures, all with the same number of channels and, if ``size`` is given, the same size.
 
     Attributes:
-        channels: 3 (RGB) and 1 (grey): image files are read; any other number: array files.
+        channels: with 3 (RGB) and 1 (grey) image files are read, with any other number array files.
         size: (height, width) in px; None: each picture keeps its own size.
         resize: the shorter side before the centre crop, in px; None: the smallest that covers the crop.
-        interpolation: how pictures are resized.
+        interpolation: how pictures are resized, one of decoding.INTERPOLATIONS.
         value_range: (low, high) for arrays, see :func:`vital_exp.references.arrays.load_array`.
-        loader: a user's function that reads the files instead.
+        loader: a user's function that reads the files in place of Pillow and numpy.
         made: whether arrays may be pictures that a run wrote, see :func:`vital_exp.references.arrays.load_array`.
     """
 
@@ -43,9 +43,10 @@ class PictureFiles:
     made: bool = False
 
     @classmethod
-    def of(cls, own: Preprocessing, loader: Loader | None = None) -> PictureFiles:
-        """Return a reader for files as a network sees them; raises as :meth:`checked` does."""
-        return cls(own.channels, own.size, own.resize, own.interpolation, own.value_range, loader).checked()
+    def of(cls, preprocessing: Preprocessing, loader: Loader | None = None) -> PictureFiles:
+        """Return a reader that prepares files as a network's preprocessing does; raises as :meth:`checked` does."""
+        geometry = (preprocessing.size, preprocessing.resize, preprocessing.interpolation)
+        return cls(preprocessing.channels, *geometry, preprocessing.value_range, loader).checked()
 
     def checked(self) -> PictureFiles:
         """Return this reader, after checking it.
@@ -54,8 +55,11 @@ class PictureFiles:
             UsageError: a value range is given for image files; their format fixes it.
         """
         if self.of_images and self.value_range is not None:
-            problem = f"image files are read for {self.channels} channels, with the range of their format; "
-            raise UsageError("model.value_range", list(self.value_range), f"{problem}references.loader reads others")
+            colours = "RGB" if self.channels == RGB else "grey"
+            problem = (
+                f"the network takes {colours} images, and their format fixes the range; references.loader reads others"
+            )
+            raise UsageError("model.value_range", list(self.value_range), problem)
         return self
 
     @property
@@ -65,21 +69,21 @@ class PictureFiles:
 
     @property
     def suffixes(self) -> Container[str] | None:
-        """The suffixes of the files that are read, in lower case; None: all, a user's function reads them."""
+        """The suffixes of the files that are read, in lower case; None with a user's function, which reads any file."""
         if self.loader is not None:
             return None
         return EXTENSIONS if self.of_images else arrays.SUFFIXES
 
     @property
     def wanted(self) -> str:
-        """What a folder must hold, for messages."""
+        """The files that a folder must hold, for messages."""
         if self.loader is not None:
             return f"files for {self.loader.spelling}"
         return "images" if self.of_images else f"arrays of {self.channels} channels (.npy, .npz, .tif)"
 
     @property
     def described(self) -> str:
-        """All that the pictures depend on, except for the files and the size; empty for RGB images."""
+        """The settings that pixel values depend on besides the files and the size, for hashes; empty for RGB images."""
         if self.loader is None and self.channels == RGB:
             return ""
         return f"{self.channels} {self.value_range} {self.loader and self.loader.described}"

@@ -27,13 +27,13 @@ from vital_exp.references.listed import CLASS_ORDER
 from vital_exp.targets.class_names import ClassNames, as_integer
 from vital_exp.targets.unit import Target
 
-# More broken files than this share say that something is wrong with the folder, not with a file.
+# A larger share of broken files says that something is wrong with the folder, not with a file.
 CORRUPT_LIMIT = 0.1
 _LISTED = 5  # names shown in a message
 
 
 class ReferenceWarning(UserWarning):
-    """References that are fewer, or other, than the user asked for."""
+    """The references are fewer than the user asked for, or not all those that the user named."""
 
 
 class FolderReferences(Competing):
@@ -42,19 +42,21 @@ class FolderReferences(Competing):
     Class folders map to classes by name or synonym, WordNet id or index; if none does, by alphabetical order, provided
     there are as many folders as classes. Folders of one class are merged; hidden files and folders are passed over. A
     root with images and no folder of images serves every target. Targets in hidden layers draw on all images of the
-    tree, so the mapping is made, and its errors are raised, when a class is first asked for.
+    tree and need no classes: folders are mapped to classes, and errors of the mapping raised, only when a class is
+    first asked for.
 
     Args:
         root: the folder.
         class_names: the classes of the network.
         count: images per target.
-        seed: which ones; the choice for a target does not depend on other targets, and is the same for its variations.
-        size: side or (height, width) of the images given, in px.
-        resize: what the shorter side becomes before the crop, in px; None for no margin.
-        interpolation: how they are resized, one of decoding.INTERPOLATIONS.
+        seed: chooses the images; the choice for a target does not depend on other targets, and all variations of a
+            target have the same images.
+        size: side or (height, width) of the images that are returned, in px.
+        resize: the shorter side before the crop, in px; None for no margin.
+        interpolation: how images are resized, one of decoding.INTERPOLATIONS.
         candidates: images that compete for the facets of a target.
-        channels, value_range, loader: as of :class:`vital_exp.references.files.PictureFiles`.
-        called: what messages call the folder: the list or dataset that it was made from.
+        channels, value_range, loader: see :class:`vital_exp.references.files.PictureFiles`.
+        called: the name of the folder in messages, such as the list or dataset that it was made from.
 
     Raises:
         UsageError: the root is missing, unreadable or without images, or an option is out of range.
@@ -80,8 +82,8 @@ class FolderReferences(Competing):
         self.count, self.seed, self.competing = count, seed, candidates
         self.size = size if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.resize, self.interpolation = resize, interpolation
-        self._given_names = class_names
-        self._found: dict[int | None, list[str]] = {}
+        self._network_names = class_names
+        self._listed: dict[int | None, list[str]] = {}
         self._told_few: set[str] = set()
         self._check_options()
         sides = (self.size, self.size) if isinstance(self.size, int) else self.size
@@ -91,20 +93,21 @@ class FolderReferences(Competing):
             raise UsageError("references.root", self._called, f"holds no {self.files.wanted}")
 
     def images(self, target: Target) -> Iterator[Tensor]:
-        """Yield the target's references one by one, each float32 (3, H, W) RGB in [0, 1]; one is in memory at a time.
+        """Yield the target's references one by one, each float32 (C, H, W) in [0, 1]; one is in memory at a time.
 
-        Warns with ReferenceWarning, at the end, of corrupt images that were passed over, and of fewer than asked for.
+        After the last image a ReferenceWarning names corrupt images that were passed over, and says if there were fewer
+        images than asked for.
 
         Raises:
-            UsageError: the class has no images, or more than a tenth of those examined are corrupt.
+            UsageError: the class has no images, or more than a tenth of the images examined are corrupt.
         """
         return self._stream(target, self._ordered(target))
 
     def fingerprint(self, target: Target) -> str:
-        """Return the SHA-256 over paths, sizes and times of the files the images come from, and over the options.
+        """Return the SHA-256 over the paths, sizes and times of the target's files, and over the options.
 
-        Nothing is decoded. Files that may stand in for corrupt ones count among them. Warns of fewer images than asked
-        for: when the statistics of an earlier run are used, nothing else is asked of the images.
+        Nothing is decoded. Files that may stand in for corrupt files are included. Warns of fewer images than asked
+        for, since :meth:`images` is never called when the statistics of an earlier run are used.
 
         Raises:
             UsageError: the class has no images.
@@ -121,7 +124,7 @@ class FolderReferences(Competing):
         return digest.hexdigest()
 
     def candidates(self, target: Target) -> list[Candidate]:
-        """Return the images that compete for a target's facets: the first in the order that its seed gives them.
+        """Return the images that compete for a target's facets: the first ``candidates`` images in the target's order.
 
         Raises:
             UsageError: the class has no images.
@@ -129,14 +132,14 @@ class FolderReferences(Competing):
         return [Candidate(path, partial(self._load, path), path) for path in self._ordered(target)[: self.competing]]
 
     def competition(self, target: Target) -> dict[str, object]:
-        """Return a hash of the files that compete."""
+        """Return a hash of the competing files."""
         return {"references": self._hash(self._ordered(target)[: self.competing], self.competing)}
 
     def _load(self, path: str) -> Tensor:
         return self.files.load(self.root / path)
 
     def _first(self, folder: str) -> str | None:
-        """Return a file of a folder that is read; None where there is none."""
+        """Return the first readable file below a folder; None where there is none."""
         return next(image_paths(self.root, folder, self.files.suffixes), None)
 
     def class_indices(self) -> list[int] | None:
@@ -150,7 +153,7 @@ class FolderReferences(Competing):
         return sorted(index for index, folders in self._mapping.items() if set(folders) & set(self._image_folders))
 
     def class_folders(self, index: int) -> list[str]:
-        """Return the folders of a class, relative to the root; the root itself when it holds images alone.
+        """Return the folders of a class, relative to the root; ``["."]`` when the root holds images alone.
 
         Raises:
             UsageError: no folder could be mapped to a class.
@@ -159,10 +162,10 @@ class FolderReferences(Competing):
 
     @property
     def class_names(self) -> ClassNames:
-        """The names of the classes: those given or, where they were mere numbers, the names of the class folders."""
-        if self._given_names.is_numbered and self._image_folders and self._is_alphabetical:
+        """The network's class names or, where these are mere numbers, the names of the class folders."""
+        if self._network_names.is_numbered and self._image_folders and self._is_alphabetical:
             return ClassNames([printable(folder) for folder in self._in_order])
-        return self._given_names
+        return self._network_names
 
     def _check_options(self) -> None:
         size = (self.size,) if isinstance(self.size, int) else self.size
@@ -174,10 +177,10 @@ class FolderReferences(Competing):
             problem = f"is unknown; one of {', '.join(INTERPOLATIONS)}"
             raise UsageError("references.interpolation", self.interpolation, problem, INTERPOLATIONS)
 
-    # Which images: paths are relative to the root, with "/", in a fixed order.
+    # The images of a target. Paths are relative to the root, with "/", in a fixed order.
 
     def _ordered(self, target: Target) -> list[str]:
-        """Return all images of a target in the order that its seed gives them."""
+        """Return all images of a target, shuffled by the seed and the target's name."""
         by_class = target.kind == "class"
         paths = self._paths(target.index if by_class and self._image_folders else None)
         if not paths:
@@ -188,22 +191,22 @@ class FolderReferences(Competing):
         return [paths[position] for position in order]
 
     def _paths(self, index: int | None) -> list[str]:
-        """Return the images of a class, of the whole tree for None; listed once."""
-        if index not in self._found:
+        """Return the images of a class, or of the whole tree for None; each folder is listed once."""
+        if index not in self._listed:
             folders = ["."] if index is None else self._mapping.get(index, [])
-            self._found[index] = sorted(
+            self._listed[index] = sorted(
                 path for folder in folders for path in image_paths(self.root, folder, self.files.suffixes)
             )
-        return self._found[index]
+        return self._listed[index]
 
     def _no_images(self, target: Target) -> str:
         label = target.label or self.class_names.label(target.index)
-        having = [self.class_names.label(index) for index in self.class_indices() or ()]
-        listed = nearest(label, having) or having[:_LISTED]
-        more = f" and {len(having) - len(listed)} more" if len(having) > len(listed) else ""
+        present = [self.class_names.label(index) for index in self.class_indices() or ()]
+        listed = nearest(label, present) or present[:_LISTED]
+        more = f" and {len(present) - len(listed)} more" if len(present) > len(listed) else ""
         return f'holds no images of class {target.index} "{label}"; it has {", ".join(map(printable, listed))}{more}'
 
-    # Which folder is which class.
+    # From folders to classes.
 
     @cached_property
     def _image_folders(self) -> list[str]:
@@ -212,23 +215,23 @@ class FolderReferences(Competing):
 
     @cached_property
     def _recognised(self) -> dict[str, tuple[int, ...]]:
-        """For each folder the classes that its name can mean: one, none or, for an ambiguous name, several."""
-        names = self._given_names
+        """The classes that each folder's name can mean: one, none or, for an ambiguous name, several."""
+        names = self._network_names
         return {folder: names.lookup(folder) or names.lookup(_wordnet_prefix(folder)) for folder in self._folders}
 
     @property
     def _is_alphabetical(self) -> bool:
-        return not any(self._recognised.values()) and len(self._in_order) == len(self._given_names)
+        return not any(self._recognised.values()) and len(self._in_order) == len(self._network_names)
 
     @cached_property
     def _in_order(self) -> list[str]:
-        """The class folders in alphabetical order; of a dataset whose labels have names, in the order of its labels."""
-        place = self.root / CLASS_ORDER
-        return [str(name) for name in json.loads(place.read_text("utf-8"))] if place.is_file() else self._folders
+        """The class folders in the order of the dataset's labels if it names them, else in alphabetical order."""
+        path = self.root / CLASS_ORDER
+        return [str(name) for name in json.loads(path.read_text("utf-8"))] if path.is_file() else self._folders
 
     @cached_property
     def _mapping(self) -> dict[int, list[str]]:
-        """The folders of each class that has any."""
+        """The folders of each class; classes without a folder are absent."""
         if self._is_alphabetical:
             self._warn_of_alphabet()
             return {index: [folder] for index, folder in enumerate(self._in_order) if folder in self._folders}
@@ -244,18 +247,18 @@ class FolderReferences(Competing):
         return mapping
 
     def _counts_otherwise(self, strangers: list[str]) -> bool:
-        """Whether folders are numbers and some are no index: they count from 1, and every class would be off by one."""
+        """Whether all folders are numbers and some are no class index: counted from 1, all would be off by one."""
         return bool(strangers) and all(as_integer(folder) is not None for folder in self._image_folders)
 
     def _no_mapping(self, strangers: list[str]) -> str:
-        classes = len(self._given_names)
+        classes = len(self._network_names)
         ways = f"name, WordNet id or index from 0 to {classes - 1}"
         if len(strangers) == len(self._image_folders):
             ways += f", nor by alphabetical order ({len(self._folders)} folders, {classes} classes)"
         return f"no class of this network is known by {self._described(strangers)}: not by {ways}"
 
     def _described(self, folders: list[str]) -> str:
-        """Return some folder names for a message, with the classes that an ambiguous one can mean."""
+        """Return some folder names for a message, with the classes that an ambiguous name can mean."""
         more = f" and {len(folders) - _LISTED} more" if len(folders) > _LISTED else ""
         return ", ".join(map(self._describe, folders[:_LISTED])) + more
 
@@ -264,12 +267,12 @@ class FolderReferences(Competing):
         return f'"{printable(folder)}"' + (f" (class {choices}?)" if choices else "")
 
     def _warn_of_alphabet(self) -> None:
-        if not self._given_names.is_numbered:
+        if not self._network_names.is_numbered:
             order = "the dataset's" if self._in_order != self._folders else "alphabetical"
-            pair = f'"{printable(self._in_order[0])}" is class 0 "{self._given_names.label(0)}"'
+            pair = f'"{printable(self._in_order[0])}" is class 0 "{self._network_names.label(0)}"'
             _warn(f"references.root={self._called}: folders taken as classes in {order} order: {pair}, ...")
 
-    # What is made of them.
+    # Reading the images.
 
     def _stream(self, target: Target, paths: list[str]) -> Iterator[Tensor]:
         used, corrupt = 0, []
@@ -295,7 +298,7 @@ class FolderReferences(Competing):
             warn_of_few(target, used, self.count)
 
     def _limit(self, target: Target, corrupt: list[CorruptImageError], total: int) -> None:
-        """Raise as soon as more than a tenth of the images that will be examined are sure to be corrupt."""
+        """Raise as soon as it is certain that more than a tenth of the images to be examined are corrupt."""
         examined = min(total, self.count + len(corrupt))
         if len(corrupt) > CORRUPT_LIMIT * examined:
             share = f"{len(corrupt)} of the {examined} images for {target.name} are corrupt, more than a tenth"
@@ -308,7 +311,7 @@ class FolderReferences(Competing):
 
 
 def warn_of_few(target: Target, used: int, count: int) -> None:
-    """Warn that a target has fewer references than asked for."""
+    """Warn with ReferenceWarning that a target has fewer references than asked for."""
     _warn(f"{target.name}: {used} references, fewer than references.count={count}")
 
 
@@ -323,7 +326,7 @@ def _wordnet_prefix(folder: str) -> str:
 
 
 def _state(path: Path) -> bytes:
-    """Return what changes when a file does: its size and its time."""
+    """Return a file's size and time of change, for hashes."""
     try:
         status = path.stat()
     except OSError as error:
@@ -332,7 +335,7 @@ def _state(path: Path) -> bytes:
 
 
 def _subfolders(root: Path) -> list[str]:
-    """Return the names of the folders in ``root``, sorted; hidden ones are passed over.
+    """Return the names of the folders in ``root``, sorted, without hidden folders.
 
     Raises:
         UsageError: ``root`` is missing, no folder, or unreadable.
@@ -342,7 +345,7 @@ def _subfolders(root: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what is in a folder, sorted by name; hidden entries (as macOS's "._photo.jpg") are passed over."""
+    """Return the entries of a folder, sorted by name, without hidden entries (such as macOS's "._photo.jpg")."""
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
@@ -353,9 +356,10 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def image_paths(
     root: Path, folder: str, suffixes: Container[str] | None = EXTENSIONS, above: tuple[str, ...] = ()
 ) -> Iterator[str]:
-    """Yield the images of a folder at any depth, relative to ``root``, with "/", in a fixed order; link circles end.
+    """Yield the paths of a folder's images at any depth, relative to ``root``, with "/", in a fixed order.
 
-    ``suffixes`` are those of the files that count, in lower case; None: all.
+    Only files with one of ``suffixes`` (lower case) are yielded; None: all files. ``above`` are the folders on the way
+    down, so that a symbolic link to one of them ends the descent.
     """
     here = os.path.realpath(root / folder)
     if here in above:

@@ -1,4 +1,4 @@
-"""The mean of a target's reference images: a start that knows what belongs where, and no detail."""
+"""The mean of a target's reference images: a starting picture with the right layout and no detail."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_path
 
-FORMAT = "mean image, 1"  # part of the cache's key: a change of what is stored needs another
+FORMAT = "mean image, 1"  # part of the cache's key; raise the number when the stored content changes
 
 
 def mean_image(references: References, target: Target, cache_dir: Path | None = None) -> Tensor:
     """Return the mean of a target's reference images, (3, H, W) float32 RGB in [0, 1], at their size.
 
-    The sum is in double precision, the mean rounded to half, as it is kept.
+    The sum is in double precision. The mean is rounded to half precision even where it is not cached, so that a cached
+    mean has the same bits.
 
     Args:
-        references: the images; one is in memory at a time.
-        target: whose.
+        references: the source of the images; one image is in memory at a time.
+        target: the target whose images are averaged.
         cache_dir: a folder for the results of earlier runs; None keeps nothing.
 
     Raises:
@@ -48,7 +49,7 @@ def mean_image(references: References, target: Target, cache_dir: Path | None = 
 
 
 def _read(path: Path) -> Tensor | None:
-    """A kept mean, or None when there is none or it is damaged (it is then made again)."""
+    """Return a cached mean; None where the file is missing or damaged: the mean is then computed again."""
     try:
         return load_file(path)["mean"]
     except (OSError, SafetensorError, KeyError):

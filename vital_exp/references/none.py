@@ -1,4 +1,4 @@
-"""No reference images: enough for methods that look at none."""
+"""A stand-in for reference images, for methods that need none."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vital_exp.targets.unit import Target
 
 
 class NoReferences(References):
-    """Stands in for references when no folder is named; whoever asks for an image is told to name one.
+    """Stands in for references when no folder is named; asking for an image raises an error that tells to name one.
 
     Args:
-        wanted: what kind of folder is needed.
+        wanted: the text of the error: which folder is needed.
     """
 
     def __init__(self, wanted: str) -> None:
@@ -31,7 +31,7 @@ class NoReferences(References):
         self._refuse()
 
     def class_indices(self) -> None:
-        """Return None: no class is missing more than another."""
+        """Return None: no class has images, so none is ruled out."""
 
     def _refuse(self) -> NoReturn:
         raise UsageError("references.root", None, self.wanted)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 def resample_quantiles(quantiles: Tensor, positions: int) -> Tensor:
-    """Interpolate quantile functions (..., Q) linearly at ``positions`` midpoints: (..., positions), ascending.
+    """Interpolate ascending quantile functions (..., Q) linearly at ``positions`` midpoints: (..., positions).
 
-    The i-th of n sorted values stands for the probability (i + 0.5) / n.
+    The i-th of n sorted values, from 0, stands for the probability (i + 0.5) / n. Outside the first and last midpoint
+    the function is constant.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Mean sorted features of reference images: constants of the optimisation, kept on disk (docs/methods/vital.md)."""
+"""Mean sorted features of reference images: constants of the optimisation, cached on disk (docs/methods/vital.md)."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import INPUT, Target
 from vital_exp.whole_files import whole_path
 
-# Images passed through the network together; a constant, so that the statistics do not depend on anything else.
+# Images per pass of the network; constant, because the batch size would change the last bits of the statistics.
 IMAGES_PER_PASS = 8
-FORMAT = "mean sorted features, 5"  # part of the cache's key: what is stored and relevance rules
-# The name under which the target's own read-out, a single channel, is matched like a layer.
-READOUT = "readout"
-TARGET_LAYER = "target layer"  # all channels of the layer that the target is a unit of
-AROUND = (INPUT, READOUT, TARGET_LAYER)  # what has no relevance
+# Part of the cache's key; raise the number when the stored content or a relevance rule changes.
+FORMAT = "mean sorted features, 5"
+READOUT = "readout"  # names the target's read-out, which is matched like a layer with a single channel
+TARGET_LAYER = "target layer"  # names all channels of the layer that the target is a unit of
+WITHOUT_RELEVANCE = (INPUT, READOUT, TARGET_LAYER)
 QUANTILES, IMPORTANCE = "quantiles/", "importance/"  # prefixes of the names in a cache file
 
 
 @dataclass
 class LayerStatistics:
-    """What the references of a batch of targets are like.
+    """Statistics of the references of a batch of N targets, float32.
 
     Attributes:
-        quantiles: for each layer the ascending mean sorted features, (N, C, Q); masked where relevance has maps.
+        quantiles: for each layer the mean sorted features, (N, C, Q), ascending; masked where relevance has maps.
         importance: for each layer the importance of its channels for the target, (N, C); empty without relevance.
     """
 
@@ -52,7 +52,7 @@ class ReferenceStatistics:
 
     Args:
         network: the frozen network.
-        references: the images.
+        references: the source of the images.
         cache_dir: a folder for the results of earlier runs; None keeps nothing.
         relevance: masks and weighs the features of hidden units; None for classes.
     """
@@ -73,24 +73,24 @@ class ReferenceStatistics:
         """Return the statistics of each target at each layer, on the network's device.
 
         Args:
-            targets: one per picture, those of ``relevance`` in its order.
-            layers: module names, ``"input"`` for the images themselves, ``"readout"`` for what the target reads,
-                ``"target layer"`` for all channels of the layer that it reads from.
+            targets: one per picture; with ``relevance``, the same targets in the same order as there.
+            layers: module names, ``"input"`` for the images themselves, ``"readout"`` for the target's read-out,
+                ``"target layer"`` for all channels of the layer that the target reads from.
         """
-        found: dict[str, dict[str, Tensor]] = {}
+        results: dict[str, dict[str, Tensor]] = {}
         keys = [self._key(number, target, tuple(layers)) for number, target in enumerate(targets)]
         for number, (target, key) in enumerate(zip(targets, keys, strict=True)):
-            if key not in found:
-                found[key] = self._of_target(number, target, tuple(layers), key)
+            if key not in results:
+                results[key] = self._of_target(number, target, tuple(layers), key)
 
         def gathered(prefix: str) -> dict[str, Tensor]:
-            named = [{n.removeprefix(prefix): v for n, v in found[k].items() if n.startswith(prefix)} for k in keys]
-            return {layer: _stacked([one[layer] for one in named]).to(self.network.device) for layer in named[0]}
+            rows = [{n.removeprefix(prefix): v for n, v in results[k].items() if n.startswith(prefix)} for k in keys]
+            return {layer: _stacked([row[layer] for row in rows]).to(self.network.device) for layer in rows[0]}
 
         return LayerStatistics(gathered(QUANTILES), gathered(IMPORTANCE))
 
     def kept(self, targets: Sequence[Target], layers: Sequence[str]) -> int:
-        """Return of how many targets the results of an earlier run are there; nothing is read or computed."""
+        """Return the number of targets whose statistics are in the cache; nothing is read or computed."""
         keys = [self._key(number, target, tuple(layers)) for number, target in enumerate(targets)]
         return sum((path := self._path(key)) is not None and path.is_file() for key in keys)
 
@@ -110,22 +110,25 @@ class ReferenceStatistics:
         return result
 
     def _key(self, number: int, target: Target, layers: tuple[str, ...]) -> str:
-        """What the statistics of a target depend on, as a hash: the name of its file in the cache."""
+        """Return a hash of everything that the statistics of a target depend on: the name of its file in the cache."""
         unit = ""
         if self.relevance:
             readout = self.relevance.readout.of(number, 1)
             unit = f"{self.relevance.method} {readout.describe()}"
-        network = identity_of(self.network).key if self.cache_dir else ""  # within one call it is the same anyway
+        network = identity_of(self.network).key if self.cache_dir else ""  # without a cache there is only this network
         parts = (FORMAT, network, layers, self.references.fingerprint(target), unit)
         return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 
 def _stacked(rows: Sequence[Tensor]) -> Tensor:
-    """Stack (C, Q) of each target, at the finest resolution any of them has: references may differ in size."""
+    """Stack the quantiles (C, Q) or importance (C,) of targets; quantiles are resampled to the largest Q.
+
+    Q differs where the targets' references differ in size.
+    """
     if rows[0].ndim == 1:
         return torch.stack(list(rows))
-    finest = max(one.shape[-1] for one in rows)
-    return torch.stack([resample_quantiles(one, finest) for one in rows])
+    finest = max(row.shape[-1] for row in rows)
+    return torch.stack([resample_quantiles(row, finest) for row in rows])
 
 
 @torch.no_grad()
@@ -143,9 +146,9 @@ def reference_statistics(
     Args:
         network: the frozen network.
         layers: module names, ``"input"``, ``"readout"`` or ``"target layer"``.
-        images: (3, H, W) RGB each, all of one size; float64 is normalised before it is cast.
+        images: (3, H, W) RGB in [0, 1] each, all of one size; float64 is normalised before it is cast.
         relevance: how relevant features are; None matches all features alike.
-        number: which of the targets of ``relevance`` the images show.
+        number: the place, among the targets of ``relevance``, of the target that the images show.
 
     Returns:
         For each layer ``"quantiles/<layer>"``, (C, Q) ascending float32 values on the CPU, Q the number of positions;
@@ -166,20 +169,21 @@ def features_of(
     relevance: Relevance | None,
     readout: Readout | None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
-    """Return activations (B, C, P), relevance (B, C, ...) and the target's largest read-outs (B,) of some images.
+    """Return by layer the activations (B, C, P) and relevance (B, C, ...) of pictures, and the read-outs (B,).
 
-    The network runs once.
+    The network runs once. Without relevance there are no maps, and the read-outs are None. P is the number of
+    positions.
     """
-    hidden = [layer for layer in layers if layer not in AROUND]
+    hidden = [layer for layer in layers if layer not in WITHOUT_RELEVANCE]
     maps: dict[str, Tensor] = {}
     if relevance is None or readout is None:
         activations, _ = network.taps(layers)(pictures)
         return {layer: exact(values).flatten(2) for layer, values in activations.items()}, maps, None
     if relevance.has_maps and hidden:
-        found, maps, _ = activations_and_relevance(network, pictures, hidden, readout, relevance.method)
+        tapped, maps, _ = activations_and_relevance(network, pictures, hidden, readout, relevance.method)
     else:
-        found, _ = network.taps([*dict.fromkeys([*hidden, readout.layer])])(pictures)
-    activations = {layer: exact(values) for layer, values in found.items()}
+        tapped, _ = network.taps([*dict.fromkeys([*hidden, readout.layer])])(pictures)
+    activations = {layer: exact(values) for layer, values in tapped.items()}
     features = {layer: activations[layer].flatten(2) for layer in hidden}
     features |= {INPUT: pictures.flatten(2)} if INPUT in layers else {}
     features |= {READOUT: readout.map(activations[readout.layer])[:, None]} if READOUT in layers else {}
@@ -189,7 +193,7 @@ def features_of(
 
 @dataclass
 class _Sums:
-    """What is accumulated over the reference images of one target, in double precision on the CPU."""
+    """Sums over the reference images of one target, in double precision on the CPU."""
 
     count: int = 0
     quantiles: dict[str, Tensor] = field(default_factory=dict)  # (C, Q)
@@ -211,23 +215,23 @@ class _Sums:
 
     @staticmethod
     def _sum(sums: dict[str, Tensor], layer: str, values: Tensor) -> None:
-        exact = values.sum(dim=0).cpu().double()
-        sums[layer] = sums[layer] + exact if layer in sums else exact
+        total = values.sum(dim=0).cpu().double()
+        sums[layer] = sums[layer] + total if layer in sums else total
 
     def result(self, method: str) -> dict[str, Tensor]:
         quantiles = {QUANTILES + layer: (total / self.count).float() for layer, total in self.quantiles.items()}
         importance = {layer: (total / self.count).float() for layer, total in self.importance.items()}
         if method == "correlation":
-            hidden = [layer for layer in self.means if layer not in AROUND]
+            hidden = [layer for layer in self.means if layer not in WITHOUT_RELEVANCE]
             values = torch.cat(self.values)
             importance = {layer: channel_correlation(torch.cat(self.means[layer]), values) for layer in hidden}
         return quantiles | {IMPORTANCE + layer: weights for layer, weights in importance.items()}
 
 
 def _read(path: Path, layers: Sequence[str]) -> dict[str, Tensor] | None:
-    """A kept result, or None when there is none or it is damaged (it is then made again)."""
+    """Return cached statistics; None where the file is missing or damaged: the statistics are then computed again."""
     try:
-        kept = load_file(path)
+        cached = load_file(path)
     except (OSError, SafetensorError):
         return None
-    return kept if {f"{QUANTILES}{layer}" for layer in layers} <= set(kept) else None
+    return cached if {f"{QUANTILES}{layer}" for layer in layers} <= set(cached) else None

@@ -18,7 +18,7 @@ from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 
-# Images of all targets, or of each by its spelling or itself.
+# One tensor for all targets, or one per target; a target is named by its spelling or by a Target.
 Given = Tensor | Mapping[str, Tensor] | Mapping[Target, Tensor] | Mapping[str | Target, Tensor]
 
 
@@ -28,11 +28,11 @@ class TensorReferences(Competing):
     Args:
         tensors: one tensor for all targets, or one per target ({target or any spelling of it: tensor}).
             A variation of a target uses the tensor of the target unless it has its own.
-        class_names: what the spellings of classes refer to.
-        channels: C, as many as the network takes.
+        class_names: the names that spellings of classes are looked up in.
+        channels: C, the number of channels that the network takes.
 
     Raises:
-        UsageError: not a floating-point tensor of that shape, or a spelling that is no target.
+        UsageError: a value is no floating-point tensor of that shape, or a spelling is no target.
     """
 
     def __init__(self, tensors: Given, class_names: ClassNames, channels: int = RGB) -> None:
@@ -65,10 +65,11 @@ class TensorReferences(Competing):
         return digest.hexdigest()
 
     def check_ranges(self) -> None:
-        """Make sure that the tensors hold RGB in [0, 1], or nearly so.
+        """Make sure that the tensors hold values in [0, 1], or nearly so.
 
         Raises:
-            UsageError: NaN or infinite values, those of 0 to 255, or normalised ones; the range is named.
+            UsageError: a tensor holds NaN or infinite values, values from 0 to 255, or normalised values; the message
+                names the range.
         """
         named = {f"{target.name} ": tensor for target, tensor in self._by_target.items()}
         tell_ranges("references", named if self._shared is None else {"": self._shared})
@@ -76,9 +77,9 @@ class TensorReferences(Competing):
     def candidates(self, target: Target) -> list[Candidate]:
         """Return all images of the target: they compete for its facets."""
         tensor = self._tensor(target).detach()
-        alone = self._shared is None
+        shared = self._shared is not None
         return [
-            Candidate(place, partial(tensor.__getitem__, place), None if alone else place)
+            Candidate(place, partial(tensor.__getitem__, place), place if shared else None)
             for place in range(len(tensor))
         ]
 
@@ -91,11 +92,11 @@ class TensorReferences(Competing):
         return list(self._by_target)
 
     def tensors(self) -> list[Tensor]:
-        """Return all that was given, each (B, C, H, W)."""
+        """Return all tensors, each (B, C, H, W)."""
         return list(self._by_target.values()) if self._shared is None else [self._shared]
 
     def counts(self) -> dict[str, int]:
-        """Return how many images each target has; under ``""`` those that serve every target."""
+        """Return the number of images by target name; one tensor for all targets has the name ``""``."""
         if self._shared is not None:
             return {"": len(self._shared)}
         return {target.name: len(tensor) for target, tensor in self._by_target.items()}
@@ -112,6 +113,6 @@ class TensorReferences(Competing):
         for candidate in (target, replace(target, variation=1)):
             if candidate in self._by_target:
                 return self._by_target[candidate]
-        names = [given.name for given in self._by_target]
-        given = f"; there are tensors for {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
-        raise UsageError("references", target.name, f"has no tensor of reference images{given}", names)
+        names = [known.name for known in self._by_target]
+        known = f"; there are tensors for {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else ""
+        raise UsageError("references", target.name, f"has no tensor of reference images{known}", names)
