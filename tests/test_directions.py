@@ -158,14 +158,14 @@ SAE_MISTAKES = [
     ({"checkpoint": None}, r"target.checkpoint=None: a file of a sparse autoencoder"),
     ({"checkpoint": "nowhere.safetensors"}, r"target.checkpoint=nowhere.safetensors: no such file"),
     ({"encoder": "encoder.wight"}, r"target.encoder=encoder.wight: no such tensor.*did you mean encoder.weight"),
-    ({"encoder": "decoder.bias"}, r"target.encoder=decoder.bias: \(16,\) is of another width: layer1 has 16 channels"),
+    ({"encoder": "decoder.bias"}, r"target.encoder=decoder.bias: has the shape \(16,\), another width: layer1 has 16"),
     ({"encoder_bias": "decoder.bias"}, r"target.encoder_bias=decoder.bias: has 16 values, and 24 are needed"),
     ({"decoder": "encoder.bias"}, r"target.decoder=encoder.bias: has the shape \(24,\)"),
     ({"activation": "top"}, r"target.activation=top: one of relu, topk, batch_topk, jump_relu"),
-    ({"activation": "topk"}, r"target.k=None: a whole number of features that stay, 1 to 24, for topk"),
+    ({"activation": "topk"}, r"target.k=None: topk needs the number of features to keep, a whole number from 1 to 24"),
     (
         {"activation": "batch_topk", "threshold": "encoder.bias"},
-        r"target.threshold=encoder.bias: a number, or the name of a tensor with one",
+        r"target.threshold=encoder.bias: must be a number, or the name of a tensor with one value",
     ),
 ]
 
@@ -185,7 +185,7 @@ def test_an_autoencoder_of_another_layer_or_of_none(
     assert "target.layer=None: the name of a layer is needed" in capsys.readouterr().err
     assert command(*asked, "target.layer=layer4") == 2
     assert (
-        "target.encoder=encoder.weight: (24, 16) is of another width: layer4 has 192 channels"
+        "target.encoder=encoder.weight: has the shape (24, 16), another width: layer4 has 192 channels"
         in capsys.readouterr().err
     )
 
@@ -198,7 +198,7 @@ def test_one_direction_of_a_file(tmp_path: Path) -> None:
     assert load_directions(f"{path}#mean").tolist() == [[1, 1, 1, 1]]
     with pytest.raises(UsageError, match="holds 4 directions, 0 to 3"):
         load_directions(f"{path}#4")
-    with pytest.raises(UsageError, match="name one of its tensors"):
+    with pytest.raises(UsageError, match="name one of the file's tensors"):
         load_directions(f"{path}#means")
 
 

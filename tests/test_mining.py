@@ -653,7 +653,7 @@ def test_places_of_positions(
 
 @pytest.mark.parametrize("window", [33, 0, -1, 1.5, "wide", True, None])
 def test_windows_that_there_are_not(window: Any, index: Index) -> None:
-    words = "at most 32 px: the network's input is 32x32" if window == 33 else "must be auto, a share of the shorter side"
+    words = "at most 32 px: the network's input is 32x32" if window == 33 else "auto, a share of the shorter side"
     with pytest.raises(UsageError, match=rf"references\.window=.*{words}"):
         index.windows("bn1", 0, window=window)
 
@@ -751,7 +751,7 @@ def test_an_image_that_broke_after_mining_is_told(network: VisionNetwork, photos
     [
         ({"layers": ["layer2"]}, ("layers=layer2", "did you mean layer1")),
         ({"layers": []}, ("layers=[]", "at least one")),
-        ({"layers": ["bn1", "bn1"]}, ("layers=", "different")),
+        ({"layers": ["bn1", "bn1"]}, ("layers=", "each named once")),
         ({"channels": 16}, ("channels=16", "16 channels of layer1, 0 to 15")),
         ({"channels": "3-99"}, ("channels=99", "0 to 15")),
         ({"k": 33}, ("k=33", "holds 32 images")),
@@ -763,7 +763,7 @@ def test_an_image_that_broke_after_mining_is_told(network: VisionNetwork, photos
         ({"patch": PatchSettings(8, 1.0)}, ("patch.overlap=1.0", "below 1")),
         ({"patch": PatchSettings(8, 0.5, "best")}, ("patch.search=best", "all, strongest")),
         ({"directions": {"layer1": torch.ones(2, 3)}}, ("directions=(2, 3)", "(K, 16)")),
-        ({"directions": {"bn1": torch.ones(2, 8)}}, ("directions=bn1", "not mined")),
+        ({"directions": {"bn1": torch.ones(2, 8)}}, ("directions=bn1", "no layer that is mined")),
     ],
 )
 def test_mistakes(change: dict[str, Any], words: tuple[str, ...], network: VisionNetwork, photos: Path) -> None:

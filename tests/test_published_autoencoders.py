@@ -344,26 +344,26 @@ def mistakes(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     own, wide = tensors(), tensors() | {"W_enc": torch.ones(8, FEATURES)}
     lens = {"architecture": "standard"}
     cases: dict[str, tuple[Callable[..., Path], dict[str, Any], dict[str, Tensor], dict[str, Any]]] = {
-        "is of another width: it reads 8 channels, and layer1 has 16": (saelens, lens, wide, {}),
+        "has another width: it reads 8 channels, and layer1 has 16": (saelens, lens, wide, {}),
         r"target.format=saelens: .*no tensor b_enc; it has W_dec, W_enc, b_dec": (
             *(saelens, lens, {name: own[name] for name in ("W_enc", "W_dec", "b_dec")}, {}),
         ),
         "target.activation=relu: leave it out: saelens files say it": (saelens, lens, own, {"activation": "relu"}),
-        "architecture transcoder: autoencoders of": (saelens, {"architecture": "transcoder"}, own, {}),
+        "is architecture transcoder; autoencoders of": (saelens, {"architecture": "transcoder"}, own, {}),
         "architecture None": (saelens, {}, own, {}),
         "activation tanh-relu with": (saelens, lens | {"activation_fn": "tanh-relu"}, own, {}),
         "has no tensor threshold; it has W_dec": (saelens, {"architecture": "jumprelu"}, own, {}),
-        "says k=None": (saelens, {"architecture": "topk"}, own, {}),
-        "says k=99, and it has 24 features": (saelens, {"architecture": "topk", "k": 99}, own, {}),
+        "has k=None": (saelens, {"architecture": "topk"}, own, {}),
+        "has k=99, and only 24 features": (saelens, {"architecture": "topk", "k": 99}, own, {}),
         "normalize_activations=batch is not": (saelens, lens | {"normalize_activations": "batch"}, own, {}),
         "the file normalises activations itself": (
             *(saelens, lens | {"normalize_activations": "layer_norm"}, own, {"scale": 2.0}),
         ),
         "b_enc holds values that are not finite": (saelens, lens, own | {"b_enc": torch.full((24,), torch.nan)}, {}),
         r"b_dec has the shape \(3,\)": (saelens, lens, own | {"b_dec": torch.ones(3)}, {}),
-        "saev's schema 9 is not known": (saev, saev_now("Relu", 9), own, {}),
-        "saev's activation JumpRelu is not known": (saev, saev_now("JumpRelu"), own, {}),
-        "a transcoder: autoencoders": (prisma, {"is_transcoder": True}, own, {}),
+        "has saev's schema 9; 1 to 5, or no schema, can be read": (saev, saev_now("Relu", 9), own, {}),
+        "has saev's activation JumpRelu; Relu": (saev, saev_now("JumpRelu"), own, {}),
+        "is a transcoder; autoencoders": (prisma, {"is_transcoder": True}, own, {}),
         "does not begin with saev's line of JSON": (prisma, {}, own, {"format": "saev"}),
         "cfg.json is needed beside the weights": (prisma, {}, own, {"format": "saelens"}),
         "an encoder of one linear layer and a dictionary are read; the file has W_dec": (
@@ -371,7 +371,7 @@ def mistakes(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
         ),
         "target.format=saes: one of auto, saev, prisma": (prisma, {}, own, {"format": "saes"}),
         "target.encoder=encoder.weight: no such tensor; the file has W_enc": (prisma, {}, own, {"format": "plain"}),
-        "target.activation=None: the file does not say it": (
+        "target.activation=None: a plain file does not say its activation": (
             *(prisma, {}, own, {"format": "plain", "encoder": "W_enc", "encoder_bias": "b_enc"}),
         ),
     }

@@ -1,4 +1,4 @@
-"""The names of a network's classes as a user gives them: a list, or a file."""
+"""The names of a network's classes from a user's list or file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NUMBERED = re.compile(r"[\[{]?\s*\"?(\d+)\"?\s*[,;:\t]\s*\S")  # a line such as 
 
 
 def read_class_names(given: str | os.PathLike[str] | Sequence[object]) -> tuple[str | tuple[str, ...], ...]:
-    """Return one name per class, or its synonyms, in the order of the network's outputs.
+    """Return for each class, in the order of the network's outputs, its name or a tuple of its synonyms.
 
     Args:
         given: a list of names; or a file: one name per line, a JSON list, or a JSON mapping of number to name
-            (``{"0": "cat"}``) or of name to number (``{"cat": 0}``), whose numbers say the order.
+            (``{"0": "cat"}``) or of name to number (``{"cat": 0}``), whose numbers give the order.
 
     Raises:
-        UsageError: no such file, one that cannot be read or is a table, or numbers that are not 0, 1, ...
+        UsageError: no such file, a file that cannot be read or holds a table, or numbers that are not 0, 1, ...
     """
     if isinstance(given, Mapping):
         return _in_order(given, "a mapping")
@@ -46,7 +46,7 @@ def read_class_names(given: str | os.PathLike[str] | Sequence[object]) -> tuple[
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file, refused where they hold more than a name each."""
+    """Return the lines of a text file; raise if they hold more than a name each."""
     lines = read_lines(path, KEY)
     separators = (",", ";", "\t")
     if path.suffix.lower() in TABLES and any(sign in line for line in lines for sign in separators):
@@ -58,15 +58,14 @@ def _lines(path: Path) -> list[str]:
 
 
 def _names(entries: Sequence[object]) -> tuple[str | tuple[str, ...], ...]:
-    """Each entry a name, or a list of synonyms; empty names are left out."""
-    named = [_name(entry) for entry in entries]
-    return tuple(name for name in named if name)
+    """Return the entries' names or synonyms, without empty names."""
+    return tuple(name for entry in entries if (name := _name(entry)))
 
 
 def _name(entry: object) -> str | tuple[str, ...]:
     if isinstance(entry, Mapping) or entry is None:
         raise UsageError(KEY, entry, "is no name; each entry is a name, or a list of synonyms")
-    if isinstance(entry, (list, tuple)):  # ImageNet's lists put the WordNet id first, which is no label
+    if isinstance(entry, (list, tuple)):  # lists of ImageNet may begin with WordNet ids; the label is to be a word
         return tuple(sorted((_text(synonym) for synonym in entry), key=lambda name: bool(WORDNET_ID.fullmatch(name))))
     return _text(entry)
 
@@ -76,13 +75,13 @@ def _text(entry: object) -> str:
 
 
 def _in_order(content: Mapping[object, object], value: object) -> tuple[str | tuple[str, ...], ...]:
-    """The names of a mapping that numbers them, from either side."""
+    """Return the names of a mapping {number: name} or {name: number} in the order of the numbers."""
     keys, values = list(content), list(content.values())
     by_number = all(as_integer(str(key)) is not None for key in keys)
     numbers, names = (keys, values) if by_number else (values, keys)
     order = [None if isinstance(number, (bool, float)) else as_integer(str(number)) for number in numbers]
     if not order or sorted(number if number is not None else -1 for number in order) != list(range(len(order))):
-        numbered = f"a mapping must number its {len(order)} names from 0 to {len(order) - 1}, each number once"
-        raise UsageError(KEY, value, f"{numbered}: {{number: name}} or {{name: number}}")
+        rule = f"a mapping must number its {len(order)} names from 0 to {len(order) - 1}, each number once"
+        raise UsageError(KEY, value, f"{rule}: {{number: name}} or {{name: number}}")
     ordered = dict(zip(order, names, strict=True))
     return tuple(_name(ordered[number]) for number in range(len(order)))

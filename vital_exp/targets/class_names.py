@@ -1,4 +1,4 @@
-"""The names of a network's classes, and how a person's word for a class is found among them."""
+"""The names of a network's classes, and the search for a class by what a person calls it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def as_integer(text: str) -> int | None:
 
 
 def _key(text: str) -> str:
-    """Return ``text`` without case, spaces, underscores and hyphens (as written when nothing else is left)."""
-    folded = unicodedata.normalize("NFC", text).casefold()  # file systems of macOS store decomposed accents
+    """Return ``text`` without case, spaces, underscores and hyphens; they stay if nothing else would be left."""
+    folded = unicodedata.normalize("NFC", text).casefold()  # macOS stores file names with decomposed accents
     return re.sub(r"[\s_-]+", "", folded) or folded
 
 
@@ -30,8 +30,8 @@ class ClassNames:
     """One entry per class of a network: its names and, for ImageNet, its WordNet id.
 
     Attributes:
-        names: per class a name, or a sequence of synonyms of which the first is the label.
-            ("tench, Tinca tinca" as one string stays one label; its parts are found as synonyms.)
+        names: per class a name, or a sequence of synonyms, the first of which is the label. The string
+            "tench, Tinca tinca" is one label; a search also finds its parts.
         wordnet_ids: per class an id such as "n02099601"; None where there are none.
 
     Raises:
@@ -55,7 +55,7 @@ class ClassNames:
         names = tuple((n,) if isinstance(n, str) else _texts(n) for n in self.names)
         ids = None if self.wordnet_ids is None else tuple(map(str, self.wordnet_ids))
         if ids is not None and len(ids) != len(names):
-            raise UsageError("class_names", len(names), f"names come with {len(ids)} WordNet ids; one per class")
+            raise UsageError("class_names", len(names), f"names come with {len(ids)} WordNet ids: one each is needed")
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "wordnet_ids", ids)
 
@@ -74,7 +74,7 @@ class ClassNames:
 
     @property
     def is_numbered(self) -> bool:
-        """Whether the names are those of :meth:`numbered`: numbers, no words."""
+        """Whether the names are the numbers of :meth:`numbered`, not words."""
         return self == ClassNames.numbered(len(self))
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class ClassNames:
         """Return ``index`` if it is a class.
 
         Raises:
-            UsageError: it is not; the message names ``key`` and how many classes there are.
+            UsageError: it is not; the message names ``key`` and the number of classes.
         """
         if not 0 <= index < len(self):
             raise UsageError(key, index, self._allowed())
@@ -101,8 +101,8 @@ class ClassNames:
     def lookup(self, text: str) -> tuple[int, ...]:
         """Return every class that ``text`` can mean, ascending: none, one, or several that share a name.
 
-        A name comes before a WordNet id, and that before a decimal index. The label of one class means that class
-        even when it is a synonym of another.
+        Digits mean a class with that very name, else the class of that index. Words mean the classes with that label,
+        else the classes with that synonym or WordNet id.
         """
         number = as_integer(text)
         if number is not None:
@@ -117,13 +117,13 @@ class ClassNames:
         Case, spaces, underscores and hyphens do not matter.
 
         Raises:
-            UsageError: no class has that name (the nearest are suggested), or several have (all are given).
+            UsageError: no class has that name (the nearest names are suggested), or several have (all are listed).
         """
-        found = self.lookup(text)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            choices = " or ".join(f"{i} ({', '.join(self.names[i])})" for i in found)
+        matches = self.lookup(text)
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            choices = " or ".join(f"{i} ({', '.join(self.names[i])})" for i in matches)
             raise UsageError(key, text, f"several classes have this name; give the index: {choices}")
         if as_integer(text) is not None:
             raise UsageError(key, text, self._allowed())
@@ -142,7 +142,7 @@ class ClassNames:
 
     @cached_property
     def _synonyms(self) -> dict[str, tuple[int, ...]]:
-        """Every further spelling of a class: synonyms, parts of a name with commas, the WordNet id."""
+        """All spellings of the classes: names, synonyms, the parts of names with commas, WordNet ids."""
         spellings = [[part for name in names for part in (name, *name.split(","))] for names in self.names]
         for words, wordnet_id in zip(spellings, self.wordnet_ids or (), strict=False):
             words.append(wordnet_id)
@@ -150,7 +150,7 @@ class ClassNames:
 
 
 def _texts(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the synonyms of one class; a name that is not text (a number in YAML) is spelled out."""
+    """Return the synonyms of one class as text; a name may be a number in YAML."""
     texts = tuple(map(str, names)) if isinstance(names, Sequence) else (str(names),)
     if not texts:
         raise UsageError("class_names", "[]", "every class needs a name")

@@ -13,7 +13,7 @@ from torch import Tensor
 from vital_exp.errors import UsageError
 
 KEY = "target.vectors"
-# Of several tensors the one that is meant where none is named: what vital-mine concepts=... writes.
+# The tensor that is read from a file of several if none is named; vital-mine concepts=... writes it.
 MAIN = "directions"
 
 
@@ -21,12 +21,12 @@ def load_directions(spec: str) -> Tensor:
     """Return the directions of a file, (K, C) float32.
 
     Args:
-        spec: a .safetensors or .npy file, with ``#name`` for one of several tensors (else the only one, or the one
-            called ``directions``), or ``#3`` for one of its directions. A tensor (C,) is one direction.
+        spec: a .safetensors or .npy file. ``#name`` at the end chooses one of several tensors; without it, the only
+            tensor or the tensor ``directions`` is read. ``#3`` chooses one direction. A tensor (C,) is one direction.
 
     Raises:
-        UsageError: no such file or tensor, another kind of file, not one or two axes, a vector that is zero or not
-            finite.
+        UsageError: no such file or tensor, another kind of file, a tensor without one or two axes, a direction that is
+            zero or not finite.
     """
     place, _, name = spec.partition("#")
     path = Path(place).expanduser()
@@ -45,7 +45,7 @@ def load_directions(spec: str) -> Tensor:
 
 
 def _tensors(path: Path, spec: str) -> dict[str, Tensor]:
-    """Return the tensors of a file by name; that of a .npy file has none."""
+    """Return the tensors of a file by name; the array of a .npy file has the name ``""``."""
     try:
         if path.suffix == ".npy":
             return {"": torch.from_numpy(np.load(path, allow_pickle=False))}
@@ -60,5 +60,5 @@ def _tensor(tensors: dict[str, Tensor], name: str, spec: str) -> Tensor:
         return next(iter(tensors.values()))
     name = name or (MAIN if MAIN in tensors else name)
     if name not in tensors:
-        raise UsageError(KEY, spec, f"name one of its tensors, file#name: {', '.join(tensors)}", list(tensors))
+        raise UsageError(KEY, spec, f"name one of the file's tensors, file#name: {', '.join(tensors)}", list(tensors))
     return tensors[name]

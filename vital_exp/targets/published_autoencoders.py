@@ -1,4 +1,7 @@
-"""Sparse autoencoders in the formats of the libraries that train them; the file says all that decides what is read."""
+"""Sparse autoencoders in the formats of the libraries that train them (saev, Prisma, SAELens).
+
+A configuration in or beside the file gives every setting that :class:`SparseAutoencoder` needs.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +33,9 @@ from vital_exp.weights_files import read_tensors, tensors_of
 SAEV, PRISMA, SAELENS = "saev", "prisma", "saelens"
 FORMATS = (SAEV, PRISMA, SAELENS)
 SAELENS_WEIGHTS, SAELENS_CONFIG, PRISMA_CONFIG = "sae_weights.safetensors", "cfg.json", "config.json"
-INNER = "state_dict."  # of a file that holds more than the weights
+INNER = "state_dict."  # prefix of the weights in a file that holds more than weights
 GATED, SCALED = "gated", "expected_average_only_in"
-# What the libraries call g, and n.
+# The libraries' names of g (the activation) and n (the normalisation).
 ACTIVATION_NAMES = {"standard": RELU, "topk": TOP_K, "jumprelu": JUMP_RELU, GATED: GATED}
 PRISMA_ARCHITECTURES = ("standard", GATED)
 SAEV_NAMES = {"Relu": RELU, "TopK": TOP_K, "BatchTopK": BATCH_TOP_K}
@@ -45,16 +48,16 @@ NORMALISATIONS: dict[object, str] = {
 
 @dataclass(frozen=True)
 class Description:
-    """What the configuration of a file says.
+    """The settings in a file's configuration.
 
     Attributes:
-        activation: as of :class:`SparseAutoencoder`, or ``"gated"``.
-        k: of ``"topk"`` and ``"batch_topk"``.
+        activation: as for :class:`SparseAutoencoder`, or ``"gated"``.
+        k: for ``"topk"`` and ``"batch_topk"``.
         subtracts: whether the decoder's bias is subtracted before the encoder.
-        normalisation: as of :class:`SparseAutoencoder`, or ``"expected_average_only_in"``: a factor that the file
-            does not hold.
-        rectified: as of :class:`SparseAutoencoder`.
-        by_decoder_norm: whether what a feature reads is multiplied by the norm of its row of the decoder first.
+        normalisation: as for :class:`SparseAutoencoder`, or ``"expected_average_only_in"``: activations are multiplied
+            by a factor that the file does not hold.
+        rectified: as for :class:`SparseAutoencoder`.
+        by_decoder_norm: whether each feature is multiplied by the norm of its row of the decoder before g.
     """
 
     activation: str
@@ -66,7 +69,7 @@ class Description:
 
 
 def detect(path: Path) -> str | None:
-    """Return the format of a file or folder, by its beginning and the configuration beside it; None: not known."""
+    """Return the format of a file or folder, from its first byte and the configuration beside it; None: not known."""
     if path.is_dir() or (path.name == SAELENS_WEIGHTS and (path.parent / SAELENS_CONFIG).is_file()):
         return SAELENS
     with path.open("rb") as file:
@@ -79,32 +82,30 @@ def load_published(path: Path, form: str, layer: str, channels: int, *, scaled: 
     """Load an autoencoder in one of FORMATS.
 
     Args:
-        path: the file; of SAELens also the folder.
+        path: the file; for SAELens also the folder.
         form: one of FORMATS.
-        layer, channels: what it is to read.
-        scaled: whether the user says by what activations are multiplied first.
+        layer, channels: the layer that the autoencoder reads, and the number of its channels.
+        scaled: whether ``target.scale`` is set.
 
     Raises:
-        UsageError: a file of another format (its tensors are named), of another width, a version or kind that is not
-            known, or one that leaves open what decides.
+        UsageError: a file of another format (its tensors are listed) or width, an unknown version or kind, or a
+            configuration without a setting that is needed.
     """
     if form == SAEV:
-        said, tensors = _saev(path)
+        description, tensors = _saev(path)
     else:
         folder = path if path.is_dir() else path.parent
-        place = folder / (SAELENS_CONFIG if form == SAELENS else PRISMA_CONFIG)
-        said = _described(_settings(place, form), form, place)
+        config = folder / (SAELENS_CONFIG if form == SAELENS else PRISMA_CONFIG)
+        description = _described(_settings(config, form), form, config)
         tensors = autoencoder_tensors(folder / SAELENS_WEIGHTS if path.is_dir() else path)
-    if said.normalisation == SCALED and not scaled:
-        problem = (
-            f"{form} multiplied activations by a factor that the file does not hold ({SCALED}): a number is needed"
-        )
+    if description.normalisation == SCALED and not scaled:
+        problem = f"{form} multiplied activations by a factor that the file does not hold ({SCALED}): give the factor"
         raise UsageError("target.scale", None, problem)
-    return _built(said, tensors, path, form, layer, channels)
+    return _built(description, tensors, path, form, layer, channels)
 
 
 def autoencoder_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of an autoencoder's file by name; those of a ``state_dict`` in it without that word.
+    """Return the tensors of an autoencoder's file by name, without the prefix of a nested ``state_dict``.
 
     Raises:
         UsageError: see :func:`vital_exp.weights_files.read_tensors`.
@@ -112,7 +113,7 @@ def autoencoder_tensors(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix(INNER): tensor for name, tensor in read_tensors(path, KEY).items()}
 
 
-# What each format says.
+# The configuration of each format.
 
 
 def _settings(place: Path, form: str) -> dict[str, Any]:
@@ -130,13 +131,13 @@ def _is_prisma(place: Path) -> bool:
 
 
 def _described(settings: Mapping[str, Any], form: str, place: Path) -> Description:
-    """Return what the configuration of SAELens, or of Prisma, says."""
+    """Return the settings of SAELens' or Prisma's configuration, which lies at ``place``."""
     function = settings.get("activation_fn", settings.get("activation_fn_str"))
     architecture = settings.get("architecture") or (None if function is None else "standard")
     known = PRISMA_ARCHITECTURES if form == PRISMA else tuple(ACTIVATION_NAMES)
     if architecture not in known or settings.get("is_transcoder"):
-        what = "a transcoder" if settings.get("is_transcoder") else f"architecture {architecture}"
-        raise UsageError(KEY, place, f"{what}: autoencoders of {', '.join(known)} can be read")
+        kind = "a transcoder" if settings.get("is_transcoder") else f"architecture {architecture}"
+        raise UsageError(KEY, place, f"is {kind}; autoencoders of architecture {', '.join(known)} can be read")
     if settings.get("finetuning_scaling_factor"):
         raise UsageError(KEY, place, "finetuning_scaling_factor is not read; fold it into the decoder")
     extra = settings.get("activation_fn_kwargs") or {}
@@ -167,7 +168,7 @@ def _normalisation(settings: Mapping[str, Any], form: str, place: Path) -> str:
 
 
 def _saev(path: Path) -> tuple[Description, dict[str, Tensor]]:
-    """Return what saev wrote: a line of JSON, then what torch.save makes of the state_dict.
+    """Read a file of saev: a line of JSON, then the state_dict as torch.save writes it.
 
     Until July 2025 (no schema, or schema 1 with the class of the activation) saev subtracted the decoder's bias.
     """
@@ -180,15 +181,15 @@ def _saev(path: Path) -> tuple[Description, dict[str, Tensor]]:
         raise UsageError("target.format", SAEV, f"{path} does not begin with saev's line of JSON")
     schema = header.get("schema")
     if schema not in SAEV_SCHEMAS:
-        raise UsageError(KEY, path, f"saev's schema {schema} is not known; 1 to 5 are, and none")
+        raise UsageError(KEY, path, f"has saev's schema {schema}; 1 to 5, or no schema, can be read")
     settings = header if schema is None else header.get("cfg")
     named = settings.get("activation") if isinstance(settings, dict) else None
     old = schema is None or (schema == 1 and header.get("cls") in SAEV_NAMES)
     if old:
         named = {"cls": header.get("cls", "Relu"), "params": settings}
     if not isinstance(named, dict) or named.get("cls") not in SAEV_NAMES:
-        what = named.get("cls") if isinstance(named, dict) else named
-        raise UsageError(KEY, path, f"saev's activation {what} is not known; {', '.join(SAEV_NAMES)} are")
+        name = named.get("cls") if isinstance(named, dict) else named
+        raise UsageError(KEY, path, f"has saev's activation {name}; {', '.join(SAEV_NAMES)} can be read")
     activation = SAEV_NAMES[named["cls"]]
     params = named.get("params")
     k = params.get("top_k") if isinstance(params, dict) else None
@@ -198,7 +199,7 @@ def _saev(path: Path) -> tuple[Description, dict[str, Tensor]]:
 
 def _k(k: object, place: Path) -> int:
     if not is_whole(k, 1):
-        raise UsageError(KEY, place, f"says k={k}; a whole number of at least 1 is needed")
+        raise UsageError(KEY, place, f"has k={k}; a whole number of at least 1 is needed")
     return k
 
 
@@ -206,57 +207,58 @@ def _k(k: object, place: Path) -> int:
 
 
 def _built(
-    said: Description, tensors: Mapping[str, Tensor], path: Path, form: str, layer: str, channels: int
+    description: Description, tensors: Mapping[str, Tensor], path: Path, form: str, layer: str, channels: int
 ) -> SparseAutoencoder:
     """Return the autoencoder; all three formats store W_enc (C, F), W_dec (F, C), and the biases."""
-    biases = ("b_gate", "b_mag", "r_mag") if said.activation == GATED else ("b_enc",)
+    biases = ("b_gate", "b_mag", "r_mag") if description.activation == GATED else ("b_enc",)
     needed = ("W_enc", "W_dec", "b_dec", *biases)
-    if lacking := [name for name in needed if name not in tensors]:
-        problem = f"{path} has no tensor {lacking[0]}; it has {', '.join(sorted(tensors))}"
+    if missing := [name for name in needed if name not in tensors]:
+        problem = f"{path} has no tensor {missing[0]}; it has {', '.join(sorted(tensors))}"
         raise UsageError("target.format", form, problem)
-    own = {name: tensor.float() for name, tensor in tensors.items()}
-    width, count = _shape(own["W_enc"], path)
+    floats = {name: tensor.float() for name, tensor in tensors.items()}
+    width, count = _shape(floats["W_enc"], path)
     if width != channels:
-        raise UsageError(KEY, path, f"is of another width: it reads {width} channels, and {layer} has {channels}")
+        raise UsageError(KEY, path, f"has another width: it reads {width} channels, and {layer} has {channels}")
     shapes = {"W_enc": (width, count), "W_dec": (count, width), "b_dec": (width,)} | dict.fromkeys(biases, (count,))
     for name, shape in shapes.items():
-        _check(own[name], shape, name, path)
-    if said.k is not None and said.k > count:
-        raise UsageError(KEY, path, f"says k={said.k}, and it has {count} features")
-    encoder, bias, decoder = own["W_enc"].T.contiguous(), own.get("b_enc"), own["W_dec"]
-    activation, threshold = _activation(said, own, count, path)
-    if said.activation == GATED:
+        _check(floats[name], shape, name, path)
+    k = description.k
+    if k is not None and k > count:
+        raise UsageError(KEY, path, f"has k={k}, and only {count} features")
+    encoder, bias, decoder = floats["W_enc"].T.contiguous(), floats.get("b_enc"), floats["W_dec"]
+    activation, threshold = _activation(description, floats, count, path)
+    if description.activation == GATED:
         # (W a + b_gate > 0) max(0, e^r W a + b_mag) is a JumpReLU (Rajamanoharan et al. 2024, section 3.2).
-        encoder, bias = own["r_mag"].exp()[:, None] * encoder, own["b_mag"]
-    if said.by_decoder_norm:
+        encoder, bias = floats["r_mag"].exp()[:, None] * encoder, floats["b_mag"]
+    if description.by_decoder_norm:
         norms = decoder.norm(dim=1, keepdim=True)
-        encoder, bias, decoder = encoder * norms, own["b_enc"] * norms[:, 0], decoder / norms
+        encoder, bias, decoder = encoder * norms, floats["b_enc"] * norms[:, 0], decoder / norms
     assert bias is not None
-    shift = own["b_dec"] if said.subtracts else torch.zeros(width)
-    normalisation = AS_IT_IS if said.normalisation == SCALED else said.normalisation
-    rectified = said.rectified or activation == RELU
+    shift = floats["b_dec"] if description.subtracts else torch.zeros(width)
+    normalisation = AS_IT_IS if description.normalisation == SCALED else description.normalisation
+    rectified = description.rectified or activation == RELU
     return SparseAutoencoder(
-        encoder, bias, shift, activation, said.k, threshold, normalisation, rectified, decoder, own["b_dec"]
+        encoder, bias, shift, activation, k, threshold, normalisation, rectified, decoder, floats["b_dec"]
     )
 
 
 def _activation(
-    said: Description, own: Mapping[str, Tensor], count: int, path: Path
+    description: Description, tensors: Mapping[str, Tensor], count: int, path: Path
 ) -> tuple[str, float | Tensor | None]:
     """Return g and its threshold."""
-    if said.activation == GATED:
-        return JUMP_RELU, own["b_mag"] - own["r_mag"].exp() * own["b_gate"]
-    if said.activation == JUMP_RELU:
-        threshold = own["log_threshold"].exp() if "log_threshold" in own else own.get("threshold")
+    if description.activation == GATED:
+        return JUMP_RELU, tensors["b_mag"] - tensors["r_mag"].exp() * tensors["b_gate"]
+    if description.activation == JUMP_RELU:
+        threshold = tensors["log_threshold"].exp() if "log_threshold" in tensors else tensors.get("threshold")
         if threshold is None:
-            raise UsageError(KEY, path, f"has no tensor threshold; it has {', '.join(sorted(own))}")
+            raise UsageError(KEY, path, f"has no tensor threshold; it has {', '.join(sorted(tensors))}")
         _check(threshold, (count,), "threshold", path)
         return JUMP_RELU, threshold
-    if said.activation == BATCH_TOP_K and "activation.threshold" in own:
-        _check(own["activation.threshold"], (), "activation.threshold", path)
-        least = float(own["activation.threshold"])
-        return (BATCH_TOP_K, least) if least > 0 else (RELU, None)  # saev's own rule for one that was not trained
-    return said.activation, None
+    if description.activation == BATCH_TOP_K and "activation.threshold" in tensors:
+        _check(tensors["activation.threshold"], (), "activation.threshold", path)
+        least = float(tensors["activation.threshold"])
+        return (BATCH_TOP_K, least) if least > 0 else (RELU, None)  # saev treats an untrained threshold as a ReLU
+    return description.activation, None
 
 
 def _shape(encoder: Tensor, path: Path) -> tuple[int, int]:

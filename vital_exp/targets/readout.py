@@ -1,4 +1,4 @@
-"""Read-outs: what a target reads from its layer, as a linear map of the layer's channels at some positions."""
+"""Read-outs: the number that a target reads from its layer at each position, a direction in the layer's channels."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from vital_exp.targets.unit import OUTPUT, Target
 
 Position = tuple[int, int]
 Span = tuple[int, int | None]
-# Instead of a position: the one where the read-out of the picture at hand is largest.
+# Stands for the position where a picture's read-out is largest.
 STRONGEST: Position = (-1, -1)
 
 
 @dataclass(frozen=True)
 class Readout:
-    """What the targets of a batch read from one layer.
+    """The read-outs of a batch of N targets of one layer.
 
     Attributes:
         layer: module name, or ``"output"`` for the network's output.
-        vectors: (N, C), one direction in the layer's channels per picture; a unit's is its unit vector.
-        positions: per picture None for the whole map, (row, column) for one position of it ((0, token) of tokens), or
-            STRONGEST.
-        span: the positions that are read at all, as a first one and the one behind the last (None: to the end, of which
-            larger pictures have more); None: all.
-        autoencoder: whose features are read, ``vectors`` being their rows of its encoder; None: the read-out is linear.
-        features: (N,) their numbers.
+        vectors: (N, C), one direction in the layer's channels per picture; for a channel or class its unit vector.
+        positions: per picture None for the whole map, (row, column) for one position ((0, token) in a layer of tokens),
+            or STRONGEST.
+        autoencoder: the autoencoder whose features are read, ``vectors`` being rows of its encoder; None: the read-out
+            is linear.
+        features: (N,), the numbers of these features.
+        span: the positions that are read at all, (first, last + 1). None in place of the second number: to the end,
+            since larger pictures have more positions. None: all positions.
     """
 
     layer: str
@@ -75,19 +76,20 @@ class Readout:
         return mask
 
     def value(self, activation: Tensor) -> Tensor:
-        """Return the largest read-out where the target reads, (N,): what mining ranks images by."""
+        """Return the largest read-out where the target reads, (N,); mining ranks images by it."""
         values = self.map(activation)
         return values.masked_fill(self.mask(activation) == 0, -torch.inf).amax(dim=1)
 
     def mean(self, activation: Tensor) -> Tensor:
-        """Return the mean read-out where the target reads, (N,): what activation maximisation maximises."""
+        """Return the mean read-out where the target reads, (N,); activation maximisation maximises it."""
         mask = self.mask(activation)
         return (self.map(activation) * mask).sum(dim=1) / mask.sum(dim=1)
 
     def of(self, picture: int, count: int, *, strongest: bool = False) -> Readout:
-        """Return one picture's read-out for ``count`` images; ``strongest`` moves a neuron's to the strongest position.
+        """Return one picture's read-out, repeated for ``count`` images.
 
-        A reference image shows what excites a neuron wherever it excites the neuron's channel most.
+        With ``strongest`` a neuron is read at its channel's strongest position in each image, since a reference image
+        need not show what excites the neuron at the neuron's own position.
         """
         position = self.positions[picture]
         if strongest and position is not None:
@@ -102,7 +104,7 @@ class Readout:
         return replace(self, vectors=self.vectors[chosen], positions=positions, features=features)
 
     def shares(self, activation: Tensor) -> Tensor:
-        """Return what each channel adds to the read-out at each position, (N, C, P): v_c a_c, biases apart."""
+        """Return each channel's contribution to the read-out at each position, v_c a_c without biases, (N, C, P)."""
         values = activation.flatten(2)
         if self.autoencoder is not None:
             values = self.autoencoder.centred(values)
@@ -111,21 +113,24 @@ class Readout:
     def active(self, activation: Tensor) -> Tensor:
         """Return whether the read-out is positive at each position, (N, P).
 
-        Of a feature that sleeps at all positions, where it is nearest to waking: a picture starts with few awake.
+        A feature of an autoencoder that is inactive at all positions counts as active at the position where its linear
+        part is largest: few features are active in a starting picture, and the others need a position too.
         """
         active = self.map(activation) > 0
         if self.autoencoder is None or self.features is None:
             return active
         nearest = self.autoencoder.linear(activation.flatten(2), self.features).argmax(dim=1, keepdim=True)
-        asleep = ~active.any(dim=1, keepdim=True)
-        return active.scatter(1, nearest, active.gather(1, nearest) | asleep)
+        inactive = ~active.any(dim=1, keepdim=True)
+        return active.scatter(1, nearest, active.gather(1, nearest) | inactive)
 
     def describe(self) -> str:
-        """Return all that the read-out depends on, as text for a hash."""
-        of = "" if self.autoencoder is None or self.features is None else self.autoencoder.describe()
-        features = "" if self.features is None else f" {self.features.tolist()}"
-        span = "" if self.span is None else f" {self.span}"
-        return f"{self.layer} {self.vectors.tolist()} {self.positions}{span}" + (f" {of}{features}" if of else "")
+        """Return everything that the read-out depends on, as text for a hash."""
+        text = f"{self.layer} {self.vectors.tolist()} {self.positions}"
+        if self.span is not None:
+            text += f" {self.span}"
+        if self.autoencoder is not None and self.features is not None:
+            text += f" {self.autoencoder.describe()} {self.features.tolist()}"
+        return text
 
 
 def _flat(position: Position, activation: Tensor) -> int:
@@ -138,13 +143,13 @@ def readout(
     vectors: Tensor | SparseAutoencoder | None = None,
     span: Span | None = None,
 ) -> Readout:
-    """Return what targets of one layer read from its ``channels``.
+    """Return the read-outs of targets.
 
     Args:
-        targets: all of one layer, or all classes.
-        channels: of the layer, or classes of the network.
-        vectors: (K, C) directions, or the autoencoder that has them, for direction targets.
-        span: the positions that the targets' tokens are at; None: all.
+        targets: units of one layer, or classes.
+        channels: the number of the layer's channels, or of the network's classes.
+        vectors: directions (K, C), or the autoencoder whose encoder holds them, for targets that are directions.
+        span: the positions of the targets' tokens; None: all.
     """
     autoencoder = vectors if isinstance(vectors, SparseAutoencoder) else None
     vectors = vectors.encoder if isinstance(vectors, SparseAutoencoder) else vectors
@@ -162,10 +167,10 @@ def readout(
 
 
 def check_unit(target: Target, shape: Sequence[int], key: str = "target.index") -> None:
-    """Make sure that a layer whose activation is (C, ...) has a target's channel and position.
+    """Make sure that a layer whose activation has the shape (C, ...) has a target's channel and position.
 
     Raises:
-        UsageError: it has not; says what it has.
+        UsageError: it has not; the message names the layer's channels or map.
     """
     channels, *size = shape
     if not target.is_direction and target.index >= channels:
@@ -175,5 +180,5 @@ def check_unit(target: Target, shape: Sequence[int], key: str = "target.index") 
     height, width = (size[0], size[1]) if len(size) == 2 else (1, size[0])
     row, column = target.position
     if row >= height or column >= width:
-        wanted = f"a [row, column] of the {height}x{width} map of {target.layer}, counted from 0"
-        raise UsageError("target.position", [row, column], wanted)
+        allowed = f"must be a [row, column] of the {height}x{width} map of {target.layer}, counted from 0"
+        raise UsageError("target.position", [row, column], allowed)

@@ -1,4 +1,4 @@
-"""From what a person writes to targets: class selections of the command line, and every spelling of one target."""
+"""Targets from what a person writes: selections of classes or units, and every spelling of one target."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vital_exp.values import whole_number
 _NUMBER = r"([0-9]{1,9})"
 _RANGE = re.compile(rf"\s*{_NUMBER}\s*-\s*{_NUMBER}\s*")
 _TOKENS = "|".join(TOKENS)
-_ENDS = "".join(sorted({word[-1] for word in TOKENS}))  # what a name may end in before a facet or a variation
+_ENDS = "".join(sorted({word[-1] for word in TOKENS}))  # letters that may stand before a facet or a variation
 _VARIATION = re.compile(rf"(?<=[0-9{_ENDS}])_v([1-9][0-9]{{0,8}})$")
 _FACET = re.compile(rf"(?:#|(?<=[0-9{_ENDS}])_f)([0-9]{{1,4}})$")
 _CHANNEL = re.compile(rf"(.+):{_NUMBER}(?:@({_TOKENS}))?", re.DOTALL)
@@ -25,7 +25,7 @@ _SAFE_UNIT = re.compile(rf"({'|'.join(('channel', *DIRECTIONS))})-(.+)-{_NUMBER}
 _SAFE_NEURON = re.compile(rf"neuron-(.+)-{_NUMBER}-{_NUMBER}-{_NUMBER}")
 _SAFE_CLASS = re.compile(rf"class-{_NUMBER}")
 
-# What the directions of each kind are called.
+# The plural of each kind of direction, for messages.
 NAMES = {"direction": "directions", "concept": "concepts", "sae": "features", "text": "prompts"}
 
 _SPELLINGS = (
@@ -46,8 +46,8 @@ def class_targets(
     Args:
         index: a class number, a name, "0-999", "0-4,7,9-11", "all", or a list of these. Digits are always a number.
         class_names: the names of the network's classes.
-        variations: how many targets per class; those of one class follow one another.
-        available: the classes that "all" means, e.g. those with references; None for every class.
+        variations: the number of targets per class; targets of one class follow one another.
+        available: the classes that "all" means, such as the classes with references; None: every class.
 
     Raises:
         UsageError: unknown or ambiguous name, number out of range, nothing selected, fewer than one variation.
@@ -92,7 +92,7 @@ def _spelled_classes(text: str, class_names: ClassNames, available: Sequence[int
         everything = range(len(class_names)) if available is None else sorted(available)
         yield from (class_names.check(number) for number in everything)
         return
-    # A name may hold a comma itself ("tench, Tinca tinca").
+    # A name may contain a comma ("tench, Tinca tinca").
     parts = [text] if class_names.lookup(text) else text.split(",")
     for part in parts:
         yield from _span(part, class_names)
@@ -113,13 +113,13 @@ def unit_targets(
         kind: ``"channel"``, ``"neuron"`` or one of ``DIRECTIONS``.
         layer: module name.
         index: a number, "0-63", "0-4,7", "all", or a list of these.
-        units: how many there are: the layer's channels, or the directions of a file.
+        units: the number of the layer's channels, or of the directions.
         position: (row, column) of a neuron.
-        variations: how many targets per unit; those of one unit follow one another.
+        variations: the number of targets per unit; targets of one unit follow one another.
         tokens: one of ``TOKENS``; None for all positions.
 
     Raises:
-        UsageError: no number, out of range, nothing selected, fewer than one variation.
+        UsageError: not a number, a number out of range, nothing selected, fewer than one variation.
 
     Examples:
         >>> from vital_exp.targets.selection import unit_targets
@@ -130,10 +130,10 @@ def unit_targets(
     try:
         chosen = class_targets(index, names, variations)
     except UsageError as error:
-        what = NAMES[kind] if kind in DIRECTIONS else f"channels of {layer}"
-        problem = f'is none of the {units} {what}, 0 to {units - 1}; "0-63", "all" and lists select several'
+        kinds = NAMES[kind] if kind in DIRECTIONS else f"channels of {layer}"
+        problem = f'is none of the {units} {kinds}, 0 to {units - 1}; "0-63", "all" and lists select several'
         raise error if error.key == "target.variations" else UsageError("target.index", error.value, problem) from None
-    return [Target(kind, one.index, layer, position, one.variation, tokens=tokens) for one in chosen]
+    return [Target(kind, unit.index, layer, position, unit.variation, tokens=tokens) for unit in chosen]
 
 
 def _span(text: str, class_names: ClassNames) -> Iterable[int]:
@@ -147,7 +147,7 @@ def _span(text: str, class_names: ClassNames) -> Iterable[int]:
 
 
 def _class_number(text: str, class_names: ClassNames, key: str) -> int:
-    """Return the class of a number or a name; digits are a number even where a class is called "7"."""
+    """Return the class of a number or a name; digits are always a number, even if a class is called "7"."""
     number = as_integer(text)
     return class_names.find(text, key) if number is None else class_names.check(number, key)
 
@@ -159,14 +159,14 @@ def parse_target(spelling: str | Target, class_names: ClassNames | None) -> Targ
         spelling: "class:207", "class:golden retriever", "layer4.2:1935" (a channel), "layer4.2:1935@7,7" (a neuron),
             "blocks.5:7@cls" (a channel of the class token), a safe name of the run folder ("class-207",
             "channel-layer4.2-1935", "neuron-layer4.2-1935-7-7", "channel-blocks.5-7-cls"), any of these with "#1" or
-            "_f1" for a facet and "_v2" for a variation at its end, or a Target, which passes through. A safe name gives
-            the layer as it is written there: where a layer's name held other signs than letters, digits, ".", "_" and
-            "-", the safe name no longer has them.
-        class_names: the names of the network's classes; None when they do not matter, or there are none: the class of
-            a target is then 0.
+            "_f1" for a facet and "_v2" for a variation at its end, or a Target, which passes through. A safe name holds
+            "_" in place of any character of the layer's name except letters, digits, ".", "_" and "-", so that the
+            target of such a safe name has another layer name.
+        class_names: the names of the network's classes; None where they do not matter or do not exist: every class
+            target then has the index 0.
 
     Raises:
-        UsageError: none of these, or a class that the network does not have.
+        UsageError: the text is no such spelling, or the network does not have the class.
 
     Examples:
         >>> from vital_exp.targets.selection import parse_target
@@ -193,7 +193,7 @@ def parse_target(spelling: str | Target, class_names: ClassNames | None) -> Targ
 
 
 def _is_class_name(body: str, class_names: ClassNames | None) -> bool:
-    """Whether "class:..." names a class as it stands: a name may end like a facet ("unit #2")."""
+    """Whether all of "class:..." names a class: a name may end like a facet ("unit #2")."""
     return class_names is not None and body.startswith("class:") and bool(class_names.lookup(body[len("class:") :]))
 
 
@@ -211,7 +211,7 @@ def _class_target(body: str, variation: int, class_names: ClassNames | None) -> 
 
 
 def _layer_target(body: str, variation: int) -> Target | None:
-    """Return the target of "layer:3", "layer:3@7,7" or a safe name of a unit in a layer, None when it is neither."""
+    """Return the target of "layer:3", "layer:3@7,7" or a hidden unit's safe name, None for another spelling."""
     if match := _POSITION.fullmatch(body) or _SAFE_NEURON.fullmatch(body):
         layer, index, row, column = cast("tuple[str, str, str, str]", match.groups())
         return Target("neuron", int(index), layer, (int(row), int(column)), variation)

@@ -6,29 +6,29 @@ import hashlib
 import re
 from dataclasses import dataclass, field, replace
 
-# Kinds of targets that read a direction in a layer's channels: of a file, a mined concept, a feature of a sparse
-# autoencoder, a text's embedding.
+# Kinds of targets that read a direction in a layer's channels: a vector from a file, a mined concept, a feature of a
+# sparse autoencoder, a text's embedding.
 DIRECTIONS = ("direction", "concept", "sae", "text")
-# Names that are read like those of layers: the pictures themselves, as the network takes them; what it returns.
+# Names that stand beside the layers' names: the network's input (normalised pictures) and its output.
 INPUT, OUTPUT = "input", "output"
-# Of a layer of tokens, which are read.
+# The tokens of a layer that may be read.
 CLASS_TOKEN, REGISTER_TOKENS, PATCH_TOKENS = "cls", "register", "patches"
 TOKENS = (CLASS_TOKEN, REGISTER_TOKENS, PATCH_TOKENS)
-LONGEST_NAME = 180  # characters: file systems take 255, endings included
+LONGEST_NAME = 180  # characters; file systems take 255 including suffixes
 
 
 @dataclass(frozen=True)
 class Target:
-    """One unit: an output class, or a channel, a channel at one position, or a direction of a named layer.
+    """One unit (a class, or a channel, neuron or direction of a layer), with its facet and variation.
 
     Attributes:
         kind: ``"class"``, ``"channel"``, ``"neuron"`` or one of ``DIRECTIONS``.
         index: class, channel or direction number, from 0.
         layer: module name of the layer; None for a class.
         position: (row, column) in the layer's map, for a neuron.
-        variation: 1 for the first picture of the unit, 2, 3 ... for further ones.
-        label: a name for people ("golden retriever"); takes no part in equality.
-        facet: which of the things that the unit answers to, from 0, the clearest first; None: whatever drives it.
+        variation: the number of the picture among the pictures of the same unit, from 1.
+        label: a name for people ("golden retriever"); ignored in comparisons.
+        facet: the number of the facet, from 0, the clearest first; None: the unit as a whole.
         tokens: which tokens of a transformer's layer are read, one of ``TOKENS``; None: all positions.
 
     Examples:
@@ -50,9 +50,9 @@ class Target:
 
     @property
     def name(self) -> str:
-        """A safe file name: class-207, neuron-layer4.2-1935-7-7, channel-blocks.5-7-cls.
+        """A safe file name, such as class-207, neuron-layer4.2-1935-7-7 or channel-blocks.5-7-cls.
 
-        It ends in _f0 for a facet, _v2 for a variation.
+        Facet 0 adds _f0 at the end, variation 2 adds _v2.
         """
         parts = [self.kind, *([self.layer] if self.layer else []), str(self.index), *map(str, self.position or ())]
         parts += [self.tokens] if self.tokens else []
@@ -64,12 +64,12 @@ class Target:
 
     @property
     def is_direction(self) -> bool:
-        """Whether the index numbers directions in the layer's channels."""
+        """Whether the target reads a direction in the layer's channels."""
         return self.kind in DIRECTIONS
 
     @property
     def unit(self) -> Target:
-        """The unit itself, whatever the facet and the variation."""
+        """The unit without facet and variation."""
         return replace(self, facet=None, variation=1)
 
     def labelled(self, label: str) -> Target:
