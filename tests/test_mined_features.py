@@ -106,7 +106,7 @@ def test_features_of_an_autoencoder_are_mined(workplace: Path, capsys: pytest.Ca
     assert 'class="bars"' in page
     for wrong, told in {
         ("sae=gone.safetensors",): "vital-mine: sae=gone.safetensors: no such file",
-        ("sae=sae.safetensors",): "vital-mine: autoencoder.activation=None: a plain file does not say its activation",
+        ("sae=sae.safetensors",): "vital-mine: autoencoder.activation=None: the file does not say it",
         (
             "sae=sae.safetensors",
             "autoencoder.activation=relu",

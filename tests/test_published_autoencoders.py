@@ -371,7 +371,7 @@ def mistakes(folder: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
         ),
         "target.format=saes: one of auto, saev, prisma": (prisma, {}, own, {"format": "saes"}),
         "target.encoder=encoder.weight: no such tensor; the file has W_enc": (prisma, {}, own, {"format": "plain"}),
-        "target.activation=None: a plain file does not say its activation": (
+        "target.activation=None: the file does not say it": (
             *(prisma, {}, own, {"format": "plain", "encoder": "W_enc", "encoder_bias": "b_enc"}),
         ),
     }

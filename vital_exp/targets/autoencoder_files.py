@@ -102,7 +102,7 @@ def _plain(tensors: Mapping[str, Tensor], keys: Mapping[str, Any], channels: int
     shift = _vector(tensors, keys, "decoder_bias", channels)
     decoder = _decoder(tensors, keys, (count, channels))
     if keys["activation"] is None:
-        problem = f"a plain file does not say its activation: give one of {', '.join(ACTIVATIONS)}"
+        problem = f"the file does not say it: one of {', '.join(ACTIVATIONS)}"
         raise UsageError("target.activation", None, problem)
     activation, k = one_of("target.activation", keys["activation"], ACTIVATIONS), keys["k"]
     threshold = _threshold(tensors, keys, count)
