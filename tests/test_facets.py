@@ -268,7 +268,7 @@ def test_facets_of_hidden_units_are_kept_in_their_index(
     assert all(Path(photos, member).is_file() for result in results for member in result["members"])
     assert all(result["status"] == "done" and len(result["members"]) <= 5 for result in results)
     (path,) = Path("cache/mining").rglob("index.sqlite")
-    kept = Index.open(path)._ask("SELECT layer, channel, facet, share, members FROM facets ORDER BY channel, facet")
+    kept = Index.open(path)._query("SELECT layer, channel, facet, share, members FROM facets ORDER BY channel, facet")
     assert [row[:3] for row in kept] == [("layer3", unit, facet) for unit in (5, 7) for facet in (0, 1)]
     top = [row.image for row in Index.open(path).top("layer3", 5)]
     assert [top[place] for place in json.loads(kept[0][4])] == results[0]["members"]
@@ -566,7 +566,7 @@ def test_mistakes_of_the_command(photos: Path, capsys: pytest.CaptureFixture[str
     for change, words in (
         (["references.facets=3"], ("references.facets=3", "20 images compete", "at most 2")),
         (["references.candidates=10", "references.facets=auto"], ("references.candidates=10", "at least 16")),
-        (["references.window=65"], ("references.window=65", "larger than the network's input of 64x64")),
+        (["references.window=65"], ("references.window=65", "at most 64 px: the network's input is 64x64")),
         (["list=facets", "references.facets=1"], ("list=facets", "references.facets=auto")),
     ):
         assert command(*HIDDEN, f"references.root={photos}", "hydra.run.dir=run", *change) == 2

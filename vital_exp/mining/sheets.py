@@ -63,20 +63,20 @@ class Sheets:
         overlays = [self.overlay(row.image, self.maps[layer, channel, row.image]) for row in mapped]
         parts = [
             (title, patches, [self.tile(row.image, row.box) for row in patches]),
-            ("images that drive the unit most", top, [self.tile(row.image, frame=boxes.get(row.image)) for row in top]),
-            ("where the unit is active in these images", mapped, overlays),
-            ("images that drive the unit least", bottom, [self.tile(row.image) for row in bottom]),
+            ("images that drive it most", top, [self.tile(row.image, frame=boxes.get(row.image)) for row in top]),
+            ("where it fires in them", mapped, overlays),
+            ("images that drive it least", bottom, [self.tile(row.image) for row in bottom]),
         ]
         return self._page([part for part in parts if part[1]])
 
     def _patches(self, layer: str, channel: int, count: int) -> tuple[str, list[Row]]:
         """Return a title and the patches that drive a unit most; windows if there are no patches."""
         if self.index.meta["patch"]:
-            return "patches that drive the unit most", self.index.patches(layer, channel, count)
+            return "patches that drive it most", self.index.patches(layer, channel, count)
         if self.index.meta["fields"][layer] is None:
             return "", []
         windows = [row for row in self.index.windows(layer, channel, count) if row.box]
-        return "windows around the unit's strongest position", windows
+        return "windows of the images that drive it most, where it is strongest", windows
 
     def _page(self, parts: Sequence[tuple[str, Sequence[Row], Sequence[Image.Image]]]) -> Image.Image:
         height = MARGIN + sum(LINE + self._height(len(tiles)) for _, _, tiles in parts)
