@@ -302,7 +302,7 @@ def test_a_unit_that_noise_does_not_reach_is_started_from_a_reference() -> None:
 
 MISTAKES = [
     ("layer1:99", [], r"targets=99: layer1 has 16 channels, 0 to 15"),
-    ("layer1:3@9,9", [], r"target.position=\[9, 9\]: a \[row, column\] of the 8x8 map of layer1"),
+    ("layer1:3@9,9", [], r"target.position=\[9, 9\]: must be a \[row, column\] of the 8x8 map of layer1"),
     ("layer9:3", [], r"target.layer=layer9: no such layer in the network.*did you mean layer1"),
     ("layer1:3", ["model.layers=[layer1]"], r"model.layers=layer1: not below the target's layer layer1"),
     ("layer1:3", ["model.layers=[fc]"], r"model.layers=fc: not below the target's layer layer1"),
