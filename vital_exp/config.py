@@ -65,7 +65,7 @@ def compose_config(overrides: Sequence[str], command: str = VISUALIZE) -> DictCo
         >>> compose_config(["stepz=3"])
         Traceback (most recent call last):
             ...
-        vital_exp.errors.UsageError: stepz=3: no such key (did you mean steps?)
+        vital_exp.errors.UsageError: stepz=3: no such key (did you mean steps or steer?)
     """
     overrides = [canonical(override, command) for override in overrides]
     try:
