@@ -90,6 +90,7 @@ def atlas(options: argparse.Namespace, weights: Path, out: Path) -> None:
         f"layers=[{LAYER}]",
         "method=none",
         "facets=1",
+        "map=pca",
         f"hydra.run.dir={out}",
     )
 
