@@ -461,3 +461,11 @@ def test_two_atlases_are_compared(
     strange = made(place, tmp_path / "strange", *given, f"images={tmp_path}/more")
     with pytest.raises(UsageError, match=r"atlases of the same images are compared: .*photos and .*more$"):
         compare(store.folder, strange.folder, tmp_path / "compared")
+
+
+def test_with_no_argument_units_of_all_layers_are_planned(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(main, "dry_run=true", "workers=0") == 0
+    told = capsys.readouterr().out
+    assert "output (10 units)" in told
+    assert "units    60, 12 images of each on each side" in told
+    assert "about 60 by vital_fourier, 24 steps" in told
