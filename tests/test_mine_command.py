@@ -253,6 +253,14 @@ def test_a_mistake_is_one_line(mistake: str, places: dict[str, Path], capsys: py
     assert not Path("run/index.sqlite").exists()
 
 
+def test_the_relevance_that_ranks_images_is_chosen() -> None:
+    """Visualize has a group of this name, which Hydra would look for."""
+    for spelling in ("relevance", "relevance_method"):
+        config = compose_config(["pooling=relevance", "class=0", f"{spelling}=attn_lrp"], "mine")
+        assert config.relevance_method == "attn_lrp"
+    assert "relevance" not in config
+
+
 def test_keys_of_mining_are_not_those_of_visualize() -> None:
     for command_name, key in (("visualize", "pooling=max"), ("mine", "steps=3")):
         with pytest.raises(ValueError, match="no such key"):

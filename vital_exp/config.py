@@ -25,7 +25,10 @@ __all__ += ["options_of", "picture_config", "plain", "set_keys"]
 # Configurations that are kept as Hydra composed them: calls in one process often ask for the same again.
 KEPT = 32
 # Other spellings of a command's keys: Hydra takes the name of a group for nothing but a group.
-SPELLINGS = {"atlas": {"method": "pictures", "concepts": "concept_folder"}}
+SPELLINGS = {
+    "atlas": {"method": "pictures", "concepts": "concept_folder"},
+    "mine": {"relevance": "relevance_method"},
+}
 # Keys that change neither a picture nor what is recorded of it; a run may be resumed with others.
 INCIDENTAL = (
     *(

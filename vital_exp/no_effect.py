@@ -247,7 +247,7 @@ CHECKS = {  # of vital-audit, and the keys that each does not read
     "proxpulse": ("layer", "snapshots.*", "detector.*"),
     "theory": ("methods", "views", "judges", "decoy", "layer", "snapshots.*", "detector.*", "tuning.*"),
 }
-OF_CHANNELS = ("channels", "pooling", "class", "relevance", "patches", "directions", "sae", "autoencoder.*")
+OF_CHANNELS = ("channels", "pooling", "class", "relevance_method", "patches", "directions", "sae", "autoencoder.*")
 OF_UNITS = ("layers", *OF_CHANNELS, "k", "patch.*", "sheets", "overlays", "naming.*", "batch_size", "save_every")
 FINDS = ("find_by", "find_count")
 ALL_OF_UNITS = (*OF_UNITS, "model.*", "find", *FINDS)
@@ -340,7 +340,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
             lambda asked: asked("patches") is False and not asked("concepts"),
             "patches=false",
         ),
-        Rule(("class", "relevance"), _unless("pooling", "relevance"), "only pooling=relevance ranks for a class"),
+        Rule(("class", "relevance_method"), _unless("pooling", "relevance"), "only pooling=relevance ranks for a class"),
         Rule(("autoencoder.*",), _lacks("sae"), "no autoencoder is named: sae=file"),
         Rule(("sae", "autoencoder.*"), _has("directions"), "directions=... are mined"),
         Rule(("overlays",), _is("sheets", False), "sheets=false"),

@@ -59,7 +59,7 @@ NULLS = {
 }
 AUDIT = "vital_exp.attacks.settings.AuditSettings"
 # Keys without a group whose values are checked under their own name.
-TOP = ("mask", "pooling", "position", "relevance", "find_by", "list")
+TOP = ("mask", "pooling", "position", "relevance_method", "find_by", "list")
 PLURALS = {"int": "whole numbers", "float": "numbers", "str": "texts"}
 WORDS = {"bool": "true or false", "int": "whole number", "float": "number", "str": "text", "None": "null"}
 

@@ -319,7 +319,7 @@ def _relevance(config: DictConfig, network: VisionNetwork) -> ClassRelevance | N
 
     if config.pooling != RELEVANCE or config["class"] is None:
         return None
-    return ClassRelevance(network.classes.find(str(config["class"]), "class"), config.relevance)
+    return ClassRelevance(network.classes.find(str(config["class"]), "class"), config.relevance_method)
 
 
 def _record(config: DictConfig, out: Path, network: VisionNetwork, batch_size: int) -> None:
