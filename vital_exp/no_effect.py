@@ -340,7 +340,9 @@ RULES: Mapping[str, Sequence[Rule]] = {
             lambda asked: asked("patches") is False and not asked("concepts"),
             "patches=false",
         ),
-        Rule(("class", "relevance_method"), _unless("pooling", "relevance"), "only pooling=relevance ranks for a class"),
+        Rule(
+            ("class", "relevance_method"), _unless("pooling", "relevance"), "only pooling=relevance ranks for a class"
+        ),
         Rule(("autoencoder.*",), _lacks("sae"), "no autoencoder is named: sae=file"),
         Rule(("sae", "autoencoder.*"), _has("directions"), "directions=... are mined"),
         Rule(("overlays",), _is("sheets", False), "sheets=false"),
