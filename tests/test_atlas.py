@@ -319,7 +319,7 @@ def test_a_unit_that_fails_says_why_and_the_others_go_on(place: Path, workplace:
     statuses = [row.status for row in found.units()]
     assert statuses[1] == FAILED
     assert DONE in statuses
-    assert "no image wakes this feature" in str(found.units("layer1.0", 1)[0].error)
+    assert "no image activates this feature" in str(found.units("layer1.0", 1)[0].error)
     assert found.layers()[0].kind == "sae"
     assert found.facets("layer1.0", 0)[0].picture is not None
 
@@ -333,7 +333,7 @@ MISTAKES = [
     (("images=empty",), "images=empty: holds no image"),
     (("layers=[conv1]", "method=vitall"), "pictures=vitall: one of"),
     (("map=tsne",), "map=tsne: one of auto, umap, pca"),
-    (("facets=0",), "references.facets=0: auto, or a whole number"),
+    (("facets=0",), "references.facets=0: must be auto, or a whole number"),
     (("shown=0",), "k=0: a whole number of at least 1"),
     (("sae=a", "concepts=b"), "sae=a: either sae or concepts"),
     (("concepts=empty",), "concepts=empty: no concepts.safetensors there"),
