@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -324,6 +325,34 @@ def test_a_unit_that_fails_says_why_and_the_others_go_on(place: Path, workplace:
     assert found.facets("layer1.0", 0)[0].picture is not None
 
 
+def test_circuits_and_audits_are_linked_on_the_pages_of_their_units(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    atlas, more = tmp_path / "atlas", ("layers=[conv1,layer1.0]", "units=0-1", "facets=1")
+    made(place, atlas, *more)
+    for name, run in (("own", atlas / "pictures" / "layer1.0"), ("other", tmp_path / "elsewhere")):
+        audited = atlas / "audits" / name
+        audited.mkdir(parents=True)
+        content = {"check": "silent_units", "verdicts": ["nothing was led astray"], "runs": [str(run)]}
+        (audited / "audit.json").write_text(json.dumps(content))
+        (audited / "audit.csv").write_text("target,failed\nchannel-layer1.0-1,0.0\n")
+    (atlas / "audits" / "torn").mkdir()
+    (atlas / "audits" / "torn" / "audit.json").write_text("{")
+    circuit = ("circuits=['layer1.0:0']", "overrides=['target.width=1']")
+    with pytest.raises(UsageError, match="circuits"):
+        made(place, tmp_path / "none", *more, "circuits=[output:0]")
+    assert not (tmp_path / "none").exists()
+    found = made(place, atlas, *more, *circuit)
+    line = {"check": "silent units", "verdict": "nothing was led astray", "page": "audits/own/report.html"}
+    assert found.meta()["audits"] == {"layer1.0/1": [line]}
+    assert found.meta()["circuits"] == {"layer1.0/0": "circuits/layer1.0-0/circuit.html"}
+    assert (atlas / "circuits/layer1.0-0/circuit.html").is_file()
+    shard = next((atlas / "data").glob("layer1.0*/0.js")).read_text()
+    assert "circuits/layer1.0-0/circuit.html" in shard
+    assert "audits/own/report.html" in shard
+    assert [name for name in ("other", "torn") if f"audits/{name}" in caplog.text] == ["other", "torn"]
+
+
 MISTAKES = [
     (("layers=[layer9]",), "layers=layer9: no such layer in the network; list=layers prints them (did you mean"),
     (("layers=[conv1,conv1]",), "layers=['conv1', 'conv1']: different layers, at least one"),
@@ -333,8 +362,11 @@ MISTAKES = [
     (("images=empty",), "images=empty: holds no image"),
     (("layers=[conv1]", "method=vitall"), "pictures=vitall: one of"),
     (("map=tsne",), "map=tsne: one of auto, umap, pca"),
-    (("facets=0",), "references.facets=0: must be auto, or a whole number"),
-    (("shown=0",), "k=0: a whole number of at least 1"),
+    (("facets=0",), "facets=0: must be auto, or a whole number"),
+    (("shown=0",), "shown=0: a whole number of at least 1"),
+    (("layers=[conv1]", "circuits=[layer1.0:2]"), "circuits=layer1.0:2: a channel or class of this atlas, conv1:"),
+    (("layers=[conv1]", "circuits=[conv1:9]"), "circuits=conv1:9: a channel or class of this atlas"),
+    (("layers=[conv1]", "circuits=[class:bat]"), "circuits=bat: "),
     (("sae=a", "concepts=b"), "sae=a: either sae or concepts"),
     (("concepts=empty",), "concepts=empty: no concepts.safetensors there"),
     (("layers=[conv1]", "judge=nothing9"), "judge=nothing9: neither an option of the group model"),

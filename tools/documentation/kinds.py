@@ -34,7 +34,7 @@ NULLS = {
     **dict.fromkeys(("runs", "root"), "a folder, a list, or null"),
     **dict.fromkeys(("layer", "group", "name", "image", "label", "dataset", "unit"), "text or null"),
     **dict.fromkeys(("decoder", "decoder_bias", "activation"), "text or null"),
-    **dict.fromkeys(("layers", "layer_weights"), "a list or null"),
+    **dict.fromkeys(("layers", "layer_weights", "circuits"), "a list or null"),
     "position": "`[row, column]`",
     "steer": "text or null",
     "refresh": "whole number, text, a list, or null",

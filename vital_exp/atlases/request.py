@@ -138,11 +138,14 @@ def check_settings(config: DictConfig) -> None:
         UsageError: the first that is not allowed.
     """
     one_of("pictures", config.pictures, [*options_of("method"), NONE])
+    whole_number("shown", config.shown, 1)
     check_counts({"k": config.shown, **{key: config[key] for key in ("batch_size", "workers", "save_every")}})
-    check_facets(config.facets)
+    try:
+        check_facets(config.facets)
+    except UsageError as error:
+        raise UsageError("facets", error.value, error.problem, error.options) from None
     check_method(config.map)
     whole_number("seed", config.seed, 0)
-    whole_number("shown", config.shown, 1)
     if config.steps is not None:
         whole_number("steps", config.steps, 1)
     if config.sae is not None and config.concept_folder is not None:

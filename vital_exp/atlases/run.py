@@ -26,6 +26,7 @@ from vital_exp.atlases.profiles import Profile, ProfileWriter
 from vital_exp.atlases.request import AUTO, UNITS_AT_ONCE, AtlasRequest, Part
 from vital_exp.atlases.site import write_site
 from vital_exp.atlases.store import DONE, FAILED, KEY, MINED, Entry, FacetRow, LayerRow, Store, UnitRow
+from vital_exp.atlases.trust import circuit_targets, linked, make_circuits
 from vital_exp.atlases.windows import Windows
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.score import NotComputed
@@ -72,8 +73,10 @@ class AtlasRun:
         """Make what is not there yet.
 
         Raises:
-            UsageError: the folder cannot be written, or holds an atlas of another network or of other images.
+            UsageError: the folder cannot be written, or holds an atlas of another network or of other images; a
+                circuit of something that is not in the atlas.
         """
+        circuit_targets(self.asked)  # mistakes before anything is mined
         store = self.ranks.in_turn(self._opened)
         for layer in self.asked.parts:
             self._mined_units(store, layer)
@@ -84,7 +87,11 @@ class AtlasRun:
         for part in self.asked.parts.values():
             _LayerRun(self, store, part).run()
         if self._leads:
-            store.set_meta({"finished": True})
+            make_circuits(self.asked, self.out)
+            units: dict[str, list[int]] = {}
+            for layer, unit in store.statuses():
+                units.setdefault(layer, []).append(unit)
+            store.set_meta({**linked(self.out, units), "finished": True})
             self._publish(store, everything=True)
         return store
 
