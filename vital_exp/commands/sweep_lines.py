@@ -23,7 +23,8 @@ class JobLines(logging.Filter):
         """Change the message of a line about a job."""
         if found := JOB.fullmatch(record.getMessage()):
             shared = {one.lower() for one in sys.argv[1:]}  # Hydra writes True for true
-            own = " ".join(one for one in found[2].split(" ") if one.lower() not in shared)
+            words = found[2].split(" ")  # Hydra escapes the colon of a factory and the like
+            own = " ".join(one for one in words if one.replace("\\", "").lower() not in shared)
             record.msg, record.args = f"job {found[1]}: {own or found[2]}", ()
         return True
 

@@ -6,11 +6,11 @@ import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from vital_exp.errors import UsageError
+from vital_exp.errors import UsageError, nearest
 
 
 def find_factory(spelling: str, key: str) -> Callable[..., Any]:
@@ -22,8 +22,7 @@ def find_factory(spelling: str, key: str) -> Callable[..., Any]:
     place, function = check_spelling(spelling, key)
     module = _import_file(Path(place), key) if place.endswith(".py") else _import_module(place, key)
     if not hasattr(module, function):
-        public = [name for name in vars(module) if not name.startswith("_")]
-        raise UsageError(key, spelling, f"{place} has no {function}", public)
+        raise UsageError(key, spelling, f"{place} has no {function}", _like(place, function, vars(module)))
     factory: Callable[..., Any] = getattr(module, function)
     return factory
 
@@ -42,9 +41,13 @@ def check_spelling(spelling: str, key: str) -> tuple[str, str]:
         if not path.expanduser().is_file():
             raise UsageError(key, path, "no such file")
         if (names := _names_of(path.expanduser())) is not None and function not in names:
-            public = [name for name in names if not name.startswith("_")]
-            raise UsageError(key, spelling, f"{place} has no {function}", public)
+            raise UsageError(key, spelling, f"{place} has no {function}", _like(place, function, names))
     return place, function
+
+
+def _like(place: str, function: str, names: Iterable[str]) -> list[str]:
+    """The spellings of the public names nearest to a function's; the place in front must not count as likeness."""
+    return [f"{place}:{name}" for name in nearest(function, (name for name in names if not name.startswith("_")))]
 
 
 def _names_of(path: Path) -> list[str] | None:
