@@ -340,6 +340,11 @@ def test_grey_without_a_mean_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert network.preprocessing.mean == (0.449,)
     assert network.preprocessing.std == (0.226,)
     assert "takes grey pictures: model.mean=[0.449] and model.std=[0.226]" in caplog.text
+    caplog.clear()
+    for key in ("mean", "std"):
+        with pytest.raises(UsageError, match=rf"model\.{key}=\[0\.5, 0\.5, 0\.5\]: 1 value"):
+            load_model(of_channels(1), size=SIZE, **{key: [0.5] * 3})  # type: ignore[arg-type]
+    assert not caplog.text
 
 
 def test_what_is_said_of_colours_that_cannot_be_measured(caplog: pytest.LogCaptureFixture) -> None:

@@ -114,6 +114,24 @@ def test_what_a_run_says_before_its_first_step(workplace: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "; ImageNet's mean and std (others: model.mean=, model.std=)"),
+        (("model.mean=[0.5,0.5,0.5]",), "; ImageNet's std (others: model.std=)"),
+        (("model.mean=[0.5,0.5,0.5]", "model.std=[0.5,0.5,0.5]"), ""),
+    ],
+)
+def test_a_network_of_ones_own_is_told_which_pictures_it_gets(
+    more: tuple[str, ...], said: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ("model=python", "model.factory=tests.tiny:cifar_resnet20", "model.size=32", "method=fourier", "steps=1")
+    given = (*own, *more, *ON_CPU, "target.index=0", "evaluation=none", "hydra.run.dir=run")
+    assert command(*given) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"10 classes, on cpu{said} targets" in told
+
+
+@pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (("target=channel", "target.layer=layer3"), "embedded_resnet: all channels of layer3, by vital"),

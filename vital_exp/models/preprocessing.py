@@ -92,8 +92,10 @@ def _with_channels(own: Preprocessing, config: ModelConfig, channels: int, name:
         wanted = f"{_counted(channels, 'value')}, one per channel of its pictures in [0, 1]: {name} takes {channels}"
         raise UsageError(f"model.{lacking[0]}", None, wanted)
     mean, std = (round(statistics.mean(values), 3) for values in (own.mean, own.std))
-    logger.warning("%s takes grey pictures: model.mean=[%g] and model.std=[%g], the average over colours, unless they "
-                   "are given", name, mean, std)  # fmt: skip
+    given = config.std if config.mean is None else config.mean  # the other one is lacking
+    if given is None or len(given) == channels:  # else it is refused
+        logger.warning("%s takes grey pictures: model.mean=[%g] and model.std=[%g], the average over colours, unless "
+                       "they are given", name, mean, std)  # fmt: skip
     return replace(own, mean=(mean,), std=(std,))
 
 

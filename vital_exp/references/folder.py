@@ -255,6 +255,10 @@ class FolderReferences(Competing):
         ways = f"name, WordNet id or index from 0 to {classes - 1}"
         if len(strangers) == len(self._image_folders):
             ways += f", nor by alphabetical order ({len(self._folders)} folders, {classes} classes)"
+        if self._network_names.is_numbered:
+            ways += (
+                f"; model.class_names=[...] gives the network's {'class its name' if classes == 1 else 'classes names'}"
+            )
         return f"no class of this network is known by {self._described(strangers)}: not by {ways}"
 
     def _described(self, folders: list[str]) -> str:

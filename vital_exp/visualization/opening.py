@@ -12,6 +12,7 @@ from vital_exp.engine.batch import Batch
 from vital_exp.errors import UsageError
 from vital_exp.mining.plan import duration
 from vital_exp.mining.references import MinedReferences
+from vital_exp.models.network import Preprocessing
 from vital_exp.objectives.alignment_terms import DistributionTerm
 from vital_exp.references.base import References
 from vital_exp.references.decoding import printable
@@ -55,13 +56,21 @@ class Opening:
         count = network.output.classes
         classes = f", {count} {'class' if count == 1 else 'classes'}" if count else ""
         lines = {
-            "network": f"{network.name}{classes}, on {network.device}",
+            "network": f"{network.name}{classes}, on {network.device}{self._told_usual_pictures()}",
             "targets": self._told_targets(),
             "references": self._told_references(),
             **({"run folder": str(self.path)} if self.path else {}),
             **({"time": told} if (told := self._told_time()) else {}),
         }
         return "\n".join(_wrapped(name, text) for name, text in lines.items())
+
+    def _told_usual_pictures(self) -> str:
+        """Of somebody's own network whose preprocessing nobody has said: which one it gets, for it may be another."""
+        own, usual = self.setup.network.preprocessing, Preprocessing()
+        lacking = [key for key in ("mean", "std") if getattr(own, key) == getattr(usual, key)]
+        if self.setup.recorded["model"]["source"] != "python" or not lacking:
+            return ""
+        return f"; ImageNet's {' and '.join(lacking)} (others: {', '.join(f'model.{key}=' for key in lacking)})"
 
     def _told_targets(self) -> str:
         waiting = [target for batch in self.batches for target in batch]
