@@ -103,7 +103,7 @@ def test_folders_that_are_no_classes_are_an_error_for_classes_only(tmp_path: Pat
 def test_classes_without_names_are_told_how_to_get_them(tmp_path: Path) -> None:
     for name in ("no", "yes"):
         fill(tmp_path / name, 2)
-    with pytest.raises(UsageError, match=r"2 folders, 1 classes\); model\.class_names=\[\.\.\.\] gives the network's"):
+    with pytest.raises(UsageError, match=r"2 folders, 1 classes\); model\.class_names=\[\.\.\.\] gives"):
         references(tmp_path, ClassNames.numbered(1)).class_indices()
 
 
