@@ -25,7 +25,8 @@ from vital_exp.atlases.places import PCA, method_of, places
 from vital_exp.atlases.profiles import Profile, most_alike
 from vital_exp.atlases.request import AtlasRequest
 from vital_exp.atlases.run import AtlasRun
-from vital_exp.atlases.store import DONE, FAILED, STRONGEST, Store
+from vital_exp.atlases.store import DONE, FAILED, MEMBER, STRONGEST, Store
+from vital_exp.atlases.windows import MEMBERS_SHOWN
 from vital_exp.commands.atlas import main
 from vital_exp.commands.hydra_app import MISTAKE, SOME_FAILED
 from vital_exp.config import compose_config
@@ -213,7 +214,13 @@ def test_images_of_a_unit(store: Store) -> None:
         rows = store.images("layer1.0", unit)
         best = [row for row in rows if row.kind == STRONGEST]
         assert [row.path for row in best] == [paths[place] for place in np.argsort(-twin[:, unit], kind="stable")[:5]]
-        assert len(rows) == 10
+        members = [row for row in rows if row.kind == MEMBER]
+        assert len(rows) - len(members) == 10
+        for facet in store.facets("layer1.0", unit):
+            own = [row for row in (*best, *members) if row.facet == facet.facet]
+            assert 0 < len(own) <= MEMBERS_SHOWN
+            assert all(row.file and (store.folder / row.file).is_file() for row in own)
+        assert not {row.path for row in members} & {row.path for row in best}
         facets = {row.facet for row in best} - {None}
         assert facets <= {facet.facet for facet in store.facets("layer1.0", unit)}
         for row in rows:

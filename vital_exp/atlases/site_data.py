@@ -211,7 +211,7 @@ def _facet(row: Row) -> dict[str, Any]:
 
 def _image(row: Row) -> dict[str, Any]:
     box = json.loads(row["box"]) if row["box"] else None
-    texts = ("kind", "facet", "file", "path", "overlay")
+    texts = ("kind", "rank", "facet", "file", "path", "overlay")
     return {**{key: row[key] for key in texts}, "value": rounded(row["value"]), "box": box}
 
 

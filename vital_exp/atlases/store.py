@@ -21,7 +21,7 @@ KEY = "hydra.run.dir"
 VERSION = 1  # the file's user_version; raise it when the tables change
 WAIT = 60.0  # seconds for another rank that writes
 MINED, DONE, FAILED = "mined", "done", "failed"
-STRONGEST, WEAKEST = "strongest", "weakest"
+STRONGEST, WEAKEST, MEMBER = "strongest", "weakest", "member"
 SIMILAR, INPUT, OUTPUT = "similar", "input", "output"
 PROFILES = "profiles"  # folder: <layer>.npy, (images, units) float16, the activation of each unit by each image
 JSON_COLUMNS = ("feeds", "histogram", "box")
@@ -65,7 +65,7 @@ CREATE TABLE facets (
 ) WITHOUT ROWID;
 CREATE TABLE images (
   layer TEXT NOT NULL, unit INTEGER NOT NULL,
-  kind TEXT NOT NULL,        -- strongest, weakest
+  kind TEXT NOT NULL,        -- strongest, weakest; member: of a facet, weaker than the strongest that are shown
   rank INTEGER NOT NULL,     -- from 1
   facet INTEGER,             -- that the image belongs to; null: none
   file TEXT,                 -- thumbnail, relative to the folder; null: not made

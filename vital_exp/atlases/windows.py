@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vital_exp.atlases.store import STRONGEST, WEAKEST, ImageRow, safe_name
+from vital_exp.atlases.store import MEMBER, STRONGEST, WEAKEST, ImageRow, safe_name
 from vital_exp.images.output import as_image, to_uint8
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index, Row
@@ -25,6 +26,7 @@ from vital_exp.whole_files import whole_path
 IMAGES, WINDOWS = "images", "windows"
 IMAGE_SIDE, WINDOW_SIDE = 192, 160  # px
 QUALITY = 80  # of WebP
+MEMBERS_SHOWN = 8  # of each facet, beside its picture
 DIM = 0.25  # of the light that is left where the unit does not fire
 VIEWS_KEPT = 256  # decoded images, of the size of the network's input: units share many
 
@@ -51,16 +53,27 @@ class Windows:
 
     def rows(self, layer: str, unit: int) -> list[ImageRow]:
         """Return the images of a unit; no files are made."""
+        both = ((STRONGEST, self._top(layer, unit, self.shown)), (WEAKEST, self.index.bottom(layer, unit, self.shown)))
+        return [_row(layer, unit, kind, row) for kind, rows in both for row in rows]
+
+    def _top(self, layer: str, unit: int, count: int | None = None) -> list[Row]:
+        """Return the strongest images, with windows where the layer has places."""
         boxed = self.index.meta["fields"][layer] is not None
-        top = (self.index.windows if boxed else self.index.top)(layer, unit, self.shown)
-        return [
-            ImageRow(layer, unit, kind, row.rank, printable(row.image), row.activation, box=row.box)
-            for kind, rows in ((STRONGEST, top), (WEAKEST, self.index.bottom(layer, unit, self.shown)))
-            for row in rows
-        ]
+        return (self.index.windows if boxed else self.index.top)(layer, unit, count)
+
+    def _members(self, layer: str, unit: int, facets: Mapping[str, int]) -> list[ImageRow]:
+        """Return the strongest members of each facet that are not among the images shown anyway."""
+        found, counts = [], Counter[int]()
+        for number, row in enumerate(self._top(layer, unit) if facets else []):
+            facet = facets.get(row.image)
+            if facet is not None and counts[facet] < MEMBERS_SHOWN:
+                counts[facet] += 1
+                if number >= self.shown:
+                    found.append(replace(_row(layer, unit, MEMBER, row), facet=facet, file=self._image(row)))
+        return found
 
     def write(self, layer: str, unit: int, maps: Mapping[Key, Tensor], facets: Mapping[str, int]) -> list[ImageRow]:
-        """Write the files of a unit's images, and return their rows.
+        """Write the files of a unit's images, and return their rows: strongest, weakest, further members of facets.
 
         Args:
             layer, unit: the unit.
@@ -73,9 +86,9 @@ class Windows:
             overlay = None
             if row.kind == STRONGEST and (heat := maps.get((layer, unit, own.image))) is not None:
                 overlay = self._overlay(row, own.image, heat)
-            facet = facets.get(row.path) if row.kind == STRONGEST else None
+            facet = facets.get(own.image) if row.kind == STRONGEST else None
             found.append(replace(row, facet=facet, file=self._image(own), overlay=overlay))
-        return found
+        return found + self._members(layer, unit, facets)
 
     def _image(self, row: Row) -> str | None:
         """Write the thumbnail of an image, once for all units that show it; return its file."""
@@ -110,6 +123,10 @@ class Windows:
             return as_image(to_uint8(as_rgb(self.folder.load(path), self.folder.preprocessing.preview)))
         except CorruptImageError:  # sound when it was mined
             return None
+
+
+def _row(layer: str, unit: int, kind: str, row: Row) -> ImageRow:
+    return ImageRow(layer, unit, kind, row.rank, printable(row.image), row.activation, box=row.box)
 
 
 def _cut(image: Image.Image, box: Box) -> Image.Image:

@@ -70,8 +70,8 @@
       image.dataset.masked = one.masked ?? one.picture;
       slide(image, one, { src: one.picture, masked: one.masked, alt: image.alt, title: `${title} of ${label()}`, words, facts, file: one.picture.split("/").at(-1).replace(/\.\w+$/, "") });
     }
-    const strongest = own.images.filter((two) => two.kind === "strongest"), mine = layerFacets() > 1 ? strongest.filter((two) => two.facet === one.facet) : strongest;
-    const shown = mine.slice(0, BESIDE).map((two) => photograph(two, strongest.indexOf(two), true)).filter(Boolean);
+    const top = own.images.filter((two) => two.kind !== "weakest").sort((a, b) => a.rank - b.rank), mine = layerFacets() > 1 ? top.filter((two) => two.facet === one.facet) : top;
+    const shown = mine.slice(0, BESIDE).map((two) => photograph(two, two.rank - 1, true)).filter(Boolean);
     const members = shown.length ? make("div", { className: "members" }, ...shown) : null;
     const numbers = facts.length ? make("dl", { className: "mini" }, ...facts.filter(([name]) => name !== "seconds").map(([name, , value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))) : null;
     return make("article", { className: "facet" }, image ?? make("p", { className: "blank" }, "no picture yet"), make("div", { className: "facet-words" }, make("h3", {}, title), words ? make("p", {}, words) : null, numbers, members));
