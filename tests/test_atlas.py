@@ -507,4 +507,4 @@ def test_with_no_argument_units_of_all_layers_are_planned(workplace: Path, capsy
     told = capsys.readouterr().out
     assert "output (10 units)" in told
     assert "units    60, 12 images of each on each side" in told
-    assert "about 60 by vital_fourier, 24 steps" in told
+    assert "about 60 by vital_fourier, 100 steps" in told

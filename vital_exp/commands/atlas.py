@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COMMAND = "atlas"
 # The atlas when nothing is asked for: a part of the embedded network's units, in three minutes on two cores.
-DEMO = ("units=0-9", "steps=24", "facets=1", "map=pca", 'overrides=["references.count=8"]')
+DEMO = ("units=0-9", "steps=100", "facets=1", "map=pca", 'overrides=["references.count=8"]')
 
 
 def main(arguments: list[str] | None = None) -> None:
