@@ -39,7 +39,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no factory": (("model=python",), ("model.factory", "package.module:function")),
     "factory without function": (("model=python", "model.factory=os"), ("model.factory=os", "package.module:function")),
     "unknown module": (("model=python", "model.factory=no_module:f"), ("model.factory=no_module", "no_module")),
-    "unknown function": (("model=python", "model.factory=os:getcwdd"), ("os:getcwdd", "did you mean getcwd")),
+    "unknown function": (("model=python", "model.factory=os:getcwdd"), ("os:getcwdd", "did you mean os:getcwd")),
     "unknown file": (("model=python", "model.factory=no.py:f"), ("model.factory=no.py", "no such file")),
     "means and deviations of two lengths": (
         ("model.mean=[0.5,0.5,0.5]", "model.std=[1]"),
