@@ -283,7 +283,14 @@ def test_a_run_without_references_on_this_machine_says_so(networks: tuple[Vision
 
 
 def test_settings_are_checked() -> None:
-    group = {"kid_subset_size": None, "download": False, "inception": None, "lpips": {}, "clip": {}}
+    group = {
+        "kid_subset_size": None,
+        "download": False,
+        "inception": None,
+        "inception_features": 2048,
+        "lpips": {},
+        "clip": {},
+    }
     assert settings_of(group) == MetricSettings()
     with pytest.raises(UsageError, match="kid_subset_size=1: a whole number of at least 2"):
         settings_of({**group, "kid_subset_size": 1})
@@ -291,6 +298,8 @@ def test_settings_are_checked() -> None:
         settings_of({**group, "download": "yes"})
     with pytest.raises(UsageError, match=r"evaluation.lpips.net=alexx: .*did you mean alex"):
         settings_of({**group, "lpips": {"net": "alexx"}})
+    with pytest.raises(UsageError, match=r"evaluation.inception_features=512: .*64, 192, 768, 2048"):
+        settings_of({**group, "inception_features": 512})
 
 
 # --- folders of pictures --------------------------------------------------------------------------------------------

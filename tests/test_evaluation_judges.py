@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,34 @@ def test_the_backbone_of_each_lpips_loads_torchvision_s_names(tmp_path: Path) ->
     assert torch.equal(found.net.slice5[1 - 1].weight, network.features[10].weight)
 
 
+@pytest.mark.parametrize("names", ["features", "torchmetrics"])
+def test_a_complete_lpips_brings_its_own_linear_maps(names: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    source = perceptual._LPIPS(net="alex", pretrained=False, pnet_rand=True)
+    tensors = {name: value.half() for name, value in source.state_dict().items() if not name.startswith("lins.")}
+    if names == "features":
+        tensors = {re.sub(r"^net\.slice\d+\.", "features.", name): value for name, value in tensors.items()}
+    path = tmp_path / "lpips.safetensors"
+    save_file(tensors, path)
+    pictures = random_pictures(2)
+    found = perceptual.mean_distance(perceptual.load_lpips("alex", str(path), download=False), pictures)
+    own = float(source.half().float().eval()(pictures[:1], pictures[1:], normalize=True))
+    assert found == pytest.approx(own, rel=1e-3)  # halves of the scaling too
+    save_file({name: value for name, value in tensors.items() if "lin" in name}, path)
+    with pytest.raises(UsageError, match=r"evaluation.lpips.checkpoint=.*not all of them; evaluation.lpips.net=alex"):
+        perceptual.load_lpips("alex", str(path), download=False)
+
+
+def test_lpips_of_a_published_file_is_as_documented(data: Path) -> None:
+    """torchmetrics documents 0.1024 and 0.0938 for two pairs of random pictures, by SqueezeNet."""
+    path = data / "data" / "weights" / "lpips_squeeze_v0.1.fp16.safetensors"
+    lpips = perceptual.load_lpips("squeeze", str(path), download=False)
+    generator = torch.Generator().manual_seed(42)
+    first, second = (torch.rand(2, 3, 100, 100, generator=generator) for _ in range(2))
+    pairs = [perceptual.mean_distance(lpips, torch.stack(pair)) for pair in zip(first, second, strict=True)]
+    assert pairs == pytest.approx([0.1024, 0.0938], abs=1e-4)
+
+
 def test_lpips_s_mistakes(squeeze: Path) -> None:
     with pytest.raises(UsageError, match="another network"):
         perceptual.load_lpips("alex", str(squeeze), download=False)
@@ -200,6 +229,8 @@ def test_inception_loads_local_weights_without_running_code(tmp_path: Path, monk
     assert torch.allclose(read.features, features, atol=1e-5)
     assert read.logits is not None
     assert torch.allclose(read.logits, logits, atol=1e-5)
+    early = load_inception(str(path), download=False, device=CPU, features=64)
+    assert early(random_pictures(2)).features.shape == (2, 64)
     with pytest.raises(UsageError, match="no such file"):
         load_inception("nowhere", download=False, device=CPU)
 

@@ -197,7 +197,11 @@ MODEL = (
 METRICS = (
     Rule(("judges", "evaluation.judges"), _unread("uses_judges"), "the metrics use no judge"),
     Rule(("evaluation.features",), _unread("uses_spaces"), "the metrics use no feature space"),
-    Rule(("evaluation.inception",), _unread("uses_spaces"), "the metrics use no feature space"),
+    Rule(
+        ("evaluation.inception", "evaluation.inception_features"),
+        _unread("uses_spaces"),
+        "the metrics use no feature space",
+    ),
     Rule(("evaluation.kid_subset_size",), _none_of(KID), "kid is not computed"),
     Rule(("evaluation.lpips.*",), _none_of(LPIPS), "lpips_diversity is not computed"),
     Rule(("evaluation.clip.vocabulary",), _none_of(NAMING), "naming is not computed"),

@@ -149,7 +149,7 @@ class Evidence:
             return NetworkReader(self.network, layers, self._unit_readout(), own_size=self._own_size())
         if view == PIXELS:
             return PixelReader(own.size, own.channels)
-        if view in (INCEPTION, CLIP):
+        if view.partition("-")[0] in (INCEPTION, CLIP):  # inception-768: another layer than the published
             self.check_rgb()
         reader = NetworkReader(self.judges[view]) if view in self.judges else self.load[view]()
         if reader.channels != own.channels and own.channels not in (GREY, RGB):

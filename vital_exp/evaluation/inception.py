@@ -19,11 +19,14 @@ from vital_exp.models.heads import Head
 from vital_exp.weights_files import read_tensors
 
 KEY = "evaluation.inception"
-FEATURES, LOGITS = "2048", "logits_unbiased"
+LOGITS = "logits_unbiased"
+# Channels of the layers whose pooled features torch-fidelity gives; the published FID is of the last one.
+FEATURES = (64, 192, 768, 2048)
+PUBLISHED = FEATURES[-1]
 
 
 class InceptionReader:
-    """Reads the 2048 features and 1008 logits of Inception; it resizes to 299 px as TensorFlow 1 did.
+    """Reads features of one layer and the 1008 logits of Inception; it resizes to 299 px as TensorFlow 1 did.
 
     Args:
         extractor: torch-fidelity's network.
@@ -44,13 +47,16 @@ class InceptionReader:
         return Reading(features.float().cpu(), logits.float().cpu())
 
 
-def load_inception(checkpoint: str | None, download: bool, device: torch.device) -> InceptionReader:
+def load_inception(
+    checkpoint: str | None, download: bool, device: torch.device, features: int = PUBLISHED
+) -> InceptionReader:
     """Return the network with weights from a local file or from torch.hub's cache.
 
     Args:
         checkpoint: the .pth or .safetensors file that torch-fidelity publishes.
         download: fetch it where it is not there.
         device: where it runs.
+        features: how many the layer has that is read: one of ``FEATURES``.
 
     Raises:
         NotComputed: the weights or torch-fidelity are not there.
@@ -66,12 +72,12 @@ def load_inception(checkpoint: str | None, download: bool, device: torch.device)
         place = cached if cached.is_file() else None
     if place is None and not download:
         raise NotComputed(f"needs the weights of Inception: {KEY}=file.pth, or download=true")
-    build = fidelity.FeatureExtractorInceptionV3
+    build, asked = fidelity.FeatureExtractorInceptionV3, [str(features), LOGITS]
     if place is None:
-        return InceptionReader(build("inception", [FEATURES, LOGITS]), device)
+        return InceptionReader(build("inception", asked), device)
     with tempfile.TemporaryDirectory() as folder:
         # torch-fidelity unpickles what it is given: hand it tensors that were read without running code.
         safe = Path(folder) / "weights.pth"
         torch.save(read_tensors(place, KEY), safe)
-        extractor = build("inception", [FEATURES, LOGITS], feature_extractor_weights_path=str(safe))
+        extractor = build("inception", asked, feature_extractor_weights_path=str(safe))
     return InceptionReader(extractor, device)

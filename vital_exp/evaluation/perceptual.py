@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -10,55 +11,81 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image.lpips import _LPIPS, _normalize_tensor
 
+from vital_exp.errors import UsageError
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.weights import hub_file, local_file
 from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.values import one_of
+from vital_exp.weights_files import read_tensors
 
 KEY = "evaluation.lpips"
+CHECKPOINT = f"{KEY}.checkpoint"
 # torchmetrics' names, and torchvision's files of ImageNet weights for them.
 BACKBONES = {
     "alex": ("alexnet", "alexnet-owt-7be5be79.pth"),
     "vgg": ("vgg16", "vgg16-397923af.pth"),
     "squeeze": ("squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"),
 }
-# torchmetrics' name of a slice, before a layer's number in torchvision's ``features``.
-SLICE = re.compile(r"^(slice\d+|slices\.\d+)\.")
+# A complete LPIPS names its linear maps ``lin0`` or ``lins.0``, and its backbone ``features``, or ``net`` in slices
+# that keep torchvision's numbers (the packages lpips and torchmetrics).
+LINEAR = re.compile(r"^lins?\.?(\d+)\.model\.1\.weight$")
+BACKBONE = re.compile(r"^(net\.)?(features\.|slice\d+\.|slices\.\d+\.)?(?=\d+\.)")
 
 
 def load_lpips(net: str, checkpoint: str | None, download: bool) -> _LPIPS:
-    """Return torchmetrics' LPIPS, whose linear maps travel with it, on a backbone with ImageNet weights.
+    """Return torchmetrics' LPIPS, with its own linear maps or those of a file, on a backbone with ImageNet weights.
 
     Args:
         net: ``"alex"``, ``"vgg"`` or ``"squeeze"``.
-        checkpoint: the weights of torchvision's alexnet, vgg16 or squeezenet1_1.
-        download: fetch them where they are neither there nor in torch.hub's cache.
+        checkpoint: the weights of torchvision's alexnet, vgg16 or squeezenet1_1, or of a complete LPIPS, whose
+            linear maps then take the place of those that torchmetrics brings.
+        download: fetch torchvision's where they are neither there nor in torch.hub's cache.
 
     Raises:
         UsageError: an unknown net, no such file, or the weights of another network.
         NotComputed: the weights are not there.
     """
     one_of(f"{KEY}.net", net, BACKBONES)
-    place = local_file(checkpoint, f"{KEY}.checkpoint")
+    place = local_file(checkpoint, CHECKPOINT)
     cached = hub_file(BACKBONES[net][1])
     place = place or (cached if cached.is_file() else None)
     if place is None and not download:
         network = BACKBONES[net][0]
-        raise NotComputed(f"needs torchvision's weights of {network}: {KEY}.checkpoint=file, or download=true")
+        raise NotComputed(f"needs torchvision's weights of {network}: {CHECKPOINT}=file, or download=true")
     metric = _LPIPS(net=net, pnet_rand=place is not None)  # type: ignore[arg-type]
     if place is not None:
-        _load_backbone(metric.net, net, place)
+        _load(metric, net, place)
     return metric.eval()
 
 
+def _load(metric: _LPIPS, net: str, path: Path) -> None:
+    tensors = read_tensors(path, CHECKPOINT)
+    maps = {f"{found[1]}.model.1.weight": tensors[name] for name in tensors if (found := LINEAR.match(name))}
+    if not maps:
+        _load_backbone(metric.net, net, path)
+        return
+    features = {BACKBONE.sub("", name): value for name, value in tensors.items()}
+    _fill(nn.ModuleList(metric.lins), maps, net, path)
+    own = {name: BACKBONE.sub("", name) for name in metric.net.state_dict()}
+    _fill(metric.net, {name: features[plain] for name, plain in own.items() if plain in features}, net, path)
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], net: str, path: Path) -> None:
+    """Load tensors of any precision, all of which must be there and fit."""
+    wanted = module.state_dict()
+    if any(name not in tensors or tensors[name].shape != value.shape for name, value in wanted.items()):
+        raise UsageError(CHECKPOINT, path, f"the weights of another network, or not all of them; {KEY}.net={net}")
+    module.load_state_dict({name: tensors[name].to(value.dtype) for name, value in wanted.items()})
+
+
 def _load_backbone(backbone: nn.Module, net: str, path: Path) -> None:
-    """Load a classifier's weights; LPIPS cuts its ``features`` into slices that keep their numbers."""
+    """Load a classifier's weights; LPIPS cuts its ``features`` into slices."""
     from torchvision import models
 
     network = models.get_model(BACKBONES[net][0], weights=None)
     load_checkpoint(network, path)
     features = {name.removeprefix("features."): value for name, value in network.state_dict().items()}
-    backbone.load_state_dict({name: features[SLICE.sub("", name)] for name in backbone.state_dict()})
+    backbone.load_state_dict({name: features[BACKBONE.sub("", name)] for name in backbone.state_dict()})
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from vital_exp.errors import UsageError
 from vital_exp.evaluation import metrics as all_metrics
 from vital_exp.evaluation.clip import TEMPLATES, load_clip
 from vital_exp.evaluation.evidence import CLIP, INCEPTION, TARGET, Evidence, Load
-from vital_exp.evaluation.inception import load_inception
+from vital_exp.evaluation.inception import FEATURES, PUBLISHED, load_inception
 from vital_exp.evaluation.perceptual import BACKBONES
 from vital_exp.evaluation.pictures import PATTERN, PictureSet, folder_pictures, run_pictures
 from vital_exp.evaluation.reading import NetworkReader
@@ -274,7 +274,10 @@ def settings_of(group: Mapping[str, Any]) -> MetricSettings:
     lpips, clip = LpipsSettings(**group["lpips"]), ClipSettings(**group["clip"])
     for key, value, allowed in (("lpips.net", lpips.net, BACKBONES), ("clip.templates", clip.templates, TEMPLATES)):
         one_of(f"evaluation.{key}", value, allowed)
-    return MetricSettings(download, size, group["inception"], lpips, clip)
+    features = group["inception_features"]
+    if features not in FEATURES:
+        raise UsageError("evaluation.inception_features", features, f"one of {', '.join(map(str, FEATURES))}")
+    return MetricSettings(download, size, group["inception"], features, lpips, clip)
 
 
 def _recorded(folder: Path) -> RunRecord:
@@ -405,13 +408,15 @@ def _loaders(
 ) -> dict[str, Load]:
     """How further views are loaded, when a metric first asks for one."""
     device, clip = network.device, settings.clip
+    other = settings.inception_features != PUBLISHED
+    inception = f"{INCEPTION}-{settings.inception_features}" if other else INCEPTION  # results name the layer
 
     def space(spec: Spec) -> NetworkReader:
         return NetworkReader(shared.network(spec, "features").to(device))
 
     return {
         **{_name(spec): partial(space, spec) for spec in features},
-        INCEPTION: lambda: load_inception(settings.inception, settings.download, device),
+        inception: lambda: load_inception(settings.inception, settings.download, device, settings.inception_features),
         CLIP: lambda: load_clip(
             *(clip.model, clip.checkpoint, clip.pretrained, clip.templates, settings.download, device, shared.cache_dir)
         ),
