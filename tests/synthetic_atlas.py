@@ -107,11 +107,12 @@ def write_atlas(folder: Path, layers: Mapping[str, int], finished: bool = True, 
     """Write an atlas of layers with so many units each; one unit in 40 has failed, one is only mined."""
     rng = np.random.default_rng(seed)
     write_pool(folder, rng)
-    meta = {
+    meta: dict[str, object] = {
         **{"network": "resnet50", "images": 2000, "folder": "/somewhere/imagenet/val", "input": [3, 224, 224]},
         **{"method": "vital", "seed": 0, "finished": finished, "versions": {"vital_exp": "0.1.0"}},
-        "command": "vital-visualize model=resnet50 target=channel target.layer={layer} target.index={unit}",
     }
+    told = "vital-visualize model=resnet50 target=channel target.layer={} target.index={{unit}}"
+    meta["commands"] = {layer: told.format(layer) for layer in layers}
     names = list(layers)
     rows = [
         LayerRow(

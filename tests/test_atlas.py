@@ -18,9 +18,9 @@ from torch import nn
 
 import vital_exp
 from tests.tiny import exit_code, image_folder, tiny_net
-from vital_exp.atlases import run as runs
 from vital_exp.atlases.compare import ASSIGNMENT, SAME, compare, match_units
 from vital_exp.atlases.edges import find_edges
+from vital_exp.atlases.layer_run import LayerRun
 from vital_exp.atlases.places import PCA, method_of, places
 from vital_exp.atlases.profiles import Profile, most_alike
 from vital_exp.atlases.request import AtlasRequest
@@ -70,7 +70,7 @@ def asked(place: Path, *more: str) -> list[str]:
 def made(place: Path, out: Path, *more: str) -> Store:
     """Make an atlas, or go on with one."""
     config = compose_config(asked(place, *more), "atlas")
-    return AtlasRun(AtlasRequest.of(config), out, Ranks(), "remake {layer} {unit}").run()
+    return AtlasRun(AtlasRequest.of(config), out, Ranks(), asked(place, *more)).run()
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,13 @@ def test_images_of_a_unit(store: Store) -> None:
 
 def test_the_site_is_there(store: Store) -> None:
     assert {"index.html", "layer.html", "unit.html"} <= {path.name for path in store.folder.iterdir()}
-    assert store.meta()["command"] == "remake {layer} {unit}"
+    shared = "vital-visualize model=python model.factory=net.py:build model.checkpoint=weights.safetensors"
+    shared += f" model.arguments.width={WIDTH} model.size={SIDE} 'model.class_names=[cat,dog,fox,owl]' steps=2"
+    shared += " trainer.accelerator=cpu references.root=photos method=vital_fourier"
+    assert store.meta()["commands"] == {
+        **{name: f"{shared} target=channel target.layer={name} target.index={{unit}}" for name in LAYERS[:2]},
+        "output": f"{shared} target=class target.index={{unit}}",
+    }
     assert store.meta()["planned"] == {"conv1": 4, "layer1.0": 8, "output": 4}
 
 
@@ -269,7 +275,7 @@ def test_interrupted_resumed_extended_and_refreshed(
     place: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, own = tmp_path / "atlas", ("layers=[layer1.0]",)
-    chunk, calls = runs._LayerRun._make, []
+    chunk, calls = LayerRun._make, []
 
     def interrupted(self: Any, units: Sequence[int]) -> None:
         if calls:
@@ -278,19 +284,19 @@ def test_interrupted_resumed_extended_and_refreshed(
         chunk(self, units)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs._LayerRun, "_make", interrupted)
-        patch.setattr(runs, "UNITS_AT_ONCE", 3)
+        patch.setattr(LayerRun, "_make", interrupted)
+        patch.setattr("vital_exp.atlases.layer_run.UNITS_AT_ONCE", 3)
         with pytest.raises(KeyboardInterrupt):
             made(place, out, *own, "units=0-4")
     half = Store(out)
-    assert sorted(half.statuses().values()) == [DONE] * 3 + ["mined"] * 2
+    assert sorted(half.statuses("layer1.0").values()) == [DONE] * 3 + ["mined"] * 2
     assert half.meta()["finished"] is False
     before = files(out)
     made(place, out, *own, "units=0-4")
     assert {name: time for name, time in files(out).items() if name in before} == before  # nothing is made twice
-    assert set(half.statuses().values()) == {DONE}
+    assert set(half.statuses("layer1.0").values()) == {DONE}
     made(place, out, *own)  # the other units are added
-    assert len(half.statuses()) == 8
+    assert half.count() == 8
     pictures = {one.picture for one in half.facets()}
     assert pictures == {one.picture for one in store.facets("layer1.0")}
     for name in pictures:  # the same as of an atlas that was never interrupted
@@ -303,7 +309,7 @@ def test_interrupted_resumed_extended_and_refreshed(
     made(place, out, "layers=[conv1]", "pictures=none")  # another layer, mined by itself, without pictures
     assert [row.layer for row in half.layers()] == ["conv1", "layer1.0"]
     assert {one.picture for one in half.facets("conv1")} == {None}
-    assert len(half.statuses()) == 12
+    assert half.count() == 12
     assert half.meta()["edges"] == {"conv1->layer1.0": "weights"}
 
 

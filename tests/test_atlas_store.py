@@ -82,7 +82,7 @@ def test_a_unit_is_there_whole_or_not_at_all(store: Store) -> None:
     torn = ImageRow("layer1", 0, "strongest", 1, None, 1.0)  # type: ignore[arg-type]
     with pytest.raises(sqlite3.IntegrityError):
         store.write(Entry(UnitRow("layer1", 0, "done"), FACETS[:0], [torn]))
-    assert store.statuses() == {("layer1", 1): "mined"}
+    assert store.statuses("layer1") == {1: "mined"}
 
 
 def test_what_is_not_measured_is_null(store: Store) -> None:
@@ -94,7 +94,7 @@ def test_what_is_not_measured_is_null(store: Store) -> None:
 def test_an_atlas_opened_again_keeps_its_units(store: Store) -> None:
     again = Store.create(store.folder, {"seed": 1})
     assert again.meta() == {"network": "net", "seed": 1}
-    assert again.statuses() == {("layer1", 1): "mined"}
+    assert again.statuses("layer1") == {1: "mined"}
 
 
 def test_mistakes(tmp_path: Path) -> None:

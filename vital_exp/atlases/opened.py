@@ -91,10 +91,10 @@ class Atlas:
 
     def __repr__(self) -> str:
         """What it is, in a line."""
-        statuses = list(self.store.statuses().values())
-        done = f"{statuses.count(DONE)} of {len(statuses)} units done, {statuses.count(FAILED)} failed"
+        done, failed = (self.store.count(status=status) for status in (DONE, FAILED))
+        told = f"{done} of {self.store.count()} units done, {failed} failed"
         layers = ", ".join(row.layer for row in self.layers)
-        return f"Atlas({self.meta.get('network')}: {layers}; {done}; {self.folder})"
+        return f"Atlas({self.meta.get('network')}: {layers}; {told}; {self.folder})"
 
     def _repr_html_(self) -> str:
         done = [row for row in self.store.units() if row.status == DONE]

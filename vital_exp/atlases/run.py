@@ -14,23 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from vital_exp.atlases.edges import find_edges
-from vital_exp.atlases.measures import IMAGES, Clarities, Correspondence, Labels, mined_row, statistics, strongest
+from vital_exp.atlases.layer_run import LayerRun
+from vital_exp.atlases.measures import Labels, mined_row, statistics
 from vital_exp.atlases.neighbours import neighbour_rows
-from vital_exp.atlases.pictures import LayerPictures
 from vital_exp.atlases.places import method_of, places
 from vital_exp.atlases.profiles import UNITS_AT_ONCE as BLOCK
 from vital_exp.atlases.profiles import Profile, ProfileWriter
-from vital_exp.atlases.request import AUTO, UNITS_AT_ONCE, AtlasRequest, Part
+from vital_exp.atlases.remake import commands
+from vital_exp.atlases.request import AUTO, AtlasRequest
 from vital_exp.atlases.site import write_site
-from vital_exp.atlases.store import DONE, FAILED, KEY, MINED, Entry, FacetRow, LayerRow, Store, UnitRow
+from vital_exp.atlases.store import FAILED, KEY, MINED, Entry, LayerRow, Store, UnitRow
 from vital_exp.atlases.trust import circuit_targets, linked, make_circuits
+from vital_exp.atlases.turns import alone, free_first
 from vital_exp.atlases.windows import Windows
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.score import NotComputed
-from vital_exp.images.output import read_picture, resized
 from vital_exp.mining.index import Index
 from vital_exp.mining.meta import describe_images, images_difference, network_difference
 from vital_exp.mining.mine import Mining
@@ -40,13 +40,11 @@ from vital_exp.models.layers import unit_shapes
 from vital_exp.models.network import VisionNetwork
 from vital_exp.naming.words import clip_and_words, unit_words
 from vital_exp.references.decoding import printable
-from vital_exp.references.faceted import FacetedReferences
 from vital_exp.runs.provenance import version_of
-from vital_exp.setup.request import Request
-from vital_exp.targets.unit import Target
 from vital_exp.visualization.ranks import Ranks
 
 MINING = "mining"
+UNITS_PER_PASS = 16384  # mined together: some 200 MB; a layer with more has a pass of its own
 CORRUPT_SHOWN = 3
 SECONDS_BETWEEN_PAGES = 30.0  # while the atlas grows
 
@@ -61,13 +59,13 @@ class AtlasRun:
         asked: network, images, units.
         out: the folder.
         ranks: the processes that share the pictures; rank 0 writes the rest.
-        command: what remakes a unit, with {layer} and {unit} to be filled in.
+        given: what vital-atlas was told, for the commands that make units again.
     """
 
     asked: AtlasRequest
     out: Path
     ranks: Ranks
-    command: str = ""
+    given: Sequence[str] = ()
 
     def run(self) -> Store:
         """Make what is not there yet.
@@ -78,22 +76,39 @@ class AtlasRun:
         """
         circuit_targets(self.asked)  # mistakes before anything is mined
         store = self.ranks.in_turn(self._opened)
-        for layer in self.asked.parts:
-            self._mined_units(store, layer)
         if self._leads:
-            self._name_by_words(store)
-            self._relate(store)
-            self._publish(store)
-        for part in self.asked.parts.values():
-            _LayerRun(self, store, part).run()
+            with alone(self.out):
+                for layer in self.asked.parts:
+                    self._mined_units(store, layer)
+                self._name_by_words(store)
+                self._relate(store)
+                self._publish(store)
+        for layer in self._layers_in_turn():
+            index = self.index(store, layer)
+            run = LayerRun(self.asked, self.asked.parts[layer], store, index, self.windows(layer, index), self.ranks)
+            run.run(lambda: self.judge, self.publish_now_and_then)
         if self._leads:
-            make_circuits(self.asked, self.out)
-            units: dict[str, list[int]] = {}
-            for layer, unit in store.statuses():
-                units.setdefault(layer, []).append(unit)
-            store.set_meta({**linked(self.out, units), "finished": True})
-            self._publish(store, everything=True)
+            self._finish(store)
         return store
+
+    def _layers_in_turn(self) -> Iterator[str]:
+        """Yield the layers on every rank at once: those that no other job makes first."""
+        if self._leads:
+            for layer in free_first(self.out, list(self.asked.parts)):
+                yield self.ranks.broadcast(layer)
+            self.ranks.broadcast(None)
+        else:
+            while (layer := self.ranks.broadcast(None)) is not None:
+                yield layer
+
+    def _finish(self, store: Store) -> None:
+        """Make circuits, link them and audits, and write the whole site."""
+        with alone(self.out):
+            make_circuits(self.asked, self.out)
+            units = {row.layer: list(store.statuses(row.layer)) for row in store.layers()}
+            finished = not any(store.count(row.layer, MINED) for row in store.layers())
+            store.set_meta({**linked(self.out, units), "finished": finished})
+            self._publish(store, everything=True)
 
     @property
     def _leads(self) -> bool:
@@ -104,22 +119,36 @@ class AtlasRun:
     def _opened(self) -> Store:
         """Return the store, of all layers that are mined; rank 0 mines."""
         store = Store(self.out)
-        old = Store.open(self.out).meta() if store.path.is_file() else {}
-        if old.get("network"):
-            self._check_same(old)
-        known: dict[str, str] = old.get("indices", {})
-        new = [layer for layer in self.asked.parts if layer not in known]
         if not self._leads:
             return store
-        store = Store.create(self.out, {})
-        if new:
-            known = {**known, **dict.fromkeys(new, self._mine(store, new))}
-        store.set_meta({**self._meta(store, known), "finished": False})
-        store.write_layers(self._layer_rows(known))
+        if store.path.is_file():
+            self._check_same(Store.open(self.out).meta())
+        with alone(self.out):
+            Store.create(self.out, {})
+            known: dict[str, str] = store.meta().get("indices", {})
+            for layers in self._passes([layer for layer in self.asked.parts if layer not in known]):
+                known |= dict.fromkeys(layers, self._mine(store, layers))
+            store.set_meta({**self._meta(store, known), "finished": False})
+            store.write_layers(self._layer_rows(known))
         return store
+
+    def _passes(self, layers: Sequence[str]) -> list[list[str]]:
+        """Return which layers are mined in one pass: mining holds what it finds in memory."""
+        passes: list[list[str]] = []
+        held = 0
+        for layer in layers:
+            count = self.asked.parts[layer].count
+            if not passes or held + count > UNITS_PER_PASS:
+                passes.append([])
+                held = 0
+            passes[-1].append(layer)
+            held += count
+        return passes
 
     def _check_same(self, old: dict[str, Any]) -> None:
         """Refuse the atlas of another network or of other images, finished or not."""
+        if "mined" not in old:
+            return
         mined = old["mined"]
         text = network_difference(mined, identity_of(self.asked.network))
         text = text or images_difference(mined, describe_images(self.asked.folder))
@@ -161,7 +190,7 @@ class AtlasRun:
             "recipe": list(map(str, config.overrides)),
             "seed": int(config.seed),
             "planned": planned,
-            "command": self.command,
+            "commands": {**store.meta().get("commands", {}), **commands(asked, self.given)},
             "classes": None if names is None else [names.label(number) for number in range(len(names))],
             "versions": {name: version_of(name) for name in ("vital-exp", "torch", "umap-learn")},
         }
@@ -179,17 +208,14 @@ class AtlasRun:
 
     def _mined_units(self, store: Store, layer: str) -> None:
         """Write what is known of the units of a layer right after mining."""
-        if not self._leads:
-            return
         part, config = self.asked.parts[layer], self.asked.config
-        refresh = {(layer, unit) for unit in part.refresh}
-        known = {unit for unit in store.statuses() if unit not in refresh}
-        waiting = [unit for unit in part.units if (layer, unit) not in known]
+        known = set(store.statuses(layer)) - set(part.refresh)
+        waiting = [unit for unit in part.units if unit not in known]
         if not waiting:
             return
         index, profile = self.index(store, layer), Profile.open(self.out, layer, KEY)
         labels, named = Labels.of(self.asked.folder, self.asked.network), config.naming.labels in (AUTO, True)
-        windows = self.windows(store, layer, index)
+        windows = self.windows(layer, index)
         for start in range(0, part.count, BLOCK):
             own = [unit for unit in waiting if start <= unit < start + BLOCK]
             if not own:
@@ -206,7 +232,7 @@ class AtlasRun:
     def _name_by_words(self, store: Store) -> None:
         """Name units by the word that CLIP finds most like their strongest images, where that is asked for."""
         done = store.meta().get("named", {})
-        waiting = {layer: sorted(unit for at, unit in store.statuses() if at == layer) for layer in self.asked.parts}
+        waiting = {layer: sorted(store.statuses(layer)) for layer in self.asked.parts}
         waiting = {layer: units for layer, units in waiting.items() if done.get(layer) != units}
         if not self.asked.config.naming.words or not waiting:
             return
@@ -219,7 +245,7 @@ class AtlasRun:
             store.update(layer, {"name": dict(names), "name_score": dict.fromkeys(names)})
         store.set_meta({"named": {**done, **waiting}})
 
-    def windows(self, store: Store, layer: str, index: Index) -> Windows:
+    def windows(self, layer: str, index: Index) -> Windows:
         """Return what writes the images of a layer's units."""
         units = self.asked.units([layer])
         return Windows(index, self.asked.folder, units, self.out, min(int(self.asked.config.shown), self.asked.k))
@@ -238,7 +264,7 @@ class AtlasRun:
         store.write_layers([replace(row, feeds=feeds[row.layer]) for row in layers])
         related = store.meta()["related"]
         for row in layers:
-            units = sorted(unit for layer, unit in store.statuses() if layer == row.layer)
+            units = sorted(store.statuses(row.layer))
             if [row.layer, units] in related:
                 continue
             store.write_neighbours(row.layer, neighbour_rows(self.out, row.layer, edges))
@@ -257,7 +283,9 @@ class AtlasRun:
     def publish_now_and_then(self, store: Store) -> None:
         """Write the site if that was not done for a while."""
         if self._leads and time.monotonic() - self._published > SECONDS_BETWEEN_PAGES:
-            self._publish(store)
+            with alone(self.out, wait=False) as held:
+                if held:  # else another job writes it
+                    self._publish(store)
 
     @cached_property
     def judge(self) -> VisionNetwork | None:
@@ -272,149 +300,6 @@ class AtlasRun:
         except NotComputed as error:
             raise UsageError("judge", self.asked.judge, str(error).replace(", or download=true", "")) from None
         return found.to(self.asked.network.device)
-
-
-class _LayerRun:
-    """The units of one layer: facets, pictures, images and measures.
-
-    Args:
-        run: the atlas.
-        store: its data.
-        part: the layer's units.
-    """
-
-    def __init__(self, run: AtlasRun, store: Store, part: Part) -> None:
-        self.atlas, self.store, self.part = run, store, part
-        self.asked, self.out, self.ranks = run.asked, run.out, run.ranks
-
-    def run(self) -> None:
-        """Make the units that are not done, some at a time."""
-        statuses = {unit: status for (layer, unit), status in self.store.statuses().items() if layer == self.part.layer}
-        waiting = [unit for unit in self.part.units if statuses.get(unit) != DONE]
-        waiting = self.ranks.broadcast(waiting)
-        if not waiting:
-            return
-        self.index = self.atlas.index(self.store, self.part.layer)
-        self.pictures = LayerPictures(self.asked, self.part, self.out, self.index.path, self.ranks)
-        self.windows = self.atlas.windows(self.store, self.part.layer, self.index)
-        self.clarities = Clarities(self.asked.network, self.part, self.out)
-        self.correspondence = Correspondence(self.atlas.judge, self.index, self.asked.folder, self.part)
-        if self.ranks.rank == 0:
-            self.pictures.forget([unit for unit in self.part.refresh if unit in waiting])
-        hidden = None if self.asked.config.progress and self.ranks.rank == 0 else True
-        with tqdm(total=len(self.part.units), initial=len(self.part.units) - len(waiting), desc=self.part.layer,
-                  unit="unit", disable=hidden, dynamic_ncols=True) as bar:  # fmt: skip
-            for units in _chunks(waiting, UNITS_AT_ONCE):
-                self._make(units)
-                bar.update(len(units))
-                self.atlas.publish_now_and_then(self.store)
-        self.pictures.close()
-        if self.ranks.rank == 0:
-            self.store.update(self.part.layer, {"redundancy": dict(self.clarities.redundancies())})
-
-    def _make(self, units: Sequence[int]) -> None:
-        """Make some units; where they cannot be made together, each by itself."""
-        try:
-            request = self.pictures.request(units)
-        except UsageError as error:
-            if len(units) > 1:
-                for unit in units:
-                    self._make([unit])
-            else:
-                self._fail(units[0], str(error))
-            return
-        results = self.pictures.make(request) if self.asked.makes_pictures else {}
-        if self.ranks.rank > 0:
-            return
-        maps = self.windows.maps([(self.part.layer, unit) for unit in units])
-        for unit in units:
-            own = [target for target in request.targets if target.index == unit]
-            try:
-                self.store.write(self._entry(unit, own, request, results, maps))
-            except UsageError as error:
-                self._fail(unit, str(error))
-
-    def _fail(self, unit: int, problem: str) -> None:
-        if self.ranks.rank == 0:
-            logger.warning("%s:%d failed: %s", self.part.layer, unit, problem)
-            (row,) = self.store.units(self.part.layer, unit)
-            self.store.write(Entry(replace(row, status=FAILED, error=problem)))
-
-    def _entry(
-        self, unit: int, targets: Sequence[Target], request: Request, results: dict[str, dict[str, Any]], maps: Any
-    ) -> Entry:
-        (row,) = self.store.units(self.part.layer, unit)
-        facets = [self._facet(target, row, request, results.get(target.name)) for target in targets]
-        made = [results[target.name] for target in targets if target.name in results]
-        problems = [str(result["error"]) for result in made if result["status"] == "failed"]
-        status = FAILED if problems and len(problems) == len(made) else DONE
-        natural = strongest(self.index, self.asked.folder, self.part.layer, unit, IMAGES)
-        pairs = zip(targets, facets, strict=True)
-        looks = [self._corresponds(target, facet, request, natural) for target, facet in pairs]
-        known = [value for value in looks if value is not None]
-        row = replace(
-            row,
-            status=status,
-            error=problems[0] if problems else None,
-            coherence=facets[0].coherence if facets else None,
-            correspondence=sum(known) / len(known) if known else None,
-            **self.clarities.of(unit, natural),
-        )
-        images = self.windows.write(self.part.layer, unit, maps, _facets_of_images(targets, request))
-        return Entry(row, facets, images)
-
-    def _facet(self, target: Target, row: UnitRow, request: Request, result: dict[str, Any] | None) -> FacetRow:
-        own = FacetRow(self.part.layer, target.index, target.facet or 0)
-        if isinstance(request.references, FacetedReferences) and target.facet is not None:
-            found = request.references.describe(target)
-            own = replace(own, share=found["share"], coherence=found["coherence"], members=len(found["members"]))
-        if result is None or result["status"] == "failed":
-            return own
-        picture = self.pictures.path / result["image"]
-        masked = picture.with_name(f"{picture.stem}_masked.png")
-        activation, most = result["activation"], row.maximum
-        return replace(
-            own,
-            picture=picture.relative_to(self.out).as_posix(),
-            masked=masked.relative_to(self.out).as_posix(),
-            activation=activation,
-            activation_ratio=activation / most if activation is not None and most and most > 0 else None,
-            probability=self._probability(target, picture),
-            seconds=result["seconds"],
-        )
-
-    @torch.no_grad()
-    def _probability(self, target: Target, picture: Path) -> float | None:
-        network = self.asked.network
-        if target.kind != "class" or network.head.kind == "none":
-            return None
-        shown = resized(read_picture(picture)[None].to(network.device), network.preprocessing.size)
-        logits = network.output.tensor(network.returned(shown), 1)
-        return float(network.head.probabilities(logits)[0, target.index])
-
-    def _corresponds(self, target: Target, facet: FacetRow, request: Request, natural: list[Any]) -> float | None:
-        if facet.picture is None:
-            return None
-        own = list(request.references.images(target)) if target.facet is not None else natural
-        return self.correspondence.of(target.index, self.out / facet.picture, own)
-
-
-def _facets_of_images(targets: Sequence[Target], request: Request) -> dict[str, int]:
-    """Return the facet of each image that is a member of one, by its path."""
-    references = request.references
-    if not isinstance(references, FacetedReferences):
-        return {}
-    return {
-        str(name): target.facet
-        for target in targets
-        if target.facet is not None
-        for name in references.describe(target)["members"]
-    }
-
-
-def _chunks(units: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(units), size):
-        yield units[start : start + size]
 
 
 def told_corrupt(store: Store) -> list[str]:

@@ -347,15 +347,20 @@ class Store:
         """Return the classes of a unit, a layer or all, of each unit the strongest first."""
         return self._rows(ClassRow, layer, unit)
 
-    def statuses(self) -> dict[tuple[str, int], str]:
-        """Return the status of every unit that stands in the file, by layer and number."""
-        return {(layer, unit): status for layer, unit, status in self._ask("SELECT layer, unit, status FROM units")}
+    def statuses(self, layer: str) -> dict[int, str]:
+        """Return the status of every unit of a layer that stands in the file, by its number."""
+        return dict(self._ask("SELECT unit, status FROM units WHERE layer = ? ORDER BY unit", (layer,)))
+
+    def count(self, layer: str | None = None, status: str | None = None) -> int:
+        """Return how many units stand in the file, of a layer or all, of a status or any."""
+        asked = {key: value for key, value in (("layer", layer), ("status", status)) if value is not None}
+        ((found,),) = self._ask(f"SELECT count(*) FROM units{_where(asked)}", tuple(asked.values()))
+        return int(found)
 
     def _rows(self, kind: type[Row], layer: str | None = None, unit: int | None = None) -> list[Row]:
         asked = {key: value for key, value in (("layer", layer), ("unit", unit)) if value is not None}
-        where = f" WHERE {' AND '.join(f'{key} = ?' for key in asked)}" if asked else ""
         table, columns = TABLES[kind], COLUMNS[kind]
-        question = f"SELECT {', '.join(columns)} FROM {table}{where} ORDER BY {ORDERS[table]}"
+        question = f"SELECT {', '.join(columns)} FROM {table}{_where(asked)} ORDER BY {ORDERS[table]}"
         return [kind(*map(_decoded, columns, row)) for row in self._ask(question, tuple(asked.values()))]
 
     def _ask(self, question: str, values: tuple[object, ...] = ()) -> list[Any]:
@@ -364,6 +369,12 @@ class Store:
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, timeout=WAIT)
+
+
+def _where(asked: Iterable[str]) -> str:
+    """Return the condition that columns have given values; nothing where none is given."""
+    conditions = " AND ".join(f"{column} = ?" for column in asked)
+    return f" WHERE {conditions}" if conditions else ""
 
 
 def safe_name(layer: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -88,31 +87,18 @@ def _atlas(config: DictConfig, out: Path, ranks: Ranks) -> int:
 
     asked = ranks.in_turn(lambda: AtlasRequest.of(config, ranks.local_rank))
     out = Path(ranks.broadcast(str(out)))
-    store = AtlasRun(asked, out, ranks, _remake(config)).run()
+    store = AtlasRun(asked, out, ranks, HydraConfig.get().overrides.task).run()
     if ranks.rank > 0:
         return 0  # rank 0 says how the job ended
     _record(config, out)
-    statuses = list(store.statuses().values())
-    failed = statuses.count(FAILED)
-    print(f"atlas: {store.path} ({len(statuses)} units of {len(store.layers())} layers, {failed} failed)")
+    failed = store.count(status=FAILED)
+    print(f"atlas: {store.path} ({store.count()} units of {len(store.layers())} layers, {failed} failed)")
     for line in told_corrupt(store):
         print(line)
     if config.wandb:
         _send(config, store)
     print(f"next: open {out / 'index.html'} in a browser")
     return failed
-
-
-def _remake(config: DictConfig) -> str:
-    """Return the command that remakes the pictures of a unit, with {layer} and {unit} to be filled in."""
-    if config.pictures == "none":
-        return ""
-    asked = HydraConfig.get().overrides.task
-    kept = [one for one in asked if re.match(r"\+*(model[.=@]|seed=|steps=)", one)]
-    images = [f"references.root={config.images}"] if config.images else []
-    facets = [] if config.facets == "auto" else [f"references.facets={config.facets}"]
-    more = [*kept, *images, f"method={config.pictures}", *facets, *map(str, config.overrides)]
-    return f"vital-visualize {shlex.join(more)} target=channel target.layer={{layer}} target.index={{unit}}"
 
 
 def _record(config: DictConfig, out: Path) -> None:

@@ -35,6 +35,18 @@ def hold(path: Path, handle: int | None = None, exclusive: bool = True) -> int:
     return handle
 
 
+def wait_for(path: Path) -> int:
+    """Hold a lock on a file as :func:`hold` does, but wait until nobody else holds it; return the handle."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(handle)
+            raise
+    return handle
+
+
 @contextmanager
 def _alone(handle: int) -> Iterator[None]:
     """Wait until no other process is writing to a file."""

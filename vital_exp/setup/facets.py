@@ -194,7 +194,7 @@ def facet_targets(
         return list(targets)
     references.adopt(targets, found or {})
     waiting = {target.unit for target in targets if find and references.known(target) is None}
-    if waiting:
+    if waiting and config.progress:
         units = "one unit" if len(waiting) == 1 else f"{len(waiting)} units"
         logger.info("the facets of %s are found first", units)
     return references.expanded(targets, find)

@@ -162,13 +162,13 @@
     return lines.length ? section("audit", "Can the picture be trusted?", "", make("ul", { className: "verdict-list" }, ...lines)) : null;
   };
   const remake = () => {
-    if (!entrance.command) return null;
-    const text = entrance.command.replaceAll("{layer}", layer.layer).replaceAll("{unit}", unit), code = make("code", {}, text);
+    if (!layer.command) return null;
+    const text = layer.command.replaceAll("{unit}", unit), code = make("code", {}, text);
     const copy = make("button", { type: "button" }, "copy");
     copy.addEventListener("click", async () => {
       try { await navigator.clipboard.writeText(text); copy.textContent = "copied"; } catch { getSelection().selectAllChildren(code); copy.textContent = "selected"; }
     });
-    return section("command", "Make it again", "", make("div", { className: "command" }, code, copy));
+    return section("command", "Make it again", "Folders and files stand without their places.", make("div", { className: "command" }, code, copy));
   };
 
   const head = () => {
