@@ -2,9 +2,9 @@
 
     python examples/what_fine_tuning_changed.py cifar10 cifar10_resnet20.safetensors outputs/fine_tuning
 
-Writes the fine-tuned weights, two atlases (images and numbers of the last stage, without pictures), and the page of
-their comparison. ``--only 3 17`` lets training change no more than these channels of the last convolution: the
-comparison must then name them first.
+Writes the fine-tuned weights, two atlases (images and numbers of all stages, without pictures), and the page of
+their comparison. All weights are trained. ``--only 3 17`` lets training change no more than these channels of the last
+convolution: the comparison must then name them first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as vital_exp normalises unless told otherwise
-LAYER, LAST = "layer3", "layer3.2.conv2.weight"
+LAYERS, LAST = "layer1,layer2,layer3", "layer3.2.conv2.weight"
 IMAGES, BATCH = 200, 64  # of each of the two classes; in a step
 
 
@@ -43,7 +43,7 @@ def fine_tune(options: argparse.Namespace) -> nn.Module:
     network.load_state_dict(load_file(options.weights))
     network.eval()  # running statistics stay as they are
     trained = [dict(network.named_parameters())[LAST]] if options.only else list(network.parameters())
-    pictures, labels = images_of(options.data, options.classes)
+    pictures, labels = images_of(options.train or options.data, options.classes)
     stream, optimizer = torch.Generator().manual_seed(0), torch.optim.SGD(trained, options.lr)
     for _ in range(options.steps):
         batch = torch.randint(len(pictures), (BATCH,), generator=stream)
@@ -63,10 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="a folder of images, one folder per class")
     parser.add_argument("weights", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--train", type=Path, help="a folder of other images to train on")
     parser.add_argument("--classes", nargs=2, default=["cat", "dog"])
     parser.add_argument("--only", nargs="*", type=int, default=[])
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--lr", type=float, default=0.02)
+    parser.add_argument("--lr", type=float, default=0.003)
+    parser.add_argument("--layers", default=LAYERS)
+    parser.add_argument("--method", default="none", help="of the pictures of both atlases")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     tuned = options.out / "fine_tuned.safetensors"
@@ -79,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def atlas(options: argparse.Namespace, weights: Path, out: Path) -> None:
-    """Make the atlas of the last stage."""
+    """Make the atlas of some layers."""
     factory = Path(__file__).resolve().with_name("my_network.py")
     model = [f"model.factory={factory}:resnet", "model.arguments={depth: 20}", f"model.checkpoint={weights}"]
     run(
@@ -87,8 +90,8 @@ def atlas(options: argparse.Namespace, weights: Path, out: Path) -> None:
         "model.size=32",
         *model,
         f"images={options.data}",
-        f"layers=[{LAYER}]",
-        "method=none",
+        f"layers=[{options.layers}]",
+        f"method={options.method}",
         "facets=1",
         "map=pca",
         f"hydra.run.dir={out}",
