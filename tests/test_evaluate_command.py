@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -104,6 +106,23 @@ def test_a_sweep_of_which_nothing_can_be_scored_is_a_mistake(capsys: pytest.Capt
         Path("sweep", name, "results.jsonl").write_text("")
     assert evaluate("run=sweep", *QUICK) == MISTAKE
     assert "sweep/a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_bars_of_metrics_and_of_natural_images_on_a_terminal(
+    shown: bool, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((80, 24)))
+    asked = (f"pictures={pictures}", "model=embedded_resnet", "references=embedded", *QUICK, "references.count=2")
+    assert evaluate(*asked, f"progress={shown}", "hydra.run.dir=out") == 0
+    told = capsys.readouterr().err
+    if not shown:
+        assert told == ""
+        return
+    lines = re.split(r"[\r\n]+", told)
+    assert any(line.startswith("metrics:   0%") and "/3 " in line for line in lines), told
+    assert any(line.startswith("natural images:") and "/3 " in line for line in lines), told
 
 
 def test_a_folder_of_pictures_gets_a_run_folder(pictures: Path) -> None:

@@ -26,3 +26,22 @@ def test_a_job_line_leaves_out_a_shared_factory(monkeypatch: pytest.MonkeyPatch)
     record = logging.LogRecord("x", logging.INFO, "", 0, "\t#0 : model.factory=net.py\\:make method=maco", None, None)
     JobLines().filter(record)
     assert record.getMessage() == "job 0: method=maco"
+
+
+@pytest.mark.parametrize(
+    ("typed", "written"),
+    [
+        ("target.index=golden retriever", "target.index=golden\\ retriever"),
+        ("target.index='golden retriever'", "target.index='golden retriever'"),
+        ("model.class_names=[a cat, 'a dog']", "model.class_names=[a\\ cat,'a dog']"),
+        ('references.root="my photos"', 'references.root="my photos"'),
+    ],
+)
+@pytest.mark.parametrize("own", ["method=maco", "target.label='a b'", "target.label=a\\ b", 'target.label="it\'s one"'])
+def test_a_job_line_keeps_values_with_spaces_whole(
+    typed: str, written: str, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", typed, "seed=0"])
+    record = logging.LogRecord("x", logging.INFO, "", 0, f"\t#3 : {written} {own} seed=0", None, None)
+    JobLines().filter(record)
+    assert record.getMessage() == f"job 3: {own}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -330,7 +331,7 @@ def check_line(arguments: Sequence[str], words: Sequence[str], capsys: pytest.Ca
 EARLY = """
 import sys
 from vital_exp import errors
-from vital_exp.commands import evaluate, mine, visualize
+from vital_exp.commands import atlas, evaluate, mine, report, visualize
 
 def run(main, *arguments):
     try:
@@ -356,13 +357,27 @@ run(mine.main, "k=0")
 run(mine.main, "images=nowhere")
 run(evaluate.main, "run=nowhere")
 run(evaluate.main, "pictures=nowhere")
+run(visualize.main, "logger=wandb")
+run(report.main, "runs=.", "wandb=true")
+run(atlas.main, "wandb=true")
 """
 
 
-def test_mistakes_that_need_no_torch_import_none() -> None:
-    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [f"{MISTAKE} False"] * 18, done.stderr
-    assert len(done.stderr.splitlines()) == 18
+def test_mistakes_that_need_no_torch_import_none(tmp_path: Path) -> None:
+    elsewhere = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_") and key != "NETRC"}
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**elsewhere, "HOME": str(tmp_path)},  # nobody is logged in there
+    )
+    assert done.stdout.splitlines() == [f"{MISTAKE} False"] * 21, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 21
+    asked = zip(lines[-3:], ("logger=wandb", "wandb=true", "wandb=true"), ("logger.", "", ""), strict=True)
+    for line, key, group in asked:
+        assert f"{key}: no login: add {group}offline=true, run `wandb login`, or set WANDB_API_KEY" in line
 
 
 def test_a_changed_configuration_is_refused_with_its_keys(capsys: pytest.CaptureFixture[str]) -> None:

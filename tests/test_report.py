@@ -242,6 +242,15 @@ def test_chosen_metrics_are_shown_and_a_second_report_replaces_the_first(sweep: 
     assert (sweep / "0/report/pictures/000-class-0.png").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_bar_of_pictures_on_a_terminal(
+    shown: bool, sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert report(f"runs={sweep}", f"progress={shown}") == 0
+    assert ("pictures: " in capsys.readouterr().err) is shown
+
+
 def test_from_python(sweep: Path) -> None:
     import vital_exp
 

@@ -57,6 +57,8 @@ PAGES: Mapping[str, Page] = {
         "hydra.run.dir=circuit",
     ),
     "audit": Page("audit/report.html", "audit run=sweep/0 count=20 hydra.run.dir=audit"),
+    "study": Page("sweep/study/study.html", "evaluate run=sweep study=true progress=false"),
+    "atlas": Page("atlas/index.html", f"atlas {NET} layers=[layer3] units=0-11 steps=100 hydra.run.dir=atlas"),
 }
 
 

@@ -275,7 +275,7 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "spectrum_size": (_is_count, "a side in px, at least 1"),
     },
     "evaluate": {
-        **dict.fromkeys(("download", "references.cache", "study"), FLAG),
+        **dict.fromkeys(("download", "references.cache", "study", "progress"), FLAG),
         "study_targets": (_is_count, "a whole number of at least 1"),
         "study_seed": (lambda value: is_whole(value, 0), "a whole number"),
         "answers": (
@@ -293,7 +293,7 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),
     },
     "report": {
-        **dict.fromkeys(("wandb", "offline"), FLAG),
+        **dict.fromkeys(("wandb", "offline", "progress"), FLAG),
         **dict.fromkeys(("out", "title"), (is_text_or_none, "a text")),
         "project": (lambda value: value is None or (isinstance(value, str) and value != ""), "a name"),
         "metrics": (lambda value: value is None or isinstance(value, (str, ListConfig)), "all, or a list of names"),

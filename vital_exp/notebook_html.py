@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import escape
 from PIL import Image
 
+from vital_exp.data_uris import PNG, data_uri
+
 SMALLEST_SHOWN, LARGEST_SHOWN = 128, 256  # px: smaller pictures are enlarged, larger ones made smaller
 ROWS_SHOWN = 50
 DIGITS = 4
 
 
-def data_uri(image: Image.Image) -> str:
+def image_uri(image: Image.Image) -> str:
     """Return an image as a data URI that holds a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return data_uri(buffer.getvalue(), PNG)
 
 
 def figures(pictures: Iterable[tuple[Image.Image, str]]) -> str:
@@ -27,7 +28,7 @@ def figures(pictures: Iterable[tuple[Image.Image, str]]) -> str:
     parts = []
     for image, caption in pictures:
         width = min(max(image.width, SMALLEST_SHOWN), LARGEST_SHOWN)
-        shown = f'<img src="{data_uri(image)}" width="{width}" alt="{escape(caption)}">'
+        shown = f'<img src="{image_uri(image)}" width="{width}" alt="{escape(caption)}">'
         parts.append(f'<figure style="{style}">{shown}<figcaption>{escape(caption)}</figcaption></figure>')
     return f"<div>{''.join(parts)}</div>"
 

@@ -27,6 +27,11 @@ def is_number(value: object, least: float = -math.inf, most: float = math.inf) -
     return abs(value) <= sys.float_info.max and least <= value <= most
 
 
+def number_or_none(value: object) -> float | None:
+    """Return a finite number as a float; None for anything else."""
+    return float(value) if is_number(value) else None
+
+
 def is_text_or_none(value: object) -> TypeGuard[str | None]:
     """Return whether a value is a text, or None."""
     return value is None or isinstance(value, str)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vital_exp.images.output import as_image, to_uint8
 from vital_exp.models.channels import as_rgb
-from vital_exp.notebook_html import data_uri
+from vital_exp.notebook_html import image_uri
 from vital_exp.reporting.pages import environment
 from vital_exp.whole_files import write_whole
 
@@ -59,4 +59,4 @@ def _link(folder: Path, run: Path) -> tuple[str, str]:
 def _data_uri(picture: Tensor) -> str:
     image = as_image(to_uint8(as_rgb(picture)))
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    return data_uri(image)
+    return image_uri(image)

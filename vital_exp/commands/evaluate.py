@@ -158,6 +158,7 @@ def _evaluated(config: DictConfig, place: Path) -> Evaluation | Evaluations:
         config=config,
         folder_of_pictures=True if config.pictures is not None else None,
         tell=_tell,
+        progress=config.progress,
     )
 
 

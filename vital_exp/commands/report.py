@@ -32,14 +32,14 @@ def report_job(config: DictConfig) -> int:
     from vital_exp.reporting.report import write_report
 
     out = Path(content["out"]).expanduser() if content["out"] else places[0] / "report"
-    report = write_report(places, out, content["metrics"], content["title"])
+    report = write_report(places, out, content["metrics"], content["title"], content["progress"])
     for name in ("table.csv", "table.md", "table.tex", "table.json", "comparisons.csv"):
         print(f"table: {out / name}")
     _tell_unreadable(report.unreadable)
     if content["share"]:
         from vital_exp.reporting.share import write_shared
 
-        print(f"to share: {write_shared(places, out, content['metrics'], content['title'])}")
+        print(f"to share: {write_shared(places, out, content['metrics'], content['title'], content['progress'])}")
     if content["wandb"]:
         from vital_exp.reporting.dashboard import log_report
 

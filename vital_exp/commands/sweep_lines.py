@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 from vital_exp.commands.outer_ranks import outer_ranks
 
 JOB = re.compile(r"\t#(\d+) : (.*)", re.DOTALL)  # a line of Hydra's launchers
+# An override in such a line: its spaces are inside quotes, or behind a backslash.
+OVERRIDE = re.compile(r"""(?:\\.|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^\s'"\\])+""", re.DOTALL)
 
 
 class JobLines(logging.Filter):
@@ -22,11 +24,15 @@ class JobLines(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the message of a line about a job."""
         if found := JOB.fullmatch(record.getMessage()):
-            shared = {one.lower() for one in sys.argv[1:]}  # Hydra writes True for true
-            words = found[2].split(" ")  # Hydra escapes the colon of a factory and the like
-            own = " ".join(one for one in words if one.replace("\\", "").lower() not in shared)
+            shared = {_compared(one) for one in sys.argv[1:]}
+            own = " ".join(one for one in OVERRIDE.findall(found[2]) if _compared(one) not in shared)
             record.msg, record.args = f"job {found[1]}: {own or found[2]}", ()
         return True
+
+
+def _compared(override: str) -> str:
+    """An override without what Hydra writes otherwise: it quotes and escapes, and True stands for true."""
+    return re.sub(r"[\s'\"\\]", "", override).lower()
 
 
 class SweepEnd(Callback):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.kept_readings import KeptReading, reading_place
@@ -58,6 +59,7 @@ class Evidence:
         kept: a folder for what views say of natural images; None keeps nothing.
         readings: what was read from there or written, by its file; runs of a sweep hand it on.
         passes: pictures and natural images passed through each view so far.
+        progress: whether progress bars are shown on a terminal.
     """
 
     network: VisionNetwork
@@ -76,6 +78,7 @@ class Evidence:
     kept: Path | None = None
     readings: dict[Path, KeptReading] = field(default_factory=dict)
     passes: Counter[str] = field(default_factory=Counter)
+    progress: bool = False
     _readers: dict[str, Reader] = field(default_factory=dict)
     _missing: dict[str, str] = field(default_factory=dict)
     _read: dict[str, Reading] = field(default_factory=dict)
@@ -220,7 +223,7 @@ class Evidence:
         if kept and not unread:
             first = next(iter(kept.values()))
             return Natural(first.labels, {view: one.reading for view, one in kept.items()}, first.path)
-        found = _read_natural(self.units, self.references, unread, self._shown)
+        found = _read_natural(self.units, self.references, unread, self._shown, self.progress)
         self.passes.update(dict.fromkeys(unread, len(found.labels)))
         for view, place in places.items():
             if place and view in unread:
@@ -295,13 +298,14 @@ def _read_natural(
     references: References,
     readers: Mapping[str, Reader],
     shown: Callable[[Reader, Tensor], Reading],
+    progress: bool,
 ) -> Natural:
     """Stream the references of all units, in batches that may span units."""
     parts: dict[str, list[Reading]] = {view: [] for view in readers}
     labels: list[int] = []
     kept: list[int] = []
     seen: Counter[int] = Counter()
-    for images, owners in _batches(units, references):
+    for images, owners in _watched(_batches(units, references), len(units), progress):
         few = []
         for place, owner in enumerate(owners):
             seen[owner] += 1
@@ -317,6 +321,17 @@ def _read_natural(
         raise NotComputed("needs natural images of the targets, and none of them has any")
     readings = {view: joined(found) for view, found in parts.items()}
     return Natural(torch.tensor(labels), readings, torch.tensor(kept))
+
+
+def _watched(
+    batches: Iterator[tuple[Tensor, list[int]]], units: int, progress: bool
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield the batches and advance a progress bar over units."""
+    hidden = None if progress else True
+    with tqdm(total=units, desc="natural images", unit="unit", leave=False, disable=hidden, dynamic_ncols=True) as bar:
+        for images, owners in batches:
+            yield images, owners
+            bar.update(owners[-1] - bar.n)
 
 
 def _batches(units: Sequence[Target], references: References) -> Iterator[tuple[Tensor, list[int]]]:

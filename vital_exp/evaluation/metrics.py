@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation import clip as clip_words
@@ -350,8 +351,11 @@ def measure(evidence: Evidence, metrics: Sequence[Metric]) -> Scores:
     evidence.natural_views = list(dict.fromkeys([*views, *(v for metric in natural for v in metric.views)]))
     evidence.with_layers = any(metric.layers for metric in metrics)
     scores: Scores = {}
-    for metric in metrics:
-        scores |= _scores(evidence, metric)
+    hidden = None if evidence.progress else True
+    with tqdm(metrics, desc="metrics", unit="metric", leave=False, disable=hidden, dynamic_ncols=True) as bar:
+        for metric in bar:
+            bar.set_postfix_str(metric.name)
+            scores |= _scores(evidence, metric)
     return scores
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vital_exp.reporting.pages import format_number, in_words
-from vital_exp.values import is_number
+from vital_exp.values import number_or_none
 
 Result = Mapping[str, Any]  # a line of results.jsonl
 
@@ -54,7 +54,7 @@ def _together(name: str, results: list[Result]) -> UnitResults:
 
 def _order(result: Result) -> tuple[float, float]:
     """Facets are numbered, the clearest first; equal places stay in their order."""
-    return _number(result.get("facet")) or 0.0, _number(result.get("variation")) or 1.0
+    return number_or_none(result.get("facet")) or 0.0, number_or_none(result.get("variation")) or 1.0
 
 
 def _unit(result: Result) -> str:
@@ -64,7 +64,7 @@ def _unit(result: Result) -> str:
 
 def is_facet(result: Result) -> bool:
     """Whether a result is of a facet."""
-    return _number(result.get("facet")) is not None
+    return number_or_none(result.get("facet")) is not None
 
 
 def labelled(result: Result) -> str:
@@ -75,12 +75,12 @@ def labelled(result: Result) -> str:
 
 def facet_count(result: Result) -> int:
     """Return how many facets the unit of a result has; 0 where that is not recorded."""
-    return int(_number(result.get("facets")) or 0)
+    return int(number_or_none(result.get("facets")) or 0)
 
 
 def facet_title(result: Result) -> str:
     """Return what a facet is called beside others of its unit: facet 0, variation 2."""
-    variation = _number(result.get("variation")) or 1
+    variation = number_or_none(result.get("variation")) or 1
     return f"facet {format_number(result.get('facet'))}" + (f", variation {variation:.0f}" if variation > 1 else "")
 
 
@@ -88,7 +88,7 @@ def facet_words(result: Result) -> str:
     """Return a facet's share and coherence in words; empty where the result is not of a facet, or says neither."""
     if not is_facet(result):
         return ""
-    share, coherence = (_number(result.get(key)) for key in ("share", "coherence"))
+    share, coherence = (number_or_none(result.get(key)) for key in ("share", "coherence"))
     whose = "the class's images" if result.get("layer") is None else "the unit's images"
     parts = [] if share is None else [f"all of {whose}" if share == 1 else f"{100 * share:.0f}\u00a0% of {whose}"]
     parts += [] if coherence is None else [f"coherence {coherence:.2f}"]
@@ -101,7 +101,3 @@ def facet_members(result: Result) -> list[str]:
     if not is_facet(result) or not isinstance(members, list):
         return []
     return [f"image {one}" if isinstance(one, int) else str(one) for one in members]
-
-
-def _number(value: object) -> float | None:
-    return float(value) if is_number(value) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from vital_exp.data_uris import JPEG, data_uri
 from vital_exp.images.output import as_image, to_uint8
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
@@ -53,8 +53,8 @@ def write_found(query: Query, matches: Sequence[Match], index: Index, folder: Im
     sheet.save(data, "JPEG", quality=JPEG_QUALITY, optimize=True)
     with whole_file(out / SHEET, binary=True) as file:
         file.write(data.getvalue())
-    src = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
-    return Found(text, query.measure(index), [match.unit for match in matches], src, sheet.width, sheet.height)
+    units, src = [match.unit for match in matches], data_uri(data.getvalue(), JPEG)
+    return Found(text, query.measure(index), units, src, sheet.width, sheet.height)
 
 
 def _asked(query: Query, text: str, folder: ImageFolder) -> list[tuple[str, list[Image.Image]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
@@ -15,6 +14,7 @@ import yaml
 from markupsafe import Markup
 from PIL import Image
 
+from vital_exp.data_uris import data_uri
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.readability import numbers_of, readable
 from vital_exp.evaluation.recognition import PREDICTED, first_predicted
@@ -27,7 +27,7 @@ from vital_exp.reporting.pages import environment, format_duration
 from vital_exp.reporting.readable import Readable, side_by_side
 from vital_exp.reporting.verdicts import Verdict, is_told, verdicts
 from vital_exp.run_folders import RESULTS, is_run, read_results
-from vital_exp.values import is_number
+from vital_exp.values import number_or_none
 from vital_exp.whole_files import write_whole
 
 # Bytes of pictures embedded as they are; a larger run is embedded as WebP, so that a browser still opens the page.
@@ -138,7 +138,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """Seconds of all targets together."""
-        return sum(s for s in (_finite(result.get("seconds")) for result in self.results) if s is not None)
+        return sum(s for s in (number_or_none(result.get("seconds")) for result in self.results) if s is not None)
 
     @property
     def of_hidden_units(self) -> bool:
@@ -301,12 +301,8 @@ def _parse(text: str) -> object:
         return text
 
 
-def _finite(value: object) -> float | None:
-    return float(value) if is_number(value) else None
-
-
 def _verdict(scores: dict[str, object]) -> bool | None:
-    value = _finite(scores.get(RECOGNISED))
+    value = number_or_none(scores.get(RECOGNISED))
     return None if value is None else value >= 0.5
 
 
@@ -359,7 +355,7 @@ def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
         facts=_facts(run, result) + [(key, value) for key, value in scores.items() if _is_fact(key)],
         terms=terms,
         chart=_chart(run.curves.get(name), label),
-        sort={key: number for key, value in keys.items() if (number := _finite(value)) is not None},
+        sort={key: number for key, value in keys.items() if (number := number_or_none(value)) is not None},
     )
 
 
@@ -374,7 +370,7 @@ def embed(folder: Path, name: str, compress: bool) -> Embedded | None:
             data, mime = (_webp(image), "image/webp") if compress else (path.read_bytes(), mime)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    return Embedded(f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}", *size)
+    return Embedded(data_uri(data, mime), *size)
 
 
 def _webp(image: Image.Image) -> bytes:
@@ -389,7 +385,7 @@ def _facts(run: Run, result: dict[str, Any]) -> list[tuple[str, object]]:
     """Return the numbers under a picture; those that were not recorded, or are told for all at once, are left out."""
     facts = [("activation", result.get("activation"))]
     facts += [(key, result.get(key)) for key in ("steps", "seed") if run.common(key) is None]
-    seconds = _finite(result.get("seconds"))
+    seconds = number_or_none(result.get("seconds"))
     facts.append(("share of the batch's time", None if seconds is None else format_duration(seconds)))
     return [(key, value) for key, value in facts if value is not None]
 

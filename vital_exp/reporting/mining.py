@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from vital_exp.data_uris import JPEG, data_uri
 from vital_exp.mining.index import Index
 from vital_exp.mining.sheets import sheet_path
 from vital_exp.references.decoding import printable
@@ -84,8 +84,7 @@ def _cards(
         place = sheet_path(layer, channel)
         with Image.open(out / place) as image:
             size = image.size
-        data = base64.b64encode((out / place).read_bytes()).decode("ascii") if embedded else ""
-        src = f"data:image/jpeg;base64,{data}" if embedded else place
+        src = data_uri((out / place).read_bytes(), JPEG) if embedded else place
         patch = index.patches(layer, channel, 1)[0].activation if index.meta["patch"] else None
         note = notes.get((layer, channel), "")
         told = index.histogram(layer, channel)

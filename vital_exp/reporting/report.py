@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from tqdm import tqdm
 
 from vital_exp.evaluation.table import column_of
 from vital_exp.models.heads import Head
@@ -75,6 +76,7 @@ def write_report(
     out: Path,
     metrics: Sequence[str] | str | None = None,
     title: str | None = None,
+    progress: bool = False,
 ) -> Report:
     """Gather run folders into one table and one page.
 
@@ -83,6 +85,7 @@ def write_report(
         out: where table.csv, table.md, table.tex, table.json, comparisons.csv, plots and report.html go.
         metrics: what the table shows first; None: the usual ones; "all".
         title: of the page; None: the networks' names.
+        progress: whether a progress bar is shown on a terminal.
 
     Raises:
         UsageError: no runs there, none with a finished picture, or a metric that none has.
@@ -99,7 +102,7 @@ def write_report(
     write_whole(out / "table.tex", [formats.as_latex(table)])
     write_whole(out / "table.json", [formats.table_json(table, described)])
     plots = _plots(table, out / "plots")
-    data, unreadable = _page_data(sweep, table, out, described)
+    data, unreadable = _page_data(sweep, table, out, described, progress)
     _write_details(sweep, out / "details")
     page = _write_page(out, sweep, table, readable, plots, data, described, title)
     return Report(out, page, table, sweep, unreadable)
@@ -145,7 +148,11 @@ def _safe(name: str) -> str:
 
 
 def _page_data(
-    sweep: Sequence[SweepRun], table: CombinedTable, out: Path, described: Sequence[Mapping[str, Any]]
+    sweep: Sequence[SweepRun],
+    table: CombinedTable,
+    out: Path,
+    described: Sequence[Mapping[str, Any]],
+    progress: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """What the page's script shows, and the pictures that could not be read; thumbnails are written on the way."""
     shown = _shown_metrics(sweep, table)
@@ -154,9 +161,11 @@ def _page_data(
     pictures: list[dict[str, Any]] = []
     unreadable: list[str] = []
     references: dict[int, dict[int, list[Any]]] = {}
-    for number, run in enumerate(sweep):
-        model = table.models.index(run.model)
-        for order, result in enumerate(run.run.results):
+    every = [(number, run, order) for number, run in enumerate(sweep) for order in range(len(run.run.results))]
+    hidden = None if progress else True
+    with tqdm(every, desc="pictures", unit="picture", leave=False, disable=hidden, dynamic_ncols=True) as bar:
+        for number, run, order in bar:
+            model, result = table.models.index(run.model), run.run.results[order]
             one = _picture(run, number, order, result, shown, out)
             if "error" not in one and one["thumb"] is None:
                 unreadable.append(f"{described[number]['folder']}/images/{result['target']}.png")

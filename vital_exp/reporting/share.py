@@ -65,7 +65,11 @@ class Names:
 
 
 def write_shared(
-    runs: Sequence[str | Path], out: Path, metrics: Sequence[str] | str | None = None, title: str | None = None
+    runs: Sequence[str | Path],
+    out: Path,
+    metrics: Sequence[str] | str | None = None,
+    title: str | None = None,
+    progress: bool = False,
 ) -> Path:
     """Write ``out/shared``, the report with copies of the runs' pages and pictures, and ``out/shared.zip``.
 
@@ -74,6 +78,7 @@ def write_shared(
         out: the report's folder.
         metrics: as of :func:`vital_exp.reporting.report.write_report`.
         title: of the page.
+        progress: whether a progress bar is shown on a terminal.
 
     Returns:
         The zip.
@@ -88,7 +93,7 @@ def write_shared(
         made = Path(temporary).resolve() / FOLDER
         for number, run in enumerate(found):
             _copy(run, made / RUNS / f"{number:03d}-{run.name}", names)
-        write_report([made / RUNS], made, metrics, title)
+        write_report([made / RUNS], made, metrics, title, progress)
         for run in (made / RUNS).iterdir():
             _strip(run)
         shutil.rmtree(place, ignore_errors=True)

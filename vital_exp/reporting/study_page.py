@@ -16,7 +16,7 @@ from PIL import Image
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.study import CORRESPONDENCE, KEY_FILE, KIND, NAMING, PARTS, RATING, Item
-from vital_exp.notebook_html import data_uri
+from vital_exp.notebook_html import image_uri
 from vital_exp.reporting.pages import environment
 from vital_exp.reporting.report import as_json
 from vital_exp.reporting.sweep import SweepRun
@@ -115,7 +115,7 @@ def _embedded(path: Path) -> str:
         raise UsageError("study", path, f"the picture cannot be read ({error})") from error
     if path.suffix == ".png":
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return data_uri(picture)
+    return image_uri(picture)
 
 
 def _write_key(place: Path, coded: dict[str, Item]) -> None:

@@ -76,6 +76,7 @@ def evaluate(
     config: DictConfig | None = None,
     folder_of_pictures: bool | None = None,
     tell: Tell | None = None,
+    progress: bool = False,
 ) -> Evaluation | Evaluations:
     """Score the pictures of a run folder, of all runs of a sweep, or of any folder.
 
@@ -93,6 +94,7 @@ def evaluate(
         config: a composed configuration of vital-evaluate; None: its defaults.
         folder_of_pictures: take the folder as one of pictures; None: if it has no results.jsonl, nor any folder in it.
         tell: of a folder of runs, is told each run's table, or why it has none, as soon as that is known.
+        progress: whether progress bars are shown on a terminal.
 
     Returns:
         The table: ``.metrics`` as in metrics.json, ``.rows`` as in metrics.csv, ``str()`` to read, ``.save(folder)``;
@@ -108,7 +110,7 @@ def evaluate(
         config = compose_config([], "evaluate")
     _begin(model, judges, config)
     keys = (judges, chosen_metrics, model, references, pattern, targets, features, settings, config)
-    asked = _Asked(*keys, Shared(cache_of(config), settings.download))
+    asked = _Asked(*keys, Shared(cache_of(config), settings.download), progress)
     if folder_of_pictures is None and is_sweep(folder):
         return _evaluate_runs(find_runs([folder], "run"), asked, tell)
     return asked.evaluate(folder, is_run(folder) if folder_of_pictures is None else not folder_of_pictures)
@@ -173,6 +175,7 @@ class _Asked:
     settings: MetricSettings
     config: DictConfig
     shared: Shared
+    progress: bool
 
     def evaluate(self, folder: Path, of_run: bool = True) -> Evaluation:
         """Score one run folder, or one folder of pictures."""
@@ -193,6 +196,7 @@ class _Asked:
             readout=_directions(pictures.targets, recorded, network),
             keep=recorded is None or recorded.config.references.get("cache", True),
             shared=self.shared,
+            progress=self.progress,
         )
 
 
@@ -209,6 +213,7 @@ def evaluate_pictures(
     readout: Readout | None = None,
     keep: bool = False,
     shared: Shared | None = None,
+    progress: bool = False,
 ) -> Evaluation:
     """Score pictures that are in memory; see :func:`evaluate`.
 
@@ -221,6 +226,7 @@ def evaluate_pictures(
         readout: one row per target, for directions.
         keep: read and keep there what networks say of the natural images.
         shared: what was loaded for other pictures.
+        progress: whether progress bars are shown on a terminal.
 
     Raises:
         UsageError: an unknown judge, or one of other classes that is to recognise pictures of classes.
@@ -241,6 +247,7 @@ def evaluate_pictures(
         settings=settings,
         kept=cache_dir if keep else None,
         readings=shared.readings,
+        progress=progress,
     )
     scores = all_metrics.measure(evidence, metrics)
     activations = evidence.activations.tolist() if TARGET in evidence.passes else None

@@ -20,6 +20,7 @@ from vital_exp.mining.counts import check_counts
 from vital_exp.run_folders import is_run, is_sweep
 from vital_exp.setup.network_checks import check_judges, check_network_files, check_network_numbers
 from vital_exp.setup.schedule import SCHEDULES
+from vital_exp.setup.wandb_login import check_login
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import class_targets
@@ -70,6 +71,7 @@ def _check_visualize(config: DictConfig) -> None:
 
 
 def _check_files_of_visualize(config: DictConfig) -> None:
+    _check_logger(config)
     _check_files_of_network(config)
     if config.references.source == "folder" and config.references.root:
         check_root(config.references.root, "references.root")
@@ -99,15 +101,30 @@ def _check_files_of_evaluate(config: DictConfig) -> None:
         raise UsageError("run", config.run, problem if run.is_dir() else "no such folder")
 
 
+def _check_wandb(config: DictConfig) -> None:
+    if config.get("wandb") and not config.get("dry_run"):
+        check_login("wandb", "true", bool(config.offline))
+
+
+def _check_logger(config: DictConfig) -> None:
+    kind = str(config.logger.get("_target_") or "")
+    if kind.endswith("WandbLogger") and not config.dry_run and config.target.kind != "circuit":
+        check_login("logger", "wandb", bool(config.logger.get("offline")))
+
+
 EARLY: Mapping[str, Callable[[DictConfig], None]] = {
     "visualize": _check_visualize,
     "mine": check_counts,
     "evaluate": lambda config: None,
+    "report": lambda config: None,
+    "atlas": lambda config: None,
 }
 FILES: Mapping[str, Callable[[DictConfig], None]] = {
     "visualize": _check_files_of_visualize,
     "mine": _check_files_of_mine,
     "evaluate": _check_files_of_evaluate,
+    "report": _check_wandb,
+    "atlas": _check_wandb,
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from vital_exp.evaluation.metrics import higher_is_better
 from vital_exp.models.network_names import without_folders
 from vital_exp.runs.folder import RunFolder
 from vital_exp.setup.run_setup import RunSetup
+from vital_exp.values import is_number
 from vital_exp.visualization import wandb_server
 
 TABLE_COLUMNS = ("target", "label", "status", "model", "method", "seed", "total", "activation", "seconds", "error")
@@ -92,7 +92,7 @@ def close_loggers(
         metrics: as in metrics.json.
         rows: as in metrics.csv.
     """
-    final = {f"metric/{name}": entry["value"] for name, entry in metrics.items() if _is_number(entry.get("value"))}
+    final = {f"metric/{name}": entry["value"] for name, entry in metrics.items() if is_number(entry.get("value"))}
     for logger in loggers:
         if final:
             logger.log_metrics(final, max(0, _last_step(setup, results)))
@@ -115,15 +115,15 @@ def _summarise(
 ) -> None:
     """Send how sure each metric is, which direction is better, and the seconds of a picture."""
     run = logger.experiment
-    seconds = [result["seconds"] for result in results.values() if _is_number(result.get("seconds"))]
+    seconds = [result["seconds"] for result in results.values() if is_number(result.get("seconds"))]
     if seconds:
         run.summary["seconds"] = sum(seconds) / len(seconds)
     for name, entry in metrics.items():
         better = higher_is_better(name)
-        if better is not None and _is_number(entry.get("value")):
+        if better is not None and is_number(entry.get("value")):
             run.define_metric(f"metric/{name}", summary="max" if better else "min")
         for part in ("low", "high", "n"):
-            if _is_number(entry.get(part)):
+            if is_number(entry.get(part)):
                 run.summary[f"metric/{name}/{part}"] = entry[part]
 
 
@@ -152,7 +152,3 @@ def _table(
         media = [image(folder / "images" / f"{name}.png", place), image(folder / "references" / f"{name}.jpg", place)]
         data.append([*(cells.get(c) for c in TABLE_COLUMNS), *media, *(cells.get(c) for c in measured)])
     return [*TABLE_COLUMNS, *MEDIA_COLUMNS, *measured], data
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -130,6 +130,7 @@ class Evaluator:
             self.setup.cache_dir,
             readout=self.setup.readout(targets) if targets[0].is_direction else None,
             keep=self.setup.cache is not None,
+            progress=self.setup.progress,
         )
         return Scores(table.rows, table.metrics)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import socket
 import sys
@@ -14,9 +13,11 @@ from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 from vital_exp.errors import UsageError
+from vital_exp.setup.wandb_login import MODE, check_login, is_offline
 
 Run = TypeVar("Run")
-MODE, SILENT = "WANDB_MODE", "WANDB_SILENT"  # the environment variables
+SILENT = "WANDB_SILENT"  # the environment variable
+ASKED_BY = {"logger": "wandb", "wandb": "true"}  # configuration keys, and how they are spelt
 PROBE_SECONDS = 3  # for a connection to the server
 INIT_SECONDS = 20  # for its answer to a new run; wandb itself waits 90
 # How long wandb goes on trying to send: by default hours, in which the last line of a script does not end.
@@ -50,21 +51,18 @@ def where(run: Any) -> str:
 def _start(begin: Callable[[dict[str, Any]], Run], offline: bool, key: str) -> Run:
     import wandb
 
-    environment = os.environ.get(MODE, "online")
-    if offline or environment not in ("online", "shared"):
+    if is_offline(offline):
         with _unchanged_mode():
-            return begin({"mode": "offline" if offline else environment})
-    # Asked first: wandb.init would prompt on a terminal.
-    if not _logged_in():
-        instead = "logger.offline=true" if key == "logger" else "offline=true"
-        raise UsageError(key, "wandb", f"no login: run `wandb login`, set WANDB_API_KEY, or {instead}")
+            return begin({"mode": "offline" if offline else os.environ[MODE]})
+    value = ASKED_BY[key]
+    check_login(key, value, offline)
     if not reachable(_server()):
         return _without_server(begin, f"{_server()} cannot be reached")
     try:
         with _unchanged_mode():
             return begin({"settings": patient_settings()})
     except wandb.errors.AuthenticationError as error:
-        raise UsageError(key, "wandb", _first_line(error)) from error
+        raise UsageError(key, value, _first_line(error)) from error
     except wandb.errors.Error as error:  # a server that refuses, or stopped answering
         wandb.teardown()
         return _without_server(begin, _first_line(error))
@@ -102,14 +100,6 @@ def _server() -> str:
     import wandb
 
     return str(wandb.setup().settings.base_url)
-
-
-def _logged_in() -> bool:
-    import wandb
-
-    if "prompt" in inspect.signature(wandb.login).parameters:
-        return bool(wandb.login(prompt=False, verify=False))
-    return bool(wandb.api.api_key)  # versions before 0.30
 
 
 def _first_line(error: Exception) -> str:
