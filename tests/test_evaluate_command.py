@@ -24,6 +24,7 @@ from vital_exp.evaluation.metrics import chosen
 from vital_exp.images.output import to_uint8
 from vital_exp.references.drawn import draw
 from vital_exp.runs.evaluate import settings_of
+from vital_exp.terminal_tables import WIDTH
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -83,6 +84,8 @@ def test_a_sweep_is_scored_run_by_run_and_each_page_is_written_anew(
     first, *lines, wrote, then = capsys.readouterr().out.splitlines()
     assert first == f"preparing metrics of {sweep}"
     table, lines = lines[lines.index("") + 1 :], lines[: lines.index("")]
+    assert max(len(line) for line in lines if "/" not in line) <= WIDTH
+    lines = "\n".join(lines).replace("\n  ", " ").splitlines()
     assert table[1].split()[:4] == ["method", "jobs", "pictures", "accuracy_top1"]
     assert table[3].split()[:3] == ["vital", "3", "3"]
     assert [Path(line.split(":")[0]).name for line in lines] == ["0", "1", "2", "broken"]

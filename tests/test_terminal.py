@@ -25,7 +25,7 @@ from vital_exp.setup.request import Request
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
 from vital_exp.terminal_tables import WIDTH, Column, table_text
-from vital_exp.visualization.opening import Opening
+from vital_exp.visualization.opening import Opening, described
 from vital_exp.visualization.outcome import Outcome
 
 JUDGES = ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "tf_efficientnet_lite0", "mobilenetv2_100", "a", "b")
@@ -136,7 +136,8 @@ def test_a_network_of_ones_own_is_told_which_pictures_it_gets(
     [
         (("target=channel", "target.layer=layer3"), "embedded_resnet: all channels of layer3, by vital"),
         (("target=circuit", "target.unit=class:0"), "a circuit of class:0 of embedded_resnet"),
-        (("list=layers",), None),
+        (("list=layers",), "the layers of embedded_resnet"),
+        (("list=nonsense",), None),
     ],
 )
 def test_what_is_prepared(overrides: tuple[str, ...], said: str | None) -> None:
@@ -154,7 +155,12 @@ def test_a_sweep_ends_with_a_table(workplace: Path, capsys: pytest.CaptureFixtur
     assert lines[0] == "4 jobs in sweep"
     assert lines[1].split()[:4] == ["method", "jobs", "pictures", "seconds"]
     assert [line.split()[:3] for line in lines[3:5]] == [["vital", "1", "1"], ["maco", "1", "1"]]
-    assert lines[5:] == ["jobs 1, 3 failed: seed=-1: a whole number of at least 0", "next: vital-report runs=sweep"]
+    assert lines[5:] == [
+        "seconds: of a picture, its share of the time that its batch took",
+        "memory: MiB, the most that a job held",
+        "jobs 1, 3 failed: seed=-1: a whole number of at least 0",
+        "next: vital-report runs=sweep",
+    ]
     report = Path("sweep/report")  # where vital-report writes unless told otherwise: no job
     report.mkdir()
     (report / "report.html").touch()
@@ -174,3 +180,15 @@ def test_a_warning_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         "warning: 2 times more of class-1, class-2: 2 references",
         "warning: 2 times more: all keeps",
     ]
+
+
+def test_the_references_that_there_are_are_counted(tmp_path: Path) -> None:
+    for place, count in (("star", 1), ("heart", 2), ("fish", 4)):
+        (tmp_path / place).mkdir()
+        for number in range(count):
+            (tmp_path / place / f"{number}.png").touch()
+    kind = ("references=folder", f"references.root={tmp_path}", "references.count=3", "target.index=[0,1,2]")
+    request = Request.from_config(compose_config(["model=embedded_resnet", *kind]))
+    few = described(request.setup.references, request.targets)
+    assert few == f"1 to 3 images of each target from {tmp_path}"
+    assert described(request.setup.references, request.targets[2:]) == few.replace("1 to 3", "3")

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+LISTS = ("layers", "facets")
 LONGEST = 60  # letters of what a line names
 
 
 def announcement(content: Mapping[str, Any], command: str) -> str | None:
     """Return the line for a command's composed configuration; None where the answer is there at once."""
-    if content.get("list") is not None or command not in PREPARED:
+    if command not in PREPARED:
         return None
+    if content.get("list") is not None:
+        if content["list"] not in LISTS:
+            return None  # told as a mistake
+        return f"preparing the {content['list']} of {_model(content)}"
     return f"preparing {PREPARED[command](content)}"
 
 
@@ -40,6 +45,10 @@ def _evaluate(content: Mapping[str, Any]) -> str:
     return f"metrics of {content['run'] or content['pictures']}"
 
 
+def _report(content: Mapping[str, Any]) -> str:
+    return f"a report of {_short(content['runs'])}"
+
+
 def _audit(content: Mapping[str, Any]) -> str:
     return f"{content['check']['name']} of {_short(content['run'])}"
 
@@ -54,6 +63,7 @@ PREPARED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "visualize": _visualize,
     "mine": _mine,
     "evaluate": _evaluate,
+    "report": _report,
     "audit": _audit,
     "atlas": _atlas,
 }

@@ -14,6 +14,7 @@ from vital_exp.commands.hydra_app import run_app
 from vital_exp.commands.imports import uncollected
 from vital_exp.config import normalised, plain
 from vital_exp.errors import UsageError
+from vital_exp.terminal_tables import wrapped
 
 COMMAND = "audit"
 # Keys that say what is audited, or are Hydra's; the others are settings of the checks.
@@ -41,7 +42,7 @@ def audit_job(config: DictConfig) -> int:
     out = Path(HydraConfig.get().runtime.output_dir)
     settings = {key: value for key, value in content.items() if key not in NO_SETTINGS}
     found = audit(content["check"]["name"], runs, out, **settings)
-    print(found)
+    print("\n".join(map(wrapped, found.verdicts)))
     print(f"report: {out / 'report.html'} (audit.csv and audit.json beside it)")
     print(f"next: open {out / 'report.html'} in a browser")
     return 0

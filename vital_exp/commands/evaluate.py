@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from vital_exp.commands.imports import uncollected
 from vital_exp.config import normalised, plain
 from vital_exp.errors import UsageError
 from vital_exp.run_folders import find_runs, is_run
+from vital_exp.terminal_tables import wrapped
 
 if TYPE_CHECKING:
     with uncollected():
@@ -87,15 +90,17 @@ def _keep(table: Evaluation, run: Path) -> None:
     write_gallery(run)
 
 
-def _tell(run: Path, found: Evaluation | UsageError) -> None:
-    """Keep the metrics of one run of several and print a line of it."""
+def _tell(sweep: Path, run: Path, found: Evaluation | UsageError) -> None:
+    """Keep the metrics of one run of several and say what they are."""
+    name = os.path.relpath(run, sweep.resolve())
     if isinstance(found, UsageError):
-        print(f"{run}: not scored: {found}", flush=True)
+        print(wrapped(f"{name}: not scored: {found}"), flush=True)
         return
     _keep(found, run)
     count, lost = len(found.targets), len(found.unreadable)
     unread = f", {lost} could not be read" if lost else ""
-    print(f"{run}: {found.line()} ({count} {'picture' if count == 1 else 'pictures'}{unread})", flush=True)
+    told = f"{name}: {found.line()} ({count} {'picture' if count == 1 else 'pictures'}{unread})"
+    print(wrapped(told), flush=True)
 
 
 def _study(config: DictConfig) -> int:
@@ -157,7 +162,7 @@ def _evaluated(config: DictConfig, place: Path) -> Evaluation | Evaluations:
         settings=settings_of({**group, "download": content["download"]}),
         config=config,
         folder_of_pictures=True if config.pictures is not None else None,
-        tell=_tell,
+        tell=partial(_tell, place),
         progress=config.progress,
     )
 

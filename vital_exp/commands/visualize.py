@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from vital_exp.commands.announcement import LISTS
 from vital_exp.commands.hydra_app import Value, run_app
 from vital_exp.commands.imports import uncollected
 from vital_exp.commands.outer_ranks import outer_ranks
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from vital_exp.visualization.opening import Opening
     from vital_exp.visualization.ranks import Ranks
 
-LISTS = ("layers", "facets")
 MEMBERS_SHOWN = 3  # of a facet
 
 logger = logging.getLogger(__name__)

@@ -233,7 +233,9 @@ def _path_score(evidence: Evidence, found: path.PathSimilarity) -> Score:
     if found.scale_low <= 0:
         alike = f"{found.same:.3f} against {found.different:.3f}"
         return Score.missing(f"needs natural images of one unit that are more alike than those of two ({alike})")
-    raw = f"raw: picture {found.picture:.3f}, same class {found.same:.3f}, other classes {found.different:.3f}"
+    kind, kinds = ("class", "classes") if evidence.of_classes else ("unit", "units")
+    natural = f"same {kind} {found.same:.3f}, other {kinds} {found.different:.3f}"
+    raw = f"raw: picture {found.picture:.3f}, {natural}"
     values = tuple(evidence.spread(found.by_class))
     return Score(found.value, found.low, found.high, found.n, raw, values)
 

@@ -123,6 +123,14 @@ class FolderReferences(Competing):
             digest.update(os.fsencode(path) + _state(self.root / path))
         return digest.hexdigest()
 
+    def available(self, target: Target) -> int:
+        """Return how many images a target has, however many are asked for.
+
+        Raises:
+            UsageError: the class has no images.
+        """
+        return len(self._ordered(target))
+
     def candidates(self, target: Target) -> list[Candidate]:
         """Return the images that compete for a target's facets: the first ``candidates`` images in the target's order.
 

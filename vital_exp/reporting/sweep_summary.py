@@ -15,6 +15,10 @@ from vital_exp.terminal_tables import WIDTH, Column, table_text, wrapped
 
 LABEL = 40  # letters of a method that are kept before a further metric is shown
 TARGETS_SHOWN = 5
+UNITS = {
+    "seconds": "seconds: of a picture, its share of the time that its batch took",
+    "memory": "memory: MiB, the most that a job held",
+}
 
 
 def sweep_text(place: Path) -> str:
@@ -68,8 +72,9 @@ def methods_text(runs: Sequence[SweepRun]) -> str:
         for row, cell in zip(rows, cells, strict=True):
             row.append(cell)
         left.pop(0)
+    shown = [note for name, note in UNITS.items() if name in table.headlines and name not in left]
     more = [f"{len(left)} more {'metric' if len(left) == 1 else 'metrics'} in the report"] if left else []
-    return "\n".join([table_text(columns, rows), *more])
+    return "\n".join([table_text(columns, rows), *shown, *more])
 
 
 def _value(table: CombinedTable, model: str, method: str, metric: str) -> str:

@@ -134,6 +134,8 @@ class ClassNames:
         if not len(self):
             return "this network has no classes"
         ids = ", a WordNet id" if self.wordnet_ids else ""
+        if len(self) == 1:
+            return f"this network has 1 class: give its name{ids} or its index, 0"
         return f"this network has {len(self)} classes: give a name{ids} or an index from 0 to {len(self) - 1}"
 
     @cached_property

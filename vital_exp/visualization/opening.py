@@ -81,7 +81,7 @@ class Opening:
         return f"{', '.join(names[:TARGETS_SHOWN])}{more}; by {self.setup.method}, {self.setup.steps} steps{finished}"
 
     def _told_references(self) -> str:
-        told = described(self.setup.references)
+        told = described(self.setup.references, self.targets)
         if self._trial is None or (kept := self._kept(self._trial)) is None:
             return told
         waiting = len({target for batch in self.batches for target in batch})
@@ -121,21 +121,31 @@ class Opening:
         return f"about {duration(seconds * self.setup.steps * number)} ({shape}), and reading the references"
 
 
-def described(references: References) -> str:
-    """Return how many references a target has, and where they come from."""
+def described(references: References, targets: Sequence[Target]) -> str:
+    """Return how many references targets have, and where they come from."""
     if isinstance(references, FacetedReferences):
         if isinstance(references.source, MinedReferences):
             return f"{references.count} of each facet, of {_described_mined(references.source)}"
-        return f"{described(references.source)}; {references.count} of each facet"
+        return f"{described(references.source, targets)}; {references.count} of each facet"
     if isinstance(references, NoReferences):
         return "none"
     if isinstance(references, DrawnReferences):
         return f"{references.count} images of each target, drawn by code"
     if isinstance(references, FolderReferences):
-        return f"{references.count} images of each target from {printable(references.root)}"
+        return f"{_counted(references, targets)} images of each target from {printable(references.root)}"
     if isinstance(references, MinedReferences):
         return f"{references.count} of {_described_mined(references)}"
     return "handed over as tensors"
+
+
+def _counted(references: FolderReferences, targets: Sequence[Target]) -> str:
+    """How many images the first targets have, at most as many as are asked for."""
+    try:
+        counts = [min(references.count, references.available(target)) for target in targets[:TARGETS_SHOWN]]
+    except UsageError:  # whoever reads the images tells it
+        return str(references.count)
+    few, many = min(counts), max(counts)
+    return str(few) if few == many else f"{few} to {many}"
 
 
 def _described_mined(references: MinedReferences) -> str:
