@@ -150,11 +150,11 @@ def test_a_circuit_with_all_channels_is_faithful_and_edges_have_their_ranks(tmp_
     assert first["n"] == 16
     assert first["correlation"] == pytest.approx(spearmanr(relevance.numpy(), effects).statistic, abs=1e-6)
     (tmp_path / "causal.json").write_text(json.dumps(found))
-    page = read_causal(tmp_path)
+    page = read_causal(tmp_path, {"class-0": "star"})
     assert page is not None
     assert page["layers"][0]["chart"].count("<polyline") == 6
     assert page["correlation"] is not None
-    assert read_causal(tmp_path / "nowhere") is None
+    assert read_causal(tmp_path / "nowhere", {}) is None
 
 
 def test_counts_double_and_ranks_are_spread() -> None:

@@ -72,7 +72,7 @@ def test_the_gallery_of_hidden_units_shows_each_number_beside_its_ceiling_and_fl
         assert number in cells
     assert "needs natural images of at least 2 targets" in cells
     assert f"{HOSTILE} sees the picture" in page.texts["th"]  # as text, not as a tag
-    assert "cosy auc" in page.texts["dl"]
+    assert "CoSy AUC" in page.texts["dl"]
     assert "activation ratio" not in page.texts["dl"]
 
 

@@ -19,15 +19,20 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420.0, 220.0, 38.0, 12.0, 34.0, 34.0
 LOWEST, HIGHEST = -0.25, 1.25  # values beyond are drawn at the border
 
 
-def read_causal(folder: Path) -> dict[str, Any] | None:
-    """Return what the page shows of ``folder/causal.json``; None where no channel was replaced."""
+def read_causal(folder: Path, titles: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return what the page shows of ``folder/causal.json``; None where no channel was replaced.
+
+    Args:
+        folder: of the circuit.
+        titles: what the page calls its units, by name.
+    """
     if not (folder / CAUSAL).is_file():
         return None
     found: dict[str, Any] = json.loads((folder / CAUSAL).read_text(encoding="utf-8"))
     for layer in found["layers"]:
         layer["chart"] = Markup(chart(layer))  # the chart escapes names
     for part in (*found["edges"], *found["ranks"]):
-        part.update({key: in_words(part[key]) for key in ("unit", "channel") if key in part})
+        part.update({key: titles.get(part[key], in_words(part[key])) for key in ("unit", "channel") if key in part})
     known = [rank["correlation"] for rank in found["ranks"] if rank["correlation"] is not None]
     found["correlation"] = sum(known) / len(known) if known else None
     return found

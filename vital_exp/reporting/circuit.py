@@ -38,8 +38,13 @@ def write_circuit(folder: Path, network: str, method: str) -> Path:
     page = environment().get_template("circuit.html")
     layers = [level[0]["layer"] for level in _levels(tree)[1:]]
     most = max((node["share"] for level in _levels(tree)[1:] for node in level), default=0.0) or 1.0
-    words = {"network": network, "method": method, "layers": layers, "causal": read_causal(folder)}
+    titles = {node["target"]: _title(node) for level in _levels(tree) for node in level}
+    words = {"network": network, "method": method, "layers": layers, "causal": read_causal(folder, titles)}
     return write_whole(folder / PAGE, page.generate(root=root, most=most, **words))
+
+
+def _title(node: dict[str, Any]) -> str:
+    return str(node["label"] or in_words(node["target"]))
 
 
 def _levels(tree: dict[str, Any]) -> list[list[dict[str, Any]]]:
@@ -65,7 +70,7 @@ def _leaf(node: dict[str, Any], folder: Path, depth: int) -> Leaf:
     result = next(one for one in read_run(run).results if one["target"] in names)
     return Leaf(
         name=node["target"],
-        title=node["label"] or in_words(node["target"]),
+        title=_title(node),
         share=node["share"],
         facet=_main_facet(result),
         picture=embed(run / "images", f"{result['target']}.png", False),

@@ -21,6 +21,33 @@ WORDS = {
     ),
     "fid": ("FID", "Fréchet distance between features of pictures and of natural images, 0 = the same."),
     "kid": ("KID", "Kernel distance between features of pictures and of natural images, 0 = the same."),
+    "mis_pictures": (
+        "told apart by {judge} (MIS)",
+        "Knowing only the pictures, how surely this network tells an image that drives a unit from one that does not.",
+    ),
+    "correspondence_auc": (
+        "resemblance, seen by {judge}",
+        "How often this network finds a picture more like an image of its own unit than like one of another.",
+    ),
+    "cosy_auc": ("CoSy AUC", "How often the picture drives its unit more than an image of another unit does."),
+    "own_unit_first": ("own unit first", "How often the picture's own unit leads all units of the run."),
+    "path_similarity": (
+        "path similarity",
+        "How alike the layers treat a picture and images of its unit: 1 = as two such images, 0 = as images of two units.",
+    ),
+    "repetition_deviation": (
+        "repetition",
+        "How many standard deviations of natural images the picture's repetition is away from their mean.",
+    ),
+    "high_frequency_deviation": (
+        "fine grain",
+        "How many standard deviations of natural images the picture's high frequencies are away from their mean.",
+    ),
+    "high_frequency_ratio": ("fine grain ratio", "Energy at high frequencies, 1 = as the unit's natural images."),
+    "naming": ("named", "Cosine of the three words that CLIP finds best to the name of the class."),
+    "clip_top1": ("recognised by CLIP", "Share of pictures for which CLIP finds the name of the class best."),
+    "clip_top5": ("in CLIP's first five", "Share of pictures for which that name is among its first five."),
+    "clip_probability": ("CLIP's probability", "Mean probability that CLIP gives the name of the class."),
     "seconds": ("seconds per picture (s)", "Seconds of a batch divided by its pictures."),
     "memory": ("memory (MiB)", "Most memory in use while the pictures were made."),
 }

@@ -325,7 +325,7 @@ def _notes(sweep: Sequence[SweepRun], table: CombinedTable) -> Iterator[str]:
         yield f"{len(table.unscored)} of {len(sweep)} runs have no metrics: vital-evaluate run=folder scores one"
     heads = {(run.model, run.run.recognised_by): None for run in sweep if run.run.recognised}
     for model, words in heads:
-        if words and words != USUAL_HEAD:
-            yield f"{model} is judged by {words}"
+        if words and words.partition(";")[0] != USUAL_HEAD:  # behind it stands which output has the logits
+            yield f"{network_title(model)}: pictures are recognised by the {words}"
     for run in sweep:
         yield from (f"{run.folder.name}: {note}" for note in run.run.notes)
