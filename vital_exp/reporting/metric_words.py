@@ -33,7 +33,7 @@ WORDS = {
     "own_unit_first": ("own unit first", "How often the picture's own unit leads all units of the run."),
     "path_similarity": (
         "path similarity",
-        "How alike the layers treat a picture and images of its unit: 1 = as two such images, 0 = as images of two units.",
+        "How alike the layers treat a picture and images of its unit: 1 = as two of these, 0 = as images of two units.",
     ),
     "repetition_deviation": (
         "repetition",
