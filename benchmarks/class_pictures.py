@@ -4,7 +4,8 @@
 
 One row per method, over seeds and ten classes: how often the network itself recognises the pictures, the judges' top-1
 and top-5 shares and mean log-probability of the class, seconds per picture. Writes a Markdown table and a sheet of the
-first seed's pictures per method. The networks and images are those of the tests' data folder; ``embedded`` needs none.
+first seed's pictures per method. The networks and images are those of the tests' data folder; ``embedded`` and
+``embedded_vit`` need none.
 """
 
 from __future__ import annotations
@@ -69,14 +70,19 @@ CONTESTS: Mapping[str, tuple[str, Sequence[str], str]] = {
     "mobilenet": ("mobilenet", ("vit", "squeezenet"), "imagenette"),
     "vit": ("vit", ("mobilenet", "squeezenet"), "imagenette"),
 }
+# The same of the networks that need no data.
+EMBEDDED: Mapping[str, tuple[str, Sequence[str]]] = {
+    "embedded": ("embedded_resnet", ("embedded_judge", "embedded_vit")),
+    "embedded_vit": ("embedded_vit", ("embedded_judge", "embedded_resnet")),
+}
 
 
 def configuration(options: argparse.Namespace, method: str, seed: int) -> DictConfig:
     """Return the configuration of one run."""
     common = [f"method={method}", f"seed={seed}", "target.index=all", "evaluation=none", "logger=none"]
     common += [] if options.steps is None else [f"steps={options.steps}"]
-    if options.network == "embedded":
-        return compose_config(["model=embedded_resnet", *common, *options.overrides])
+    if options.network in EMBEDDED:
+        return compose_config([f"model={EMBEDDED[options.network][0]}", *common, *options.overrides])
     network, _, images = CONTESTS[options.network]
     root = f"references.root={options.data / 'data' / images}"
     config = compose_config(["model=python", root, *common, *options.overrides])
@@ -87,8 +93,8 @@ def configuration(options: argparse.Namespace, method: str, seed: int) -> DictCo
 
 def judges_of(options: argparse.Namespace) -> dict[str, VisionNetwork]:
     """Return the judges by name."""
-    if options.network == "embedded":
-        return {name: named_network(name) for name in ("embedded_judge", "embedded_vit")}
+    if options.network in EMBEDDED:
+        return {name: named_network(name) for name in EMBEDDED[options.network][1]}
     return {name: named_network(specs(options.data)[name]) for name in CONTESTS[options.network][1]}
 
 
@@ -147,7 +153,7 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=[*CONTESTS, "embedded"], default="embedded")
+    parser.add_argument("--network", choices=[*CONTESTS, *EMBEDDED], default="embedded")
     parser.add_argument("--methods", nargs="+", default=["vital", "vital_fourier"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, help="for every method; by default its own")
