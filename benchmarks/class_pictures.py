@@ -43,8 +43,18 @@ def specs(data: Path) -> dict[str, dict[str, Any]]:
     cifar = {"source": "python", "factory": FACTORY, "size": 32, "class_names": CIFAR_CLASSES}
     timm = {"source": "timm", "mean": HALF, "std": HALF}
     return {
-        "resnet20": {**cifar, "arguments": {"depth": 20}, "checkpoint": f"{weights}/cifar10_resnet20.safetensors"},
-        "resnet56": {**cifar, "arguments": {"depth": 56}, "checkpoint": f"{weights}/cifar10_resnet56.safetensors"},
+        "resnet20": {
+            **cifar,
+            "name": "resnet20",
+            "arguments": {"depth": 20},
+            "checkpoint": f"{weights}/cifar10_resnet20.safetensors",
+        },
+        "resnet56": {
+            **cifar,
+            "name": "resnet56",
+            "arguments": {"depth": 56},
+            "checkpoint": f"{weights}/cifar10_resnet56.safetensors",
+        },
         "mobilenet": {
             **timm,
             "name": "mobilenetv2_100",
@@ -55,6 +65,14 @@ def specs(data: Path) -> dict[str, dict[str, Any]]:
             **timm,
             "name": "vit_tiny_patch16_224",
             "checkpoint": f"{weights}/vit_tiny_patch16_224.fp16.safetensors",
+        },
+        **{
+            name: {
+                **timm,
+                "name": f"tf_efficientnet_{name}",
+                "checkpoint": f"{weights}/tf_efficientnet_{name}.fp16.safetensors",
+            }
+            for name in ("lite0", "lite2")
         },
         "squeezenet": {
             "source": "torchvision",
@@ -69,6 +87,7 @@ CONTESTS: Mapping[str, tuple[str, Sequence[str], str]] = {
     "cifar": ("resnet20", ("resnet56",), "cifar10/train"),
     "mobilenet": ("mobilenet", ("vit", "squeezenet"), "imagenette"),
     "vit": ("vit", ("mobilenet", "squeezenet"), "imagenette"),
+    "lite0": ("lite0", ("mobilenet", "vit", "squeezenet"), "imagenette"),
 }
 # The same of the networks that need no data.
 EMBEDDED: Mapping[str, tuple[str, Sequence[str]]] = {

@@ -1,0 +1,284 @@
+"""Methods on four real networks, each at its published cost and at equal cost, judged by networks it was not made with.
+
+    VITAL_TEST_DATA=... python benchmarks/real_networks.py --parts "cifar:*"   # makes parts; can be stopped
+    python benchmarks/real_networks.py --table     # prints the tables of the parts there are
+
+A part is ``network:method:cost``: three pictures of each of ten classes, from different starts, in a run folder under
+``--out``. What networks say of every picture is added to ``real_networks.csv`` in ``--results``, a strip of one picture
+per class lies beside it, and a part whose rows are there is not made again: parts may be made on different days and
+machines. ``--list`` prints all parts with the network passes that each takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from class_pictures import CONTESTS, configuration, specs
+from PIL import Image
+
+import vital_exp
+from vital_exp.evaluation.comparison import paired_difference
+from vital_exp.evaluation.score import Score
+from vital_exp.evaluation.settings import LpipsSettings, MetricSettings
+from vital_exp.images.output import to_uint8
+from vital_exp.models.named import named_network
+from vital_exp.setup.request import Request
+
+RESULTS = Path(__file__).resolve().parent / "results" / "real_networks"
+NETWORKS = ("cifar", "mobilenet", "lite0", "vit")
+# Every other classifier of the same classes that the data folder has; of CIFAR-10 there is one.
+JUDGES = {
+    "cifar": ("resnet56",),
+    "mobilenet": ("vit", "lite0", "squeezenet"),
+    "lite0": ("vit", "mobilenet", "squeezenet"),
+    "vit": ("mobilenet", "lite0", "squeezenet"),
+}
+PASSES = 400  # of each picture at equal cost: those of vital_fourier
+VARIATIONS = (1, 2, 3)  # pictures of a class, from different starts and under different transforms
+EQUAL, PUBLISHED = "equal", "published"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A preset: its published steps and views, and those at equal cost."""
+
+    steps: int
+    views: int = 1
+    equal_views: int = 1
+
+    def keys(self, cost: str) -> list[str]:
+        """Return the overrides of a cost."""
+        if cost == PUBLISHED:
+            return [f"steps={self.steps}", f"views={self.views}"]
+        return [f"steps={PASSES // self.equal_views}", f"views={self.equal_views}"]
+
+    def passes(self, cost: str) -> int:
+        """Return the network's passes of each picture."""
+        return self.steps * self.views if cost == PUBLISHED else PASSES
+
+
+METHODS: Mapping[str, Method] = {
+    "vital": Method(2000),
+    "vital_fourier": Method(400),
+    "maco": Method(256, views=16, equal_views=4),  # MACO's authors take 16 crops or more
+    "fourier": Method(512),
+    "deep_inversion": Method(2000),
+    "activation_max": Method(512),
+    "accentuation": Method(100, views=16, equal_views=4),  # starts from a real image: an upper reference
+}
+# DeepInversion needs statistics of batch norms: MobileNetV2's were folded into its convolutions, the ViT has none.
+WITHOUT_STATISTICS = ("mobilenet", "vit")
+METRICS = (
+    *("accuracy", "transfer", "fid", "kid", "inception_score", "lpips_diversity", "correspondence"),
+    *("path_similarity", "activation_ratio", "high_frequency", "seconds"),
+)
+COLUMNS = ("network", "method", "cost", "metric", "target", "value", "low", "high")
+SHOWN = (
+    *("accuracy_top1", "transfer_top1", "transfer_top5", "probability[", "fid[", "kid[", "lpips_diversity"),
+    *("correspondence_auc[", "path_similarity", "seconds"),
+)
+KEPT = (*SHOWN, "accuracy_top5", "probability", "activation_ratio", "high_frequency_ratio", "inception_score")
+TILE = 96  # px of a strip
+
+
+def parts() -> Iterator[tuple[str, str, str]]:
+    """Yield network, method and cost of every part; a cost that is the published one stands once."""
+    for network in NETWORKS:
+        for name, method in METHODS.items():
+            if name == "deep_inversion" and network in WITHOUT_STATISTICS:
+                continue
+            for cost in (EQUAL, PUBLISHED):
+                if cost == EQUAL or method.keys(EQUAL) != method.keys(PUBLISHED):
+                    yield network, name, cost
+
+
+def make(options: argparse.Namespace, network: str, method: str, cost: str) -> None:
+    """Make, or finish, the pictures of a part; judge them; add their rows and strip to the results."""
+    own, _, images = CONTESTS[network]
+    known = specs(options.data)
+    target = named_network(known[own])
+    folder = options.out / network / f"{method}-{cost}"
+    asked = argparse.Namespace(network=network, data=options.data, overrides=[], steps=None)
+    classes = Request.from_config(configuration(asked, "vital_fourier", 0)).targets
+    targets = [replace(one, variation=number) for one in classes for number in VARIATIONS]
+    given = [*METHODS[method].keys(cost), f"cache_dir={options.out.resolve()}/cache"]
+    started = time.process_time()
+    made = vital_exp.visualize(
+        target,
+        targets,
+        out=folder,
+        method=method,
+        references=options.data / "data" / images,
+        overrides=[*given, "evaluation=none", "logger=none"],
+    )
+    print(f"{network}:{method}:{cost}: {time.process_time() - started:.0f} processor seconds", flush=True)
+    lpips = options.data / "data" / "weights" / "lpips_alex_v0.1.fp16.safetensors"
+    judges = [known[judge] for judge in JUDGES[network]]
+    found = vital_exp.evaluate(
+        folder,
+        judges=judges,
+        metrics=METRICS,
+        model=target,
+        settings=MetricSettings(lpips=LpipsSettings("alex", str(lpips))),
+    )
+    assert not isinstance(found, dict)
+    names = [result.name for result in made.targets]
+    write_rows(options.results, (network, method, cost), names, found.scores)
+    first = [picture for name, picture in zip(names, made.images, strict=True) if not name.endswith(("_v2", "_v3"))]
+    strip(first, options.results / f"{network}_{method}_{cost}.jpg")
+
+
+def write_rows(results: Path, part: Sequence[str], names: Sequence[str], scores: Mapping[str, Score]) -> None:
+    """Add the rows of a part: of each metric its mean with the interval, and its value for each picture."""
+    rows = []
+    for metric, score in scores.items():
+        if score.value is None or not metric.startswith(KEPT):
+            continue
+        ends = ["" if end is None else f"{end:.4g}" for end in (score.low, score.high)]
+        rows.append([*part, metric, "", f"{score.value:.4g}", *ends])
+        rows += [
+            [*part, metric, name, f"{value:.4g}", "", ""]
+            for name, value in zip(names, score.values or (), strict=False)
+        ]
+    path = results / "real_networks.csv"
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([COLUMNS, *rows] if new else rows)
+
+
+def strip(pictures: Sequence[Any], path: Path) -> None:
+    """Write one picture of each class, (3, H, W) RGB in [0, 1], side by side."""
+    page = Image.new("RGB", (len(pictures) * TILE, TILE))
+    for number, picture in enumerate(pictures):
+        tile = Image.fromarray(to_uint8(picture.clamp(0, 1)).permute(1, 2, 0).numpy())
+        page.paste(tile.resize((TILE, TILE), Image.Resampling.BICUBIC), (number * TILE, 0))
+    page.save(path, quality=75, optimize=True)
+
+
+def read_rows(results: Path) -> list[dict[str, str]]:
+    """Return the rows of all parts there are."""
+    path = results / "real_networks.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+Values = dict[tuple[str, str], dict[str, dict[str, float]]]  # (method, cost): metric: target, or "": value
+
+
+def tables(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return a Markdown table per network and cost."""
+    text = []
+    for network in NETWORKS:
+        for cost in (EQUAL, PUBLISHED):
+            own = [row for row in rows if row["network"] == network and row["cost"] == _kept(row["method"], cost)]
+            if own:
+                text.append(f"## {network}, {cost} cost\n\n{table(own)}\n")
+    return "\n".join(text)
+
+
+def _kept(method: str, cost: str) -> str:
+    """Return the cost under which a method's rows of a cost stand."""
+    return EQUAL if METHODS[method].keys(cost) == METHODS[method].keys(EQUAL) else cost
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return one row per method; means over classes, a class's three pictures averaged first."""
+    methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
+    metrics = list(dict.fromkeys(row["metric"] for row in rows if _shown(row["metric"])))
+    lines = [f"| method | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
+    best = {metric: _best(rows, metric, methods) for metric in metrics}
+    for method in methods:
+        cells = [_cell(rows, metric, method, best[metric]) for metric in metrics]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _shown(metric: str) -> bool:
+    """Return whether a metric is in the tables; of path similarity the mean over layers alone."""
+    return metric.startswith(SHOWN) and (metric == "path_similarity" or not metric.startswith("path_similarity"))
+
+
+LESS_IS_BETTER = ("fid[", "kid[", "seconds")
+
+
+def _of_classes(rows: Sequence[Mapping[str, str]], metric: str, method: str) -> dict[str, float]:
+    """Return the mean of each class's pictures."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row["metric"] == metric and row["method"] == method and row["target"]:
+            found.setdefault(row["target"].partition("_v")[0], []).append(float(row["value"]))
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def _whole(rows: Sequence[Mapping[str, str]], metric: str, method: str) -> Mapping[str, str] | None:
+    own = (row for row in rows if row["metric"] == metric and row["method"] == method and not row["target"])
+    return next(own, None)
+
+
+def _best(rows: Sequence[Mapping[str, str]], metric: str, methods: Sequence[str]) -> str:
+    """Return the best method but the upper reference, which starts from a real image."""
+    sign = -1 if metric.startswith(LESS_IS_BETTER) else 1
+    whole = {method: _whole(rows, metric, method) for method in methods if method != "accentuation"}
+    return max((name for name, row in whole.items() if row), key=lambda name: sign * float(whole[name]["value"]))  # type: ignore[index]
+
+
+def _cell(rows: Sequence[Mapping[str, str]], metric: str, method: str, best: str) -> str:
+    """Return a mean with its interval; a star where the best is significantly better on the same classes."""
+    own, whole = _of_classes(rows, metric, method), _whole(rows, metric, method)
+    if whole is None:
+        return ""
+    if not own:  # of all pictures together, such as FID
+        between = f" ({whole['low']} to {whole['high']})" if whole["low"] else ""
+        return f"{float(whole['value']):.3g}{between}"
+    score = Score.mean(list(own.values()))
+    other = paired_difference(_of_classes(rows, metric, best), own)
+    worse = (other["value"] or 0) * (-1 if metric.startswith(LESS_IS_BETTER) else 1) > 0
+    star = " *" if other["significant"] and worse else ""
+    return f"{score.value:.3g} ({score.low:.3g} to {score.high:.3g}){star}"
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["*"], help="network:method:cost, with * and ?")
+    parser.add_argument("--list", action="store_true", help="print the parts, their passes, and which are there")
+    parser.add_argument("--table", action="store_true", help="print the tables of the parts there are")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VITAL_TEST_DATA", ".")))
+    parser.add_argument("--out", type=Path, default=Path("outputs/real_networks"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the parts that are not there, list them, or print their tables."""
+    options = parse(arguments)
+    options.data = options.data.resolve()
+    options.results.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(options.results)
+    if options.table:
+        print(tables(rows))
+        return
+    there = {(row["network"], row["method"], row["cost"]) for row in rows}
+    for part in parts():
+        name = ":".join(part)
+        if not any(fnmatch(name, pattern) for pattern in options.parts):
+            continue
+        if options.list:
+            print(f"{name}{' (there)' if part in there else ''}: {METHODS[part[1]].passes(part[2])} passes a picture")
+        elif part not in there:
+            make(options, *part)
+
+
+if __name__ == "__main__":
+    main()
