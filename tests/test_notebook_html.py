@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,14 +15,16 @@ import torch
 from PIL import Image
 
 from tests.tiny import image_folder, tiny_net
-from vital_exp import load_model, visualize
+from vital_exp import evaluate, load_model, visualize
 from vital_exp.attacks.audit import Audit
+from vital_exp.errors import UsageError
 from vital_exp.evaluation.score import Score
 from vital_exp.evaluation.table import Evaluation
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.mine import Mining
 from vital_exp.mining.units import select_units
 from vital_exp.notebook_html import table
+from vital_exp.progress_bars import hidden
 from vital_exp.targets.unit import Target
 
 SIZE = 32
@@ -70,4 +74,32 @@ def test_an_index_shows_itself(tmp_path: Path) -> None:
     assert repr(index).startswith("Index(3 units of layer1 in TinyNet, 4 images, ")
     html = index._repr_html_()
     assert html.count("<tr>") == 4
-    assert f"<td>{index.top('layer1', 0, 1)[0].image}</td>" in html
+    shown = [base64.b64decode(found) for found in re.findall(r"base64,([A-Za-z0-9+/=]+)", html)]
+    assert len(shown) == 3 * 2
+    with (
+        Image.open(io.BytesIO(shown[0])) as image,
+        Image.open(folder.root / index.top("layer1", 0, 1)[0].image) as whole,
+    ):
+        assert image.size == whole.size  # smaller than a cell: as it is
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(whole.convert("RGB")))
+    (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    assert f"<td>{index.top('layer1', 0, 1)[0].image}</td>" in index._repr_html_()
+
+
+def test_bars_are_shown_on_a_terminal_and_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    assert hidden(True) is None
+    assert hidden(False) is True
+    kernel = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
+    assert hidden(True) is False
+    assert hidden(False) is True
+
+
+def test_a_run_of_a_module_is_scored_with_the_network(tmp_path: Path) -> None:
+    network = load_model(tiny_net(), size=SIZE, class_names=["a", "b", "c", "d"])
+    references = torch.rand(4, 3, SIZE, SIZE)
+    visualize(network, "class:1", references=references, steps=2, overrides=QUIET, out=tmp_path / "run")
+    with pytest.raises(UsageError, match=r"^model=None: the run's network was handed over in Python: .*model=network"):
+        evaluate(tmp_path / "run", metrics=["accuracy"])
+    assert evaluate(tmp_path / "run", metrics=["accuracy"], model=network).metrics["accuracy_top1"]["n"] == 1

@@ -79,7 +79,8 @@ def visualize(
         steps: optimisation steps; the method's by default.
         seed: with target and step it decides every random number.
         init: (N, 3, H, W) RGB to start from, one per target.
-        overrides: as the command takes them, e.g. ``["transforms=none", "optimizer.lr=0.5"]``.
+        overrides: as the command takes them, e.g. ``["transforms=none", "optimizer.lr=0.5"]``;
+            ``"progress=true"`` shows a progress bar, in notebooks too.
         out: a run folder to write, or to go on with; None writes nothing but the cache. Ranks that torchrun or SLURM
             started share the targets and meet there.
 

@@ -11,7 +11,7 @@ from PIL import Image
 from vital_exp.data_uris import PNG, data_uri
 
 SMALLEST_SHOWN, LARGEST_SHOWN = 128, 256  # px: smaller pictures are enlarged, larger ones made smaller
-ROWS_SHOWN = 50
+ROWS_SHOWN, CELL_SIDE = 50, 64
 DIGITS = 4
 
 
@@ -34,12 +34,14 @@ def figures(pictures: Iterable[tuple[Image.Image, str]]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return an HTML table with a column per key: the first ROWS_SHOWN rows, and the number of the other rows."""
+    """Return an HTML table with a column per key: the first ROWS_SHOWN rows, and the number of the other rows.
+
+    A cell is a text, a number, or a list of images, which are shown ``CELL_SIDE`` px high.
+    """
     columns = list(dict.fromkeys(key for row in rows for key in row))
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(
-        f"<tr>{''.join(f'<td>{escape(_text(row.get(column)))}</td>' for column in columns)}</tr>"
-        for row in rows[:ROWS_SHOWN]
+        f"<tr>{''.join(f'<td>{_cell(row.get(column))}</td>' for column in columns)}</tr>" for row in rows[:ROWS_SHOWN]
     )
     more = f"<p>and {len(rows) - ROWS_SHOWN} more</p>" if len(rows) > ROWS_SHOWN else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
@@ -63,6 +65,12 @@ def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
         tile = image.convert("RGB").resize((width, height), Image.Resampling.NEAREST)
         sheet.paste(tile, (column * (width + gap), row * (height + gap)))
     return sheet
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, list):
+        return str(escape(_text(value)))
+    return "".join(f'<img src="{image_uri(image)}" height="{CELL_SIDE}" alt="">' for image in value)
 
 
 def _text(value: object) -> str:

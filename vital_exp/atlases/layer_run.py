@@ -20,6 +20,7 @@ from vital_exp.errors import UsageError
 from vital_exp.images.output import read_picture, resized
 from vital_exp.mining.index import Index
 from vital_exp.models.network import VisionNetwork
+from vital_exp.progress_bars import hidden
 from vital_exp.references.faceted import FacetedReferences
 from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
@@ -63,9 +64,9 @@ class LayerRun:
         leads = self.ranks.rank == 0
         if leads:
             self.pictures.forget([unit for unit in self.part.refresh if unit in waiting])
-        hidden = None if self.asked.config.progress and leads else True
+        disable = hidden(self.asked.config.progress and leads)
         with tqdm(total=len(self.part.units), initial=len(self.part.units) - len(waiting), desc=self.part.layer,
-                  unit="unit", disable=hidden, dynamic_ncols=True) as bar:  # fmt: skip
+                  unit="unit", disable=disable, dynamic_ncols=True) as bar:  # fmt: skip
             for units in _chunks(waiting, UNITS_AT_ONCE):
                 self._make(units)
                 bar.update(len(units))

@@ -17,6 +17,7 @@ from vital_exp.mining.patches import Box, PatchSettings, crops
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact
 from vital_exp.models.taps import Taps
+from vital_exp.progress_bars import hidden
 from vital_exp.references.decoding import printable
 
 
@@ -56,7 +57,7 @@ class PatchActivations:
         chosen = self._chosen(len(self.folder.paths), len(boxes))
         taps, found = self.network.taps([self.layer], "layers"), []
         numbers = sorted(chosen)
-        bar = tqdm(total=len(numbers), desc="patches", unit="image", disable=None if self.progress else True)
+        bar = tqdm(total=len(numbers), desc="patches", unit="image", disable=hidden(self.progress))
         with bar, torch.inference_mode():
             for batch in self.folder.batches(numbers, 1, self.workers):
                 if batch.pixels is not None:

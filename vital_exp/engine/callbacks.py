@@ -13,6 +13,7 @@ from tqdm import tqdm
 from vital_exp.engine.module import VisualizationModule
 from vital_exp.images.output import as_image, to_uint8
 from vital_exp.models.channels import as_rgb
+from vital_exp.progress_bars import hidden
 
 # Reading the loss makes a device wait, and a bar needs no more than a few updates a second.
 STEPS_PER_UPDATE = 10
@@ -39,7 +40,7 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Skip the steps a checkpoint has."""
         if self.bar is None:
-            self.bar = tqdm(total=self.steps, unit="step", disable=None if self.shown else True, dynamic_ncols=True)
+            self.bar = tqdm(total=self.steps, unit="step", disable=hidden(self.shown), dynamic_ncols=True)
             self._describe()
         self.bar.update(trainer.global_step)
 

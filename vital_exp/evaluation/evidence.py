@@ -25,6 +25,7 @@ from vital_exp.models.layers import alignment
 from vital_exp.models.network import Recipe, VisionNetwork
 from vital_exp.models.refusals import takes_size
 from vital_exp.models.unit_readout import unit_readout
+from vital_exp.progress_bars import hidden
 from vital_exp.references.base import References
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import OUTPUT, Target
@@ -327,8 +328,8 @@ def _watched(
     batches: Iterator[tuple[Tensor, list[int]]], units: int, progress: bool
 ) -> Iterator[tuple[Tensor, list[int]]]:
     """Yield the batches and advance a progress bar over units."""
-    hidden = None if progress else True
-    with tqdm(total=units, desc="natural images", unit="unit", leave=False, disable=hidden, dynamic_ncols=True) as bar:
+    disable = hidden(progress)
+    with tqdm(total=units, desc="natural images", unit="unit", leave=False, disable=disable, dynamic_ncols=True) as bar:
         for images, owners in batches:
             yield images, owners
             bar.update(owners[-1] - bar.n)

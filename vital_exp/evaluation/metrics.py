@@ -24,6 +24,7 @@ from vital_exp.evaluation.recognition import verdicts
 from vital_exp.evaluation.score import NotComputed, Score
 from vital_exp.evaluation.unit_metrics import LEAST_ENERGY, Scores, high_frequency_ratio
 from vital_exp.models.heads import SOFTMAX, Head
+from vital_exp.progress_bars import hidden
 
 ALL, BASIC, UNITS = "all", "basic", "units"
 STUDY = "study_"  # what people answered: ratings and right names, vital_exp.evaluation.study
@@ -351,8 +352,8 @@ def measure(evidence: Evidence, metrics: Sequence[Metric]) -> Scores:
     evidence.natural_views = list(dict.fromkeys([*views, *(v for metric in natural for v in metric.views)]))
     evidence.with_layers = any(metric.layers for metric in metrics)
     scores: Scores = {}
-    hidden = None if evidence.progress else True
-    with tqdm(metrics, desc="metrics", unit="metric", leave=False, disable=hidden, dynamic_ncols=True) as bar:
+    disable = hidden(evidence.progress)
+    with tqdm(metrics, desc="metrics", unit="metric", leave=False, disable=disable, dynamic_ncols=True) as bar:
         for metric in bar:
             bar.set_postfix_str(metric.name)
             scores |= _scores(evidence, metric)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from vital_exp.errors import UsageError
@@ -29,7 +30,7 @@ from vital_exp.mining.units import directions_hash
 from vital_exp.mining.windows import AUTO, check_window, place_of, window_around, window_side
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
-from vital_exp.notebook_html import ROWS_SHOWN, lines, table
+from vital_exp.notebook_html import CELL_SIDE, ROWS_SHOWN, lines, table
 from vital_exp.references.facets import Facet
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.whole_files import whole_path
@@ -37,6 +38,7 @@ from vital_exp.whole_files import whole_path
 NAME = "index.sqlite"
 KEY = "references.index"
 WAIT = 60.0  # seconds to wait while another process writes facets
+UNITS_PICTURED, PICTURED = 12, 4  # units, and images of each, that a notebook shows as pictures
 TOP, BOTTOM = "top", "bottom"
 IMAGE, PATCH = "image", "patch"
 
@@ -138,11 +140,25 @@ class Index:
                 "unit": channel,
                 "largest activation": self.largest_activation(layer, channel),
                 "active images": f"{100 * self.histogram(layer, channel).awake:.3g}%",
-                "strongest image": self.top(layer, channel, 1)[0].image,
+                "strongest images": self._thumbnails(layer, channel)
+                if place < UNITS_PICTURED
+                else self.top(layer, channel, 1)[0].image,
             }
-            for layer, channel in self.units()[:ROWS_SHOWN]
+            for place, (layer, channel) in enumerate(self.units()[:ROWS_SHOWN])
         ]
         return lines([repr(self)]) + table(rows)
+
+    def _thumbnails(self, layer: str, channel: int) -> list[Image.Image] | str:
+        """Small copies of a unit's strongest images; the name of the first where they are not there, or no pictures."""
+        found, rows = [], self.top(layer, channel, PICTURED)
+        for row in rows:
+            try:
+                with Image.open(Path(self.meta["folder"]) / row.image) as image:
+                    image.thumbnail((CELL_SIDE, CELL_SIDE))
+                    found.append(image.convert("RGB"))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                return rows[0].image
+        return found
 
     @classmethod
     def open(cls, path: str | Path, key: str = KEY) -> Index:

@@ -22,6 +22,7 @@ from vital_exp.mining.plan import WINDOWS_OVER_A_POSITION, Cost, duration, windo
 from vital_exp.mining.state import IMAGES_PASS, PATCHES_PASS, MiningState
 from vital_exp.mining.top import NOTHING, TopK
 from vital_exp.mining.units import Units
+from vital_exp.progress_bars import hidden
 
 Watch = Callable[[str, Tensor, Tensor], None]
 
@@ -144,9 +145,9 @@ class Passes:
     ) -> Generator[ImageBatch, None, None]:
         """Yield batches and advance a progress bar."""
         loaded = self.folder.batches(numbers[position:], size, self.workers, pin_memory=self.device.type == "cuda")
-        hidden = None if self.progress else True
+        disable = hidden(self.progress)
         with tqdm(
-            total=len(numbers), initial=position, desc=phase, unit="image", disable=hidden, dynamic_ncols=True
+            total=len(numbers), initial=position, desc=phase, unit="image", disable=disable, dynamic_ncols=True
         ) as bar:
             for batch in loaded:
                 yield batch

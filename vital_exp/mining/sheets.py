@@ -19,6 +19,7 @@ from vital_exp.mining.overlays import Key, strongest_maps
 from vital_exp.mining.patches import Box
 from vital_exp.mining.units import Units
 from vital_exp.models.channels import as_rgb
+from vital_exp.progress_bars import hidden
 from vital_exp.references.decoding import CorruptImageError
 from vital_exp.whole_files import whole_path
 
@@ -159,7 +160,7 @@ def write_sheets(
     units = drawn_units(index)
     missing = [unit for unit in units if not (out / sheet_path(*unit)).is_file()]
     sheets = Sheets(index, folder, strongest_maps(index, mined, folder, missing, COLUMNS) if mined else None)
-    for layer, channel in tqdm(units, desc="sheets", unit="sheet", disable=None if progress else True):
+    for layer, channel in tqdm(units, desc="sheets", unit="sheet", disable=hidden(progress)):
         path = out / sheet_path(layer, channel)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from vital_exp.images.spectrum import TENSOR, magnitudes
 from vital_exp.mining.images import ImageFolder
 from vital_exp.models.channels import RGB
 from vital_exp.models.network import Preprocessing
+from vital_exp.progress_bars import hidden
 from vital_exp.references.arrays import Loader
 from vital_exp.references.decoding import printable
 from vital_exp.whole_files import whole_path
@@ -116,7 +117,7 @@ class FolderSpectrum:
 
     def _streamed(self, workers: int, progress: bool) -> Iterator[Tensor]:
         """Yield the readable images and advance a progress bar; errors of the others go into ``corrupt``."""
-        with tqdm(total=len(self._numbers), desc="spectrum", unit="image", disable=None if progress else True) as bar:
+        with tqdm(total=len(self._numbers), desc="spectrum", unit="image", disable=hidden(progress)) as bar:
             for batch in self.folder.batches(self._numbers, IMAGES_AT_ONCE, workers):
                 self.corrupt.update({self.folder.paths[number]: reason for number, reason in batch.corrupt.items()})
                 if batch.pixels is not None:

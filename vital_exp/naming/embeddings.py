@@ -17,6 +17,7 @@ from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
 from vital_exp.mining.references import MinedReferences
 from vital_exp.models.channels import RGB, as_rgb
+from vital_exp.progress_bars import hidden
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_path
 
@@ -47,7 +48,7 @@ def unit_embeddings(index: Index, folder: ImageFolder, clip: Clip, progress: boo
     of = {"index": str(index.meta["key"]), "preview": str(folder.preprocessing.preview)}
     if (kept := _kept(place, of, probe)) is not None:
         return kept
-    units = tqdm(index.units(), desc="CLIP", unit="unit", disable=None if progress else True)
+    units = tqdm(index.units(), desc="CLIP", unit="unit", disable=hidden(progress))
     found = torch.stack([_mean_embedding(index, folder, clip, unit) for unit in units])
     try:
         with whole_path(place) as temporary:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from vital_exp.evaluation.table import column_of
 from vital_exp.models.heads import Head
 from vital_exp.models.network_names import network_title
+from vital_exp.progress_bars import hidden
 from vital_exp.reporting import formats
 from vital_exp.reporting.charts import Curve, line_colour, loss_chart, undrawn
 from vital_exp.reporting.combined import CombinedTable, combine, direction
@@ -162,8 +163,8 @@ def _page_data(
     unreadable: list[str] = []
     references: dict[int, dict[int, list[Any]]] = {}
     every = [(number, run, order) for number, run in enumerate(sweep) for order in range(len(run.run.results))]
-    hidden = None if progress else True
-    with tqdm(every, desc="pictures", unit="picture", leave=False, disable=hidden, dynamic_ncols=True) as bar:
+    disable = hidden(progress)
+    with tqdm(every, desc="pictures", unit="picture", leave=False, disable=disable, dynamic_ncols=True) as bar:
         for number, run, order in bar:
             model, result = table.models.index(run.model), run.run.results[order]
             one = _picture(run, number, order, result, shown, out)

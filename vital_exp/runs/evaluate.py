@@ -299,6 +299,8 @@ def _network(model: Judge | None, recorded: RunRecord | None, config: DictConfig
     spec = model if model is not None or recorded is None else recorded.model
     if spec is None:
         raise UsageError("model", None, "the network the pictures were made for is needed: model=resnet50")
+    if isinstance(spec, Mapping) and spec.get("source") == "python" and not spec.get("factory"):
+        raise UsageError("model", None, "the run's network was handed over in Python: evaluate(run, model=network)")
     try:
         network = shared.network(spec, "model")
     except NotComputed as error:
