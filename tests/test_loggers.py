@@ -60,9 +60,15 @@ def test_none_writes_no_file_of_a_logger() -> None:
 def test_tensorboard() -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert command(*RUN, "logger=tensorboard", "hydra.run.dir=run") == 0
-    events = EventAccumulator(str(next(Path("run/tensorboard").iterdir())))
+    assert command(*RUN, "logger=tensorboard", "evaluation=basic", "hydra.run.dir=run") == 0
+    (place,) = Path("run/tensorboard").iterdir()
+    assert place.name == "vital_s0"
+    events = EventAccumulator(str(place))
     events.Reload()
+    plugin = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    for known in (b"method", b"vital", b"embedded_resnet", b"target.index", b"[0,1]"):
+        assert known in plugin
+    assert events.Scalars("metric/accuracy_top1")
     for term in ("loss/alignment/alignment", "loss/alignment/total"):
         assert [event.step for event in events.Scalars(term)] == LOGGED_STEPS
     assert [event.step for event in events.Images("pictures/class-1")] == [3, 5]

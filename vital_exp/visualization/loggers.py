@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from omegaconf import OmegaConf
 
 from vital_exp.evaluation.metrics import higher_is_better
 from vital_exp.models.network_names import without_folders
@@ -20,6 +21,7 @@ MEDIA_COLUMNS = ("picture", "references")
 PICTURES_IN_TABLE = 200  # rows with pictures: dashboards of thousands do not open
 LONGEST_TAG = 64  # letters, wandb's limit
 JOB_TYPE = "visualize"
+OVERRIDES = ".hydra/overrides.yaml"  # in a run folder
 
 
 def make_loggers(setup: RunSetup, folder: RunFolder | None) -> list[Logger]:
@@ -36,8 +38,20 @@ def make_loggers(setup: RunSetup, folder: RunFolder | None) -> list[Logger]:
         return []
     if isinstance(logger, WandbLogger):
         _start_wandb(logger, setup, folder.path)
-    logger.log_hyperparams(dict(setup.recorded))
+    if not isinstance(logger, TensorBoardLogger):  # it gets them with the final metrics
+        logger.log_hyperparams(dict(setup.recorded))
     return [logger]
+
+
+def _told_apart(setup: RunSetup, folder: RunFolder | None) -> dict[str, Any]:
+    """What a table of jobs tells them apart by: the usual keys, and those that the command line names.
+
+    TensorBoard shows the first five columns alone until somebody chooses others.
+    """
+    usual = {"method": setup.method, "model": _model(setup), "seed": setup.seed, "steps": setup.steps}
+    given: Any = OmegaConf.load(folder.path / OVERRIDES) if folder and (folder.path / OVERRIDES).is_file() else []
+    named = (str(override).lstrip("+").partition("=") for override in given)
+    return {**{key: value for key, _, value in named}, **usual}
 
 
 def _start_wandb(logger: WandbLogger, setup: RunSetup, folder: Path) -> None:
@@ -97,7 +111,7 @@ def close_loggers(
         if final:
             logger.log_metrics(final, max(0, _last_step(setup, results)))
         if isinstance(logger, TensorBoardLogger) and final:
-            logger.log_hyperparams(dict(setup.recorded), metrics=final)
+            logger.log_hyperparams(_told_apart(setup, folder), metrics=final)
         if isinstance(logger, WandbLogger) and folder is not None:
             import wandb
 
