@@ -47,7 +47,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def comparison(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparison")
-    write_matches(folder, site, [(LAYER, unit, LAYER, 119 - unit) for unit in range(30)] + [(LAYER, 30, None, None)])
+    others = [(LAYER, 30, None, None), (LAYER, 31, LAYER, 5000)]
+    write_matches(folder, site, [(LAYER, unit, LAYER, 119 - unit) for unit in range(30)] + others)
     return write_comparison(folder)
 
 
@@ -262,9 +263,9 @@ def test_a_comparison_has_pairs_side_by_side_that_changed_most_first(comparison:
     assert texts(chromium, ".couple p")[0] == "change 0.100, correlation 0.900"
     assert texts(chromium, ".couple-tiles b")[:2] == ["layer1.0:0", "layer1.0:119"]
     type_in(chromium, "sort", "least")
-    assert texts(chromium, ".couple .blank")[0] == "no match"
+    assert texts(chromium, ".couple .blank")[:2] == ["not in its atlas", "no match"]
     type_in(chromium, "find", "5")
-    chromium.wait("document.getElementById('shown').textContent === '1 of 31 units'")
+    chromium.wait("document.getElementById('shown').textContent === '1 of 32 units'")
     chromium.ask("document.querySelector('.couple a').click()")
     chromium.wait(f"document.documentElement?.dataset.ready === '{LAYER}/5'")  # in the atlas itself
     assert chromium.complaints() == []
@@ -319,6 +320,22 @@ def test_an_atlas_that_grows_says_how_far_it_is(tmp_path: Path, chromium: Tab) -
     opened(chromium, tmp_path / "unit.html", f"{LAYER}/9")
     assert texts(chromium, ".note") == ["Its pictures are not made yet."]
     assert chromium.complaints() == []
+
+
+def test_no_link_of_an_atlas_of_some_units_is_dead(tmp_path: Path, chromium: Tab) -> None:
+    write_atlas(tmp_path, {"conv1": 6, LAYER: 6})
+    with sqlite3.connect(tmp_path / "atlas.sqlite") as file:
+        file.execute("DELETE FROM units WHERE unit > 2")
+    file.close()
+    page = write_site(tmp_path).parent / "unit.html"
+    links: set[str] = set()
+    for unit in range(3):
+        opened(chromium, page, f"{LAYER}/{unit}")
+        found = chromium.ask("[...document.querySelectorAll('.tile')].map((one) => one.getAttribute('href'))")
+        links |= {link for link in found if link is not None}
+        assert "not in this atlas" in texts(chromium, ".tile .blank")
+    assert links <= {f"unit.html#{name}/{unit}" for name in ("conv1", LAYER) for unit in range(3)}
+    assert len(links) > 3
 
 
 def test_an_atlas_without_a_unit_opens(tmp_path: Path, chromium: Tab) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from vital_exp.atlases.site import write_pages
-from vital_exp.atlases.site_data import Reader, layer_folders, reading, rounded, write_script
+from vital_exp.atlases.site_data import NOT_THERE, Reader, layer_folders, reading, rounded, write_script
 from vital_exp.atlases.store import WAIT
 from vital_exp.atlases.thumbnails import ENDINGS, FOLDER, thumbnail_path
 from vital_exp.models.network_names import network_title
@@ -43,9 +43,16 @@ class Side:
     folders: Mapping[str, str]
 
     def shown(self, folder: Path, layer: str | None, unit: int | None) -> list[Any]:
-        """Copy a unit's thumbnails into the comparison; return layer, unit, its name and which thumbnails it has."""
+        """Copy a unit's thumbnails into the comparison.
+
+        Returns:
+            Layer, unit, its name, and which thumbnails it has; -1 of a unit that its atlas leaves out.
+        """
         if layer is None or unit is None:
             return [None, None, "", 0]
+        name = self.reader.name(layer, unit)
+        if name is None:
+            return [layer, unit, "", NOT_THERE]
         place = self.folders.get(layer, "")
         made = 0
         for what in ENDINGS:
@@ -55,7 +62,7 @@ class Side:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, copy)
                 made += what
-        return [layer, unit, self.reader.name(layer, unit) or "", made]
+        return [layer, unit, name, made]
 
 
 def write_comparison(folder: Path) -> Path:

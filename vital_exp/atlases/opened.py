@@ -70,7 +70,7 @@ class Atlas:
         return [_opened(self.folder / file) for file in files if file]
 
     def neighbours(self, layer: str, unit: int, kind: str | None = None) -> list[NeighbourRow]:
-        """Return the nearest units of a unit, by rank.
+        """Return the nearest units of a unit, by rank; some may be units that the atlas leaves out.
 
         Args:
             layer, unit: the unit.

@@ -31,6 +31,7 @@ NAMED_CLASSES = 2  # by which a unit is found
 SHOWN = 12  # units that stand for a layer at the entrance
 LETTERS = {DONE: "d", MINED: "m", FAILED: "f"}  # a status in the column of a part
 DIGITS = 4
+NOT_THERE = -1  # in place of the thumbnails of a unit that the atlas leaves out
 FACTS = ("method", "recipe", "seed", "steps")  # of meta, told at the entrance where they are there
 
 Row = Mapping[str, Any]
@@ -219,5 +220,5 @@ def _neighbour(reader: Reader, folder: Path, row: Row, folders: Mapping[str, str
     """Return kind, layer, unit, value, name and which thumbnails there are; -1 of a unit that is not in the atlas."""
     layer, unit = row["other_layer"], row["other_unit"]
     name = reader.name(layer, unit)
-    made = -1 if name is None or layer not in folders else made_thumbnails(folder, folders[layer], unit)
+    made = NOT_THERE if name is None or layer not in folders else made_thumbnails(folder, folders[layer], unit)
     return [row["kind"], layer, unit, rounded(row["value"]), name or "", made]

@@ -6,8 +6,9 @@
   const side = (key, [layer, unit, name, made]) => {
     if (layer === null) return make("span", { className: "tile" }, make("span", { className: "blank" }, "no match"), make("span", { className: "caption" }, "\u00a0"));
     const { folders, link, network } = entrance[key], where = { layer, folder: `${key}/${folders[layer]}` };
-    const node = tile(where, unit, { made, name, title: `${layer}:${unit}`, status: "m", images: state.tiles === "images" });
-    if (link === null) node.removeAttribute("href"); else node.href = `${link}/${node.getAttribute("href")}`;
+    const node = tile(where, unit, { made: Math.max(0, made), name, title: `${layer}:${unit}`, status: "m", images: state.tiles === "images" });
+    if (made < 0) node.querySelector(".blank").textContent = "not in its atlas";
+    if (link === null || made < 0) node.removeAttribute("href"); else node.href = `${link}/${node.getAttribute("href")}`;
     node.title = `${layer}:${unit} of ${network}`;
     return node;
   };
