@@ -366,6 +366,21 @@ def test_circuits_and_audits_are_linked_on_the_pages_of_their_units(
     assert [name for name in ("other", "torn") if f"audits/{name}" in caplog.text] == ["other", "torn"]
 
 
+def test_an_activation_atlas_has_a_picture_for_each_cell(place: Path, tmp_path: Path) -> None:
+    out, own = tmp_path / "atlas", ("layers=[layer1.0]", "units=0", "facets=1", "activation_atlas=layer1.0")
+    made(place, out, *own)
+    found = json.loads((out / "cells/layer1.0/cells.json").read_text())
+    assert found["vectors"] == len(CLASSES) * COUNT
+    assert sum(cell["vectors"] for cell in found["cells"]) <= found["vectors"]
+    assert all(cell["vectors"] >= 2 and 0 <= cell["channel"] < 8 for cell in found["cells"])
+    pictures = {out / cell["picture"]: (out / cell["picture"]).stat().st_mtime_ns for cell in found["cells"]}
+    assert len(pictures) == len(found["cells"]) > 1
+    made(place, out, *own)
+    assert all(path.stat().st_mtime_ns == time for path, time in pictures.items())  # made once
+    assert '"cells":true' in (out / "data/entrance.js").read_text()
+    assert all(f"thumbnails/layer1.0/cell-{n}.webp" in (out / "data/layer1.0/cells.js").read_text() for n in (0, 1))
+
+
 MISTAKES = [
     (("layers=[layer9]",), "layers=layer9: no such layer in the network; list=layers prints them (did you mean"),
     (("layers=[conv1,conv1]",), "layers=['conv1', 'conv1']: different layers, at least one"),
@@ -380,6 +395,9 @@ MISTAKES = [
     (("layers=[conv1]", "circuits=[layer1.0:2]"), "circuits=layer1.0:2: a channel or class of this atlas, conv1:"),
     (("layers=[conv1]", "circuits=[conv1:9]"), "circuits=conv1:9: a channel or class of this atlas"),
     (("layers=[conv1]", "circuits=[class:bat]"), "circuits=bat: "),
+    (("layers=[conv1]", "activation_atlas=layer1.0"), "activation_atlas=layer1.0: a hidden layer of this atlas: conv1"),
+    (("layers=[output]", "activation_atlas=output"), "activation_atlas=output: a hidden layer of this atlas: there is"),
+    (("layers=[conv1]", "activation_atlas=conv1", "method=none"), "activation_atlas=['conv1']: each cell is a picture"),
     (("sae=a", "concepts=b"), "sae=a: either sae or concepts"),
     (("concepts=empty",), "concepts=empty: no concepts.safetensors there"),
     (("layers=[conv1]", "judge=nothing9"), "judge=nothing9: neither an option of the group model"),

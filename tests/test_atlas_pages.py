@@ -26,6 +26,7 @@ PAGES = {
     "map": ("layer.html", f"{LAYER}?view=map"),
     "unit": ("unit.html", f"{LAYER}/12"),
     "failed": ("unit.html", f"{LAYER}/7"),
+    "cells": ("cells.html", LAYER),
 }
 VIOLATIONS = """axe.run({preload: false, resultTypes: ["violations"]}).then(({violations}) => violations
   .map((one) => `${one.id}: ${one.nodes[0].html}`))"""  # preloading would fetch, which no page may
@@ -41,7 +42,19 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("atlas")
     write_atlas(folder, LAYERS)
+    write_cells(folder)
     return write_site(folder).parent
+
+
+def write_cells(folder: Path) -> None:
+    """Write an activation atlas of one layer: six cells on a diagonal and beside it."""
+    places = [(0, 0), (0, 1), (1, 1), (2, 2), (2, 1), (3, 3)]
+    cells = [
+        {"row": row, "column": column, "vectors": 2 + number, "channel": number, "picture": f"pictures/{number}.png"}
+        for number, (row, column) in enumerate(places)
+    ]
+    (folder / "cells" / LAYER).mkdir(parents=True)
+    (folder / "cells" / LAYER / "cells.json").write_text(json.dumps({"grid": 8, "vectors": 2000, "cells": cells}))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +135,7 @@ def test_the_entrance_shows_the_network_and_finds_units_of_all_layers(site: Path
     chromium.ask("document.querySelector('#hits a').click()")
     chromium.wait("document.documentElement?.dataset.ready === 'layer1.0/12'")
     assert texts(chromium, "h1") == ["Channel 12 of layer1.0"]
-    chromium.ask("history.back()")
+    chromium.ask("void setTimeout(() => history.back())")
     chromium.wait("document.querySelectorAll('#hits li').length === 1")
     type_in(chromium, "find", "no such thing")
     chromium.wait("document.getElementById('found').textContent === 'no unit is called so'")
@@ -210,7 +223,7 @@ def test_arrows_go_through_the_units_in_the_layer_s_order_and_back_comes_back(si
         key(chromium, step, code)
         chromium.wait(f"document.documentElement?.dataset.ready === '{LAYER}/{best[place]}'")
     assert chromium.ask("document.getElementById('place').textContent") == "32 of 120 by clarity"
-    chromium.ask("history.go(-4)")
+    chromium.ask("void setTimeout(() => history.go(-4))")  # answered before the page is gone
     chromium.wait("document.getElementById('tiles') && 'ready' in (document.documentElement?.dataset ?? {})")
     chromium.wait("scrollY === 700")
     assert chromium.complaints() == []
@@ -268,6 +281,29 @@ def test_a_comparison_has_pairs_side_by_side_that_changed_most_first(comparison:
     chromium.wait("document.getElementById('shown').textContent === '1 of 32 units'")
     chromium.ask("document.querySelector('.couple a').click()")
     chromium.wait(f"document.documentElement?.dataset.ready === '{LAYER}/5'")  # in the atlas itself
+    assert chromium.complaints() == []
+
+
+def test_an_activation_atlas_is_linked_and_walked_through(site: Path, chromium: Tab) -> None:
+    opened(chromium, site / "layer.html", LAYER)
+    chromium.ask("document.querySelector('#summary a[href^=\"cells.html\"]').click()")
+    chromium.wait(f"document.documentElement?.dataset.ready === '{LAYER}' && document.getElementById('cells')")
+    assert texts(chromium, "h1") == [f"{LAYER} activation atlas"]
+    assert len(chromium.ask("[...document.querySelectorAll('#cells img')].map((one) => one.src)")) == 6
+    (left, top, width), (right, _, _) = (box(chromium, f"#cells button:nth-child({place})") for place in (1, 2))
+    assert right - left == pytest.approx(width + 2, abs=1)
+    assert box(chromium, "#cells button:nth-child(3)")[1] > top
+    chromium.ask("document.querySelector('#cells button').click()")
+    chromium.wait("document.querySelector('dialog').open")
+    key(chromium, "ArrowRight", 39)
+    chromium.wait("document.querySelector('dialog h2, dialog h3').textContent === 'Row 1, column 2'")
+    key(chromium, "ArrowDown", 40)
+    chromium.wait("document.querySelector('dialog h2, dialog h3').textContent === 'Row 2, column 2'")
+    assert texts(chromium, "dialog .spread a") == [f"channel 2 of {LAYER}"]
+    key(chromium, "Escape", 27)
+    chromium.open(site / "cells.html", fragment="conv1")
+    chromium.wait("document.querySelector('main .note')")
+    assert texts(chromium, "main .note")[0].startswith("There is no activation atlas of conv1 here.")
     assert chromium.complaints() == []
 
 

@@ -171,6 +171,8 @@ def test_default_layers(
 
 def test_default_layers_of_a_network_of_ones_own() -> None:
     assert default_layers(wrap(tiny_net(), ModelConfig(size=32))) == ("conv1", "layer1")
+    deep = without_weights(lambda: CifarResNet(9), 32)  # a stage of many blocks is no body of a transformer
+    assert default_layers(deep) == ("conv1", "layer1", "layer2", "layer3")
     cifar = without_weights(lambda: CifarResNet(3), 32)
     assert default_layers(cifar) == ("conv1", "layer1", "layer2", "layer3")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,34 +48,16 @@ class LayerPictures:
         return of_all_ranks(self.ranks, lambda found: self._request(units, found))
 
     def _request(self, units: Sequence[int], found: FoundFacets | None) -> Request:
-        config = self.asked.config
-        steps = None if config.steps is None else int(config.steps)
-        own = partial(Request.of, self.asked.network, [self.part.target(unit) for unit in units])
-        method = str(config.pictures) if self.asked.makes_pictures else FACETS_BY
-        request = own(
-            method=method,
-            seed=int(config.seed),
-            steps=steps,
-            overrides=self._overrides(),
-            local_rank=self.asked.local_rank,
-            found=found,
-        )
-        # All units of a layer share a run folder, whose configuration names the network as it was asked for.
-        set_keys(request.config, target__index="all", model=plain(config)["model"])
-        return request
+        ask = partial(Request.of, self.asked.network, [self.part.target(unit) for unit in units], found=found)
+        return made_with(self.asked, ask, [*self._references(), *self.part.overrides])
 
-    def _overrides(self) -> list[str]:
+    def _references(self) -> list[str]:
         config = self.asked.config
-        root = str(self.asked.folder.root.resolve())
         if self.part.kind != "class":
-            given = [f"references.index='{self.index.resolve()}'", f"references.facets={config.facets}"]
-        elif config.model.source == EMBEDDED and not config.images:
-            given = ["references=embedded"]
-        else:
-            given = [f"references.root='{root}'"]
-        given += [f"trainer.accelerator={config.trainer.accelerator}", f"cache_dir='{config.cache_dir}'"]
-        given += ["progress=false", "logger=none", "evaluation=none", *self.part.overrides]
-        return [*given, *map(str, config.overrides)]
+            return [f"references.index='{self.index.resolve()}'", f"references.facets={config.facets}"]
+        if config.model.source == EMBEDDED and not config.images:
+            return ["references=embedded"]
+        return [f"references.root='{self.asked.folder.root.resolve()}'"]
 
     def make(self, request: Request) -> dict[str, dict[str, Any]]:
         """Make the pictures that are not there yet; return the line of each target's result, by its name.
@@ -102,3 +84,26 @@ class LayerPictures:
         """Let other jobs write into the run folder."""
         if self._folder is not None:
             self._folder.close()
+
+
+def made_with(asked: AtlasRequest, ask: Callable[..., Request], overrides: Sequence[str]) -> Request:
+    """Return what is needed to make pictures with the method, seed and steps of an atlas.
+
+    Args:
+        asked: for.
+        ask: ``Request.of`` with network and targets.
+        overrides: references, and what names the targets.
+    """
+    config = asked.config
+    given = [f"trainer.accelerator={config.trainer.accelerator}", f"cache_dir='{config.cache_dir}'"]
+    given += ["progress=false", "logger=none", "evaluation=none", *overrides, *map(str, config.overrides)]
+    request = ask(
+        method=str(config.pictures) if asked.makes_pictures else FACETS_BY,
+        seed=int(config.seed),
+        steps=None if config.steps is None else int(config.steps),
+        overrides=given,
+        local_rank=asked.local_rank,
+    )
+    # All pictures share a run folder, whose configuration names the network as it was asked for.
+    set_keys(request.config, target__index="all", model=plain(config)["model"])
+    return request

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vital_exp.atlases.cells import cell_layers, make_cells
 from vital_exp.atlases.edges import find_edges
 from vital_exp.atlases.layer_run import LayerRun
 from vital_exp.atlases.measures import Labels, mined_row, statistics
@@ -75,6 +76,7 @@ class AtlasRun:
                 circuit of something that is not in the atlas.
         """
         circuit_targets(self.asked)  # mistakes before anything is mined
+        cell_layers(self.asked)
         store = self.ranks.in_turn(self._opened)
         if self._leads:
             with alone(self.out):
@@ -105,6 +107,7 @@ class AtlasRun:
         """Make circuits, link them and audits, and write the whole site."""
         with alone(self.out):
             make_circuits(self.asked, self.out)
+            make_cells(self.asked, self.out)
             units = {row.layer: list(store.statuses(row.layer)) for row in store.layers()}
             finished = not any(store.count(row.layer, MINED) for row in store.layers())
             store.set_meta({**linked(self.out, units), "finished": finished})

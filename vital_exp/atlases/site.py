@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vital_exp.atlases.cells_data import cells_of
 from vital_exp.atlases.site_data import (
     DATA,
     PART,
@@ -20,14 +21,15 @@ from vital_exp.atlases.site_data import (
     reading,
     write_script,
 )
-from vital_exp.atlases.thumbnails import write_sprite, write_thumbnails
+from vital_exp.atlases.thumbnails import write_cell_thumbnail, write_sprite, write_thumbnails
 from vital_exp.reporting.pages import environment
 from vital_exp.whole_files import write_json, write_whole
 
 PACKAGE = "vital_exp.atlases"  # whose templates hold the pages
 ASSETS = "assets"
-PAGES = ("index.html", "layer.html", "unit.html")
-SCRIPTS = ("atlas.css", "atlas.js", "grid.js", "map.js", "entrance.js", "layer.js", "unit.js", "picture_dialog.js")
+PAGES = ("index.html", "layer.html", "unit.html", "cells.html")
+OWN_SCRIPTS = ("entrance.js", "layer.js", "unit.js", "cells.js")
+SCRIPTS = ("atlas.css", "atlas.js", "grid.js", "map.js", "picture_dialog.js", *OWN_SCRIPTS)
 FORMAT = 1  # of the data; raise it when the pages expect other data, so that all units are written again
 EXPORTED = "exported.json"  # in each layer's folder of data: what the site shows of which unit
 
@@ -52,6 +54,8 @@ def write_site(folder: Path, everything: bool = False) -> Path:
             _write_thumbnails(reader, folder, layer, folders[layer], units, size)
         for layer, units in changed.items():
             _write_layer(reader, folder, layer, units, folders)
+        for layer, place in folders.items():
+            _write_cells(folder, layer, place)
         write_script(folder, "entrance", entrance(reader, folder, folders))
     return folder / PAGES[0]
 
@@ -96,6 +100,18 @@ def _write_thumbnails(
         facets, images = (reader.by_unit(table, layer, shard) for table in ("facets", "images"))
         for unit in units.intersection(shard):
             write_thumbnails(folder, place, unit, facets.get(unit, []), images.get(unit, []), size)
+
+
+def _write_cells(folder: Path, layer: str, place: str) -> None:
+    """Write the activation atlas of a layer, if there is one: its data, and a thumbnail of each cell."""
+    found = cells_of(folder, layer)
+    if found is None:
+        return
+    cells = [
+        {**cell, "shown": write_cell_thumbnail(folder, place, number, str(cell["picture"]))}
+        for number, cell in enumerate(found["cells"])
+    ]
+    write_script(folder, f"{place}/cells", {**found, "cells": cells})
 
 
 def _write_layer(reader: Reader, folder: Path, layer: str, units: set[int], folders: Mapping[str, str]) -> None:

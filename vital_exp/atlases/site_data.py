@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vital_exp.atlases.cells_data import cells_of
 from vital_exp.atlases.measure_words import MAP_COLUMNS, Measure, measures
 from vital_exp.atlases.store import DONE, FAILED, MINED, NAME, ORDERS, WAIT
 from vital_exp.atlases.thumbnails import made_thumbnails
@@ -156,6 +157,7 @@ def _layer(
         "field": row["receptive_field"],
         "feeds": json.loads(row["feeds"]),
         "folder": folders[layer],
+        "cells": cells_of(folder, layer) is not None,
         "command": (meta.get("commands") or {}).get(layer),
         "planned": (meta.get("planned") or {}).get(layer, row["units"]),
         **{name: sum(status == name for _, status in statuses) for name in LETTERS},

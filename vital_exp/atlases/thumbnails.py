@@ -58,6 +58,13 @@ def write_thumbnails(
         _write(thumbnail_path(folder, layer, unit, IMAGES), [path for path, _ in tiles], lambda: _mosaic(tiles))
 
 
+def write_cell_thumbnail(folder: Path, layer: str, number: int, picture: str) -> str:
+    """Write the thumbnail of a cell's picture if it is older; return its file, or the picture's if that is broken."""
+    place = folder / FOLDER / layer / f"cell-{number}.webp"
+    _write(place, [folder / picture], lambda: _shrunk(folder / picture))
+    return place.relative_to(folder).as_posix() if place.is_file() else picture
+
+
 def _shares(box: str | None, size: Sequence[int]) -> tuple[float, ...] | None:
     """Return a window, JSON in px, as shares of the image's width and height; None for all of it."""
     if not box or len(size) != 2:

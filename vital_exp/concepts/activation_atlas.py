@@ -101,6 +101,13 @@ def activation_atlas(
     whole_number("grid", grid, 1)
     whole_number("least", least, 1)
     vectors = activation_vectors(network, layer, images, seed)
+    return atlas_of_vectors(layer, vectors, grid=grid, least=least, projection=projection, seed=seed)
+
+
+def atlas_of_vectors(
+    layer: str, vectors: Tensor, *, grid: int = 8, least: int = 2, projection: str = "pca", seed: int = 0
+) -> ActivationAtlas:
+    """Return the atlas of a layer's activation vectors (N, C); the rest is as of :func:`activation_atlas`."""
     places = cells_of(projected(vectors, projection, seed), grid)
     inside: dict[tuple[int, int], list[int]] = {}
     for number, place in enumerate(places):

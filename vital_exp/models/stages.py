@@ -202,6 +202,9 @@ def _blocks_in_a_row(modules: dict[str, nn.Module], ran: Layers) -> tuple[str, .
     shapes, first = {ran[name].shape for name in row}, _positions(ran[stem])
     if len(shapes) > 1 or abs(_positions(ran[row[0]]) - first) > EXTRA_TOKENS or first < 2:
         return ()
+    beside = [other[0] for other in rows if len(other) > 1 and not other[0].startswith(f"{row[0].rpartition('.')[0]}.")]
+    if any(1 < _positions(ran[name]) < first - EXTRA_TOKENS for name in beside):  # the row is one of several stages
+        return ()
     return tuple(dict.fromkeys((stem, *(row[i] for i in spread_blocks(len(row))))))
 
 

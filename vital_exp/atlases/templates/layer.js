@@ -76,7 +76,8 @@
     field("trail").replaceChildren(...[beside(-1, (name) => `‹ ${name}`), beside(1, (name) => `${name} ›`)].filter(Boolean));
     field("title").replaceChildren(layer.layer, " ", make("span", {}, count(layer.units, layer.kind)));
     const parts = [shape(layer), layer.field ? `receptive field ${layer.field} px` : "", layer.feeds.length ? `feeds ${layer.feeds.join(", ")}` : "", ready < layer.planned ? `${number(ready)} of ${number(layer.planned)} done so far` : ""].filter(Boolean);
-    field("summary").replaceChildren(parts.join(" · "), ...(layer.failed ? [parts.length ? " · " : "", make("a", { className: "bad", href: hash(layer.layer, null, { find: "failed" }) }, `${layer.failed} failed`)] : []));
+    const cells = layer.cells ? [parts.length ? " · " : "", make("a", { href: `cells.html${hash(layer.layer, null)}` }, "activation atlas")] : [];
+    field("summary").replaceChildren(parts.join(" · "), ...cells, ...(layer.failed ? [parts.length ? " · " : "", make("a", { className: "bad", href: hash(layer.layer, null, { find: "failed" }) }, `${layer.failed} failed`)] : []));
     field("sort").replaceChildren(make("option", { value: "" }, "number"), ...entrance.measures.map((one) => make("option", { value: one.key }, one.title)));
     field("canvas").setAttribute("aria-label", `Map of the units of ${layer.layer}: arrows go from unit to unit, Enter opens one, plus and minus zoom, 0 shows all`);
   };
