@@ -247,13 +247,14 @@ def test_a_unit_that_failed_or_is_not_there_says_so(fragment: str, told: str, si
 
 def test_the_map_opens_units_by_mouse_and_by_keyboard(site: Path, chromium: Tab) -> None:
     opened(chromium, site / "layer.html", f"{LAYER}?view=map")
-    (x, y), (left, top, _) = chromium.ask("vitalMap.where(0)"), box(chromium, "#canvas")
-    x, y = x + left, y + top
-    for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
-        button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
-        chromium._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
-        if kind == "mouseMoved":
-            chromium.wait("document.getElementById('chosen').textContent.startsWith('channel 0')")
+    for _ in range(100):  # the page may still be laid out
+        (x, y), (left, top, _) = chromium.ask("vitalMap.where(0)"), box(chromium, "#canvas")
+        x, y = x + left, y + top
+        chromium._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        if chromium.ask("document.getElementById('chosen').textContent.startsWith('channel 0')"):
+            break
+    for kind in ("mousePressed", "mouseReleased"):
+        chromium._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
     chromium.wait(f"document.documentElement?.dataset.ready === '{LAYER}/0'")
     opened(chromium, site / "layer.html", f"{LAYER}?view=map")
     chromium.ask("document.getElementById('canvas').focus()")

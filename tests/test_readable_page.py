@@ -14,8 +14,9 @@ from tests.test_gallery import Page
 from tests.tiny import exit_code
 from vital_exp.commands.hydra_app import SOME_FAILED
 from vital_exp.commands.report import main
-from vital_exp.reporting.combined import combine
+from vital_exp.reporting.combined import HEADLINES, combine
 from vital_exp.reporting.gallery import write_gallery
+from vital_exp.reporting.metric_words import WORDS, metric_title
 from vital_exp.reporting.sweep import find_runs, read_sweep
 
 HOSTILE = "<b>judge</b>"
@@ -126,3 +127,12 @@ def test_ratios_are_pooled_by_their_geometric_mean(tmp_path: Path) -> None:
     table = combine(read_sweep(find_runs([tmp_path])))
     cell = table.cells["net", "vital", "high_frequency_ratio"]
     assert (cell.value, cell.low, cell.high) == pytest.approx((1, 0.5, 2))
+
+
+def test_metrics_have_titles() -> None:
+    assert metric_title("path_similarity[model.stages.1]") == "path similarity, model.stages.1"
+    assert metric_title("mis_pictures[resnet50]") == "told apart by ResNet-50 (MIS)"
+    assert metric_title("mis_pictures") == "told apart by another network (MIS)"
+    assert metric_title("fid[target]") == "FID, target"
+    shown = {name for name in HEADLINES if not name.startswith("study_")} - set(WORDS)
+    assert shown == set()

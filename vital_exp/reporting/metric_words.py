@@ -52,11 +52,14 @@ WORDS = {
     "memory": ("memory (MiB)", "Most memory in use while the pictures were made."),
 }
 JUDGED = "{judge}"
+OF_LAYERS = "path_similarity"  # in its brackets stands a layer
 
 
 def metric_title(name: str) -> str:
     """Return what a metric is called: transfer_top1[resnet50] is "recognised by ResNet-50"."""
     base, _, judge = name.partition("[")
+    if base == OF_LAYERS and judge:
+        return f"{WORDS[base][0]}, {judge.removesuffix(']')}"
     who = network_words(judge.removesuffix("]"))
     title = WORDS[base][0] if base in WORDS else base.replace("_", " ")
     if JUDGED in title:
