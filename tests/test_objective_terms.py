@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -47,6 +50,7 @@ from vital_exp.targets.readout import Readout, readout
 from vital_exp.targets.unit import OUTPUT, Target
 
 SIZE = 16
+PROBE = Path(tempfile.gettempdir()) / f"probe-of-{os.getpid()}.npy"  # of the eight channels of conv1
 UNIT = 1  # class and channel of most tests: one that no ReLU closes
 
 
@@ -81,6 +85,8 @@ TABLE = (
     Capability("caricature"),
     Capability("accentuation", options=("alpha=0.1",)),
     Capability("cross_entropy", kinds=("class",)),
+    Capability("facet", options=(f"probe={PROBE}", "layer=conv1")),
+    Capability("facet", options=(f"probe={PROBE}", "layer=conv1", "rectified=false")),
     Capability("batch_norm"),
     Capability("total_variation", options=("weight=1.0",)),
     Capability("total_variation", options=("weight=1.0", "order=l1")),
@@ -95,6 +101,10 @@ CASES = [
     for capability in TABLE
     for kind in capability.kinds
 ]
+
+
+np.save(PROBE, np.linspace(-1, 2, 8, dtype=np.float32))
+atexit.register(PROBE.unlink, missing_ok=True)
 
 
 @cache

@@ -17,12 +17,13 @@ KEY = "target.vectors"
 MAIN = "directions"
 
 
-def load_directions(spec: str) -> Tensor:
+def load_directions(spec: str, key: str = KEY) -> Tensor:
     """Return the directions of a file, (K, C) float32.
 
     Args:
         spec: a .safetensors or .npy file. ``#name`` at the end chooses one of several tensors; without it, the only
             tensor or the tensor ``directions`` is read. ``#3`` chooses one direction. A tensor (C,) is one direction.
+        key: the configuration key that errors blame.
 
     Raises:
         UsageError: no such file or tensor, another kind of file, a tensor without one or two axes, a direction that is
@@ -31,20 +32,20 @@ def load_directions(spec: str) -> Tensor:
     place, _, name = spec.partition("#")
     path = Path(place).expanduser()
     if not path.is_file():
-        raise UsageError(KEY, spec, "no such file; a .safetensors or .npy file of vectors (K, C) is needed")
-    tensors = _tensors(path, spec)
+        raise UsageError(key, spec, "no such file; a .safetensors or .npy file of vectors (K, C) is needed")
+    tensors = _tensors(path, spec, key)
     row = int(name) if name.isdecimal() and name not in tensors else None
-    vectors: Tensor = torch.atleast_2d(_tensor(tensors, "" if row is not None else name, spec).float())
+    vectors: Tensor = torch.atleast_2d(_tensor(tensors, "" if row is not None else name, spec, key).float())
     if vectors.ndim != 2 or 0 in vectors.shape:
-        raise UsageError(KEY, spec, f"holds a tensor {tuple(vectors.shape)}; (K, C) is needed, one row per direction")
+        raise UsageError(key, spec, f"holds a tensor {tuple(vectors.shape)}; (K, C) is needed, one row per direction")
     if not vectors.isfinite().all() or (vectors == 0).all(dim=1).any():
-        raise UsageError(KEY, spec, "holds a direction that is zero or not finite")
+        raise UsageError(key, spec, "holds a direction that is zero or not finite")
     if row is not None and row >= len(vectors):
-        raise UsageError(KEY, spec, f"holds {len(vectors)} directions, 0 to {len(vectors) - 1}")
+        raise UsageError(key, spec, f"holds {len(vectors)} directions, 0 to {len(vectors) - 1}")
     return vectors if row is None else vectors[row : row + 1]
 
 
-def _tensors(path: Path, spec: str) -> dict[str, Tensor]:
+def _tensors(path: Path, spec: str, key: str) -> dict[str, Tensor]:
     """Return the tensors of a file by name; the array of a .npy file has the name ``""``."""
     try:
         if path.suffix == ".npy":
@@ -52,13 +53,13 @@ def _tensors(path: Path, spec: str) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         problem = f"cannot be read as .safetensors or .npy ({str(error).splitlines()[0]})"
-        raise UsageError(KEY, spec, problem) from None
+        raise UsageError(key, spec, problem) from None
 
 
-def _tensor(tensors: dict[str, Tensor], name: str, spec: str) -> Tensor:
+def _tensor(tensors: dict[str, Tensor], name: str, spec: str, key: str) -> Tensor:
     if not name and len(tensors) == 1:
         return next(iter(tensors.values()))
     name = name or (MAIN if MAIN in tensors else name)
     if name not in tensors:
-        raise UsageError(KEY, spec, f"name one of the file's tensors, file#name: {', '.join(tensors)}", list(tensors))
+        raise UsageError(key, spec, f"name one of the file's tensors, file#name: {', '.join(tensors)}", list(tensors))
     return tensors[name]
