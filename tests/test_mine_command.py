@@ -62,6 +62,10 @@ def test_a_mining_leaves_an_index_sheets_and_a_page(
     run = placed(places, *SHORT, *QUIET, "hydra.run.dir=run")
     assert command(*run) == 0
     printed = capsys.readouterr().out
+    said = [line.split(maxsplit=1)[0] for line in printed.splitlines()]
+    assert said[:5] == ["preparing", "model", "images", "units", "folder"]
+    assert "\nmodel    embedded_resnet on cpu\n" in printed
+    assert "\nunits    2 of layer4, k=3 images on each side\n" in printed
     assert "2 of 8 images could not be read: a/broken0.png" in printed
     assert f"index: {Path('run/index.sqlite').resolve()} (2 units of layer4)" in printed
     assert str(Path("run/index.html")) in printed

@@ -210,7 +210,7 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
 def _announce(content: Mapping[str, Any], config_name: str) -> None:
     line = announcement(content, config_name)
     if line:
-        print(line, flush=True, file=sys.stdout if content.get("list") is None else sys.stderr)
+        print(line, flush=True)
 
 
 def _note_mistake(folder: Path, mistake: str) -> None:

@@ -89,6 +89,8 @@ def _mine(config: DictConfig, out: Path) -> int:
     if config.dry_run:
         print(mining.plan())
         return 0
+    mining.check()
+    _open(mining.described(), out)
     index = mining.run(out)
     _record(config, out, mining.units.network, mining.batch_size)
     _tell_corrupt(index.corrupt, len(mining.folder.paths))
@@ -107,6 +109,13 @@ def _mine(config: DictConfig, out: Path) -> int:
         unit = [f"target.layer={layer}", f"target.index={number}", *place]
         print(_next([*kind, *unit, f"references.index={index.path}"]))
     return 0
+
+
+def _open(described: dict[str, str], out: Path) -> None:
+    """Print what is mined before the first pass begins."""
+    from vital_exp.mining.plan import told
+
+    print(told({**described, "folder": str(out)}), flush=True)
 
 
 def _next(asked: list[str]) -> str:
@@ -180,6 +189,9 @@ def _concepts(config: DictConfig, out: Path) -> int:
     if config.dry_run:
         print(mining.plan())
         return 0
+    mining.settings.check()
+    mining.patch.check(mining.network.preprocessing.size)
+    _open(mining.described(), out)
     concepts, index = mining.run(out)
     _record(config, out, mining.network, mining.batch_size)
     _tell_corrupt(index.corrupt, len(mining.folder.paths))

@@ -137,15 +137,24 @@ class ConceptMining:
         windows = len(self.patch.windows(*self.network.preprocessing.size))
         ranked = min(images, own.count * min(self.k, images))
         found, mined = cost.seconds(images, images * windows), cost.seconds(images, images)
+        described = self.described()
+        importance = own.importance if own.of_class is not None else NONE
         lines = {
-            "model": f"{self.network.name} on {self.network.device}",
-            "images": images_line(self.folder),
-            "concepts": f"{own.count} of {self.layer} by {own.method}, of {windows} windows of each image,"
-            f" about {duration(found)}, and importance {own.importance if own.of_class is not None else NONE}",
+            **described,
+            "concepts": f"{described['concepts']}, about {duration(found)}, and importance {importance}",
             "1st pass": f"{images} images, about {duration(mined)}",
             "2nd pass": f"at most {ranked} images, about {duration(cost.seconds(ranked, ranked * windows))}",
         }
         return told(lines)
+
+    def described(self) -> dict[str, str]:
+        """Return of which network, images and layer the concepts are, by the name of a line."""
+        own, windows = self.settings, len(self.patch.windows(*self.network.preprocessing.size))
+        return {
+            "model": f"{self.network.name} on {self.network.device}",
+            "images": images_line(self.folder),
+            "concepts": f"{own.count} of {self.layer} by {own.method}, of {windows} windows of each image",
+        }
 
     def mining(self, concepts: Concepts) -> Mining:
         """Return the mining of the images and patches that drive the concepts, by projection on their directions."""

@@ -139,13 +139,16 @@ class Mining:
             UsageError: see :meth:`check`.
         """
         self.check()
+        return told(self.described() | self.plan_of_passes())
+
+    def described(self) -> dict[str, str]:
+        """Return of which network, images and units the mining is, by the name of a line."""
         units = sum(map(len, self.units.channels.values()))
-        lines = {
+        return {
             "model": f"{self.units.network.name} on {self.units.network.device}",
             "images": images_line(self.folder),
             "units": f"{units} of {', '.join(self.units.layers)}, k={self.k} images on each side",
         }
-        return told(lines | self.plan_of_passes())
 
     def plan_of_passes(self) -> dict[str, str]:
         """Return, by the pass's name, what each pass would do and how long it would take; a few batches are timed."""

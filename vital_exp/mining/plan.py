@@ -13,6 +13,7 @@ from torch import Tensor
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.patches import Box, PatchSettings
 from vital_exp.references.decoding import printable
+from vital_exp.terminal_tables import wrapped
 
 TIMED_BATCHES = 2
 # About so many windows hold one position (exactly 4 at an overlap of one half); search=strongest sizes batches by it.
@@ -73,8 +74,8 @@ def windows_per_image(patch: PatchSettings, boxes: Sequence[Box], units_per_imag
 
 
 def told(lines: Mapping[str, str]) -> str:
-    """Return lines with their names as text, a line each."""
-    return "\n".join(f"{name:8} {text}" for name, text in lines.items())
+    """Return lines with their names as text, wrapped at 80 columns."""
+    return "\n".join(wrapped(f"{name:8} {text}", indent=9) for name, text in lines.items())
 
 
 def images_line(folder: ImageFolder) -> str:
