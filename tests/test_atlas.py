@@ -29,6 +29,8 @@ from vital_exp.atlases.store import DONE, FAILED, MEMBER, STRONGEST, Store
 from vital_exp.atlases.windows import MEMBERS_SHOWN
 from vital_exp.commands.atlas import main
 from vital_exp.commands.hydra_app import MISTAKE, SOME_FAILED
+from vital_exp.commands.mine import main as mine
+from vital_exp.concepts.concepts import Concepts
 from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
 from vital_exp.models.loading import wrap
@@ -80,6 +82,11 @@ def store(place: Path) -> Store:
 
 def activations(store: Store) -> dict[str, np.ndarray[Any, Any]]:
     """Every unit's largest activation by every image that can be read, (N, U), computed anew."""
+    return {layer: values.max((2, 3)) for layer, values in activation_maps(store).items()}
+
+
+def activation_maps(store: Store) -> dict[str, np.ndarray[Any, Any]]:
+    """The activations (N, U, H, W) of every layer by every image that can be read."""
     network, found = tiny_net(width=WIDTH), {}
     folder = Path(store.meta()["folder"])
     paths = [path for path in sorted(folder.glob("*/*.png")) if path.stem != "broken"]
@@ -91,7 +98,7 @@ def activations(store: Store) -> dict[str, np.ndarray[Any, Any]]:
         found["layer1.0"] = network.layer1[0](network.bn1(found["conv1"]).relu())
         found["layer1.0"] = found["layer1.0"].clone()
         found["output"] = network.fc(found["layer1.0"].relu().mean((2, 3)))[..., None, None]
-    return {layer: values.amax((2, 3)).double().numpy() for layer, values in found.items()}
+    return {layer: values.double().numpy() for layer, values in found.items()}
 
 
 def test_layers_in_the_order_of_the_network(store: Store) -> None:
@@ -336,6 +343,28 @@ def test_a_unit_that_fails_says_why_and_the_others_go_on(place: Path, workplace:
     assert "no image activates this feature" in str(found.units("layer1.0", 1)[0].error)
     assert found.layers()[0].kind == "sae"
     assert found.facets("layer1.0", 0)[0].picture is not None
+
+
+def test_concepts_are_units(place: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = [word for word in asked(place) if word.startswith(("model", "images", "workers", "progress", "cache_dir"))]
+    found = ["concepts=pca", "concepts.count=3", "layers=[layer1.0]", "k=5", "hydra.run.dir=found"]
+    assert exit_code(mine, *own, "trainer.accelerator=cpu", *found) == 0
+    assert exit_code(main, *asked(place, "concepts=found", "facets=1", "judge=null", "hydra.run.dir=atlas")) == 0
+    store = Store.open("atlas")
+    (layer,) = store.layers()
+    assert (layer.layer, layer.kind, layer.units) == ("layer1.0", "concept", 3)
+    assert [row.status for row in store.units()] == [DONE] * 3
+    assert all(row.picture for row in store.facets())
+    directions = Concepts.open("found").factors.directions.double().numpy()
+    maps = activation_maps(store)["layer1.0"]
+    twin = np.einsum("nchw,kc->nkhw", maps, directions).max((2, 3))
+    profile = Profile.open(store.folder, "layer1.0", "folder")
+    np.testing.assert_allclose(profile.block(0, 3), twin, rtol=5e-3, atol=5e-3)
+    command = "target=concept target.layer=layer1.0 target.index={unit} target.concepts=found"
+    assert store.meta()["commands"]["layer1.0"].endswith(command)
+    capsys.readouterr()
+    assert exit_code(main, *asked(place, "concepts=found", "layers=[conv1]")) == MISTAKE
+    assert "layers=['conv1']: the concepts of found are of layer1.0" in capsys.readouterr().err
 
 
 def test_circuits_and_audits_are_linked_on_the_pages_of_their_units(

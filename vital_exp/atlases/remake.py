@@ -10,6 +10,7 @@ from vital_exp.atlases.request import AtlasRequest, Part
 from vital_exp.reporting.share import Names
 
 KEPT = re.compile(r"\+*(model[.=@]|seed=|steps=|trainer\.)")  # keys that vital-visualize has too
+PLAIN = re.compile(r"[A-Za-z][\w.-]*")  # a value that needs no quotes
 UNIT = "{unit}"  # in place of the number
 
 
@@ -58,4 +59,6 @@ def named(word: str, names: Names) -> str:
     key, sign, value = word.partition("=")
     quote = value[:1] if value[:1] in ("'", '"') and value[-1:] == value[:1] else ""
     inner = value[len(quote) : len(value) - len(quote)]
-    return f"{key}{sign}{quote}{names.in_value(inner)}{quote}"
+    shown = names.in_value(inner)
+    quote = "" if PLAIN.fullmatch(shown) else quote
+    return f"{key}{sign}{quote}{shown}{quote}"

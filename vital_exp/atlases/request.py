@@ -166,8 +166,10 @@ def _parts(config: DictConfig, network: VisionNetwork) -> dict[str, Part]:
         concepts = Concepts.open(config.concept_folder, "concepts")
         vectors = concepts.factors.directions
         own = {"target.concepts": str(config.concept_folder)}
-        layers = _layers(config, network, (concepts.layer,))
-        return {concepts.layer: _part(config, _only(layers, "concepts"), "concept", len(vectors), vectors, own)}
+        layer = _only(_layers(config, network, (concepts.layer,)), "concepts")
+        if layer != concepts.layer:
+            raise UsageError("layers", [layer], f"the concepts of {config.concept_folder} are of {concepts.layer}")
+        return {layer: _part(config, layer, "concept", len(vectors), vectors, own)}
     if config.sae is not None:
         layer = _only(_layers(config, network), "sae")
         channels = unit_shape(network, layer, "layers")[0]

@@ -270,7 +270,7 @@ class AtlasRun:
             units = sorted(store.statuses(row.layer))
             if [row.layer, units] in related:
                 continue
-            store.write_neighbours(row.layer, neighbour_rows(self.out, row.layer, edges))
+            store.write_neighbours(row.layer, neighbour_rows(self.out, row.layer, units, edges))
             xs, ys = places(Profile.open(self.out, row.layer, KEY), int(self.asked.config.seed), method).T.tolist()
             store.update(row.layer, {"map_x": dict(enumerate(xs)), "map_y": dict(enumerate(ys))})
             related = [one for one in related if one[0] != row.layer] + [[row.layer, units]]

@@ -295,7 +295,7 @@ class Store:
     def write_layers(self, layers: Iterable[LayerRow]) -> None:
         """Write layers in place of those of the same names."""
         with closing(self._connect("rw")) as connection, connection:
-            _insert(connection, LayerRow, list(layers))
+            _insert(connection, LayerRow, layers)
 
     def write(self, *entries: Entry) -> None:
         """Write units, with what is given of them, in one transaction."""
@@ -317,7 +317,7 @@ class Store:
                 rows = [(value, layer, unit) for unit, value in values.items()]
                 connection.executemany(f"UPDATE units SET {column} = ? WHERE layer = ? AND unit = ?", rows)
 
-    def write_neighbours(self, layer: str, rows: Sequence[NeighbourRow]) -> None:
+    def write_neighbours(self, layer: str, rows: Iterable[NeighbourRow]) -> None:
         """Write all neighbours of a layer's units, in one transaction."""
         with closing(self._connect("rw")) as connection, connection:
             connection.execute("DELETE FROM neighbours WHERE layer = ?", (layer,))
@@ -391,7 +391,7 @@ def _parts(entry: Entry) -> list[tuple[type[Any], Sequence[Any] | None]]:
     ]
 
 
-def _insert(connection: sqlite3.Connection, kind: type[Any], rows: Sequence[Any]) -> None:
+def _insert(connection: sqlite3.Connection, kind: type[Any], rows: Iterable[Any]) -> None:
     columns = COLUMNS[kind]
     places = ", ".join("?" * len(columns))
     question = f"INSERT OR REPLACE INTO {TABLES[kind]} ({', '.join(columns)}) VALUES ({places})"

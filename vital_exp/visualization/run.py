@@ -122,7 +122,8 @@ class Visualization:
         if self.tell:
             path = self.folder.path if self.folder else None
             self.tell(Opening(self.setup, self.targets, work, size, self.views_per_pass, path))
-        self._tell_of_autoencoder()
+        if self.folder is None or not self.folder.results():  # a run that goes on has told it
+            self._tell_of_autoencoder()
 
     def _tell_of_autoencoder(self) -> None:
         first = self.targets[0]
