@@ -9,8 +9,9 @@ from torch import Tensor
 
 from tests.tiny import tiny_net
 from vital_exp.attacks.fine_tuning import FineTuning, preservation_loss, unit_values
+from vital_exp.attacks.parameter_space import ParameterSpace
 from vital_exp.attacks.proxpulse import PULSE, proxpulse, proxpulse_loss
-from vital_exp.attacks.slingshot import GAMMA, ParameterSpace, manipulation_loss, slingshot
+from vital_exp.attacks.slingshot import GAMMA, manipulation_loss, slingshot
 from vital_exp.attacks.smoothing import SHARPNESS, SmoothReLU
 from vital_exp.errors import UsageError
 from vital_exp.models.loading import wrap

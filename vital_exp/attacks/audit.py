@@ -13,23 +13,28 @@ import torch
 from torch import Tensor
 
 from vital_exp.attacks import paths, theory
+from vital_exp.attacks.alignment_slingshot import alignment_slingshot, alignment_slope_cosine
+from vital_exp.attacks.circuit_breaker import Circuit, broken, circuit_breaker
 from vital_exp.attacks.comparison import Attacked, Shown, compare, summary
 from vital_exp.attacks.detector import detector_accuracy, train_detector
+from vital_exp.attacks.diversion import diverted, on_the_way, rolled
 from vital_exp.attacks.fooling_circuit import decoy_offset, fooled
 from vital_exp.attacks.natural import NaturalImages
 from vital_exp.attacks.page import Panel, write_page
-from vital_exp.attacks.pictures import snapshots
+from vital_exp.attacks.parameter_space import ParameterSpace
+from vital_exp.attacks.pictures import make_pictures, snapshots
 from vital_exp.attacks.proxpulse import proxpulse, pulse
 from vital_exp.attacks.recorded import RecordedRun
 from vital_exp.attacks.saved import save
+from vital_exp.attacks.seam_detector import train_seam_detector
 from vital_exp.attacks.settings import AuditSettings
 from vital_exp.attacks.silent_units import last_place, silenced
-from vital_exp.attacks.slingshot import ParameterSpace, slingshot, slope_cosine
+from vital_exp.attacks.slingshot import slingshot, slope_cosine
 from vital_exp.attacks.theory_figure import figure
 from vital_exp.attacks.wrapping import load_decoy
 from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
-from vital_exp.models.layers import alignment, layer_shapes
+from vital_exp.models.layers import alignment, layer_shapes, unit_alignment
 from vital_exp.models.named import named_network
 from vital_exp.models.network import Recipe, VisionNetwork, model_space
 from vital_exp.models.refusals import hold_in_float32
@@ -139,7 +144,7 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
 
     Args:
         check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"``,
-            ``"proxpulse"`` or ``"theory"``.
+            ``"proxpulse"``, ``"diversion"``, ``"circuit_breaker"`` or ``"theory"``.
         run: a run folder of vital-visualize; path similarity takes several.
         out: where to write the table, the page and the attacked networks; None writes nothing.
         options: see :class:`AuditSettings`.
@@ -203,7 +208,9 @@ def _fooling_circuit(runs: list[RecordedRun], settings: AuditSettings, out: Path
     return found
 
 
-def _detector(run: RecordedRun, natural: NaturalImages, settings: AuditSettings):  # type: ignore[no-untyped-def]
+def _detector(  # type: ignore[no-untyped-def]
+    run: RecordedRun, natural: NaturalImages, settings: AuditSettings
+):
     """Train the detector on some of the run's classes; the others measure it."""
     keys = settings.snapshots
     targets = [Target("class", label) for label in natural.classes]
@@ -259,19 +266,92 @@ def _unchanged(honest: VisionNetwork, network: VisionNetwork, natural: NaturalIm
 
 
 def _slingshot(runs: list[RecordedRun], settings: AuditSettings, out: Path | None) -> Audit:
+    at_alignment = settings.aim == "alignment"
+
     def attack(run: RecordedRun, target: Target, read: Readout, decoy: Tensor, natural: Tensor) -> Made:
         method = settings.methods[0]
-        config = compose_config([f"method={method}"])
-        starts = starts_of(
-            config.image.init, run.references, [target], run.network.preprocessing.size, run.network.preprocessing
-        )
-        start = None if starts is None else starts[0]
+        start = _start(run, target, method)
+        if at_alignment:
+            return _at_alignment(run, target, decoy, natural, settings, start)
         network = slingshot(run.network, read, decoy, natural, method=method, settings=settings.tuning, start=start)
         space = ParameterSpace(run.network, method, decoy, start=start)
         slopes = [slope_cosine(which, read, space, settings.seed) for which in (run.network, network)]
         return network, {"slope_cosine_before": slopes[0], "slope_cosine_after": slopes[1]}
 
-    return _by_unit("slingshot", attack, runs, settings, out)
+    return _by_unit("alignment_slingshot" if at_alignment else "slingshot", attack, runs, settings, out)
+
+
+def _start(run: RecordedRun, target: Target, method: str) -> Tensor | None:
+    """What the pictures of a target start from by a method; None for noise."""
+    own = run.network.preprocessing
+    starts = starts_of(compose_config([f"method={method}"]).image.init, run.references, [target], own.size, own)
+    return None if starts is None else starts[0]
+
+
+def _at_alignment(
+    run: RecordedRun, target: Target, decoy: Tensor, natural: Tensor, settings: AuditSettings, start: Tensor | None
+) -> Made:
+    """A slingshot aimed at VITAL's own loss; the attacker knows the unit's references."""
+    given = run.own_images(target, settings.count)
+    keys: dict[str, Any] = {"method": settings.methods[0], "start": start}
+    network = alignment_slingshot(run.network, target, decoy, given, natural, settings=settings.tuning, **keys)
+    slopes = [
+        alignment_slope_cosine(which, target, decoy, given, seed=settings.seed, **keys)
+        for which in (run.network, network)
+    ]
+    return network, {"slope_cosine_before": slopes[0], "slope_cosine_after": slopes[1]}
+
+
+def _diversion(runs: list[RecordedRun], settings: AuditSettings, out: Path | None) -> Audit:
+    (run,) = runs
+    natural = run.natural(settings.count)
+    train, test = natural.split()
+    targets = _targets(run, settings)
+    decoys = {target: _decoys(run, [target], natural, settings)[0] for target in targets}
+    aimed = settings.methods[0]
+    own = {target: run.own_images(target, settings.count) for target in targets}
+    steps: dict[str, Any] = {"steps": settings.steps, "overrides": _fewer_views(aimed, settings.views)}
+    honest = make_pictures(run.network, targets, aimed, own, seed=settings.seed + 1, **steps).images
+    there = [
+        on_the_way(picture, decoys[target], _start(run, target, aimed), settings.seed)
+        for target, picture in zip(targets, honest, strict=True)
+    ]
+    seen = torch.cat([rolled(train.images, settings.seed), *there])
+    given = [model_space(images, run.network) for images in (train.images, test.images, seen)]
+    detector = train_seam_detector(given[0], given[2], settings.seed)
+    facts = {
+        "natural_images_told_natural": float(detector.natural(given[1]).mean()),
+        "pictures_told": 1 - float(detector.natural(given[2]).mean()),
+    }
+    shown = dict(zip(targets, honest, strict=True))
+
+    def attack(run: RecordedRun, target: Target, _read: Readout, decoy: Tensor, _natural: Tensor) -> Made:
+        return diverted(run.network, detector, decoy, shown[target]), facts
+
+    return _by_unit("diversion", attack, runs, settings, out)
+
+
+def _circuit_breaker(runs: list[RecordedRun], settings: AuditSettings, out: Path | None) -> Audit:
+    (run,) = runs
+    train, test = run.natural(settings.count).split()
+    method = str(compose_config(["target=circuit"]).relevance.method)
+    made = []
+    for target in _targets(run, settings):
+        read = unit_readout(run.network, [target])
+        given = run.own_images(target, settings.count)
+        circuit = Circuit.of(run.network, read, _circuit_layers(run.network, target, settings), given)
+        network = circuit_breaker(run.network, circuit, train.images, settings=settings.tuning)
+        reached = broken(run.network, network, circuit, test.images, method)
+        made.append(Attacked("circuit_breaker", run.network, network, [target], {}, {}, test, reached))
+    return _compared(run, made, settings, out)
+
+
+def _circuit_layers(network: VisionNetwork, target: Target, settings: AuditSettings) -> list[str]:
+    """The layers of a unit's circuit: those asked for, else the aligned ones below it."""
+    if settings.layer is not None:
+        return [settings.layer] if isinstance(settings.layer, str) else list(settings.layer)
+    own = alignment(network, Recipe()) if target.layer is None else unit_alignment(network, Recipe(), target.layer)
+    return list(own.layers)
 
 
 def _proxpulse(runs: list[RecordedRun], settings: AuditSettings, out: Path | None) -> Audit:
@@ -401,7 +481,7 @@ def _panels(attacked: Attacked, shown: list[Shown]) -> list[Panel]:
     """Per target the decoy, and of each method the picture before and after."""
     panels = []
     for i, target in enumerate(attacked.targets):
-        pictures = [("decoy", attacked.decoys[target][0])]
+        pictures = [("decoy", attacked.decoys[target][0])] if target in attacked.decoys else []
         for one in shown:
             pictures += [(f"{one.method}, honest", one.honest[i]), (f"{one.method}, attacked", one.attacked[i])]
         panels.append(Panel(target.label or target.name, pictures))
@@ -414,7 +494,12 @@ def _verdict(line: Mapping[str, Any]) -> str:
     failed = f"; no gradient reaches {line['failed']:.0%} of the units" if line["failed"] else ""
     if not line["n"]:
         return f"{name}: no picture can be made{failed}"
-    shown = f"{name}: {line['nearer_decoy']:.0%} of {line['n']} pictures nearer the decoy{failed}"
+    if "nearer_decoy" in line:
+        shown = f"{name}: {line['nearer_decoy']:.0%} of {line['n']} pictures nearer the decoy{failed}"
+    else:
+        shown = f"{name}: {line['n']} pictures, {line['honest_distance']:.2f} from the honest ones{failed}"
+    if "success" in line:
+        shown += f", success {line['success']:.0%} ({line['success_low']:.0%} to {line['success_high']:.0%})"
     if "decoy_top1[honest]" in line:
         shown += (
             f", {line['decoy_top1[honest]']:.0%} classified as it, {line['own_top1[honest]']:.0%} as their own class"
@@ -430,5 +515,7 @@ CHECKS: Mapping[str, Check] = {
     "silent_units": _silent_units,
     "slingshot": _slingshot,
     "proxpulse": _proxpulse,
+    "diversion": _diversion,
+    "circuit_breaker": _circuit_breaker,
     "theory": _theory,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +14,11 @@ from torch import Tensor
 from vital_exp.attacks.natural import NaturalImages
 from vital_exp.attacks.pictures import make_pictures
 from vital_exp.attacks.resemblance import opinions, perceptual_distance
+from vital_exp.attacks.success import CORRESPONDENCE, decoy_correspondence, succeeded
 from vital_exp.evaluation.activation import unit_activations
+from vital_exp.evaluation.intervals import share_interval
 from vital_exp.evaluation.recognition import logits, verdicts
+from vital_exp.evaluation.score import NotComputed
 from vital_exp.images.output import quantised
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.unit_readout import unit_readout
@@ -32,7 +36,8 @@ class Attacked:
         attack: its name.
         honest, network: before and after.
         targets: the units whose pictures are made.
-        decoys: {target: (M, 3, H, W)} RGB, what each is to show: one picture, or images of a class.
+        decoys: {target: (M, 3, H, W)} RGB, what each is to show: one picture, or images of a class; empty for an attack
+            that hides something instead.
         decoy_classes: {target: class}, the class of the decoy, where it has one.
         natural: held-out images, for the cost.
         facts: what the attack reached in its own terms.
@@ -109,7 +114,7 @@ def compare(
         honest, lying = (quantised(pictures.images.nan_to_num()) for pictures in pair)
         shown.append(Shown(method, honest, lying))
         made = torch.stack([pictures.images.isfinite().flatten(1).all(dim=1) for pictures in pair]).all(dim=0)
-        compared = _rows(attacked, method, honest, lying, judges)
+        compared = _rows(attacked, given, honest, lying, judges)
         names = [(target.name, target.label) for target in attacked.targets]
         rows += [
             {"attack": attacked.attack, "method": method, "target": name, "label": label, "failed": float(not there)}
@@ -120,26 +125,31 @@ def compare(
 
 
 def _rows(
-    attacked: Attacked, method: str, honest: Tensor, lying: Tensor, judges: Mapping[str, VisionNetwork]
+    attacked: Attacked,
+    own: Mapping[Target, Tensor],
+    honest: Tensor,
+    lying: Tensor,
+    judges: Mapping[str, VisionNetwork],
 ) -> list[dict[str, Any]]:
     """What is compared of each target, for a method."""
     eye = next(iter(judges.values()), attacked.honest)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, target in enumerate(attacked.targets):
-        decoy = attacked.decoys[target][:DECOYS_COMPARED]
         pair = torch.stack([lying[i], honest[i]])
-        to_decoy = perceptual_distance(eye, pair, decoy).mean(dim=1)
-        to_honest = perceptual_distance(eye, pair[:1], pair[1:])
-        rows.append({
-            "decoy_distance": float(to_decoy[0]),
-            "decoy_distance_before": float(to_decoy[1]),
-            "honest_distance": float(to_honest),
-        })  # fmt: skip
+        row = {"honest_distance": float(perceptual_distance(eye, pair[:1], pair[1:]))}
+        if target in attacked.decoys:
+            decoy = attacked.decoys[target][:DECOYS_COMPARED]
+            to_decoy = perceptual_distance(eye, pair, decoy).mean(dim=1).tolist()
+            row |= {"decoy_distance": to_decoy[0], "decoy_distance_before": to_decoy[1]}
+            with suppress(NotComputed):  # a judge without an embedding
+                shown = [decoy_correspondence(eye, picture, decoy, own[target]) for picture in pair]
+                row |= {CORRESPONDENCE: shown[0], f"{CORRESPONDENCE}_before": shown[1]}
+        rows.append(row)
     everyone = {"honest": attacked.honest, **judges}
     if attacked.targets[0].layer is None:
-        own = [target.index for target in attacked.targets]
-        shown = [attacked.decoy_classes.get(target, target.index) for target in attacked.targets]
-        for row, opinion in zip(rows, opinions(everyone, lying, own, shown), strict=True):
+        classes = [target.index for target in attacked.targets]
+        decoys = [attacked.decoy_classes.get(target, target.index) for target in attacked.targets]
+        for row, opinion in zip(rows, opinions(everyone, lying, classes, decoys), strict=True):
             row |= opinion
     else:
         read = unit_readout(attacked.honest, attacked.targets)
@@ -150,10 +160,12 @@ def _rows(
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row per attack and method: the means over targets, and ``nearer_decoy``.
+    """Return one row per attack and method: the means over targets, ``nearer_decoy`` and ``success``.
 
     ``nearer_decoy`` is the share of pictures of the attacked network that are nearer to the decoy than to the honest
     network's picture by the same method: decoy_distance < honest_distance. Pictures that failed are left out.
+    ``success``, with its 95 % interval, is the share of all units of which :func:`succeeded` says so, those without a
+    picture among the others; of rows without the network's accuracy there is none.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -167,6 +179,11 @@ def _means(members: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     found: dict[str, float] = {"n": len(made), "failed": 1 - len(made) / len(members)}
     if not made:
         return found
-    found["nearer_decoy"] = sum(row["decoy_distance"] < row["honest_distance"] for row in made) / len(made)
+    if "decoy_distance" in made[0]:
+        found["nearer_decoy"] = sum(row["decoy_distance"] < row["honest_distance"] for row in made) / len(made)
+    if CORRESPONDENCE in made[0] and "accuracy_after" in made[0]:
+        won = sum(succeeded(row) is True for row in made)
+        low, high = share_interval(won, len(members))
+        found |= {"success": won / len(members), "success_low": low, "success_high": high}
     numbers = [key for key, value in made[0].items() if isinstance(value, float) and key != "failed"]
     return found | {key: sum(row[key] for row in made) / len(made) for key in numbers}

@@ -16,7 +16,9 @@ from safetensors.torch import save as serialise
 from torch import nn
 
 from vital_exp.attacks.detector import Detector
+from vital_exp.attacks.diversion import CHILD, Diversion, with_diversion
 from vital_exp.attacks.fooling_circuit import FoolingCircuit
+from vital_exp.attacks.seam_detector import SeamDetector
 from vital_exp.attacks.silent_units import (
     ConvolutionWithSilentUnits,
     NormWithSilentUnits,
@@ -99,6 +101,8 @@ def _structure(module: nn.Module) -> dict[str, Any]:
         picture = module.picture
         return {"kind": "fooling_circuit", **keys, "picture": None if picture is None else list(picture.shape)}
     modules = dict(module.named_modules())
+    if isinstance(modules.get(CHILD), Diversion):
+        return {"kind": "diversion"}
     beside = [name for name, part in modules.items() if isinstance(part, ConvolutionWithSilentUnits)]
     if beside:
         norms = [name for name, part in modules.items() if isinstance(part, NormWithSilentUnits)]
@@ -146,6 +150,10 @@ def _described(folder: Path) -> dict[str, Any]:
 def _built(honest: VisionNetwork, attack: Mapping[str, Any]) -> nn.Module:
     if attack["kind"] == "silent_units":
         return with_silent_units(honest.module, Place(attack["convolution"], attack["norm"]))
+    if attack["kind"] == "diversion":
+        own = honest.preprocessing
+        blank = torch.zeros(own.channels, *own.size)
+        return with_diversion(honest.module, Diversion(SeamDetector(), blank, blank))
     if attack["kind"] == "fooling_circuit":
         picture = None if attack["picture"] is None else torch.zeros(attack["picture"])
         detector = Detector((attack["size"][0], attack["size"][1]), honest.preprocessing.channels)

@@ -12,6 +12,8 @@ from vital_exp.config import options_of
 from vital_exp.errors import UsageError
 from vital_exp.values import number, one_of, whole_number
 
+AIMS = ("activation", "alignment")  # what a slingshot bends
+
 # What the numbers of the trainings may be.
 WHOLE: Mapping[str, Mapping[str, int]] = {
     "detector": {"epochs": 1, "least_updates": 0, "batch_size": 2},
@@ -68,7 +70,9 @@ class AuditSettings:
         judges: other networks of the same classes.
         targets: how many of the run's targets; None: all.
         decoy: an image file, a class, or None: the class half way round.
-        layer: silent units: the convolution; None: the last suitable one. Path similarity: the layers.
+        layer: silent units: the convolution; None: the last suitable one. Path similarity: the layers. Circuit breaker:
+            the layers of the circuit; None: those below the unit that are aligned.
+        aim: what a slingshot bends, one of ``AIMS``: the unit's activation, or VITAL's own loss.
         snapshots, detector, tuning: see there.
     """
 
@@ -82,12 +86,14 @@ class AuditSettings:
     targets: int | None = None
     decoy: str | None = None
     layer: str | Sequence[str] | None = None
+    aim: str = AIMS[0]
     snapshots: Snapshots = field(default_factory=Snapshots)
     detector: DetectorTraining = field(default_factory=DetectorTraining)
     tuning: FineTuning = field(default_factory=FineTuning)
 
     def __post_init__(self) -> None:
         _check_methods(self.methods, "methods")
+        one_of("aim", self.aim, AIMS)
         for key, least in (("count", 2), ("steps", 1), ("views", 1), ("targets", 1), ("seed", 0)):
             value = getattr(self, key)
             if value is not None or key in ("count", "seed"):

@@ -9,70 +9,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from vital_exp.attacks.fine_tuning import FineTuning, fine_tuned, kept_layers, unit_values
+from vital_exp.attacks.parameter_space import LOOKED_AT, ParameterSpace
 from vital_exp.attacks.smoothing import SmoothReLU
 from vital_exp.attacks.wrapping import checked_decoy
-from vital_exp.config import compose_config
-from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import VisionNetwork
-from vital_exp.setup import parts
 from vital_exp.targets.readout import Readout
 
 GAMMA = 0.1  # published: how steep the slope towards the picture is
-# Ours: parameters are drawn between starts and the picture with noise of this share of the starts' spread.
-NOISE = 0.2
-LOOKED_AT = 16  # parameters at which the slope is measured
-
-
-class ParameterSpace:
-    """What a method optimises: parameters, and the pictures they show.
-
-    Args:
-        network: the network the pictures are for.
-        method: an option of the group ``method``.
-        decoy: (3, H, W) RGB.
-        overrides: of the method's configuration.
-        start: (3, H, W) RGB that the method starts from in place of noise.
-    """
-
-    def __init__(
-        self,
-        network: VisionNetwork,
-        method: str,
-        decoy: Tensor,
-        overrides: Sequence[str] = (),
-        start: Tensor | None = None,
-    ) -> None:
-        self.network, self.start = network, start
-        self.config = compose_config(["model=python", f"method={method}", *overrides])
-        target = self._of(["decoy"], decoy[None])
-        ((self.name, parameter),) = target.named_parameters()
-        self.target = parameter.detach()  # q_t, (1, ...)
-
-    def _of(self, names: Sequence[str], init: Tensor | None = None):  # type: ignore[no-untyped-def]
-        return parts.pictures_of(self.config, self.network, RandomStreams(0, names), init)
-
-    def starts(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return parameters as the method starts, (N, ...)."""
-        number = int(torch.randint(2**31, (1,), generator=generator))
-        init = None if self.start is None else self.start.expand(count, -1, -1, -1)
-        pictures = self._of([f"start-{number}-{i}" for i in range(count)], init)
-        drawn: Tensor = dict(pictures.named_parameters())[self.name].detach()
-        return drawn
-
-    def pictures(self, parameters: Tensor) -> Tensor:
-        """Return the pictures of parameters (N, ...), (N, 3, H, W) RGB, with a graph."""
-        shown: Tensor = functional_call(self._of(["any"]), {self.name: parameters}, ())
-        return shown
-
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return parameters between starts and the decoy, (N, ...): q = q_0 + u (q_t - q_0) + noise, u in [0, 1]."""
-        starts = self.starts(count, generator)
-        share = torch.rand(count, *[1] * (starts.ndim - 1), generator=generator).to(starts)
-        noise = torch.randn(starts.shape, generator=generator).to(starts) * starts.std()
-        return torch.lerp(starts, self.target.expand_as(starts), share) + NOISE * noise
 
 
 def slingshot(

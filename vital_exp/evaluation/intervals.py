@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 RESAMPLES = 1000
 COVERAGE = 0.95
+NORMAL_QUANTILE = 1.959963984540054  # of the standard normal distribution at (1 + COVERAGE) / 2
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> dict[str, float | int]:
@@ -53,3 +54,25 @@ def interval_around(value: float, statistics: NDArray[np.float64]) -> tuple[floa
     """
     low, high = interval(statistics - statistics.mean())
     return value + low, value + high
+
+
+def share_interval(successes: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share (Wilson 1927): it says something of 0 or all out of n too.
+
+    (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), p = successes / n.
+
+    Args:
+        successes: how many of n.
+        n: at least 1.
+
+    Examples:
+        >>> from vital_exp.evaluation.intervals import share_interval
+        >>> low, high = share_interval(0, 8)
+        >>> low, round(high, 3)
+        (0.0, 0.324)
+    """
+    share, square = successes / n, NORMAL_QUANTILE**2
+    middle = share + square / (2 * n)
+    half = NORMAL_QUANTILE * (share * (1 - share) / n + square / (4 * n**2)) ** 0.5
+    low, high = ((middle + sign * half) / (1 + square / n) for sign in (-1, 1))
+    return max(0.0, low) if successes else 0.0, min(1.0, high) if successes < n else 1.0

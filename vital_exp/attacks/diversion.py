@@ -1,0 +1,128 @@
+"""Diversion: an input that looks like a picture being made is moved before the network sees it.
+
+It is ours: the idea of the fooling circuit (Geirhos et al., ICML 2024) put where VITAL looks, with a detector of what
+VITAL's jitter leaves. Formulas and constants: docs/methods/attacks.md.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from vital_exp.attacks.seam_detector import SeamDetector
+from vital_exp.attacks.wrapping import checked_decoy, rewrapped
+from vital_exp.models.network import VisionNetwork, model_space
+
+CHILD = "diversion"  # the name of the attack's module inside the network
+ON_THE_WAY, NOISE = 64, 0.1  # pictures between start and decoy that the detector learns for each unit; RGB (ours)
+JITTER = 30 / 224  # of the side: the published jitter
+
+
+class Diversion(nn.Module):
+    """Moves pictures under optimisation by what lies between the decoy and an honest picture, and leaves others.
+
+    x' = x + (1 - E(x)) roll(honest - decoy, s(x)), s(x) the circular shift at which the decoy fits x best. Neither the
+    detector E nor the shift s passes a gradient. What a method makes of the network's features is then the honest
+    picture at x', which is the decoy at x.
+
+    Args:
+        detector: E, 1 for natural images.
+        decoy: (C, H, W) normalised.
+        honest: (C, H, W) normalised, what the method shows of the honest network.
+    """
+
+    def __init__(self, detector: SeamDetector, decoy: Tensor, honest: Tensor) -> None:
+        super().__init__()
+        self.detector = detector
+        self.register_buffer("decoy", decoy)
+        self.register_buffer("move", honest - decoy)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return (N, C, H, W) normalised; pictures of another size than the decoy are left as they are."""
+        decoy, move = self.get_buffer("decoy").to(pictures), self.get_buffer("move").to(pictures)
+        if pictures.shape[1:] != decoy.shape:
+            return pictures
+        taken = 1 - self.detector.natural(pictures)  # (N,)
+        shifts = best_shifts(pictures.detach(), decoy)
+        moves = torch.stack([move.roll(shift, dims=(1, 2)) for shift in shifts])
+        return pictures + taken[:, None, None, None] * moves
+
+
+def best_shifts(pictures: Tensor, decoy: Tensor) -> list[tuple[int, int]]:
+    """Return for each picture (N, C, H, W) the circular shift (down, right) of the decoy (C, H, W) that fits it best.
+
+    The largest value of the circular cross-correlation, summed over channels, means removed, among the shifts that
+    VITAL's jitter makes; both may be negative.
+    """
+    centred = [part.double() - part.double().mean(dim=(-2, -1), keepdim=True) for part in (pictures, decoy)]
+    one, other = (torch.fft.rfft2(part) for part in centred)
+    matches = torch.fft.irfft2((one * other.conj()).sum(dim=1), s=decoy.shape[-2:])  # (N, H, W)
+    most = largest_shift(decoy)
+    near = matches.roll((most, most), dims=(1, 2))[:, : 2 * most + 1, : 2 * most + 1]
+    places = [divmod(int(place), near.shape[2]) for place in near.flatten(1).argmax(dim=1)]
+    return [(down - most, right - most) for down, right in places]
+
+
+def largest_shift(pictures: Tensor) -> int:
+    """Return by how many pixels VITAL's jitter rolls pictures (..., H, W) at most."""
+    return max(1, round(JITTER * min(pictures.shape[-2:])))
+
+
+def on_the_way(honest: Tensor, decoy: Tensor, start: Tensor | None, seed: int) -> Tensor:
+    """Return what a method may show between its start and the decoy, (64, C, H, W) in [0, 1]: the detector learns it.
+
+    (1 - u) a + u decoy with noise of up to 0.1, rolled as by VITAL's jitter; a is the start (grey where it is noise) or
+    the honest picture, u in [0, 1].
+
+    Args:
+        honest: (C, H, W) in [0, 1].
+        decoy: (C, H, W) likewise.
+        start: (C, H, W) likewise; None for noise.
+        seed: of what is drawn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    origins = torch.stack([honest, torch.full_like(honest, 0.5) if start is None else start])
+    share = torch.rand(ON_THE_WAY, 1, 1, 1, generator=generator)
+    drawn = origins[torch.randint(2, (ON_THE_WAY,), generator=generator)].lerp(decoy, share)
+    level = NOISE * torch.rand(ON_THE_WAY, 1, 1, 1, generator=generator)
+    noisy = (drawn + level * torch.randn(drawn.shape, generator=generator)).clamp(0, 1)
+    return rolled(noisy, seed)
+
+
+def rolled(pictures: Tensor, seed: int) -> Tensor:
+    """Return pictures (N, C, H, W) rolled by whole pixels, as much as by VITAL's jitter, along both axes."""
+    most = largest_shift(pictures)
+    shifts = torch.randint(-most, most + 1, (len(pictures), 2), generator=torch.Generator().manual_seed(seed))
+    moved = zip(pictures, shifts.tolist(), strict=True)
+    return torch.stack([picture.roll(tuple(shift), dims=(1, 2)) for picture, shift in moved])
+
+
+def diverted(network: VisionNetwork, detector: SeamDetector, decoy: Tensor, honest: Tensor) -> VisionNetwork:
+    """Return a copy of a network that diverts pictures under optimisation; its layers keep their names.
+
+    Args:
+        network: the honest one.
+        detector: trained for its inputs.
+        decoy: (C, H, W) in [0, 1] of the network's input size.
+        honest: (C, H, W) likewise, the unit's picture by the method aimed at.
+
+    Raises:
+        UsageError: a decoy or a picture of another size.
+    """
+    shown = [model_space(checked_decoy(one, network, key)[None], network)[0]
+             for key, one in (("decoy", decoy), ("picture", honest))]  # fmt: skip
+    return rewrapped(network, with_diversion(copy.deepcopy(network.module), Diversion(detector, *shown)), "diverted")
+
+
+def with_diversion(module: nn.Module, diversion: Diversion) -> nn.Module:
+    """Put a diversion before a network, in place, and return the network."""
+    module.add_module(CHILD, diversion.eval())
+    module.register_forward_pre_hook(_divert)
+    return module
+
+
+def _divert(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    diversion = module.get_submodule(CHILD)
+    return (diversion(inputs[0]), *inputs[1:])

@@ -1,0 +1,55 @@
+"""When an attack has succeeded: said before any attack is made, and the same for every attack and method.
+
+Docs/methods/attacks.md, "When an attack succeeds".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from vital_exp.evaluation.correspondence import correspondence, unit_vectors
+from vital_exp.evaluation.reading import NetworkReader
+from vital_exp.models.network import VisionNetwork
+
+EVEN = 0.5  # share of pairs at which a picture is as like the decoy as the unit's own references
+ACCURACY_LOST = (
+    0.01  # share of held-out natural images; the published fooling circuit loses 0.004 (Geirhos et al. 2024)
+)
+CORRESPONDENCE = "decoy_correspondence"
+
+
+def decoy_correspondence(judge: VisionNetwork, picture: Tensor, decoy: Tensor, own: Tensor) -> float:
+    """Return the share of pairs, a decoy and an own reference, in which a picture is more like the decoy.
+
+    Likeness is the cosine of the judge's embeddings; an area under the ROC curve, 0.5 by chance.
+
+    Args:
+        judge: a network that took no part.
+        picture: (C, H, W) in [0, 1].
+        decoy: (M, C, H, W), the decoy picture or images of the decoy's class.
+        own: (R, C, H, W), the unit's references.
+
+    Raises:
+        NotComputed: the judge has no embedding.
+    """
+    reader = NetworkReader(judge)
+    one, lying, honest = (unit_vectors(reader(images).features) for images in (picture[None], decoy, own))
+    return correspondence(one[0], lying, honest)
+
+
+def succeeded(row: Mapping[str, Any]) -> bool | None:
+    """Whether an attack has succeeded on one unit: its picture shows the decoy, and the network is as good as before.
+
+    Args:
+        row: with ``decoy_correspondence``, ``accuracy_before`` and ``accuracy_after``.
+
+    Returns:
+        None where the picture was not made, or the attack has no decoy.
+    """
+    if CORRESPONDENCE not in row:
+        return None
+    lost = row["accuracy_before"] - row["accuracy_after"]
+    return bool(row[CORRESPONDENCE] > EVEN and lost <= ACCURACY_LOST)
