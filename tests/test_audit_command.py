@@ -44,7 +44,7 @@ CIRCUIT = (
     "detector.epochs=1",
     "detector.least_updates=1",
 )
-CHECKS = {"fooling_circuit": CIRCUIT, "silent_units": (), "slingshot": TUNING}
+CHECKS = {"fooling_circuit": CIRCUIT, "silent_units": (), "slingshot": TUNING, "diversion": ()}
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +159,28 @@ def test_attacks_of_hidden_units(runs: Path) -> None:
     assert {row["n"] for row in similar.rows} == {2}
 
 
+def test_a_circuit_is_broken_and_no_decoy_is_shown(runs: Path) -> None:
+    for run in ("classes", "hidden"):
+        asked = (f"run={runs / run}", "check=circuit_breaker", *BRIEF, *TUNING, f"hydra.run.dir={run}")
+        assert run_audit(*asked) == 0
+        (row,) = rows(run)
+        assert "decoy_distance" not in row
+        assert 0 <= float(row["circuit_kept_relevance"]) <= 1
+        page = (Path(run) / "report.html").read_text()
+        assert page.count("data:image/png") == 2  # before and after
+    assert load_network(next(Path("hidden/attacked").iterdir())).name.endswith("circuit breaker")
+
+
+def test_a_slingshot_at_the_alignment(runs: Path) -> None:
+    asked = ("check=slingshot", "aim=alignment", *BRIEF[:1], "steps=1", "targets=1", "methods=[vital_fourier]", *TUNING)
+    for run in ("classes", "hidden"):
+        assert run_audit(f"run={runs / run}", *asked, f"hydra.run.dir={run}") == 0
+        (row,) = rows(run)
+        assert row["attack"] == "alignment_slingshot"
+        assert -1 <= float(row["slope_cosine_after"]) <= 1
+        assert 0 <= float(row["decoy_correspondence"]) <= 1
+
+
 def test_an_arbitrary_picture_is_shown(runs: Path, workplace: Path) -> None:
     Image.new("RGB", (64, 64), (200, 40, 40)).save(workplace / "red.png")
     brief = {"snapshots": {"steps": 4, "seeds": 1, "least_units": 0}, "detector": {"epochs": 1, "least_updates": 1}}
@@ -215,6 +237,14 @@ def test_a_saved_network_answers_as_it_did(runs: Path, workplace: Path) -> None:
         ("path_similarity", "classes", {"images": "nowhere"}, "nowhere"),
         ("slingshot", "classes", {"methods": ["lucid"]}, "methods=lucid: one of"),
         ("slingshot", "classes", {"methods": "fourier"}, "a list of methods"),
+        ("slingshot", "classes", {"aim": "alignmnt"}, "did you mean alignment"),
+        (
+            "slingshot",
+            "classes",
+            {"aim": "alignment", "methods": ["fourier"], "count": 4},
+            "methods=fourier: aim=align",
+        ),
+        ("circuit_breaker", "classes", {"count": 4, "layer": "layr3"}, "layer=layr3: no such layer"),
         ("slingshot", "classes", {"tuning": {"steps": 0}}, "tuning.steps=0: a whole number of at least 1"),
         ("slingshot", "classes", {"tuning": {"preservation": 2}}, "tuning.preservation=2: a number from 0 to 1"),
         ("slingshot", "classes", {"tuning": {"epochs": 3}}, "no such key"),

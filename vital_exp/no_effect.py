@@ -242,14 +242,16 @@ REFERENCES = (
 FOUND_CONCEPTS = ("method", "count", "class", "importance", "seed", "patches", "explained")
 CHECKS = {  # of vital-audit, and the keys that each does not read
     "path_similarity": (
-        *("methods", "steps", "views", "seed", "judges", "targets", "decoy"),
+        *("methods", "steps", "views", "seed", "judges", "targets", "decoy", "aim"),
         *("snapshots.*", "detector.*", "tuning.*"),
     ),
-    "fooling_circuit": ("layer", "tuning.*"),
-    "silent_units": ("snapshots.*", "detector.*", "tuning.*"),
+    "fooling_circuit": ("layer", "aim", "tuning.*"),
+    "silent_units": ("aim", "snapshots.*", "detector.*", "tuning.*"),
     "slingshot": ("layer", "snapshots.*", "detector.*"),
-    "proxpulse": ("layer", "snapshots.*", "detector.*"),
-    "theory": ("methods", "views", "judges", "decoy", "layer", "snapshots.*", "detector.*", "tuning.*"),
+    "proxpulse": ("layer", "aim", "snapshots.*", "detector.*"),
+    "diversion": ("layer", "aim", "snapshots.*", "detector.*", "tuning.*"),
+    "circuit_breaker": ("decoy", "aim", "snapshots.*", "detector.*"),
+    "theory": ("methods", "views", "judges", "decoy", "layer", "aim", "snapshots.*", "detector.*", "tuning.*"),
 }
 OF_CHANNELS = ("channels", "pooling", "class", "relevance_method", "patches", "directions", "sae", "autoencoder.*")
 OF_UNITS = ("layers", *OF_CHANNELS, "k", "patch.*", "sheets", "overlays", "naming.*", "batch_size", "save_every")

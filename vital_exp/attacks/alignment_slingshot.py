@@ -77,8 +77,10 @@ class AlignmentLoss:
         total = torch.zeros(())
         for layer, weight in self.layer_weights.items():
             mean = wanted[layer]
-            precision = PRECISIONS[self.standardise](mean[None])[..., None]  # (1, C, 1)
-            total = total + weight * ((found[layer] - mean).square() * precision).mean(dim=(1, 2))
+            squares = (found[layer] - mean).square()  # (N, C, P)
+            if self.standardise != "none":
+                squares = squares * PRECISIONS[self.standardise](mean[None])[..., None]  # (1, C, 1)
+            total = total + weight * squares.mean(dim=(1, 2))
         return total
 
 

@@ -51,13 +51,18 @@ class Circuit:
         """Return the channels of largest attribution, a share of each layer's, at least one.
 
         Raises:
-            UsageError: no layer below the unit, or one that returns no single tensor.
+            UsageError: no layer below the unit, one that returns no single tensor, or one that nothing reaches.
         """
         if not layers:
             raise UsageError(
                 "layer", None, f"a circuit needs a layer below the unit, and none is below {readout.layer}"
             )
         found = attributions(network, readout, layers, references)
+        for layer, values in found.items():
+            if not (values > 0).any():
+                raise UsageError(
+                    "layer", layer, "no positive attribution reaches it: the references do not drive the unit"
+                )
         counts = {layer: max(1, round(share * len(values))) for layer, values in found.items()}
         top = {layer: values.detach().topk(counts[layer]).indices for layer, values in found.items()}
         return cls(readout, top, references)
@@ -160,9 +165,10 @@ def broken(
     """Return how much of a circuit is left, by the attribution that was attacked, by relevance, and by ablation.
 
     ``attribution_share_*``: of :meth:`Circuit.share`. ``circuit_kept_*``: the share of the circuit's size among the
-    channels of largest attribution, or relevance, that are the same as before; mean over layers. ``effect_*``: the share
-    of the unit's value of its references that goes when the circuit's channels of a layer are put at their means
-    (docs/methods/causal_circuits.md), before and after; mean over layers. ``unit_correlation``: of the unit's values of natural images before and after.
+    channels of largest attribution, or relevance, that are the same as before; mean over layers. ``effect_*``: the
+    share of the unit's value of its references that goes when the circuit's channels of a layer are put at their means
+    (docs/methods/causal_circuits.md), before and after; mean over layers. ``unit_correlation``: of the unit's values of
+    natural images before and after.
 
     Args:
         honest, attacked: the network before and after.

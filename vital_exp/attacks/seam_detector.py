@@ -109,7 +109,7 @@ def train_seam_detector(natural: Tensor, rolled: Tensor, seed: int = 0, passed: 
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        lowest = torch.quantile(detector.scores(given[: len(natural)]).detach(), 1 - passed)
+        lowest = torch.quantile(detector.scores(given[: len(natural)]).detach(), 1 - passed).clamp(max=0) - FLOOR
         with torch.no_grad():
             detector.classifier[2].bias.sub_(lowest)  # type: ignore[operator]
     return detector.eval().requires_grad_(False)
