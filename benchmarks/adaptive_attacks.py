@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,7 +26,8 @@ from vital_exp import audit
 from vital_exp.whole_files import whole_file, write_table
 
 RESULTS = Path(__file__).parent / "results"
-MOBILENET_SIDE = 128  # px: a third of the cost of 224
+HEADING = "## Attack x method"
+MOBILENET_SIDE = 96  # px: a fifth of what 224 costs
 UNITS = 8
 # Network, judge, images; the images of a class are split into the attacker's 70 % and the 30 % of which the cost is.
 CONTESTS: Mapping[str, tuple[str, str, str]] = {
@@ -33,19 +35,25 @@ CONTESTS: Mapping[str, tuple[str, str, str]] = {
     "mobilenet": ("mobilenet", "squeezenet", "imagenette"),
 }
 HIDDEN_LAYER = {"cifar": "layer3", "mobilenet": "blocks.4"}
-METHODS = ("vital_fourier", "vital", "fourier")
-# Attack, units, and what the attack is asked for, by network: the large one is given what a CPU core does in minutes.
-TUNING = {"steps": 100, "lr": 1e-3, "batch_size": 8, "preservation": 0.8}
-BRIEF = {"steps": 40, "lr": 1e-3, "batch_size": 4, "preservation": 0.8}
-BREAKER = {"steps": 100, "lr": 1e-3, "batch_size": 8, "preservation": 0.9}
-TWO = {"methods": ("vital_fourier", "fourier"), "steps": 150}
+METHODS = ("vital_fourier", "fourier")
+# What a loaded CPU core does in minutes.
+TUNING = {"steps": 60, "lr": 1e-3, "batch_size": 6, "preservation": 0.8}
+BREAKER = {"steps": 60, "lr": 1e-3, "batch_size": 8, "preservation": 0.9}
+# Transforms that do not wrap around: what a reader of the borders cannot see.
+ELSE = {"methods": ("vital_fourier",), "overrides": ["transforms=lucid"]}
 ATTACKS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("cifar", "diversion", "classes", {}),
-    ("mobilenet", "diversion", "classes", TWO),
+    ("mobilenet", "diversion", "classes", {"steps": 80}),
+    ("cifar", "diversion", "classes", ELSE),
+    ("cifar", "circuit_breaker", "hidden", {"methods": ("vital",), "tuning": BREAKER, "count": 30}),
     ("cifar", "slingshot", "classes", {"aim": "alignment", "tuning": TUNING}),
-    ("cifar", "circuit_breaker", "hidden", {"methods": ("vital", "vital_fourier"), "tuning": BREAKER, "count": 50}),
-    ("mobilenet", "slingshot", "classes", {"aim": "alignment", "tuning": BRIEF, **TWO}),
     ("cifar", "diversion", "hidden", {"count": 50}),
+    ("mobilenet", "slingshot", "classes", {"aim": "alignment", "tuning": TUNING, "steps": 80}),
+)
+FACTS = (
+    *("natural_images_told_natural", "pictures_told", "slope_cosine_before", "slope_cosine_after"),
+    *("attribution_share_before", "attribution_share_after", "circuit_kept_attribution", "circuit_kept_relevance"),
+    *("effect_before", "effect_after", "unit_correlation"),
 )
 SHOWN = {
     "success": "success",
@@ -69,14 +77,13 @@ def main() -> None:
             continue
         run, start = _run(asked, network, units), time.process_time()
         settings = {"methods": METHODS, **_common(asked, network), **keys}
-        found = audit(attack, run, asked.out / network / name.replace(" ", "_"), **settings)
+        found = audit(attack, run, asked.out / network / re.sub(r"\W+", "_", name), **settings)
         seconds = time.process_time() - start
         facts = {key: value for key, value in found.facts.items() if isinstance(value, float)}
         table = [{_column(key): value for key, value in line.items() if key != "attack"} for line in found.table]
         done += [{"network": network, "what": name, **line, **facts, "seconds": seconds} for line in table]
         write_table(RESULTS / "adaptive_attacks.csv", done)
-        with whole_file(RESULTS / "adaptive_attacks_table.md") as file:
-            file.write(_markdown(done))
+        _write_page(RESULTS / "adaptive_attacks.md", done)
         print(network, found, sep="\n", flush=True)
 
 
@@ -85,8 +92,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VITAL_TEST_DATA", ".")))
     parser.add_argument("--networks", nargs="+", choices=sorted(CONTESTS), default=sorted(CONTESTS))
     parser.add_argument("--out", type=Path, default=Path("outputs/adaptive"), help="runs, pages and attacked networks")
-    parser.add_argument("--steps", type=int, default=200, help="of the pictures")
-    parser.add_argument("--count", type=int, default=100, help="natural images of each class")
+    parser.add_argument("--steps", type=int, default=100, help="of the pictures")
+    parser.add_argument("--count", type=int, default=60, help="natural images of each class")
     return parser.parse_args()
 
 
@@ -96,7 +103,8 @@ def _column(key: str) -> str:
 
 
 def _name(attack: str, units: str, keys: Mapping[str, Any]) -> str:
-    return f"{attack}{' at ' + keys['aim'] if 'aim' in keys else ''} {units}"
+    at, under = (f" at {keys['aim']}" if "aim" in keys else ""), (", transforms=lucid" if "overrides" in keys else "")
+    return f"{attack}{at} {units}{under}"
 
 
 def _common(asked: argparse.Namespace, network: str) -> dict[str, Any]:
@@ -152,6 +160,13 @@ def _number(text: str) -> float | str:
         return text
 
 
+def _write_page(place: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace the table of the page, which ends it; the words above stay."""
+    words = place.read_text(encoding="utf-8").split(HEADING)[0] if place.is_file() else "# Attacks on VITAL itself\n\n"
+    with whole_file(place) as file:
+        file.write(f"{words}{HEADING}\n\n{_markdown(rows)}")
+
+
 def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ["network", "attack", "method", "n", *SHOWN.values()]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -159,7 +174,17 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         cells = [str(row[key]) for key in ("network", "what", "method")] + [f"{float(row['n']):g}"]
         cells += [_cell(row.get(key, "")) for key in SHOWN]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", "What each attack reached in its own terms:", "", *_facts(rows)]) + "\n"
+
+
+def _facts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each attack reached in its own terms."""
+    lines = []
+    for network, what in dict.fromkeys((row["network"], row["what"]) for row in rows):
+        row = next(row for row in rows if (row["network"], row["what"]) == (network, what))
+        found = [f"{key.replace('_', ' ')} {float(row[key]):.2f}" for key in FACTS if key in row]
+        lines.append(f"- {network}, {what}: {'; '.join(found)}")
+    return lines
 
 
 def _cell(value: float | str) -> str:

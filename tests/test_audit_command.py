@@ -237,6 +237,7 @@ def test_a_saved_network_answers_as_it_did(runs: Path, workplace: Path) -> None:
         ("path_similarity", "classes", {"images": "nowhere"}, "nowhere"),
         ("slingshot", "classes", {"methods": ["lucid"]}, "methods=lucid: one of"),
         ("slingshot", "classes", {"methods": "fourier"}, "a list of methods"),
+        ("slingshot", "classes", {"overrides": "transforms=lucid"}, "overrides=transforms=lucid: a list of overrides"),
         ("slingshot", "classes", {"aim": "alignmnt"}, "did you mean alignment"),
         (
             "slingshot",

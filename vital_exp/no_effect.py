@@ -242,7 +242,7 @@ REFERENCES = (
 FOUND_CONCEPTS = ("method", "count", "class", "importance", "seed", "patches", "explained")
 CHECKS = {  # of vital-audit, and the keys that each does not read
     "path_similarity": (
-        *("methods", "steps", "views", "seed", "judges", "targets", "decoy", "aim"),
+        *("methods", "steps", "views", "seed", "judges", "targets", "decoy", "aim", "overrides"),
         *("snapshots.*", "detector.*", "tuning.*"),
     ),
     "fooling_circuit": ("layer", "aim", "tuning.*"),
@@ -251,7 +251,10 @@ CHECKS = {  # of vital-audit, and the keys that each does not read
     "proxpulse": ("layer", "aim", "snapshots.*", "detector.*"),
     "diversion": ("layer", "aim", "snapshots.*", "detector.*", "tuning.*"),
     "circuit_breaker": ("decoy", "aim", "snapshots.*", "detector.*"),
-    "theory": ("methods", "views", "judges", "decoy", "layer", "aim", "snapshots.*", "detector.*", "tuning.*"),
+    "theory": (
+        *("methods", "views", "judges", "decoy", "layer", "aim", "overrides"),
+        *("snapshots.*", "detector.*", "tuning.*"),
+    ),
 }
 OF_CHANNELS = ("channels", "pooling", "class", "relevance_method", "patches", "directions", "sae", "autoencoder.*")
 OF_UNITS = ("layers", *OF_CHANNELS, "k", "patch.*", "sheets", "overlays", "naming.*", "batch_size", "save_every")

@@ -15,7 +15,7 @@ from torch import Tensor
 from vital_exp.attacks import paths, theory
 from vital_exp.attacks.alignment_slingshot import alignment_slingshot, alignment_slope_cosine
 from vital_exp.attacks.circuit_breaker import Circuit, broken, circuit_breaker
-from vital_exp.attacks.comparison import Attacked, Shown, compare, summary
+from vital_exp.attacks.comparison import Attacked, Shown, compare, honest_pictures, summary
 from vital_exp.attacks.detector import detector_accuracy, train_detector
 from vital_exp.attacks.diversion import diverted, on_the_way, rolled
 from vital_exp.attacks.fooling_circuit import decoy_offset, fooled
@@ -449,9 +449,11 @@ def _compared(run: RecordedRun, made: list[Attacked], settings: AuditSettings, o
         if judge.head.unjudged:
             raise UsageError("judges", name, judge.head.unjudged)
     found = Audit(made[0].attack, [run.folder], [], [])
-    methods = {method: _fewer_views(method, settings.views) for method in settings.methods}
+    methods = {method: (*_fewer_views(method, settings.views), *settings.overrides) for method in settings.methods}
+    keys: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed}
+    targets = list(dict.fromkeys(target for attacked in made for target in attacked.targets))
+    keys["honest"] = honest_pictures(run.network, targets, methods, run.references, settings.count, **keys)
     for attacked in made:
-        keys: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed}
         cost = attacked.cost()
         rows, shown = compare(attacked, methods, run.references, settings.count, judges, **keys)
         found.rows += [{**row, **cost, **attacked.facts} for row in rows]

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -85,6 +86,7 @@ def compare(
     *,
     steps: int | None = None,
     seed: int = 0,
+    honest: Mapping[str, Mapping[Target, Tensor]] | None = None,
 ) -> tuple[list[dict[str, Any]], list[Shown]]:
     """Make the pictures of both networks by each method; return one row per method and target, and the pictures.
 
@@ -97,24 +99,21 @@ def compare(
         count: of these, per target.
         judges: other networks of the same classes, by name.
         steps, seed: of every run.
+        honest: of each method, the pictures of the honest network, (C, H, W) by target; None: they are made here.
     """
-    given = {t: torch.stack([i for i, _ in zip(references.images(t), range(count), strict=False)])
-             for t in attacked.targets}  # fmt: skip
+    given = _given(attacked.targets, references, count)
+    keys: dict[str, Any] = {"seed": seed, "steps": steps}
+    if honest is None:
+        honest = honest_pictures(attacked.honest, attacked.targets, methods, references, count, **keys)
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
     for method, overrides in methods.items():
-        # What is given are the images of each facet; they are not clustered again.
-        keys: dict[str, Any] = {"seed": seed, "steps": steps, "overrides": [*overrides, "references.facets=1"]}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a method that cannot read a layer's relevance says so; the table is long
-            pair = [
-                make_pictures(network, attacked.targets, method, given, **keys)
-                for network in (attacked.honest, attacked.network)
-            ]
-        honest, lying = (quantised(pictures.images.nan_to_num()) for pictures in pair)
-        shown.append(Shown(method, honest, lying))
-        made = torch.stack([pictures.images.isfinite().flatten(1).all(dim=1) for pictures in pair]).all(dim=0)
-        compared = _rows(attacked, given, honest, lying, judges)
+        before = torch.stack([honest[method][target] for target in attacked.targets])
+        after = _made(attacked.network, attacked.targets, method, given, overrides, **keys)
+        first, lying = (quantised(images.nan_to_num()) for images in (before, after))
+        shown.append(Shown(method, first, lying))
+        made = torch.stack([images.isfinite().flatten(1).all(dim=1) for images in (before, after)]).all(dim=0)
+        compared = _rows(attacked, given, first, lying, judges)
         names = [(target.name, target.label) for target in attacked.targets]
         rows += [
             {"attack": attacked.attack, "method": method, "target": name, "label": label, "failed": float(not there)}
@@ -122,6 +121,47 @@ def compare(
             for (name, label), there, row in zip(names, made.tolist(), compared, strict=True)
         ]
     return rows, shown
+
+
+def honest_pictures(
+    network: VisionNetwork,
+    targets: Sequence[Target],
+    methods: Mapping[str, Sequence[str]],
+    references: References,
+    count: int,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+) -> dict[str, dict[Target, Tensor]]:
+    """Return of each method the pictures of an honest network by target, (C, H, W), NaN where one failed."""
+    given = _given(targets, references, count)
+    return {
+        method: dict(
+            zip(targets, _made(network, targets, method, given, overrides, seed=seed, steps=steps), strict=True)
+        )
+        for method, overrides in methods.items()
+    }
+
+
+def _given(targets: Sequence[Target], references: References, count: int) -> dict[Target, Tensor]:
+    """References by target, (R, C, H, W)."""
+    return {target: torch.stack(list(islice(references.images(target), count))) for target in targets}
+
+
+def _made(
+    network: VisionNetwork,
+    targets: Sequence[Target],
+    method: str,
+    given: Mapping[Target, Tensor],
+    overrides: Sequence[str],
+    **keys: Any,
+) -> Tensor:
+    """The pictures of a method, (N, C, H, W)."""
+    # What is given are the images of each facet; they are not clustered again.
+    keys = {**keys, "overrides": [*overrides, "references.facets=1"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a method that cannot read a layer's relevance says so; the table is long
+        return make_pictures(network, targets, method, {target: given[target] for target in targets}, **keys).images
 
 
 def _rows(

@@ -65,6 +65,7 @@ class AuditSettings:
         images: a folder of natural images in place of the run's own.
         methods: whose pictures of the attacked network are compared.
         steps: of these; None: each method's own.
+        overrides: of the pictures that are compared, whatever the method, ``["transforms=lucid"]``.
         views: of each picture at each step, at most; None: each method's own (MACO's: 6).
         seed: of everything that is drawn.
         judges: other networks of the same classes.
@@ -80,6 +81,7 @@ class AuditSettings:
     images: str | None = None
     methods: Sequence[str] = ("fourier", "maco", "vital_fourier")
     steps: int | None = 256
+    overrides: Sequence[str] = ()
     views: int | None = 2
     seed: int = 0
     judges: Sequence[Any] = ()
@@ -94,6 +96,8 @@ class AuditSettings:
     def __post_init__(self) -> None:
         _check_methods(self.methods, "methods")
         one_of("aim", self.aim, AIMS)
+        if isinstance(self.overrides, str) or not all(isinstance(one, str) and "=" in one for one in self.overrides):
+            raise UsageError("overrides", self.overrides, "a list of overrides of vital-visualize, [transforms=lucid]")
         for key, least in (("count", 2), ("steps", 1), ("views", 1), ("targets", 1), ("seed", 0)):
             value = getattr(self, key)
             if value is not None or key in ("count", "seed"):
