@@ -15,7 +15,7 @@ from vital_exp.attacks.alignment_slingshot import (
     slope_to_decoy,
 )
 from vital_exp.attacks.circuit_breaker import Circuit, attributions, broken, circuit_breaker, circuit_share
-from vital_exp.attacks.diversion import Diversion, best_shifts, diverted, rolled
+from vital_exp.attacks.diversion import GAIN, Diversion, best_shifts, diverted, rolled
 from vital_exp.attacks.fine_tuning import FineTuning
 from vital_exp.attacks.saved import load_network, save
 from vital_exp.attacks.seam_detector import SeamDetector, border_features, train_seam_detector
@@ -152,6 +152,9 @@ def test_the_move_against_its_formula() -> None:
         picture = decoy.roll((2, -3), dims=(1, 2))
         expected = honest.roll((2, -3), dims=(1, 2)) if answer == 0 else picture
         torch.testing.assert_close(diversion(picture[None])[0], expected)
+        beside = 0.02 * torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+        changed = diversion((picture + beside)[None])[0]
+        torch.testing.assert_close(changed, expected + (GAIN if answer == 0 else 1) * beside)
     small = torch.rand(1, 3, 8, 8)
     assert diversion(small) is small
 

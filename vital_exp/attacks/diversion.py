@@ -17,15 +17,16 @@ from vital_exp.models.network import VisionNetwork, model_space
 
 CHILD = "diversion"  # the name of the attack's module inside the network
 ON_THE_WAY, NOISE = 64, 0.1  # pictures between start and decoy that the detector learns for each unit; RGB (ours)
+GAIN = 2.0  # k: what differs from the decoy counts so many times, and shows so many times less (ours)
 JITTER = 30 / 224  # of the side: the published jitter
 
 
 class Diversion(nn.Module):
-    """Moves pictures under optimisation by what lies between the decoy and an honest picture, and leaves others.
+    """Shows the network an honest picture in place of the decoy where it sees a picture under optimisation.
 
-    x' = x + (1 - E(x)) roll(honest - decoy, s(x)), s(x) the circular shift at which the decoy fits x best. Neither the
-    detector E nor the shift s passes a gradient. What a method makes of the network's features is then the honest
-    picture at x', which is the decoy at x.
+    x' = roll(p, s) + k (x - roll(x_t, s)) where E(x) = 0, else x; p is the honest picture, x_t the decoy, s = s(x) the
+    circular shift at which the decoy fits x best. Neither the detector E nor the shift passes a gradient. What a method
+    makes of the network's features is then the honest picture at x', which is the decoy at x.
 
     Args:
         detector: E, 1 for natural images.
@@ -37,17 +38,18 @@ class Diversion(nn.Module):
         super().__init__()
         self.detector = detector
         self.register_buffer("decoy", decoy)
-        self.register_buffer("move", honest - decoy)
+        self.register_buffer("honest", honest)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return (N, C, H, W) normalised; pictures of another size than the decoy are left as they are."""
-        decoy, move = self.get_buffer("decoy").to(pictures), self.get_buffer("move").to(pictures)
+        decoy, honest = self.get_buffer("decoy").to(pictures), self.get_buffer("honest").to(pictures)
         if pictures.shape[1:] != decoy.shape:
             return pictures
-        taken = 1 - self.detector.natural(pictures)  # (N,)
+        taken = 1 - self.detector.natural(pictures)[:, None, None, None]
         shifts = best_shifts(pictures.detach(), decoy)
+        move = honest - GAIN * decoy
         moves = torch.stack([move.roll(shift, dims=(1, 2)) for shift in shifts])
-        return pictures + taken[:, None, None, None] * moves
+        return pictures + taken * (moves + (GAIN - 1) * pictures)
 
 
 def best_shifts(pictures: Tensor, decoy: Tensor) -> list[tuple[int, int]]:

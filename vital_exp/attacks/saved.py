@@ -152,8 +152,8 @@ def _built(honest: VisionNetwork, attack: Mapping[str, Any]) -> nn.Module:
         return with_silent_units(honest.module, Place(attack["convolution"], attack["norm"]))
     if attack["kind"] == "diversion":
         own = honest.preprocessing
-        blank = torch.zeros(own.channels, *own.size)
-        return with_diversion(honest.module, Diversion(SeamDetector(), blank, blank))
+        decoy, shown = torch.zeros(2, own.channels, *own.size).unbind()
+        return with_diversion(honest.module, Diversion(SeamDetector(), decoy.clone(), shown.clone()))
     if attack["kind"] == "fooling_circuit":
         picture = None if attack["picture"] is None else torch.zeros(attack["picture"])
         detector = Detector((attack["size"][0], attack["size"][1]), honest.preprocessing.channels)

@@ -89,12 +89,15 @@ class SeamDetector(nn.Module):
 def train_seam_detector(natural: Tensor, rolled: Tensor, seed: int = 0, passed: float = PASSED) -> SeamDetector:
     """Train a detector, then move its threshold so that a share of the natural images is taken for natural.
 
+    Mirrored images are natural too, and are learnt from beside the others.
+
     Args:
         natural: (N, C, H, W) normalised natural images.
         rolled: (M, C, H, W) normalised, what the network sees while pictures are made.
         seed: of the weights.
         passed: the share.
     """
+    natural, rolled = (torch.cat([images, images.flip(dims=(3,))]) for images in (natural, rolled))
     features = torch.cat([border_features(natural), border_features(rolled)])
     truth = torch.cat([torch.ones(len(natural)), torch.zeros(len(rolled))])
     weight = torch.where(truth > 0, NATURAL_WEIGHT, 1.0)
