@@ -17,8 +17,10 @@ import pytest
 from PIL import Image
 
 from tests.test_report import png, report, write_run
-from tests.tiny import ON_CPU, SHORT, command, wandb_records
+from tests.tiny import ON_CPU, SHORT, command, exit_code, wandb_records
+from vital_exp.commands.evaluate import main as evaluate
 from vital_exp.commands.hydra_app import MISTAKE
+from vital_exp.run_folders import wandb_id
 from vital_exp.visualization import wandb_server
 
 # Two batches of one picture, three steps each.
@@ -275,6 +277,26 @@ def test_a_report_is_one_run(tmp_path: Path) -> None:
         for u in r.summary.update
     }
     assert summary["resnet50/maco/accuracy_top1"] == 1.0
+
+
+def test_scores_are_a_run_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(*RUN, "steps=1", "hydra.run.dir=run") == 0
+    asked = ("run=run", "metrics=[accuracy,high_frequency]", "trainer.accelerator=cpu")
+    assert exit_code(evaluate, *asked, "wandb=true", "offline=true") == 0
+    assert "wandb: offline; send it by: wandb sync " in capsys.readouterr().out
+    place = Path("run/evaluate")
+    deadline = time.monotonic() + 20
+    while not history_of(place)[2] and time.monotonic() < deadline:  # its last words may still be on their way
+        time.sleep(0.1)
+    sent = run_of(place)
+    assert (sent.display_name, sent.job_type) == ("embedded_resnet vital s0", "evaluate")
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    (row,) = history_of(place)[0]
+    assert row["metric/high_frequency"] == pytest.approx(metrics["high_frequency"]["value"])
+    first, second = table_of(place, "results")
+    assert (first["target"], second["target"]) == ("class-0", "class-1")
+    assert np.array_equal(second["picture"], pixels_of(Path("run/images/class-1.png")))
+    assert wandb_id(Path("run")) is None  # the job itself was not logged
 
 
 def test_a_report_without_a_login_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -360,6 +360,7 @@ run(evaluate.main, "pictures=nowhere")
 run(visualize.main, "logger=wandb")
 run(report.main, "runs=.", "wandb=true")
 run(atlas.main, "wandb=true")
+run(evaluate.main, "run=.", "wandb=true")
 """
 
 
@@ -372,10 +373,10 @@ def test_mistakes_that_need_no_torch_import_none(tmp_path: Path) -> None:
         check=True,
         env={**elsewhere, "HOME": str(tmp_path)},  # nobody is logged in there
     )
-    assert done.stdout.splitlines() == [f"{MISTAKE} False"] * 21, done.stderr
+    assert done.stdout.splitlines() == [f"{MISTAKE} False"] * 22, done.stderr
     lines = done.stderr.splitlines()
-    assert len(lines) == 21
-    asked = zip(lines[-3:], ("logger=wandb", "wandb=true", "wandb=true"), ("logger.", "", ""), strict=True)
+    assert len(lines) == 22
+    asked = zip(lines[-4:], ("logger=wandb", *["wandb=true"] * 3), ("logger.", "", "", ""), strict=True)
     for line, key, group in asked:
         assert f"{key}: no login: add {group}offline=true, run `wandb login`, or set WANDB_API_KEY" in line
 

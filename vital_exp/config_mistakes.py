@@ -275,7 +275,8 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "spectrum_size": (_is_count, "a side in px, at least 1"),
     },
     "evaluate": {
-        **dict.fromkeys(("download", "references.cache", "study", "progress"), FLAG),
+        **dict.fromkeys(("download", "references.cache", "study", "progress", "wandb", "offline"), FLAG),
+        "project": (lambda value: value is None or (isinstance(value, str) and value != ""), "a name"),
         "study_targets": (_is_count, "a whole number of at least 1"),
         "study_seed": (lambda value: is_whole(value, 0), "a whole number"),
         "answers": (

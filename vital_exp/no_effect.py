@@ -309,6 +309,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         ),
     ),
     "evaluate": (
+        Rule(("project", "offline"), _lacks("wandb"), "nothing is sent: wandb=true"),
         Rule(
             ("judges", "metrics", "model.*", "references.*", "study", "evaluation.judges", "evaluation.metrics"),
             _has("answers"),

@@ -74,6 +74,7 @@ def _score(config: DictConfig) -> int:
     else:
         _keep(table, out)
     print(table)
+    _send(config, out, table)
     if table.unreadable:
         print(told(dict(table.unreadable), len(table.unreadable) + len(table.targets)))
     print(f"metrics: {out / 'metrics.json'} and metrics.csv")
@@ -90,7 +91,15 @@ def _keep(table: Evaluation, run: Path) -> None:
     write_gallery(run)
 
 
-def _tell(sweep: Path, run: Path, found: Evaluation | UsageError) -> None:
+def _send(config: DictConfig, run: Path, found: Evaluation) -> None:
+    """Send the metrics of a run to Weights & Biases, if that is asked for."""
+    if config.wandb:
+        from vital_exp.reporting.scores_dashboard import log_scores
+
+        print(log_scores(run, found, config.project, config.offline), flush=True)
+
+
+def _tell(sweep: Path, config: DictConfig, run: Path, found: Evaluation | UsageError) -> None:
     """Keep the metrics of one run of several and say what they are."""
     name = os.path.relpath(run, sweep.resolve())
     if isinstance(found, UsageError):
@@ -101,6 +110,7 @@ def _tell(sweep: Path, run: Path, found: Evaluation | UsageError) -> None:
     unread = f", {lost} could not be read" if lost else ""
     told = f"{name}: {found.line()} ({count} {'picture' if count == 1 else 'pictures'}{unread})"
     print(wrapped(told), flush=True)
+    _send(config, run, found)
 
 
 def _study(config: DictConfig) -> int:
@@ -162,7 +172,7 @@ def _evaluated(config: DictConfig, place: Path) -> Evaluation | Evaluations:
         settings=settings_of({**group, "download": content["download"]}),
         config=config,
         folder_of_pictures=True if config.pictures is not None else None,
-        tell=partial(_tell, place),
+        tell=partial(_tell, place, config),
         progress=config.progress,
     )
 

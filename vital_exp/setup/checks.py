@@ -86,6 +86,9 @@ def _check_files_of_mine(config: DictConfig) -> None:
 
 
 def _check_files_of_evaluate(config: DictConfig) -> None:
+    if config.wandb and config.pictures is not None:
+        raise UsageError("wandb", "true", "metrics of runs are sent, run=...; a folder of pictures has none")
+    _check_wandb(config)
     if config.study or config.answers is not None:
         return
     if config.run is not None and config.pictures is not None:

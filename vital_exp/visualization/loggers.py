@@ -115,7 +115,10 @@ def close_loggers(
         if isinstance(logger, WandbLogger) and folder is not None:
             import wandb
 
-            _summarise(logger, metrics, results)
+            seconds = [result["seconds"] for result in results.values() if is_number(result.get("seconds"))]
+            if seconds:
+                logger.experiment.summary["seconds"] = sum(seconds) / len(seconds)
+            summarise(logger.experiment, metrics)
             columns, data = _table(setup, folder.path, results, rows)
             logger.log_table("results", columns=columns, data=data)
             logger.finalize("success")
@@ -124,14 +127,8 @@ def close_loggers(
             logger.finalize("success")
 
 
-def _summarise(
-    logger: WandbLogger, metrics: Mapping[str, Mapping[str, Any]], results: Mapping[str, Mapping[str, Any]]
-) -> None:
-    """Send how sure each metric is, which direction is better, and the seconds of a picture."""
-    run = logger.experiment
-    seconds = [result["seconds"] for result in results.values() if is_number(result.get("seconds"))]
-    if seconds:
-        run.summary["seconds"] = sum(seconds) / len(seconds)
+def summarise(run: Any, metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Send to a run of Weights & Biases how sure each metric is, and which direction is better."""
     for name, entry in metrics.items():
         better = higher_is_better(name)
         if better is not None and is_number(entry.get("value")):
