@@ -187,7 +187,12 @@ def _of_a_transformers_folder(asked: Asked) -> bool:
     return asked("model.source") == "transformers" and Path(str(asked("model.name"))).expanduser().is_dir()
 
 
+# Of the commands that look at the whole network.
+DENSE = Rule(
+    ("model.sparsify", "model.sparsity", "model.sparsify_images"), lambda asked: True, "only vital-visualize prunes it"
+)
 MODEL = (
+    Rule(("model.sparsity", "model.sparsify_images"), _lacks("model.sparsify"), "model.sparsify prunes nothing"),
     Rule(("model.factory",), _network_of("python"), "only model.source=python has a factory"),
     Rule(("model.weights",), _network_of("torchvision open_clip"), "this source has no choice of published weights"),
     Rule(("model.pretrained",), _is("model.source", "python"), "a python factory makes its own weights"),
@@ -341,6 +346,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(("pattern",), _has("targets"), "targets=... names every picture's target"),
     ),
     "mine": (
+        DENSE,
         Rule(ALL_OF_UNITS, _has("spectrum"), "spectrum=... asks no network"),
         Rule(("images",), lambda asked: isinstance(asked("spectrum"), str), "spectrum=... names its own folder"),
         Rule(("spectrum_size",), _lacks("spectrum"), "no spectrum is asked for: spectrum=true"),
@@ -375,6 +381,7 @@ RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "report": (Rule(("project", "offline"), _lacks("wandb"), "nothing is sent: wandb=true"),),
     "atlas": (
+        DENSE,
         Rule(
             (
                 "model.*",

@@ -40,6 +40,9 @@ class ModelConfig:
     layer_weights: Sequence[float] | None = None
     total_variation: float | None = None
     l2: float | None = None
+    sparsify: str | None = None
+    sparsity: Any = 0.95
+    sparsify_images: int = 256
 
     @property
     def recipe(self) -> Recipe:

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vital_exp.config import build, config_hash, plain
+from vital_exp.errors import UsageError
 from vital_exp.images.parameterisation import Parameterisation
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.transforms import Compose
 from vital_exp.models.layers import Alignment
 from vital_exp.models.network import VisionNetwork
+from vital_exp.models.sparsify import Sparsification, sparsified
 from vital_exp.objectives.terms import Objective, Problem
 from vital_exp.references.base import References
 from vital_exp.references.statistics import ReferenceStatistics
@@ -49,6 +51,7 @@ class RunSetup:
         views: random views of each picture in a step.
         views_per_pass: of each picture in the network at a time; None: as many as are fast and fit.
         batch_size: pictures that are made together; None: as many as fit.
+        sparsify: how the network is pruned for each target; None: not at all.
         size: (height, width) of pictures that start from noise.
         init: what pictures start from: ``image.init``.
         mask, mask_percentile: of the transparency maps.
@@ -74,6 +77,7 @@ class RunSetup:
     views: int
     views_per_pass: int | None
     batch_size: int | None
+    sparsify: Sparsification | None
     size: tuple[int, int]
     init: str
     mask: str
@@ -101,6 +105,7 @@ class RunSetup:
     _alignment: Callable[[str | None], Alignment]
     _readout: Callable[[Sequence[Target]], Readout]
     _alignments: dict[str | None, Alignment] = field(default_factory=dict)
+    _sparse: dict[Target, VisionNetwork] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: DictConfig, network: VisionNetwork, references: References) -> RunSetup:
@@ -113,7 +118,8 @@ class RunSetup:
             **{key: config[key] for key in ("seed", "steps", "views", "checkpoint_every", "pictures_every")},
             **{key: config[key] for key in ("mask", "mask_percentile", "movie", "progress")},
             views_per_pass=1 if config.views == 1 else views_per_pass,
-            batch_size=None if config.batch_size == AUTO else int(config.batch_size),
+            batch_size=_batch_size(config),
+            sparsify=_sparsification(config),
             size=parts.picture_size(config, network),
             init=config.image.init,
             log_every=config.trainer.log_every_n_steps,
@@ -177,9 +183,24 @@ class RunSetup:
     def problem(self, targets: Sequence[Target]) -> Problem:
         """Return what a batch of pictures, all of one layer or all of classes, is made for."""
         layer, read = targets[0].layer, self.readout(targets)
-        relevance = None if layer is None else Relevance(self.network, read, self.relevance)
-        statistics = ReferenceStatistics(self.network, self.references, self.cache, relevance)
-        return Problem(self.network, tuple(targets), read, self.alignment(layer), statistics, relevance)
+        network = self._network_for(targets)
+        relevance = None if layer is None else Relevance(network, read, self.relevance)
+        statistics = ReferenceStatistics(network, self.references, self.cache, relevance)
+        return Problem(network, tuple(targets), read, self.alignment(layer), statistics, relevance)
+
+    def _network_for(self, targets: Sequence[Target]) -> VisionNetwork:
+        """Return the network that pictures of targets are made on: a copy pruned for their references, if asked for."""
+        if self.sparsify is None:
+            return self.network
+        alone = {replace(target, variation=1) for target in targets}
+        if len(alone) > 1:
+            raise UsageError("model.sparsify", "spade", "a network of its own for each target: one target at a time")
+        target = alone.pop()
+        if target not in self._sparse:
+            self._sparse.clear()  # one copy at a time
+            images = list(self.references.images(target))
+            self._sparse[target] = sparsified(self.network, images, self.sparsify, target.layer)
+        return self._sparse[target]
 
     def objective(self, problem: Problem) -> Objective:
         """Return the sum of the terms that the configuration lists."""
@@ -209,3 +230,22 @@ class RunSetup:
     def logger(self, save_dir: Path) -> Logger | None:
         """Return the logger that the configuration names, writing into a folder; None for none."""
         return None if self._logger is None else self._logger(save_dir=str(save_dir))
+
+
+def _sparsification(config: DictConfig) -> Sparsification | None:
+    """Return how the network is pruned for each target; None where that is not asked for."""
+    keys = plain(config)["model"]
+    if keys.get("sparsify") is None:
+        return None
+    return Sparsification.of(keys["sparsify"], keys["sparsity"], keys["sparsify_images"], config.seed)
+
+
+def _batch_size(config: DictConfig) -> int | None:
+    """Return how many pictures are made together; None: as many as fit."""
+    size = None if config.batch_size == AUTO else int(config.batch_size)
+    if config.model.get("sparsify") is None:
+        return size
+    if size not in (None, 1):
+        wanted = "1 or auto: model.sparsify makes a network of its own for each target"
+        raise UsageError("batch_size", size, wanted)
+    return 1
