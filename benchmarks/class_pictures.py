@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
 from vital_exp.config import compose_config
+from vital_exp.configuration import Configuration
 from vital_exp.evaluation.recognition import logits
 from vital_exp.images.output import quantised, to_uint8
 from vital_exp.models.named import named_network
@@ -96,7 +96,7 @@ EMBEDDED: Mapping[str, tuple[str, Sequence[str]]] = {
 }
 
 
-def configuration(options: argparse.Namespace, method: str, seed: int) -> DictConfig:
+def configuration(options: argparse.Namespace, method: str, seed: int) -> Configuration:
     """Return the configuration of one run."""
     common = [f"method={method}", f"seed={seed}", "target.index=all", "evaluation=none", "logger=none"]
     common += [] if options.steps is None else [f"steps={options.steps}"]
@@ -105,9 +105,7 @@ def configuration(options: argparse.Namespace, method: str, seed: int) -> DictCo
     network, _, images = CONTESTS[options.network]
     root = f"references.root={options.data / 'data' / images}"
     config = compose_config(["model=python", root, *common, *options.overrides])
-    for key, value in specs(options.data)[network].items():
-        OmegaConf.update(config, f"model.{key}", value, force_add=True)
-    return config
+    return config.with_keys(**{f"model__{key}": value for key, value in specs(options.data)[network].items()})
 
 
 def judges_of(options: argparse.Namespace) -> dict[str, VisionNetwork]:

@@ -30,7 +30,6 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.recorded_config import recorded_config
 from vital_exp.references.decoding import fit, load_rgb
 from vital_exp.reporting.sweep import SweepRun, find_runs, read_sweep
-from vital_exp.setup.parts import cache_dir
 
 COLUMNS = ("accuracy_top1", "probability", "transfer_top1", "transfer_top5", "probability[")  # prefixes of metrics
 # MACO shows its network crops of about a quarter of the side, never the whole picture.
@@ -49,7 +48,7 @@ def metrics(run: SweepRun) -> dict[str, float]:
 def recognised_in_crops(run: SweepRun) -> dict[str, float]:
     """Return per size of crop the share of random crops of the run's pictures that its network recognises."""
     config = recorded_config(run.folder, "runs", ("model",))
-    network = build_network(model_config(config), cache_dir(config))
+    network = build_network(model_config(config), config.cache)
     generator = torch.Generator().manual_seed(run.seed)
     return {f"in crops of {share}": mean(_recognised(run, network, share, generator)) for share in CROPS}
 

@@ -19,7 +19,6 @@ from statistics import median
 
 import torch
 from class_pictures import CONTESTS, configuration
-from omegaconf import OmegaConf
 from published_loop import PublishedLoop, reference_activations
 
 from vital_exp.engine import objective_and_gradient
@@ -81,9 +80,7 @@ def _request(options: argparse.Namespace, network: str, method: str) -> Request:
         network=network, steps=options.steps if method == "vital_fourier" else None, data=options.data.resolve()
     )
     asked.overrides = [f"target.index={CLASS}", "progress=false", "references.cache=false"]
-    config = configuration(asked, method, seed=0)
-    OmegaConf.resolve(config)
-    return Request.from_config(config)
+    return Request.from_config(configuration(asked, method, seed=0))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,23 +14,24 @@ from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from tests.tiny import ON_CPU, SHORT, command, exit_code, image_folder, tiny_net
 from vital_exp.commands import audit, hydra_app, visualize
 from vital_exp.commands.own_folder import free_folder
 from vital_exp.config import compose_config, groups, options_of, picture_config
+from vital_exp.configuration import Configuration
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
 
-def composed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[DictConfig]:
+def composed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[Configuration]:
     """The configuration of each job that the command would run."""
-    jobs: list[DictConfig] = []
+    jobs: list[Configuration] = []
 
-    def remember(config: DictConfig) -> int:
-        jobs.append(visualize.normalised(config))
+    def remember(config: Configuration) -> int:
+        jobs.append(config)
         return 0
 
     monkeypatch.setattr(visualize, "visualize_job", remember)
@@ -311,7 +312,7 @@ def test_the_configuration_can_be_shown(capsys: pytest.CaptureFixture[str]) -> N
 def test_an_interrupted_run_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(_config: DictConfig) -> int:
+    def interrupted(_config: Configuration) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(visualize, "visualize_job", interrupted)
@@ -320,7 +321,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_config: DictConfig) -> int:
+    def broken(_config: Configuration) -> int:
         raise AttributeError("a fault")
 
     monkeypatch.setattr(visualize, "visualize_job", broken)

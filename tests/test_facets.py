@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,7 +23,8 @@ from tests.tiny import command, exit_code, tiny_net
 from vital_exp import evaluate, load_model, visualize
 from vital_exp.circuits.tree import channel_relevance
 from vital_exp.commands import mine as mine_command
-from vital_exp.config import compose_config, set_keys
+from vital_exp.config import compose_config
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.pictures import finished_targets
 from vital_exp.images.output import to_uint8
@@ -492,19 +492,18 @@ def test_whole_images_are_embedded_once_for_all_units_of_a_layer(photos: Path, m
 
 
 @pytest.mark.parametrize("embedding", ["embedded_judge", {"source": "embedded", "name": "embedded_vit"}])
-def test_another_network_embeds_the_images(composed: DictConfig, embedding: Any) -> None:
+def test_another_network_embeds_the_images(composed: Configuration, embedding: Any) -> None:
     found = asked_for(composed, two_kinds(), embedding=embedding).facets(Target("channel", 3, "layer1"))
     assert sorted([*{member % 2 for member in facet.members}] for facet in found) == [[0], [1]]
 
 
 @pytest.fixture(scope="module")
-def composed() -> DictConfig:
+def composed() -> Configuration:
     return compose_config(["target=channel", "target.layer=layer1", "references.facets=2"])
 
 
-def asked_for(composed: DictConfig, references: Tensor | dict[str, Tensor], **keys: Any) -> FacetedReferences:
-    config = composed.copy()
-    set_keys(config, **{f"references__{key}": value for key, value in keys.items()})
+def asked_for(composed: Configuration, references: Tensor | dict[str, Tensor], **keys: Any) -> FacetedReferences:
+    config = composed.with_keys(**{f"references__{key}": value for key, value in keys.items()})
     found = faceted(config, tiny(), TensorReferences(references, ClassNames.numbered(4)))
     assert isinstance(found, FacetedReferences)
     return found
@@ -522,7 +521,7 @@ def asked_for(composed: DictConfig, references: Tensor | dict[str, Tensor], **ke
         (3, r"references.embedding=3: "),
     ],
 )
-def test_embedding_networks_that_are_not_there(composed: DictConfig, embedding: Any, message: str) -> None:
+def test_embedding_networks_that_are_not_there(composed: Configuration, embedding: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         asked_for(composed, two_kinds(), embedding=embedding)
     assert caught.value.key.startswith("references.embedding")
@@ -532,7 +531,7 @@ def test_embedding_networks_that_are_not_there(composed: DictConfig, embedding: 
 
 
 @pytest.mark.parametrize("facets", [0, -1, 1.5, True, "many", None])
-def test_numbers_of_facets_that_are_none(composed: DictConfig, facets: Any) -> None:
+def test_numbers_of_facets_that_are_none(composed: Configuration, facets: Any) -> None:
     with pytest.raises(UsageError, match=r"references\.facets=.*: must be auto, or a whole number of at least 1"):
         asked_for(composed, two_kinds(), facets=facets)
 
@@ -544,18 +543,17 @@ def test_numbers_of_facets_that_are_none(composed: DictConfig, facets: Any) -> N
         (99, 24, ("references.facets=99", "24 images", "at most 3")),
     ],
 )
-def test_too_few_tensors_are_told(composed: DictConfig, facets: Any, count: int, words: tuple[str, ...]) -> None:
+def test_too_few_tensors_are_told(composed: Configuration, facets: Any, count: int, words: tuple[str, ...]) -> None:
     for references in (two_kinds(count), {"layer1:3": two_kinds(count), "layer1:4": two_kinds(48)}):
         with pytest.raises(UsageError) as caught:
             asked_for(composed, references, facets=facets)
         assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-def test_too_few_tensors_for_two_facets_are_one(composed: DictConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_tensors_for_two_facets_are_one(composed: Configuration, caplog: pytest.LogCaptureFixture) -> None:
     for references in (two_kinds(15), {"layer1:3": two_kinds(15), "layer1:4": two_kinds(48)}):
         caplog.clear()
-        config = composed.copy()
-        set_keys(config, references__facets="auto")
+        config = composed.with_keys(references__facets="auto")
         source = TensorReferences(references, ClassNames.numbered(4))
         assert faceted(config, tiny(), source) is source
         assert "15 images were handed over: one facet, for two need 16" in caplog.text

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +19,7 @@ from tests.tiny import exit_code, image_folder
 from vital_exp import no_effect
 from vital_exp.commands import hydra_app, mine
 from vital_exp.config import compose_config, groups
+from vital_exp.configuration import Configuration
 from vital_exp.images.spectrum import load_magnitude
 from vital_exp.mining import drawn, sheets
 from vital_exp.mining.counts import IMAGES_PER_UNIT
@@ -158,10 +159,10 @@ def test_directions_of_a_file(places: dict[str, Path]) -> None:
 
 def test_no_argument_is_a_small_part_of_the_embedded_network(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (workplace / "photos").mkdir()
-    jobs: list[DictConfig] = []
+    jobs: list[Configuration] = []
 
-    def remember(config: DictConfig) -> int:
-        jobs.append(mine.normalised(config, "mine"))
+    def remember(config: Configuration) -> int:
+        jobs.append(config)
         return 0
 
     monkeypatch.setattr(mine, "mine_job", remember)
@@ -281,7 +282,7 @@ def test_every_kind_of_model_composes(model: str) -> None:
 def test_an_interrupted_command_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(_config: DictConfig) -> int:
+    def interrupted(_config: Configuration) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(mine, "mine_job", interrupted)

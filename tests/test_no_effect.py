@@ -35,7 +35,8 @@ def idle(command: str, *arguments: str) -> set[str]:
     settings = [text for text in arguments if text not in choices]
     config = OmegaConf.create(composed(command, *choices))
     config.merge_with_dotlist(settings)
-    return set(without_effect(command, plain(config), keys_of(settings), chosen))
+    content = OmegaConf.to_container(config, resolve=True)
+    return set(without_effect(command, content, keys_of(settings), chosen))
 
 
 GROUPS = ("model", "method", "target", "image", "logger", "evaluation", "references", "concepts", "check")

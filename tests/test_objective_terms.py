@@ -151,7 +151,7 @@ def node(option: str, options: tuple[str, ...] = ()) -> Any:
 
 
 def objective(capability: Capability, targets: Sequence[Target]) -> Objective:
-    term = build(node(capability.term, capability.options), problem=problem(targets))
+    term = build("objective", node(capability.term, capability.options), problem=problem(targets))
     return Objective(network(), {capability.term: term})
 
 
@@ -199,8 +199,8 @@ def test_the_value_of_a_picture_does_not_depend_on_its_neighbours(capability: Ca
 @pytest.mark.parametrize("term", ["alignment.gram", "activation", "batch_norm", "accentuation"])
 def test_a_weight_of_zero_leaves_a_term_out(term: str) -> None:
     there = problem(targets_of("class"))
-    zero = build(node(term, ("weight=0.0",)), problem=there)
-    built = Objective(network(), {"zero": zero, "l2": build(node("l2", ("weight=1.0",)), problem=there)})
+    zero = build("objective", node(term, ("weight=0.0",)), problem=there)
+    built = Objective(network(), {"zero": zero, "l2": build("objective", node("l2", ("weight=1.0",)), problem=there)})
     assert list(built.terms) == ["l2"]
     assert not built.taps.layers
     torch.testing.assert_close(built(pictures())[0], l2_norm(pictures()))
@@ -210,7 +210,7 @@ def test_a_weight_of_zero_leaves_a_term_out(term: str) -> None:
 def test_terms_compose_with_weights_and_a_caption(kind: str) -> None:
     names = ("alignment.kl_gaussian", "activation", "diversity", "boundary")
     there = problem(targets_of(kind))
-    parts = {name: build(node(name), problem=there) for name in (*names, "redirected_relu")}
+    parts = {name: build("objective", node(name), problem=there) for name in (*names, "redirected_relu")}
     parts["diversity"].weight, parts["boundary"].weight = 0.5, -2.0
     total, shares = Objective(network(), parts)(pictures())
     singles = {name: Objective(network(), {name: parts[name]})(pictures())[0] for name in names}
@@ -310,13 +310,13 @@ def test_a_position_replaces_the_targets_own() -> None:
     there = problem(targets_of("channel"))
     a = Taps(network().module, ["layer1"])(pictures())[0]["layer1"]  # (2, 16, 4, 4)
     for position, place in (("centre", (2, 2)), ("[0,3]", (0, 3))):
-        term = build(node("activation", (f"position={position}",)), problem=there)
+        term = build("objective", node("activation", (f"position={position}",)), problem=there)
         torch.testing.assert_close(term(pictures(), {"layer1": a}), -a[:, UNIT, place[0], place[1]])
 
 
 def test_interpolation_goes_from_one_unit_to_another() -> None:
     targets = [Target("channel", 2, "layer1", variation=v) for v in (1, 2, 3)]
-    term = build(node("interpolation", ("other=5", "variations=3")), problem=problem(targets))
+    term = build("objective", node("interpolation", ("other=5", "variations=3")), problem=problem(targets))
     a = activation(16, (4, 4)).repeat(2, 1, 1, 1)[:3]
     means = a.numpy().mean((2, 3))
     shares = np.array([0, 0.5, 1])
@@ -344,7 +344,7 @@ def test_diversity_sums_to_lucids_over_the_variations_of_a_unit() -> None:
     lucid = sum((grams[i] * grams[j]).sum() for i in range(2) for j in range(2) if i != j) / 2
     np.testing.assert_allclose(gram_cosines(a)[0, 1], (grams[0] * grams[1]).sum())
     targets = [Target("channel", 2, "layer1", variation=v) for v in (1, 2)]
-    term = build(node("diversity"), problem=problem(targets))
+    term = build("objective", node("diversity"), problem=problem(targets))
     np.testing.assert_allclose(term(pictures(), {"layer1": a}).sum(), lucid)
 
 
@@ -469,7 +469,7 @@ def test_a_gradient_step_brings_a_far_value_back(distance: Any) -> None:
 
 def test_mean_grams_are_those_of_the_references() -> None:
     there = problem(targets_of("channel"))
-    term = build(node("alignment.gram"), problem=there)
+    term = build("objective", node("alignment.gram"), problem=there)
     images = torch.stack(list(there.statistics.references.images(there.targets[0])))
     a = Taps(network().module, ["conv1"])(network().preprocessing.normalise(images).double())[0]["conv1"].flatten(2)
     expected = np.mean([f @ f.T / f.shape[1] for f in a.numpy()], axis=0)
@@ -478,7 +478,7 @@ def test_mean_grams_are_those_of_the_references() -> None:
 
 
 def test_cross_entropy_is_torchs() -> None:
-    term = build(node("cross_entropy"), problem=problem(targets_of("class")))
+    term = build("objective", node("cross_entropy"), problem=problem(targets_of("class")))
     logits = activation(4, (1,))
     expected = functional.cross_entropy(logits[..., 0], torch.tensor([UNIT, UNIT]), reduction="none")
     torch.testing.assert_close(term(pictures(), {OUTPUT: logits}), expected)
@@ -487,7 +487,7 @@ def test_cross_entropy_is_torchs() -> None:
 def test_batch_norm_statistics_are_those_of_each_picture() -> None:
     module = network().module
     x = pictures()
-    term = build(node("batch_norm", ("weight=1.0",)), problem=problem(targets_of("class")))
+    term = build("objective", node("batch_norm", ("weight=1.0",)), problem=problem(targets_of("class")))
     inputs = module.conv1(x).detach().numpy()  # type: ignore[operator]
     mean, variance = module.bn1.running_mean.numpy(), module.bn1.running_var.numpy()  # type: ignore[union-attr]
     expected = [np.linalg.norm(one.mean((1, 2)) - mean) + np.linalg.norm(one.var((1, 2)) - variance) for one in inputs]
@@ -507,7 +507,7 @@ def test_folded_batch_norms_are_not_real() -> None:
     module.bn1.reset_running_stats()
     assert real_batch_norms(module) == []
     with pytest.raises(UsageError, match="not applicable"):
-        build(node("batch_norm"), problem=problem(targets_of("class"), load_model(module, size=SIZE)))
+        build("objective", node("batch_norm"), problem=problem(targets_of("class"), load_model(module, size=SIZE)))
 
 
 def test_priors_equal_numpy() -> None:
@@ -561,7 +561,7 @@ def test_an_image_file_is_given_to_all_targets(tmp_path: Path) -> None:
 
 def test_accentuation_balances_the_gradients_at_the_start() -> None:
     there = problem(targets_of("class"))
-    term = build(node("accentuation", ("alpha=2.0",)), problem=there)
+    term = build("objective", node("accentuation", ("alpha=2.0",)), problem=there)
     assert there.starts is not None
     x = network().preprocessing.normalise(there.starts)
     at_start = Objective(network(), {"a": term})(x.requires_grad_())[0]
@@ -645,7 +645,7 @@ def test_a_dead_unit_has_a_gradient_for_the_first_steps() -> None:
     with torch.no_grad():
         module.layer1[0].bias[UNIT] = -20
     there = problem(targets_of("channel"), load_model(module.double(), size=SIZE))
-    parts = {name: build(node(name), problem=there) for name in ("activation", "redirected_relu")}
+    parts = {name: build("objective", node(name), problem=there) for name in ("activation", "redirected_relu")}
     built = Objective(there.network, parts)
     sizes = []
     for step in (0, 15, 16):
@@ -659,7 +659,7 @@ def test_a_dead_unit_has_a_gradient_for_the_first_steps() -> None:
 
 def test_correlation_guidance_scales_the_gradient_by_the_correlation_with_the_target() -> None:
     there = problem(targets_of("channel"))
-    parts = {name: build(node(name), problem=there) for name in ("activation", "correlation_guidance")}
+    parts = {name: build("objective", node(name), problem=there) for name in ("activation", "correlation_guidance")}
     rule = parts["correlation_guidance"]
     assert isinstance(rule, CorrelationGuidance)
     x = pictures().requires_grad_()
@@ -718,7 +718,7 @@ def test_mistakes_name_the_key_and_what_is_allowed(term: str, kind: str, options
     there = problem(targets_of(kind))
 
     def run() -> None:
-        part = build(node(term, options), problem=there)
+        part = build("objective", node(term, options), problem=there)
         assert isinstance(part, Term)
         Objective(network(), {term: part})(pictures())
 
@@ -730,6 +730,6 @@ def test_mistakes_name_the_key_and_what_is_allowed(term: str, kind: str, options
 def test_diversity_without_variations_and_accentuation_without_an_image_are_mistakes() -> None:
     alone = problem(targets_of("class")[:1])
     with pytest.raises(UsageError, match=r"target\.variations=1"):
-        build(node("diversity"), problem=alone)
+        build("objective", node("diversity"), problem=alone)
     with pytest.raises(UsageError, match=r"image\.init=noise.*accentuation"):
-        build(node("accentuation"), problem=replace(alone, starts=None))
+        build("objective", node("accentuation"), problem=replace(alone, starts=None))

@@ -17,7 +17,7 @@ from vital_exp.errors import UsageError
 from vital_exp.mining.patches import cut, enlarged
 from vital_exp.references.drawn import draw
 from vital_exp.setup.request import Request
-from vital_exp.setup.window_size import settle_window_size
+from vital_exp.setup.window_size import settle_windows
 
 UNIT = ["target=channel", "target.layer=layer2", "target.index=[3,5]", "method=vital_fourier", "references.facets=1"]
 QUIET = ["references.count=3", "references.candidates=8", "evaluation=none", "logger=none", "progress=false"]
@@ -100,12 +100,11 @@ def test_layers_whose_windows_differ_in_size_are_enlarged(place: Path) -> None:
     source = made.references
     sides = {"layer1": 18, "layer2": 22}
     source.side = lambda target: sides[target.layer]  # type: ignore[attr-defined, method-assign]
-    made.config.references.enlarge = "auto"
-    settle_window_size(made.config, made.network, source, [*made.targets, *other.targets])
-    assert made.config.references.enlarge is True
-    made.config.references.enlarge = False
+    both = [*made.targets, *other.targets]
+    settled = settle_windows(made.config.with_keys(references__enlarge="auto"), made.network, source, both)
+    assert settled.references.enlarge is True
     with pytest.raises(UsageError, match="the layers' windows have several sizes: 18, 22 px"):
-        settle_window_size(made.config, made.network, source, [*made.targets, *other.targets])
+        settle_windows(made.config.with_keys(references__enlarge=False), made.network, source, both)
 
 
 def test_neither_true_nor_false(place: Path) -> None:

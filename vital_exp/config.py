@@ -12,15 +12,16 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vital_exp.config_mistakes import ARGUMENTS, OPEN_MAPPINGS, PARTS, check_overrides, check_values, explain
 from vital_exp.config_tree import VISUALIZE, config_dir, groups, option_content, options_of, strange_groups
+from vital_exp.configuration import Configuration, plain
 from vital_exp.errors import UsageError
 
 __all__ = ["OPEN_MAPPINGS", "build", "canonical", "compose_config", "config_dir", "config_hash", "groups", "normalised"]
-__all__ += ["options_of", "picture_config", "plain", "set_keys"]
+__all__ += ["options_of", "picture_config", "plain"]
 
 # Configurations that are kept as Hydra composed them: calls in one process often ask for the same again.
 KEPT = 32
@@ -54,7 +55,7 @@ INCIDENTAL = (
 )
 
 
-def compose_config(overrides: Sequence[str], command: str = VISUALIZE) -> DictConfig:
+def compose_config(overrides: Sequence[str], command: str = VISUALIZE) -> Configuration:
     """Compose the configuration a command would get with these overrides.
 
     Raises:
@@ -91,28 +92,29 @@ def _compose(command: str, overrides: tuple[str, ...]) -> DictConfig:
         state.hydra = outer
 
 
-def normalised(config: DictConfig, command: str = VISUALIZE) -> DictConfig:
-    """Return a copy of a command's configuration without Hydra's part and other commands', interpolations resolved.
+def normalised(config: DictConfig, command: str = VISUALIZE) -> Configuration:
+    """Return a command's configuration without Hydra's part and other commands', interpolations resolved.
 
     Raises:
         UsageError: a key whose kind of value is known holds another.
     """
     strange = strange_groups(command)
-    copy = OmegaConf.create({key: value for key, value in plain(config).items() if key not in strange})
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    content = {str(key): value for key, value in resolved.items() if key != "hydra" and key not in strange}
     if command == VISUALIZE:
-        _drop_leftovers(copy)
-    check_values(copy, command)
-    OmegaConf.set_struct(copy, True)
-    return copy
+        _drop_leftovers(content)
+    check_values(content, command)
+    return Configuration(content)
 
 
-def _drop_leftovers(config: DictConfig) -> None:
+def _drop_leftovers(config: dict[str, Any]) -> None:
     """Take away, in place, what the method sets of another option than the chosen one.
 
     ``method=vital_fourier objective=[activation]`` has no alignment, and ``method=maco_horama image=pixels`` no
     spectrum to resample. A value of the user's stays, to be refused.
     """
-    method = OmegaConf.select(config, "method.name")
+    method = (config.get("method") or {}).get("name")
     if method not in options_of("method"):
         return
     content = option_content("method", method)
@@ -125,11 +127,11 @@ def _drop_leftovers(config: DictConfig) -> None:
                     del config[group][name]
     if image := content.get("image"):
         options = [option_content("image", option) for option in options_of("image")]
-        known = {key for option in options for key in option if option["_target_"] == config.image.get("_target_")}
-        _drop(config.image, {key: value for key, value in image.items() if known and key not in known})
+        known = {key for option in options for key in option if option["_target_"] == config["image"].get("_target_")}
+        _drop(config["image"], {key: value for key, value in image.items() if known and key not in known})
 
 
-def _drop(node: DictConfig, keys: Mapping[str, object]) -> None:
+def _drop(node: dict[str, Any], keys: Mapping[str, object]) -> None:
     for key in [key for key, value in keys.items() if node.get(key) == value]:
         del node[key]
 
@@ -158,19 +160,24 @@ def _quoted(override: str) -> str:
     return f"{key}=" + ",".join(f"'{part}'" if "#" in part else part for part in value.split(","))
 
 
-def build(node: DictConfig, **objects: object) -> Any:
-    """Instantiate the object a configuration node describes; ``objects`` are handed over as they are.
+def build(key: str, node: Mapping[str, Any], **objects: object) -> Any:
+    """Instantiate the object that a part of a configuration describes.
 
     The one place that calls Hydra's instantiate.
+
+    Args:
+        key: of the part, ``"objective.alignment"``.
+        node: names the class as ``_target_``, and its arguments.
+        objects: further arguments, handed over as they are.
 
     Raises:
         UsageError: no such class, an argument that it does not take, or a value that it refuses.
     """
-    if not isinstance(node, DictConfig) or not node.get("_target_"):
+    if not isinstance(node, Mapping) or not node.get("_target_"):
         raise UsageError("_target_", node, "what it builds is not said: _target_=package.module.Class is needed")
     target = str(node.get("_target_"))
     try:
-        factory: Callable[..., Any] = instantiate(node, _partial_=True, _convert_="all")
+        factory: Callable[..., Any] = instantiate(plain(node), _partial_=True, _convert_="all")
     except HydraException as error:
         raise UsageError("_target_", target, "there is no such class") from error
     try:
@@ -178,18 +185,10 @@ def build(node: DictConfig, **objects: object) -> Any:
     except (TypeError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        key = node._get_full_key(None)
-        raise UsageError(f"{key}._target_" if key else "_target_", target, str(error).split("\n")[0]) from error
+        raise UsageError(f"{key}._target_", target, str(error).split("\n")[0]) from error
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """Return the configuration as nested dicts and lists, interpolations resolved, without Hydra's own part."""
-    content = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items() if key != "hydra"}
-
-
-def picture_config(config: DictConfig) -> dict[str, Any]:
+def picture_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of the configuration that decides the pictures, flat: dotted key to value."""
     flat: dict[str, Any] = {}
 
@@ -204,19 +203,12 @@ def picture_config(config: DictConfig) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if not any(k == name or k.startswith(f"{name}.") for name in INCIDENTAL)}
 
 
-def config_hash(config: DictConfig) -> str:
+def config_hash(config: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits that change when a picture-deciding key does, whichever targets are asked for."""
     content = {key: value for key, value in picture_config(config).items() if key != "target.index"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def content_hash(config: DictConfig) -> str:
+def content_hash(config: Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits of all that decides the pictures of a run, its targets among it."""
     return hashlib.sha256(json.dumps(picture_config(config), sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def set_keys(config: DictConfig, **values: object) -> None:
-    """Set dotted keys (with ``__`` for the dot) of a composed configuration in place."""
-    with open_dict(config):
-        for key, value in values.items():
-            OmegaConf.update(config, key.replace("__", "."), value)

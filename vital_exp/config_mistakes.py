@@ -15,7 +15,6 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vital_exp.config_tree import VISUALIZE, groups, known_keys, options_of, strange_groups
 from vital_exp.errors import SUGGESTIONS, UsageError, nearest
@@ -101,7 +100,7 @@ def _is_word(argument: str) -> bool:
 
 
 def check_overrides(
-    overrides: Sequence[str], compose: Callable[[Sequence[str], str], DictConfig], command: str = VISUALIZE
+    overrides: Sequence[str], compose: Callable[[Sequence[str], str], Mapping[str, Any]], command: str = VISUALIZE
 ) -> None:
     """Refuse what Hydra would accept in silence, or refuse with a traceback.
 
@@ -143,6 +142,16 @@ def _one_job(override: str) -> str:
     return f"{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}"
 
 
+def select(config: Mapping[str, Any], key: str, default: object = None) -> Any:
+    """Return the value of a dotted key, or a default where there is none."""
+    node: Any = config
+    for name in key.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return default
+        node = node[name]
+    return node
+
+
 def _check_deleted(key: str, value: str, command: str) -> None:
     parts = [mapping for mapping in PARTS if mapping in groups(command)]
     if key.rpartition(".")[0] not in parts:
@@ -150,19 +159,19 @@ def _check_deleted(key: str, value: str, command: str) -> None:
         raise UsageError(f"~{key}", value, f"only parts can be taken away: {allowed}")
 
 
-def _check_added(override: str, config: DictConfig, command: str) -> None:
+def _check_added(override: str, config: Mapping[str, Any], command: str) -> None:
     """Check one key that starts with ``+`` against the configuration without it."""
     key, _, value = override.lstrip("+").partition("=")
     parent, _, name = key.rpartition(".")
-    there = OmegaConf.select(config, key, default=NOT_THERE) is not NOT_THERE
+    there = select(config, key, NOT_THERE) is not NOT_THERE
     if there and not override.startswith("++"):
         raise UsageError(f"+{key}", value, f"the key is there already: {key}={value}")
     if there or "/" in key or key.split("@")[0] in groups(command) or key == ARGUMENTS:
         return
     if any(fnmatch(key, pattern) for pattern in SET_BY_ENGINE):
         raise UsageError(f"+{key}", value, "the engine sets this itself")
-    node = OmegaConf.select(config, parent) if parent else None
-    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    node = select(config, parent) if parent else None
+    target = node.get("_target_") if isinstance(node, Mapping) else None
     if not target and any(f"{parent}.".startswith(f"{mapping}.") for mapping in (*PARTS, ARGUMENTS)):
         return  # a new part, checked as a whole, or an argument of a network, which checks it itself
     options = _arguments(target)
@@ -174,19 +183,19 @@ def _arguments(target: str | None) -> list[str]:
     return list(inspect.signature(get_object(target)).parameters) if target else []
 
 
-def check_values(config: DictConfig, command: str = VISUALIZE) -> None:
+def check_values(config: Mapping[str, Any], command: str = VISUALIZE) -> None:
     """Check the kinds of values of a command that whoever reads the key would stumble over.
 
     Raises:
         UsageError: the first that is not allowed, or a part of the objective or the transforms without a _target_.
     """
     for key, (allowed, described) in VALUES[command].items():
-        value = OmegaConf.select(config, key)
+        value = select(config, key)
         if not allowed(value):
             raise UsageError(key, value, described)
     for mapping in PARTS:
         for name, node in (config.get(mapping) or {}).items():
-            if not isinstance(node, DictConfig) or not node.get("_target_"):
+            if not isinstance(node, Mapping) or not node.get("_target_"):
                 raise _part_of_nothing(mapping, name, node)
 
 
@@ -209,19 +218,19 @@ Check = tuple[Callable[[Any], bool], str]
 
 
 def _is_pair_or_none(value: object) -> bool:
-    return value is None or (isinstance(value, ListConfig) and len(value) == 2 and all(map(is_text_or_none, value)))
+    return value is None or (isinstance(value, list) and len(value) == 2 and all(map(is_text_or_none, value)))
 
 
 FLAG: Check = (_is_flag, "true or false")
 ONE_DEVICE: Check = (
-    lambda value: value in (1, "1", "auto") or (isinstance(value, ListConfig) and len(value) == 1),
+    lambda value: value in (1, "1", "auto") or (isinstance(value, list) and len(value) == 1),
     "one device",
 )
 # Keys of every command that has a network.
 COMMON: Mapping[str, Check] = {
     **dict.fromkeys(("progress", "model.pretrained"), FLAG),
     "cache_dir": (lambda value: isinstance(value, str) and value != "", "a folder"),
-    ARGUMENTS: (lambda value: isinstance(value, DictConfig), "a mapping, {pad_type: same}"),
+    ARGUMENTS: (lambda value: isinstance(value, Mapping), "a mapping, {pad_type: same}"),
 }
 VALUES: Mapping[str, Mapping[str, Check]] = {
     "visualize": {
@@ -244,13 +253,13 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),
         "references.root": (is_text_or_none, "a folder of real images"),
         "evaluation.judges": (
-            lambda value: isinstance(value, ListConfig),
+            lambda value: isinstance(value, list),
             "a list of networks, [resnet50,densenet121]",
         ),
         "movie": (lambda value: value in MOVIES, "gif, apng or null"),
         "steer": (is_text_or_none, "layer:channel:+2sd, layer:channel:-1sd or layer:channel:off"),
         "sweep_metric": (is_text_or_none, "the name of a metric, accuracy_top1"),
-        "objective": (lambda value: isinstance(value, DictConfig), "at least one term, objective=[alignment]"),
+        "objective": (lambda value: isinstance(value, Mapping), "at least one term, objective=[alignment]"),
     },
     "mine": {
         **COMMON,
@@ -268,8 +277,8 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "find": (lambda value: is_text_or_none(value) and value != "", "words, or an image file"),
         "find_by": (lambda value: value in (None, "activation", "embedding"), "activation, embedding or null"),
         "find_count": (_is_count, "a whole number of at least 1"),
-        "naming.labels": (lambda value: isinstance(value, (bool, ListConfig)), "true, false or a list of labels"),
-        "concepts": (lambda value: value is None or isinstance(value, DictConfig), "one of nmf, kmeans, pca"),
+        "naming.labels": (lambda value: isinstance(value, (bool, list)), "true, false or a list of labels"),
+        "concepts": (lambda value: value is None or isinstance(value, Mapping), "one of nmf, kmeans, pca"),
         "concepts.class": (lambda value: value is None or isinstance(value, (str, int)), "a class: number or name"),
         "spectrum": (lambda value: isinstance(value, (bool, str)), "true, false or a folder of images"),
         "spectrum_size": (_is_count, "a side in px, at least 1"),
@@ -280,7 +289,7 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "study_targets": (_is_count, "a whole number of at least 1"),
         "study_seed": (lambda value: is_whole(value, 0), "a whole number"),
         "answers": (
-            lambda value: is_text_or_none(value) or (isinstance(value, ListConfig) and len(value) > 0),
+            lambda value: is_text_or_none(value) or (isinstance(value, list) and len(value) > 0),
             "files that the study's page saved, or a folder of them",
         ),
         "trainer.devices": ONE_DEVICE,
@@ -288,22 +297,22 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         **dict.fromkeys(("run", "pictures", "references.root"), (is_text_or_none, "a folder")),
         "targets": (is_text_or_none, "a CSV file with the columns picture and target"),
         "pattern": (lambda value: isinstance(value, str), "a name pattern, class-{index}.png"),
-        "judges": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50,densenet121]"),
-        "metrics": (lambda value: isinstance(value, (str, ListConfig)), "all, or a list of names"),
-        "evaluation.features": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50]"),
+        "judges": (lambda value: isinstance(value, list), "a list of networks, [resnet50,densenet121]"),
+        "metrics": (lambda value: isinstance(value, (str, list)), "all, or a list of names"),
+        "evaluation.features": (lambda value: isinstance(value, list), "a list of networks, [resnet50]"),
         "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),
     },
     "report": {
         **dict.fromkeys(("wandb", "offline", "progress"), FLAG),
         **dict.fromkeys(("out", "title"), (is_text_or_none, "a text")),
         "project": (lambda value: value is None or (isinstance(value, str) and value != ""), "a name"),
-        "metrics": (lambda value: value is None or isinstance(value, (str, ListConfig)), "all, or a list of names"),
+        "metrics": (lambda value: value is None or isinstance(value, (str, list)), "all, or a list of names"),
     },
     "audit": {
         "cache_dir": COMMON["cache_dir"],
-        "run": (lambda value: isinstance(value, (str, ListConfig, type(None))), "a run folder, or a list of them"),
+        "run": (lambda value: isinstance(value, (str, list, type(None))), "a run folder, or a list of them"),
         "images": (is_text_or_none, "a folder of natural images"),
-        "judges": (lambda value: isinstance(value, ListConfig), "a list of networks, [resnet50,densenet121]"),
+        "judges": (lambda value: isinstance(value, list), "a list of networks, [resnet50,densenet121]"),
     },
     "atlas": {
         **COMMON,
@@ -312,7 +321,7 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "sae": (is_text_or_none, "a file, or a folder of SAELens"),
         "pictures": (lambda value: isinstance(value, str), "a method of vital-visualize, or none"),
         "naming.labels": (lambda value: value == "auto" or isinstance(value, bool), "auto, true or false"),
-        "overrides": (lambda value: isinstance(value, ListConfig), "a list, [references.count=20]"),
+        "overrides": (lambda value: isinstance(value, list), "a list, [references.count=20]"),
         "compare": (_is_pair_or_none, "two folders of atlases, [before,after]"),
         "project": (lambda value: isinstance(value, str) and value != "", "a name"),
     },

@@ -1,24 +1,22 @@
-"""The configuration that a run folder holds, read as data whoever wrote it. Imports no torch."""
+"""The configuration in a run folder: written as plain values, and read as data whoever wrote it. Imports no torch."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from vital_exp.configuration import Configuration, plain
 from vital_exp.errors import UsageError
+from vital_exp.whole_files import whole_file
 
-RECORDED = Path(".hydra") / "config.yaml"
+RECORDED, OVERRIDES = Path(".hydra") / "config.yaml", Path(".hydra") / "overrides.yaml"
 MISTAKE_FILE = "mistake.txt"  # of a run that could not make anything
-INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
-def recorded_config(folder: Path, key: str, groups: Sequence[str] = ()) -> DictConfig:
+def recorded_config(folder: Path, key: str, groups: Sequence[str] = ()) -> Configuration:
     """Return the configuration of a run folder as it stands there.
 
     A run records its configuration resolved, so nothing in the file is interpolated: what looks like ``${oc.env:NAME}``
@@ -36,19 +34,55 @@ def recorded_config(folder: Path, key: str, groups: Sequence[str] = ()) -> DictC
         content = yaml.safe_load((folder / RECORDED).read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("no mapping")
-        config: DictConfig = OmegaConf.create(_literal(content))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(key, folder, f"{RECORDED} there cannot be read ({reason})") from error
-    if lacking := [group for group in groups if group not in config]:
+    if lacking := [group for group in groups if group not in content]:
         raise UsageError(key, folder, f"{RECORDED} there lacks {', '.join(lacking)}")
-    return config
+    return Configuration(content)
 
 
-def _literal(node: Any) -> Any:
-    """Escape what OmegaConf would interpolate."""
-    if isinstance(node, dict):
-        return {name: _literal(value) for name, value in node.items()}
-    if isinstance(node, list):
-        return [_literal(value) for value in node]
-    return INTERPOLATION.sub(lambda found: f"{found[1] * 2}\\${{", node) if isinstance(node, str) else node
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Writes every value where it stands, and in quotes a text that another YAML reader takes for something else."""
+
+    def ignore_aliases(self, _data: object) -> bool:
+        """Write a list that stands in two places twice."""
+        return True
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    quotes = "'" if _is_number(text) or text.lower() in ("y", "n") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, quotes)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+_Dumper.add_representer(str, _text)
+
+
+def as_yaml(content: Mapping[str, Any] | Sequence[str]) -> str:
+    """Return plain values as YAML, keys in their order."""
+    text: str = yaml.dump(content, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    return text
+
+
+def record_config(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] | None = None) -> None:
+    """Write a configuration into a run folder, and what it was composed of, where that is known."""
+    (folder / RECORDED).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / RECORDED) as file:
+        file.write(as_yaml(plain(config)))
+    if overrides is not None:
+        with whole_file(folder / OVERRIDES) as file:
+            file.write(as_yaml(list(overrides)))
+
+
+def recorded_overrides(folder: Path) -> list[str]:
+    """Return the overrides that a run folder has recorded; none where it has not."""
+    place = folder / OVERRIDES
+    return list(map(str, yaml.safe_load(place.read_text(encoding="utf-8")))) if place.is_file() else []

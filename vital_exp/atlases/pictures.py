@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vital_exp.atlases.request import EMBEDDED, AtlasRequest, Part
 from vital_exp.atlases.store import safe_name
-from vital_exp.config import plain, set_keys
+from vital_exp.config import plain
 from vital_exp.run_folders import RESULTS
 from vital_exp.runs.folder import RunFolder
 from vital_exp.setup.facets import FoundFacets
@@ -105,5 +106,5 @@ def made_with(asked: AtlasRequest, ask: Callable[..., Request], overrides: Seque
         local_rank=asked.local_rank,
     )
     # All pictures share a run folder, whose configuration names the network as it was asked for.
-    set_keys(request.config, target__index="all", model=plain(config)["model"])
-    return request
+    shared = request.config.with_keys(target__index="all", model=plain(config)["model"])
+    return replace(request, config=shared)

@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from vital_exp.atlases.places import check_method
 from vital_exp.concepts.concepts import Concepts
 from vital_exp.config import options_of, plain
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.mining.counts import check_counts
 from vital_exp.mining.drawn import drawn_folder
@@ -28,7 +28,7 @@ from vital_exp.references.arrays import Loader
 from vital_exp.references.facets import check_facets
 from vital_exp.setup.image_root import image_root
 from vital_exp.setup.mined import MOST_CANDIDATES
-from vital_exp.setup.parts import cache_dir, device_of
+from vital_exp.setup.parts import device_of
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.autoencoder_files import load_autoencoder
 from vital_exp.targets.selection import unit_targets
@@ -81,21 +81,21 @@ class AtlasRequest:
         local_rank: of this process.
     """
 
-    config: DictConfig
+    config: Configuration
     network: VisionNetwork
     folder: ImageFolder
     parts: Mapping[str, Part]
     local_rank: int = 0
 
     @classmethod
-    def of(cls, config: DictConfig, local_rank: int = 0) -> AtlasRequest:
+    def of(cls, config: Configuration, local_rank: int = 0) -> AtlasRequest:
         """Make the objects that a composed configuration names.
 
         Raises:
             UsageError: the first mistake in it.
         """
         check_settings(config)
-        cache = cache_dir(config)
+        cache = config.cache
         network = build_network(model_config(config), cache).to(device_of(config, local_rank=local_rank))
         begin_call(network, cache)
         loader = None if config.loader is None else Loader.named(str(config.loader), "loader")
@@ -131,7 +131,7 @@ class AtlasRequest:
         return select_units(self.network, layers, directions=directions)
 
 
-def check_settings(config: DictConfig) -> None:
+def check_settings(config: Configuration) -> None:
     """Check the keys that need no network.
 
     Raises:
@@ -152,7 +152,7 @@ def check_settings(config: DictConfig) -> None:
         raise UsageError("sae", config.sae, "either sae or concepts")
 
 
-def _image_folder(config: DictConfig, cache: Path) -> Path:
+def _image_folder(config: Configuration, cache: Path) -> Path:
     if config.images:
         return image_root(config.images, cache, "images")
     if config.model.source != EMBEDDED:
@@ -160,7 +160,7 @@ def _image_folder(config: DictConfig, cache: Path) -> Path:
     return drawn_folder(cache)
 
 
-def _parts(config: DictConfig, network: VisionNetwork) -> dict[str, Part]:
+def _parts(config: Configuration, network: VisionNetwork) -> dict[str, Part]:
     """Return the units that are asked for, by layer in the order of the network."""
     if config.concept_folder is not None:
         concepts = Concepts.open(config.concept_folder, "concepts")
@@ -184,13 +184,13 @@ def _parts(config: DictConfig, network: VisionNetwork) -> dict[str, Part]:
     return {layer: _plain_part(config, network, layer) for layer in _layers(config, network)}
 
 
-def _plain_part(config: DictConfig, network: VisionNetwork, layer: str) -> Part:
+def _plain_part(config: Configuration, network: VisionNetwork, layer: str) -> Part:
     count = unit_shape(network, layer, "layers")[0]
     kind = "class" if layer == OUTPUT and network.class_names is not None else "channel"
     return _part(config, layer, kind, count)
 
 
-def _layers(config: DictConfig, network: VisionNetwork, default: Sequence[str] = ()) -> list[str]:
+def _layers(config: Configuration, network: VisionNetwork, default: Sequence[str] = ()) -> list[str]:
     """Return the layers that are asked for, in the order of the network."""
     if config.layers is None:
         own = (OUTPUT,) if config.model.source == EMBEDDED else ()
@@ -213,7 +213,7 @@ def _only(layers: Sequence[str], key: str) -> str:
 
 
 def _part(
-    config: DictConfig,
+    config: Configuration,
     layer: str,
     kind: str,
     count: int,
@@ -231,9 +231,8 @@ def _quoted(value: object) -> str:
 
 
 def _numbers(key: str, given: Any, layer: str, kind: str, count: int) -> tuple[int, ...]:
-    selection = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
     try:
-        targets = unit_targets("channel" if kind == "class" else kind, layer, selection, count)  # type: ignore[arg-type]
+        targets = unit_targets("channel" if kind == "class" else kind, layer, given, count)
     except UsageError as error:
         raise UsageError(key, error.value, error.problem) from None
     return tuple(sorted(target.index for target in targets))

@@ -294,12 +294,11 @@ class AtlasRun:
     def judge(self) -> VisionNetwork | None:
         """The network that measures correspondence; None where there is none, or its weights are not here."""
         from vital_exp.evaluation.weights import network_if_there
-        from vital_exp.setup.parts import cache_dir
 
         if self.asked.judge is None:
             return None
         try:
-            found = network_if_there(self.asked.judge, cache_dir(self.asked.config), download=False, key="judge")
+            found = network_if_there(self.asked.judge, self.asked.config.cache, download=False, key="judge")
         except NotComputed as error:
             raise UsageError("judge", self.asked.judge, str(error).replace(", or download=true", "")) from None
         return found.to(self.asked.network.device)

@@ -13,7 +13,7 @@ from vital_exp.atlases.pictures import PICTURES
 from vital_exp.atlases.request import EMBEDDED, AtlasRequest
 from vital_exp.atlases.store import safe_name
 from vital_exp.circuits.run import Circuit
-from vital_exp.config import compose_config, plain, set_keys
+from vital_exp.config import compose_config, plain
 from vital_exp.errors import UsageError
 from vital_exp.reporting.circuit import PAGE, write_circuit
 from vital_exp.run_folders import RESULTS, read_results
@@ -59,8 +59,7 @@ def make_circuits(asked: AtlasRequest, out: Path) -> None:
             continue
         unit = f"class:{target.index}" if target.layer is None else f"{target.layer}:{target.index}"
         overrides = [*_overrides(asked), f"target.unit='{unit}'"]
-        config = compose_config(overrides)
-        set_keys(config, model=plain(asked.config)["model"])
+        config = compose_config(overrides).with_keys(model=plain(asked.config)["model"])
         check_numbers(config)
         check_tree(config)
         Circuit(config, asked.network, overrides).run(path)

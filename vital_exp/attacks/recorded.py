@@ -19,7 +19,6 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
 from vital_exp.runs.recorded import RunRecord
 from vital_exp.runs.same_network import warn_of_change
-from vital_exp.setup.parts import cache_dir
 from vital_exp.targets.unit import Target
 
 NOT_THERE = "no natural images to compare with"
@@ -65,7 +64,7 @@ class RecordedRun:
             raise UsageError("run", folder, problem if folder.is_dir() else "no such folder")
         record = RunRecord.of(folder)
         model = _model(record)
-        network = build_network(model, cache_dir(record.config))
+        network = build_network(model, record.config.cache)
         warn_of_change(folder, network)
         shown = run_pictures(folder, network.class_names, network.preprocessing)
         references = _references(record, network, shown.targets, count, root)
@@ -114,14 +113,14 @@ def _references(
         other = {"references__source": source, "references__root": root}
     elif own.source == "tensors":
         raise UsageError("run", record.folder, f"{NOT_THERE}: its references were tensors; give images=folder")
-    elif own.source == "folder" and not own.get("root"):
+    elif own.source == "folder" and not own.root:
         raise UsageError("run", record.folder, f"{NOT_THERE}: it was made without references; give images=folder")
     return record.references(network, targets, references__count=count, **other)
 
 
 def _class_references(record: RunRecord, network: VisionNetwork, count: int) -> References:
     """Natural images by class for a run of hidden units, from the folder in which theirs were mined."""
-    root = record.config.references.get("root")
+    root = record.config.references.root
     embedded = record.config.model.source == "embedded" and root is None
     if root is None and not embedded:
         raise UsageError("run", record.folder, f"{NOT_THERE}: give images=folder, one sub-folder per class")

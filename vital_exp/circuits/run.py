@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from vital_exp.circuits.causal import causal
 from vital_exp.circuits.tree import Node, grow
 from vital_exp.config import plain
 from vital_exp.config_tree import option_content
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.mining.images import ImageFolder
 from vital_exp.models.identity import begin_call
@@ -33,10 +33,10 @@ from vital_exp.runs.folder import RunFolder
 from vital_exp.setup import parts
 from vital_exp.setup.checks import check_numbers, check_tree
 from vital_exp.setup.facets import facet_targets
-from vital_exp.setup.mined import image_folder
+from vital_exp.setup.mined import image_folder, settle_index
 from vital_exp.setup.problem import alignment_of, check_references, references_of
 from vital_exp.setup.request import Request
-from vital_exp.setup.window_size import settle_window_size
+from vital_exp.setup.window_size import settle_windows
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 from vital_exp.visualization.run import Visualization
@@ -59,13 +59,13 @@ class Circuit:
         overrides: what was asked for, recorded in the run folders.
     """
 
-    config: DictConfig
+    config: Configuration
     network: VisionNetwork
     overrides: Sequence[str] = ()
     _levels: dict[tuple[Target, ...], Request] = field(default_factory=dict)
 
     @classmethod
-    def from_config(cls, config: DictConfig, overrides: Sequence[str] = ()) -> Circuit:
+    def from_config(cls, config: Configuration, overrides: Sequence[str] = ()) -> Circuit:
         """Build the network and check what is asked for.
 
         Raises:
@@ -74,11 +74,12 @@ class Circuit:
         check_numbers(config)
         parts.device_count(config)
         check_tree(config)
+        config = settle_index(config)
         if config.relevance.method not in WITH_MAPS:
             allowed = f"a circuit needs relevance with maps: {', '.join(WITH_MAPS)}"
             raise UsageError("relevance.method", config.relevance.method, allowed, WITH_MAPS)
-        network = build_network(model_config(config), parts.cache_dir(config)).to(parts.device_of(config))
-        begin_call(network, parts.cache_dir(config) if config.references.cache else None)
+        network = build_network(model_config(config), config.cache).to(parts.device_of(config))
+        begin_call(network, config.cache if config.references.cache else None)
         parts.check_optimisation(config, network)
         circuit = cls(config, network, overrides)
         network.taps(circuit.layers, "target.layers")
@@ -144,7 +145,7 @@ class Circuit:
     def _other_images(self, count: int) -> Tensor:
         """Return images of the folder that is mined, evenly spread over its paths, (N, C, H, W) in [0, 1]."""
         own = self.network.preprocessing
-        place = image_folder(self.config, parts.cache_dir(self.config))
+        place = image_folder(self.config.references.root, self.config.cache)
         folder = ImageFolder(place, own, "references.root", parts.loader_of(self.config))
         every = max(1, len(folder.paths) // count)
         read = [
@@ -180,11 +181,11 @@ class Circuit:
             config = self.config_of(targets)
             references = references_of(config, self.network, targets)
             check_references(targets, references)
-            settle_window_size(config, self.network, references, targets)
+            config = settle_windows(config, self.network, references, targets)
             self._levels[key] = Request(config, self.network, targets, references)
         return self._levels[key]
 
-    def config_of(self, targets: Sequence[Target]) -> DictConfig:
+    def config_of(self, targets: Sequence[Target]) -> Configuration:
         """Return the configuration of an ordinary run for the units of one level."""
         content: dict[str, Any] = plain(self.config)
         first = targets[0]
@@ -195,9 +196,7 @@ class Circuit:
         # relevance= chooses the channels; their pictures are the method's.
         own = content["method"].get("units", {}).get("relevance", "none")
         content["relevance"] = {"method": "none" if first.kind == "class" else own}
-        made: DictConfig = OmegaConf.create(content)
-        OmegaConf.set_struct(made, True)
-        return made
+        return Configuration(content)
 
     def _class_references(self, mined: dict[str, Any], model: str) -> dict[str, Any]:
         """The references of a class at the root: a class's usual ones, but for what was asked for."""

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
 
 from vital_exp.commands.hydra_app import run_app
 from vital_exp.commands.imports import uncollected
 from vital_exp.commands.outer_ranks import outer_ranks
-from vital_exp.config import normalised
+from vital_exp.configuration import Configuration
+from vital_exp.recorded_config import record_config
 
 if TYPE_CHECKING:
     from vital_exp.atlases.store import Store
@@ -48,9 +48,8 @@ def _any(pattern: str, arguments: list[str]) -> bool:
     return any(re.match(rf"\+*({pattern})", argument, re.IGNORECASE) for argument in arguments)
 
 
-def atlas_job(config: DictConfig) -> int:
+def atlas_job(config: Configuration) -> int:
     """Make one atlas, or compare two; returns the number of failed units."""
-    config = normalised(config, COMMAND)
     out = Path(HydraConfig.get().runtime.output_dir)
     if config.compare is not None:
         return _compare(config, out)
@@ -65,7 +64,7 @@ def atlas_job(config: DictConfig) -> int:
         return _atlas(config, out, ranks)
 
 
-def _ranks(config: DictConfig) -> Ranks:
+def _ranks(config: Configuration) -> Ranks:
     """Return the processes of this job, those that are to be started included."""
     with uncollected():
         from vital_exp.setup.parts import device_count
@@ -79,7 +78,7 @@ def _ranks(config: DictConfig) -> Ranks:
     return join(started) or Ranks(Launcher([COMMAND, *sys.argv[1:]], devices) if devices > 1 else None)
 
 
-def _atlas(config: DictConfig, out: Path, ranks: Ranks) -> int:
+def _atlas(config: Configuration, out: Path, ranks: Ranks) -> int:
     with uncollected():
         from vital_exp.atlases.request import AtlasRequest
         from vital_exp.atlases.run import AtlasRun, told_corrupt
@@ -90,7 +89,7 @@ def _atlas(config: DictConfig, out: Path, ranks: Ranks) -> int:
     store = AtlasRun(asked, out, ranks, HydraConfig.get().overrides.task).run()
     if ranks.rank > 0:
         return 0  # rank 0 says how the job ended
-    _record(config, out)
+    record_config(config, out)
     failed = store.count(status=FAILED)
     print(f"atlas: {store.path} ({store.count()} units of {len(store.layers())} layers, {failed} failed)")
     for line in told_corrupt(store):
@@ -101,25 +100,13 @@ def _atlas(config: DictConfig, out: Path, ranks: Ranks) -> int:
     return failed
 
 
-def _record(config: DictConfig, out: Path) -> None:
-    """Write what was asked for."""
-    from omegaconf import OmegaConf
-
-    from vital_exp.recorded_config import RECORDED
-    from vital_exp.whole_files import whole_file
-
-    (out / RECORDED).parent.mkdir(exist_ok=True)
-    with whole_file(out / RECORDED) as file:
-        file.write(OmegaConf.to_yaml(config, resolve=True))
-
-
-def _send(config: DictConfig, store: Store) -> None:
+def _send(config: Configuration, store: Store) -> None:
     from vital_exp.atlases.dashboard import send_units
 
     print(f"wandb: {send_units(store, config.project, config.offline)}")
 
 
-def _compare(config: DictConfig, out: Path) -> int:
+def _compare(config: Configuration, out: Path) -> int:
     with uncollected():
         from vital_exp.atlases.compare import compare
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
 from vital_exp.commands.hydra_app import run_app
 from vital_exp.commands.imports import uncollected
-from vital_exp.config import normalised, plain
+from vital_exp.config import plain
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.terminal_tables import wrapped
 
@@ -29,9 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
     run_app("vital-audit", COMMAND, audit_job, given)
 
 
-def audit_job(config: DictConfig) -> int:
+def audit_job(config: Configuration) -> int:
     """Run one check; returns the number of failed targets, of which there are none."""
-    content: dict[str, Any] = plain(normalised(config, COMMAND))
+    content: dict[str, Any] = plain(config)
     run = content["run"]
     runs = [run] if isinstance(run, str) else run
     if not runs:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
 from vital_exp.commands.hydra_app import run_app
 from vital_exp.commands.imports import uncollected
-from vital_exp.config import normalised, plain
+from vital_exp.config import plain
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
+from vital_exp.recorded_config import record_config
 from vital_exp.run_folders import find_runs, is_run
 from vital_exp.terminal_tables import wrapped
 
@@ -45,15 +46,14 @@ def _quoted(argument: str) -> str:
     return f"{key}='{value}'"
 
 
-def evaluate_job(config: DictConfig) -> int:
+def evaluate_job(config: Configuration) -> int:
     """Score the pictures of one job; returns how many of them could not be read."""
-    config = normalised(config, COMMAND)
     if config.study or config.answers is not None:
         return _study(config)
     return _score(config)
 
 
-def _score(config: DictConfig) -> int:
+def _score(config: Configuration) -> int:
     place, out = _places(config)
     with uncollected():
         from vital_exp.evaluation.pictures import told
@@ -69,7 +69,7 @@ def _score(config: DictConfig) -> int:
         print(f"metrics: metrics.json, metrics.csv and report.html of {count} in {out}\nnext: vital-report runs={out}")
         return len(table.failed) + sum(len(one.unreadable) for one in table.values())
     if config.pictures is not None:
-        _record(config, out)
+        record_config(config, out)
         table.save(out)
     else:
         _keep(table, out)
@@ -91,7 +91,7 @@ def _keep(table: Evaluation, run: Path) -> None:
     write_gallery(run)
 
 
-def _send(config: DictConfig, run: Path, found: Evaluation) -> None:
+def _send(config: Configuration, run: Path, found: Evaluation) -> None:
     """Send the metrics of a run to Weights & Biases, if that is asked for."""
     if config.wandb:
         from vital_exp.reporting.scores_dashboard import log_scores
@@ -99,7 +99,7 @@ def _send(config: DictConfig, run: Path, found: Evaluation) -> None:
         print(log_scores(run, found, config.project, config.offline), flush=True)
 
 
-def _tell(sweep: Path, config: DictConfig, run: Path, found: Evaluation | UsageError) -> None:
+def _tell(sweep: Path, config: Configuration, run: Path, found: Evaluation | UsageError) -> None:
     """Keep the metrics of one run of several and say what they are."""
     name = os.path.relpath(run, sweep.resolve())
     if isinstance(found, UsageError):
@@ -113,7 +113,7 @@ def _tell(sweep: Path, config: DictConfig, run: Path, found: Evaluation | UsageE
     _send(config, run, found)
 
 
-def _study(config: DictConfig) -> int:
+def _study(config: Configuration) -> int:
     """Write the study of a run, or of a folder of runs, or read its answers back; a run is scored too."""
     from vital_exp.reporting.study_page import write_study
     from vital_exp.reporting.sweep import read_sweep
@@ -130,7 +130,7 @@ def _study(config: DictConfig) -> int:
     return unreadable
 
 
-def _answers(config: DictConfig, out: Path) -> int:
+def _answers(config: Configuration, out: Path) -> int:
     """Read what people answered into the metrics of the runs."""
     from vital_exp.evaluation.study import read_answers, read_key, study_tables
     from vital_exp.runs.evaluate import settings_of
@@ -147,7 +147,7 @@ def _answers(config: DictConfig, out: Path) -> int:
     return 0
 
 
-def _places(config: DictConfig) -> tuple[Path, Path]:
+def _places(config: Configuration) -> tuple[Path, Path]:
     """Where the pictures are, and where the table goes."""
     if config.pictures is not None:
         return Path(config.pictures).expanduser(), Path(HydraConfig.get().runtime.output_dir)
@@ -155,7 +155,7 @@ def _places(config: DictConfig) -> tuple[Path, Path]:
     return run, run
 
 
-def _evaluated(config: DictConfig, place: Path) -> Evaluation | Evaluations:
+def _evaluated(config: Configuration, place: Path) -> Evaluation | Evaluations:
     with uncollected():
         from vital_exp.runs.evaluate import evaluate, settings_of
 
@@ -175,16 +175,6 @@ def _evaluated(config: DictConfig, place: Path) -> Evaluation | Evaluations:
         tell=partial(_tell, place, config),
         progress=config.progress,
     )
-
-
-def _record(config: DictConfig, out: Path) -> None:
-    """Write what was asked for."""
-    from vital_exp.recorded_config import RECORDED
-    from vital_exp.whole_files import whole_file
-
-    (out / RECORDED).parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(out / RECORDED) as file:
-        file.write(OmegaConf.to_yaml(config, resolve=True))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from vital_exp.commands.warnings_once import warnings_once
 from vital_exp.config import canonical, compose_config, config_dir, normalised, plain
 from vital_exp.config_mistakes import check_overrides, check_words, explain
 from vital_exp.config_tree import VISUALIZE
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.no_effect import Metric, keys_of, tell_without_effect
 from vital_exp.recorded_config import MISTAKE_FILE
@@ -62,7 +63,7 @@ class Value(float):
     """What a job returns to a sweeper that looks for the best configuration."""
 
 
-Job = Callable[[DictConfig], "int | Value"]
+Job = Callable[[Configuration], "int | Value"]
 
 
 def run_app(command: str, config_name: str, job: Job, arguments: Sequence[str]) -> None:
@@ -73,7 +74,7 @@ def run_app(command: str, config_name: str, job: Job, arguments: Sequence[str]) 
     Args:
         command: the command's name, put before a message.
         config_name: the primary configuration.
-        job: returns the number of failed targets, or a value when none failed.
+        job: is given the checked configuration; returns the number of failed targets, or a value when none failed.
         arguments: the command line without the program's name.
     """
     with _sigterm_as_ctrl_c():
@@ -182,7 +183,7 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
             content = plain(checked)
             _announce(content, config_name)
             tell_without_effect(config_name, content, keys_of(settings.overrides.task), _metrics)
-        outcome = job(config)
+        outcome = job(checked)
         return outcome if isinstance(outcome, Value) else SOME_FAILED if outcome else 0
     except (UsageError, HydraException, OmegaConfBaseException) as error:
         everywhere = getattr(error, "everywhere", False)

@@ -6,14 +6,14 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
 from vital_exp.commands.hydra_app import run_app
 from vital_exp.commands.imports import uncollected
-from vital_exp.config import config_hash, normalised
+from vital_exp.config import config_hash
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.values import one_of
 
@@ -69,9 +69,8 @@ def _quoted(argument: str) -> str:
     return f"{key}='{escaped}'"
 
 
-def mine_job(config: DictConfig) -> int:
+def mine_job(config: Configuration) -> int:
     """Run one job; returns the number of failed targets, of which there are none: corrupt images are listed."""
-    config = normalised(config, COMMAND)
     if config.list is not None:
         return _list(config)
     out = Path(HydraConfig.get().runtime.output_dir)
@@ -80,7 +79,7 @@ def mine_job(config: DictConfig) -> int:
     return _concepts(config, out) if config.get("concepts") else _mine(config, out)
 
 
-def _mine(config: DictConfig, out: Path) -> int:
+def _mine(config: Configuration, out: Path) -> int:
     from vital_exp.mining.sheets import write_sheets
     from vital_exp.reporting.mining import write_page
 
@@ -124,7 +123,7 @@ def _next(asked: list[str]) -> str:
     return f"next: vital-visualize {shlex.join([*model, *asked])}"
 
 
-def _names(config: DictConfig, mining: Mining, index: Index, out: Path) -> Names:
+def _names(config: Configuration, mining: Mining, index: Index, out: Path) -> Names:
     """Name the units of an index, as far as that is asked for, into names.csv."""
     from vital_exp.naming.formulas import best_formulas
     from vital_exp.naming.labels import chosen_labels, folder_labels, label_scores, unit_values
@@ -153,7 +152,7 @@ def _names(config: DictConfig, mining: Mining, index: Index, out: Path) -> Names
     return names
 
 
-def _query(config: DictConfig, folder: ImageFolder, network: VisionNetwork) -> tuple[Query, Clip | None] | None:
+def _query(config: Configuration, folder: ImageFolder, network: VisionNetwork) -> tuple[Query, Clip | None] | None:
     """Return what units are looked for by, and CLIP where it compares: their mistakes come before a long mining."""
     if config.find is None:
         return None
@@ -165,7 +164,7 @@ def _query(config: DictConfig, folder: ImageFolder, network: VisionNetwork) -> t
 
 
 def _found(
-    config: DictConfig, query: tuple[Query, Clip | None] | None, mining: Mining, index: Index, out: Path
+    config: Configuration, query: tuple[Query, Clip | None] | None, mining: Mining, index: Index, out: Path
 ) -> Found | None:
     """Print the units that answer to a query, and write find.csv and find.jpg; None where there is none."""
     if query is None:
@@ -181,7 +180,7 @@ def _found(
     return found
 
 
-def _concepts(config: DictConfig, out: Path) -> int:
+def _concepts(config: Configuration, out: Path) -> int:
     from vital_exp.reporting.concepts import write_report
 
     mining = _concept_mining(config)
@@ -205,7 +204,7 @@ def _concepts(config: DictConfig, out: Path) -> int:
     return 0
 
 
-def _concept_mining(config: DictConfig) -> ConceptMining:
+def _concept_mining(config: Configuration) -> ConceptMining:
     """Return the search for concepts that the configuration asks for."""
     with uncollected():
         from vital_exp.concepts.mine import ConceptMining, ConceptSettings, check_classifier, class_folder
@@ -217,7 +216,7 @@ def _concept_mining(config: DictConfig) -> ConceptMining:
     layers = _layers(config, network)
     if len(layers) != 1:
         raise UsageError("layers", layers, "concepts are of one layer")
-    keys: dict[str, Any] = dict(OmegaConf.to_container(config.concepts))  # type: ignore[arg-type]
+    keys = dict(config.concepts)
     given, root = keys.pop("class"), _folder(config)
     if given is not None:
         check_classifier(network, given)
@@ -229,7 +228,7 @@ def _concept_mining(config: DictConfig) -> ConceptMining:
     return ConceptMining(network, layers[0], folder, settings, patch=patch, **options)
 
 
-def _mining(config: DictConfig) -> Mining:
+def _mining(config: Configuration) -> Mining:
     """Return what the configuration asks for."""
     with uncollected():
         from vital_exp.mining.images import ImageFolder
@@ -247,44 +246,42 @@ def _mining(config: DictConfig) -> Mining:
     )
 
 
-def _network(config: DictConfig) -> VisionNetwork:
+def _network(config: Configuration) -> VisionNetwork:
     from vital_exp.models.loading import build_network
     from vital_exp.models.named import model_config
-    from vital_exp.setup.parts import cache_dir
 
-    return build_network(model_config(config), cache_dir(config))
+    return build_network(model_config(config), config.cache)
 
 
-def _loader(config: DictConfig) -> Loader | None:
+def _loader(config: Configuration) -> Loader | None:
     """Return the user's function that reads images; None where there is none."""
     from vital_exp.references.arrays import Loader
 
     return None if config.loader is None else Loader.named(str(config.loader), "loader")
 
 
-def _folder(config: DictConfig) -> Path:
+def _folder(config: Configuration) -> Path:
     """Return the folder of images; without one an embedded network has drawn ones."""
     from vital_exp.mining.drawn import drawn_folder
     from vital_exp.setup.image_root import image_root
-    from vital_exp.setup.parts import cache_dir
 
     if config.images:
-        return image_root(config.images, cache_dir(config), "images")
+        return image_root(config.images, config.cache, "images")
     if config.model.source != "embedded":
         raise UsageError("images", config.images, "a folder of images is needed, any tree")
-    return drawn_folder(cache_dir(config))
+    return drawn_folder(config.cache)
 
 
-def _units(config: DictConfig, network: VisionNetwork) -> Units:
+def _units(config: Configuration, network: VisionNetwork) -> Units:
     from vital_exp.mining.units import select_units
 
     layers = _layers(config, network)
-    channels: Any = OmegaConf.to_container(config)["channels"]  # type: ignore[index, call-overload]
     given = _directions(config, layers) or _features(config, layers, network)
-    return select_units(network, layers, channels, config.pooling, given, config.position, _relevance(config, network))
+    relevance = _relevance(config, network)
+    return select_units(network, layers, config.channels, config.pooling, given, config.position, relevance)
 
 
-def _layers(config: DictConfig, network: VisionNetwork) -> list[str]:
+def _layers(config: Configuration, network: VisionNetwork) -> list[str]:
     """Return the layers that are asked for; the last of those that are aligned by default."""
     from vital_exp.models.layers import alignment
     from vital_exp.models.network import Recipe
@@ -294,7 +291,7 @@ def _layers(config: DictConfig, network: VisionNetwork) -> list[str]:
     return list(map(str, [config.layers] if isinstance(config.layers, (str, int)) else config.layers))
 
 
-def _directions(config: DictConfig, layers: list[str]) -> dict[str, Tensor]:
+def _directions(config: Configuration, layers: list[str]) -> dict[str, Tensor]:
     from vital_exp.targets.directions import load_directions
 
     if config.directions is None:
@@ -307,7 +304,7 @@ def _directions(config: DictConfig, layers: list[str]) -> dict[str, Tensor]:
         raise UsageError("directions", error.value, error.problem, error.options) from None
 
 
-def _features(config: DictConfig, layers: list[str], network: VisionNetwork) -> dict[str, SparseAutoencoder]:
+def _features(config: Configuration, layers: list[str], network: VisionNetwork) -> dict[str, SparseAutoencoder]:
     """Return the autoencoder whose features are mined, by its layer."""
     from vital_exp.models.layers import unit_shape
     from vital_exp.targets.autoencoder_files import load_autoencoder
@@ -316,8 +313,7 @@ def _features(config: DictConfig, layers: list[str], network: VisionNetwork) -> 
         return {}
     if len(layers) != 1:
         raise UsageError("sae", config.sae, f"an autoencoder is of one layer, and layers={layers}")
-    given: Any = OmegaConf.to_container(config.autoencoder)
-    keys = {**given, "checkpoint": config.sae, "layer": layers[0]}
+    keys = {**config.autoencoder, "checkpoint": config.sae, "layer": layers[0]}
     try:
         return {layers[0]: load_autoencoder(keys, unit_shape(network, layers[0], "layers")[0])}
     except UsageError as error:
@@ -325,7 +321,7 @@ def _features(config: DictConfig, layers: list[str], network: VisionNetwork) -> 
         raise UsageError(own, error.value, error.problem, error.options) from None
 
 
-def _relevance(config: DictConfig, network: VisionNetwork) -> ClassRelevance | None:
+def _relevance(config: Configuration, network: VisionNetwork) -> ClassRelevance | None:
     """Return which class's relevance images are ranked by."""
     from vital_exp.mining.units import RELEVANCE, ClassRelevance
 
@@ -334,17 +330,15 @@ def _relevance(config: DictConfig, network: VisionNetwork) -> ClassRelevance | N
     return ClassRelevance(network.classes.find(str(config["class"]), "class"), config.relevance_method)
 
 
-def _record(config: DictConfig, out: Path, network: VisionNetwork, batch_size: int) -> None:
+def _record(config: Configuration, out: Path, network: VisionNetwork, batch_size: int) -> None:
     """Write what was asked for, and where the index comes from."""
     import json
 
-    from vital_exp.recorded_config import RECORDED
+    from vital_exp.recorded_config import record_config
     from vital_exp.runs.provenance import provenance
     from vital_exp.whole_files import whole_file
 
-    (out / RECORDED).parent.mkdir(exist_ok=True)
-    with whole_file(out / RECORDED) as file:
-        file.write(OmegaConf.to_yaml(config, resolve=True))
+    record_config(config, out)
     with whole_file(out / "provenance.json") as file:
         json.dump(provenance(config_hash(config), network, batch_size), file, indent=2)
 
@@ -358,7 +352,7 @@ def _tell_corrupt(corrupt: dict[str, str], count: int) -> None:
         print(f"{len(corrupt)} of {count} images could not be read: {', '.join(shown)}{more}")
 
 
-def _spectrum(config: DictConfig, out: Path) -> int:
+def _spectrum(config: Configuration, out: Path) -> int:
     import torch
 
     from vital_exp.mining.plan import duration, images_line, measured, told
@@ -378,7 +372,7 @@ def _spectrum(config: DictConfig, out: Path) -> int:
     return 0
 
 
-def _list(config: DictConfig) -> int:
+def _list(config: Configuration) -> int:
     one_of("list", config.list, LISTS)
     from vital_exp.models.layers import describe_layers
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from vital_exp.commands.hydra_app import run_app
-from vital_exp.config import normalised, plain
+from vital_exp.config import plain
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 
 COMMAND = "report"
@@ -25,9 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
     run_app("vital-report", COMMAND, report_job, ["hydra.run.dir=.", "hydra/job_logging=stdout", *given])
 
 
-def report_job(config: DictConfig) -> int:
+def report_job(config: Configuration) -> int:
     """Write one report; returns how many pictures could not be read."""
-    content = plain(normalised(config, COMMAND))
+    content = plain(config)
     places = _places(content["runs"])
     from vital_exp.reporting.report import write_report
 

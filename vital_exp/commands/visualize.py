@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
 
 from vital_exp.commands.announcement import LISTS
 from vital_exp.commands.hydra_app import Value, run_app
 from vital_exp.commands.imports import uncollected
 from vital_exp.commands.outer_ranks import outer_ranks
-from vital_exp.config import normalised
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.values import one_of
 
@@ -52,9 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         run_app("vital-visualize", "visualize", visualize_job, given)
 
 
-def visualize_job(config: DictConfig) -> int | Value:
+def visualize_job(config: Configuration) -> int | Value:
     """Make the pictures of one job; returns the number of failed targets, or what a sweeper improves."""
-    config = normalised(config)
     if config.list is not None:
         return _list(config)
     if config.target.kind == "circuit":
@@ -74,7 +72,7 @@ def visualize_job(config: DictConfig) -> int | Value:
             return _run(config, ranks, gpu)
 
 
-def _ranks(config: DictConfig) -> Ranks:
+def _ranks(config: Configuration) -> Ranks:
     """Return the processes of this job, those that are to be started included."""
     with uncollected():
         from vital_exp.setup.checks import rank_patience
@@ -94,7 +92,7 @@ def _ranks(config: DictConfig) -> Ranks:
     return Ranks(Launcher(["visualize", *sys.argv[1:]], devices) if devices > 1 else None)
 
 
-def _run(config: DictConfig, ranks: Ranks, device: int) -> int | Value:
+def _run(config: Configuration, ranks: Ranks, device: int) -> int | Value:
     with uncollected():
         from vital_exp.reporting.gallery import write_gallery
         from vital_exp.reporting.summary import print_summary
@@ -129,7 +127,7 @@ def _value(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> Value:
     return Value(value)
 
 
-def _place(config: DictConfig) -> Path:
+def _place(config: Configuration) -> Path:
     """The run folder that Hydra gives this job; in a sweep, that of an earlier job of the same configuration."""
     from vital_exp.runs.folder import job_folder
 
@@ -137,7 +135,7 @@ def _place(config: DictConfig) -> Path:
     return job_folder(place, config) if HydraConfig.get().mode == RunMode.MULTIRUN else place
 
 
-def _circuit(config: DictConfig) -> int:
+def _circuit(config: Configuration) -> int:
     """Make the tree of pictures of one job; returns the number of failed pictures."""
     from vital_exp.circuits.run import Circuit
     from vital_exp.reporting.circuit import write_circuit
@@ -157,20 +155,19 @@ def _circuit(config: DictConfig) -> int:
     return failed
 
 
-def _list(config: DictConfig) -> int:
+def _list(config: Configuration) -> int:
     one_of("list", config.list, LISTS)
     if config.list == "facets":
         return _list_facets(config)
     from vital_exp.models.layers import describe_layers
     from vital_exp.models.loading import build_network
     from vital_exp.models.named import model_config
-    from vital_exp.setup.parts import cache_dir
 
-    print(describe_layers(build_network(model_config(config), cache_dir(config))))
+    print(describe_layers(build_network(model_config(config), config.cache)))
     return 0
 
 
-def _list_facets(config: DictConfig) -> int:
+def _list_facets(config: Configuration) -> int:
     from vital_exp.references.faceted import FacetedReferences
     from vital_exp.setup.request import Request
 

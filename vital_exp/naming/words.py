@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.clip import NAMED, Clip, best_words, load_clip, vocabulary
 from vital_exp.evaluation.score import NotComputed
@@ -14,7 +12,6 @@ from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
 from vital_exp.models.network import VisionNetwork
 from vital_exp.naming.embeddings import unit_embeddings
-from vital_exp.setup.parts import cache_dir
 from vital_exp.targets.class_names import ClassNames
 
 
@@ -32,7 +29,7 @@ def unit_words(index: Index, folder: ImageFolder, clip: Clip, words: Sequence[st
     return {unit: [words[place] for place in places] for unit, places in zip(index.units(), best, strict=True)}
 
 
-def clip_and_words(config: DictConfig, network: VisionNetwork, key: str, value: object) -> tuple[Clip, list[str]]:
+def clip_and_words(config: Configuration, network: VisionNetwork, key: str, value: object) -> tuple[Clip, list[str]]:
     """Return the CLIP model that the keys ``naming`` of a configuration name, and its vocabulary.
 
     Args:
@@ -43,11 +40,10 @@ def clip_and_words(config: DictConfig, network: VisionNetwork, key: str, value: 
     Raises:
         UsageError: its weights are not here.
     """
-
-    keys: dict[str, Any] = dict(OmegaConf.to_container(config.naming.clip))  # type: ignore[arg-type]
+    keys = dict(config.naming.clip)
     words = vocabulary(keys.pop("vocabulary"), network.class_names or ClassNames([]))
     try:
-        clip = load_clip(**keys, download=config.naming.download, device=network.device, cache_dir=cache_dir(config))
+        clip = load_clip(**keys, download=config.naming.download, device=network.device, cache_dir=config.cache)
     except NotComputed as error:
         needed = str(error).replace("evaluation.clip", "naming.clip").replace("download=true", "naming.download=true")
         raise UsageError(key, value, needed) from None

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from torch import Tensor
 
-from vital_exp.config import compose_config, set_keys
+from vital_exp.config import compose_config
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.evaluation import metrics as all_metrics
 from vital_exp.evaluation.clip import TEMPLATES, load_clip
@@ -36,7 +36,6 @@ from vital_exp.references.tensors import Given
 from vital_exp.run_folders import find_runs, is_run, is_sweep
 from vital_exp.runs.recorded import RunRecord
 from vital_exp.runs.same_network import warn_of_change
-from vital_exp.setup.parts import cache_dir as cache_of
 from vital_exp.setup.problem import as_references
 from vital_exp.targets.readout import Readout, check_unit
 from vital_exp.targets.unit import Target
@@ -73,7 +72,7 @@ def evaluate(
     targets: str | Path | None = None,
     features: Sequence[Spec] = (),
     settings: MetricSettings | None = None,
-    config: DictConfig | None = None,
+    config: Configuration | None = None,
     folder_of_pictures: bool | None = None,
     tell: Tell | None = None,
     progress: bool = False,
@@ -110,17 +109,17 @@ def evaluate(
         config = compose_config([], "evaluate")
     _begin(model, judges, config)
     keys = (judges, chosen_metrics, model, references, pattern, targets, features, settings, config)
-    asked = _Asked(*keys, Shared(cache_of(config), settings.download), progress)
+    asked = _Asked(*keys, Shared(config.cache, settings.download), progress)
     if folder_of_pictures is None and is_sweep(folder):
         return _evaluate_runs(find_runs([folder], "run"), asked, tell)
     return asked.evaluate(folder, is_run(folder) if folder_of_pictures is None else not folder_of_pictures)
 
 
-def _begin(model: Judge | None, judges: Sequence[Judge], config: DictConfig) -> None:
+def _begin(model: Judge | None, judges: Sequence[Judge], config: Configuration) -> None:
     """Look anew at networks that were handed over: since the last call they may have been trained or edited."""
     for one in (model, *judges):
         if isinstance(one, VisionNetwork):
-            begin_call(one, cache_of(config))
+            begin_call(one, config.cache)
 
 
 def _tell_without_effect(
@@ -173,7 +172,7 @@ class _Asked:
     targets: str | Path | None
     features: Sequence[Spec]
     settings: MetricSettings
-    config: DictConfig
+    config: Configuration
     shared: Shared
     progress: bool
 
@@ -192,9 +191,9 @@ class _Asked:
         natural = _references(self.references, recorded, self.config, network, pictures.targets)
         return evaluate_pictures(
             *(network, pictures, natural, self.judges, self.metrics, self.features, self.settings),
-            cache_of(self.config),
+            self.config.cache,
             readout=_directions(pictures.targets, recorded, network),
-            keep=recorded is None or recorded.config.references.get("cache", True),
+            keep=recorded is None or recorded.config.references.cache,
             shared=self.shared,
             progress=self.progress,
         )
@@ -293,7 +292,7 @@ def _recorded(folder: Path) -> RunRecord:
     return RunRecord.of(folder)
 
 
-def _network(model: Judge | None, recorded: RunRecord | None, config: DictConfig, shared: Shared) -> VisionNetwork:
+def _network(model: Judge | None, recorded: RunRecord | None, config: Configuration, shared: Shared) -> VisionNetwork:
     if isinstance(model, VisionNetwork):
         return model
     spec = model if model is not None or recorded is None else recorded.model
@@ -308,7 +307,7 @@ def _network(model: Judge | None, recorded: RunRecord | None, config: DictConfig
     return _placed(network, config)
 
 
-def _placed(network: VisionNetwork, config: DictConfig) -> VisionNetwork:
+def _placed(network: VisionNetwork, config: Configuration) -> VisionNetwork:
     from vital_exp.setup.parts import device_of
 
     moved: VisionNetwork = network.to(device_of(config))
@@ -337,7 +336,7 @@ def _check_targets(targets: Sequence[Target], network: VisionNetwork) -> None:
 def _references(
     given: str | Path | Given | References | None,
     recorded: RunRecord | None,
-    config: DictConfig,
+    config: Configuration,
     network: VisionNetwork,
     targets: Sequence[Target],
 ) -> References | None:
@@ -347,9 +346,8 @@ def _references(
     if given is not None and not isinstance(given, (str, Path)):
         return given
     if given is not None:
-        config = config.copy()
-        set_keys(config, references__root=str(given))
-    named = config.references.get("root") is not None or config.references.source != "folder"
+        config = config.with_keys(references__root=str(given))
+    named = config.references.root is not None or config.references.source != "folder"
     record = RunRecord(Path(), _with_model(config, recorded)) if named else recorded
     if record is None:
         return None
@@ -357,7 +355,7 @@ def _references(
     if keys.source == "tensors":
         return None  # they were handed to the run and are not there any more
     if targets[0].layer is not None and keys.source == "folder":
-        if keys.get("root") is None:
+        if keys.root is None:
             return None
         raise UsageError("references", "folder", "hidden units take references=mined, which finds theirs in the folder")
     try:
@@ -368,13 +366,11 @@ def _references(
         return NoReferences(f"those of the run are not there any more: {error}")
 
 
-def _with_model(config: DictConfig, recorded: RunRecord | None) -> DictConfig:
+def _with_model(config: Configuration, recorded: RunRecord | None) -> Configuration:
     """The command's configuration with what its references depend on beside themselves: the run's model and target."""
-    whole = config.copy()
-    for key, none in (("model", {"source": ""}), ("target", {})):
-        if not whole.get(key):
-            set_keys(whole, **{key: none if recorded is None else recorded.config.get(key, none)})
-    return whole
+    usual = {"model": {"source": ""}, "target": {}}
+    own = usual if recorded is None else {**usual, **recorded.config}
+    return config.with_keys(**{key: own[key] for key in usual if not config.get(key)})
 
 
 def _directions(targets: Sequence[Target], recorded: RunRecord | None, network: VisionNetwork) -> Readout | None:

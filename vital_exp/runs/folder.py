@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
 from vital_exp.config import content_hash, picture_config
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.images.output import ARRAY, as_image, in_unit, masked_picture, read_picture, stored, to_uint8
 from vital_exp.models.channels import GREY, RGB, as_rgb
-from vital_exp.recorded_config import MISTAKE_FILE, RECORDED, recorded_config
+from vital_exp.recorded_config import MISTAKE_FILE, RECORDED, record_config, recorded_config
 from vital_exp.run_folders import RESULTS, read_results
 from vital_exp.runs.checkpoints import Checkpoints
 from vital_exp.runs.locks import append, hold
@@ -50,7 +50,7 @@ class RunFolder:
             false, or another job writes into it.
     """
 
-    def __init__(self, path: Path, config: DictConfig, overrides: Sequence[str] = (), joins: bool = False) -> None:
+    def __init__(self, path: Path, config: Configuration, overrides: Sequence[str] = (), joins: bool = False) -> None:
         self.path = path
         self.images = path / "images"
         self.checkpoints = Checkpoints(path / "checkpoints")
@@ -60,7 +60,7 @@ class RunFolder:
         except OSError as error:
             raise UsageError(KEY, path, f"the folder cannot be written ({error.strerror or error})") from error
 
-    def _open(self, config: DictConfig, overrides: Sequence[str], joins: bool) -> None:
+    def _open(self, config: Configuration, overrides: Sequence[str], joins: bool) -> None:
         self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
         lock = self.checkpoints.folder / "lock"
         try:
@@ -77,7 +77,7 @@ class RunFolder:
         """Let other jobs write into the folder."""
         self._release()
 
-    def _check_and_mend(self, config: DictConfig, overrides: Sequence[str]) -> None:
+    def _check_and_mend(self, config: Configuration, overrides: Sequence[str]) -> None:
         path = self.path
         if (path / RECORDED).is_file() and self._begun():
             if not config.resume:
@@ -92,16 +92,12 @@ class RunFolder:
         results = self.path / RESULTS
         return results.is_file() and (self.checkpoints.exist() or results.stat().st_size > 0)
 
-    def _start(self, config: DictConfig, overrides: Sequence[str]) -> None:
+    def _start(self, config: Configuration, overrides: Sequence[str]) -> None:
         """Record the configuration; results.jsonl, made last, marks the folder as a run."""
         for stale in ("history.csv", "provenance.json", NETWORK, MISTAKE_FILE):  # of an earlier start that made nothing
             (self.path / stale).unlink(missing_ok=True)
-        for folder in (self.images, self.path / ".hydra"):
-            folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(self.path / RECORDED) as file:
-            file.write(OmegaConf.to_yaml(config, resolve=True))
-        with whole_file(self.path / ".hydra" / "overrides.yaml") as file:
-            file.write(OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
+        self.images.mkdir(parents=True, exist_ok=True)
+        record_config(config, self.path, overrides)
         with whole_file(self.path / HASH) as file:
             file.write(content_hash(config))
         with whole_file(self.path / RESULTS):
@@ -240,7 +236,7 @@ class RunFolder:
             raise UsageError(KEY, self.path, f"{name} there cannot be read ({error})") from error
 
 
-def job_folder(place: Path, config: DictConfig) -> Path:
+def job_folder(place: Path, config: Configuration) -> Path:
     """Return the run folder of a job of a sweep: that of the same configuration, if the sweep has one already.
 
     Args:
@@ -269,7 +265,7 @@ def _save_png(path: Path, picture: Tensor) -> None:
         as_image(picture).save(file, format="PNG")
 
 
-def _check_same(recorded: Any, config: DictConfig, path: Path) -> None:
+def _check_same(recorded: Mapping[str, Any], config: Configuration, path: Path) -> None:
     old, new = picture_config(recorded), picture_config(config)
     differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     if differing:

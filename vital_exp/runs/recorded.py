@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
-from vital_exp.config import plain, set_keys
+from vital_exp.config import plain
+from vital_exp.configuration import Configuration
 from vital_exp.models.network import VisionNetwork
 from vital_exp.recorded_config import RECORDED, recorded_config
 from vital_exp.references.base import References
@@ -24,11 +23,11 @@ class RunRecord:
 
     Attributes:
         folder: the run folder.
-        config: as it was composed; copied before a key is changed, so that its texts are never interpolated.
+        config: as it was recorded.
     """
 
     folder: Path
-    config: DictConfig
+    config: Configuration
 
     @classmethod
     def of(cls, folder: Path) -> RunRecord:
@@ -67,9 +66,7 @@ class RunRecord:
         Raises:
             UsageError: the images are not there any more.
         """
-        config = self.config.copy()
-        set_keys(config, **{"progress": False, **keys})
-        return references_of(config, network, targets)
+        return references_of(self.config.with_keys(**{"progress": False, **keys}), network, targets)
 
     def readout(self, network: VisionNetwork, targets: Sequence[Target]) -> Readout:
         """Return what the run's targets read, directions among them."""

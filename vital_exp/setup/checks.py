@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
-
 from vital_exp.config import plain
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.image_folders import check_folder, check_root
 from vital_exp.images.masks import MASKS
@@ -35,7 +34,7 @@ RANGE = re.compile(r"\s*(\d{1,9})\s*(?:\.\.|-|:)\s*(\d{1,9})\s*")  # of seeds, a
 COUNT = "a whole number of at least 1"
 
 
-def check_early(config: DictConfig, command: str, files: bool = True) -> None:
+def check_early(config: Configuration, command: str, files: bool = True) -> None:
     """Check what a command's configuration says, as far as that needs no torch.
 
     Args:
@@ -57,7 +56,7 @@ def check_early(config: DictConfig, command: str, files: bool = True) -> None:
         raise
 
 
-def _check_visualize(config: DictConfig) -> None:
+def _check_visualize(config: Configuration) -> None:
     check_numbers(config)
     content = plain(config)
     check_network_numbers(content["model"])
@@ -66,11 +65,11 @@ def _check_visualize(config: DictConfig) -> None:
     check_scale(config)
     pair(config.image.get("size"), "image.size", (1, 1))
     check_reference_count(config)
-    pair(config.references.get("size"), "references.size", (1, 1))
+    pair(config.references.size, "references.size", (1, 1))
     _check_target(config)
 
 
-def _check_files_of_visualize(config: DictConfig) -> None:
+def _check_files_of_visualize(config: Configuration) -> None:
     _check_logger(config)
     _check_files_of_network(config)
     if config.references.source == "folder" and config.references.root:
@@ -79,13 +78,13 @@ def _check_files_of_visualize(config: DictConfig) -> None:
         _check_classes(config)
 
 
-def _check_files_of_mine(config: DictConfig) -> None:
+def _check_files_of_mine(config: Configuration) -> None:
     _check_files_of_network(config)
     if config.images and not isinstance(config.spectrum, str):
         check_root(config.images, "images")
 
 
-def _check_files_of_evaluate(config: DictConfig) -> None:
+def _check_files_of_evaluate(config: Configuration) -> None:
     if config.wandb and config.pictures is not None:
         raise UsageError("wandb", "true", "metrics of runs are sent, run=...; a folder of pictures has none")
     _check_wandb(config)
@@ -104,25 +103,25 @@ def _check_files_of_evaluate(config: DictConfig) -> None:
         raise UsageError("run", config.run, problem if run.is_dir() else "no such folder")
 
 
-def _check_wandb(config: DictConfig) -> None:
+def _check_wandb(config: Configuration) -> None:
     if config.get("wandb") and not config.get("dry_run"):
         check_login("wandb", "true", bool(config.offline))
 
 
-def _check_logger(config: DictConfig) -> None:
+def _check_logger(config: Configuration) -> None:
     kind = str(config.logger.get("_target_") or "")
     if kind.endswith("WandbLogger") and not config.dry_run and config.target.kind != "circuit":
         check_login("logger", "wandb", bool(config.logger.get("offline")))
 
 
-EARLY: Mapping[str, Callable[[DictConfig], None]] = {
+EARLY: Mapping[str, Callable[[Configuration], None]] = {
     "visualize": _check_visualize,
     "mine": check_counts,
     "evaluate": lambda config: None,
     "report": lambda config: None,
     "atlas": lambda config: None,
 }
-FILES: Mapping[str, Callable[[DictConfig], None]] = {
+FILES: Mapping[str, Callable[[Configuration], None]] = {
     "visualize": _check_files_of_visualize,
     "mine": _check_files_of_mine,
     "evaluate": _check_files_of_evaluate,
@@ -131,7 +130,7 @@ FILES: Mapping[str, Callable[[DictConfig], None]] = {
 }
 
 
-def check_numbers(config: DictConfig) -> None:
+def check_numbers(config: Configuration) -> None:
     """Check the keys that hold counts and choices.
 
     Raises:
@@ -166,18 +165,18 @@ def _whole(least: int) -> str:
     return f"a whole number of at least {least}"
 
 
-def _check_views(config: DictConfig) -> None:
+def _check_views(config: Configuration) -> None:
     views, together = config.views, config.views_per_pass
     _check_whole("views", views, 1)
     if together != "auto" and (not is_whole(together, 1) or views % together):
         raise UsageError("views_per_pass", together, f"auto, or a whole number that divides views={views}")
 
 
-def _check_trainer(config: DictConfig) -> None:
+def _check_trainer(config: Configuration) -> None:
     keys = config.trainer
     one_of("trainer.precision", keys.precision, PRECISIONS)
     one_of("trainer.accelerator", keys.accelerator, ACCELERATORS)
-    if keys.get("num_nodes") is not None and not is_whole(keys.num_nodes, 1):
+    if not is_whole(keys.num_nodes, 1):
         raise UsageError("trainer.num_nodes", keys.num_nodes, COUNT)
     check_devices(keys.devices)
 
@@ -185,11 +184,11 @@ def _check_trainer(config: DictConfig) -> None:
 def check_devices(devices: object) -> None:
     """Check what ``trainer.devices`` says, whatever devices there are; raises UsageError."""
     words = isinstance(devices, str) and (devices == "auto" or (devices.isdecimal() and int(devices) > 0))
-    if not (words or is_whole(devices, 1) or isinstance(devices, ListConfig)):
+    if not (words or is_whole(devices, 1) or isinstance(devices, list)):
         raise UsageError("trainer.devices", devices, "a number of devices, a list of GPUs, or auto")
 
 
-def rank_patience(config: DictConfig) -> float:
+def rank_patience(config: Configuration) -> float:
     """Return how many seconds a rank that something else started waits for the next.
 
     Raises:
@@ -209,22 +208,20 @@ def pair(size: Any, key: str, default: tuple[int, int]) -> tuple[int, int]:
     """
     if size is None:
         return default
-    sides = (
-        (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple, ListConfig)) else ()
-    )
+    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) else ()
     if len(sides) != 2 or not all(is_whole(side, 1) for side in sides):
         raise UsageError(key, size, "a side of at least 1 px, or [height, width]")
     return sides[0], sides[1]
 
 
-def check_scale(config: DictConfig) -> None:
+def check_scale(config: Configuration) -> None:
     """Check ``image.scale``; raises UsageError."""
     scale = config.image.scale
     if not is_number(scale, 0, LARGEST_SCALE) or scale == 0:
         raise UsageError("image.scale", scale, f"a number above 0, at most {LARGEST_SCALE}")
 
 
-def check_rate(config: DictConfig) -> None:
+def check_rate(config: Configuration) -> None:
     """Check the learning rate, its warm-up and its schedule; raises UsageError."""
     keys = config.optimizer
     if not isinstance(keys.lr, (int, float)) or keys.lr <= 0:
@@ -234,7 +231,7 @@ def check_rate(config: DictConfig) -> None:
     one_of("optimizer.schedule", keys.schedule, SCHEDULES)
 
 
-def check_reference_count(config: DictConfig) -> None:
+def check_reference_count(config: Configuration) -> None:
     """Check how many references a target has; raises UsageError."""
     if not is_whole(config.references.count, 1):
         raise UsageError("references.count", config.references.count, COUNT)
@@ -248,13 +245,13 @@ def check_layer(layer: object) -> None:
 
 def position_of(given: object) -> tuple[int, int]:
     """Return the position (row, column) of a neuron; raises UsageError for anything else."""
-    numbers = list(given) if isinstance(given, (list, ListConfig)) else []
+    numbers = list(given) if isinstance(given, list) else []
     if len(numbers) != 2 or not all(is_whole(number, 0) for number in numbers):
         raise UsageError("target.position", given, "[row, column] in the layer's map, from 0")
     return numbers[0], numbers[1]
 
 
-def variations_of(config: DictConfig) -> int:
+def variations_of(config: Configuration) -> int:
     """Return how many pictures a target has; raises UsageError where that is no count."""
     variations: int = config.target.variations
     if not is_whole(variations, 1):
@@ -262,16 +259,16 @@ def variations_of(config: DictConfig) -> int:
     return variations
 
 
-def check_tree(config: DictConfig) -> None:
+def check_tree(config: Configuration) -> None:
     """Check the unit, depth and width of a circuit; raises UsageError."""
     for key, least in (("levels", 2), ("width", 1), ("ablation_images", 0)):
-        whole_number(f"target.{key}", config.target[key], least)
+        whole_number(f"target.{key}", config["target"][key], least)
     if not config.target.unit:
         needed = 'a class or a channel is needed: "class:207" or "layer3.5:7"'
         raise UsageError("target.unit", config.target.unit, needed)
 
 
-def _check_target(config: DictConfig) -> None:
+def _check_target(config: Configuration) -> None:
     """Check the targets, but for classes, which are known by their names."""
     kind = config.target.kind
     if kind == "circuit":
@@ -279,22 +276,22 @@ def _check_target(config: DictConfig) -> None:
         return
     variations_of(config)
     if kind != "class":
-        if kind != "concept" or config.target.get("concepts") is None:  # a file says its layer
+        if kind != "concept" or config.target.concepts is None:  # a file says its layer
             check_layer(config.target.layer)
         if kind == "neuron":
-            position_of(config.target.get("position"))
-    elif isinstance(config.model.class_names, ListConfig):
+            position_of(config.target.position)
+    elif isinstance(config.model.class_names, list):
         _check_classes(config)
 
 
-def _check_classes(config: DictConfig) -> None:
+def _check_classes(config: Configuration) -> None:
     """Make sure that there are the classes that are asked for, where their names are given."""
     content = plain(config)
     names = ClassNames(read_class_names(content["model"]["class_names"]))
     class_targets(content["target"]["index"], names, variations_of(config))
 
 
-def _check_files_of_network(config: DictConfig) -> None:
+def _check_files_of_network(config: Configuration) -> None:
     """Make sure that the files of the network are there."""
     check_network_files(plain(config)["model"])
     if config.model.get("class_names") is not None:

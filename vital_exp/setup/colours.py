@@ -7,10 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.images.colours import covariance_root
 from vital_exp.images.output import in_unit
@@ -23,7 +23,7 @@ from vital_exp.references.decoding import printable
 from vital_exp.references.faceted import FacetedReferences
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.setup.image_root import image_root
-from vital_exp.setup.parts import cache_dir, loader_of
+from vital_exp.setup.parts import loader_of
 from vital_exp.values import one_of
 from vital_exp.whole_files import whole_path
 
@@ -35,7 +35,7 @@ IMAGES_AT_ONCE = 8
 TENSOR = "covariance"
 
 
-def colours_of(config: DictConfig, network: VisionNetwork, references: References) -> Tensor | None:
+def colours_of(config: Configuration, network: VisionNetwork, references: References) -> Tensor | None:
     """Return the (C, C) matrix from decorrelated to natural channels that ``image.colours`` asks for.
 
     None means: ImageNet's matrix for RGB; independent channels for other networks without references; no matrix at all
@@ -60,18 +60,18 @@ def colours_of(config: DictConfig, network: VisionNetwork, references: Reference
     return covariance_root(covariance)
 
 
-def _covariance(config: DictConfig, network: VisionNetwork, references: References) -> Tensor | None:
+def _covariance(config: Configuration, network: VisionNetwork, references: References) -> Tensor | None:
     """Return the channel covariance of all references, the same for every target; None without references."""
     source = references.source if isinstance(references, FacetedReferences) else references
     if isinstance(source, TensorReferences):
         return channel_covariance(picture for tensor in source.tensors() for picture in tensor)
     keys = config.references
-    root = keys.get("root") or (drawn_folder(cache_dir(config)) if config.model.source == "embedded" else None)
+    root = keys.root or (drawn_folder(config.cache) if config.model.source == "embedded" else None)
     if root is None:
         return None
-    place = image_root(root, cache_dir(config))
+    place = image_root(root, config.cache)
     folder = ImageFolder(place, network.preprocessing, "references.root", loader_of(config))
-    return _of_folder(folder, cache_dir(config))
+    return _of_folder(folder, config.cache)
 
 
 def channel_covariance(pictures: Iterable[Tensor]) -> Tensor:

@@ -8,12 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from torch import Tensor
 
 from vital_exp.concepts.concepts import Concepts
 from vital_exp.concepts.mine import ConceptMining, ConceptSettings, check_classifier, class_folder
-from vital_exp.config import plain, set_keys
+from vital_exp.config import plain
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.mining import index as indices
 from vital_exp.mining.images import ImageFolder
@@ -23,40 +23,41 @@ from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.open_clip import ClipNetwork
 from vital_exp.setup.mined import image_folder, settle_index
-from vital_exp.setup.parts import cache_dir, loader_of
+from vital_exp.setup.parts import loader_of
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.autoencoder_files import load_autoencoder
 from vital_exp.targets.directions import load_directions
 from vital_exp.targets.unit import OUTPUT
 
 
-def settle_files(config: DictConfig) -> None:
-    """Set what files say where nothing was asked for.
+def settle_files(config: Configuration) -> Configuration:
+    """Return the configuration with what files say where nothing was asked for.
 
     A file of concepts: the layer, and the index of what drives them. An index: the folder of its images.
 
     Raises:
         UsageError: there is no such file.
     """
-    _settle_concepts(config)
-    settle_index(config)
+    return settle_index(_settle_concepts(config))
 
 
-def _settle_concepts(config: DictConfig) -> None:
-    place = config.target.get("concepts")
+def _settle_concepts(config: Configuration) -> Configuration:
+    place = config.target.concepts
     if config.target.kind != "concept" or place is None:
-        return
+        return config
     concepts, path = Concepts.open(place), Path(place).expanduser()
     if config.target.layer is None:
-        set_keys(config, target__layer=concepts.layer)
+        config = config.with_keys(target__layer=concepts.layer)
     index = (path if path.is_dir() else path.parent) / indices.NAME
     keys = config.references
     if keys.source == "mined" and not keys.root and not keys.index and index.is_file():
         own = min(keys.count, Index.open(index).meta["k"])  # its patches, of which there are no more
-        set_keys(config, references__index=str(index), references__root=concepts.meta["folder"], references__count=own)
+        named = {"references__index": str(index), "references__root": concepts.meta["folder"]}
+        config = config.with_keys(**named, references__count=own)
+    return config
 
 
-def vectors_of(config: DictConfig, network: VisionNetwork, layer: str, channels: int) -> Tensor | SparseAutoencoder:
+def vectors_of(config: Configuration, network: VisionNetwork, layer: str, channels: int) -> Tensor | SparseAutoencoder:
     """Return the directions (K, C) of direction targets, or the autoencoder whose features they are.
 
     Raises:
@@ -91,12 +92,12 @@ def _stamps(keys: Mapping[str, Any]) -> tuple[object, ...]:
     return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file())
 
 
-def _concepts(config: DictConfig, keys: Mapping[str, Any], network: VisionNetwork) -> Tensor:
+def _concepts(config: Configuration, keys: Mapping[str, Any], network: VisionNetwork) -> Tensor:
     """Return the directions of concepts: those of a file, else found now, or taken from the cache."""
     if keys["concepts"] is None:
         try:
             mining = _mining(config, keys, network)
-            return mining.find(cache_dir(config) / "concepts" / mining.key).factors.directions
+            return mining.find(config.cache / "concepts" / mining.key).factors.directions
         except UsageError as error:
             raise UsageError(_own_key(error.key), error.value, error.problem) from None
     concepts = Concepts.open(keys["concepts"])
@@ -134,11 +135,11 @@ def _own_key(key: str) -> str:
     return {"concepts": "target.method", "layers": "target.layer"}.get(key, key.replace("concepts.", "target."))
 
 
-def _mining(config: DictConfig, keys: Mapping[str, Any], network: VisionNetwork) -> ConceptMining:
-    if not config.references.get("root") and config.model.source != "embedded":
+def _mining(config: Configuration, keys: Mapping[str, Any], network: VisionNetwork) -> ConceptMining:
+    if not config.references.root and config.model.source != "embedded":
         problem = "a folder of images to find concepts in is needed, or target.concepts=folder of vital-mine"
-        raise UsageError("references.root", config.references.get("root"), problem)
-    root, of_class = image_folder(config, cache_dir(config)), keys["class"]
+        raise UsageError("references.root", config.references.root, problem)
+    root, of_class = image_folder(config.references.root, config.cache), keys["class"]
     if of_class is not None:
         check_classifier(network, of_class, "target.class")
         of_class = network.classes.find(str(of_class), "target.class")

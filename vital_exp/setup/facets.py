@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.mining.references import IndexFacets, MinedReferences
 from vital_exp.models.identity import identity_of
@@ -22,8 +22,8 @@ from vital_exp.references.faceted import FacetedReferences, FacetFiles, FacetSto
 from vital_exp.references.facets import AUTO, KEY, LEAST_MEMBERS, check_enough, check_facets
 from vital_exp.references.none import NoReferences
 from vital_exp.references.tensors import TensorReferences
-from vital_exp.setup.parts import cache_dir
 from vital_exp.targets.unit import Target
+from vital_exp.values import whole_number
 
 EMBEDDING = "references.embedding"
 CANDIDATES = "references.candidates"
@@ -80,7 +80,7 @@ class OtherEmbedding:
         return self._read(pictures).features
 
 
-def faceted(config: DictConfig, network: VisionNetwork, source: References) -> References:
+def faceted(config: Configuration, network: VisionNetwork, source: References) -> References:
     """Return references by facet, where the configuration asks for facets; else the source itself.
 
     Raises:
@@ -88,7 +88,7 @@ def faceted(config: DictConfig, network: VisionNetwork, source: References) -> R
             that is unknown or without weights, images of facets that nobody has.
     """
     keys = config.references
-    facets, given = keys.get("facets", 1), keys.get("embedding")
+    facets, given = keys.facets, keys.embedding
     check_facets(facets)
     if facets == 1:
         return source
@@ -109,42 +109,44 @@ def _too_few_tensors(source: References) -> int | None:
     return next((count for count in counts if count < 2 * LEAST_MEMBERS), None)
 
 
-def _check_candidates(config: DictConfig, facets: str | int, source: References) -> None:
+def _check_candidates(config: Configuration, facets: str | int, source: References) -> None:
     """Refuse facets that so few images cannot have, before anything is mined or read."""
     if isinstance(source, TensorReferences):
         for name, count in source.counts().items():
             check_enough(facets, count, f"images of {name} were handed over" if name else "images were handed over")
         return
-    count = config.references.get("candidates")
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise UsageError(CANDIDATES, count, "a whole number of at least 1")
+    asked = count = whole_number(CANDIDATES, _candidates(config, source), 1)
     if isinstance(source, MinedReferences):
-        count = min(source.candidates_count, len(source.folder.paths))
-    if facets == AUTO and count < 2 * LEAST_MEMBERS and count == config.references.candidates:
+        count = min(count, len(source.folder.paths))
+    if facets == AUTO and count < 2 * LEAST_MEMBERS and count == asked:
         problem = f"{KEY}=auto needs at least {2 * LEAST_MEMBERS}: two facets of {LEAST_MEMBERS} images each"
         raise UsageError(CANDIDATES, count, problem)
     if facets != AUTO:
-        check_enough(facets, count, f"images compete ({CANDIDATES}={config.references.candidates})")
+        check_enough(facets, count, f"images compete ({CANDIDATES}={asked})")
 
 
-def _store(config: DictConfig, source: References) -> FacetStore | None:
+def _candidates(config: Configuration, source: References) -> object:
+    """Return how many images compete; mined references have settled what auto is."""
+    return source.candidates_count if isinstance(source, MinedReferences) else config.references.candidates
+
+
+def _store(config: Configuration, source: References) -> FacetStore | None:
     """Where facets are kept: in the index that they are of, or in the cache."""
     if isinstance(source, MinedReferences):
         return IndexFacets(source)
-    return FacetFiles(cache_dir(config)) if config.references.get("cache", True) else None
+    return FacetFiles(config.cache) if config.references.cache else None
 
 
-def _other(config: DictConfig, network: VisionNetwork) -> VisionNetwork:
+def _other(config: Configuration, network: VisionNetwork) -> VisionNetwork:
     """Return the embedding network, on the network's device."""
     from vital_exp.evaluation.score import NotComputed
     from vital_exp.evaluation.weights import network_if_there
 
-    given = config.references.embedding
-    spec: Any = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
+    spec = config.references.embedding
     if not isinstance(spec, (str, dict)):
         raise UsageError(EMBEDDING, spec, "null (the network's own), a name, or the keys of the group model")
     try:
-        built = network_if_there(spec, cache_dir(config), download=False, key=EMBEDDING)
+        built = network_if_there(spec, config.cache, download=False, key=EMBEDDING)
     except NotComputed:
         problem = (
             f"its weights are not on this machine: {EMBEDDING}={{source:timm,name:...,checkpoint:file}} names them"
@@ -171,7 +173,7 @@ def _name(spec: str | dict[str, Any]) -> object:
 
 
 def facet_targets(
-    config: DictConfig,
+    config: Configuration,
     references: References,
     targets: Sequence[Target],
     find: bool = True,
@@ -200,7 +202,7 @@ def facet_targets(
     return references.expanded(targets, find)
 
 
-def check_stray(config: DictConfig, references: References, targets: Sequence[Target]) -> None:
+def check_stray(config: Configuration, references: References, targets: Sequence[Target]) -> None:
     """Refuse a facet among targets whose references have none; tensors that were handed over for a facet are its own.
 
     Raises:
@@ -210,6 +212,4 @@ def check_stray(config: DictConfig, references: References, targets: Sequence[Ta
         return
     own = references.targets() if isinstance(references, TensorReferences) else ()
     if stray := next((target for target in targets if target.facet is not None and target not in own), None):
-        raise UsageError(
-            KEY, config.references.get("facets", 1), f"{stray.name} is a facet: auto, or at least 2", [AUTO]
-        )
+        raise UsageError(KEY, config.references.facets, f"{stray.name} is a facet: auto, or at least 2", [AUTO])

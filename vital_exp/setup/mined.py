@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
-from vital_exp.config import set_keys
+from vital_exp.configuration import Configuration, ReferenceKeys
 from vital_exp.errors import UsageError
 from vital_exp.mining.drawn import drawn_folder
 from vital_exp.mining.images import ImageFolder
@@ -41,26 +40,26 @@ OWN_KEYS = {"layer": "target.layer", "channel": "target.index"}
 logger = logging.getLogger(__name__)
 
 
-def settle_index(config: DictConfig) -> None:
-    """Set the folder that an index was mined from, where none was asked for.
+def settle_index(config: Configuration) -> Configuration:
+    """Return the configuration with the folder that an index was mined from, where none was asked for.
 
     Raises:
         UsageError: there is no such index, or no longer such a folder.
     """
     keys = config.references
     if keys.source != "mined" or not keys.index or keys.root:
-        return
+        return config
     folder = Index.open(keys.index).meta["folder"]
     if not Path(folder).is_dir():
         problem = (
             f"was mined from {printable(folder)}, which is no longer there; references.root=folder, if it has moved"
         )
         raise UsageError(KEY, keys.index, problem)
-    set_keys(config, references__root=folder)
+    return config.with_keys(references__root=folder)
 
 
 def mined_references(
-    config: DictConfig,
+    config: Configuration,
     network: VisionNetwork,
     targets: Sequence[Target],
     directions: Tensor | SparseAutoencoder | None,
@@ -78,53 +77,48 @@ def mined_references(
     Raises:
         UsageError: class targets, no folder, an unknown region, an index of another network, of other images or units.
     """
-    keys = config.references
+    keys = settle_index(config).references
     if not targets or any(target.layer is None for target in targets):  # those of classes are not known yet
         raise UsageError("references", "mined", "hidden units only: classes take references=folder")
     if keys.region not in REGIONS:
         raise UsageError("references.region", keys.region, f"one of {', '.join(REGIONS)}", REGIONS)
-    window = keys.get("window", AUTO)
-    check_window(window, network.preprocessing.size)
-    settle_index(config)
-    folder = ImageFolder(image_folder(config, cache), network.preprocessing, "references.root", loader_of(config))
-    candidates = _candidates(keys.get("candidates", keys.count), keys.count, len(folder.paths))
-    set_keys(config, references__candidates=candidates)
+    check_window(keys.window, network.preprocessing.size)
+    folder = ImageFolder(image_folder(keys.root, cache), network.preprocessing, "references.root", loader_of(config))
+    candidates = _candidates(keys, len(folder.paths))
+    options = (keys.count, keys.region, keys.window, candidates, keys.enlarge is not False)
     if keys.index:
         index = Index.open(keys.index)
         index.check(network, folder)
         _check_settings(index, keys)
         key = str(index.meta["key"])
-        options = (keys.count, keys.region, window, candidates, keys.get("enlarge", True) is not False)
         references = MinedReferences(lambda: index, key, folder, *options)
         _check_units(references, targets, directions)
         return references
-    mining = _mining(config, network, targets, directions, folder)
+    mining = _mining(keys, candidates, network, targets, directions, folder, config.progress)
     mining.check()
     out = cache / "mining" / mining.key
-    options = (keys.count, keys.region, window, candidates, keys.get("enlarge", True) is not False)
     plan = ((out / NAME).is_file, mining.plan_of_passes)
     return MinedReferences(partial(_run, mining, out), mining.key, folder, *options, *plan)
 
 
-def image_folder(config: DictConfig, cache: Path) -> Path:
+def image_folder(root: str | None, cache: Path) -> Path:
     """Return the folder of images to mine; without one it is the embedded networks' drawn images."""
-    if config.references.root:
-        return image_root(config.references.root, cache)
-    return drawn_folder(cache)
+    return image_root(root, cache) if root else drawn_folder(cache)
 
 
-def _candidates(asked: object, count: int, images: int) -> int:
-    """Return how many images of a folder compete.
+def _candidates(keys: ReferenceKeys, images: int) -> int:
+    """Return how many images of a folder compete; without such a key as many as are wanted.
 
     Raises:
         UsageError: neither a whole number of at least 1 nor auto.
     """
+    asked = keys.count if keys.candidates is None else keys.candidates
     if asked != AUTO:
         return whole_number("references.candidates", asked, 1, allowed="a whole number of at least 1, or auto")
-    return min(MOST_CANDIDATES, max(count, 2 * LEAST_MEMBERS, images // CANDIDATES_OF))
+    return min(MOST_CANDIDATES, max(keys.count, 2 * LEAST_MEMBERS, images // CANDIDATES_OF))
 
 
-def _check_settings(index: Index, keys: DictConfig) -> None:
+def _check_settings(index: Index, keys: ReferenceKeys) -> None:
     """Refuse an index that ranks otherwise than references are, or whose windows are not those asked for."""
     if index.meta["pooling"] != POOLING:
         problem = f"ranks images by their {index.meta['pooling']} over positions; mine with pooling={POOLING}"
@@ -155,13 +149,14 @@ def _check_units(
 
 
 def _mining(
-    config: DictConfig,
+    keys: ReferenceKeys,
+    candidates: int,
     network: VisionNetwork,
     targets: Sequence[Target],
     directions: Tensor | SparseAutoencoder | None,
     folder: ImageFolder,
+    progress: bool,
 ) -> Mining:
-    keys = config.references
     channels: dict[str, list[int]] = {}
     for target in targets:
         found = channels.setdefault(str(target.layer), [])
@@ -172,11 +167,11 @@ def _mining(
     units = select_units(network, list(channels), chosen, "max", given, targets[0].tokens)
     patch, count = None, keys.count
     if keys.region == "patch":
-        patch = PatchSettings(keys.patch.size, keys.patch.overlap, keys.patch.search)
-    if keys.region == "patch" or keys.get("facets", 1) != 1:
+        patch = PatchSettings(**keys.patch)
+    if keys.region == "patch" or keys.facets != 1:
         # The strongest windows need not be of the strongest images, and facets are made of more than they keep.
-        count = max(count, keys.get("candidates", count))
-    return Mining(units, folder, min(count, len(folder.paths)), patch, progress=config.progress)
+        count = max(count, candidates)
+    return Mining(units, folder, min(count, len(folder.paths)), patch, progress=progress)
 
 
 def _run(mining: Mining, out: Path) -> Index:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from vital_exp.config import config_dir
+from vital_exp.config_tree import option_content
 from vital_exp.errors import UsageError, nearest
 from vital_exp.models.factories import check_spelling
 from vital_exp.values import interval, numbers, side, sides
@@ -55,7 +53,7 @@ def check_judges(judges: Sequence[Any], key: str) -> None:
             continue
         if not isinstance(judge, Mapping):
             raise UsageError(key, judge, "a name, or the keys of the group model")
-        known = [str(name) for name in OmegaConf.load(config_dir() / "model" / "_keys.yaml")]
+        known = list(option_content("model", "_keys"))
         for name in judge:
             if name not in known:
                 near = nearest(str(name), known)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import Tensor
 from torch.optim import Optimizer
 
 from vital_exp.config import build
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.images.parameterisation import Parameterisation
 from vital_exp.images.randomness import RandomStreams
@@ -31,7 +30,7 @@ from vital_exp.values import one_of
 REFERENCES = "references"  # image.magnitude: of the references' folder
 
 
-def device_count(config: DictConfig) -> int:
+def device_count(config: Configuration) -> int:
     """Return how many devices of a machine the configuration asks for: each has a process of its own.
 
     Raises:
@@ -41,19 +40,18 @@ def device_count(config: DictConfig) -> int:
     gpus = torch.cuda.device_count() if _kind(config) == "cuda" else 0
     if devices == "auto":
         return max(1, gpus)
-    if isinstance(devices, str) and devices.isdecimal():
-        devices = int(devices)
-    if isinstance(devices, ListConfig):
-        if list(devices) == [0] or (gpus and devices and all(number in range(gpus) for number in set(devices))):
+    if isinstance(devices, list):
+        if devices == [0] or (gpus and devices and all(number in range(gpus) for number in set(devices))):
             return len(set(devices))
         raise UsageError("trainer.devices", devices, f"this machine has {gpus} GPUs; a CPU takes a number of processes")
     check_devices(devices)
-    if gpus and devices > gpus:
-        raise UsageError("trainer.devices", devices, f"this machine has {gpus} GPUs")
-    return int(devices)
+    count = int(devices)
+    if gpus and count > gpus:
+        raise UsageError("trainer.devices", count, f"this machine has {gpus} GPUs")
+    return count
 
 
-def device_of(config: DictConfig, network: VisionNetwork | None = None, local_rank: int = 0) -> torch.device:
+def device_of(config: Configuration, network: VisionNetwork | None = None, local_rank: int = 0) -> torch.device:
     """Return the device the configuration asks for; ``auto`` is where a given network is, else the best there is.
 
     Args:
@@ -70,11 +68,11 @@ def device_of(config: DictConfig, network: VisionNetwork | None = None, local_ra
     if kind != "cuda":
         return torch.device(kind)
     devices = config.trainer.devices
-    numbers = list(devices) if isinstance(devices, ListConfig) else list(range(torch.cuda.device_count()))
+    numbers = list(devices) if isinstance(devices, list) else list(range(torch.cuda.device_count()))
     return torch.device(kind, numbers[local_rank % len(numbers)])
 
 
-def _kind(config: DictConfig) -> str:
+def _kind(config: Configuration) -> str:
     """The kind of device that the configuration asks for, and that this machine has."""
     name = one_of("trainer.accelerator", config.trainer.accelerator, ACCELERATORS)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -86,12 +84,7 @@ def _kind(config: DictConfig) -> str:
     return kind
 
 
-def cache_dir(config: DictConfig) -> Path:
-    """Return the cache folder of the configuration."""
-    return Path(config.cache_dir).expanduser()
-
-
-def picture_size(config: DictConfig, network: VisionNetwork) -> tuple[int, int]:
+def picture_size(config: Configuration, network: VisionNetwork) -> tuple[int, int]:
     """Return the (height, width) of pictures that start from noise.
 
     Raises:
@@ -102,7 +95,7 @@ def picture_size(config: DictConfig, network: VisionNetwork) -> tuple[int, int]:
     return pair(config.image.size, "image.size", (height, width))
 
 
-def check_optimisation(config: DictConfig, network: VisionNetwork) -> None:
+def check_optimisation(config: Configuration, network: VisionNetwork) -> None:
     """Check rates, transforms and the pictures' size before anything is computed.
 
     Raises:
@@ -114,13 +107,13 @@ def check_optimisation(config: DictConfig, network: VisionNetwork) -> None:
     transform_of(config, network)
 
 
-def objective_of(config: DictConfig, problem: Problem) -> Objective:
+def objective_of(config: Configuration, problem: Problem) -> Objective:
     """Return the sum of the terms the configuration lists."""
     for name, node in config.objective.items():
         weight = node.get("weight")
         if isinstance(weight, bool) or not isinstance(weight, (int, float, type(None))):
             raise UsageError(f"objective.{name}.weight", weight, "a number")
-    terms = {str(name): build(node, problem=problem) for name, node in config.objective.items()}
+    terms = {name: build(f"objective.{name}", node, problem=problem) for name, node in config.objective.items()}
     fold = config.fold_batch_norms
     if config.get("steer") is not None:
         terms["steer"] = steering = Steering(problem, config.steer)
@@ -129,14 +122,14 @@ def objective_of(config: DictConfig, problem: Problem) -> Objective:
     return Objective(problem.network, terms, fold, config.pack_weights, problem.relevance)
 
 
-def transform_of(config: DictConfig, network: VisionNetwork | None = None) -> Compose:
+def transform_of(config: Configuration, network: VisionNetwork | None = None) -> Compose:
     """Return the transforms the configuration lists, in order; crops are resized to the network's input, if given."""
-    parts = {str(name): build(node) for name, node in config.transforms.items()}
+    parts = {name: build(f"transforms.{name}", node) for name, node in config.transforms.items()}
     return Compose(parts, network.preprocessing.size if network else None)
 
 
 def pictures_of(
-    config: DictConfig,
+    config: Configuration,
     network: VisionNetwork,
     streams: RandomStreams,
     init: Tensor | None = None,
@@ -156,7 +149,8 @@ def pictures_of(
     if init is not None:
         start, size = model_space(init, network), (init.shape[-2], init.shape[-1])
     pictures: Parameterisation = build(
-        OmegaConf.create(keys),
+        "image",
+        keys,
         **measured,
         preprocessing=network.preprocessing,
         size=size,
@@ -166,35 +160,33 @@ def pictures_of(
     return pictures.to(network.device, network.dtype)
 
 
-def _references_magnitude(config: DictConfig, network: VisionNetwork, colours: Tensor | None) -> str | Tensor:
+def _references_magnitude(config: Configuration, network: VisionNetwork, colours: Tensor | None) -> str | Tensor:
     """MACO's magnitude of the whole folder, which does not depend on the targets; of drawn images without a folder."""
-    root, own = config.references.get("root"), network.preprocessing
+    root, own = config.references.root, network.preprocessing
     if not root:
         return EMBEDDED
     return references_magnitude(
-        str(image_root(root, cache_dir(config))), min(own.size), own, colours, loader_of(config), cache_dir(config)
+        str(image_root(root, config.cache)), min(own.size), own, colours, loader_of(config), config.cache
     )
 
 
-def loader_of(config: DictConfig) -> Loader | None:
+def loader_of(config: Configuration) -> Loader | None:
     """Return the user's function that reads reference files; None where ``references.loader`` names none.
 
     Raises:
         UsageError: there is no such function.
     """
-    spelling = config.references.get("loader")
+    spelling = config.references.loader
     return None if spelling is None else Loader.named(str(spelling), "references.loader")
 
 
-def optimizer_of(config: DictConfig) -> Callable[[list[torch.nn.Parameter]], Optimizer]:
+def optimizer_of(config: Configuration) -> Callable[[list[torch.nn.Parameter]], Optimizer]:
     """Return the function that makes the optimiser from the parameters."""
-    node = OmegaConf.create(
-        {key: value for key, value in config.optimizer.items() if key not in ("warmup", "schedule")}
-    )
-    return lambda parameters: build(node, params=parameters)
+    node = {key: value for key, value in config.optimizer.items() if key not in ("warmup", "schedule")}
+    return lambda parameters: build("optimizer", node, params=parameters)
 
 
-def rate_of(config: DictConfig) -> Callable[[int], float]:
+def rate_of(config: Configuration) -> Callable[[int], float]:
     """Return the schedule: step to learning rate."""
     check_rate(config)
     keys = config.optimizer

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from torch import Tensor
 
 from vital_exp.config import plain
+from vital_exp.configuration import Configuration, ReferenceKeys
 from vital_exp.errors import UsageError
 from vital_exp.models.channels import GREY, RGB
 from vital_exp.models.layers import Alignment, alignment, unit_alignment, unit_shape
@@ -28,7 +28,7 @@ from vital_exp.setup.checks import check_layer, check_reference_count, pair, pos
 from vital_exp.setup.directions import prompts_of, vectors_of
 from vital_exp.setup.facets import check_stray, faceted
 from vital_exp.setup.image_root import image_root
-from vital_exp.setup.parts import cache_dir, loader_of
+from vital_exp.setup.parts import loader_of
 from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.readout import Readout, check_unit
@@ -37,7 +37,7 @@ from vital_exp.targets.unit import DIRECTIONS, TOKENS, Target
 from vital_exp.values import one_of
 
 
-def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Target] = ()) -> References:
+def references_of(config: Configuration, network: VisionNetwork, targets: Sequence[Target] = ()) -> References:
     """Return the source of reference images that the configuration names, by facet where it asks for facets.
 
     Raises:
@@ -48,7 +48,7 @@ def references_of(config: DictConfig, network: VisionNetwork, targets: Sequence[
     return references
 
 
-def _source_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Target]) -> References:
+def _source_of(config: Configuration, network: VisionNetwork, targets: Sequence[Target]) -> References:
     keys = config.references
     check_reference_count(config)
     own = network.preprocessing
@@ -59,25 +59,30 @@ def _source_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Tar
         if own.channels not in (GREY, RGB):
             wanted = f"the embedded images are RGB, and {network.name} takes {own.channels} channels: references=folder"
             raise UsageError("references", "embedded", wanted)
-        return DrawnReferences(keys.count, keys.seed, size[0], keys.get("candidates", keys.count), own.channels)
+        return DrawnReferences(keys.count, keys.seed, size[0], _competing(keys), own.channels)
     if keys.source == "mined":
         if not keys.root and not keys.index and config.model.source != "embedded":
             return NoReferences("a folder of real images is needed: those that drive the unit most are found in it")
         from vital_exp.setup.mined import mined_references
 
-        return mined_references(config, network, targets, _directions(config, network, targets), cache_dir(config))
+        return mined_references(config, network, targets, _directions(config, network, targets), config.cache)
     if not keys.root:
         return NoReferences("a folder of real images is needed, one sub-folder per class")
     resize = own.resize and round(own.resize * min(size) / min(own.size))
     names = network.class_names or ClassNames.numbered(1)  # a network without classes asks for images of none
-    root = image_root(keys.root, cache_dir(config))
-    candidates = keys.get("candidates", keys.count)
+    root = image_root(keys.root, config.cache)
+    candidates = _competing(keys)
     kind = (own.channels, own.value_range, loader_of(config))
     of = (keys.count, keys.seed, size, resize, own.interpolation, candidates)
     return FolderReferences(root, names, *of, *kind, called=printable(keys.root))
 
 
-def targets_of(config: DictConfig, network: VisionNetwork, references: References | None = None) -> list[Target]:
+def _competing(keys: ReferenceKeys) -> Any:
+    """Return how many images compete; without such a key as many as are wanted."""
+    return keys.count if keys.candidates is None else keys.candidates
+
+
+def targets_of(config: Configuration, network: VisionNetwork, references: References | None = None) -> list[Target]:
     """Return the targets the configuration selects; ``references`` says which classes "all" are.
 
     Raises:
@@ -97,7 +102,7 @@ def targets_of(config: DictConfig, network: VisionNetwork, references: Reference
 
 
 def _hidden_targets(
-    config: DictConfig, keys: Mapping[str, Any], network: VisionNetwork, variations: int
+    config: Configuration, keys: Mapping[str, Any], network: VisionNetwork, variations: int
 ) -> list[Target]:
     """Return the units of a hidden layer that the group ``target`` selects."""
     layer, position = keys["layer"], keys.get("position")
@@ -129,7 +134,7 @@ def check_references(targets: Sequence[Target], references: References) -> None:
             raise UsageError("references.root", target.name, "no reference images of this class")
 
 
-def check_units(config: DictConfig, network: VisionNetwork, targets: Sequence[Target]) -> None:
+def check_units(config: Configuration, network: VisionNetwork, targets: Sequence[Target]) -> None:
     """Make sure that the network has the channels and positions of hidden units.
 
     Raises:
@@ -147,7 +152,7 @@ def check_units(config: DictConfig, network: VisionNetwork, targets: Sequence[Ta
                 raise UsageError("targets", target.name, problem)
 
 
-def check_alignment(config: DictConfig, network: VisionNetwork, layer: str | None) -> None:
+def check_alignment(config: Configuration, network: VisionNetwork, layer: str | None) -> None:
     """Check layers and relevance before anything is computed.
 
     Raises:
@@ -162,7 +167,7 @@ def check_alignment(config: DictConfig, network: VisionNetwork, layer: str | Non
         raise UsageError("relevance", method, wanted)
 
 
-def alignment_of(config: DictConfig, network: VisionNetwork, layer: str | None) -> Alignment:
+def alignment_of(config: Configuration, network: VisionNetwork, layer: str | None) -> Alignment:
     """Return what is aligned for classes (``layer`` None) or for units of a layer.
 
     Raises:
@@ -174,13 +179,13 @@ def alignment_of(config: DictConfig, network: VisionNetwork, layer: str | None) 
     return unit_alignment(network, own_recipe(model), layer)
 
 
-def readout_of(config: DictConfig, network: VisionNetwork, targets: Sequence[Target]) -> Readout:
+def readout_of(config: Configuration, network: VisionNetwork, targets: Sequence[Target]) -> Readout:
     """Return what targets of one layer, or classes, read from it."""
     return unit_readout(network, targets, _directions(config, network, targets))
 
 
 def _directions(
-    config: DictConfig, network: VisionNetwork, targets: Sequence[Target]
+    config: Configuration, network: VisionNetwork, targets: Sequence[Target]
 ) -> Tensor | SparseAutoencoder | None:
     """Return the directions of direction targets, (K, C), or their autoencoder."""
     if not targets or not targets[0].is_direction:

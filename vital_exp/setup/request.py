@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from vital_exp.config import compose_config, set_keys
+from vital_exp.config import compose_config
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.models.identity import begin_call
 from vital_exp.models.loading import build_network, wrap
@@ -34,7 +34,7 @@ from vital_exp.setup.problem import (
     targets_of,
 )
 from vital_exp.setup.run_setup import RunSetup
-from vital_exp.setup.window_size import settle_window_size
+from vital_exp.setup.window_size import settle_windows
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 
@@ -43,7 +43,7 @@ from vital_exp.targets.unit import Target
 class Request:
     """A configuration with its network on the device, targets and references."""
 
-    config: DictConfig
+    config: Configuration
     network: VisionNetwork
     targets: list[Target]
     references: References
@@ -57,7 +57,7 @@ class Request:
     @classmethod
     def from_config(
         cls,
-        config: DictConfig,
+        config: Configuration,
         overrides: Sequence[str] = (),
         local_rank: int = 0,
         found: FoundFacets | None = None,
@@ -69,15 +69,15 @@ class Request:
         """
         check_numbers(config)
         parts.device_count(config)
-        settle_files(config)
+        config = settle_files(config)
         device = parts.device_of(config, local_rank=local_rank)
-        network = build_network(model_config(config), parts.cache_dir(config))
+        network = build_network(model_config(config), config.cache)
         network = _placed(network, config, device)
         if config.target.kind == "class":
             _ = network.classes
         else:
             check_layer(config.target.layer)
-        check_alignment(config, network, config.target.get("layer"))
+        check_alignment(config, network, config.target.layer)
         parts.check_optimisation(config, network)
         if config.target.kind == "class":
             references = references_of(config, network)
@@ -85,7 +85,7 @@ class Request:
         else:
             targets = targets_of(config, network)
             references = references_of(config, network, targets)
-        targets = _shown(config, network, references, targets, found)
+        config, targets = _shown(config, network, references, targets, found)
         return cls(config, network, targets, references, tuple(overrides))
 
     @classmethod
@@ -115,13 +115,13 @@ class Request:
         asked += [_references_override(references, kind)] if isinstance(references, (str, Path)) else []
         config = compose_config([*asked, *map(str, overrides)])
         if isinstance(references, (str, Path)):
-            set_keys(config, references__root=str(references))
+            config = config.with_keys(references__root=str(references))
         check_numbers(config)
         parts.device_count(config)
-        settle_files(config)
+        config = settle_files(config)
         network = _network(model, config, local_rank)
         chosen = _chosen(spellings, kind, network)
-        set_keys(config, target__layer=chosen[0].layer)
+        config = config.with_keys(target__layer=chosen[0].layer)
         for layer in dict.fromkeys(target.layer for target in chosen):
             check_alignment(config, network, layer)
         parts.check_optimisation(config, network)
@@ -129,21 +129,21 @@ class Request:
         given = None if references is None else as_references(references, network)
         source = faceted(config, network, given) if given else references_of(config, network, chosen)
         check_references(chosen, source)
-        chosen = _shown(config, network, source, chosen, found)
-        _record(config, network, chosen, source if given else None)
+        config, chosen = _shown(config, network, source, chosen, found)
+        config = _recorded(config, network, chosen, source if given else None)
         return cls(config, network, chosen, source, (*asked, *map(str, overrides)))
 
 
 def _shown(
-    config: DictConfig,
+    config: Configuration,
     network: VisionNetwork,
     references: References,
     targets: list[Target],
     found: FoundFacets | None,
-) -> list[Target]:
-    """Return what pictures are made of, facets of units where asked for; the size of windows is settled on the way."""
-    settle_window_size(config, network, references, targets, find=not config.dry_run)
-    return facet_targets(config, references, targets, not config.dry_run, found)
+) -> tuple[Configuration, list[Target]]:
+    """Return the configuration with the size of windows, and the targets: facets of units where asked for."""
+    settled = settle_windows(config, network, references, targets, find=not config.dry_run)
+    return settled, facet_targets(settled, references, targets, not config.dry_run, found)
 
 
 def _kind(spellings: Sequence[str | Target]) -> str:
@@ -170,9 +170,9 @@ def _chosen(spellings: Sequence[str | Target], kind: str, network: VisionNetwork
     return chosen
 
 
-def _network(model: str | nn.Module | VisionNetwork, config: DictConfig, local_rank: int) -> VisionNetwork:
+def _network(model: str | nn.Module | VisionNetwork, config: Configuration, local_rank: int) -> VisionNetwork:
     if isinstance(model, str):
-        built = build_network(model_config(config), parts.cache_dir(config))
+        built = build_network(model_config(config), config.cache)
         return _placed(built, config, parts.device_of(config, local_rank=local_rank))
     asked = {key: config.model[key] for key in ("output", "head") if config.model[key] is not None}
     if isinstance(model, VisionNetwork) and asked:
@@ -182,20 +182,23 @@ def _network(model: str | nn.Module | VisionNetwork, config: DictConfig, local_r
     return _placed(wrapped, config, parts.device_of(config, wrapped, local_rank))
 
 
-def _placed(network: VisionNetwork, config: DictConfig, device: Any) -> VisionNetwork:
+def _placed(network: VisionNetwork, config: Configuration, device: Any) -> VisionNetwork:
     """Move the network to its device, in the memory order asked for; pictures in double precision need it in double."""
     check_values(network.module)
     if config.trainer.precision == "64-true":
         network = network.double()
     moved: VisionNetwork = network.to(device)
     arrange(moved, config.channels_last)
-    begin_call(moved, parts.cache_dir(config) if config.references.cache else None)
+    begin_call(moved, config.cache if config.references.cache else None)
     return moved
 
 
-def _record(config: DictConfig, network: VisionNetwork, targets: Sequence[Target], given: References | None) -> None:
-    """Write into the configuration what came as objects, so that a resumed call can be compared with it."""
-    set_keys(config, model__name=network.name, target__index=[target.name for target in targets])
-    if given is not None:
-        fingerprints = sorted({given.fingerprint(target) for target in targets})
-        set_keys(config, references__source="tensors", references__fingerprint=fingerprints)
+def _recorded(
+    config: Configuration, network: VisionNetwork, targets: Sequence[Target], given: References | None
+) -> Configuration:
+    """Return the configuration with what came as objects, so that a resumed call can be compared with it."""
+    named = config.with_keys(model__name=network.name, target__index=[target.name for target in targets])
+    if given is None:
+        return named
+    fingerprints = sorted({given.fingerprint(target) for target in targets})
+    return named.with_keys(references__source="tensors", references__fingerprint=fingerprints)

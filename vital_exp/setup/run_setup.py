@@ -12,11 +12,11 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vital_exp.config import build, config_hash, plain
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.images.parameterisation import Parameterisation
 from vital_exp.images.randomness import RandomStreams
@@ -108,7 +108,7 @@ class RunSetup:
     _sparse: dict[Target, VisionNetwork] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: DictConfig, network: VisionNetwork, references: References) -> RunSetup:
+    def of(cls, config: Configuration, network: VisionNetwork, references: References) -> RunSetup:
         """Take everything out of a composed configuration that was checked (:class:`Request`)."""
         views_per_pass = None if config.views_per_pass == AUTO else int(config.views_per_pass)
         return cls(
@@ -126,8 +126,8 @@ class RunSetup:
             log_targets=config.log_targets,
             bf16=config.trainer.precision == "bf16-mixed",
             relevance=config.relevance.method,
-            cache_dir=parts.cache_dir(config),
-            cache=parts.cache_dir(config) if config.references.cache else None,
+            cache_dir=config.cache,
+            cache=config.cache if config.references.cache else None,
             transform=parts.transform_of(config, network),
             rate=parts.rate_of(config),
             recorded=plain(config),
@@ -136,8 +136,8 @@ class RunSetup:
             _colours=partial(colours_of, config, network, references),
             _objective=partial(parts.objective_of, config),
             _optimizer=parts.optimizer_of(config),
-            _trainer=partial(build, config.trainer),
-            _logger=partial(build, config.logger) if config.logger.get("_target_") else None,
+            _trainer=partial(build, "trainer", config["trainer"]),
+            _logger=partial(build, "logger", config.logger) if config.logger.get("_target_") else None,
             _alignment=partial(alignment_of, config, network),
             _readout=partial(readout_of, config, network),
         )
@@ -232,7 +232,7 @@ class RunSetup:
         return None if self._logger is None else self._logger(save_dir=str(save_dir))
 
 
-def _sparsification(config: DictConfig) -> Sparsification | None:
+def _sparsification(config: Configuration) -> Sparsification | None:
     """Return how the network is pruned for each target; None where that is not asked for."""
     keys = plain(config)["model"]
     if keys.get("sparsify") is None:
@@ -240,7 +240,7 @@ def _sparsification(config: DictConfig) -> Sparsification | None:
     return Sparsification.of(keys["sparsify"], keys["sparsity"], keys["sparsify_images"], config.seed)
 
 
-def _batch_size(config: DictConfig) -> int | None:
+def _batch_size(config: Configuration) -> int | None:
     """Return how many pictures are made together; None: as many as fit."""
     size = None if config.batch_size == AUTO else int(config.batch_size)
     if config.model.get("sparsify") is None:

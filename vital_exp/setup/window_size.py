@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omegaconf import DictConfig
-
-from vital_exp.config import set_keys
+from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.mining.references import MinedReferences
 from vital_exp.models.network import VisionNetwork
@@ -21,10 +19,13 @@ AUTO = "auto"
 LEAST_SHARE = 0.25
 
 
-def settle_window_size(
-    config: DictConfig, network: VisionNetwork, references: References, targets: Sequence[Target], find: bool = True
-) -> None:
-    """Decide ``references.enlarge=auto``, and give pictures the size of windows that are not enlarged, in place.
+def settle_windows(
+    config: Configuration, network: VisionNetwork, references: References, targets: Sequence[Target], find: bool = True
+) -> Configuration:
+    """Return the configuration with ``auto`` of mined references decided, and the size of windows for the pictures.
+
+    ``references.candidates`` becomes the number of images that compete, ``references.enlarge`` true or false. Pictures
+    get the size of windows that are not enlarged.
 
     ``auto`` enlarges no window where the network takes pictures of that size, as convolutional networks do, and
     nobody has chosen the pictures' size: units then see things in the size in which they saw them.
@@ -41,22 +42,26 @@ def settle_window_size(
             or of one that the network refuses.
     """
     source = references.source if isinstance(references, FacetedReferences) else references
-    enlarge = config.references.get("enlarge", True)
+    enlarge = config.references.enlarge
     if not isinstance(enlarge, bool) and enlarge != AUTO:
         raise UsageError(KEY, enlarge, "true, false or auto", [AUTO])
-    if not isinstance(source, MinedReferences) or enlarge is True:
-        return
+    if not isinstance(source, MinedReferences):
+        return config
+    config = config.with_keys(references__candidates=source.candidates_count)
+    if enlarge is True:
+        return config
     chosen = config.image.size is not None
     if enlarge == AUTO and (chosen or source.region != "window"):
-        set_keys(config, references__enlarge=True)
-    elif find or source.is_mined():
+        return config.with_keys(references__enlarge=True)
+    if find or source.is_mined():
         side, problem = _side(network, source, targets)
         if problem and enlarge is False:
             raise UsageError(KEY, enlarge, problem)
         source.enlarge = bool(problem)
-        set_keys(config, references__enlarge=source.enlarge)
+        config = config.with_keys(references__enlarge=source.enlarge)
         if not problem and not chosen:
-            set_keys(config, image__size=max(1, round(side * config.image.scale)))
+            config = config.with_keys(image__size=max(1, round(side * config.image.scale)))
+    return config
 
 
 def _side(network: VisionNetwork, source: MinedReferences, targets: Sequence[Target]) -> tuple[int, str]:

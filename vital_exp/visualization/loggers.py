@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from omegaconf import OmegaConf
 
 from vital_exp.evaluation.metrics import higher_is_better
 from vital_exp.models.network_names import without_folders
+from vital_exp.recorded_config import recorded_overrides
 from vital_exp.runs.folder import RunFolder
 from vital_exp.setup.run_setup import RunSetup
 from vital_exp.values import is_number
@@ -21,7 +21,6 @@ MEDIA_COLUMNS = ("picture", "references")
 PICTURES_IN_TABLE = 200  # rows with pictures: dashboards of thousands do not open
 LONGEST_TAG = 64  # letters, wandb's limit
 JOB_TYPE = "visualize"
-OVERRIDES = ".hydra/overrides.yaml"  # in a run folder
 
 
 def make_loggers(setup: RunSetup, folder: RunFolder | None) -> list[Logger]:
@@ -49,8 +48,8 @@ def _told_apart(setup: RunSetup, folder: RunFolder | None) -> dict[str, Any]:
     TensorBoard shows the first five columns alone until somebody chooses others.
     """
     usual = {"method": setup.method, "model": _model(setup), "seed": setup.seed, "steps": setup.steps}
-    given: Any = OmegaConf.load(folder.path / OVERRIDES) if folder and (folder.path / OVERRIDES).is_file() else []
-    named = (str(override).lstrip("+").partition("=") for override in given)
+    given = recorded_overrides(folder.path) if folder else []
+    named = (override.lstrip("+").partition("=") for override in given)
     return {**{key: value for key, _, value in named}, **usual}
 
 

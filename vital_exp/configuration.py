@@ -1,0 +1,204 @@
+"""A composed configuration as values that nobody changes. Imports no torch, and nothing of Hydra.
+
+Groups whose keys are always the same are dataclasses; the others, whose keys depend on the option, are mappings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vital_exp.errors import UsageError
+
+Group = TypeVar("Group")
+
+
+class Keys(Mapping[str, Any]):
+    """A mapping of keys to plain values: its keys are attributes too, and it never changes.
+
+    Args:
+        content: numbers, texts, lists and mappings of these.
+    """
+
+    _content: Mapping[str, Any]
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.__dict__["_content"] = content
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._content[key]
+        return Keys(value) if isinstance(value, Mapping) else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def __repr__(self) -> str:
+        return repr(self._content)
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+    def __setattr__(self, key: str, value: object) -> None:
+        raise AttributeError(f"{key}: a configuration is not changed; with_keys makes another")
+
+    def __reduce__(self) -> tuple[type[Keys], tuple[Mapping[str, Any]]]:
+        return type(self), (self._content,)
+
+
+def plain(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration, or a part of one, as nested dicts and lists of its own."""
+    return {key: plain(value) if isinstance(value, Mapping) else deepcopy(value) for key, value in node.items()}
+
+
+@dataclass(frozen=True)
+class ReferenceKeys:
+    """The group ``references``; None where the source has no such key.
+
+    Attributes:
+        source: ``"embedded"``, ``"folder"`` or ``"mined"``; ``"tensors"`` where they were handed over in Python.
+        count: references of a target.
+        seed: of their choice.
+        size: side in px, or [height, width]; None: the network's input.
+        facets: a number, or ``"auto"``.
+        embedding: name or keys of the network that embeds images for facets; None: the network itself.
+        cache: whether statistics are kept.
+        candidates: images that are clustered into facets, or compete; ``"auto"`` for mined ones.
+        root: the folder.
+        loader: the user's function that reads files.
+        index: what was mined before.
+        region: what mined references show: ``"window"``, ``"patch"`` or ``"image"``.
+        window: its kind.
+        enlarge: whether windows are enlarged to the input's size, or ``"auto"``.
+        patch: size, overlap and search of patches.
+    """
+
+    source: str
+    count: int
+    seed: int
+    size: int | Sequence[int] | None = None
+    facets: int | str = 1
+    embedding: str | Mapping[str, Any] | None = None
+    cache: bool = True
+    candidates: int | str | None = None
+    root: str | None = None
+    loader: str | None = None
+    index: str | None = None
+    region: str | None = None
+    window: str = "auto"
+    enlarge: bool | str = True
+    patch: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TargetKeys:
+    """The keys of the group ``target`` that several kinds have, and those of circuits; None where a kind has none.
+
+    Attributes:
+        kind: ``"class"``, ``"channel"``, ...
+        index: number, name, list, range or ``"all"``.
+        layer: of hidden units.
+        position: [row, column] of neurons, or the name of tokens.
+        variations: pictures of a target.
+        concepts: a file of concepts, or its folder.
+        unit, layers, levels, width, ablation_images: of a circuit.
+    """
+
+    kind: str
+    index: Any = None
+    layer: str | None = None
+    position: Any = None
+    variations: int = 1
+    concepts: str | None = None
+    unit: str | None = None
+    layers: str | Sequence[str] | None = None
+    levels: int = 0
+    width: int = 0
+    ablation_images: int = 0
+
+
+@dataclass(frozen=True)
+class TrainerKeys:
+    """The group ``trainer``, as far as the engine reads it.
+
+    Attributes:
+        accelerator: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
+        devices: a number, a list of GPUs, or ``"auto"``.
+        num_nodes: machines.
+        precision: of the steps.
+        log_every_n_steps: steps between losses that are logged.
+    """
+
+    accelerator: str
+    devices: int | str | list[int]
+    num_nodes: int = 1
+    precision: str | None = None
+    log_every_n_steps: int = 1
+
+
+class Configuration(Keys):
+    """The composed configuration of a command, without Hydra's part.
+
+    Examples:
+        >>> from vital_exp.config import compose_config
+        >>> config = compose_config(["steps=7"])
+        >>> config.steps, config["steps"], config.references.count
+        (7, 7, 50)
+        >>> config.with_keys(references__count=3).references.count
+        3
+    """
+
+    @cached_property
+    def references(self) -> ReferenceKeys:
+        """Where natural images of targets come from."""
+        return self._group(ReferenceKeys, "references")
+
+    @cached_property
+    def target(self) -> TargetKeys:
+        """What pictures are made of."""
+        return self._group(TargetKeys, "target")
+
+    @cached_property
+    def trainer(self) -> TrainerKeys:
+        """What the command computes on."""
+        return self._group(TrainerKeys, "trainer")
+
+    @property
+    def cache(self) -> Path:
+        """The folder of ``cache_dir``."""
+        return Path(self["cache_dir"]).expanduser()
+
+    def with_keys(self, **values: object) -> Configuration:
+        """Return a configuration in which dotted keys, with ``__`` for the dot, have other values."""
+        content = plain(self)
+        for key, value in values.items():
+            *groups, name = key.split("__")
+            node = content
+            for group in groups:
+                node = node.setdefault(group, {})
+            node[name] = value
+        return Configuration(content)
+
+    def _group(self, kind: type[Group], name: str) -> Group:
+        """Return a group as a dataclass.
+
+        Raises:
+            UsageError: it lacks a key, as a recorded configuration may that somebody has edited.
+        """
+        given = self._content[name]
+        if not isinstance(given, Mapping):
+            raise UsageError(name, given, "a group of keys")
+        known = {field.name: given[field.name] for field in fields(kind) if field.name in given}  # type: ignore[arg-type]
+        try:
+            return kind(**known)
+        except TypeError as error:
+            raise UsageError(name, dict(given), f"the recorded group is not complete ({error})") from error
