@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -194,14 +193,12 @@ def _directions(
     return vectors_of(config, network, layer, unit_shape(network, layer)[0])
 
 
-def as_references(given: Tensor | Mapping[Any, Tensor] | str | Path, network: VisionNetwork) -> References | None:
-    """Return references handed to the Python API as tensors; None for a folder, which the configuration names.
+def as_references(given: Tensor | Mapping[Any, Tensor], network: VisionNetwork) -> References:
+    """Return tensors that were handed to the Python API as references.
 
     Raises:
         UsageError: tensors of another shape or type than (B, 3, H, W), or not of RGB in [0, 1].
     """
-    if isinstance(given, (str, Path)):
-        return None
     references = TensorReferences(given, network.class_names or ClassNames.numbered(1), network.preprocessing.channels)
     references.check_ranges()
     return references

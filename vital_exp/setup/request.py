@@ -40,6 +40,38 @@ from vital_exp.targets.unit import Target
 
 
 @dataclass(frozen=True)
+class HandedOver:
+    """What a call from Python names in place of keys of the configuration.
+
+    Attributes:
+        model: a name, a module or a network.
+        targets: spellings or targets, at least one.
+        references: tensors or a folder; None: what the configuration says.
+    """
+
+    model: str | nn.Module | VisionNetwork
+    targets: Sequence[str | Target]
+    references: str | Path | Tensor | Mapping[Any, Tensor] | None = None
+
+    @property
+    def tensors(self) -> Tensor | Mapping[Any, Tensor] | None:
+        """References that are tensors; a folder of them is among the keys of the configuration."""
+        return None if isinstance(self.references, (str, Path)) else self.references
+
+    @cached_property
+    def kind(self) -> str:
+        """The option of the group ``target``: class units, or those of hidden layers."""
+        return _kind(self.targets)
+
+    def overrides(self) -> list[str]:
+        """Return the overrides that choose the options of groups."""
+        named = model_overrides(self.model) if isinstance(self.model, str) else ["model=python"]
+        source = "folder" if self.kind == "class" else "mined"
+        folder = [f"references={source}"] if isinstance(self.references, (str, Path)) else []
+        return [*named, f"target={self.kind}", *folder]
+
+
+@dataclass(frozen=True)
 class Request:
     """A configuration with its network on the device, targets and references."""
 
@@ -53,40 +85,6 @@ class Request:
     def setup(self) -> RunSetup:
         """What the run is made with."""
         return RunSetup.of(self.config, self.network, self.references)
-
-    @classmethod
-    def from_config(
-        cls,
-        config: Configuration,
-        overrides: Sequence[str] = (),
-        local_rank: int = 0,
-        found: FoundFacets | None = None,
-    ) -> Request:
-        """Make the objects that a composed configuration names, on the device of a rank.
-
-        Raises:
-            UsageError: the first mistake in it.
-        """
-        check_numbers(config)
-        parts.device_count(config)
-        config = settle_files(config)
-        device = parts.device_of(config, local_rank=local_rank)
-        network = build_network(model_config(config), config.cache)
-        network = _placed(network, config, device)
-        if config.target.kind == "class":
-            _ = network.classes
-        else:
-            check_layer(config.target.layer)
-        check_alignment(config, network, config.target.layer)
-        parts.check_optimisation(config, network)
-        if config.target.kind == "class":
-            references = references_of(config, network)
-            targets = targets_of(config, network, references)
-        else:
-            targets = targets_of(config, network)
-            references = references_of(config, network, targets)
-        config, targets = _shown(config, network, references, targets, found)
-        return cls(config, network, targets, references, tuple(overrides))
 
     @classmethod
     def of(
@@ -107,31 +105,81 @@ class Request:
         Raises:
             UsageError: the first mistake in it.
         """
-        spellings = [targets] if isinstance(targets, (str, Target)) else list(targets)
-        kind = _kind(spellings)
-        named = model_overrides(model) if isinstance(model, str) else ["model=python"]
-        asked = [*named, f"target={kind}", f"method={method}", f"seed={seed}"]
+        handed = HandedOver(model, [targets] if isinstance(targets, (str, Target)) else list(targets), references)
+        asked = [*handed.overrides(), f"method={method}", f"seed={seed}"]
         asked += [] if steps is None else [f"steps={steps}"]
-        asked += [_references_override(references, kind)] if isinstance(references, (str, Path)) else []
         config = compose_config([*asked, *map(str, overrides)])
         if isinstance(references, (str, Path)):
             config = config.with_keys(references__root=str(references))
+        return cls.from_config(config, [*asked, *map(str, overrides)], local_rank, found, handed)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Configuration,
+        overrides: Sequence[str] = (),
+        local_rank: int = 0,
+        found: FoundFacets | None = None,
+        handed: HandedOver | None = None,
+    ) -> Request:
+        """Make the objects that a composed configuration names, on the device of a rank.
+
+        Args:
+            config: composed.
+            overrides: what it was composed of, recorded beside it.
+            local_rank: of this process on its machine.
+            found: facets that another rank has found.
+            handed: objects that come before what the configuration names.
+
+        Raises:
+            UsageError: the first mistake in it.
+        """
         check_numbers(config)
         parts.device_count(config)
         config = settle_files(config)
-        network = _network(model, config, local_rank)
-        chosen = _chosen(spellings, kind, network)
-        config = config.with_keys(target__layer=chosen[0].layer)
-        for layer in dict.fromkeys(target.layer for target in chosen):
-            check_alignment(config, network, layer)
-        parts.check_optimisation(config, network)
-        check_units(config, network, chosen)
-        given = None if references is None else as_references(references, network)
-        source = faceted(config, network, given) if given else references_of(config, network, chosen)
-        check_references(chosen, source)
-        config, chosen = _shown(config, network, source, chosen, found)
-        config = _recorded(config, network, chosen, source if given else None)
-        return cls(config, network, chosen, source, (*asked, *map(str, overrides)))
+        network = _network(handed.model if handed else None, config, local_rank)
+        if handed is None:
+            targets, references = _selected(config, network)
+            config, targets = _shown(config, network, references, targets, found)
+        else:
+            chosen = _chosen(handed.targets, handed.kind, network)
+            config = config.with_keys(target__layer=chosen[0].layer)
+            references = _looked_at(config, network, chosen, handed)
+            config, targets = _shown(config, network, references, chosen, found)
+            config = _recorded(config, network, targets, references if handed.tensors else None)
+        return cls(config, network, targets, references, tuple(overrides))
+
+
+def _selected(config: Configuration, network: VisionNetwork) -> tuple[list[Target], References]:
+    """Return the targets that a configuration selects, and their references."""
+    layer = config.target.layer
+    if config.target.kind == "class":
+        _ = network.classes  # refuses where there are none
+    else:
+        check_layer(layer)
+    check_alignment(config, network, layer)
+    parts.check_optimisation(config, network)
+    if config.target.kind == "class":  # "all" are those that have references
+        references = references_of(config, network)
+        return targets_of(config, network, references), references
+    targets = targets_of(config, network)
+    return targets, references_of(config, network, targets)
+
+
+def _looked_at(
+    config: Configuration, network: VisionNetwork, targets: Sequence[Target], handed: HandedOver
+) -> References:
+    """Return the references of targets that were handed over, after a check of what is made of them."""
+    for layer in dict.fromkeys(target.layer for target in targets):
+        check_alignment(config, network, layer)
+    parts.check_optimisation(config, network)
+    check_units(config, network, targets)
+    if handed.tensors is None:
+        references = references_of(config, network, targets)
+    else:
+        references = faceted(config, network, as_references(handed.tensors, network))
+    check_references(targets, references)
+    return references
 
 
 def _shown(
@@ -157,10 +205,6 @@ def _kind(spellings: Sequence[str | Target]) -> str:
     return kinds[0]
 
 
-def _references_override(references: str | Path, kind: str) -> str:
-    return "references=folder" if kind == "class" else "references=mined"
-
-
 def _chosen(spellings: Sequence[str | Target], kind: str, network: VisionNetwork) -> list[Target]:
     """The targets, each once."""
     names = network.classes if kind == "class" else None
@@ -170,10 +214,11 @@ def _chosen(spellings: Sequence[str | Target], kind: str, network: VisionNetwork
     return chosen
 
 
-def _network(model: str | nn.Module | VisionNetwork, config: Configuration, local_rank: int) -> VisionNetwork:
-    if isinstance(model, str):
-        built = build_network(model_config(config), config.cache)
-        return _placed(built, config, parts.device_of(config, local_rank=local_rank))
+def _network(model: str | nn.Module | VisionNetwork | None, config: Configuration, local_rank: int) -> VisionNetwork:
+    """Return a network that was handed over, or else the one that the configuration names."""
+    if model is None or isinstance(model, str):
+        device = parts.device_of(config, local_rank=local_rank)
+        return _placed(build_network(model_config(config), config.cache), config, device)
     asked = {key: config.model[key] for key in ("output", "head") if config.model[key] is not None}
     if isinstance(model, VisionNetwork) and asked:
         key, value = next(iter(asked.items()))
