@@ -13,7 +13,7 @@ from tests.tiny import ON_CPU, SHORT, command, exit_code, tiny_net
 from vital_exp import audit, load_model
 from vital_exp.attacks import function_classes as classes
 from vital_exp.attacks.function_classes import Bounds, Known
-from vital_exp.attacks.theory import FACTS, Unit, measured, summary
+from vital_exp.attacks.theory import FACTS, UnitFunction, measured, summary
 from vital_exp.attacks.theory_figure import figure
 from vital_exp.commands.audit import main
 from vital_exp.models.unit_readout import unit_readout
@@ -179,14 +179,14 @@ def test_the_binding_radius_is_where_the_bounds_reach_the_range() -> None:
 
 def test_a_unit_is_the_networks_and_its_gradient_that_of_differences() -> None:
     network = load_model(tiny_net(), size=16)
-    unit = Unit(network, unit_readout(network, [Target("class", 1)]), (3, 16, 16))
+    unit = UnitFunction(network, unit_readout(network, [Target("class", 1)]), (3, 16, 16))
     points = torch.rand(3, 768, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(unit(points), network(points.view(3, 3, 16, 16).float())[:, 1].double())
     assert classes.pair_slope(points, unit(points)) <= float(unit.steepness(torch.cat([points] * 2)).max()) * 50
     linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2))
     own = load_model(linear, size=16, mean=(0.0,) * 3, std=(0.5,) * 3)
-    unit = Unit(own, unit_readout(own, [Target("class", 1)]), (3, 16, 16))
+    unit = UnitFunction(own, unit_readout(own, [Target("class", 1)]), (3, 16, 16))
     expected = linear[1].weight[1].norm() / 0.5
     np.testing.assert_allclose(unit.steepness(points), [float(expected)] * 3, rtol=1e-5)
 

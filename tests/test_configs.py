@@ -14,6 +14,7 @@ import torch
 import yaml
 from hydra.utils import get_class
 
+from vital_exp.attacks.settings import AuditSettings
 from vital_exp.config import canonical, compose_config, picture_config, plain
 from vital_exp.config_mistakes import select
 from vital_exp.config_tree import config_dir, groups, options_of
@@ -22,6 +23,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models.libraries import SOURCES
 from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.named import model_config, named_config
+from vital_exp.references.base import PER_TARGET
 from vital_exp.setup import checks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -200,6 +202,13 @@ def test_a_typo_is_one_line_with_the_nearest_spelling(override: str, hint: str) 
     assert key in message
     assert value in message
     assert hint in message.split("did you mean")[1]
+
+
+def test_how_many_references_a_target_has_is_said_once() -> None:
+    """The number stands in the code once; the files of the configuration repeat it."""
+    mined = compose_config(["method=fourier", "target=channel"]).references
+    assert composed("method=fourier").references.count == mined.count == mined.candidates == PER_TARGET
+    assert compose_config([], "audit").count == AuditSettings().count == PER_TARGET
 
 
 def test_a_value_may_hold_a_number_sign() -> None:

@@ -21,6 +21,7 @@ from torchvision.utils import save_image
 from tests.tiny import image_folder, tiny_net
 from vital_exp import load_model
 from vital_exp.config import compose_config
+from vital_exp.configuration import ReferenceKeys
 from vital_exp.errors import UsageError
 from vital_exp.images.output import to_uint8
 from vital_exp.images.randomness import RandomStreams
@@ -502,7 +503,8 @@ def test_windows_of_more_images_than_are_wanted_compete(
     [("auto", 12, 40, 16), ("auto", 12, 300, 30), ("auto", 12, 50_000, 80), ("auto", 50, 100, 50), (7, 50, 40, 7)],
 )
 def test_how_many_images_compete(asked: object, count: int, images: int, expected: int) -> None:
-    assert _candidates(asked, count, images) == expected
+    keys = ReferenceKeys("mined", count, 0, candidates=asked)  # type: ignore[arg-type]
+    assert _candidates(keys, images) == expected
 
 
 def test_the_fingerprint_of_references_tells_them_apart(index: Index, network: VisionNetwork, photos: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.chromium import Tab, tab
 from tests.test_report import png, report, write_run
-from vital_exp.reporting.share import Names
+from vital_exp.reporting.share import PathNames
 
 CLASSES = ("class-0", "class-1")
 
@@ -121,10 +121,10 @@ def test_a_report_is_shared_again_but_nothing_else_is_replaced(sweep: Path) -> N
     ],
 )
 def test_names_stand_for_paths(text: str, named: str) -> None:
-    assert Names().in_text(text) == named
+    assert PathNames().in_text(text) == named
 
 
 def test_two_paths_with_one_name_stay_apart() -> None:
-    names = Names()
+    names = PathNames()
     config = {"a": "/x y/val", "b": ["/z/val", "/x y/val"], "c": 3}
     assert names.in_value(config) == {"a": "val", "b": ["val (2)", "val"], "c": 3}

@@ -27,7 +27,7 @@ CLASSES = "class"  # the kind of target that has no layer
 logger = logging.getLogger(__name__)
 
 
-class Metric(Protocol):
+class MetricNeeds(Protocol):
     """What the rules ask of a metric; see :class:`vital_exp.evaluation.metrics.Metric`."""
 
     @property
@@ -47,7 +47,7 @@ class Metric(Protocol):
 
 
 # The metrics of names, all for None; raises UsageError.
-Chosen = Callable[[Any], Sequence[Metric]]
+Chosen = Callable[[Any], Sequence[MetricNeeds]]
 
 
 class Asked:
@@ -76,7 +76,7 @@ class Asked:
         return kind not in (None, CLASSES, "circuit")
 
     @cached_property
-    def metrics(self) -> list[Metric]:
+    def metrics(self) -> list[MetricNeeds]:
         """The metrics that are computed; all, where the names are wrong: whoever computes them says so."""
         given = self("metrics") if "metrics" in self.content else self("evaluation.metrics")
         try:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from vital_exp.atlases.request import AtlasRequest, Part
-from vital_exp.reporting.share import Names
+from vital_exp.reporting.share import PathNames
 
 KEPT = re.compile(r"\+*(model[.=@]|seed=|steps=|trainer\.)")  # keys that vital-visualize has too
 PLAIN = re.compile(r"[A-Za-z][\w.-]*")  # a value that needs no quotes
@@ -23,7 +23,7 @@ def commands(asked: AtlasRequest, given: Sequence[str]) -> dict[str, str]:
     """
     if not asked.makes_pictures:
         return {}
-    names, shared = Names(), [*_shared(asked, given)]
+    names, shared = PathNames(), [*_shared(asked, given)]
     found = {}
     for layer, part in asked.parts.items():
         words = [named(word, names) for word in (*shared, *_target(part), *map(str, asked.config.overrides))]
@@ -54,7 +54,7 @@ def _target(part: Part) -> Iterator[str]:
     yield from part.overrides
 
 
-def named(word: str, names: Names) -> str:
+def named(word: str, names: PathNames) -> str:
     """Return ``key=value`` with the last part of each path in the value."""
     key, sign, value = word.partition("=")
     quote = value[:1] if value[:1] in ("'", '"') and value[-1:] == value[:1] else ""

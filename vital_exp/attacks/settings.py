@@ -10,6 +10,7 @@ from vital_exp.attacks.detector import DetectorTraining
 from vital_exp.attacks.fine_tuning import FineTuning
 from vital_exp.config import options_of
 from vital_exp.errors import UsageError
+from vital_exp.references.base import PER_TARGET
 from vital_exp.values import number, one_of, whole_number
 
 AIMS = ("activation", "alignment")  # what a slingshot bends
@@ -77,7 +78,7 @@ class AuditSettings:
         snapshots, detector, tuning: see there.
     """
 
-    count: int = 50
+    count: int = PER_TARGET
     images: str | None = None
     methods: Sequence[str] = ("fourier", "maco", "vital_fourier")
     steps: int | None = 256

@@ -41,7 +41,7 @@ FACTS = (
 
 
 @dataclass(frozen=True)
-class Unit:
+class UnitFunction:
     """A unit as a function of pictures.
 
     Attributes:
@@ -96,12 +96,12 @@ def decided(run: RecordedRun, target: Target, settings: AuditSettings) -> tuple[
     return rows, known.pictures.float().view(2, *unit.size)
 
 
-def known_of(run: RecordedRun, target: Target, settings: AuditSettings) -> tuple[Known, Unit, Tensor]:
+def known_of(run: RecordedRun, target: Target, settings: AuditSettings) -> tuple[Known, UnitFunction, Tensor]:
     """Return what is known of a unit, the unit, and its values (N,) at the natural images."""
     place = run.targets.index(target)
     picture = resized(run.pictures[place : place + 1], run.network.preprocessing.size)
     natural = resized(everyday_images(run, settings.count), run.network.preprocessing.size)
-    unit = Unit(run.network, unit_readout(run.network, [target]), tuple(natural.shape[1:]))
+    unit = UnitFunction(run.network, unit_readout(run.network, [target]), tuple(natural.shape[1:]))
     images = torch.unique(natural.flatten(1), dim=0).double()
     images = classes.thinned(images, min(LARGEST, images.shape[1] - 2))
     f = unit(images)
@@ -141,12 +141,12 @@ def minimising_picture(run: RecordedRun, target: Target, weakest: Tensor, settin
     lowest = resized(quantised(made.images[0])[None], run.network.preprocessing.size)[0]
     if not torch.isfinite(lowest).all():
         return weakest
-    unit = Unit(run.network, unit_readout(run.network, [target]), tuple(weakest.shape))
+    unit = UnitFunction(run.network, unit_readout(run.network, [target]), tuple(weakest.shape))
     values = unit(torch.stack([lowest.double().flatten(), weakest.flatten()]))
     return lowest if values[0] <= values[1] else weakest
 
 
-def lipschitz_facts(known: Known, unit: Unit, f: Tensor) -> dict[str, float]:
+def lipschitz_facts(known: Known, unit: UnitFunction, f: Tensor) -> dict[str, float]:
     """Return L as far as the images show it, and how far from a picture it binds.
 
     ``lipschitz_constant`` is the largest gradient at an image or a picture, or slope between two of them: L is at least
@@ -162,7 +162,7 @@ def lipschitz_facts(known: Known, unit: Unit, f: Tensor) -> dict[str, float]:
     return dict(zip(FACTS, values, strict=True))
 
 
-def constructions(known: Known, unit: Unit, estimated: float) -> Iterator[tuple[str, str, Bounds | None]]:
+def constructions(known: Known, unit: UnitFunction, estimated: float) -> Iterator[tuple[str, str, Bounds | None]]:
     """Yield each class with the name of its construction and its bounds; None where there is no member."""
     yield "black box", "f at the pictures, an end of the range elsewhere", classes.black_box(known)
     yield "neural network", "f plus a ReLU network that is 0 at the pictures", classes.neural_network(known, unit)
@@ -183,7 +183,7 @@ def constructions(known: Known, unit: Unit, estimated: float) -> Iterator[tuple[
     yield "constant", "the value at the picture", classes.constant(known)
 
 
-def _same_risk(known: Known, unit: Unit) -> Bounds | None:
+def _same_risk(known: Known, unit: UnitFunction) -> Bounds | None:
     """A network that answers as f does at every second image: any mean of losses over these is the same."""
     if len(known.images) < 2:
         return None

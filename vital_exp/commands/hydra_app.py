@@ -31,7 +31,7 @@ from vital_exp.config_mistakes import check_overrides, check_words, explain
 from vital_exp.config_tree import VISUALIZE
 from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
-from vital_exp.no_effect import Metric, keys_of, tell_without_effect
+from vital_exp.no_effect import MetricNeeds, keys_of, tell_without_effect
 from vital_exp.recorded_config import MISTAKE_FILE
 from vital_exp.run_folders import is_run
 from vital_exp.setup.checks import check_early
@@ -162,7 +162,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _metrics(names: Any) -> Sequence[Metric]:
+def _metrics(names: Any) -> Sequence[MetricNeeds]:
     """Return the metrics of names; torch is imported only when somebody asks."""
     from vital_exp.evaluation.metrics import chosen
 

@@ -54,7 +54,7 @@ class WarningsOnce(logging.Filter):
                 yield f"warning: {len(later)} times more{of}: {rest}"
 
 
-class Line(logging.Formatter):
+class TerminalLine(logging.Formatter):
     """A message as it stands; a warning or an error says that it is one."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -70,7 +70,7 @@ def warnings_once() -> Iterator[None]:
     terminals = [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler]
     formatters = [handler.formatter for handler in terminals]
     for handler in terminals:
-        handler.setFormatter(Line())
+        handler.setFormatter(TerminalLine())
         handler.addFilter(once)
     warnings.formatwarning = once.format_warning  # type: ignore[assignment]
     try:

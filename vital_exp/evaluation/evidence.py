@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.kept_readings import KeptReading, reading_place
-from vital_exp.evaluation.reading import NetworkReader, PixelReader, Reader, Reading, joined
+from vital_exp.evaluation.reading import NetworkReader, PictureReader, PixelReader, Reading, joined
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.settings import MetricSettings
@@ -36,7 +36,7 @@ TARGET, PIXELS, INCEPTION, CLIP = "target", "pixels", "inception", "clip"
 PATH_IMAGES = 10
 
 # Returns a reader; raises NotComputed when it lacks weights.
-Load = Callable[[], Reader]
+Load = Callable[[], PictureReader]
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Evidence:
     readings: dict[Path, KeptReading] = field(default_factory=dict)
     passes: Counter[str] = field(default_factory=Counter)
     progress: bool = False
-    _readers: dict[str, Reader] = field(default_factory=dict)
+    _readers: dict[str, PictureReader] = field(default_factory=dict)
     _missing: dict[str, str] = field(default_factory=dict)
     _read: dict[str, Reading] = field(default_factory=dict)
 
@@ -129,7 +129,7 @@ class Evidence:
         """The class of each target, (N,)."""
         return torch.tensor([target.index for target in self.targets])
 
-    def reader(self, view: str) -> Reader:
+    def reader(self, view: str) -> PictureReader:
         """Return what reads pictures for a view.
 
         Raises:
@@ -146,7 +146,7 @@ class Evidence:
                 raise
         return self._readers[view]
 
-    def _made(self, view: str) -> Reader:
+    def _made(self, view: str) -> PictureReader:
         own = self.network.preprocessing
         if view == TARGET:
             layers = tuple(alignment(self.network, Recipe()).layers) if self.with_layers else ()
@@ -203,7 +203,7 @@ class Evidence:
         if channels not in (GREY, RGB):
             raise NotComputed(f"needs RGB pictures, and these have {channels} channels")
 
-    def _shown(self, reader: Reader, pictures: Tensor) -> Reading:
+    def _shown(self, reader: PictureReader, pictures: Tensor) -> Reading:
         """Return what a reader says of pictures: in their channels if it takes those, else in those that are shown."""
         own = self.network.preprocessing
         return reader(pictures if reader.channels == own.channels else as_rgb(pictures, own.preview))
@@ -238,7 +238,7 @@ class Evidence:
             self.readings[place] = one
         return self.readings.get(place)
 
-    def _views_there(self) -> dict[str, Reader]:
+    def _views_there(self) -> dict[str, PictureReader]:
         views = {}
         for view in self.natural_views:
             try:
@@ -247,7 +247,7 @@ class Evidence:
                 continue  # the metrics that need it say so
         return views
 
-    def _place(self, reader: Reader) -> Path | None:
+    def _place(self, reader: PictureReader) -> Path | None:
         """Where a view's reading of the natural images is kept, if it can be."""
         if self.kept is None or self.references is None:
             return None
@@ -297,8 +297,8 @@ class Natural:
 def _read_natural(
     units: Sequence[Target],
     references: References,
-    readers: Mapping[str, Reader],
-    shown: Callable[[Reader, Tensor], Reading],
+    readers: Mapping[str, PictureReader],
+    shown: Callable[[PictureReader, Tensor], Reading],
     progress: bool,
 ) -> Natural:
     """Stream the references of all units, in batches that may span units."""

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.evaluation.reading import Reader, Reading
+from vital_exp.evaluation.reading import PictureReader, Reading
 from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_path
@@ -59,7 +59,7 @@ class KeptReading:
             return None
 
 
-def reading_place(folder: Path, reader: Reader, units: Sequence[Target], references: References) -> Path | None:
+def reading_place(folder: Path, reader: PictureReader, units: Sequence[Target], references: References) -> Path | None:
     """Return the file of a view's reading, named by all that it depends on; None where that is not known."""
     if reader.identity is None:
         return None

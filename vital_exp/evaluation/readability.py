@@ -22,7 +22,7 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Measure:
+class ReadableMeasure:
     """One line of the table.
 
     Attributes:
@@ -48,46 +48,46 @@ class Measure:
 
 
 MEASURES = (
-    Measure(
+    ReadableMeasure(
         *("correspondence_auc", "correspondence", "resemblance"),
         "{judge} sees the picture, a natural image of its own unit and one of another unit: how often the own one is "
         "more like the picture.",
         Bound("correspondence_auc_natural", "own images, each left out in turn"),
         Bound(0.5, "by construction"),
     ),
-    Measure(
+    ReadableMeasure(
         *("mis_pictures", "mis", "told apart (MIS)"),
         "Knowing only the units' pictures, as {judge} sees them, how surely a machine tells a natural image that "
         "drives the unit from one that does not.",
         Bound("mis_natural", "explained by natural images"),
         Bound(0.5, "by construction"),
     ),
-    Measure(
+    ReadableMeasure(
         *("activation_ratio", "activation_ratio", "activation"),
         "How far the picture drives its unit, as a share of the strongest natural image.",
         Bound(1.0, "by definition"),
         Bound("activation_ratio_others", "other units' images"),
     ),
-    Measure(
+    ReadableMeasure(
         *("own_unit_first", "own_unit_first", "own unit first"),
         "How often the picture's own unit, of all units of the run, comes nearest to its own natural maximum.",
         Bound("own_unit_first_natural", "each unit's strongest image"),
         Bound("own_unit_first_chance", "one in all units"),
     ),
-    Measure(
+    ReadableMeasure(
         *("path_similarity", "path_similarity", "path through the network"),
         "How much the network's layers treat the picture as they treat natural images of its unit.",
         Bound(1.0, "two images of one unit"),
         Bound(0.0, "of two units"),
     ),
-    Measure(
+    ReadableMeasure(
         *("high_frequency_ratio", "high_frequency", "fine grain"),
         "How many times the high-frequency energy of its own natural images the picture has: above 1 is noise, below "
         "is blur.",
         Bound(1.0, "by definition"),
         None,
     ),
-    Measure(
+    ReadableMeasure(
         *("high_frequency", "high_frequency", "high-frequency energy"),
         "The share of the picture's energy in details of less than four pixels.",
         Bound("high_frequency_natural", "median of own images"),
@@ -97,7 +97,7 @@ MEASURES = (
 
 
 @dataclass(frozen=True)
-class Row:
+class Measured:
     """One line with its numbers.
 
     Attributes:
@@ -107,7 +107,7 @@ class Row:
         ceiling, floor: what they are set beside; a value of None is not there.
     """
 
-    measure: Measure
+    measure: ReadableMeasure
     judge: str
     pictures: Entry
     ceiling: Entry
@@ -125,7 +125,7 @@ class Row:
         return sentence if self.judge else sentence[0].upper() + sentence[1:]
 
 
-def readable(metrics: Mapping[str, Entry]) -> list[Row]:
+def readable(metrics: Mapping[str, Entry]) -> list[Measured]:
     """Return the lines for which there is a number, or a reason why there is none.
 
     Args:
@@ -134,7 +134,7 @@ def readable(metrics: Mapping[str, Entry]) -> list[Row]:
     return [_row(measure, judge, metrics) for measure in MEASURES for judge in _judges(measure, metrics)]
 
 
-def numbers_of(rows: Sequence[Row]) -> set[str]:
+def numbers_of(rows: Sequence[Measured]) -> set[str]:
     """Return the names in metrics.json of all that the lines show."""
     found = set()
     for row in rows:
@@ -144,7 +144,7 @@ def numbers_of(rows: Sequence[Row]) -> set[str]:
     return found
 
 
-def _judges(measure: Measure, metrics: Mapping[str, Entry]) -> list[str]:
+def _judges(measure: ReadableMeasure, metrics: Mapping[str, Entry]) -> list[str]:
     """The judges that a number is there of, then those that lack something; "" for a number without a judge."""
     if not measure.judged:
         return [""] if {measure.number, measure.metric} & set(metrics) else []
@@ -154,13 +154,13 @@ def _judges(measure: Measure, metrics: Mapping[str, Entry]) -> list[str]:
     return list(dict.fromkeys([*known, *(judge for judge in lacking if judge or not known)]))
 
 
-def _row(measure: Measure, judge: str, metrics: Mapping[str, Entry]) -> Row:
+def _row(measure: ReadableMeasure, judge: str, metrics: Mapping[str, Entry]) -> Measured:
     found = metrics.get(_with_judge(measure.number, judge))
     if found is None:  # what could not be computed has the metric's name and a reason
         lacking = metrics.get(_with_judge(measure.metric, judge), {})
         found = {"value": None, "reason": lacking.get("reason")}
     bounds = [_bound(one, judge, metrics) for one in (measure.ceiling, measure.floor)]
-    return Row(measure, judge, found, *bounds)
+    return Measured(measure, judge, found, *bounds)
 
 
 def _bound(bound: Bound | None, judge: str, metrics: Mapping[str, Entry]) -> Entry:

@@ -52,7 +52,7 @@ class Reading:
         return self.embedding
 
 
-class Reader(Protocol):
+class PictureReader(Protocol):
     """Reads pictures (n, C, H, W) in [0, 1] of any size in one pass."""
 
     @property

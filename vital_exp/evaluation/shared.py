@@ -10,13 +10,13 @@ from typing import TypeVar
 
 from vital_exp.evaluation.evidence import Load
 from vital_exp.evaluation.kept_readings import KeptReading
-from vital_exp.evaluation.reading import Reader
+from vital_exp.evaluation.reading import PictureReader
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.evaluation.weights import Spec, network_if_there
 from vital_exp.models.identity import begin_call
 from vital_exp.models.network import VisionNetwork
 
-Kind = TypeVar("Kind", VisionNetwork, Reader)
+Kind = TypeVar("Kind", VisionNetwork, PictureReader)
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Shared:
     download: bool
     readings: dict[Path, KeptReading] = field(default_factory=dict)
     _networks: dict[str, VisionNetwork | NotComputed] = field(default_factory=dict)
-    _views: dict[str, Reader | NotComputed] = field(default_factory=dict)
+    _views: dict[str, PictureReader | NotComputed] = field(default_factory=dict)
 
     def network(self, spec: Spec, key: str) -> VisionNetwork:
         """Return a network by name, or by the keys of the group model.
@@ -56,7 +56,7 @@ class Shared:
         """Return what loads views so that each is loaded once, in whichever run it is first asked for."""
         return {name: lambda name=name, one=one: self._view(name, one) for name, one in load.items()}  # type: ignore[misc]
 
-    def _view(self, name: str, load: Load) -> Reader:
+    def _view(self, name: str, load: Load) -> PictureReader:
         if name not in self._views:
             try:
                 self._views[name] = load()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vital_exp.evaluation.metrics import higher_is_better, proxy_of
-from vital_exp.evaluation.readability import Entry, Row, numbers_of, readable
+from vital_exp.evaluation.readability import Entry, Measured, numbers_of, readable
 from vital_exp.evaluation.score import Score
 from vital_exp.notebook_html import table
 from vital_exp.targets.unit import Target
@@ -132,7 +132,7 @@ def _others_text(metrics: Mapping[str, Entry]) -> str:
     return "\n".join(part for part in (table, notes.text()) if part)
 
 
-def _readable_text(rows: Sequence[Row]) -> str:
+def _readable_text(rows: Sequence[Measured]) -> str:
     """What pictures of hidden units reach, beside what natural images and chance reach; intervals below the numbers."""
     cells, notes = [], _Notes()
     for row in rows:
@@ -145,7 +145,7 @@ def _readable_text(rows: Sequence[Row]) -> str:
     return "\n".join(part for part in (table, *beside, notes.text()) if part)
 
 
-def _readable_cells(row: Row) -> list[str]:
+def _readable_cells(row: Measured) -> list[str]:
     """The cells of a measure, each of a number and its interval below."""
     numbers = (row.pictures, row.ceiling, row.floor)
     value, *bounds = map(_number, numbers)
@@ -155,7 +155,7 @@ def _readable_cells(row: Row) -> list[str]:
     return [f"{one}\n{two}" if any(below) else one for one, two in zip(above, below, strict=True)]
 
 
-def _told_bounds(row: Row) -> str:
+def _told_bounds(row: Measured) -> str:
     """What the numbers beside a measure are of."""
     bounds = ((NATURAL, row.ceiling), (CHANCE, row.floor))
     told = [f"{title}: {bound['note']}" for title, bound in bounds if _number(bound) and bound.get("note")]

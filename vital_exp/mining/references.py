@@ -14,7 +14,7 @@ from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index, Row
 from vital_exp.mining.patches import cut, enlarged
 from vital_exp.mining.windows import AUTO
-from vital_exp.references.base import Candidate, Competing
+from vital_exp.references.base import PER_TARGET, Candidate, Competing
 from vital_exp.references.decoding import CorruptImageError, printable
 from vital_exp.references.facets import Facet
 from vital_exp.references.folder import warn_of_few
@@ -47,7 +47,7 @@ class MinedReferences(Competing):
     count: int
     region: str
     window: str | float = AUTO
-    candidates_count: int = 50
+    candidates_count: int = PER_TARGET
     enlarge: bool = True
     is_mined: Callable[[], bool] = lambda: True
     plan: Callable[[], dict[str, str]] | None = None

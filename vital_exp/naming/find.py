@@ -58,7 +58,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Match:
+class FoundUnit:
     """A unit with its score for a query.
 
     Attributes:
@@ -107,7 +107,7 @@ def read_query(text: str, by: str | None, files: PictureFiles) -> Query:
 
 def find_units(
     query: Query, index: Index, units: Units, folder: ImageFolder, clip: Clip | None = None, progress: bool = False
-) -> list[Match]:
+) -> list[FoundUnit]:
     """Return the units of an index, the unit with the highest score first.
 
     By activation the score is the unit's value for the image, divided by its largest value for an image of the index.
@@ -133,7 +133,7 @@ def find_units(
         scores = {unit: (cosine, 0.0) for unit, cosine in zip(index.units(), cosines, strict=True)}
     read = index.patches if region(index) == "patch" else index.top
     ranked = sorted(scores, key=lambda unit: scores[unit], reverse=True)
-    return [Match(unit, scores[unit][0], read(*unit, SHOWN)) for unit in ranked]
+    return [FoundUnit(unit, scores[unit][0], read(*unit, SHOWN)) for unit in ranked]
 
 
 def _embedding(query: Query, folder: ImageFolder, clip: Clip) -> Tensor:
@@ -154,7 +154,7 @@ def _activations(query: Query, index: Index, units: Units) -> dict[Unit, tuple[f
     return {unit: (own[unit][0] / most, own[unit][1] / most) for unit, most in largest.items() if most > 0}
 
 
-def write_table(matches: Sequence[Match], out: Path) -> Path:
+def write_table(matches: Sequence[FoundUnit], out: Path) -> Path:
     """Write ``out/find.csv``, one row per unit, the best first; return the path of the file."""
     path = out / TABLE
     with whole_file(path) as file:
@@ -166,7 +166,7 @@ def write_table(matches: Sequence[Match], out: Path) -> Path:
     return path
 
 
-def printed(query: Query, matches: Sequence[Match], index: Index, most: int) -> str:
+def printed(query: Query, matches: Sequence[FoundUnit], index: Index, most: int) -> str:
     """Return the first ``most`` units as a text table 80 characters wide, under a line that names the query.
 
     A line below the table says how many units of the index have no score.

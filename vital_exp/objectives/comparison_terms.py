@@ -26,7 +26,7 @@ START, REFERENCE = "start", "reference"
 BALANCE_NOISE = 0.02
 
 
-class Comparison(Term):
+class ImageComparison(Term):
     """A term that compares one layer's activations with a given image's.
 
     Args:
@@ -54,7 +54,7 @@ class Comparison(Term):
         """Return (N,) values for activations (N, C, ...) of the pictures and of the given images."""
 
 
-class FeatureInversion(Comparison):
+class FeatureInversion(ImageComparison):
     """||A(x) - A(x0)||^2 / ||A(x0)||^2: what a layer knows of an image (Mahendran and Vedaldi 2015)."""
 
     name = "feature_inversion"
@@ -67,7 +67,7 @@ class FeatureInversion(Comparison):
         return relative_distance(activation, given)
 
 
-class Caricature(Comparison):
+class Caricature(ImageComparison):
     """Minus dot * max(0.1, cos)^p of whole activations: more of what a layer sees in an image (Lucid)."""
 
     name = "caricature"
@@ -88,7 +88,7 @@ class Caricature(Comparison):
         return -dot_cosine(activation, given, self.cosine_power)
 
 
-class Accentuation(Comparison):
+class Accentuation(ImageComparison):
     """Minus the target's activation + alpha * b * distance from the start (Hamblin et al. 2024).
 
     The distance is the mean over positions of ||A(x) - A(x0)||. b is the ratio of the summed absolute gradients of
@@ -100,7 +100,7 @@ class Accentuation(Comparison):
         weight: factor of the term.
         alpha: how much the distance weighs.
         layer: where the distance is measured; None for the middle one of the aligned layers.
-        image: as :class:`Comparison`.
+        image: as :class:`ImageComparison`.
         cosine_power: of the activation, as for :class:`Activation`.
     """
 

@@ -15,13 +15,13 @@ from vital_exp.models.layers import layer_shapes, unit_shape
 from vital_exp.models.network import model_space
 from vital_exp.models.precision import exact
 from vital_exp.objectives.terms import GradientRule, Problem
-from vital_exp.references.base import References
+from vital_exp.references.base import PER_TARGET, References
 from vital_exp.targets.unit import OUTPUT, Target
 
 KEY = "steer"
 FORM = re.compile(r"(?P<layer>.+):(?P<channel>\d+)[=:](?:(?P<amount>[+-]?\d+(?:\.\d+)?)sd|(?P<off>off))")
 WANTED = "layer:channel:+2sd, layer:channel:-1sd or layer:channel:off"
-REFERENCES, IMAGES_PER_PASS = 50, 8
+IMAGES_PER_PASS = 8
 
 
 class Steering(GradientRule):
@@ -62,7 +62,7 @@ class Steering(GradientRule):
 
     @torch.no_grad()
     def _deviation(self, references: References, target: Target) -> Tensor:
-        images = islice(references.images(target), REFERENCES)
+        images = islice(references.images(target), PER_TARGET)
         values = []
         while chunk := list(islice(images, IMAGES_PER_PASS)):
             activation = exact(self.taps(model_space(torch.stack(chunk), self.network))[0][self.layer])

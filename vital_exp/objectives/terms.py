@@ -54,7 +54,7 @@ class Problem:
     views: int = 1
 
 
-class Part:
+class ObjectivePart:
     """What takes part in an objective: a term, or a rule for the gradient."""
 
     def during(self, step: int) -> AbstractContextManager[None]:
@@ -62,7 +62,7 @@ class Part:
         return nullcontext()
 
 
-class GradientRule(Part, ABC):
+class GradientRule(ObjectivePart, ABC):
     """Changes how gradients flow back through the network; it has no value of its own.
 
     Args:
@@ -79,7 +79,7 @@ class GradientRule(Part, ABC):
         """Return what changes the gradients of a forward pass made inside it."""
 
 
-class Term(Part, ABC):
+class Term(ObjectivePart, ABC):
     """One term: its weight in the sum, the layers it reads, and its value.
 
     Args:
@@ -126,7 +126,7 @@ class Objective:
     def __init__(
         self,
         network: VisionNetwork,
-        parts: Mapping[str, Part],
+        parts: Mapping[str, ObjectivePart],
         fold_batch_norms: bool = False,
         pack_weights: bool = False,
         relevance: Relevance | None = None,
@@ -137,7 +137,7 @@ class Objective:
             raise UsageError("objective", list(parts), "at least one term with a weight other than 0")
         rules = [part for part in parts.values() if isinstance(part, GradientRule)]
         self.settled = max((rule.until for rule in rules), default=0)
-        self.parts: list[Part] = [*rules, *self.terms.values()]
+        self.parts: list[ObjectivePart] = [*rules, *self.terms.values()]
         self.taps = network.taps(list(dict.fromkeys(sum((t.layers for t in self.terms.values()), ()))))
         self.to_the_end = any(term.to_the_end for term in self.terms.values())
         self.scales = scales_of(network.module)

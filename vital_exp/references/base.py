@@ -11,6 +11,8 @@ from torch import Tensor
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
 
+PER_TARGET = 50  # references, as in VITAL's paper; conf/references says the same
+
 
 class References(Protocol):
     """Natural images that show what a target responds to; the last two members have defaults for sources to inherit."""

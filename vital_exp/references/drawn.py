@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from vital_exp.errors import UsageError
 from vital_exp.models.channels import RGB, in_channels
-from vital_exp.references.base import Candidate, Competing
+from vital_exp.references.base import PER_TARGET, Candidate, Competing
 from vital_exp.targets.unit import Target
 from vital_exp.values import whole_number
 
@@ -440,7 +440,12 @@ class DrawnReferences(Competing):
     """
 
     def __init__(
-        self, count: int = 50, seed: int = 0, size: int | None = None, candidates: int = 50, channels: int = RGB
+        self,
+        count: int = PER_TARGET,
+        seed: int = 0,
+        size: int | None = None,
+        candidates: int = PER_TARGET,
+        channels: int = RGB,
     ) -> None:
         for key, value, least in (("count", count, 1), ("seed", seed, 0), ("size", SIZE if size is None else size, 1)):
             whole_number(f"references.{key}", value, least, allowed=f"must be at least {least}")

@@ -20,7 +20,7 @@ from vital_exp.errors import UsageError, nearest
 from vital_exp.image_folders import check_folder
 from vital_exp.models.channels import RGB
 from vital_exp.references.arrays import Loader
-from vital_exp.references.base import Candidate, Competing
+from vital_exp.references.base import PER_TARGET, Candidate, Competing
 from vital_exp.references.decoding import INTERPOLATIONS, CorruptImageError, printable
 from vital_exp.references.files import EXTENSIONS, PictureFiles
 from vital_exp.references.listed import CLASS_ORDER
@@ -66,7 +66,7 @@ class FolderReferences(Competing):
         self,
         root: str | Path,
         class_names: ClassNames,
-        count: int = 50,
+        count: int = PER_TARGET,
         seed: int = 0,
         size: int | tuple[int, int] = 224,
         resize: int | None = 256,

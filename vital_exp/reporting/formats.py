@@ -14,7 +14,7 @@ from vital_exp.evaluation.readability import number_text
 from vital_exp.reporting.combined import ALL, Cell, CombinedTable, direction
 from vital_exp.reporting.published import METRICS as PUBLISHED_METRICS
 from vital_exp.reporting.published import NOTE, STUDY
-from vital_exp.reporting.readable import Line, Readable
+from vital_exp.reporting.readable import ComparedMeasure, Readable
 
 COLUMNS = (
     *("model", "method", "seed", "metric", "value", "low", "high", "n", "units", "better", "best", "worse_than_best"),
@@ -120,7 +120,7 @@ def readable_markdown(tables: Mapping[str, Readable]) -> str:
     return "".join(f"\n{part}" for part in parts)
 
 
-def _readable_cells(line: Line) -> Iterator[str]:
+def _readable_cells(line: ComparedMeasure) -> Iterator[str]:
     for row in line.rows:
         yield from ("", "", "") if row is None else map(number_text, (row.pictures, row.ceiling, row.floor))
 

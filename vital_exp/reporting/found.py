@@ -15,7 +15,7 @@ from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
 from vital_exp.mining.sheets import COLUMNS, JPEG_QUALITY, TILE, Sheets
 from vital_exp.models.channels import as_rgb
-from vital_exp.naming.find import Match, Query
+from vital_exp.naming.find import FoundUnit, Query
 from vital_exp.references.decoding import printable
 from vital_exp.reporting.tiles import rows_of_tiles
 from vital_exp.whole_files import whole_file
@@ -45,7 +45,7 @@ class Found:
     name = SHEET
 
 
-def write_found(query: Query, matches: Sequence[Match], index: Index, folder: ImageFolder, out: Path) -> Found:
+def write_found(query: Query, matches: Sequence[FoundUnit], index: Index, folder: ImageFolder, out: Path) -> Found:
     """Write ``out/find.jpg``: the image that was asked for, if any, and one row per unit; return what a page shows."""
     text = printable(query.text)
     sheet = rows_of_tiles([*_asked(query, text, folder), *_rows(matches, Sheets(index, folder))])
@@ -65,7 +65,7 @@ def _asked(query: Query, text: str, folder: ImageFolder) -> list[tuple[str, list
     return [(f"units for: {text}", [tile])]
 
 
-def _rows(matches: Sequence[Match], sheets: Sheets) -> list[tuple[str, list[Image.Image]]]:
+def _rows(matches: Sequence[FoundUnit], sheets: Sheets) -> list[tuple[str, list[Image.Image]]]:
     return [
         (
             f"{rank}. {match.name}, {match.score:.3g}",

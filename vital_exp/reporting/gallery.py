@@ -50,7 +50,7 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class Term:
+class FinalTerm:
     """One loss term of a target at its last step, the colour of its line (empty if there is none), and why none."""
 
     name: str
@@ -77,13 +77,13 @@ class Card:
     taken_for: str
     verdicts: list[Verdict]
     facts: list[tuple[str, object]]
-    terms: list[Term]
+    terms: list[FinalTerm]
     chart: Markup
     sort: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Unit:
+class UnitCards:
     """What the page shows of one unit: its picture, or those of its facets."""
 
     name: str
@@ -315,12 +315,12 @@ def _taken_for(scores: dict[str, object]) -> str:
 # Cards
 
 
-def _units(run: Run) -> Iterator[Unit]:
+def _units(run: Run) -> Iterator[UnitCards]:
     """Yield the units; their cards come one by one, while the page is written, so few pictures are held at a time."""
     compress = sum(path.stat().st_size for path in (run.folder / "images").glob("*.png")) > EMBED_BYTES
     for unit in by_unit(run.results):
         cards = (_card(run, dict(result), compress) for result in unit.results)
-        yield Unit(unit.name, unit.title, unit.words, unit.by_facet, cards)
+        yield UnitCards(unit.name, unit.title, unit.words, unit.by_facet, cards)
 
 
 def _is_small(run: Run) -> bool:
@@ -395,7 +395,7 @@ def _is_fact(column: str) -> bool:
     return column != "activation" and not is_told(column)
 
 
-def _terms(result: dict[str, Any], curve: Curve | None) -> list[Term]:
+def _terms(result: dict[str, Any], curve: Curve | None) -> list[FinalTerm]:
     """Return the recorded loss terms, else the last ones of the curve; the total comes last."""
     last = {term: values[-1] for term, values in curve.series().items()} if curve else {}
     recorded = result.get("loss")
@@ -403,7 +403,7 @@ def _terms(result: dict[str, Any], curve: Curve | None) -> list[Term]:
     notes = undrawn(curve) if curve else {}
     names = sorted(values, key=lambda term: term == TOTAL)
     colours = {name: line_colour(curve, name, notes) for name in last} if curve else {}
-    return [Term(name, values[name], colours.get(name, ""), notes.get(name, "")) for name in names]
+    return [FinalTerm(name, values[name], colours.get(name, ""), notes.get(name, "")) for name in names]
 
 
 def _chart(curve: Curve | None, label: str) -> Markup:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vital_exp.evaluation.readability import MEASURES, Entry, Row, readable
+from vital_exp.evaluation.readability import MEASURES, Entry, Measured, readable
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedMeasure:
     """One measure.
 
     Attributes:
@@ -21,7 +21,7 @@ class Line:
     name: str
     title: str
     meaning: str
-    rows: Sequence[Row | None]
+    rows: Sequence[Measured | None]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Readable:
     """The table: measures as rows, methods as columns."""
 
     methods: Sequence[str]
-    lines: Sequence[Line]
+    lines: Sequence[ComparedMeasure]
 
 
 def side_by_side(metrics: Mapping[str, Mapping[str, Entry]]) -> Readable:
@@ -42,7 +42,7 @@ def side_by_side(metrics: Mapping[str, Mapping[str, Entry]]) -> Readable:
     known = {name: row for rows in found.values() for name, row in rows.items()}
     ordered = sorted(known.values(), key=lambda row: MEASURES.index(row.measure))
     lines = [
-        Line(row.name, row.measure.title, row.meaning, [rows.get(row.name) for rows in found.values()])
+        ComparedMeasure(row.name, row.measure.title, row.meaning, [rows.get(row.name) for rows in found.values()])
         for row in ordered
     ]
     return Readable(list(found), lines)

@@ -31,7 +31,7 @@ PATH = re.compile(
 )
 
 
-class Names:
+class PathNames:
     """What stands for a path: its last part; of two different paths with the same one, a number tells them apart."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ def write_shared(
     Raises:
         UsageError: as of :func:`vital_exp.reporting.report.write_report`; a folder there that no report has written.
     """
-    found, names, place = find_runs(runs), Names(), out / FOLDER
+    found, names, place = find_runs(runs), PathNames(), out / FOLDER
     if place.exists() and not (place / PAGE).is_file():
         raise UsageError("share", place, "is there and is no report; move it or choose another out=")
     with tempfile.TemporaryDirectory() as temporary:
@@ -102,7 +102,7 @@ def write_shared(
     return out / f"{FOLDER}.zip"
 
 
-def _copy(run: Path, place: Path, names: Names) -> None:
+def _copy(run: Path, place: Path, names: PathNames) -> None:
     """Copy what a run's page shows, with names for paths, and write the page."""
     (place / CONFIG).parent.mkdir(parents=True)
     for name in COPIED:
@@ -115,7 +115,7 @@ def _copy(run: Path, place: Path, names: Names) -> None:
     write_gallery(place)
 
 
-def _named(name: str, text: str, names: Names) -> str:
+def _named(name: str, text: str, names: PathNames) -> str:
     """The content of a file with names for paths; what cannot be parsed is read as a text."""
     try:
         if name.endswith(".yaml"):

@@ -146,7 +146,7 @@ class Request:
             config = config.with_keys(target__layer=chosen[0].layer)
             references = _looked_at(config, network, chosen, handed)
             config, targets = _shown(config, network, references, chosen, found)
-            config = _recorded(config, network, targets, references if handed.tensors else None)
+            config = _recorded(config, network, targets, None if handed.tensors is None else references)
         return cls(config, network, targets, references, tuple(overrides))
 
 

@@ -53,9 +53,7 @@ class CropJitter:
     """
 
     def __init__(self, pixels: int) -> None:
-        self.pixels = whole_number("transforms.crop_jitter.pixels", pixels)
-        if self.pixels >= PUBLISHED_SIDE:
-            number("transforms.crop_jitter.pixels", self.pixels, 0, PUBLISHED_SIDE - 1)
+        self.pixels = whole_number("transforms.crop_jitter.pixels", pixels, 0, PUBLISHED_SIDE - 1)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
         """Return the crops, (N, C, H - d, W - d)."""
@@ -81,9 +79,7 @@ class Pad:
     """
 
     def __init__(self, pixels: int, outside: str = "grey") -> None:
-        self.pixels = whole_number("transforms.pad.pixels", pixels)
-        if self.pixels >= PUBLISHED_SIDE:
-            number("transforms.pad.pixels", self.pixels, 0, PUBLISHED_SIDE - 1)
+        self.pixels = whole_number("transforms.pad.pixels", pixels, 0, PUBLISHED_SIDE - 1)
         self.outside = one_of("transforms.pad.outside", outside, OUTSIDE)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
