@@ -558,6 +558,6 @@ def test_two_atlases_are_compared(
 def test_with_no_argument_units_of_all_layers_are_planned(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(main, "dry_run=true", "workers=0") == 0
     told = capsys.readouterr().out
-    assert "output (10 units)" in told
+    assert "output (10 units)" in " ".join(told.split())
     assert "units    60, 12 images of each on each side" in told
     assert "about 60 by vital_fourier, 100 steps" in told
