@@ -257,7 +257,7 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
             "a list of networks, [resnet50,densenet121]",
         ),
         "movie": (lambda value: value in MOVIES, "gif, apng or null"),
-        "steer": (is_text_or_none, "layer:channel:+2sd, layer:channel:-1sd or layer:channel:off"),
+        "steer": (is_text_or_none, "layer:channel:+2sd, layer:channel:-1sd, layer:channel:off or folder#concept:+2sd"),
         "sweep_metric": (is_text_or_none, "the name of a metric, accuracy_top1"),
         "objective": (lambda value: isinstance(value, Mapping), "at least one term, objective=[alignment]"),
     },

@@ -1,10 +1,11 @@
-"""Steering: a channel is turned up, down or off while a picture is made (docs/methods/steering.md)."""
+"""Steering: a channel or a concept is turned up, down or off while a picture is made (docs/methods/steering.md)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -20,34 +21,67 @@ from vital_exp.targets.unit import OUTPUT, Target
 
 KEY = "steer"
 FORM = re.compile(r"(?P<layer>.+):(?P<channel>\d+)[=:](?:(?P<amount>[+-]?\d+(?:\.\d+)?)sd|(?P<off>off))")
-WANTED = "layer:channel:+2sd, layer:channel:-1sd or layer:channel:off"
+CONCEPT_FORM = re.compile(r"(?P<place>.+)#(?P<number>\d+)[=:](?:[+-]?\d+(?:\.\d+)?sd|off)")
+WANTED = "layer:channel:+2sd, layer:channel:-1sd, layer:channel:off or folder#concept:+2sd"
 IMAGES_PER_PASS = 8
 
 
-class Steering(GradientRule):
-    """Adds a multiple of a channel's standard deviation to it at all positions, or replaces it by 0.
+@dataclass(frozen=True)
+class Axis:
+    """What is turned up or down in a layer.
 
-    The deviation is that of the channel over the references of each picture's own target and all positions. Only the
+    Attributes:
+        layer: its name.
+        component: (C,), what is added to an activation.
+        direction: (C,), reads how much of it there is: r = direction . (activation - mean) / (direction . component).
+        mean: (C,).
+    """
+
+    layer: str
+    component: Tensor
+    direction: Tensor
+    mean: Tensor
+
+    @classmethod
+    def of_channel(cls, layer: str, channel: int, channels: int) -> Axis:
+        """Return a channel, which reads itself."""
+        unit = nn.functional.one_hot(torch.tensor(channel), channels).float()
+        return cls(layer, unit, unit, torch.zeros(channels))
+
+    def read(self, activation: Tensor) -> Tensor:
+        """Return r at each position, (N, P), of activations (N, C, P)."""
+        component, direction, mean = (part.to(activation) for part in (self.component, self.direction, self.mean))
+        found: Tensor = torch.einsum("ncp,c->np", activation - mean[:, None], direction / (direction @ component))
+        return found
+
+
+class Steering(GradientRule):
+    """Adds a multiple of a channel's, or concept's, standard deviation to it at all positions, or makes it 0.
+
+    The deviation is that of its reading over the references of each picture's own target and all positions. Only the
     picture's own pass is steered: reference statistics and relevance are of the network as it is.
 
     Args:
         problem: what the pictures are made for.
-        asked: ``"layer3:5:+2sd"``, ``"layer3:5:off"``; with ``=`` for the last colon too.
+        asked: ``"layer3:5:+2sd"``, ``"layer3:5:off"``, ``"folder#3:+2sd"``; with ``=`` for the last colon too.
+        concept: what the last form names; the caller reads the folder.
 
     Raises:
         UsageError: another form, no such layer or channel, a layer above all that is read, no references.
     """
 
-    def __init__(self, problem: Problem, asked: str) -> None:
+    def __init__(self, problem: Problem, asked: str, concept: Axis | None = None) -> None:
         super().__init__(problem)
-        found = FORM.fullmatch(str(asked))
+        # Of "folder#3:off" the layer and the channel are those of "concept:3:off".
+        found = FORM.fullmatch(str(asked) if concept is None else str(asked).replace("#", ":"))
         if found is None:
             raise UsageError(KEY, asked, f"{WANTED} is needed, standard deviations over the references")
-        self.asked, self.layer, self.channel = asked, found["layer"], int(found["channel"])
+        self.asked, self.layer = asked, found["layer"] if concept is None else concept.layer
         self.taps = problem.network.taps([self.layer], KEY)
-        channels = unit_shape(problem.network, self.layer, KEY)[0]
-        if self.channel >= channels:
+        channels, number = unit_shape(problem.network, self.layer, KEY)[0], int(found["channel"])
+        if concept is None and number >= channels:
             raise UsageError(KEY, asked, f"{self.layer} has {channels} channels, 0 to {channels - 1}")
+        self.axis = concept or Axis.of_channel(self.layer, number, channels)
         self.added: Tensor | None = None  # (N,), per picture
         if found["off"] is None:
             own = {target: self._deviation(problem.statistics.references, target) for target in set(problem.targets)}
@@ -66,17 +100,17 @@ class Steering(GradientRule):
         values = []
         while chunk := list(islice(images, IMAGES_PER_PASS)):
             activation = exact(self.taps(model_space(torch.stack(chunk), self.network))[0][self.layer])
-            values.append(activation.flatten(2)[:, self.channel].flatten().double().cpu())
+            values.append(self.axis.read(activation.flatten(2)).flatten().double().cpu())
         if not values:
             raise UsageError(KEY, self.asked, "standard deviations are over references, of which there are none")
         deviation = torch.cat(values).std()
         if not deviation > 0:
-            raise UsageError(KEY, self.asked, f"the channel is the same for all references of {target.name}")
+            raise UsageError(KEY, self.asked, f"it is the same for all references of {target.name}")
         return deviation
 
     @contextmanager
     def during(self, step: int) -> Iterator[None]:
-        """Change the channel of the layer's output."""
+        """Change the layer's output."""
         with ExitStack() as hooks:
             for layer in self.taps.layers.values():
                 hooks.callback(layer.register_forward_hook(self._hook()).remove)
@@ -91,12 +125,11 @@ class Steering(GradientRule):
             if layout.windowed or (self.added is not None and count != len(self.added)):
                 raise UsageError(KEY, self.asked, "the layer does not hold one row for each picture of the batch")
             activation = layout.channels_first(output, count)  # (N, C, ...)
-            chosen = torch.zeros(activation.shape[1], dtype=torch.bool, device=output.device)
-            chosen[self.channel] = True
-            chosen = chosen.view(1, -1, *[1] * (activation.ndim - 2))
+            component = self.axis.component.to(activation).view(1, -1, *[1] * (activation.ndim - 2))
             if self.added is None:
-                return layout.restore(activation.masked_fill(chosen, 0), output, count)
-            added = self.added.to(activation).view(-1, *[1] * (activation.ndim - 1)) * chosen
-            return layout.restore(activation + added, output, count)
+                here = self.axis.read(activation.flatten(2)).view(count, 1, *activation.shape[2:])
+                return layout.restore(activation - here * component, output, count)
+            added = self.added.to(activation).view(-1, *[1] * (activation.ndim - 1))
+            return layout.restore(activation + added * component, output, count)
 
         return hook

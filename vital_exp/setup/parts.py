@@ -25,6 +25,7 @@ from vital_exp.references.arrays import Loader
 from vital_exp.setup.checks import ACCELERATORS, check_devices, check_rate, check_scale, pair
 from vital_exp.setup.image_root import image_root
 from vital_exp.setup.schedule import learning_rate
+from vital_exp.setup.steered import concept_of
 from vital_exp.values import one_of
 
 REFERENCES = "references"  # image.magnitude: of the references' folder
@@ -116,7 +117,7 @@ def objective_of(config: Configuration, problem: Problem) -> Objective:
     terms = {name: build(f"objective.{name}", node, problem=problem) for name, node in config.objective.items()}
     fold = config.fold_batch_norms
     if config.get("steer") is not None:
-        terms["steer"] = steering = Steering(problem, config.steer)
+        terms["steer"] = steering = Steering(problem, config.steer, concept_of(str(config.steer), problem.network))
         steering.check_read([layer for part in terms.values() for layer in getattr(part, "layers", ())])
         fold = False  # a folded norm's convolution is another layer than the one that is steered
     return Objective(problem.network, terms, fold, config.pack_weights, problem.relevance)
