@@ -426,3 +426,15 @@ def test_a_thousand_targets_by_seven_methods_stay_usable(workplace: Path, chromi
     chromium.wait(f"document.querySelectorAll('.line.target').length > {made}")
     chromium.wait("[...document.querySelectorAll('.line.target img')].some((i) => i.naturalWidth > 0)")
     assert chromium.complaints() == []
+
+
+def test_how_pictures_are_recognised_is_no_warning(workplace: Path) -> None:
+    for name, words in (("usual", "softmax over the classes"), ("one", "sigmoid of the class's logit")):
+        write_run(workplace / name / "0", "vital", 0, {"class-0": {"top1": 1.0}}, {}, model=name)
+        png(workplace / name / "0/images/class-0.png", 0)
+        known = {"recognised_by": words, "output": "logits"}
+        (workplace / name / "0/provenance.json").write_text(json.dumps(known))
+    assert report("runs=[usual,one]", "out=r") == 0
+    page = Path("r/report.html").read_text()
+    assert "one: recognised by the sigmoid of the class&#39;s logit" in page
+    assert "usual: recognised by" not in page

@@ -313,6 +313,7 @@ def _write_page(
         failed=sum(run["failed"] for run in described),
         targets=len(data["targets"]),
         seeds=sorted({run.seed for run in sweep}),
+        heads=list(_heads(sweep)),
         notes=list(_notes(sweep, table)),
         legend=formats.legend(table),
         published_note=NOTE,
@@ -321,12 +322,15 @@ def _write_page(
     return write_whole(out / PAGE, chunks)
 
 
+def _heads(sweep: Sequence[SweepRun]) -> Iterator[str]:
+    """How networks recognise pictures, where it is not by the softmax over their classes."""
+    for model, words in dict.fromkeys((run.model, run.run.recognised_by) for run in sweep if run.run.recognised):
+        if words and words.partition(";")[0] != USUAL_HEAD:  # behind it stands which output has the logits
+            yield f"{network_title(model)}: recognised by the {words}"
+
+
 def _notes(sweep: Sequence[SweepRun], table: CombinedTable) -> Iterator[str]:
     if table.unscored:
         yield f"{len(table.unscored)} of {len(sweep)} runs have no metrics: vital-evaluate run=folder scores one"
-    heads = {(run.model, run.run.recognised_by): None for run in sweep if run.run.recognised}
-    for model, words in heads:
-        if words and words.partition(";")[0] != USUAL_HEAD:  # behind it stands which output has the logits
-            yield f"{network_title(model)}: pictures are recognised by the {words}"
     for run in sweep:
         yield from (f"{run.folder.name}: {note}" for note in run.run.notes)
