@@ -176,6 +176,13 @@ def test_it_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     assert flat_keys({"a": {"b": 1}, "c": 2}) == ["a.b", "c"]
 
 
+def test_variations_are_no_key_in_python_where_each_target_is_named() -> None:
+    content = {"out": None, "objective": {"activation": {}}, "target": {"variations": 3}}
+    assert set(without_effect("visualize", content, ["target.variations"], chosen)) == {"target.variations"}
+    between = {**content, "objective": {"interpolation": {}}}
+    assert without_effect("visualize", between, ["target.variations"], chosen) == {}
+
+
 def test_commands_and_functions_tell_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(*SHORT, *ON_CPU, "evaluation.judges=[embedded_judge]", "hydra.run.dir=made") == 0
     assert "without effect: evaluation.judges (evaluation=none)" in capsys.readouterr().out

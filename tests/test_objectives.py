@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
+from tests.tiny import ON_CPU
+from vital_exp import visualize
+from vital_exp.config_tree import options_of
 from vital_exp.engine import objective_and_gradient
 from vital_exp.errors import UsageError
 from vital_exp.objectives import l2_norm, sort_matching, total_variation
@@ -150,6 +153,14 @@ def test_what_is_standardised_automatically_suits_the_architecture(model: str, e
         losses[kind] = float(objective_and_gradient(model, "class:3", pictures, overrides=given)[0])
     assert losses["auto"] == losses[expected]
     assert losses["layer"] != losses["channel"]
+
+
+@pytest.mark.parametrize("distance", options_of("objective/alignment"))
+@pytest.mark.parametrize("method", ["vital", "vital_fourier"])
+def test_every_distance_takes_what_the_presets_set(method: str, distance: str) -> None:
+    given = ["steps=1", "evaluation=none", "references.count=2", *ON_CPU, f"objective/alignment={distance}"]
+    made = visualize("embedded_resnet", "class:3", method=method, overrides=given)
+    assert made.results[0]["status"] == "done"
 
 
 def test_an_unknown_way_to_standardise_is_a_mistake() -> None:

@@ -280,6 +280,11 @@ RULES: Mapping[str, Sequence[Rule]] = {
             lambda asked: "out" in asked.content and asked("out") is None,  # the Python function's
             "without out=folder nothing is written",
         ),
+        Rule(
+            ("target.variations",),  # which the term interpolation reads too
+            lambda asked: "out" in asked.content and asked("objective.interpolation") is None,
+            'in Python each target is named: "class:star_v2"',
+        ),
         Rule(("views_per_pass",), _is("views", 1), "views=1"),
         Rule(("image.scale",), _has("image.size"), "image.size is given"),
         Rule(("pictures_every",), _logger_is("", "CSVLogger"), "this logger takes no pictures"),

@@ -59,8 +59,7 @@ class DistributionTerm(Term):
         standardise: str = "none",
     ) -> None:
         super().__init__(problem, weight)
-        known = ("auto", *PRECISIONS)
-        one_of("objective.alignment.standardise", standardise, known)
+        one_of("objective.alignment.standardise", standardise, (AUTO, *PRECISIONS))
         hidden = _layer_weights(problem, layers, layer_weights)
         if (
             problem.relevance
@@ -86,7 +85,7 @@ class DistributionTerm(Term):
         if weight:
             statistics = problem.statistics.of(problem.targets, tuple(self.layer_weights))
             self.quantiles, self.channel_weights = statistics.quantiles, dict(statistics.importance)
-        if standardise == "auto":
+        if standardise == AUTO:
             standardise = "channel" if is_transformer(problem.network.module) else "layer"
         for layer, values in self.quantiles.items() if standardise != "none" else ():
             self.channel_weights[layer] = self.channel_weights.get(layer, 1.0) * PRECISIONS[standardise](values)
@@ -162,6 +161,7 @@ def layer_precision(quantiles: Tensor) -> Tensor:
     return 1.0 / mean.clamp(min=torch.finfo(variance.dtype).tiny)
 
 
+AUTO = "auto"  # what suits the architecture
 PRECISIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "none": torch.ones_like,
     "channel": channel_precision,

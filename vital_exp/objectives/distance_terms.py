@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.objectives.alignment_terms import PRECISIONS, DistributionTerm
+from vital_exp.objectives.alignment_terms import AUTO, PRECISIONS, DistributionTerm
 from vital_exp.objectives.distances import (
     BINS,
     HIGHEST_MOMENT,
@@ -33,7 +33,7 @@ class Divergence(DistributionTerm):
     """
 
     def __init__(self, problem: Problem, standardise: str = "none", **options: Any) -> None:
-        one_of("objective.alignment.standardise", standardise, PRECISIONS)
+        one_of("objective.alignment.standardise", standardise, (AUTO, *PRECISIONS))
         super().__init__(problem, standardise="none", **options)
 
 
