@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,13 @@ def test_a_newer_picture_has_a_new_thumbnail(tmp_path: Path) -> None:
         store.write(Entry(UnitRow("conv1", 0, DONE), [FacetRow("conv1", 0, 0, picture=name)]))
         write_site(tmp_path, everything=True)
     assert middle(thumbnail_path(tmp_path, "conv1", 0, PICTURE)) == pytest.approx((0, 0, 255), abs=12)
+
+
+def test_units_of_an_autoencoder_are_called_features(tmp_path: Path) -> None:
+    store = write_atlas(tmp_path, {"conv1": 2, "layer1.0": 2})
+    store.write_layers([replace(store.layers()[1], kind="sae")])
+    write_site(tmp_path)
+    assert [one["kind"] for one in script(tmp_path, "entrance")["layers"]] == ["channel", "feature"]
 
 
 def test_folders_of_layers_are_safe_and_never_shared(tmp_path: Path) -> None:

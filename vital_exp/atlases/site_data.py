@@ -32,6 +32,7 @@ NAMED_CLASSES = 2  # by which a unit is found
 SHOWN = 12  # units that stand for a layer at the entrance
 LETTERS = {DONE: "d", MINED: "m", FAILED: "f"}  # a status in the column of a part
 DIGITS = 4
+UNIT_WORDS = {"sae": "feature"}  # what pages call a unit of a kind, where that is another word
 NOT_THERE = -1  # in place of the thumbnails of a unit that the atlas leaves out
 FACTS = ("method", "recipe", "seed", "steps")  # of meta, told at the entrance where they are there
 
@@ -151,9 +152,10 @@ def _layer(
 ) -> dict[str, Any]:
     layer = row["layer"]
     statuses = list(reader.statuses(layer).items())
-    named = ("layer", "kind", "units", "height", "width")
+    named = ("layer", "units", "height", "width")
     return {
         **{key: row[key] for key in named},
+        "kind": UNIT_WORDS.get(row["kind"], row["kind"]),
         "field": row["receptive_field"],
         "feeds": json.loads(row["feeds"]),
         "folder": folders[layer],

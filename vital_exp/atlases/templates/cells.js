@@ -9,7 +9,7 @@
     return slides.get(at(row + down, column + across)) ?? null;
   }, ["column", "row"]);
   const cell = (layer, units, one) => {
-    const told = `${count(one.vectors, "image")}, ${layer.kind} ${one.channel} above its mean most`;
+    const told = `${count(one.vectors, "image")}, channel ${one.channel} above its mean most`;
     const link = units.has(one.channel) ? [make("a", { href: unitLink(layer.layer, one.channel) }, `channel ${one.channel} of ${layer.layer}`)] : [];
     slides.set(at(one.row, one.column), {
       key: at(one.row, one.column), src: one.picture, fallback: one.shown, alt: `Picture of a cell: ${told}`, title: `Row ${one.row + 1}, column ${one.column + 1}`,
