@@ -12,10 +12,8 @@ import pytest
 
 from tests.processes import finish, start
 from tests.test_atlas import asked, place
-from tests.tiny import exit_code
 from vital_exp.atlases.store import NAME
 from vital_exp.atlases.turns import alone, free_first
-from vital_exp.commands.atlas import main
 
 __all__ = ["place"]  # a fixture
 
@@ -45,9 +43,11 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def single(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("single") / "atlas"
-    assert exit_code(main, *words(place, str(folder))) == 0
-    return folder
+    """The atlas of one process: a fresh one, as those that it is compared with."""
+    folder = tmp_path_factory.mktemp("single")
+    code, told = finish(start(folder, *words(place, "atlas"), command="atlas"), folder)
+    assert code == 0, told
+    return folder / "atlas"
 
 
 def check_same(folder: Path, single: Path) -> None:
