@@ -114,9 +114,9 @@ class TargetKeys:
     """
 
     kind: str
-    index: Any = None
+    index: object = None
     layer: str | None = None
-    position: Any = None
+    position: object = None
     variations: int = 1
     concepts: str | None = None
     unit: str | None = None

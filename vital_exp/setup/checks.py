@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from vital_exp.config import plain
 from vital_exp.configuration import Configuration
@@ -23,7 +22,7 @@ from vital_exp.setup.wandb_login import check_login
 from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import class_targets
-from vital_exp.values import is_number, is_whole, one_of, whole_number
+from vital_exp.values import is_number, is_whole, one_of, sides, whole_number
 
 # Others scale the whole batch's loss and skip a step for all when one picture overflows.
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
@@ -200,18 +199,9 @@ def rank_patience(config: Configuration) -> float:
     return float(seconds)
 
 
-def pair(size: Any, key: str, default: tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) of a side, a [height, width] or None for the default.
-
-    Raises:
-        UsageError: anything else, or a side below 1.
-    """
-    if size is None:
-        return default
-    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) else ()
-    if len(sides) != 2 or not all(is_whole(side, 1) for side in sides):
-        raise UsageError(key, size, "a side of at least 1 px, or [height, width]")
-    return sides[0], sides[1]
+def pair(size: object, key: str, default: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of a side, a [height, width] or None for the default; raises UsageError for others."""
+    return default if size is None else sides(key, size)
 
 
 def check_scale(config: Configuration) -> None:

@@ -42,7 +42,7 @@ def check_network_files(model: Mapping[str, Any]) -> None:
         weights_file(model["checkpoint"])
 
 
-def check_judges(judges: Sequence[Any], key: str) -> None:
+def check_judges(judges: Sequence[object], key: str) -> None:
     """Check that each judge is a name or keys of the group ``model``.
 
     Raises:

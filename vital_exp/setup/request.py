@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vital_exp.config import compose_config
@@ -227,7 +228,7 @@ def _network(model: str | nn.Module | VisionNetwork | None, config: Configuratio
     return _placed(wrapped, config, parts.device_of(config, wrapped, local_rank))
 
 
-def _placed(network: VisionNetwork, config: Configuration, device: Any) -> VisionNetwork:
+def _placed(network: VisionNetwork, config: Configuration, device: torch.device) -> VisionNetwork:
     """Move the network to its device, in the memory order asked for; pictures in double precision need it in double."""
     check_values(network.module)
     if config.trainer.precision == "64-true":
