@@ -143,7 +143,9 @@ def _check_devices(request: Request, ranks: Ranks) -> None:
         raise UsageError("trainer.devices", trainer.devices, f"in Python the ranks are started from outside: {command}")
 
 
-def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | None = None, **options: Any) -> Audit:
+def audit(
+    check: str, run: str | Path | Sequence[str | Path], out: str | Path | None = None, **options: object
+) -> Audit:
     """Run one check on a run folder: how far can its pictures be trusted?
 
     Args:

@@ -131,7 +131,7 @@ def _drop_leftovers(config: dict[str, Any]) -> None:
         _drop(config["image"], {key: value for key, value in image.items() if known and key not in known})
 
 
-def _drop(node: dict[str, Any], keys: Mapping[str, object]) -> None:
+def _drop(node: dict[str, object], keys: Mapping[str, object]) -> None:
     for key in [key for key, value in keys.items() if node.get(key) == value]:
         del node[key]
 
@@ -160,7 +160,7 @@ def _quoted(override: str) -> str:
     return f"{key}=" + ",".join(f"'{part}'" if "#" in part else part for part in value.split(","))
 
 
-def build(key: str, node: Mapping[str, Any], **objects: object) -> Any:
+def build(key: str, node: Mapping[str, object], **objects: object) -> Any:
     """Instantiate the object that a part of a configuration describes.
 
     The one place that calls Hydra's instantiate.
@@ -177,7 +177,7 @@ def build(key: str, node: Mapping[str, Any], **objects: object) -> Any:
         raise UsageError("_target_", node, "what it builds is not said: _target_=package.module.Class is needed")
     target = str(node.get("_target_"))
     try:
-        factory: Callable[..., Any] = instantiate(plain(node), _partial_=True, _convert_="all")
+        factory: Callable[..., object] = instantiate(plain(node), _partial_=True, _convert_="all")
     except HydraException as error:
         raise UsageError("_target_", target, "there is no such class") from error
     try:
@@ -188,9 +188,9 @@ def build(key: str, node: Mapping[str, Any], **objects: object) -> Any:
         raise UsageError(f"{key}._target_", target, str(error).split("\n")[0]) from error
 
 
-def picture_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def picture_config(config: Mapping[str, object]) -> dict[str, Any]:
     """Return the part of the configuration that decides the pictures, flat: dotted key to value."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
 
     def walk(node: object, prefix: str) -> None:
         if isinstance(node, dict) and node:
@@ -203,12 +203,12 @@ def picture_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if not any(k == name or k.startswith(f"{name}.") for name in INCIDENTAL)}
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
+def config_hash(config: Mapping[str, object]) -> str:
     """Return 16 hexadecimal digits that change when a picture-deciding key does, whichever targets are asked for."""
     content = {key: value for key, value in picture_config(config).items() if key != "target.index"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def content_hash(config: Mapping[str, Any]) -> str:
+def content_hash(config: Mapping[str, object]) -> str:
     """Return 16 hexadecimal digits of all that decides the pictures of a run, its targets among it."""
     return hashlib.sha256(json.dumps(picture_config(config), sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -100,7 +100,7 @@ def _is_word(argument: str) -> bool:
 
 
 def check_overrides(
-    overrides: Sequence[str], compose: Callable[[Sequence[str], str], Mapping[str, Any]], command: str = VISUALIZE
+    overrides: Sequence[str], compose: Callable[[Sequence[str], str], Mapping[str, object]], command: str = VISUALIZE
 ) -> None:
     """Refuse what Hydra would accept in silence, or refuse with a traceback.
 
@@ -142,9 +142,9 @@ def _one_job(override: str) -> str:
     return f"{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}"
 
 
-def select(config: Mapping[str, Any], key: str, default: object = None) -> Any:
+def select(config: Mapping[str, object], key: str, default: object = None) -> object:
     """Return the value of a dotted key, or a default where there is none."""
-    node: Any = config
+    node: object = config
     for name in key.split("."):
         if not isinstance(node, Mapping) or name not in node:
             return default
@@ -159,7 +159,7 @@ def _check_deleted(key: str, value: str, command: str) -> None:
         raise UsageError(f"~{key}", value, f"only parts can be taken away: {allowed}")
 
 
-def _check_added(override: str, config: Mapping[str, Any], command: str) -> None:
+def _check_added(override: str, config: Mapping[str, object], command: str) -> None:
     """Check one key that starts with ``+`` against the configuration without it."""
     key, _, value = override.lstrip("+").partition("=")
     parent, _, name = key.rpartition(".")
@@ -214,7 +214,7 @@ def _is_count(value: object) -> bool:
     return is_whole(value, 1)
 
 
-Check = tuple[Callable[[Any], bool], str]
+Check = tuple[Callable[[object], bool], str]
 
 
 def _is_pair_or_none(value: object) -> bool:

@@ -33,7 +33,7 @@ def causal(
     method: str,
     count: int,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what ablation says of a circuit, ready for JSON: ``layers`` with curves, ``edges``, ``ranks``.
 
     Args:
@@ -79,12 +79,12 @@ def _of_layer(
     shown: list[int],
     images: dict[str, Tensor],
     seed: int,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The curves of one layer, and the effect of the channels that the circuit shows."""
     read = unit_readout(network, [target], key="target.unit")
     means = channel_means(network, layer, images["others"])
     counts = counts_of(len(means))
-    found: dict[str, Any] = {"layer": layer, "channels": len(means), "counts": counts, "shown": shown}
+    found: dict[str, object] = {"layer": layer, "channels": len(means), "counts": counts, "shown": shown}
     numbers = torch.Generator().manual_seed(seed)
     strength = channel_means(network, layer, images["references"])
     orders = {"relevance": [relevance.argsort(descending=True)], "activation": [strength.argsort(descending=True)]}
@@ -112,7 +112,7 @@ def _curves(
 
 def _edges(
     network: VisionNetwork, level: Sequence[Node], references_of: ReferencesOf, others: Tensor, method: str, count: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[list[dict[str, object]], list[dict[str, Any]]]:
     """Each edge of the units of a level by relevance and by ablation, and the rank correlation of each unit's."""
     parents = {node.target: node for node in level if node.children}
     references = references_of(list(dict.fromkeys(node.target for node in level)))

@@ -198,7 +198,7 @@ class Circuit:
         content["relevance"] = {"method": "none" if first.kind == "class" else own}
         return Configuration(content)
 
-    def _class_references(self, mined: dict[str, Any], model: str) -> dict[str, Any]:
+    def _class_references(self, mined: dict[str, object], model: str) -> dict[str, object]:
         """The references of a class at the root: a class's usual ones, but for what was asked for."""
         source = "folder" if mined["root"] or model != "embedded" else "embedded"
         usual = {**option_content("references", "_keys"), **option_content("references", source)}
@@ -208,7 +208,7 @@ class Circuit:
         return {**{key: usual[key] for key in BY_KIND}, **kept, **own, "source": source, "root": mined["root"]}
 
 
-def as_json(node: Node) -> dict[str, Any]:
+def as_json(node: Node) -> dict[str, object]:
     """Return a tree ready for JSON."""
     own = {"target": node.target.name, "label": node.target.label, "layer": node.target.layer}
     return {**own, "index": node.target.index, "share": node.share, "children": [as_json(c) for c in node.children]}

@@ -9,7 +9,7 @@ LISTS = ("layers", "facets")
 LONGEST = 60  # letters of what a line names
 
 
-def announcement(content: Mapping[str, Any], command: str) -> str | None:
+def announcement(content: Mapping[str, object], command: str) -> str | None:
     """Return the line for a command's composed configuration; None where the answer is there at once."""
     if command not in PREPARED:
         return None
@@ -30,22 +30,22 @@ def _visualize(content: Mapping[str, Any]) -> str:
     return f"{_model(content)}: {units}{place}, by {content['method']['name']}"
 
 
-def _mine(content: Mapping[str, Any]) -> str:
+def _mine(content: Mapping[str, object]) -> str:
     if content["spectrum"]:
         place = content["spectrum"] if isinstance(content["spectrum"], str) else content["images"]
         return f"the spectrum of {place or 'images drawn by code'}"
     return f"{_model(content)}: {'concepts' if content.get('concepts') else 'units'} by {_images(content)}"
 
 
-def _images(content: Mapping[str, Any]) -> str:
+def _images(content: Mapping[str, object]) -> str:
     return f"the images of {content['images']}" if content["images"] else "images drawn by code"
 
 
-def _evaluate(content: Mapping[str, Any]) -> str:
+def _evaluate(content: Mapping[str, object]) -> str:
     return f"metrics of {content['run'] or content['pictures']}"
 
 
-def _report(content: Mapping[str, Any]) -> str:
+def _report(content: Mapping[str, object]) -> str:
     return f"a report of {_short(content['runs'])}"
 
 
@@ -53,13 +53,13 @@ def _audit(content: Mapping[str, Any]) -> str:
     return f"{content['check']['name']} of {_short(content['run'])}"
 
 
-def _atlas(content: Mapping[str, Any]) -> str:
+def _atlas(content: Mapping[str, object]) -> str:
     if content["compare"]:
         return f"a comparison of {_short(content['compare'])}"
     return f"an atlas of {_model(content)} by {_images(content)}"
 
 
-PREPARED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+PREPARED: Mapping[str, Callable[[Mapping[str, object]], str]] = {
     "visualize": _visualize,
     "mine": _mine,
     "evaluate": _evaluate,

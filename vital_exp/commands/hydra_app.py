@@ -208,7 +208,7 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
     return code
 
 
-def _announce(content: Mapping[str, Any], config_name: str) -> None:
+def _announce(content: Mapping[str, object], config_name: str) -> None:
     line = announcement(content, config_name)
     if line:
         print(line, flush=True)

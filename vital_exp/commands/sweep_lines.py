@@ -6,7 +6,6 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -38,7 +37,7 @@ def _compared(override: str) -> str:
 class SweepEnd(Callback):
     """Prints the table of a sweep whose jobs have all ended."""
 
-    def on_multirun_end(self, config: DictConfig, **_more: Any) -> None:
+    def on_multirun_end(self, config: DictConfig, **_more: object) -> None:
         """Print it."""
         print_sweep(Path(config.hydra.sweep.dir))
 

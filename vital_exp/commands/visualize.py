@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -119,7 +119,7 @@ def _tell(opening: Opening) -> None:
     print(opening, flush=True)
 
 
-def _value(name: str, metrics: Mapping[str, Mapping[str, Any]]) -> Value:
+def _value(name: str, metrics: Mapping[str, Mapping[str, object]]) -> Value:
     """What the sweep improves, of a job that has made all its pictures."""
     value = metrics.get(name, {}).get("value")
     if not isinstance(value, (int, float)):

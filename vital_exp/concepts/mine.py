@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -164,7 +163,7 @@ class ConceptMining:
         return Mining(units, self.folder, k, self.patch, *options)
 
     @cached_property
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> dict[str, object]:
         """What the concepts are of, ready for JSON."""
         own = self.settings
         names = self.network.class_names
@@ -195,7 +194,7 @@ class ConceptMining:
         concepts.save(out)
         return concepts
 
-    def _check_same(self, out: Path, old: dict[str, Any]) -> None:
+    def _check_same(self, out: Path, old: dict[str, object]) -> None:
         if text := network_difference(old, identity_of(self.network)) or images_difference(old, self.meta):
             raise UsageError(FOLDER_KEY, out, f"holds concepts of {text}; choose another folder")
         differing = [

@@ -44,7 +44,9 @@ class Progress(Callback):
             self._describe()
         self.bar.update(trainer.global_step)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Advance; now and then read the loss."""
         if self.bar is None or self.bar.disable:
             return
@@ -75,7 +77,9 @@ class Checkpoint(Callback):
         self.save = save
         self.every = every
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Save after every so many steps, but not after the last: then the pictures follow."""
         if trainer.global_step % self.every == 0 and trainer.global_step < pl_module.steps:
             self.save(trainer)
@@ -108,7 +112,9 @@ class LogTerms(Callback):
         self.every = every
         self.pictures_every = pictures_every
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Log what is due at this step."""
         step = trainer.global_step - 1
         last = trainer.global_step == pl_module.steps

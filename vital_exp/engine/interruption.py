@@ -32,12 +32,14 @@ class Interruption(Callback):
             for number in SIGNALS:
                 signal.signal(number, self._ask)
 
-    def _ask(self, number: int, _frame: Any) -> None:
+    def _ask(self, number: int, _frame: object) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """End the fit if a signal came."""
         if self.asked and trainer.global_step < pl_module.steps:
             if self.save:

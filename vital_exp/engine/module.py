@@ -80,7 +80,7 @@ class VisualizationModule(LightningModule):
         self._sensitivity = self._sensitivity.to(self.device)
         self._dead = self._dead.to(self.device)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: object, batch_idx: int) -> Tensor:
         """Return what a step goes down."""
         return self.surrogate(self.global_step)
 
@@ -110,7 +110,7 @@ class VisualizationModule(LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.pictures.project()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Store the records beside pictures and optimiser."""
         records = {"history": self._history, "sensitivity": self._sensitivity, "dead": self._dead}
         checkpoint["visualization"] = records

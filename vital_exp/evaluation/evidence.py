@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +70,7 @@ class Evidence:
     absent: Mapping[str, str] = field(default_factory=dict)
     load: Mapping[str, Load] = field(default_factory=dict)
     spaces: Sequence[str] = (TARGET,)
-    results: Sequence[Mapping[str, Any]] = ()
+    results: Sequence[Mapping[str, object]] = ()
     readout: Readout | None = None
     settings: MetricSettings = field(default_factory=MetricSettings)
     natural_views: Sequence[str] = (TARGET,)

@@ -46,7 +46,7 @@ class PictureSet:
 
     targets: list[Target]
     pixels: Tensor
-    results: list[dict[str, Any]] = field(default_factory=list)
+    results: list[dict[str, object]] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
@@ -56,7 +56,7 @@ class Named:
 
     path: Path
     target: Target
-    result: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, object] = field(default_factory=dict)
 
 
 def run_pictures(folder: Path, class_names: ClassNames | None, own: Preprocessing) -> PictureSet:
@@ -89,7 +89,7 @@ def finished_targets(folder: Path) -> list[Target]:
     return [_target(result, None) for result in _finished(folder)]
 
 
-def _finished(folder: Path) -> list[dict[str, Any]]:
+def _finished(folder: Path) -> list[dict[str, object]]:
     """The lines of a run's targets that are done."""
     if not is_run(folder):
         raise UsageError("run", folder, f"no {RESULTS} there; a run folder of vital-visualize holds one")

@@ -93,7 +93,7 @@ def _content(file: Path) -> dict[str, Any]:
     return content
 
 
-def _answer(file: Path, one: Any, person: str, key: Mapping[str, Item]) -> Answer:
+def _answer(file: Path, one: object, person: str, key: Mapping[str, Item]) -> Answer:
     code, value = (one.get("item"), one.get("value")) if isinstance(one, dict) else (None, None)
     item = key.get(str(code))
     if item is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from vital_exp.values import whole_number
 
@@ -11,7 +10,7 @@ IMAGES_PER_UNIT = 50  # that drive a unit most, as many that drive it least, and
 LEAST = {"k": 1, "batch_size": 1, "workers": 0, "save_every": 1}
 
 
-def check_counts(settings: Mapping[str, Any]) -> None:
+def check_counts(settings: Mapping[str, object]) -> None:
     """Check the counts among ``settings``; raises UsageError for the first that is no whole number, or too small."""
     for key, least in LEAST.items():
         whole_number(key, settings[key], least)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.patches import PatchSettings
@@ -16,10 +15,10 @@ FORMAT = 7  # version of the index and of the saved state; raise it when their c
 NETWORK = (*PARTS, "precision", "variant")
 IMAGES = ("fingerprint",)
 SETTINGS = ("format", "layers", "k", "pooling", "patch")
-Meta = Mapping[str, Any]
+Meta = Mapping[str, object]
 
 
-def describe(units: Units, folder: ImageFolder, k: int, patch: PatchSettings | None) -> dict[str, Any]:
+def describe(units: Units, folder: ImageFolder, k: int, patch: PatchSettings | None) -> dict[str, object]:
     """Return everything that an index depends on, and names for people, ready for JSON.
 
     Keys: format, key (a hash of everything that decides the content), network, weights, architecture, preprocessing,
@@ -43,7 +42,7 @@ def describe(units: Units, folder: ImageFolder, k: int, patch: PatchSettings | N
     return {"key": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24], **meta}
 
 
-def describe_images(folder: ImageFolder) -> dict[str, Any]:
+def describe_images(folder: ImageFolder) -> dict[str, object]:
     """Return the part of the description that depends on the images."""
     return {"folder": str(folder.root.resolve()), "images": len(folder.paths), "fingerprint": folder.fingerprint}
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,7 +86,7 @@ class Mining:
             self.patch.check(self.units.network.preprocessing.size)
 
     @cached_property
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> dict[str, object]:
         """The description of the index, see :func:`vital_exp.mining.meta.describe`."""
         return describe(self.units, self.folder, self.k, self.patch)
 

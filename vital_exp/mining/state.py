@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -70,11 +69,11 @@ class MiningState:
         }
 
 
-def read_meta(path: Path) -> dict[str, Any] | None:
+def read_meta(path: Path) -> dict[str, object] | None:
     """Return the meta of a saved state; None where the file is missing or damaged: mining then starts anew."""
     try:
         with safe_open(path, "pt") as file:
-            meta: dict[str, Any] = json.loads(file.metadata()["meta"])
+            meta: dict[str, object] = json.loads(file.metadata()["meta"])
             return meta
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None

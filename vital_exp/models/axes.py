@@ -89,7 +89,7 @@ class AxisPass(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Operation, types: object, args: Arguments = (), kwargs: Keywords | None = None
-    ) -> Any:
+    ) -> object:
         """Carry out one operation and note the channel axes of its result."""
         keywords = dict(kwargs or {})
         result = func(*args, **keywords)

@@ -8,12 +8,11 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from vital_exp.errors import UsageError, nearest
 
 
-def find_factory(spelling: str, key: str) -> Callable[..., Any]:
+def find_factory(spelling: str, key: str) -> Callable[..., object]:
     """Return the function that ``package.module:function`` or ``path/file.py:function`` names.
 
     Raises:
@@ -23,7 +22,7 @@ def find_factory(spelling: str, key: str) -> Callable[..., Any]:
     module = _import_file(Path(place), key) if place.endswith(".py") else _import_module(place, key)
     if not hasattr(module, function):
         raise UsageError(key, spelling, f"{place} has no {function}", _like(place, function, vars(module)))
-    factory: Callable[..., Any] = getattr(module, function)
+    factory: Callable[..., object] = getattr(module, function)
     return factory
 
 
@@ -74,7 +73,7 @@ def _is_main(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)
 
 
-def _import_module(name: str, key: str) -> Any:
+def _import_module(name: str, key: str) -> object:
     sys.path.insert(0, str(Path.cwd()))  # a module beside the user, as `python -m` would find it
     try:
         return importlib.import_module(name)
@@ -84,7 +83,7 @@ def _import_module(name: str, key: str) -> Any:
         sys.path.remove(str(Path.cwd()))
 
 
-def _import_file(path: Path, key: str) -> Any:
+def _import_file(path: Path, key: str) -> object:
     if not path.expanduser().is_file():
         raise UsageError(key, path, "no such file")
     spec = importlib.util.spec_from_file_location(path.stem, path.expanduser())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +132,7 @@ def _plain_pass(device: torch.device) -> Iterator[None]:
 @contextmanager
 def _exact() -> Iterator[None]:
     """Multiply float32 in float32, whatever the process allows otherwise."""
-    parts: list[Any] = [getattr(getattr(torch.backends, backend), part, None) for backend, part in ROUNDED]
+    parts: list[object] = [getattr(getattr(torch.backends, backend), part, None) for backend, part in ROUNDED]
     settable = [part for part in parts if hasattr(part, "fp32_precision")]
     before = [part.fp32_precision for part in settable]
     try:

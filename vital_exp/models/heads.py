@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,7 +120,7 @@ class Ending(TorchFunctionMode):
 
     def __torch_function__(
         self, func: Operation, types: object, args: Arguments = (), kwargs: Keywords | None = None
-    ) -> Any:
+    ) -> object:
         """Remember the last softmax or sigmoid."""
         result = func(*args, **(kwargs or {}))
         name = str(getattr(func, "__name__", "")).rstrip("_")

@@ -55,7 +55,7 @@ class Identity:
         parts = [getattr(self, part) for part in (*PARTS, "precision", "variant")]
         return _hash("\n".join(parts))
 
-    def describe(self, layers: Sequence[str] | None = None) -> dict[str, Any]:
+    def describe(self, layers: Sequence[str] | None = None) -> dict[str, object]:
         """Return what a folder records, ready for JSON; with ``layers`` of the activations these alone."""
         own = dict(vars(self))
         if layers is not None and all(layer in self.activations for layer in layers):

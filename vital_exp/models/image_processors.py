@@ -23,7 +23,7 @@ NEEDED = ("size", "image_mean", "image_std")
 logger = logging.getLogger(__name__)
 
 
-def read_preprocessing(folder: Path, config: Any, defaults: Callable[[], Mapping[str, Any]]) -> Preprocessing:
+def read_preprocessing(folder: Path, config: object, defaults: Callable[[], Mapping[str, object]]) -> Preprocessing:
     """Return how a natural image becomes the input of a network, by the folder's image processor.
 
     Means and deviations are turned into those of RGB in [0, 1], whatever the processor scales pixels by.
@@ -78,7 +78,7 @@ def _normalisation(own: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[flo
     return tuple((value + offset) / factor for value in mean), tuple(value / factor for value in std)
 
 
-def _size(own: Mapping[str, Any], config: Any) -> tuple[tuple[int, int], int | None]:
+def _size(own: Mapping[str, Any], config: object) -> tuple[tuple[int, int], int | None]:
     """Return (height, width) of the input, and the shorter side before the centre crop."""
     size = own.get("size")
     shorter = size.get("shortest_edge") if isinstance(size, dict) else size if isinstance(size, int) else None

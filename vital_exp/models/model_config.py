@@ -20,7 +20,7 @@ class ModelConfig:
     source: str = "timm"
     name: str | None = None
     factory: str | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, object] = field(default_factory=dict)
     pretrained: bool = True
     weights: str = "DEFAULT"
     checkpoint: str | None = None

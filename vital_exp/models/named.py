@@ -149,14 +149,16 @@ def load_model(
         >>> load_model("embedded_resnet").class_names.label(0)
         'star'
     """
-    own: dict[str, Any] = {"mean": mean, "std": std, "size": size, "class_names": class_names, "output": output}
+    own: dict[str, object] = {"mean": mean, "std": std, "size": size, "class_names": class_names, "output": output}
     own |= {"head": head, "channels": channels, "preview": preview, "value_range": value_range}
     build: Any = _named if isinstance(model, str) else _wrapped
     network: VisionNetwork = build(model, {**own, "pretrained": pretrained}, checkpoint, checkpoint_key)
     return network if device is None else network.to(device)
 
 
-def _named(name: str, keys: dict[str, Any], checkpoint: str | Path | None, checkpoint_key: str | None) -> VisionNetwork:
+def _named(
+    name: str, keys: dict[str, object], checkpoint: str | Path | None, checkpoint_key: str | None
+) -> VisionNetwork:
     """Build a network by its name; ``keys`` that are not None replace those of its configuration."""
     composed = compose_config(model_overrides(name))
     config = model_config(composed)
