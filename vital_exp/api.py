@@ -79,8 +79,7 @@ def visualize(
         steps: optimisation steps; the method's by default.
         seed: with target and step it decides every random number.
         init: (N, 3, H, W) RGB to start from, one per target.
-        overrides: as the command takes them, e.g. ``["transforms=none", "optimizer.lr=0.5"]``;
-            ``"progress=true"`` shows a progress bar, in notebooks too.
+        overrides: as the command takes them, ``["optimizer.lr=0.5"]``; ``"progress=true"`` shows a progress bar.
         out: a run folder to write, or to go on with; None writes nothing but the cache. Ranks that torchrun or SLURM
             started share the targets and meet there.
 
@@ -97,7 +96,7 @@ def visualize(
         >>> pictures.images.shape, pictures.results[0]["status"]
         (torch.Size([1, 3, 64, 64]), 'done')
     """
-    given = ["progress=false", *overrides] if out else ["logger=none", "progress=false", *overrides]
+    given = [*([] if out else ["logger=none"]), "progress=false", *overrides]
     with (_join(overrides) if out else None) or Ranks() as ranks:
         asked = partial(Request.of, model, targets, method=method, references=references, seed=seed, steps=steps)
         asked = partial(asked, overrides=given, local_rank=ranks.local_rank)

@@ -81,8 +81,7 @@ def evaluate(
 
     Args:
         run_or_folder: a run folder, a folder that holds run folders at any depth, or a folder of pictures.
-        judges: other networks of the same classes, of hidden units of any: names of the group model, of timm, keys of
-            the group model, or networks.
+        judges: networks of the same classes, of hidden units any: names (group model, timm), keys of the group, objects.
         metrics: names of ``vital_exp.evaluation.metrics.METRICS``; None: all.
         model: the network the pictures were made for; None: the one the run folder has recorded.
         references: natural images: a folder, tensors, or an object; None: those that the run has recorded.
@@ -91,7 +90,7 @@ def evaluate(
         features: further networks in whose feature space FID, KID and Inception Score are computed.
         settings: of single metrics; whether weights may be downloaded.
         config: a composed configuration of vital-evaluate; None: its defaults.
-        folder_of_pictures: take the folder as one of pictures; None: if it has no results.jsonl, nor any folder in it.
+        folder_of_pictures: whether it is a folder of pictures; None: if there is no results.jsonl at or below it.
         tell: of a folder of runs, is told each run's table, or why it has none, as soon as that is known.
         progress: whether progress bars are shown on a terminal.
 
@@ -102,17 +101,17 @@ def evaluate(
     Raises:
         UsageError: the first mistake in what was asked for; of a folder of runs, the first one's if all fail.
     """
-    folder, chosen_metrics = Path(run_or_folder).expanduser(), all_metrics.chosen(metrics)
+    folder, chosen = Path(run_or_folder).expanduser(), all_metrics.chosen(metrics)
     settings = settings or MetricSettings()
     if config is None:
         _tell_without_effect(folder, metrics, judges, features, targets, pattern, settings)
         config = compose_config([], "evaluate")
     _begin(model, judges, config)
-    keys = (judges, chosen_metrics, model, references, pattern, targets, features, settings, config)
+    keys = (judges, chosen, model, references, pattern, targets, features, settings, config)
     asked = _Asked(*keys, Shared(config.cache, settings.download), progress)
     if folder_of_pictures is None and is_sweep(folder):
         return _evaluate_runs(find_runs([folder], "run"), asked, tell)
-    return asked.evaluate(folder, is_run(folder) if folder_of_pictures is None else not folder_of_pictures)
+    return asked.evaluate(folder, not folder_of_pictures if folder_of_pictures is not None else is_run(folder))
 
 
 def _begin(model: Judge | None, judges: Sequence[Judge], config: Configuration) -> None:
@@ -248,10 +247,19 @@ def evaluate_pictures(
         readings=shared.readings,
         progress=progress,
     )
+    return _measured(evidence, metrics, pictures, there)
+
+
+def _measured(
+    evidence: Evidence,
+    metrics: Sequence[all_metrics.Metric],
+    pictures: PictureSet,
+    judges: Mapping[str, VisionNetwork],
+) -> Evaluation:
     scores = all_metrics.measure(evidence, metrics)
     activations = evidence.activations.tolist() if TARGET in evidence.passes else None
     told = (pictures.targets, scores, activations, pictures.unreadable, dict(evidence.passes))
-    return Evaluation(*told, predictions=_predictions(evidence, network, there))
+    return Evaluation(*told, predictions=_predictions(evidence, evidence.network, judges))
 
 
 def _predictions(
