@@ -81,17 +81,16 @@ def evaluate(
 
     Args:
         run_or_folder: a run folder, a folder that holds run folders at any depth, or a folder of pictures.
-        judges: networks of the same classes, of hidden units any: names (group model, timm), keys of the group, objects.
+        judges: other networks of the same classes, of hidden units any: names, keys of the group model, or networks.
         metrics: names of ``vital_exp.evaluation.metrics.METRICS``; None: all.
         model: the network the pictures were made for; None: the one the run folder has recorded.
         references: natural images: a folder, tensors, or an object; None: those that the run has recorded.
-        pattern: of the names in a folder of pictures, see :func:`folder_pictures`.
-        targets: a CSV with the columns picture and target instead of a pattern.
+        pattern, targets: which target a picture is of, see :func:`folder_pictures`: names, or the path of a CSV.
         features: further networks in whose feature space FID, KID and Inception Score are computed.
         settings: of single metrics; whether weights may be downloaded.
         config: a composed configuration of vital-evaluate; None: its defaults.
         folder_of_pictures: whether it is a folder of pictures; None: if there is no results.jsonl at or below it.
-        tell: of a folder of runs, is told each run's table, or why it has none, as soon as that is known.
+        tell: of a folder of runs, is told each run's table, or why it has none, at once.
         progress: whether progress bars are shown on a terminal.
 
     Returns:
