@@ -35,7 +35,7 @@ from vital_exp.images.transforms import (
     UniformNoise,
 )
 from vital_exp.images.transforms.noise import blur_weights
-from vital_exp.images.transforms.resampling import antialiased_boxes, boxes, gathered, sample
+from vital_exp.images.transforms.resampling import _Windows, antialiased_boxes, boxes, gathered, sample
 from vital_exp.setup.parts import transform_of
 
 NAMES = ("class-0", "class-1", "class-2")
@@ -424,3 +424,17 @@ def test_a_mistake_names_its_key(build: Callable[[], Any], key: str) -> None:
 def test_a_misspelled_choice_gets_a_suggestion() -> None:
     with pytest.raises(UsageError, match=r"did you mean grey"):
         Pad(3, "gray")
+
+
+def test_crops_of_large_pictures_have_a_gradient_in_half_precision() -> None:
+    pictures = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    places = torch.linspace(8, 15, 8)
+    x, y = places.expand(8, 8)[None], places[:, None].expand(8, 8)[None]
+    for given in (pictures.clone(), pictures.bfloat16()):
+        given.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            read = _Windows.apply(given, x, y)
+            loss = (read.bfloat16() * 2).sum()
+        loss.backward()
+        assert given.grad is not None
+        torch.testing.assert_close(given.grad[..., 8:16, 8:16].float(), torch.full((1, 3, 8, 8), 2.0))

@@ -45,9 +45,9 @@ class _Windows(torch.autograd.Function):
         total = torch.zeros_like(pictures)
         for number, (view, one) in enumerate(zip(ctx.views, gradient, strict=True)):
             owner = number % len(pictures)
-            of_window, _ = torch.ops.aten.grid_sampler_2d_backward(
-                one[None], view.of(pictures[owner]), view.grid, 0, 0, False, [True, False]
-            )
+            # Half precision: autocast made the forward pass of one type, and the backward pass is outside of it.
+            read, arrived = view.of(pictures[owner]).to(view.grid), one[None].to(view.grid)
+            of_window, _ = torch.ops.aten.grid_sampler_2d_backward(arrived, read, view.grid, 0, 0, False, [True, False])
             view.of(total[owner])[...] += of_window
         return total, None, None
 
