@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vital_exp.atlases.remake import named
-from vital_exp.reporting.share import Names
+from vital_exp.reporting.share import PathNames
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ from vital_exp.reporting.share import Names
     ],
 )
 def test_a_word_has_the_last_part_of_a_path(word: str, shown: str) -> None:
-    assert named(word, Names()) == shown
+    assert named(word, PathNames()) == shown

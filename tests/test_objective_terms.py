@@ -97,7 +97,9 @@ TABLE = (
 )
 RULES = ("redirected_relu", "correlation_guidance")
 CASES = [
-    pytest.param(capability, kind, id=" ".join((capability.term, *capability.options, kind)))
+    pytest.param(
+        capability, kind, id=" ".join((capability.term, *capability.options, kind)).replace(str(PROBE), "file")
+    )
     for capability in TABLE
     for kind in capability.kinds
 ]
