@@ -5,16 +5,18 @@
 One row per factor: how often the network itself and its judges recognise the pictures, and the mean log-probability of
 the class, with 95 % bootstrap intervals over pictures. What is there is not made again: stop it at any time.
 ``--channels`` prints instead what part of the loss each layer has before the first step, and of that its largest
-channel.
+channel; ``--tokens`` where in photographs the tokens are whose values are like no other's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -23,7 +25,8 @@ from torch import Tensor
 
 from vital_exp.evaluation.score import Score
 from vital_exp.images.output import quantised
-from vital_exp.models.network import VisionNetwork
+from vital_exp.models.layers import alignment
+from vital_exp.models.network import Recipe, VisionNetwork, model_space
 from vital_exp.models.taps import Taps
 from vital_exp.objectives.alignment_terms import SortMatching, channel_precision
 from vital_exp.setup.request import Request
@@ -31,10 +34,13 @@ from vital_exp.visualization.run import Visualization
 
 # Overrides of method=vital, one factor each, and some together.
 STANDARDISED = "objective.alignment.standardise=channel"
+TRIMMED = "objective.alignment.trim=0.03"
 FACTORS: Mapping[str, Sequence[str]] = {
     "as published": (),
     "standardised by layer": ("objective.alignment.standardise=layer",),
     "standardised by channel": (STANDARDISED,),
+    "trimmed": (TRIMMED,),
+    "by channel, trimmed": (STANDARDISED, TRIMMED),
     "no total variation": ("objective.total_variation.weight=0",),
     "no priors": ("objective.total_variation.weight=0", "objective.l2.weight=0"),
     "rate 0.45": ("optimizer.lr=0.45",),  # the published rate in RGB, for a standard deviation of 0.5 (0.226 / 0.5)
@@ -48,6 +54,7 @@ FACTORS: Mapping[str, Sequence[str]] = {
     "by channel, Fourier": (STANDARDISED, "image=fourier", "optimizer=adam_fourier"),
     "by channel, from the mean": (STANDARDISED, "image.init=mean"),
 }
+FAR, PHOTOGRAPHS, BORDER = 4.0, 40, 3  # standard deviations; of a class; tokens
 MARK = "parts.json"
 
 
@@ -129,6 +136,37 @@ def shares(losses: Mapping[str, Tensor], layer: str) -> tuple[float, float]:
     return float((own.mean(dim=1) / whole).mean()), float((own.amax(dim=1) / own.sum(dim=1)).mean())
 
 
+def outlying_tokens(options: argparse.Namespace) -> str:
+    """Return how many channels of a token are outliers, for tokens in the corners of photographs and in the middle.
+
+    An outlier is further than ``FAR`` standard deviations from its channel's mean over all tokens and photographs.
+    """
+    request = Request.from_config(configuration(options, "vital", options.seeds[0]))
+    network, layers = request.network, list(alignment(request.network, Recipe()).layers)
+    found: dict[str, list[tuple[float, float]]] = {layer: [] for layer in layers}
+    for target in request.targets:
+        images = torch.stack(list(islice(request.references.images(target), PHOTOGRAPHS)))
+        with torch.no_grad():
+            activations, _ = Taps(network.module, layers)(model_space(images, network))
+        for layer in layers:
+            found[layer].append(_corners_and_middle(activations[layer].flatten(2)))
+    lines = ["| layer | outlying channels of a corner token | of a token in the middle |", "|---|---|---|"]
+    for layer, counts in found.items():
+        corner, middle = torch.tensor(counts).mean(dim=0).tolist()
+        lines.append(f"| {layer} | {corner:.2f} | {middle:.2f} |")
+    return "\n".join(lines)
+
+
+def _corners_and_middle(features: Tensor) -> tuple[float, float]:
+    """Return the mean count of outlying channels of the four corner tokens, and of those away from the borders."""
+    away = (features - features.mean(dim=(0, 2), keepdim=True)).abs() / features.std(dim=(0, 2), keepdim=True)
+    counts = (away > FAR).float().sum(dim=1).mean(dim=0)  # (P,)
+    side = math.isqrt(len(counts))
+    grid = counts[len(counts) - side * side :].unflatten(0, (side, side))  # a class token comes first
+    corners = grid[[0, 0, -1, -1], [0, -1, 0, -1]]
+    return float(corners.mean()), float(grid[BORDER:-BORDER, BORDER:-BORDER].mean())
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,6 +176,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="by default the 2,000 of method=vital")
     parser.add_argument("--overrides", nargs="*", default=[], help="of every factor, as vital-visualize takes them")
     parser.add_argument("--channels", action="store_true", help="print the shares of the loss instead")
+    parser.add_argument("--tokens", action="store_true", help="print where in photographs outlying tokens are instead")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VITAL_TEST_DATA", ".")))
     parser.add_argument("--out", type=Path, default=Path("outputs/vital_ablation"))
     return parser.parse_args(arguments)
@@ -149,6 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.data = options.data.resolve()
     if options.channels:
         print(channel_shares(options))
+        return
+    if options.tokens:
+        print(outlying_tokens(options))
         return
     judges = judges_of(options)
     for seed in options.seeds:

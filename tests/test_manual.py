@@ -66,6 +66,7 @@ def test_every_documented_command_composes(name: str, arguments: list[str]) -> N
     overrides = [a for a in arguments if not a.startswith(("-", "hydra"))]
     if "-m" in arguments:  # one job of the sweep
         overrides = [re.sub(r"=([^\[{,(]+),.*", r"=\1", override) for override in overrides]
+        overrides = [re.sub(r"=(\[[^\]]*\]),.*", r"=\1", override) for override in overrides]  # lists
         overrides = [re.sub(r"=interval\(([^,]+),.*", r"=\1", override) for override in overrides]
     compose_config([re.sub(r"^pattern=(.*)$", r"pattern='\1'", override) for override in overrides], name)
 

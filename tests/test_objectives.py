@@ -163,6 +163,46 @@ def test_every_distance_takes_what_the_presets_set(method: str, distance: str) -
     assert made.results[0]["status"] == "done"
 
 
+def test_trimmed_sort_matching_leaves_out_the_ends_of_each_channel() -> None:
+    """Twin in NumPy; the gradient of what is left out is 0, and that of the rest the slope of the loss."""
+    generator = torch.Generator().manual_seed(5)
+    features = torch.randn(2, 3, 20, generator=generator, dtype=torch.float64, requires_grad=True)
+    quantiles, weights = torch.linspace(-2, 2, 20).double().expand(2, 3, 20), torch.tensor([[1.0, 2.0, 0.5]] * 2)
+    found = sort_matching(features, quantiles, weights, trim=0.1)
+    ordered = np.sort(features.detach().numpy(), axis=-1)[..., 2:-2]
+    squares = ((ordered - quantiles.numpy()[..., 2:-2]) ** 2).mean(axis=-1)
+    np.testing.assert_allclose(found.detach().numpy(), (squares * weights.numpy()).mean(axis=-1), rtol=1e-6)
+    assert torch.autograd.gradcheck(lambda values: sort_matching(values, quantiles, weights.double(), 0.1), (features,))
+    found.sum().backward()
+    assert features.grad is not None
+    assert int((features.grad == 0).sum()) == 2 * 3 * 4
+    assert torch.equal(sort_matching(features, quantiles, weights, 0.04), sort_matching(features, quantiles, weights))
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "trimmed"),
+    [("embedded_vit", "class:3", True), ("embedded_vit", "blocks.4:3", False), ("embedded_resnet", "class:3", False)],
+)
+def test_only_classes_of_transformers_are_trimmed_automatically(model: str, target: str, trimmed: bool) -> None:
+    pictures = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    references = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    losses = {}
+    for trim in ("auto", "0.03", "0"):
+        given = ["transforms=none", f"objective.alignment.trim={trim}", "objective.total_variation.weight=0"]
+        keys = {"method": "vital_fourier", "references": references}
+        losses[trim] = float(objective_and_gradient(model, target, pictures, overrides=given, **keys)[0])
+    assert losses["auto"] == losses["0.03" if trimmed else "0"]
+    assert losses["0.03"] != losses["0"]
+
+
+@pytest.mark.parametrize("trim", ["0.5", "-0.1", "atuo", "true"])
+def test_a_share_to_trim_is_checked(trim: str) -> None:
+    with pytest.raises(UsageError, match=r"objective.alignment.trim=.*: auto, or a share of at least 0 and below 0.5"):
+        objective_and_gradient(
+            "embedded_resnet", "class:3", torch.rand(1, 3, 64, 64), overrides=[f"objective.alignment.trim={trim}"]
+        )
+
+
 def test_an_unknown_way_to_standardise_is_a_mistake() -> None:
     with pytest.raises(UsageError, match=r"objective.alignment.standardise=chanel: one of auto.*did you mean channel"):
         objective_and_gradient(

@@ -11,7 +11,9 @@ from vital_exp.objectives.sorting import match_sorted
 from vital_exp.references.quantiles import resample_quantiles
 
 
-def sort_matching(features: Tensor, quantiles: Tensor, channel_weights: Tensor | None = None) -> Tensor:
+def sort_matching(
+    features: Tensor, quantiles: Tensor, channel_weights: Tensor | None = None, trim: float = 0.0
+) -> Tensor:
     """Return the mean squared difference between sorted features and the references' mean sorted features.
 
     That is the squared Wasserstein-2 distance per channel between the picture's values and the barycentre of the
@@ -21,6 +23,7 @@ def sort_matching(features: Tensor, quantiles: Tensor, channel_weights: Tensor |
         features: (N, C, P) activations of N pictures at P positions, in any order of positions.
         quantiles: (N, C, Q) or (C, Q) ascending values; interpolated when Q differs from P.
         channel_weights: (N, C) or (C,) factors of the squared differences; None weighs all channels 1.
+        trim: share of each channel's values, below 0.5, that is left out at either end; 0 as published.
 
     Returns:
         (N,) losses, at least 0, in float32 (float64 if the features are).
@@ -37,8 +40,18 @@ def sort_matching(features: Tensor, quantiles: Tensor, channel_weights: Tensor |
     exact = torch.promote_types(features.dtype, torch.float32)  # differences of sorted values cancel in half precision
     matched = resample_quantiles(quantiles, features.shape[-1]).to(exact)
     weights = None if channel_weights is None else channel_weights.to(exact)
+    if left_out := int(trim * features.shape[-1]):
+        return _trimmed(features, matched, weights, left_out)
     losses: Tensor = _SortMatching.apply(features, matched, weights)
     return losses
+
+
+def _trimmed(features: Tensor, quantiles: Tensor, weights: Tensor | None, left_out: int) -> Tensor:
+    """Return the losses (N,) of all but so many lowest and so many highest values of each channel."""
+    kept = slice(left_out, features.shape[-1] - left_out)
+    ordered = features.sort(dim=-1).values[..., kept].to(quantiles.dtype)
+    distances = (ordered - quantiles[..., kept]).square().mean(dim=-1)  # (N, C)
+    return (distances if weights is None else distances * weights).mean(dim=-1)
 
 
 class _SortMatching(torch.autograd.Function):

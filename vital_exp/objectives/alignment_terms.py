@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,10 @@ from vital_exp.values import one_of
 
 # Share of a layer's mean variance below which a channel counts as hardly varying.
 FLOOR_SHARE = 0.1
+# Of a ViT-Tiny's 197 tokens the four in the corners of photographs have 50 to 75 of 192 channels beyond four standard
+# deviations, those in the middle 0.02 (benchmarks/results/vital_on_transformers.md).
+OUTLYING = 0.03
+AUTO = "auto"  # what suits the architecture
 
 
 class DistributionTerm(Term):
@@ -110,9 +115,12 @@ class DistributionTerm(Term):
             features = self._features(layer, activations)
             if layer in self.masked:
                 features = features * activations[MASK + layer]
-            reference = self.reference(layer, features.shape[-1])
-            total = total + weight * self.distance(features, reference, self.channel_weights.get(layer))
+            total = total + weight * self.loss(layer, features)
         return total
+
+    def loss(self, layer: str, features: Tensor) -> Tensor:
+        """Return the (N,) losses of a layer's features (N, C, P)."""
+        return self.distance(features, self.reference(layer, features.shape[-1]), self.channel_weights.get(layer))
 
     def _features(self, layer: str, activations: Mapping[str, Tensor]) -> Tensor:
         if layer == READOUT:
@@ -122,9 +130,36 @@ class DistributionTerm(Term):
 
 
 class SortMatching(DistributionTerm):
-    """Sort matching: VITAL's distance."""
+    """Sort matching: VITAL's distance.
+
+    Args:
+        problem: what the pictures are made for.
+        trim: share of each channel's values, below 0.5, that is left out at either end in the network's layers; 0 as
+            published. ``"auto"``: :data:`OUTLYING` for classes of transformers, whose tokens in the corners of
+            photographs may hold values that no other token has; else 0.
+        options: as :class:`DistributionTerm`.
+
+    Raises:
+        UsageError: a share outside [0, 0.5).
+    """
 
     variant = "sort"
+
+    def __init__(self, problem: Problem, trim: float | str = 0.0, **options: Any) -> None:
+        super().__init__(problem, **options)
+        if trim == AUTO:
+            of_classes = not problem.relevance
+            trim = OUTLYING if of_classes and is_transformer(problem.network.module) else 0.0
+        if isinstance(trim, bool) or not isinstance(trim, (int, float)) or not 0 <= trim < 0.5:
+            raise UsageError("objective.alignment.trim", trim, "auto, or a share of at least 0 and below 0.5", (AUTO,))
+        self.trim = float(trim)
+
+    def loss(self, layer: str, features: Tensor) -> Tensor:
+        """Return the (N,) losses of a layer's features (N, C, P); pixels and what the target reads are not trimmed."""
+        if not self.trim or layer in (INPUT, READOUT, TARGET_LAYER):
+            return super().loss(layer, features)
+        reference = self.reference(layer, features.shape[-1])
+        return sort_matching(features, reference, self.channel_weights.get(layer), self.trim)
 
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
         """Return the mean squared difference of sorted values."""
@@ -161,7 +196,6 @@ def layer_precision(quantiles: Tensor) -> Tensor:
     return 1.0 / mean.clamp(min=torch.finfo(variance.dtype).tiny)
 
 
-AUTO = "auto"  # what suits the architecture
 PRECISIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "none": torch.ones_like,
     "channel": channel_precision,
