@@ -359,9 +359,9 @@ def test_pictures_that_cannot_be_made_are_counted_apart(runs: Path, monkeypatch:
     ) -> object:
         pictures = honestly(network, targets, method, *more, **keys)  # type: ignore[arg-type]
         calls.append(method)
-        if len(calls) == 2:  # of the attacked network
+        if method == "fourier" and calls.count(method) == 2:  # of the attacked network
             pictures.images[0] = torch.nan
-        if len(calls) > 2:
+        if method == "activation_max":
             pictures.images[:] = torch.nan
         return pictures
 

@@ -99,9 +99,8 @@ def test_an_interrupted_mining_saves_what_is_done(
     os.killpg(process.pid, number)  # as a terminal and a scheduler do: the workers too
     code, told = finish(process, place)
     assert code == INTERRUPTED, told
-    assert told.splitlines()[1:] == [
-        f"vital-mine: interrupted; the same command with hydra.run.dir={place}/run goes on"
-    ]
+    assert told.splitlines()[-1] == f"vital-mine: interrupted; the same command with hydra.run.dir={place}/run goes on"
+    assert "Traceback" not in told
     done = progress(place / "run")
     assert (done["phase"], done["position"] > 0) == (states.IMAGES_PASS, True)
     assert not (place / "run" / indices.NAME).exists()
