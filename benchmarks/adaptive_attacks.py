@@ -10,7 +10,6 @@ was fixed before (vital_exp/attacks/success.py).
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import re
 import subprocess
@@ -20,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attacks import read_rows
 from class_pictures import specs
 
 from vital_exp import audit
@@ -72,7 +72,7 @@ SHOWN = {
 
 def main() -> None:
     asked = _arguments()
-    done = _read(RESULTS / "adaptive_attacks.csv")
+    done = read_rows(RESULTS / "adaptive_attacks.csv")
     for network, attack, units, keys in ATTACKS:
         name = _name(attack, units, keys)
         if (network, name) in {(row["network"], row["what"]) for row in done} or network not in asked.networks:
@@ -146,20 +146,6 @@ def _spread(network: str) -> str:
 
 def _text(value: Any) -> str:
     return "[" + ",".join(map(str, value)) + "]" if isinstance(value, list) else str(value)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [{key: _number(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _write_page(place: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -51,7 +51,7 @@ def main() -> None:
     asked = _arguments()
     runs = {"classes": asked.run, "hidden": asked.hidden}
     _made(runs)
-    done = _read(RESULTS / "attacks.csv")
+    done = read_rows(RESULTS / "attacks.csv")
     for attack, units in ATTACKS:
         if (attack, units) in {(row["attack"], row["units"]) for row in done}:
             continue
@@ -107,7 +107,8 @@ def _processor_time() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a CSV, numbers as such; none where there is no file."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:

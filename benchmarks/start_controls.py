@@ -12,7 +12,6 @@ with the own mean on the same classes. A picture that is there is not made again
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ from torch import Tensor
 from vital_exp.evaluation.comparison import paired_difference
 from vital_exp.evaluation.score import Score
 from vital_exp.images.output import quantised, resized, to_uint8
+from vital_exp.models.network import VisionNetwork
 from vital_exp.references.decoding import fit, load_rgb
 from vital_exp.references.mean_image import mean_image
 from vital_exp.setup.request import Request
@@ -95,9 +95,10 @@ def means_of(options: argparse.Namespace, request: Request) -> Tensor:
     return means
 
 
-def columns(options: argparse.Namespace, request: Request, means: Tensor, start: str) -> dict[str, list[float]]:
+def columns(
+    options: argparse.Namespace, request: Request, means: Tensor, judges: Mapping[str, VisionNetwork], start: str
+) -> dict[str, list[float]]:
     """Return per column the values of a start's pictures, class by class, over the seeds."""
-    judges = judges_of(options)
     found: dict[str, list[float]] = {}
     starts = {ALL: means.mean(dim=0).expand_as(means), OTHER: means.roll(-1, dims=0)}.get(start, means)
     for seed in options.seeds if start != UNCHANGED else options.seeds[:1]:
@@ -111,7 +112,6 @@ def columns(options: argparse.Namespace, request: Request, means: Tensor, start:
         values["of the own mean"] = shared(pictures, means)
         for name, own in values.items():
             found.setdefault(name, []).extend(own)
-    (options.out / options.network / f"{start.replace(' ', '_')}.json").write_text(json.dumps(found))
     return found
 
 
@@ -166,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.data, options.out = options.data.resolve(), options.out.resolve()
     request = Request.from_config(configuration(options, "vital_fourier", options.seeds[0]))
     means = means_of(options, request)
-    found = {start: columns(options, request, means, start) for start in dict.fromkeys([OWN, *options.starts])}
+    judges = judges_of(options)
+    found = {start: columns(options, request, means, judges, start) for start in dict.fromkeys([OWN, *options.starts])}
     print(table(found, len(request.targets)))
 
 

@@ -17,10 +17,10 @@ from vital_exp.attacks.parameter_space import LOOKED_AT, ParameterSpace
 from vital_exp.attacks.wrapping import checked_decoy
 from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
-from vital_exp.models.layers import alignment, is_transformer, unit_alignment
+from vital_exp.models.layers import alignment, unit_alignment
 from vital_exp.models.network import Recipe, VisionNetwork, model_space
 from vital_exp.models.precision import exact
-from vital_exp.objectives.alignment_terms import PRECISIONS
+from vital_exp.objectives.alignment_terms import PRECISIONS, left_out, standardisation
 from vital_exp.references.statistics import TARGET_LAYER
 from vital_exp.targets.unit import INPUT, OUTPUT, Target
 
@@ -36,11 +36,13 @@ class AlignmentLoss:
         layer_weights: by layer, ``"input"`` and ``"target layer"`` among them.
         target_layer: of a hidden unit; None for classes.
         standardise: what squared differences are divided by, see the objective's ``standardise``.
+        trim: share of each channel's values that is left out at either end, see the objective's ``trim``.
     """
 
     layer_weights: Mapping[str, float]
     target_layer: str | None
     standardise: str
+    trim: float = 0.0
 
     @classmethod
     def of(cls, network: VisionNetwork, target: Target, method: str) -> AlignmentLoss:
@@ -61,10 +63,9 @@ class AlignmentLoss:
                 layers[next(iter(layers))] = float(keys.stem_weight)
             layers |= {TARGET_LAYER: float(keys.target_weight)}
         layers = {INPUT: float(keys.pixel_weight), **layers}
-        standardise = str(keys.standardise)
-        if standardise == "auto":
-            standardise = "channel" if is_transformer(network.module) else "layer"
-        return cls({layer: weight for layer, weight in layers.items() if weight}, target.layer, standardise)
+        weights = {layer: weight for layer, weight in layers.items() if weight}
+        trim = float(left_out(keys.trim, network, of_classes=target.layer is None))
+        return cls(weights, target.layer, standardisation(str(keys.standardise), network), trim)
 
     def sorted_features(self, network: VisionNetwork, pictures: Tensor) -> dict[str, Tensor]:
         """Return by layer the features of normalised pictures (N, C, H, W), sorted over positions, (N, C, P)."""
@@ -80,7 +81,8 @@ class AlignmentLoss:
             squares = (found[layer] - mean).square()  # (N, C, P)
             if self.standardise != "none":
                 squares = squares * PRECISIONS[self.standardise](mean[None])[..., None]  # (1, C, 1)
-            total = total + weight * squares.mean(dim=(1, 2))
+            ends = 0 if layer in (INPUT, TARGET_LAYER) else int(self.trim * squares.shape[-1])
+            total = total + weight * squares[..., ends : squares.shape[-1] - ends].mean(dim=(1, 2))
         return total
 
 

@@ -15,9 +15,8 @@ from vital_exp.evaluation.reading import NetworkReader
 from vital_exp.models.network import VisionNetwork
 
 EVEN = 0.5  # share of pairs at which a picture is as like the decoy as the unit's own references
-ACCURACY_LOST = (
-    0.01  # share of held-out natural images; the published fooling circuit loses 0.004 (Geirhos et al. 2024)
-)
+# Share of held-out natural images; the published fooling circuit loses 0.004 (Geirhos et al. 2024).
+ACCURACY_LOST = 0.01
 CORRESPONDENCE = "decoy_correspondence"
 
 

@@ -22,6 +22,13 @@ def by_picture(function: Callable[..., Tensor], *values: Tensor) -> Tensor:
     return torch.cat([function(*one) for one in zip(*(value.split(1) for value in values), strict=True)])
 
 
+def within_range(preprocessing: Preprocessing, pictures: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient (N, C, H, W), but 0 where a pixel is at a bound and a step down would leave the valid range."""
+    low, high = preprocessing.valid_range(pictures)
+    leaves = ((pictures <= low) & (gradient > 0)) | ((pictures >= high) & (gradient < 0))
+    return gradient.masked_fill(leaves, 0)
+
+
 class Parameterisation(nn.Module, ABC):
     """A batch of pictures as a function of trainable parameters, the first axis of each parameter being the picture.
 

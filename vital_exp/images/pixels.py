@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vital_exp.images.parameterisation import Parameterisation
+from vital_exp.images.parameterisation import Parameterisation, within_range
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import Preprocessing
 
@@ -51,9 +51,7 @@ class Pixels(Parameterisation):
 
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
         """Return the projected gradient: 0 where a pixel is at a bound and a step down would leave the range."""
-        low, high = self.preprocessing.valid_range(pictures)
-        leaves = ((pictures <= low) & (gradient > 0)) | ((pictures >= high) & (gradient < 0))
-        return gradient.masked_fill(leaves, 0)
+        return within_range(self.preprocessing, pictures, gradient)
 
     @torch.no_grad()
     def project(self) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
-from vital_exp.images.parameterisation import Parameterisation
+from vital_exp.images.parameterisation import Parameterisation, within_range
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.channels import GREY, RGB, in_channels
 from vital_exp.models.network import Preprocessing
@@ -186,9 +186,7 @@ class Prior(Parameterisation):
 
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient but for pixels at a bound that a step down would leave."""
-        low, high = self.preprocessing.valid_range(pictures)
-        leaves = ((pictures <= low) & (gradient > 0)) | ((pictures >= high) & (gradient < 0))
-        return gradient.masked_fill(leaves, 0)
+        return within_range(self.preprocessing, pictures, gradient)
 
     @torch.no_grad()
     def project(self) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.models.layers import is_transformer
+from vital_exp.models.network import VisionNetwork
 from vital_exp.objectives.alignment import sort_matching
 from vital_exp.objectives.terms import MASK, Problem, Term
 from vital_exp.references.quantiles import resample_quantiles
@@ -20,8 +21,8 @@ from vital_exp.values import one_of
 
 # Share of a layer's mean variance below which a channel counts as hardly varying.
 FLOOR_SHARE = 0.1
-# Of a ViT-Tiny's 197 tokens the four in the corners of photographs have 50 to 75 of 192 channels beyond four standard
-# deviations, those in the middle 0.02 (benchmarks/results/vital_on_transformers.md).
+# Of a ViT-Tiny's 197 tokens the four in the corners of photographs have 52 to 70 of 192 channels beyond four standard
+# deviations, those in the middle 0.03 (benchmarks/results/vital_on_transformers.md).
 OUTLYING = 0.03
 AUTO = "auto"  # what suits the architecture
 
@@ -90,8 +91,7 @@ class DistributionTerm(Term):
         if weight:
             statistics = problem.statistics.of(problem.targets, tuple(self.layer_weights))
             self.quantiles, self.channel_weights = statistics.quantiles, dict(statistics.importance)
-        if standardise == AUTO:
-            standardise = "channel" if is_transformer(problem.network.module) else "layer"
+        standardise = standardisation(standardise, problem.network)
         for layer, values in self.quantiles.items() if standardise != "none" else ():
             self.channel_weights[layer] = self.channel_weights.get(layer, 1.0) * PRECISIONS[standardise](values)
 
@@ -147,9 +147,7 @@ class SortMatching(DistributionTerm):
 
     def __init__(self, problem: Problem, trim: float | str = 0.0, **options: Any) -> None:
         super().__init__(problem, **options)
-        if trim == AUTO:
-            of_classes = not problem.relevance
-            trim = OUTLYING if of_classes and is_transformer(problem.network.module) else 0.0
+        trim = left_out(trim, problem.network, of_classes=not problem.relevance)
         if isinstance(trim, bool) or not isinstance(trim, (int, float)) or not 0 <= trim < 0.5:
             raise UsageError("objective.alignment.trim", trim, "auto, or a share of at least 0 and below 0.5", (AUTO,))
         self.trim = float(trim)
@@ -177,6 +175,20 @@ def _layer_weights(
         problem_text = f"one weight per layer, and there are {len(chosen)}"
         raise UsageError("objective.alignment.layer_weights", list(layer_weights), problem_text)
     return dict(zip(chosen, map(float, layer_weights), strict=True))
+
+
+def standardisation(kind: str, network: VisionNetwork) -> str:
+    """Return what squared differences are divided by, ``"auto"`` resolved for a network."""
+    if kind != AUTO:
+        return kind
+    return "channel" if is_transformer(network.module) else "layer"
+
+
+def left_out(trim: float | str, network: VisionNetwork, of_classes: bool) -> float | str:
+    """Return the share of a channel's values that is left out at either end, ``"auto"`` resolved for a network."""
+    if trim != AUTO:
+        return trim
+    return OUTLYING if of_classes and is_transformer(network.module) else 0.0
 
 
 def channel_precision(quantiles: Tensor) -> Tensor:
