@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,13 @@ FLAGS = (
 )
 AXE = "VITAL_AXE"  # the environment variable with the path of axe.min.js
 READ, WRITE = 3, 4  # the file descriptors that Chromium speaks through
+PATIENCE = 60.0  # seconds until a condition counts as never true: a loaded machine is slow
+# What Chromium answers where another page came while it worked out an expression.
+GONE = ("Inspected target navigated or closed", "Execution context was destroyed", "Cannot find context")
+
+
+class PageLeft(Exception):
+    """Another page was opened while Chromium worked out an expression."""
 
 
 def browser() -> str:
@@ -64,6 +72,8 @@ class Tab:
         self._writer.flush()
         while (answer := self._next()).get("id") != self._number:
             self.events.append(answer)
+        if answer.get("error", {}).get("message", "").startswith(GONE):
+            raise PageLeft(answer["error"]["message"])
         assert "error" not in answer, answer
         result: dict[str, Any] = answer["result"]
         return result
@@ -97,12 +107,16 @@ class Tab:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, condition: str, tries: int = 100) -> None:
-        """Until a JavaScript condition holds."""
-        for _ in range(tries):
-            if self.ask(f"Boolean({condition})"):
-                return
-            self.ask("new Promise((done) => setTimeout(done, 50))")
+    def wait(self, condition: str) -> None:
+        """Until a JavaScript condition holds, on this page or on the one that is being opened."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            try:
+                if self.ask(f"Boolean({condition})"):
+                    return
+            except PageLeft:
+                pass
+            time.sleep(0.05)
         raise AssertionError(f"never true: {condition}")
 
     def complaints(self) -> list[str]:

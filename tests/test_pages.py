@@ -243,7 +243,7 @@ def test_one_dialog_enlarges_the_pictures_of_every_page(kind: str, chromium: Tab
     assert chromium.ask(NAMELESS) == []
     assert chromium.ask(FAINT) == []
     key(chromium, "Escape", 27)
-    assert not chromium.ask("document.querySelector('dialog').open")
+    chromium.wait("!document.querySelector('dialog').open")
     assert chromium.complaints() == []
 
 
