@@ -187,6 +187,17 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(
     assert list(workplace.iterdir()) == []
 
 
+def test_a_dry_run_of_a_sweep_tells_the_plan_of_each_job_and_leaves_nothing(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("-m", *SHORT, *ON_CPU, "target.index=0", "references.cache=false", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert command(*asked, "dry_run=true") == 0
+    told = capsys.readouterr().out
+    assert len(re.findall(r"^time +about", told, re.M)) == 2
+    assert "failed" not in told
+    assert list(workplace.iterdir()) == []
+
+
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--version") == 0
     assert capsys.readouterr().out == f"vital-visualize {metadata.version('vital-exp')}\n"

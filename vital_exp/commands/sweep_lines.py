@@ -16,6 +16,8 @@ JOB = re.compile(r"\t#(\d+) : (.*)", re.DOTALL)  # a line of Hydra's launchers
 # An override in such a line: its spaces are inside quotes, or behind a backslash.
 OVERRIDE = re.compile(r"""(?:\\.|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^\s'"\\])+""", re.DOTALL)
 
+ONLY_ASKS = "dry_run=true|list=.*"  # with one of these a command prints, and makes nothing
+
 
 class JobLines(logging.Filter):
     """Shortens the lines of Hydra's launchers to a job's number and what it does not share with the command line."""
@@ -38,7 +40,9 @@ class SweepEnd(Callback):
     """Prints the table of a sweep whose jobs have all ended."""
 
     def on_multirun_end(self, config: DictConfig, **_more: object) -> None:
-        """Print it."""
+        """Print it, unless the jobs made nothing because they were asked for a plan or a list."""
+        if any(re.fullmatch(ONLY_ASKS, one.lstrip("+"), re.IGNORECASE) for one in config.hydra.overrides.task):
+            return
         print_sweep(Path(config.hydra.sweep.dir))
 
 

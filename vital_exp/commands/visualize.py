@@ -18,6 +18,7 @@ from vital_exp.commands.announcement import LISTS
 from vital_exp.commands.hydra_app import Value, run_app
 from vital_exp.commands.imports import uncollected
 from vital_exp.commands.outer_ranks import outer_ranks
+from vital_exp.commands.sweep_lines import ONLY_ASKS
 from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.values import one_of
@@ -39,15 +40,16 @@ def main(arguments: list[str] | None = None) -> None:
     bare = [argument.lstrip("+") for argument in given]
     if not any(argument.startswith(("model=", "experiment=")) for argument in bare):
         given.insert(0, "experiment=demo")
-    if any(re.fullmatch("dry_run=true|list=.*", argument, re.IGNORECASE) for argument in bare):
-        given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
-        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # nothing is made, so no folder for it
-    if outer_ranks()[0] == 0:
+    only_asks = any(re.fullmatch(ONLY_ASKS, argument, re.IGNORECASE) for argument in bare)
+    if outer_ranks()[0] == 0 and not only_asks:
         run_app("vital-visualize", "visualize", visualize_job, given)
-    with tempfile.TemporaryDirectory() as place:  # rank 0 has the run folder, and tells what happens
+    with tempfile.TemporaryDirectory() as place:  # nothing is made, or rank 0 has the run folder
         given = [argument for argument in given if not re.match(r"hydra\.(run|sweep)\.dir=", argument)]
-        given += [f"hydra.run.dir={place}", f"hydra.sweep.dir={place}"]
-        given += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        given += [f"hydra.run.dir={'.' if only_asks else place}", f"hydra.sweep.dir={place}"]
+        if outer_ranks()[0]:
+            given += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        elif only_asks:
+            given += ["hydra/job_logging=stdout"]
         run_app("vital-visualize", "visualize", visualize_job, given)
 
 
