@@ -173,7 +173,7 @@ def test_a_layer_without_channels_is_refused_by_its_name() -> None:
         lambda: mine(network, ["drop"], "."),
         lambda: relevance_maps(network, torch.rand(1, 3, SIDE, SIDE), "drop:0", ["conv"]),
     ):
-        with pytest.raises(UsageError, match=r"=drop: which axis holds its channels is not known: it puts out \["):
+        with pytest.raises(UsageError, match=r"=drop: which axis holds its channels is not known: it returns \["):
             call()
 
 

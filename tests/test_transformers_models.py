@@ -446,7 +446,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown type": (lambda folder: edited(folder, model_type="vitx"), r"model_type vitx, which transformers \d"),
     "odd config": (lambda folder: edited(folder, hidden_size="wide"), "is not understood: .*hidden_size.*wide"),
     "of timm's backbones": (of_timms_backbones, "its weights cannot be read"),
-    "texts": (of_texts, "is a BertModel, which is no network of pictures alone"),
+    "texts": (of_texts, "is a BertModel, which does not take pictures alone"),
     "no weights": (
         lambda folder: (folder / "model.safetensors").unlink(),
         r"no model\.safetensors: model\.checkpoint=",
@@ -496,7 +496,7 @@ def test_mistakes_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         loaded(folder, arguments={"hidden_size": 8})
     with pytest.raises(UsageError, match=r"class_names=2 names: the network has 8"):
         loaded(folder, class_names=["a", "b"])
-    with pytest.raises(UsageError, match=r"pretrained=True: is asked of names"):
+    with pytest.raises(UsageError, match=r"pretrained=True: is for networks given by name"):
         load_model(nn.Identity(), pretrained=True)
     keys = {"model": {"source": "transformers", "name": str(folder), "pretrained": True}}
     assert "model.pretrained" in without_effect("visualize", keys, ["model.pretrained"], lambda _names: [])

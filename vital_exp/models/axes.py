@@ -21,7 +21,7 @@ CHANNELS_SECOND = frozenset(
     }
 )
 CHANNELS_LAST = frozenset({"linear", "bilinear", "embedding", "multi_head_attention_forward"})
-# These norms keep the input's channels; where they are not known, what is normalised are the channels.
+# Norms that keep the channel axis of their input; where it is unknown, it is the axis that they normalise.
 LAYER_NORMS = frozenset({"layer_norm", "rms_norm"})
 # Operations that keep the order of axes and may change the length of some.
 SAME_ORDER = frozenset(
@@ -33,7 +33,8 @@ SAME_ORDER = frozenset(
         *("cat", "concat", "concatenate"),
     }
 )
-# Operations that move, join, split or reduce axes: what becomes of the channels is tried on a marked tensor.
+# Operations that move, join, split or reduce axes: the channels are followed by repeating the operation on a tensor of
+# channel numbers.
 MOVEMENTS = frozenset(
     {
         *("reshape", "view", "view_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "expand", "expand_as"),
@@ -46,16 +47,16 @@ TRANSPOSITIONS = tuple(vars(torch._C.TensorBase)[name].__get__ for name in ("T",
 PRODUCTS = frozenset({"matmul", "bmm", "mm", "rmatmul", "baddbmm", "addmm", "tensordot"})
 
 
-# What torch shows a mode of an operation; of other operations, other arguments and results.
+# An operation and its arguments as torch passes them to a TorchFunctionMode; every operation has others.
 Operation = Callable[..., Any]
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
-# The channel axes of the results of moves that were tried already.
+# By the description of a movement that was tried: the channel axes of each of its results.
 Tried = dict[str, list[list[int]]]
 
 
 def channel_axes(tensor: Tensor) -> tuple[int, ...] | None:
-    """Return the axes that hold the channels of a tensor that came out of an :class:`AxisPass`; None: not known."""
+    """Return the axes that hold the channels of a tensor computed in an :class:`AxisPass`; None: unknown."""
     return getattr(tensor, AXES, None)
 
 
@@ -66,10 +67,10 @@ def set_channel_axes(tensor: Tensor, axes: Sequence[int] | None) -> None:
 
 
 class AxisPass(TorchFunctionMode):
-    """While it is active, every tensor that comes from the pictures knows which of its axes hold the channels.
+    """While it is active, every tensor computed from the pictures records which of its axes hold the channels.
 
-    A layer with weights says so by itself, also of what it takes in. From there the axis is followed through
-    permutations, reshapes, sums and everything else that keeps shapes. What cannot be followed is not known.
+    A layer with weights determines the channel axis of its input and of its output. From there the axis is followed
+    through permutations, reshapes, sums and all operations that keep shapes; else it is unknown.
 
     Args:
         active: whether anything is followed.
@@ -82,7 +83,7 @@ class AxisPass(TorchFunctionMode):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Carry out operations without following them: those of somebody who watches."""
+        """Carry out the operations inside without following them, such as those of a hook that reads activations."""
         active, self.active = self.active, False
         yield
         self.active = active
@@ -103,7 +104,7 @@ def _follow(func: Operation, args: Arguments, keywords: Keywords, result: Any, t
     name = _name(func)
     first = next(tensors_in(args), None)
     if name == "unfold" and not isinstance(func, type(Tensor.unfold)):
-        name = "unfold_maps"  # torch.nn.functional's, of image patches; a tensor's makes windows of one axis
+        name = "unfold_maps"  # torch.nn.functional.unfold cuts image patches; Tensor.unfold cuts windows of one axis
     if name in CHANNELS_SECOND | CHANNELS_LAST:
         _by_weights(name, func, args, first, result)
         return
@@ -130,7 +131,7 @@ def _follow(func: Operation, args: Arguments, keywords: Keywords, result: Any, t
 
 
 def _by_weights(name: str, func: Operation, args: Arguments, first: Tensor | None, result: object) -> None:
-    """Note what an operation with weights says of its input and of its result."""
+    """Note the channel axis that an operation with weights determines, of its input and of its result."""
     out = next(tensors_in(result))
     if name in CHANNELS_LAST:
         set_channel_axes(out, (out.ndim - 1,))
@@ -146,19 +147,19 @@ def _by_weights(name: str, func: Operation, args: Arguments, first: Tensor | Non
 
 
 def _settle(given: Tensor, axis: int) -> None:
-    """Note where a layer takes the channels from, if that was not known or was one of several axes."""
+    """Note the axis that a layer reads as channels, if the channel axis was unknown or one of several."""
     axes = channel_axes(given)
     if axes is None or (len(axes) > 1 and axis in axes):
         set_channel_axes(given, (axis,))
 
 
 def _by_shape(name: str, known: Sequence[Tensor], result: object) -> None:
-    """Results of the shape of an operand have its axes; those of some operations even where lengths differ."""
+    """Give each result the channel axes of an operand of the same shape; for :data:`SAME_ORDER`, lengths may differ."""
     for out in tensors_in(result):
         same = next((one for one in known if one.shape == out.shape), None)
         if same is None and name in SAME_ORDER:
             same = next((one for one in known if one.ndim == out.ndim), None)
-        if same is None:  # a sum or a product of two that are stretched to a common shape
+        if same is None:  # a sum or a product of operands that are broadcast to a common shape
             same = next((one for one in known if one.ndim == out.ndim and _stretches(one, out)), None)
         if same is not None and channel_axes(out) is None:
             set_channel_axes(out, channel_axes(same))
@@ -180,7 +181,7 @@ def _stack(args: Arguments, keywords: Keywords, known: Tensor, result: Tensor) -
 
 
 def _of_product(name: str, args: Arguments, out: Tensor) -> tuple[int, ...] | None:
-    """The channel axis of a matrix product: the second factor's last axis, or the first's rows."""
+    """Return the channel axis of a matrix product: its columns, or its rows where weights stand on the left."""
     if name == "einsum":
         return _of_einsum(args)
     factors = [one for one in tensors_in(args) if one.ndim]
@@ -198,7 +199,7 @@ def _of_product(name: str, args: Arguments, out: Tensor) -> tuple[int, ...] | No
 
 
 def _of_einsum(args: Arguments) -> tuple[int, ...] | None:
-    """The channels' letter where the result has it, else the last letter that only the other factor brings."""
+    """Return the axes of the channels' letters in the result, else of its last letter that only the weights have."""
     if not isinstance(args[0], str) or "->" not in args[0] or "." in args[0]:
         return None
     inputs, output = args[0].replace(" ", "").split("->")
@@ -215,9 +216,9 @@ def _of_einsum(args: Arguments) -> tuple[int, ...] | None:
 
 
 def _move(func: Operation, args: Arguments, keywords: Keywords, known: Tensor, result: object, tried: Tried) -> None:
-    """Note the channels of a result whose axes are the operand's in another order; each kind of move is tried once."""
+    """Note the channel axes of the results of one of :data:`MOVEMENTS`; each kind of movement is tried once."""
     if all(known.shape[axis] < 2 for axis in channel_axes(known) or ()):
-        _by_shape("", [known], result)  # a single channel varies nowhere
+        _by_shape("", [known], result)  # the number of a single channel does not vary
         return
     move = str((func, known.shape, channel_axes(known), *map(_described, (*args, *keywords.items()))))
     if move not in tried:
@@ -227,21 +228,21 @@ def _move(func: Operation, args: Arguments, keywords: Keywords, known: Tensor, r
 
 
 def _described(value: object) -> object:
-    """What an argument of an operation is, but for the values of tensors."""
+    """Return an argument of an operation, a floating-point tensor as its shape, any other tensor as shape and id."""
     if isinstance(value, Tensor):
         return tuple(value.shape) if value.is_floating_point() else (tuple(value.shape), id(value))
     return tuple(map(_described, value)) if isinstance(value, (tuple, list)) and _is_plain(value) else value
 
 
 def _is_plain(values: Sequence[object]) -> bool:
-    """Whether values are in a tuple or list, not in one that knows more, such as a shape."""
+    """Whether values are in a plain tuple or list, not in a subclass such as torch.Size."""
     return type(values) in (tuple, list)
 
 
 def _tried_on_marks(
     func: Operation, args: Arguments, keywords: Keywords, known: Tensor, result: object
 ) -> list[list[int]]:
-    """Repeat an operation on a tensor that holds the channels' numbers; where a result varies are its channels."""
+    """Repeat an operation on a tensor of channel numbers: the axes along which a result varies hold its channels."""
     marks = _marks(known, channel_axes(known) or ())
 
     def marked(value: object) -> object:
@@ -254,7 +255,7 @@ def _tried_on_marks(
     try:
         tried = func(*map(marked, args), **{name: marked(value) for name, value in keywords.items()})
     except (RuntimeError, ValueError, TypeError, IndexError):
-        return []  # an operation that numbers cannot take: not known
+        return []  # the operation refuses the channel numbers: unknown
     pairs = zip(tensors_in(result), tensors_in(tried), strict=False)
     return [
         [axis for axis in range(numbers.ndim) if _varies(numbers, axis)] if numbers.shape == out.shape else []
@@ -263,7 +264,7 @@ def _tried_on_marks(
 
 
 def _marks(known: Tensor, axes: Sequence[int]) -> Tensor:
-    """Return a tensor of the shape of ``known`` that holds at each place the number of its channel."""
+    """Return a tensor of the shape of ``known`` that holds at each position the number of its channel."""
     device = "cpu" if known.device.type == "meta" else known.device
     sizes = [known.shape[axis] if axis in axes else 1 for axis in range(known.ndim)]
     count = 1
@@ -279,7 +280,7 @@ def _varies(numbers: Tensor, axis: int) -> bool:
 
 
 def tensors_in(values: object) -> Iterator[Tensor]:
-    """Yield the tensors in a value, in tuples, lists and mappings of any depth."""
+    """Yield the tensors in a value; it may be a tensor, or tuples, lists and mappings of any depth."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, (list, tuple)):
@@ -290,6 +291,6 @@ def tensors_in(values: object) -> Iterator[Tensor]:
 
 
 def _name(func: Operation) -> str:
-    """An operation's plain name: add for __iadd__ and add_."""
+    """Return the name of an operation without its underscores: add for add_."""
     name = str(getattr(func, "__name__", "")).strip("_")
     return name.removesuffix("_with_indices") if name.startswith("adaptive") else name

@@ -1,4 +1,4 @@
-"""Pictures with another number of channels than RGB: grey ones, and how those with more channels are shown."""
+"""Pictures that are not RGB: the conversion of grey ones, and how pictures with other channels are shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from vital_exp.errors import UsageError
 
 GREY, RGB = 1, 3
-LUMINANCE = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R BT.601, as Pillow has it
+LUMINANCE = (0.299, 0.587, 0.114)  # weights of red, green, blue: ITU-R BT.601, as in Pillow
 
 
 def preview_of(channels: int) -> tuple[int, int, int]:
@@ -23,7 +23,7 @@ def as_rgb(pictures: Tensor, preview: Sequence[int] | None = None) -> Tensor:
 
     Args:
         pictures: of any dtype.
-        preview: the three channels that are shown of pictures with other channels; by default the first three.
+        preview: the three channels that are shown where pictures are neither grey nor RGB; by default the first three.
 
     Examples:
         >>> import torch

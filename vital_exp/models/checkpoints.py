@@ -1,4 +1,4 @@
-"""Find the weights of a network in a local file that holds more than them, and load them strictly."""
+"""Find a network's weights in a checkpoint file, which may hold more, and load them strictly."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from vital_exp.weights_places import KEY
 
 PLACE_KEY = "model.checkpoint_key"
 COUNTER = "num_batches_tracked"
-# Words in the name of a copy of the network that is not the one being trained: averages over steps, teachers (DINO),
-# the slow encoder of MoCo ("encoder_k") and BYOL ("target").
+# Words that name a copy of the trained network: averages over steps, teachers (DINO), the slow encoder of MoCo
+# ("encoder_k") and BYOL ("target").
 COPIES = frozenset(
     ("ema", "avg", "average", "averaged", "swa", "polyak", "shadow", "teacher", "momentum", "target", "slow", "k", "m")
 )
-ROOT = "."  # what model.checkpoint_key calls the file itself
+ROOT = "."  # the value of model.checkpoint_key for the top level of the file
 SHOWN = 3  # names shown when a checkpoint belongs to another network
 PLACES_SHOWN = 8  # places shown of a file
 
@@ -33,19 +33,20 @@ logger = logging.getLogger(__name__)
 def load_checkpoint(module: nn.Module, path: Path | str, key: str | int | None = None) -> None:
     """Load the weights of a .safetensors or weights-only torch file into ``module``, strictly.
 
-    The file may hold more than the network: the one place is taken, a dotted path or prefix of any depth, under which
-    every name of the network is found with its shape. Of several the plain one is taken, not an average or a teacher of
-    it. What lies beside is left out; a line says so. A prefix of all the network's own names, which a wrapper gave
-    them, may be absent from the file. Weights stored in another precision become the module's own.
+    The file may hold more than the network. The weights are taken from the one place, a dotted path or prefix of any
+    depth, under which every name of the network is found with its shape. Where several places fit, the network itself
+    is taken, not an average or a teacher of it. The rest of the file is left out, and a line of the log names it. The
+    file may lack a prefix that all names of the network share, such as a wrapper's. Weights are converted to the
+    module's precision.
 
     Args:
         module: the network.
         path: the file.
-        key: the place, where the rule would take another: ``"ema"``, ``"state_dict.model"``; ``"."``: the file itself.
+        key: another place than this rule takes: ``"ema"``, ``"state_dict.model"``; ``"."``: the top level of the file.
 
     Raises:
         UsageError: no such file or place, a file that would execute code, the weights of another network, or several
-            networks that fit.
+            places that fit with different weights.
     """
     state = module.state_dict()
     search = _Search(
@@ -59,7 +60,7 @@ def load_checkpoint(module: nn.Module, path: Path | str, key: str | int | None =
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a file has a network: ``prefix`` begins the file's names, in place of ``wrapper`` in the network's own."""
+    """A place in a file: names begin with ``prefix`` there where the network's own names begin with ``wrapper``."""
 
     prefix: str
     wrapper: str = ""
@@ -69,13 +70,13 @@ class _Place:
         return self.prefix.rstrip(".") or ROOT
 
     def of(self, name: str) -> str:
-        """The file's name of one of the network's."""
+        """Return the name in the file of a tensor that the network calls ``name``."""
         return self.prefix + name[len(self.wrapper) :]
 
 
 @dataclass(frozen=True)
 class _Search:
-    """The tensors ``own`` of a network, looked for among the tensors ``found`` in a file."""
+    """A search for the tensors ``own`` of a network among the tensors ``found`` in a file."""
 
     own: Mapping[str, Tensor]
     found: Mapping[str, Tensor]
@@ -83,10 +84,10 @@ class _Search:
 
     @cached_property
     def tied(self) -> list[tuple[str, ...]]:
-        """The names that must be there; those of one tensor together, of which a file may have one alone."""
+        """The names that a file must hold, grouped by tensor: of tied weights a file may have one name alone."""
         groups: dict[object, list[str]] = {}
         for name, value in self.own.items():
-            if not name.endswith(COUNTER):  # which checkpoints of before torch 0.4 and exported networks lack
+            if not name.endswith(COUNTER):  # checkpoints from before torch 0.4 and exported networks lack counters
                 alone = value.is_meta or not value.numel()
                 groups.setdefault(name if alone else (value.data_ptr(), value.shape, value.stride()), []).append(name)
         return [tuple(names) for names in groups.values()]
@@ -102,7 +103,7 @@ class _Search:
         return ["".join(f"{part}." for part in first[:length]) for length in range(min(shared, deep - 1) + 1)] or [""]
 
     def choose(self, key: str | None) -> tuple[_Place, list[_Place]]:
-        """Return where the network is, and the other places where it is too."""
+        """Return the network's place, and the places of its averages and teachers."""
         asked = None if key is None else self._asked(key)
         for wrapper in self.wrappers:
             counts = self._counts(wrapper, shapes=True)
@@ -115,7 +116,7 @@ class _Search:
         raise self._other_network(key, asked)
 
     def _asked(self, key: str) -> list[str]:
-        """The prefixes that a place named by the user can mean."""
+        """Return the prefixes that a place named by the user can mean."""
         there = {prefix for name in self.found for prefix, _ in _splits(name)}
         wanted = "" if key == ROOT else f"{key.strip('.')}."
         asked = [wanted] if wanted in there else sorted(one for one in there if one.endswith(f".{wanted}"))
@@ -127,7 +128,7 @@ class _Search:
         return asked
 
     def _counts(self, wrapper: str, shapes: bool) -> dict[str, int]:
-        """How many of the tensors that must be there each prefix of the file has, of the right shapes if asked for."""
+        """Return how many of :attr:`tied` each prefix of the file has; with ``shapes`` their shapes must fit."""
         numbers = {name[len(wrapper) :]: (group, name) for group, names in enumerate(self.tied) for name in names}
         seen: dict[str, set[int]] = {}
         for full, value in self.found.items():
@@ -138,7 +139,7 @@ class _Search:
         return {prefix: len(groups) for prefix, groups in seen.items()}
 
     def _plain(self, places: list[_Place]) -> tuple[_Place, list[_Place]]:
-        """The one of several places that is no average or teacher of the network, and the others."""
+        """Return the place that is no average or teacher of the network, and the places that are."""
         shared = _shared([place.prefix.split(".") for place in places])
         plain = [place for place in places if not _is_copy(place.prefix.split(".")[shared:])] or places
         chosen = min(plain, key=lambda place: (place.prefix.count("."), place.prefix))
@@ -152,11 +153,11 @@ class _Search:
         return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
 
     def weights(self, place: _Place) -> dict[str, Tensor]:
-        """Return the network's tensors from a place, in its own precision.
+        """Return the network's tensors from a place, in the network's precision.
 
         Raises:
-            UsageError: the place has more of the network's modules than the network has, numbers of another kind, or
-                different values for what is one tensor.
+            UsageError: the place has unknown tensors in the network's modules, numbers of another kind, or different
+                values for tied weights.
         """
         self._check_unknown(place)
         weights = {name: self.found[place.of(name)] for name in self.own if place.of(name) in self.found}
@@ -171,9 +172,9 @@ class _Search:
         return {name: value.to(self.own[name].dtype) for name, value in weights.items()}
 
     def _check_unknown(self, place: _Place) -> None:
-        """Refuse names in modules of the network that the network does not have; other names lie beside it.
+        """Refuse unknown names inside the network's modules; unknown modules are no part of the network.
 
-        Tensors of the network itself, beside its modules, are its own where it has such.
+        An unknown tensor outside all modules is refused where the network itself has tensors outside its modules.
         """
         inner = self.wrappers[-1]
         rests = {name[len(inner) :] for name in self.own}
@@ -194,13 +195,13 @@ class _Search:
         own = self.own[name]
         same = own.is_floating_point() == value.is_floating_point() and own.is_complex() == value.is_complex()
         same = same or (value.is_floating_point() and not own.is_complex() and torch.equal(value, value.round()))
-        scaled = value.is_floating_point() and value.element_size() == 1  # eight bits mean little without a scale
+        scaled = value.is_floating_point() and value.element_size() == 1  # eight bits need a scale
         if not same or value.layout != torch.strided or (scaled and value.dtype != own.dtype):
             kinds = f"{_kind(value)} in {name} where the network has {_kind(own)}"
             raise UsageError(KEY, self.path, f"holds {kinds}: quantised or packed weights cannot be loaded")
 
     def _other_network(self, key: str | None, asked: Sequence[str] | None) -> UsageError:
-        """The mistake of a file that lacks the network, by the place that has most of it."""
+        """Return the error of a file that lacks the network: what differs at the place that has most of it."""
         counts = {
             _Place(prefix, wrapper): count
             for wrapper in self.wrappers
@@ -212,7 +213,7 @@ class _Search:
             key=lambda place: (counts[place], -_is_copy(place.prefix.split(".")), -len(place.prefix)),
             default=None,
         )
-        place = best or _Place(asked[0] if asked else _commonest(self.found))
+        place = best or _Place(asked[0] if asked else _common_prefix(self.found))
         where = "" if not place.prefix else f" (under {place.name})"
         problem = f"the weights of another network{where}: {'; '.join(self._differences(place))}"
         return UsageError(KEY, self.path, problem) if key is None else UsageError(PLACE_KEY, key, problem)
@@ -234,7 +235,7 @@ class _Search:
                 yield f"{what} {_some(names, SHOWN)}"
 
     def tell(self, place: _Place, others: Sequence[_Place]) -> None:
-        """Say in one line what of the file was left out, if anything was."""
+        """Name in one line of the log the parts of the file that were left out, if any."""
         used = {place.of(name) for name in self.own}
         above = {prefix for name in used for prefix, _ in _splits(name)}
         beside: dict[str, None] = {}
@@ -252,14 +253,14 @@ class _Search:
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """Yield a dotted name in two at the beginning and after each dot."""
+    """Yield a dotted name cut in two: before its first letter, and after each dot."""
     yield "", name
     for dot in re.finditer(r"\.", name):
         yield name[: dot.end()], name[dot.end() :]
 
 
 def _shared(names: Sequence[Sequence[str]]) -> int:
-    """How many first parts all have in common."""
+    """Return how many first parts the names share; 0 where they do not differ."""
     return next((i for i, parts in enumerate(zip(*names, strict=False)) if len(set(parts)) > 1), 0)
 
 
@@ -268,8 +269,8 @@ def _is_copy(parts: Sequence[str]) -> bool:
     return any(word.lower() in COPIES for word in words)
 
 
-def _commonest(found: Mapping[str, Tensor]) -> str:
-    """The dotted prefix that all names of a file share."""
+def _common_prefix(found: Mapping[str, Tensor]) -> str:
+    """Return the dotted prefix that all names of a file share."""
     names = [name.split(".") for name in found]
     return "".join(f"{part}." for part in names[0][: _shared(names)])
 

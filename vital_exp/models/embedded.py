@@ -19,12 +19,11 @@ from vital_exp.errors import UsageError
 
 SIZE = 64  # pixels, the drawn set's own
 CLASSES = 10
-# The middle and the typical spread of RGB in [0, 1]; the drawn set's own (0.53 and 0.27) are close, and round ones are
-# easier to check by hand.
+# Round values, easy to check by hand, near the drawn set's own mean and standard deviation (0.53 and 0.27).
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.25, 0.25, 0.25)
 
-# Widths and depths: the smallest of a few that still exceed the accuracy asked, with maps of 32, 16, 8 and 4 px.
+# Widths and depths: the smallest of a few that reach the accuracy wanted, with maps of 32, 16, 8 and 4 px.
 RESNET_CHANNELS = (24, 48, 96, 192)
 VIT_WIDTH, VIT_DEPTH, VIT_HEADS, VIT_PATCH = 96, 6, 3, 8
 VIT_STEM = (24, 48, 96)  # channels after each halving
@@ -34,7 +33,7 @@ JUDGE_GROWTH, JUDGE_BLOCKS = 16, (2, 4, 6, 4)
 def embedded_resnet() -> nn.Module:
     """Return a ResNet of four basic blocks (conv1, bn1, layer1 ... layer4, fc) with random weights.
 
-    The stem is that of small pictures: 3 x 3 convolution of stride 2, no pooling.
+    The stem suits small pictures: a 3 x 3 convolution of stride 2, no pooling.
     """
     block: Any = BasicBlock  # timm's annotation wants an instance
     network: nn.Module = ResNet(block, layers=(1, 1, 1, 1), channels=RESNET_CHANNELS, num_classes=CLASSES)
@@ -46,8 +45,8 @@ def embedded_resnet() -> nn.Module:
 def embedded_vit() -> nn.Module:
     """Return a vision transformer (patch_embed, blocks.0 ... blocks.5, fc_norm, head) with random weights.
 
-    Three strided convolutions make its patches, which lets it learn in minutes (Xiao et al., 2021), and it averages its
-    tokens instead of keeping one for the class.
+    Three strided convolutions embed its patches, so that it learns in minutes (Xiao et al., 2021). It averages its
+    tokens and has no class token.
     """
     network = VisionTransformer(
         img_size=SIZE,
@@ -65,7 +64,7 @@ def embedded_vit() -> nn.Module:
 
 
 def _patch_convolutions() -> nn.Sequential:
-    """Patches of 8 x 8 px by three halvings: (N, 3, H, W) -> (N, 96, H / 8, W / 8)."""
+    """Return the embedding of patches of 8 x 8 px, three halvings: (N, 3, H, W) -> (N, 96, H / 8, W / 8)."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise((3, *VIT_STEM)):
         convolution = nn.Conv2d(inputs, outputs, kernel_size=3, stride=2, padding=1, bias=False)
@@ -95,7 +94,7 @@ def build(name: str) -> nn.Module:
     It maps (N, 3, 64, 64), normalised by ``MEAN`` and ``STD``, to logits (N, 10) of ``drawn.CLASS_NAMES``.
 
     Raises:
-        UsageError: when there is none of that name.
+        UsageError: no embedded network has this name.
     """
     return EMBEDDED[_known(name)]()
 
@@ -104,7 +103,7 @@ def weights_path(name: str) -> Path:
     """Return where the package keeps an embedded network's weights, a safetensors file in half precision.
 
     Raises:
-        UsageError: when there is none of that name.
+        UsageError: no embedded network has this name.
     """
     return Path(__file__).with_name("embedded") / f"{_known(name)}.safetensors"
 

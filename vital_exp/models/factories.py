@@ -45,16 +45,16 @@ def check_spelling(spelling: str, key: str) -> tuple[str, str]:
 
 
 def _like(place: str, function: str, names: Iterable[str]) -> list[str]:
-    """The spellings of the public names nearest to a function's; the place in front must not count as likeness."""
+    """Return spellings of the public names nearest to ``function``; the place in front counts for nothing."""
     return [f"{place}:{name}" for name in nearest(function, (name for name in names if not name.startswith("_")))]
 
 
 def _names_of(path: Path) -> list[str] | None:
-    """The names that a file's text defines; None where only running it can tell."""
+    """Return the names that a file defines, by its text; None where only running the file can tell."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return None  # whoever imports it tells of it
+        return None  # the import will report the mistake
     found: list[str] = []
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -74,7 +74,7 @@ def _is_main(node: ast.stmt) -> bool:
 
 
 def _import_module(name: str, key: str) -> object:
-    sys.path.insert(0, str(Path.cwd()))  # a module beside the user, as `python -m` would find it
+    sys.path.insert(0, str(Path.cwd()))  # modules in the working folder are found, as by `python -m`
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

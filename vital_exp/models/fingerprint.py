@@ -1,4 +1,4 @@
-"""What a network computes, in a few numbers per layer: a pass of one fixed picture tells other code and hooks apart."""
+"""A few numbers per layer of a network's pass of one fixed picture: they differ where code, hooks or weights differ."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ Fingerprint = Mapping[str, Sequence[float]]
 SEED = 0
 BLOCKS = 8  # of the picture, on a side: black or white in each colour
 NOISE = 0.25  # share of noise in the picture; edges and noise together drive units as far as natural images do
-SUMS = 8  # by chance all of them miss a change of five times the tolerance in one of 50,000 cases
-# Signs repeat after a prime, so that no two channels or rows of a map have the same.
+SUMS = 8  # all of them miss a change of five times the tolerance in one of 50,000 cases
+# The signs repeat after a prime number, so that no two channels or rows of a map have the same signs.
 PERIOD = 65521
-DIGITS = 7  # significant ones that are kept
-# Differences that are rounding, as a share of a layer's root mean square: those of other kernels, threads and devices.
+DIGITS = 7  # significant digits that are kept
+# The largest difference by rounding (other kernels, threads, devices), as a share of a layer's root mean square.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-# Smaller activations are compared with this: what would be zero but for rounding has no share of itself to compare.
+# A smaller root mean square counts as this one: the activations may be zero but for rounding.
 SMALLEST = 1e-3
-# Where float32 may be rounded to fewer bits: TF32 of a GPU, bfloat16 of a CPU.
+# The settings of torch.backends by which float32 may be rounded to fewer bits: TF32 of a GPU, bfloat16 of a CPU.
 ROUNDED = (("cudnn", "conv"), ("cudnn", "rnn"), ("cuda", "matmul"), *(("mkldnn", p) for p in ("conv", "rnn", "matmul")))
 
 
 def fingerprint(network: VisionNetwork) -> dict[str, list[float]]:
     """Return the fingerprint of every layer that runs, and of the output, by one pass of one picture.
 
-    All values of an activation take part, also of a tuple or a dict of tensors; of a layer that runs twice the first
-    run's. Random numbers that the network draws are the same at each call.
+    All values of an activation take part, in a tuple or a dict those of all tensors; where a layer runs twice, those
+    of its first run. Random numbers that the network draws are the same at each call.
     """
     found: dict[str, list[float]] = {}
     shown = model_space(probe_picture(network.preprocessing.channels, network.preprocessing.size), network)
@@ -65,7 +65,7 @@ def differing_layer(old: Fingerprint, new: Fingerprint, precision: torch.dtype) 
     """Return the first layer at which two fingerprints differ by more than rounding; None where there is none.
 
     Args:
-        old, new: of the same layers.
+        old, new: the fingerprints; a layer that only one of them has differs.
         precision: of the network.
     """
     for layer in dict.fromkeys([*old, *new]):
@@ -82,12 +82,12 @@ def _differ(old: Sequence[float], new: Sequence[float], tolerance: float) -> boo
 
 
 class _Numbers:
-    """Turns the activations of a layer into numbers; what a block returns is often what its last layer did."""
+    """Turns a layer's activations into numbers; a block often returns its last layer's tensor, counted only once."""
 
     def __init__(self, device: torch.device) -> None:
         drawn = torch.randint(2, (PERIOD,), generator=torch.Generator().manual_seed(SEED))
         self.signs = (drawn * 2 - 1).float().to(device)  # (PERIOD,) of -1 and 1, always the same
-        self.last: tuple[Tensor, int] | None = None  # and how often it had been written into
+        self.last: tuple[Tensor, int] | None = None  # the last tensor, and how often it had been changed in place
         self.of_last: list[float] = []
 
     def __call__(self, values: Sequence[Tensor]) -> list[float]:
@@ -99,7 +99,7 @@ class _Numbers:
 
 
 def _numbers(given: Sequence[Tensor], signs: Tensor) -> list[float]:
-    """Return root mean square and sums of all values; a sum of random signs changes as much as the values do."""
+    """Return root mean square and randomly signed sums of all values; such a sum changes as much as the values do."""
     parts = [(torch.view_as_real(one) if one.is_complex() else one).detach().float().flatten() for one in given]
     values = parts[0] if len(parts) == 1 else torch.cat(parts)
     size = values.norm()
@@ -118,7 +118,7 @@ def _numbers(given: Sequence[Tensor], signs: Tensor) -> list[float]:
 def _plain_pass(device: torch.device) -> Iterator[None]:
     """A forward pass without gradients, in the network's own precision, with random numbers that are always the same.
 
-    The settings and generators of the process are as before afterwards.
+    Afterwards the settings and random generators of the process are as before.
     """
     gpus = [device.index or 0] if device.type == "cuda" else []
     with torch.no_grad(), torch.autocast(device.type, enabled=False), _exact(), torch.random.fork_rng(gpus):
@@ -131,7 +131,7 @@ def _plain_pass(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _exact() -> Iterator[None]:
-    """Multiply float32 in float32, whatever the process allows otherwise."""
+    """Multiply float32 at full precision inside, whatever the settings of the process allow."""
     parts: list[object] = [getattr(getattr(torch.backends, backend), part, None) for backend, part in ROUNDED]
     settable = [part for part in parts if hasattr(part, "fp32_precision")]
     before = [part.fp32_precision for part in settable]

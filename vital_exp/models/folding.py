@@ -1,4 +1,4 @@
-"""Batch norms as part of the convolutions before them, while a forward pass of the optimisation runs."""
+"""Batch norms folded into the convolutions before them, while a forward pass of the optimisation runs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from vital_exp.models.taps import Taps
 
 logger = logging.getLogger(__name__)
 
-# Between activations of the folded network and of the network itself, in units of their largest: float32 rounding of a
-# ResNet-152 stays below 1e-5; bfloat16 weights round at 4e-3.
+# Largest difference allowed between activations of the folded network and of the network itself, as a share of the
+# layer's largest activation: float32 rounding of a ResNet-152 stays below 1e-5; bfloat16 weights round at 4e-3.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 @dataclass(frozen=True)
 class FoldedConvolution:
-    """A convolution that does the work of the batch norm behind it, in place of the module's forward pass.
+    """The forward pass of a convolution that does the work of the batch norm behind it too.
 
     Attributes:
-        convolution: the module.
+        convolution: the module whose forward pass is replaced.
         norm: the batch norm behind it.
-        rest: what the norm's module does besides.
-        sources: the convolution, and modules that it is the last part of.
+        rest: what the norm's module computes behind the norm.
+        sources: the convolution, and the modules that return its output as it is.
     """
 
     convolution: nn.Conv2d
@@ -42,7 +42,7 @@ class FoldedConvolution:
     _casts: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, maps: Tensor) -> Tensor:
-        """Return what the norm returns for the convolution of maps (N, C, H, W)."""
+        """Return the norm of the convolution of maps (N, C, H, W)."""
         precision = precision_of(maps)
         if precision not in self._casts:  # once: autocast casts weights without gradients at each pass
             self._casts[precision] = self.weights(precision)
@@ -51,17 +51,17 @@ class FoldedConvolution:
 
     @torch.no_grad()
     def weights(self, precision: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return weights and bias of both modules in one, computed anew."""
-        of, norm = self.convolution, self.norm
+        """Return weight and bias of convolution and norm as one convolution, computed anew."""
+        convolution, norm = self.convolution, self.norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
         statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        weight, bias = fuse_conv_bn_weights(of.weight, of.bias, *statistics)
+        weight, bias = fuse_conv_bn_weights(convolution.weight, convolution.bias, *statistics)
         return weight.detach().to(precision), bias.detach().to(precision)
 
     @property
     def watched(self) -> bool:
-        """Whether a hook reads what lies between the two."""
+        """Whether a hook reads the activation between convolution and norm."""
         return any(source._forward_hooks for source in self.sources) or bool(self.norm._forward_pre_hooks)
 
     @contextmanager
@@ -75,7 +75,7 @@ class FoldedConvolution:
             del self.convolution.forward, self.norm.forward
 
     def forget(self) -> None:
-        """Keep no weights beside the network's own until they are needed again."""
+        """Drop the folded weights; they are computed anew when they are needed again."""
         self._casts.clear()
 
 
@@ -86,17 +86,17 @@ def precision_of(maps: Tensor) -> torch.dtype:
 
 
 class FoldedNorms:
-    """Batch norms of a frozen network, folded into convolutions wherever nobody reads what lies between.
+    """Batch norms of a frozen network, folded into convolutions where nothing reads the activation between the two.
 
-    A norm with fixed statistics is a scale and a shift per channel, which the convolution before it can do in the same
-    product: the values are the same but for rounding, and a step of a ResNet-50 is about a tenth shorter
-    (docs/performance.md). The network is as it was outside :meth:`active`, so relevance, batch-norm terms and
-    evaluation see it whole.
+    A norm with fixed statistics is a scale and a shift per channel, which the weights of the convolution before it can
+    contain: the values are the same but for rounding, and a step of a ResNet-50 is about a tenth shorter
+    (docs/performance.md). Outside :meth:`active` the network is as it was: relevance, batch-norm terms and evaluation
+    see it with its norms.
 
     Args:
         network: on its device.
-        taps: what is read; with the norms folded it must read the same on a picture of noise, else none is folded and
-            the log says so.
+        taps: the layers that are read. On a picture of noise they must read the same with the norms folded, else no
+            norm is folded and the log says so.
     """
 
     def __init__(self, network: VisionNetwork, taps: Taps) -> None:
@@ -118,7 +118,7 @@ class FoldedNorms:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Fold the norms inside, but for those whose inputs a hook reads."""
+        """Fold the norms inside, except norms whose input a hook reads."""
         with ExitStack() as folded:
             for one in self._folded:
                 if not one.watched:
@@ -127,19 +127,19 @@ class FoldedNorms:
 
     @torch.no_grad()
     def _error(self, taps: Taps, pictures: Tensor) -> float:
-        """Return the largest difference that folding makes, as a share of a layer's largest activation."""
+        """Return the largest difference that folding makes, as a share of the layer's largest activation."""
         own = {name: exact(values) for name, values in taps(pictures)[0].items()}
         with self.active():
             folded = {name: exact(values) for name, values in taps(pictures)[0].items()}
         for one in self._folded:
-            one.forget()  # where weights are packed, these are not needed again
-        tiny = torch.finfo(pictures.dtype).tiny  # of a layer that is silent on noise
+            one.forget()  # packed convolutions hold copies of their own
+        tiny = torch.finfo(pictures.dtype).tiny  # a layer may be silent on noise
         return max(float((folded[n] - own[n]).abs().max() / own[n].abs().max().clamp_min(tiny)) for n in own)
 
 
 @torch.no_grad()
 def _foldable(module: nn.Module, pictures: Tensor) -> list[FoldedConvolution]:
-    """Return the convolutions whose output goes straight into a batch norm; each of the two runs once."""
+    """Return the convolutions whose output goes straight into a batch norm, where both run once in a pass."""
     if not any(map(_plain_norm, module.modules())):
         return []
     outputs: list[tuple[nn.Module, object]] = []
@@ -173,7 +173,7 @@ def _plain_norm(module: nn.Module) -> bool:
 
 
 def _rest(norm: nn.BatchNorm2d) -> Callable[[Tensor], Tensor]:
-    """Return what a norm's module does behind the norm: timm's has the activation function in it."""
+    """Return what a norm's module computes behind the norm: timm's has an activation function."""
     if isinstance(norm, BatchNormAct2d):
         return lambda x: norm.act(norm.drop(x))
     return lambda x: x

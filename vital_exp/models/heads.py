@@ -1,4 +1,4 @@
-"""What a network's outputs say of its classes: the probabilities of a softmax, of a sigmoid each, or none."""
+"""A network's head: how its outputs become probabilities of classes, by a softmax, by a sigmoid each, or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vital_exp.values import one_of
 KEY = "model.head"
 SOFTMAX, SIGMOID, NONE = "softmax", "sigmoid", "none"
 HEADS = (SOFTMAX, SIGMOID, NONE)
-# The logit above which a sigmoid says yes, and the probability.
+# A sigmoid says yes above this logit, which is this probability.
 YES_LOGIT, YES_PROBABILITY = 0.0, 0.5
 
 
@@ -25,9 +25,9 @@ class Head:
     """How a network's outputs become probabilities.
 
     Attributes:
-        kind: ``"softmax"``: the classes exclude each other; ``"sigmoid"``: each is there or not, whatever the others;
-            ``"none"``: the outputs are no classes' scores, such as features or a regression's values.
-        inside: whether the network ends in it: what it returns are probabilities already.
+        kind: ``"softmax"``: the classes exclude each other; ``"sigmoid"``: each class is present or not, whatever the
+            others; ``"none"``: the outputs are not scores of classes, but an embedding or a regression's values.
+        inside: whether the network itself ends in the softmax or sigmoid, so that its outputs are probabilities.
     """
 
     kind: str = SOFTMAX
@@ -40,23 +40,23 @@ class Head:
             ValueError: the head is ``"none"``.
         """
         if self.kind == NONE:
-            raise ValueError("outputs of a network without a head are no classes' scores")
+            raise ValueError("outputs of a network without a head are not scores of classes")
         if self.inside:
             return outputs
         return outputs.softmax(dim=1) if self.kind == SOFTMAX else outputs.sigmoid()
 
     def log_probabilities(self, outputs: Tensor) -> Tensor:
-        """Return their logarithms, (N, classes)."""
+        """Return the logarithms of the probabilities, (N, classes)."""
         if self.inside:
             return self.probabilities(outputs).clamp(min=torch.finfo(outputs.dtype).tiny).log()
         return functional.log_softmax(outputs, dim=1) if self.kind == SOFTMAX else functional.logsigmoid(outputs)
 
     def says_yes(self, outputs: Tensor) -> Tensor:
-        """Return which classes are there for a sigmoid, (N, classes) bool: a probability above one half."""
+        """Return which classes a sigmoid finds present, (N, classes) bool: those above a probability of one half."""
         return outputs > (YES_PROBABILITY if self.inside else YES_LOGIT)
 
     def decisions(self, outputs: Tensor) -> Tensor:
-        """Return what the network decides for each picture, (N, ...): the best class; of a sigmoid, yes or no for each.
+        """Return the decision for each picture: the best class (N, 1); by a sigmoid, yes or no per class (N, classes).
 
         Raises:
             ValueError: the head is ``"none"``.
@@ -67,16 +67,14 @@ class Head:
 
     @property
     def unjudged(self) -> str:
-        """Why nothing can be recognised by it; empty where something can."""
+        """Why the network can recognise no picture; empty where it can."""
         if self.kind != NONE:
             return ""
-        return (
-            "model.head=none: the network's outputs are no classes' scores; model.head=softmax or sigmoid if they are"
-        )
+        return "model.head=none: outputs are not scores of classes; if they are, choose model.head=softmax or sigmoid"
 
     @property
     def words(self) -> str:
-        """How pictures are recognised, for people; empty where nothing is."""
+        """How the network recognises pictures, as a phrase for a caption; empty for ``"none"``."""
         own = ", which the network ends in" if self.inside else ""
         if self.kind == SOFTMAX:
             return f"softmax over the classes{own}"
@@ -89,19 +87,18 @@ def head_of(asked: str | None, outputs: int | None, ends_in: str | None = None) 
     Args:
         asked: ``"softmax"``, ``"sigmoid"`` or ``"none"``; None: what the network ends in, else sigmoid for one output
             and softmax for several.
-        outputs: how many the network has; None: none that are classes'.
+        outputs: how many outputs the network has; None: it has none of shape (N, classes).
         ends_in: ``"softmax"`` or ``"sigmoid"`` where the network applies it itself.
 
     Raises:
-        UsageError: no such head, or one that the network's outputs cannot have.
+        UsageError: no such head, or a head that contradicts the network's outputs.
     """
     if asked is not None:
         one_of(KEY, asked, HEADS)
     if outputs is None:
         if asked in (SOFTMAX, SIGMOID):
-            raise UsageError(
-                KEY, asked, "the network has no outputs (N, classes): none, or model.output=key names them"
-            )
+            problem = "the network has no outputs (N, classes): choose none, or name the logits by model.output=key"
+            raise UsageError(KEY, asked, problem)
         return Head(NONE)
     if asked in (SOFTMAX, SIGMOID) and ends_in not in (None, asked):
         raise UsageError(KEY, asked, f"the network ends in a {ends_in}: {ends_in} or none")
@@ -129,7 +126,7 @@ class Ending(TorchFunctionMode):
         return result
 
     def of(self, output: Tensor) -> str | None:
-        """Return what the pass ended in if ``output`` is what that returned, or a view of it; else None."""
+        """Return ``"softmax"`` or ``"sigmoid"`` if its result is ``output`` or has ``output`` as a view, else None."""
         if self._last is None:
             return None
         name, result = self._last

@@ -1,4 +1,4 @@
-"""Folders of networks as Hugging Face's hub keeps them: on disk, or fetched from it file by file."""
+"""Folders of networks in the format of Hugging Face's hub: on disk, or fetched from the hub file by file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vital_exp.text_files import read_json
 KEY = "model.name"
 HUB = "Hugging Face's hub"
 CONFIG = "config.json"
-# Where a folder has its weights, the first that is there. Pickles are read as weights only.
+# Files with a folder's weights: the first that exists is read; pickles as weights only.
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 SAFE_PARTS = "model-*-of-*.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.pth", "model.pth")
@@ -23,7 +23,7 @@ def local_folder(place: str, value: str) -> Path:
 
     Args:
         place: the folder.
-        value: of ``model.name``, which a mistake is blamed on.
+        value: the value of ``model.name``, which a mistake is blamed on.
 
     Raises:
         UsageError: no such folder, or no config.json in it.
@@ -40,18 +40,18 @@ def hub_folder(name: str, files: Sequence[str], cache_dir: Path | None, fetch: b
     """Return the folder in which the cache keeps a network of Hugging Face's hub.
 
     Args:
-        name: ``owner/name``, with ``@revision`` for another than the newest.
-        files: names or patterns of those that are wanted.
-        cache_dir: where they are kept; None: the hub's own cache.
-        fetch: whether those that are not there are downloaded.
+        name: ``owner/name``, with ``@revision`` for another revision than the newest.
+        files: names or patterns of the files wanted.
+        cache_dir: where files are kept; None: the hub's own cache.
+        fetch: whether files that are not in the cache are downloaded.
 
     Raises:
-        OSError, ValueError: they cannot be had.
+        OSError, ValueError: the files are not in the cache, or cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
-    # Nothing in the folder is run; only the files that were asked for are there.
+    # No code of the folder is run: only the files asked for are downloaded.
     return Path(
         snapshot_download(
             repository,
@@ -64,7 +64,7 @@ def hub_folder(name: str, files: Sequence[str], cache_dir: Path | None, fetch: b
 
 
 def in_cache(name: str, files: Sequence[str], cache_dir: Path) -> bool:
-    """Return whether the cache has one of some files of a network of the hub, ``owner/name@revision``."""
+    """Whether the cache has at least one of these files of a network of the hub, ``owner/name@revision``."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, revision = name.partition("@")
@@ -73,10 +73,10 @@ def in_cache(name: str, files: Sequence[str], cache_dir: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return what a folder's config.json says.
+    """Return the content of a folder's config.json.
 
     Raises:
-        UsageError: it is no JSON object.
+        UsageError: the file holds no JSON object.
     """
     content = read_json(folder / CONFIG, KEY)
     if not isinstance(content, dict):

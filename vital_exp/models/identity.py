@@ -1,6 +1,7 @@
-"""By what networks are told apart: weights, structure, preprocessing, and what they compute.
+"""The identity of a network: its weights, architecture, preprocessing and activations.
 
-Caches name their files by it, and folders of an index or a run record it. Rounding makes no other network.
+Caches name their files by it, and the folders of an index or a run record it. Two networks whose activations differ by
+rounding alone have one identity.
 """
 
 from __future__ import annotations
@@ -19,25 +20,26 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.models.preparation import check_values
 from vital_exp.whole_files import whole_file
 
-FOLDER = "networks"  # of the cache
+FOLDER = "networks"  # in the cache
 DIGITS = 16  # of hashes
 PARTS = ("weights", "architecture", "preprocessing", "output")
-LAYER = "layer "  # before a layer's name, where it is what differs
+LAYER = "layer "  # begins a difference in a layer's activations
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One network.
+    """What tells one network from another.
 
     Attributes:
-        name: what the user called it; takes no part.
+        name: what the user called the network; it does not count.
         weights: hash of all weights and buffers.
-        architecture: hash of its printed form.
-        preprocessing: in words.
-        output: the entry of what it returns that is read.
-        precision: of its weights.
-        activations: its fingerprint.
-        variant: hash of the fingerprint; that of the first network in the registry which differs by rounding alone.
+        architecture: hash of the printed module.
+        preprocessing: the printed preprocessing.
+        output: the key of the tensor that is read as the network's output.
+        precision: of the weights.
+        activations: the network's fingerprint.
+        variant: hash of the fingerprint; where the registry knows a network that differs by rounding alone, the hash of
+            that one's.
     """
 
     name: str
@@ -51,12 +53,12 @@ class Identity:
 
     @property
     def key(self) -> str:
-        """A hash of all that takes part."""
+        """A hash of everything except the name."""
         parts = [getattr(self, part) for part in (*PARTS, "precision", "variant")]
         return _hash("\n".join(parts))
 
     def describe(self, layers: Sequence[str] | None = None) -> dict[str, object]:
-        """Return what a folder records, ready for JSON; with ``layers`` of the activations these alone."""
+        """Return the record for a folder, ready for JSON; with ``layers``, the activations of these layers alone."""
         own = dict(vars(self))
         if layers is not None and all(layer in self.activations for layer in layers):
             own["activations"] = {layer: self.activations[layer] for layer in layers}
@@ -64,14 +66,14 @@ class Identity:
 
 
 def begin_call(network: VisionNetwork, cache: Path | None = None) -> None:
-    """Freeze a network and forget what is known of it: since the last call it may have been trained, edited or hooked.
+    """Freeze a network and forget its identity: since the last call it may have been trained, edited or hooked.
 
     Args:
         network: on its device.
-        cache: the cache, whose registry knows networks that round otherwise as the same; None: it is not asked.
+        cache: the cache, with the registry of known networks; None: no registry is used.
 
     Raises:
-        UsageError: a network on the meta device, which has no values.
+        UsageError: the network is on the meta device and has no values.
     """
     check_values(network.module)
     network.eval().requires_grad_(False)
@@ -79,7 +81,7 @@ def begin_call(network: VisionNetwork, cache: Path | None = None) -> None:
 
 
 def identity_of(network: VisionNetwork) -> Identity:
-    """Return what a network is, found by hashing and one forward pass, once in a call."""
+    """Return a network's identity, found by hashing and one forward pass, once in a call."""
     if network.identity is None:
         network.identity = _found(network)
     identity: Identity = network.identity
@@ -87,10 +89,10 @@ def identity_of(network: VisionNetwork) -> Identity:
 
 
 def difference(old: Mapping[str, Any], new: Identity) -> str | None:
-    """Return in what a recorded network (:meth:`Identity.describe`) and one at hand differ, None where in nothing.
+    """Return the first difference between a recorded network (:meth:`Identity.describe`) and a new one, or None.
 
-    One of :data:`PARTS`, or the first layer that computes something else as ``"layer <name>"``. Rounding is no
-    difference.
+    It is one of :data:`PARTS`, or ``"layer <name>"`` for the first layer whose activations differ by more than
+    rounding.
     """
     for key in PARTS:
         if old[key] != getattr(new, key):
@@ -117,7 +119,7 @@ def _found(network: VisionNetwork) -> Identity:
 
 
 def _registered(found: Identity, folder: Path) -> Identity:
-    """Return the network of the registry that differs by rounding alone, or register this one."""
+    """Return the identity with the variant of a registered network that differs by rounding alone, or register it."""
     for variant, activations in _variants(folder):
         if differing_layer(activations, found.activations, _precision(found)) is None:
             return Identity(**{**vars(found), "activations": activations, "variant": variant})
@@ -128,7 +130,7 @@ def _registered(found: Identity, folder: Path) -> Identity:
 
 
 def _variants(folder: Path) -> Iterator[tuple[str, Fingerprint]]:
-    """Yield name and fingerprint of the networks with these weights; damaged files are passed over."""
+    """Yield variant and fingerprint of the registered networks in a folder; damaged files are skipped."""
     for path in sorted(folder.glob("*.json")):
         try:
             text = path.read_text(encoding="utf-8")

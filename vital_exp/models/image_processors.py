@@ -13,10 +13,10 @@ from vital_exp.models.network import IMAGENET_MEAN, IMAGENET_SIZE, IMAGENET_STD,
 from vital_exp.text_files import read_json
 
 FILES = ("preprocessor_config.json", "processor_config.json")
-WHITE = 255  # pixels are whole numbers up to it before they are rescaled
-# Pillow's numbers of its filters, and the nearest of ours.
+WHITE = 255  # the largest value of a pixel before it is rescaled
+# By Pillow's number of a filter: the interpolation of this library that is nearest to it.
 INTERPOLATIONS = {0: "nearest", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "bilinear", 5: "bilinear"}
-# ConvNeXt's processor crops below this side, and squeezes whole images from it on.
+# For input sides below this one ConvNeXt's processor crops images; from it on, it squeezes whole images.
 SMALLEST_SQUEEZED = 384
 NEEDED = ("size", "image_mean", "image_std")
 
@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 
 
 def read_preprocessing(folder: Path, config: object, defaults: Callable[[], Mapping[str, object]]) -> Preprocessing:
-    """Return how a natural image becomes the input of a network, by the folder's image processor.
+    """Return the preprocessing of a network, by its folder's image processor.
 
-    Means and deviations are turned into those of RGB in [0, 1], whatever the processor scales pixels by.
+    Mean and std are converted to RGB in [0, 1], whatever the processor scales pixels by.
 
     Args:
         folder: with ``preprocessor_config.json``; without, ImageNet's mean and std are taken, and the log says so.
-        config: of the network, which knows its size.
-        defaults: returns all settings of the processor, asked where the file leaves some out.
+        config: the network's configuration, which may have an ``image_size``.
+        defaults: returns all settings of the processor by default; called where the file leaves some out.
 
     Raises:
-        UsageError: a processor that does something to images that pictures cannot follow, or a file that is none.
+        UsageError: a processor that turns RGB into BGR, or a file that is no JSON object.
     """
     own = _settings(folder)
     if own is None:
@@ -53,7 +53,7 @@ def read_preprocessing(folder: Path, config: object, defaults: Callable[[], Mapp
 
 
 def _settings(folder: Path) -> dict[str, Any] | None:
-    """What the first of the files that is there says of images; None where none does."""
+    """Return the image processor's settings in the first of :data:`FILES` that has them; None where none has."""
     for name in FILES:
         if (folder / name).is_file():
             content = read_json(folder / name, hub.KEY)
@@ -73,7 +73,7 @@ def _normalisation(own: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[flo
     mean, std = [0.0] * channels, [1.0] * channels
     if own.get("do_normalize", True):
         mean, std = list(map(float, own["image_mean"])), list(map(float, own["image_std"]))
-        if own.get("include_top"):  # EfficientNet's processor divides twice
+        if own.get("include_top"):  # EfficientNet's processor divides by std twice
             std = [value * value for value in std]
     return tuple((value + offset) / factor for value in mean), tuple(value / factor for value in std)
 
@@ -93,7 +93,7 @@ def _size(own: Mapping[str, Any], config: object) -> tuple[tuple[int, int], int 
 
 
 def _sides(given: object) -> tuple[int, int] | None:
-    """Return (height, width) of what a file calls a size: a number, two of them, or a mapping."""
+    """Return (height, width) of a size in a file: one number, two numbers, or a mapping; None for anything else."""
     if isinstance(given, dict) and {"height", "width"} <= given.keys():
         return int(given["height"]), int(given["width"])
     if isinstance(given, (list, tuple)) and len(given) == 2:

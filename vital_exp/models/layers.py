@@ -12,10 +12,10 @@ from vital_exp.models import stages
 from vital_exp.models.network import Recipe, VisionNetwork
 from vital_exp.targets.unit import INPUT, OUTPUT
 
-# The paper's weight of total variation and of the L2 norm for vision transformers; convolutional networks take none.
+# The paper's weight of total variation and of the L2 norm for vision transformers; 0 for convolutional networks.
 VIT_PRIOR = 3e-3
-# VITAL's for hidden units (docs/methods/vital.md): the first layer counts less, and both priors are the same for every
-# network.
+# VITAL's weights for hidden units (docs/methods/vital.md): the first layer counts less, and both priors have the same
+# weight for every network.
 UNIT_STEM_WEIGHT = 0.1
 UNIT_PRIOR = 3e-7
 
@@ -25,9 +25,9 @@ class Alignment:
     """The layers to align with the weight of each, and the weights of the two image priors.
 
     Attributes:
-        layers: by name, the weight of each.
+        layers: the weight of each layer, by the layer's name.
         total_variation, l2: weights of the priors.
-        weighted: whether somebody chose the layers' weights; False: they are the default rule's.
+        weighted: whether the user or the network's recipe gives the layers' weights; False: the default rule does.
     """
 
     layers: dict[str, float]
@@ -37,10 +37,10 @@ class Alignment:
 
 
 def alignment(network: VisionNetwork, asked: Recipe) -> Alignment:
-    """Resolve what was asked for, then the network's own recipe, then the default rule.
+    """Return the alignment for classes: what was asked for, else the network's own recipe, else the default rule.
 
     Raises:
-        UsageError: an unknown layer, or as many weights as layers are not given.
+        UsageError: an unknown layer, or not as many weights as layers.
     """
     layers = asked.layers or network.recipe.layers or default_layers(network)
     _check(network, layers)
@@ -58,13 +58,13 @@ def alignment(network: VisionNetwork, asked: Recipe) -> Alignment:
 
 
 def unit_alignment(network: VisionNetwork, asked: Recipe, target_layer: str) -> Alignment:
-    """Resolve what is aligned for units of a hidden layer: what was asked for, else the network's layers below it.
+    """Return the alignment for units of a hidden layer: what was asked for, else the network's layers below it.
 
     Raises:
-        UsageError: an unknown layer, one that is not below the target, or not as many weights as layers.
+        UsageError: an unknown layer, a layer that is not below the target's, or not as many weights as layers.
     """
     unit_shape(network, target_layer)
-    order = list(unit_shapes(network))  # in order of completion: what a layer holds comes before it
+    order = list(unit_shapes(network))  # in order of completion: a layer comes after its parts
     below = order[: order.index(target_layer)]
     layers = asked.layers or tuple(name for name in network.recipe.layers or default_layers(network) if name in below)
     _check(network, layers)
@@ -100,7 +100,7 @@ def is_transformer(module: nn.Module) -> bool:
 def default_layers(network: VisionNetwork) -> tuple[str, ...]:
     """Return the layers aligned on a network that has no named configuration, see :mod:`vital_exp.models.stages`.
 
-    Where no rule knows the architecture, the log says what was chosen.
+    Where no rule knows the architecture, the log names the layers chosen.
     """
     found = stages.default_layers(network)
     if not found.sure:
@@ -112,12 +112,12 @@ def default_layers(network: VisionNetwork) -> tuple[str, ...]:
 
 
 def layer_shapes(network: VisionNetwork) -> dict[str, tuple[int, ...]]:
-    """Return the shape (C, ...) of every layer that can be read, of its first run, at the network's input size."""
+    """Return the shape (C, ...) of every layer that can be read, in its first run, at the network's input size."""
     return {name: shape for name, shape in unit_shapes(network).items() if name != OUTPUT}
 
 
 def unit_shapes(network: VisionNetwork) -> dict[str, tuple[int, ...]]:
-    """Return the shape (C, ...) of every layer that units are of: those of :func:`layer_shapes`, and ``"output"``.
+    """Return the shape (C, ...) of every layer that has units: the layers of :func:`layer_shapes`, and ``"output"``.
 
     A network that returns no tensor has no ``"output"``.
     """
@@ -125,11 +125,16 @@ def unit_shapes(network: VisionNetwork) -> dict[str, tuple[int, ...]]:
 
 
 def unit_shape(network: VisionNetwork, layer: str, key: str = "target.layer") -> tuple[int, ...]:
-    """Return the shape (C, ...) of a layer that units are asked of.
+    """Return the shape (C, ...) of the layer whose units are asked for.
+
+    Args:
+        network: the network.
+        layer: its name; ``"input"`` and ``"output"`` too.
+        key: the configuration key that a mistake is blamed on.
 
     Raises:
-        UsageError: the network does not have or run the layer, or its axes are not known; ``"output"`` of a network
-            that returns no tensor. ``key`` is to blame.
+        UsageError: the network does not have or run the layer, or its axes are unknown; ``"output"`` of a network that
+            returns no tensor.
     """
     if layer == INPUT:
         return network.preprocessing.channels, *network.preprocessing.size
@@ -139,7 +144,7 @@ def unit_shape(network: VisionNetwork, layer: str, key: str = "target.layer") ->
 
 
 def tell_of_runs(network: VisionNetwork, layers: Iterable[str]) -> None:
-    """Say in the log which of the layers run several times in a forward pass, for only the first run is read."""
+    """Log which of the layers run several times in a forward pass: only the first run is read."""
     for name in layers:
         if name in network.trace.layers and (runs := network.trace.layers[name].runs) > 1:
             network.tell(f"{name} of {network.name} runs {runs} times in a forward pass: its first run is read")

@@ -1,4 +1,4 @@
-"""Where a layer's output holds pictures, channels and positions, and the one order in which the library reads it."""
+"""The axes of a layer's output (pictures, channels, positions), and the one order in which the library reads it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ class Layout:
     Attributes:
         channels: the axis of the channels.
         pictures: the axis of the pictures.
-        windowed: whether that axis holds several windows (or tokens) of each picture, as inside a Swin transformer.
-        picture_by_picture: of those, whether all windows of a picture stand together; else all pictures of a window.
+        windowed: whether the axis of the pictures holds several windows (or tokens) of each, as inside a Swin
+            transformer.
+        picture_by_picture: whether the windows of one picture stand together there; False: the pictures of one window
+            do.
     """
 
     channels: int = 1
@@ -36,12 +38,12 @@ class Layout:
         return moved.flatten(2) if self.windowed or moved.ndim > 4 else moved
 
     def restore(self, values: Tensor, output: Tensor, count: int) -> Tensor:
-        """Return values (n, C, ...), ordered as by :meth:`channels_first`, in the order of the layer's own output.
+        """Undo :meth:`channels_first`: return values (n, C, ...) with the axes of the layer's own output.
 
         Args:
             values: for n pictures.
-            output: the layer's own for ``count`` pictures.
-            count: how many pictures the output is of.
+            output: the layer's own output for ``count`` pictures.
+            count: the number of pictures.
         """
         split = self._split(output, count)
         order = self._order(len(split))
@@ -51,7 +53,7 @@ class Layout:
         return restored.flatten(self.pictures, self.pictures + 1) if self.windowed else restored
 
     def _split(self, output: Tensor, count: int) -> list[int]:
-        """The output's lengths with the axis of the pictures taken apart into pictures and windows."""
+        """Return the output's shape with the axis of the pictures split into pictures and windows."""
         sizes = list(output.shape)
         if self.windowed:
             windows = sizes[self.pictures] // count

@@ -23,7 +23,7 @@ from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.values import one_of
 
-# Their published weights expect an input transform that torchvision sets only when it loads the weights itself.
+# Networks whose published weights expect an input transform, which torchvision sets only when it loads them itself.
 INCEPTIONS = ("googlenet", "inception_v3")
 
 
@@ -32,7 +32,7 @@ def _from_timm(config: ModelConfig, cache_dir: Path | None) -> Built:
 
     name = _required(config.name, "model.name", "the name of a timm network")
     pretrained, names = config.pretrained and not config.checkpoint, None
-    if timm_hub.is_hub_name(name):  # which says itself how many classes it has
+    if timm_hub.is_hub_name(name):  # its own configuration says how many classes it has
         with _telling("model.name", name, pretrained):
             module, names = timm_hub.hub_network(name, pretrained, config.pretrained, config.arguments, cache_dir)
     elif timm.is_model(name):
@@ -52,7 +52,7 @@ def _unknown_to_timm(name: str) -> str:
     if "/" not in name:
         return "no such network in timm"
     where = "local-dir" if Path(name).expanduser().exists() else "hf-hub"
-    return f"no such network in timm; {where}:{name} is one of a folder or of Hugging Face's hub"
+    return f"no such network in timm; a network of a folder or of Hugging Face's hub is called {where}:{name}"
 
 
 def _from_torchvision(config: ModelConfig, cache_dir: Path | None) -> Built:
@@ -87,7 +87,7 @@ def _from_torchvision(config: ModelConfig, cache_dir: Path | None) -> Built:
 
 
 def _with_class_count(config: ModelConfig) -> dict[str, Any]:
-    """The constructor's arguments; a list of class names says how many outputs the classifier has."""
+    """Return the constructor's arguments; a list of class names gives the number of classes."""
     arguments = dict(config.arguments)
     if config.class_names is not None and not isinstance(config.class_names, ClassNames):
         arguments.setdefault("num_classes", len(read_class_names(config.class_names)))

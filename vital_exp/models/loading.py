@@ -25,23 +25,25 @@ from vital_exp.targets.class_name_files import read_class_names
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.values import one_of
 
-# Sources that load a checkpoint themselves: it has a text tower's weights too, or names of older versions.
+# Sources that load a checkpoint themselves, since it may hold a text tower's weights too, or names of older versions.
 LOAD_THEMSELVES = ("open_clip", "transformers")
 
 logger = logging.getLogger(__name__)
 
 
 def build_network(config: ModelConfig, cache_dir: Path | None = None) -> VisionNetwork:
-    """Build the network a configuration names, with its weights, on the CPU.
+    """Build the network that a configuration names, with its weights, on the CPU.
 
-    Weights that were asked for by name and are not on disk are downloaded into ``cache_dir``.
+    Published weights that are not on disk are downloaded into ``cache_dir``.
 
     Raises:
         UsageError: unknown source, network, factory or checkpoint; weights that cannot be had; a wrong size.
     """
     one_of("model.source", config.source, SOURCES)
     if config.checkpoint_key is not None and not config.checkpoint:
-        raise UsageError(PLACE_KEY, config.checkpoint_key, "a place in a file, which model.checkpoint names")
+        raise UsageError(
+            PLACE_KEY, config.checkpoint_key, "names a place in the file of model.checkpoint, which is not given"
+        )
     built = SOURCES[config.source](config, cache_dir)
     if config.checkpoint and config.source not in LOAD_THEMSELVES:
         check_tensors(built.module)
@@ -57,8 +59,8 @@ def wrap(
     """Wrap a module with the preprocessing and class names that the configuration gives, else its own.
 
     Raises:
-        UsageError: a kind of module whose layers cannot be read, the network refuses the input, or the class names do
-            not match its outputs.
+        UsageError: a kind of module whose layers cannot be read, a network that refuses the input, or class names that
+            do not match its outputs.
     """
     name = str(config.name or config.factory or type(module).__name__)
     network = VisionNetwork(prepared(module), name, provisional(config, own), None, config.recipe)
@@ -78,10 +80,9 @@ def wrap(
 
 @torch.no_grad()
 def _output(network: VisionNetwork, config: ModelConfig, names: int | None) -> tuple[Output, str | None]:
-    """Which tensor is the network's output, found by one forward pass, and the softmax or sigmoid that it ends in.
+    """Return which tensor is the network's output, found by a forward pass, and the softmax or sigmoid that it ends in.
 
-    What is no plain (1, classes) is looked at for two pictures: only then a side that counts pictures is known from
-    others.
+    Unless one picture gives a tensor (1, classes), a pass of two pictures follows: it shows which axis counts pictures.
     """
     with Ending() as ending:
         returned, count = _returned(network, 1), 1
@@ -99,7 +100,7 @@ def _output(network: VisionNetwork, config: ModelConfig, names: int | None) -> t
 
 
 def _returned(network: VisionNetwork, count: int) -> object:
-    """What the network returns for empty pictures."""
+    """Return what the network returns for ``count`` blank pictures."""
     try:
         return network.returned(network.blank(count))
     except REFUSALS as error:
@@ -113,6 +114,6 @@ def _class_names(given: ClassNames | None, count: int | None, head: Head) -> Cla
         known = count == IMAGENET_CLASSES and head.kind != NONE
         return ClassNames.imagenet() if known else ClassNames.numbered(count)
     if len(given) != count:
-        one = ": one name, of what a positive output says" if count == 1 else ""
+        one = ": one name, for a positive output" if count == 1 else ""
         raise UsageError("model.class_names", f"{len(given)} names", f"the network has {count} classes{one}")
     return given

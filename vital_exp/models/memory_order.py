@@ -1,4 +1,4 @@
-"""In which order a network's maps lie in memory."""
+"""The order in which a network's maps lie in memory: channels first or last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def arrange(network: VisionNetwork, channels_last: bool) -> None:
 
     Args:
         network: on its device; its weights are laid out anew in place.
-        channels_last: whether the channels of a position lie side by side.
+        channels_last: whether the order is (N, H, W, C).
     """
     if not any(parameter.ndim == 4 for parameter in network.module.parameters()):
         return
@@ -31,7 +31,7 @@ def arrange(network: VisionNetwork, channels_last: bool) -> None:
 
 @torch.no_grad()
 def _refusal(network: VisionNetwork) -> str:
-    """Return why a network cannot run as it lies in memory; nothing if it can."""
+    """Return why a network cannot run in its present memory order; empty if it can."""
     try:
         network.returned(network.blank())
     except RuntimeError as error:

@@ -10,7 +10,7 @@ from vital_exp.errors import UsageError
 from vital_exp.models.network import Recipe
 from vital_exp.values import number, numbers
 
-FINITE = "a finite number"  # what mistakes say is allowed
+FINITE = "a finite number"  # the allowed values, in messages
 
 
 @dataclass
@@ -46,7 +46,7 @@ class ModelConfig:
 
     @property
     def recipe(self) -> Recipe:
-        """Layers, weights and priors as asked for.
+        """The layers, weights and priors that the keys ask for.
 
         Raises:
             UsageError: no layer, one named twice, or a weight that is no number.
@@ -61,7 +61,7 @@ class ModelConfig:
 
 
 def _layers(given: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    """Layer names; those of an nn.Sequential are numbers to YAML, and a single one may come without brackets."""
+    """Return the names of layers; YAML makes numbers of an nn.Sequential's, and one name may come without brackets."""
     if given is None:
         return None
     layers = (given,) if isinstance(given, str) else tuple(map(str, given))

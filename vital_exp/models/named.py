@@ -1,4 +1,4 @@
-"""Networks by the names of the configuration group ``model``, or timm's, and modules of the user's own."""
+"""Networks by name (an option of the configuration group ``model``, or timm's) and modules of the user's own."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from vital_exp.modes import own_modes
 def model_overrides(name: str, key: str = "model") -> list[str]:
     """Return the overrides that choose a network: an option of the group ``model``, else a timm network.
 
-    Names of folders and of Hugging Face's hub begin with who saved them: ``transformers:``, or ``hf-hub:`` and
-    ``local-dir:``, timm's own.
+    A name of a folder or of Hugging Face's hub begins with ``transformers:``, or with timm's ``hf-hub:`` or
+    ``local-dir:``, by the library that saved the network.
 
     Raises:
-        UsageError: neither has that name.
+        UsageError: no option and no timm network has this name.
     """
     if name in options_of("model"):
         return [f"model={name}"]
@@ -47,7 +47,7 @@ def model_overrides(name: str, key: str = "model") -> list[str]:
 
 
 def _as_override(text: str) -> str:
-    """Return a text as Hydra reads it back, whatever signs are in it."""
+    """Return a text quoted, so that Hydra reads the same text back."""
     quoted = text.replace("'", "\\'")
     return f"'{quoted}'"
 
@@ -58,10 +58,10 @@ def model_config(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def own_recipe(config: ModelConfig) -> Recipe:
-    """Return the part of a recipe that differs from the named configuration of its network: what was asked for.
+    """Return the part of a recipe that the user asked for: what differs from the network's named configuration.
 
-    A named configuration is for class units; hidden units take other weights and priors (docs/methods/vital.md) unless
-    the user says otherwise.
+    A named configuration is for classes; hidden units take other weights and priors (docs/methods/vital.md) unless the
+    user says otherwise.
     """
     asked = config.recipe
     for option in options_of("model"):
@@ -76,11 +76,11 @@ def named_config(name: str, key: str = "model") -> ModelConfig:
     """Return the configuration of a network by its name: an option of the group ``model``, else a timm network's.
 
     Raises:
-        UsageError: neither has that name.
+        UsageError: no option and no timm network has this name.
     """
     if name not in options_of("model"):
         return model_config(compose_config(model_overrides(name, key)))
-    # An option as its file says: to compose a whole configuration is far slower.
+    # The option's file alone: composing a whole configuration is far slower.
     return ModelConfig(**{**option_content("model", "_keys"), **option_content("model", name)})
 
 
@@ -123,7 +123,7 @@ def load_model(
 ) -> VisionNetwork:
     """Return a network, wrapped for visualisation: pictures in, logits out; it is frozen, in evaluation mode.
 
-    A module of your own is not copied: its parameters no longer ask for gradients, compiled parts run uncompiled.
+    A module of your own is changed, not copied: its parameters need no gradients, compiled parts run uncompiled.
 
     Args:
         model: an option of the group ``model`` (``"resnet50"``), a timm network, ``"transformers:folder"``, timm's
@@ -133,16 +133,19 @@ def load_model(
         class_names: one per output, or a file of them; ImageNet's for 1000 outputs.
         checkpoint: local weights, .safetensors or weights-only .pth.
         checkpoint_key: where in the file the network is, ``"ema"``; by default the one place that has all its names.
-        device: where to put it; where it is by default.
-        output: the entry of what it returns that has the logits: a name or place in a tuple, dict or dataclass, with
-            dots for those inside of others; by default one called ``logits``, else the first of shape (N, classes).
+        device: where to put the network; by default it stays where it is.
+        output: the entry that holds the logits, where the network returns a tuple, dict or dataclass: a name or number,
+            dotted inside nested ones; by default the entry ``logits``, else the first of shape (N, classes).
         head: ``"softmax"``, ``"sigmoid"`` or ``"none"``; by default sigmoid for one output, softmax for several.
-        channels: of its pictures; by default as many as its first layer takes.
-        preview, value_range: of arrays: the channels shown as red, green, blue; the values that become 0 and 1.
-        pretrained: of a name: fetch published weights that are not on disk; by default true but for transformers'.
+        channels: number of channels of its pictures; by default as many as its first layer takes.
+        preview: the three channels that are shown as red, green, blue where pictures are neither grey nor RGB.
+        value_range: the values of arrays that become 0 and 1.
+        pretrained: whether published weights that are not on disk are fetched, for a network given by name; by default
+            true, for transformers' false.
 
     Raises:
-        UsageError: what does not fit; a module without values or readable layers (TorchScript, quantised, exported).
+        UsageError: an argument that does not fit the network; a module without values or readable layers (TorchScript,
+            quantised, exported).
 
     Examples:
         >>> from vital_exp import load_model
@@ -173,13 +176,13 @@ def _named(
 def _wrapped(
     module: nn.Module, keys: dict[str, Any], checkpoint: str | Path | None, checkpoint_key: str | None
 ) -> VisionNetwork:
-    """Wrap a module, with the weights of a file if one is named."""
+    """Wrap a module, with the weights of ``checkpoint`` if there is one."""
     if (pretrained := keys.pop("pretrained")) is not None:
-        raise UsageError("pretrained", pretrained, "is asked of names; a module has its weights")
+        raise UsageError("pretrained", pretrained, "is for networks given by name; a module has its weights")
     if checkpoint and isinstance(module, nn.Module):
         check_tensors(module)
         check_values(module)
         load_checkpoint(module, checkpoint, checkpoint_key)
     elif checkpoint_key is not None:
-        raise UsageError(PLACE_KEY, checkpoint_key, "a place in a file, which checkpoint names")
+        raise UsageError(PLACE_KEY, checkpoint_key, "names a place in the file of checkpoint, which is not given")
     return wrap(module, ModelConfig(**keys))

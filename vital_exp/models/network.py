@@ -1,4 +1,4 @@
-"""A frozen vision network together with what its input means: normalisation, size, class names."""
+"""A frozen vision network together with its preprocessing, class names and head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vital_exp.models.taps import Taps
 from vital_exp.models.tracing import Trace, trace
 from vital_exp.targets.class_names import ClassNames
 
-# ImageNet statistics, RGB in [0, 1]: what most classifiers were trained with.
+# ImageNet's mean and std for RGB in [0, 1], with which most classifiers were trained.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_SIZE = 224
@@ -34,12 +34,12 @@ class Preprocessing:
     """How a natural image becomes the network's input.
 
     Attributes:
-        mean, std: per channel, for pictures in [0, 1]; there are as many channels as values.
-        size: (height, width) of the input.
-        resize: the shorter side before the centre crop; None crops from the shorter side itself.
+        mean, std: per channel, for pictures in [0, 1]; their length is the number of channels.
+        size: (height, width) of the input in px.
+        resize: the shorter side before the centre crop, in px; None: the smallest image that covers the crop.
         interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
-        value_range: the values of arrays that become 0 and 1; None: 0 and 1, of integers their type's least and most.
-        preview: which channels are shown as red, green and blue; None for grey and RGB pictures, which are shown whole.
+        value_range: the values of arrays that become 0 and 1; None: 0 and 1, for integers the limits of their type.
+        preview: which channels are shown as red, green and blue; None: all, for grey and RGB pictures.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -75,7 +75,7 @@ def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What VITAL aligns on a network unless the configuration says otherwise (None: the default rule)."""
+    """The layers, weights and priors of a network for VITAL; None: the default rule."""
 
     layers: tuple[str, ...] | None = None
     layer_weights: tuple[float, ...] | None = None
@@ -87,7 +87,7 @@ class VisionNetwork(nn.Module):
     """A frozen network that takes pictures: RGB, grey, or of any number of channels.
 
     Its parameters need no gradients and it stays in evaluation mode, so no running statistic ever changes. A network in
-    half precision computes in it; pictures are float32 and are cast where they enter.
+    half precision computes in half precision; pictures are float32 and are cast where they enter the network.
 
     Attributes:
         module: the network itself; takes normalised (N, C, H, W).
@@ -95,7 +95,8 @@ class VisionNetwork(nn.Module):
         preprocessing: see :class:`Preprocessing`.
         class_names: one name per output class; None when the network has no class outputs.
         recipe: layers, weights and priors that belong to this network.
-        output: which tensor of what the module returns is its output.
+        output: which of the tensors that the module returns is its output.
+        head: how its outputs become probabilities.
     """
 
     def __init__(
@@ -116,22 +117,22 @@ class VisionNetwork(nn.Module):
         self.recipe = recipe or Recipe()
         self.output = output or Output()
         self._head = head
-        self.identity: Any = None  # what vital_exp.models.identity has found out in the present call
-        self.registry: Path | None = None  # where it knows networks from
-        # By whether it is of all layers or of the output alone: what the network was then, and the trace.
+        self.identity: Any = None  # an Identity (vital_exp.models.identity), found once in a call
+        self.registry: Path | None = None  # folder of the networks that identities are compared with
+        # True: of all layers; False: of the output alone. The network's state when it was traced, and the trace.
         self._traces: dict[bool, tuple[tuple[object, ...], Trace]] = {}
         self._told: set[str] = set()
         self._entrance_of: tuple[tuple[torch.dtype, ...], tuple[int, ...]] | None = None
         self._entrance = self.entrance
 
     def train(self, mode: bool = True) -> VisionNetwork:
-        """Stay in evaluation mode whatever is asked: the network is frozen."""
+        """Stay in evaluation mode, whatever ``mode`` is: the network is frozen."""
         return super().train(False)
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """Return the network's output for pictures (N, C, H, W) in [0, 1]: (N, classes) logits or features.
+        """Return the network's output for pictures (N, C, H, W) in [0, 1]: logits (N, classes), or its own output.
 
-        Grey pictures are taken by RGB networks and RGB ones by grey networks; see :func:`in_channels`.
+        An RGB network takes grey pictures too, and a grey network RGB ones; see :func:`in_channels`.
 
         Raises:
             UsageError: the network returns no tensor, or takes other channels.
@@ -146,16 +147,16 @@ class VisionNetwork(nn.Module):
         return self.module(self.preprocessing.normalise(rgb).to(self.dtype))
 
     def blank(self, count: int = 1, size: Sequence[int] | None = None) -> Tensor:
-        """Return empty pictures (count, C, H, W) on the network's device; by default of its input size."""
+        """Return blank pictures (count, C, H, W), zeros, on the network's device; by default of its input size."""
         return torch.zeros(count, self.preprocessing.channels, *(size or self.preprocessing.size), device=self.device)
 
     def taps(self, layers: Sequence[str], key: str = "model.layers") -> Taps:
-        """Return what reads layers of this network, and its own ``"output"``; see :class:`Taps`."""
+        """Return taps on layers of this network, which may include ``"output"``; see :class:`Taps`."""
         return Taps(self.module, layers, key, self.output, self.trace)
 
     @property
     def head(self) -> Head:
-        """How its outputs become probabilities; by default as their number says."""
+        """How its outputs become probabilities; by default a sigmoid for one output, a softmax for several."""
         return self._head or head_of(None, None if self.class_names is None else len(self.class_names))
 
     @head.setter
@@ -184,12 +185,16 @@ class VisionNetwork(nn.Module):
 
     @property
     def precision(self) -> torch.dtype:
-        """The coarsest precision of its weights: in which activations are rounded."""
+        """The coarsest precision of its weights, to which activations are rounded."""
         return max(precisions_of(self.module), key=lambda own: torch.finfo(own).eps, default=torch.float32)
 
     @property
     def classes(self) -> ClassNames:
-        """The class names; raises UsageError when the network has no class outputs, and says what it returns."""
+        """The class names.
+
+        Raises:
+            UsageError: the network has no class outputs; the message says what it returns.
+        """
         if self.class_names is None:
             problem = f"the network {self.name} has no class outputs{self.output.without_classes}: choose a hidden unit"
             raise UsageError("target", "class", problem)
@@ -197,16 +202,16 @@ class VisionNetwork(nn.Module):
 
     @property
     def trace(self) -> Trace:
-        """What every layer does in a forward pass at the input size: found once for a network as it is now."""
+        """The trace of every layer in a forward pass at the input size; made once, and anew if the network changes."""
         return self._traced(layers=True)
 
     @property
     def one_by_one(self) -> bool:
-        """Whether pictures must pass one by one; of a network whose layers nobody reads, its output tells."""
+        """Whether pictures must pass one by one; where no layer was read so far, the output alone decides."""
         return self._traced(layers=True in self._traces).one_by_one
 
     def _traced(self, layers: bool) -> Trace:
-        """Return the trace of all layers, or of the output alone, made anew when the network is another."""
+        """Return the trace of all layers, or of the output alone; it is made anew when the network has changed."""
         parts = ((name, id(part)) for name, part in self.module.named_modules())
         state = (self.preprocessing, self.output, self.device, self.dtype, *parts)
         if layers not in self._traces or self._traces[layers][0] != state:
@@ -231,9 +236,9 @@ class VisionNetwork(nn.Module):
         return self.preprocessing.normalise(rgb.to(self.device)).to(self.dtype)
 
     def weights_hash(self) -> str:
-        """Return 16 hexadecimal digits of the sha256 of all weights and buffers as they are: names, shapes, values.
+        """Return 16 hexadecimal digits of the sha256 of all weights and buffers: names, shapes, precisions, values.
 
-        Buffers that a checkpoint does not hold are among them.
+        Non-persistent buffers, which a checkpoint does not hold, are included.
         """
         digest = hashlib.sha256()
         module = self.module
@@ -247,10 +252,10 @@ class VisionNetwork(nn.Module):
 def model_space(rgb: Tensor, network: VisionNetwork) -> Tensor:
     """Return pictures (N, C, H, W) in [0, 1] as the network's normalised input, on its device and in its precision.
 
-    Grey pictures are taken by RGB networks and RGB ones by grey networks; see :func:`in_channels`.
+    An RGB network takes grey pictures too, and a grey network RGB ones; see :func:`in_channels`.
 
-    float64 pictures are normalised before they are cast: a round trip through RGB in float32 alone costs 5e-3 in the
-    first gradient of a ResNet-18.
+    float64 pictures are normalised before they are cast: a round trip through RGB in float32 would change the first
+    gradient of a ResNet-18 by 5e-3.
     """
     own = network.preprocessing
     return own.normalise(in_channels(rgb, own.channels)).to(network.dtype).to(network.device)

@@ -1,10 +1,10 @@
-"""How networks are written for people: ViT-Tiny, ResNet-50."""
+"""Names of networks as papers write them: ViT-Tiny, ResNet-50."""
 
 from __future__ import annotations
 
 import re
 
-# How families of networks are written. A name begins with the key, or is all of it.
+# By the beginning of a network's name: its family as papers write it.
 FAMILIES = {
     **{"vit": "ViT", "deit3": "DeiT-3", "deit": "DeiT", "beit": "BEiT", "swin": "Swin", "eva02": "EVA-02"},
     **{"resnet": "ResNet", "resnext": "ResNeXt", "wide_resnet": "Wide ResNet", "densenet": "DenseNet", "vgg": "VGG"},
@@ -12,20 +12,20 @@ FAMILIES = {
     **{"squeezenet": "SqueezeNet", "convnextv2": "ConvNeXt V2", "convnext": "ConvNeXt", "regnet": "RegNet"},
     **{"efficientnet": "EfficientNet", "alexnet": "AlexNet", "inception": "Inception", "googlenet": "GoogLeNet"},
 }
-# Parts of timm's names that say how the network cuts its input, and how large that is.
+# Parts of timm's names that give the sizes of patches, windows and input.
 INPUT_PARTS = r"_patch\d+|_window\d+|(?<=\d)_\d{3}$"
 
 
 def without_folders(name: str) -> str:
-    """Return a network's name without the folders of its file."""
+    """Return a network's name without the folders in front of it."""
     return re.split(r"[/\\]", name)[-1]
 
 
 def network_words(name: str) -> str:
-    """Return a network's name as people write it: vit_tiny_patch16_224 is ViT-Tiny, resnet50 is ResNet-50.
+    """Return a network's name as papers write it: vit_tiny_patch16_224 is ViT-Tiny, resnet50 is ResNet-50.
 
-    Of a factory, ``package.module:function`` or a file, it is the function or the file's name; a name of no known
-    family stays, with spaces for underscores.
+    A factory ``package.module:function`` gives the function's name, a file its own. A name of no known family stays,
+    with spaces for underscores.
     """
     short = without_folders(name).rpartition(":")[2].removesuffix(".py")
     short = short.rpartition(".")[2] if re.search(r"[/\\:]", name) else short.partition(".")[0]
@@ -39,5 +39,5 @@ def network_words(name: str) -> str:
 
 
 def network_title(name: str) -> str:
-    """Return what a page calls its network: of a factory its function, else the name as it is."""
+    """Return a network's name for a page's title: for a factory the function's words, else the name as it is."""
     return network_words(name) if ":" in name else name

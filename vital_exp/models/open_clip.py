@@ -1,4 +1,4 @@
-"""CLIP models of open_clip: built from local or published weights, and wrapped as vision networks with a text tower."""
+"""CLIP models of open_clip, built from local or published weights and wrapped as vision networks with a text tower."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from vital_exp.models.network import Preprocessing
 from vital_exp.text_files import MARKS, read_json
 from vital_exp.weights_places import KEY
 
-# What a mistake in a name, a tag or a checkpoint is blamed on, in the group ``model``.
+# The keys of the group ``model`` that a mistake in a name, a tag or a checkpoint is blamed on.
 MODEL_KEYS: Mapping[str, str] = {"model": "model.name", "pretrained": "model.weights", "checkpoint": "model.checkpoint"}
 
 
 class ClipNetwork(nn.Module):
-    """The image tower of a CLIP model as a network, embeddings its output, and the text tower beside it.
+    """The image tower of a CLIP model as a network that returns embeddings, and its text tower.
 
     Args:
         clip: open_clip's model.
-        tokenizer: of its vocabulary.
+        tokenizer: turns a list of texts into the model's tokens.
 
     Attributes:
-        clip: the model; its layers are ``clip.visual...``.
-        num_classes: 0; its outputs are no classes.
+        clip: the model; the image tower's layers are ``clip.visual...``.
+        num_classes: 0, since its output is an embedding.
     """
 
     num_classes = 0
@@ -42,7 +42,7 @@ class ClipNetwork(nn.Module):
         self._tokenizer = tokenizer
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return the embeddings (N, D) of normalised pictures (N, 3, H, W), of any length."""
+        """Return the embeddings (N, D) of normalised pictures (N, 3, H, W), not scaled to length 1."""
         embeddings: Tensor = self.clip.encode_image(pictures)  # type: ignore[operator]
         return embeddings
 
@@ -64,9 +64,10 @@ def clip_network(
     """Return a CLIP model as a vision network with its preprocessing.
 
     Args:
-        name: of open_clip's, or a JSON file with a model's configuration.
+        name: open_clip's name of the model, or a JSON file with its configuration.
         checkpoint: local weights, .safetensors or weights-only .pt.
-        weights: the tag of published ones, fetched into ``cache_dir``; None with no checkpoint leaves random weights.
+        weights: the tag of published weights, which are fetched into ``cache_dir``. Without tag and checkpoint the
+            weights are random.
         cache_dir: where fetched weights go.
         checkpoint_key: where in the file the weights are.
 
@@ -89,7 +90,7 @@ def clip_network(
 
 
 def known_name(model: str, keys: Mapping[str, str]) -> str:
-    """Return the name of a model; a configuration file is made known to open_clip under the file's name.
+    """Return the name of a model; a configuration file is registered with open_clip under the file's name.
 
     Raises:
         UsageError: no such file or model.
@@ -119,7 +120,7 @@ def build_clip(
     keys: Mapping[str, str],
     checkpoint_key: str | int | None = None,
 ) -> Any:
-    """Build a model with the weights of a file, of a published tag, or at random where neither is given.
+    """Build a model of open_clip with the weights of a file, of a published tag, or else with random weights.
 
     Raises:
         UsageError: an unknown tag, or the weights of another model.
@@ -132,7 +133,7 @@ def build_clip(
             raise UsageError(keys["pretrained"], pretrained, f"open_clip has {', '.join(tags) or 'none'}", tags)
         return open_clip.create_model(name, pretrained=pretrained, cache_dir=cache_dir and str(cache_dir))
     previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # "No pretrained weights loaded": they are, in the next line, or not wanted
+    logging.disable(logging.WARNING)  # "No pretrained weights loaded": the checkpoint is loaded below
     try:
         network = open_clip.create_model(name, pretrained=None)
     finally:

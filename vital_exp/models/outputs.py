@@ -1,4 +1,4 @@
-"""What a network returns, and which of it is read as its output: the logits where there are any."""
+"""Which of the tensors that a network returns is read as its output: the logits where there are any."""
 
 from __future__ import annotations
 
@@ -11,32 +11,29 @@ from torch import Tensor, nn
 from vital_exp.errors import UsageError
 
 KEY = "model.output"
-# The name that marks an entry as the logits, and is believed.
+# An entry of this name is taken as the logits.
 LOGITS = "logits"
-# Names of entries that are (N, D) and no logits: what Hugging Face, timm and CLIP call features, and losses.
+# Names of entries (N, D) that are not logits: embeddings, as Hugging Face, timm and CLIP call them, and losses.
 NO_LOGITS = frozenset({
     *("loss", "pooler_output", "features", "feature", "embedding", "embeddings", "embeds", "image_embeds"),
     *("image_features", "hidden_states", "last_hidden_state", "attentions", "pre_logits"),
 })  # fmt: skip
-# The beginning of the names of classifiers that only help in training.
+# Classifiers that only help in training have names that begin so.
 AUXILIARY = "aux"
-# What is returned where it is no container, in words.
-ONE = "a tensor"
-# Entries named in a message.
-NAMED = 8
-# Containers inside containers that are looked into.
-DEPTH = 6
+ONE = "a tensor"  # in messages: what a network returns that returns no container
+NAMED = 8  # entries named in a message
+DEPTH = 6  # nested containers that are searched for tensors
 
 
 @dataclass(frozen=True)
 class Output:
-    """Which tensor of what a network returns is read.
+    """Which of the tensors that a network returns is read.
 
     Attributes:
-        key: where it is, such as ``"logits"``, ``"1"`` or ``"heads.colour"``; ``""``: the network returns the tensor
-            itself; None: the rule of :func:`logits_key`, at each pass anew.
-        classes: how many logits it holds for each picture; None: it is no logits and is read in its own shape.
-        returns: what the network returns, in words.
+        key: the tensor's entry, such as ``"logits"``, ``"1"`` or ``"heads.colour"``; ``""``: the network returns the
+            tensor itself; None: the rule of :func:`logits_key` chooses at each pass.
+        classes: the number of logits of each picture; None: the tensor is not logits and is read in its own shape.
+        returns: what the network returns, in words, for messages.
     """
 
     key: str | None = None
@@ -45,22 +42,22 @@ class Output:
 
     @property
     def is_there(self) -> bool:
-        """Whether the network returns a tensor that can be read, as far as is known."""
+        """Whether the network returns a tensor that can be read; True where that is unknown."""
         return self.key is not None or not self.returns
 
     @property
     def without_classes(self) -> str:
-        """What is returned in place of logits (N, classes), and which key chooses; empty where that is not known."""
+        """For messages: what the network returns in place of logits (N, classes); empty where that is unknown."""
         if not self.returns:
             return ""
         several = ", and model.output=key says which entry has them" if self.key else ""
         return f" (N, classes) among what it returns ({self.returns}){several}"
 
     def entry(self, returned: object, count: int) -> Tensor:
-        """Return the tensor as the network returns it for ``count`` pictures.
+        """Return the tensor that is read, in the shape in which the network returns it for ``count`` pictures.
 
         Raises:
-            UsageError: there is none.
+            UsageError: the network returns no such tensor.
         """
         if isinstance(returned, Tensor) and not self.key:
             return returned
@@ -75,7 +72,7 @@ class Output:
         """Return an entry as (N, classes) where it holds logits, else as it is.
 
         Raises:
-            UsageError: it holds another number of logits than the network had at first.
+            UsageError: it holds another number of logits than at the network's first pass.
         """
         classes = self.classes if self.key is not None else row_width(entry, count)
         if classes is None or tuple(entry.shape) == (count, classes):
@@ -89,7 +86,7 @@ class Output:
         """Return the logits (N, classes) of ``count`` pictures, or another output in its own shape.
 
         Raises:
-            UsageError: the network returns no tensor, or another one than at first.
+            UsageError: the network returns no tensor, or another one than at its first pass.
         """
         return self.shaped(self.entry(returned, count), count)
 
@@ -100,14 +97,14 @@ def settled(
     """Return which tensor is read from now on, by what a network returned for ``count`` pictures.
 
     Args:
-        returned: by the network.
-        count: of pictures.
+        returned: what the network returned.
+        count: number of pictures.
         asked: the key of the entry to read; None: the logits by the rule of :func:`logits_key`, else the first tensor.
-        wanted: how many classes there should be; None where nobody knows.
+        wanted: the expected number of classes; None: unknown.
         features: whether the network is known to have no classes.
 
     Raises:
-        UsageError: no entry of that name, or one that has no row of numbers for each picture.
+        UsageError: no entry has the name ``asked``, or the entry has no row of numbers for each picture.
     """
     returns = described(returned, count)
     if asked is not None:
@@ -122,7 +119,7 @@ def settled(
 
 
 def _asked(returned: object, count: int, asked: str, returns: str) -> tuple[str, Tensor]:
-    """The entry that a user named, and its whole key."""
+    """Return the full key and the tensor of the entry that a user named."""
     if isinstance(returned, Tensor):
         raise UsageError(KEY, asked, f"the network returns one tensor, {returns}: leave the key out")
     inside = {f"{asked}.{name}": tensor for name, tensor in tensors(value_at(returned, asked))}
@@ -138,11 +135,11 @@ def _asked(returned: object, count: int, asked: str, returns: str) -> tuple[str,
 
 
 def logits_key(returned: object, count: int, wanted: int | None = None) -> str | None:
-    """Return where the logits of ``count`` pictures are; None where the network returns none.
+    """Return the key of the logits of ``count`` pictures; None where the network returns none.
 
-    An entry called ``logits`` is believed. Else it is the first tensor with one row of numbers for each picture
-    ((N, classes), other sides of 1 do not matter) whose name does not say features or loss; as many numbers as
-    ``wanted`` count before the order, (N,) and names that begin with ``aux`` come last.
+    An entry called ``logits`` is taken. Else the first tensor is taken that has one row of numbers for each picture,
+    (N, classes) with any further sides of 1, and whose name is not in :data:`NO_LOGITS`. A tensor with ``wanted``
+    numbers in a row goes before the others; names that begin with ``aux`` go behind, and so do tensors (N,).
     """
     found = _with_rows(returned, count)
     named = [key for key, _ in found if key.rpartition(".")[2] == LOGITS]
@@ -160,7 +157,7 @@ def logits_key(returned: object, count: int, wanted: int | None = None) -> str |
 
 
 def logits_candidates(returned: object, count: int) -> dict[str, Tensor]:
-    """Return all tensors that may be logits, by their keys."""
+    """Return all tensors that may be logits for ``count`` pictures, by their keys."""
     found = _with_rows(returned, count)
     return {
         key: tensor
@@ -170,7 +167,7 @@ def logits_candidates(returned: object, count: int) -> dict[str, Tensor]:
 
 
 def doubtful(returned: object, count: int, output: Output, wanted: int | None) -> list[str]:
-    """Return the keys that might as well be the logits as the one that was chosen; none where the choice is clear."""
+    """Return the keys of other entries that may be the logits too; none where the choice was clear."""
     if not output.key or output.key.rpartition(".")[2] == LOGITS or output.classes in (None, wanted):
         return []
     own = logits_candidates(returned, count)
@@ -188,9 +185,10 @@ def found_key(returned: object, count: int) -> str | None:
 
 
 def row_width(tensor: Tensor, count: int) -> int | None:
-    """Return how many numbers a tensor has for each picture if these are one row, at most one side above 1; else None.
+    """Return the number of values that a tensor has for each picture, if they form one row; else None.
 
-    (N, K), (N, 1, K) and (N, K, 1, 1) have K, (N,) has 1; (N, T, D) and (N, C, H, W) are no rows.
+    In a row at most one side is longer than 1: (N, K), (N, 1, K) and (N, K, 1, 1) have K values, (N,) has 1; (N, T, D)
+    and (N, C, H, W) have no rows.
     """
     if tensor.ndim == 0 or tensor.shape[0] != count or not tensor.is_floating_point():
         return None
@@ -201,7 +199,7 @@ def row_width(tensor: Tensor, count: int) -> int | None:
 
 
 def _with_rows(returned: object, count: int) -> list[tuple[str, Tensor]]:
-    """The floating-point tensors with one entry for each picture, by their keys; a list of one result each has none."""
+    """Return key and tensor of the floating-point tensors with one entry per picture; none of a detector's results."""
     if _one_each(returned, count):
         return []
     return [
@@ -219,7 +217,7 @@ def _one_each(returned: object, count: int) -> bool:
 
 
 def tensors(returned: object, depth: int = DEPTH) -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors inside of what a network returns with their keys, ``""`` for the whole, in its order."""
+    """Yield key and tensor of all tensors in what a network returns, in order; the key of a bare tensor is ``""``."""
     if isinstance(returned, Tensor):
         yield "", returned
         return
@@ -231,9 +229,9 @@ def tensors(returned: object, depth: int = DEPTH) -> Iterator[tuple[str, Tensor]
 
 
 def parts(value: object) -> dict[str, object]:
-    """Return what a container holds by name: of a mapping, a dataclass, a (named) tuple, a list, an object.
+    """Return by name what a mapping, a dataclass, a (named) tuple, a list or another object holds.
 
-    Nothing is taken out of a generator: that would run it.
+    A generator counts as empty: to look into it would run it.
     """
     if isinstance(value, Mapping):
         return {str(name): part for name, part in value.items()}
@@ -250,7 +248,7 @@ def parts(value: object) -> dict[str, object]:
 
 
 def value_at(returned: object, key: str) -> object:
-    """Return what is at a key, by names or places; None where there is nothing."""
+    """Return the value at a key, which joins names or numbers of entries by dots; None where there is none."""
     value, rest = returned, key
     while rest:
         inside = parts(value)
@@ -267,7 +265,7 @@ def value_at(returned: object, key: str) -> object:
 
 
 def described(returned: object, count: int) -> str:
-    """Return what a network returned in words: ``logits (N, 10), features (N, 512)``."""
+    """Return in words what a network returned: ``logits (N, 10), features (N, 512)``."""
     if isinstance(returned, Tensor):
         return f"{ONE} {_shape(returned, count)}"
     each = _one_each(returned, count)

@@ -1,4 +1,4 @@
-"""Weights of convolutions in the order in which a CPU's oneDNN computes, made once instead of at every pass."""
+"""Convolution weights in the memory order of the CPU library oneDNN, packed once instead of at every pass."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from vital_exp.models.network import VisionNetwork
 
 logger = logging.getLogger(__name__)
 
-# Of the trial of torch's operators, relative: packed and not, they are the same kernels but for the order of sums.
+# Largest relative difference in the trial of torch's operators: packed or not, only the order of sums differs.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 TRIAL_CHANNELS = 16
-# What torch's operators could do to the values in the same breath, its scalars and its algorithm.
+# torch's operators can apply an activation function to their result: its name, scalars and algorithm.
 NOTHING_AFTER: tuple[str, list[float], str] = ("none", [], "")
 
 
 class PackedConvolutions:
-    """Convolutions of a frozen network whose weights are put into oneDNN's blocks once.
+    """Convolutions of a frozen network whose weights are packed into oneDNN's blocks once.
 
-    torch hands oneDNN the weights as they lie, and oneDNN puts them into the blocks that its kernels want, at every
-    forward and every backward pass: for one picture that takes a third of the time of the convolutions themselves
-    (docs/performance.md). Inductor packs weights with the same operators, for inference; here the gradient of the
-    pictures has packed weights too, as a transposed convolution. Only maps that are (N, H, W, C) in memory are
-    convolved so; others, and other devices and precisions, as ever.
+    torch hands oneDNN plain weights, and oneDNN reorders them into the blocks of its kernels at every forward and every
+    backward pass: for one picture that takes a third of the time of the convolutions themselves (docs/performance.md).
+    Inductor packs weights with the same operators, for inference; here the gradient in the pictures, a transposed
+    convolution, has packed weights too. Only maps that are (N, H, W, C) in memory, on a CPU and in a precision of
+    :data:`TOLERANCE`, are convolved so; all others as usual.
 
     Args:
-        network: on its device; packing costs a copy of its weights for each direction.
+        network: on its device; packing costs a copy of its weights for the forward and one for the backward pass.
     """
 
     def __init__(self, network: VisionNetwork) -> None:
@@ -47,7 +47,7 @@ class PackedConvolutions:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Convolve with packed weights inside; weights that were exchanged since are packed anew."""
+        """Convolve with packed weights inside; weights that have changed since the last time are packed anew."""
         with ExitStack() as packed:
             for one in self._packed:
                 packed.enter_context(one.active())
@@ -63,12 +63,12 @@ def _packs(module: nn.Module) -> bool:
 
 
 class _Weights:
-    """A convolution's weights as they once were, in one precision; packed for a direction when it is first taken.
+    """A convolution's packed weights in one precision: for the forward and the backward pass, each at its first use.
 
     Args:
         convolution: the module.
-        folded: it and the norm whose work it does, if any.
-        precision: of the packed weights. The weights as they lie are not kept: packed twice they are large enough.
+        folded: the convolution with the norm that is folded into it; None: no norm is.
+        precision: of the packed weights. To save memory, no plain copy in this precision is kept beside them.
     """
 
     def __init__(self, convolution: nn.Conv2d, folded: FoldedConvolution | None, precision: torch.dtype) -> None:
@@ -80,17 +80,17 @@ class _Weights:
         self._backward: Tensor | None = None
 
     def hold(self, folded: FoldedConvolution | None, precision: torch.dtype) -> bool:
-        """Whether they still are the convolution's, with the same norm folded in, and of this precision."""
+        """Whether the weights still are the convolution's, with the same norm folded in, in this precision."""
         now = self.convolution._parameters
         same = now["weight"] is self._parameters[0] and now["bias"] is self._parameters[1]
         return same and self._versions == self._changes() and self.folded is folded and self.precision == precision
 
     def _changes(self) -> list[int]:
-        """Return how often each was changed in place."""
+        """Return how often each parameter was changed in place."""
         return [own._version for own in self._parameters if own is not None]
 
-    def _as_they_lie(self) -> tuple[Tensor, Tensor | None]:
-        """Return weights and bias in the order in which the module has them."""
+    def _plain(self) -> tuple[Tensor, Tensor | None]:
+        """Return weight and bias unpacked, in the module's order, with the norm folded in if there is one."""
         if self.folded:
             return self.folded.weights(self.precision)
         weight, bias = (None if own is None else own.detach().to(self.precision) for own in self._parameters)
@@ -101,7 +101,7 @@ class _Weights:
         """Return the convolution of maps (N, C, H, W)."""
         padding, stride, dilation, groups = self._geometry
         if self._forward is None:
-            weight, self._bias = self._as_they_lie()
+            weight, self._bias = self._plain()
             geometry = padding, stride, dilation, groups, list(maps.shape)
             self._forward = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry)
         convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
@@ -110,9 +110,9 @@ class _Weights:
         return convolved
 
     def transpose(self, gradient: Tensor, size: Sequence[int]) -> Tensor:
-        """Return the gradient with respect to maps of a size (H, W), given that of their convolution."""
+        """Return the gradient in maps of a size (H, W), given the gradient in their convolution."""
         padding, stride, dilation, groups = self._geometry
-        # Rows and columns behind the last window of a stride.
+        # Rows and columns that are left over behind the last window.
         rest = [
             length - ((many - 1) * step - 2 * around + apart * (kernel - 1) + 1)
             for length, many, kernel, around, step, apart in zip(
@@ -121,7 +121,7 @@ class _Weights:
         ]
         geometry = padding, rest, stride, dilation, groups
         if self._backward is None:
-            weight, _ = self._as_they_lie()
+            weight, _ = self._plain()
             shape = list(gradient.shape)
             self._backward = torch.ops.mkldnn._reorder_convolution_transpose_weight(weight, *geometry, shape)
         arrived: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
@@ -132,12 +132,12 @@ class _Weights:
     @property
     def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
         """Padding, stride, dilation and groups."""
-        of = self.convolution
-        return [int(side) for side in of.padding], list(of.stride), list(of.dilation), of.groups
+        own = self.convolution
+        return [int(side) for side in own.padding], list(own.stride), list(own.dilation), own.groups
 
 
 class _Packed:
-    """The forward pass of a convolution's module, with packed weights."""
+    """The forward pass of a convolution with packed weights."""
 
     def __init__(self, convolution: nn.Module) -> None:
         assert isinstance(convolution, nn.Conv2d)
@@ -147,7 +147,7 @@ class _Packed:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Convolve with packed weights inside, those with the norm in them where one is folded."""
+        """Convolve with packed weights inside; a norm that is folded at that time is packed with them."""
         before = vars(self.convolution).get("forward")
         self.folded = before if isinstance(before, FoldedConvolution) else None
         self.convolution.forward = self  # type: ignore[method-assign,assignment]
@@ -185,7 +185,7 @@ class _Convolution(torch.autograd.Function):
 
 @cache
 def _works(precision: torch.dtype) -> bool:
-    """Whether torch's operators work here in a precision: they are inductor's, and no part of the documented API."""
+    """Whether torch's operators work on this machine in a precision: they are inductor's, and undocumented."""
     if precision not in TOLERANCE:
         return False
     with torch.autocast("cpu", enabled=False), torch.enable_grad():
@@ -200,7 +200,7 @@ def _works(precision: torch.dtype) -> bool:
 
 
 def _trial(precision: torch.dtype) -> float:
-    """Return the largest relative difference of a small convolution and its gradient to what torch documents."""
+    """Return the largest relative difference to nn.Conv2d, for a small convolution and its gradient."""
     generator = torch.Generator().manual_seed(0)
     convolution = skip_init(nn.Conv2d, TRIAL_CHANNELS, TRIAL_CHANNELS, 3, stride=2, padding=1, dtype=precision)
     for parameter in convolution.requires_grad_(False).parameters():

@@ -1,4 +1,4 @@
-"""In which precision a network computes, and how pictures in float32 get into it."""
+"""The precision in which a network computes, the cast of float32 pictures to it, and the scaling of gradients."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 HALVES = (torch.float16, torch.bfloat16)
-# Of losses before a backward pass through float16, whose smallest number is 6e-8: the first at which none overflows.
+# Factors for losses before a backward pass through float16, whose smallest number is 6e-8: the first one is taken at
+# which no gradient overflows.
 SCALES = (2.0**14, 2.0**7, 1.0)
 COMPUTED = (
     *HALVES,
     torch.float32,
     torch.float64,
-)  # integers, complex numbers and 8-bit floats are how weights are kept
+)  # in integers, complex numbers and 8-bit floats weights are stored only
 
 
 class EntranceCast:
-    """A hook before a network's forward pass: the pictures, in float32, are cast to the network's own precision."""
+    """A hook before a network's forward pass that casts its pictures to the network's precision."""
 
     def __init__(self, precision: torch.dtype) -> None:
         self.precision = precision
@@ -35,7 +36,7 @@ def _is_floating(value: object) -> TypeGuard[Tensor]:
 
 
 def precisions_of(module: nn.Module) -> tuple[torch.dtype, ...]:
-    """Return the precisions of a module's parameters, each once; of its buffers where it has no such parameters."""
+    """Return the precisions of :data:`COMPUTED` among a module's parameters, each once; else among its buffers."""
     own = dict.fromkeys(parameter.dtype for parameter in module.parameters() if parameter.dtype in COMPUTED)
     return tuple(own or dict.fromkeys(buffer.dtype for buffer in module.buffers() if buffer.dtype in COMPUTED))
 
@@ -43,8 +44,8 @@ def precisions_of(module: nn.Module) -> tuple[torch.dtype, ...]:
 def entrance_of(module: nn.Module, shape: Sequence[int]) -> torch.dtype:
     """Return the precision in which a network takes its pictures.
 
-    That of its weights; where these are of several, float32 if it runs so on an empty picture, else the first of the
-    others with which it does.
+    It is the precision of the weights. Where they have several, float32 is tried first, then each of them: the first is
+    taken in which the network accepts a blank picture.
 
     Args:
         module: the network.
@@ -59,18 +60,18 @@ def entrance_of(module: nn.Module, shape: Sequence[int]) -> torch.dtype:
 
 @torch.no_grad()
 def _runs(module: nn.Module, shape: Sequence[int], precision: torch.dtype) -> bool:
-    """Whether a network takes pictures of a precision."""
+    """Whether a network accepts a blank picture in a precision."""
     set_entrance(module, torch.float32)  # no cast
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     try:
         module(torch.zeros(1, *shape, dtype=precision, device=device))
-    except Exception:  # of whatever kind: the network is somebody else's code
+    except Exception:  # any exception: the network is the user's code
         return False
     return True
 
 
 def set_entrance(module: nn.Module, precision: torch.dtype) -> None:
-    """Let a module cast the pictures it gets to half precision; take the cast away for other precisions."""
+    """Let a module cast its pictures to half precision; for another precision, remove the cast."""
     hooks = module._forward_pre_hooks
     for key in [key for key, hook in hooks.items() if isinstance(hook, EntranceCast)]:
         del hooks[key]
@@ -79,9 +80,9 @@ def set_entrance(module: nn.Module, precision: torch.dtype) -> None:
 
 
 def exact(activation: Tensor) -> Tensor:
-    """Return an activation of a network in half precision as float32, others as they are.
+    """Return an activation in half precision as float32, others as they are.
 
-    Under autocast it is the trainer's precision that decides, and activations stay as they are.
+    Under autocast activations stay as they are: there the trainer's precision decides.
     """
     if activation.dtype not in HALVES or torch.is_autocast_enabled(activation.device.type):
         return activation
@@ -89,14 +90,15 @@ def exact(activation: Tensor) -> Tensor:
 
 
 def scales_of(module: nn.Module) -> tuple[float, ...]:
-    """Return by what losses are multiplied, in turn, until gradients through a network are finite."""
+    """Return the factors for losses that are tried in turn until gradients through a network are finite."""
     return SCALES if torch.float16 in precisions_of(module) else (1.0,)
 
 
 def scaled_gradient(losses: Tensor, pictures: Tensor, scales: Sequence[float], *, keep_graph: bool = False) -> Tensor:
-    """Return the gradient of the sum of losses in pictures (N, ...), each by the first scale at which it is finite.
+    """Return the gradient of the sum of losses in pictures (N, ...), each by the first scale that keeps it finite.
 
-    A picture's gradient does not depend on the others: each has its own loss and its own scale.
+    A picture's gradient does not depend on the other pictures: each has its own loss and its own scale. The gradient is
+    divided by the scale again.
     """
     found: Tensor | None = None
     for scale in scales:
@@ -115,9 +117,9 @@ def scaled_gradient(losses: Tensor, pictures: Tensor, scales: Sequence[float], *
 
 @contextmanager
 def in_float32(module: nn.Module) -> Iterator[None]:
-    """Hold a network whose weights are all in one half precision in float32 inside; the values are the same.
+    """Hold the weights of a network in float32 inside, if they are all in one half precision; values stay the same.
 
-    Relevance is a chain of quotients and shares: float16 overflows where a divisor is near zero.
+    Relevance divides at every layer: float16 overflows where a divisor is near zero.
     """
     own = precisions_of(module)
     if len(own) != 1 or own[0] not in HALVES:
@@ -130,7 +132,7 @@ def in_float32(module: nn.Module) -> Iterator[None]:
         for name, tensor in tensors.items()
         if tensor is not None and tensor.dtype in HALVES
     ]
-    casts = {id(tensor): tensor.detach().float() for _, _, tensor in places}  # shared ones once
+    casts = {id(tensor): tensor.detach().float() for _, _, tensor in places}  # tied weights once
     for tensors, name, tensor in places:
         tensors[name] = casts[id(tensor)]
     set_entrance(module, torch.float32)

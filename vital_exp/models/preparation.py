@@ -1,4 +1,4 @@
-"""Make a module ready to be looked into layer by layer, or say in one line why it cannot be."""
+"""Prepare a module whose layers will be read, or say in one line why they cannot be read."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch.nn.parameter import is_lazy
 
 from vital_exp.errors import UsageError
 
-COMPILED = "_orig_mod"  # the name under which what torch.compile returns holds the module it was made from
+COMPILED = "_orig_mod"  # the attribute by which a module of torch.compile holds the original
 QUANTISED = tuple(f"torch{ao}.nn.{kind}quantized" for ao in (".ao", "") for kind in ("", "intrinsic."))
 
 
 def prepared(module: object) -> nn.Module:
-    """Return a module whose layers can be read, and checked to be of a kind that has any.
+    """Return a module whose layers can be read.
 
-    A compiled module is exchanged for the one it was made from; compiled parts inside run uncompiled from now on.
-    Tensors that were made in inference mode, through which no gradient flows, are exchanged for copies.
+    A module of torch.compile is replaced by the original; compiled parts inside run uncompiled from now on. Tensors
+    made in inference mode, through which no gradient flows, are replaced by copies.
 
     Raises:
-        UsageError: no module, or one of TorchScript, quantised, exported, of oneDNN's or sparse tensors, or with
-            parameters that have no shape yet.
+        UsageError: it is no module, or a module of TorchScript, quantised, exported, with sparse or oneDNN's tensors,
+            or with parameters that have no shape yet.
     """
     if not isinstance(module, nn.Module):
         problem = "the name of a network or a torch.nn.Module is needed"
@@ -46,7 +46,7 @@ def check_kinds(module: nn.Module) -> None:
     """Make sure that all parts of a module are modules of Python in floating point.
 
     Raises:
-        UsageError: the first that is not, and what to hand over instead.
+        UsageError: names the first part that is not, and what to hand over instead.
     """
     for name, part in module.named_modules():
         if problem := _problem(part):
@@ -66,7 +66,7 @@ def _problem(part: nn.Module) -> str | None:
 
 
 def _runs_no_module(graph: GraphModule) -> bool:
-    """Whether a graph has the weights of layers and runs none of the layers, as those of torch.export do."""
+    """Whether a graph has layers with weights and calls none of these layers, as the graphs of torch.export do."""
     called = tuple(f"{node.target}." for node in graph.graph.nodes if node.op == "call_module")
     weighty = [f"{name}." for name, part in graph.named_modules() if name and part._parameters]
     return bool(weighty) and not any(name.startswith(called) for name in weighty)
@@ -78,7 +78,7 @@ def check_tensors(module: nn.Module) -> None:
     They may lie on the meta device: layers can be listed without values.
 
     Raises:
-        UsageError: the first that has not.
+        UsageError: names the first tensor without a shape, quantised or not dense.
     """
     for name, tensor in chain(module.named_parameters(), module.named_buffers()):
         if is_lazy(tensor):
@@ -95,7 +95,7 @@ def check_tensors(module: nn.Module) -> None:
 
 
 def check_values(module: nn.Module) -> None:
-    """Make sure that parameters and buffers have values; raises UsageError on the meta device, where they have none."""
+    """Make sure that parameters and buffers have values; raises UsageError for tensors on the meta device."""
     for name, tensor in chain(module.named_parameters(), module.named_buffers()):
         if tensor.is_meta:
             wanted = "is on the meta device, without values: module.to_empty(device='cpu'), then load weights"
@@ -103,7 +103,7 @@ def check_values(module: nn.Module) -> None:
 
 
 def _run_uncompiled(part: nn.Module) -> None:
-    """Let a part that torch.compile made, or that was compiled in place, run as the code it was made from."""
+    """Let a part that is a module of torch.compile, or was compiled in place, run its original code."""
     inner = getattr(part, COMPILED, None)
     if isinstance(inner, nn.Module):
         vars(part)["forward"] = inner.__call__
@@ -112,7 +112,7 @@ def _run_uncompiled(part: nn.Module) -> None:
 
 
 def _leave_inference_mode(module: nn.Module) -> None:
-    """Exchange tensors of inference mode for copies; those that were one tensor stay one."""
+    """Replace tensors of inference mode by copies; tied weights stay tied."""
     copies: dict[int, Tensor] = {}
     for tensors, name, tensor in list(_inference_tensors(module)):
         if id(tensor) not in copies:
@@ -122,7 +122,7 @@ def _leave_inference_mode(module: nn.Module) -> None:
 
 
 def _inference_tensors(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
-    """Yield where modules hold tensors of inference mode: parameters, buffers, plain attributes."""
+    """Yield (its dictionary, name, tensor) of each tensor of inference mode: parameters, buffers, attributes."""
     for part in module.modules():
         for tensors in (part._parameters, part._buffers, vars(part)):
             for name, tensor in tensors.items():

@@ -16,11 +16,11 @@ from vital_exp.models.network import Preprocessing, VisionNetwork
 from vital_exp.models.refusals import other_channels
 from vital_exp.values import interval, is_whole, numbers, one_of, side, sides, whole_number
 
-# The shorter side before the centre crop is 256 for an input of 224, as in VITAL; the same ratio for other inputs ...
+# The shorter side before the centre crop is 256 px for an input of 224, as in VITAL; other inputs have the same ratio.
 RESIZE_RATIO = 256 / 224
-# ... but small networks (CIFAR's 32 px) see whole images.
+# Networks with a smaller input (CIFAR's 32 px) see whole images.
 SMALLEST_CROPPED_INPUT = 128
-# Pictures are RGB in [0, 1]: larger means and deviations are those of pictures of 0 to 255.
+# Pictures are in [0, 1]: larger means and deviations were meant for pictures in [0, 255].
 LARGEST_MEAN, LARGEST_STD = 2.0, 5.0
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def provisional(config: ModelConfig, own: Preprocessing | None) -> Preprocessing:
-    """Return preprocessing for RGB at the input's size, used until the network's channels are known."""
+    """Return a preprocessing for RGB at the input's size, in use until the network's channels are known."""
     size = (own or Preprocessing()).size if config.size is None else sides("model.size", config.size)
     return Preprocessing(size=size)
 
@@ -48,7 +48,7 @@ def configured(config: ModelConfig, own: Preprocessing | None, channels: int, na
     """Return a network's preprocessing.
 
     Args:
-        config: the keys of the configuration; None in a key: the network's own value.
+        config: the keys of the group ``model``; None in a key: the network's own value.
         own: the network's own preprocessing; None: ImageNet's.
         channels: number of channels of its pictures, see :func:`input_channels`.
         name: the network's name, for messages.
@@ -92,7 +92,7 @@ def _with_channels(own: Preprocessing, config: ModelConfig, channels: int, name:
         wanted = f"{_counted(channels, 'value')}, one per channel of its pictures in [0, 1]: {name} takes {channels}"
         raise UsageError(f"model.{lacking[0]}", None, wanted)
     mean, std = (round(statistics.mean(values), 3) for values in (own.mean, own.std))
-    given = config.std if config.mean is None else config.mean  # the other one is lacking
+    given = config.std if config.mean is None else config.mean  # the other one is missing
     if given is None or len(given) == channels:  # else it is refused
         logger.warning("%s takes grey pictures: model.mean=[%g] and model.std=[%g], the average over colours, unless "
                        "they are given", name, mean, std)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Why a network does not take pictures of a size (channels, precision, the size itself) or gives no gradients."""
+"""Why a network refuses pictures (by channels, precision or size), or has no gradient in them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.precision import HALVES, precisions_of
 
-# What a forward pass of somebody else's code raises when it does not take its input.
+# Errors by which a forward pass refuses its input.
 REFUSALS = (RuntimeError, AssertionError, ValueError, IndexError, TypeError, KeyError, AttributeError)
-# How torch says that it has no kernel for a precision, and that an operation got two precisions.
+# Patterns of torch's messages: it has no kernel for a precision; an operation got two precisions.
 NO_KERNEL = r"not implemented for|not supported|n't support|[Uu]nsupported"
 TYPES_DIFFER = r"dtype|type \(|scalar type"
 
 
 def refusal(network: VisionNetwork, size: Sequence[int], error: Exception, key: str = "model.size") -> UsageError:
-    """Return what to tell when a network raised an error on empty pictures.
+    """Return the mistake that an error of a network on blank pictures points to.
 
     Args:
         network: the network.
         size: (height, width) of the pictures.
-        error: what it raised.
-        key: the key that holds the size.
+        error: the network's error.
+        key: the configuration key of the size.
     """
     reason = str(error).strip().split("\n")[0]
     own = network.preprocessing.channels
@@ -49,7 +49,7 @@ def refusal(network: VisionNetwork, size: Sequence[int], error: Exception, key: 
 
 
 def unsupported(network: VisionNetwork, error: Exception) -> UsageError | None:
-    """Return what to tell when torch has no kernel for a network's half precision on its device; None otherwise."""
+    """Return the mistake if torch has no kernel for a network's half precision on its device, else None."""
     reason = str(error).strip().split("\n")[0]
     halves = [precision for precision in precisions_of(network.module) if precision in HALVES]
     if not halves or not re.search(NO_KERNEL, reason):
@@ -60,7 +60,7 @@ def unsupported(network: VisionNetwork, error: Exception) -> UsageError | None:
 
 @torch.no_grad()
 def takes_size(network: VisionNetwork, size: Sequence[int]) -> bool:
-    """Whether a network takes pictures of (height, width); tried with an empty one."""
+    """Whether a network takes pictures of (height, width); tried with a blank one."""
     if tuple(size) == tuple(network.preprocessing.size):
         return True
     try:
@@ -71,14 +71,14 @@ def takes_size(network: VisionNetwork, size: Sequence[int]) -> bool:
 
 
 def hold_in_float32(network: VisionNetwork, key: str) -> None:
-    """Cast the weights of a network in half precision to float32, where they are to be changed by small steps.
+    """Cast the weights of a network in half precision to float32, so that small steps can change them.
 
     Args:
-        network: changed in place; others stay as they are.
-        key: of what changes them.
+        network: changed in place; a network without half precision stays as it is.
+        key: the configuration key that an error is blamed on.
 
     Raises:
-        UsageError: its forward pass then raises an error, for it casts to half precision by itself.
+        UsageError: its forward pass fails then, since it casts to half precision by itself.
     """
     halves = [precision for precision in precisions_of(network.module) if precision in HALVES]
     if not halves:
@@ -100,9 +100,9 @@ def _plain(precision: torch.dtype) -> str:
 
 
 def other_channels(network: VisionNetwork) -> tuple[str, int] | None:
-    """Return the first layer that takes pictures of other channels than the network is shown, and how many it takes.
+    """Return the first layer and its number of input channels, if it takes another number than the pictures have.
 
-    None where the first layer takes its pictures, or does not tell.
+    None where the first layer fits the pictures, or where its number of channels is unclear.
     """
     own, shown = network.preprocessing.channels, network.blank().to(network.dtype)
     started: list[tuple[str, nn.Module, Tensor]] = []
@@ -138,10 +138,11 @@ def _width(part: nn.Module) -> int:
 
 
 def _channels_of_patches(wanted: int, given: int, own: int) -> int:
-    """Return of how many channels pixels are that a linear layer takes in a row, given a row of ``own``; 0 if unclear.
+    """Return the number of channels that a first linear layer expects of a pixel; 0 if unclear.
 
-    Another size of pictures, or of patches, changes the number of pixels by a ratio of squares; of RGB, 1/3 is none,
-    nor are 2/3 and 4/3.
+    A row of ``given`` values, pixels of ``own`` channels, meets a layer of ``wanted`` inputs. A wrong size of pictures
+    or patches changes the number of pixels by a ratio of squares, which tells it from a wrong number of channels: from
+    RGB, the ratios 1/3, 2/3 and 4/3 are no ratios of squares.
     """
     if given % own or not wanted or wanted % (given // own):
         return 0
@@ -153,7 +154,7 @@ def check_gradients(activations: Mapping[str, Tensor]) -> None:
     """Make sure that activations depend on the pictures in a way that torch can differentiate.
 
     Raises:
-        UsageError: the first layer whose values do not.
+        UsageError: names the first layer whose values do not.
     """
     for layer, values in activations.items():
         if not values.requires_grad:

@@ -1,4 +1,4 @@
-"""What every source of networks hands over: the module, and what is known of its input and its classes."""
+"""The result of every source of networks: the module, its preprocessing, class names and head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vital_exp.models.network import Preprocessing
 from vital_exp.targets.class_names import ClassNames
 
 IMAGENET_CLASSES = 1000
-# Lists of ImageNet's classes spell some of them otherwise ("crane bird").
+# The share of equal names by which a list is known as ImageNet's: some lists spell a few otherwise ("crane bird").
 MOSTLY = 0.9
 
 
@@ -20,9 +20,9 @@ class Built(NamedTuple):
 
     Attributes:
         module: takes normalised pictures.
-        preprocessing: its own; None: ImageNet's.
-        class_names: its own; None where it brings none.
-        head: what its outputs mean, where it says so (:mod:`vital_exp.models.heads`).
+        preprocessing: the network's own; None: ImageNet's.
+        class_names: the network's own; None where it brings none.
+        head: a name of :mod:`vital_exp.models.heads`; None where the source does not know it.
     """
 
     module: nn.Module
@@ -32,7 +32,7 @@ class Built(NamedTuple):
 
 
 def recognised(labels: Sequence[str], wordnet_ids: Sequence[str] | None = None) -> ClassNames:
-    """Return a file's names of classes; those of ImageNet's 1000 with their synonyms and WordNet ids."""
+    """Return the class names of a file; ImageNet's 1000 are recognised and get their synonyms and WordNet ids."""
     if len(labels) == IMAGENET_CLASSES:
         known = ClassNames.imagenet()
         first = [label.split(",")[0].strip().lower() for label in labels]

@@ -1,6 +1,6 @@
-"""SPADE: a copy of a network of which only the weights are left that some images need (Moakhar et al., ICML 2024).
+"""SPADE: a copy of a network, pruned to the weights that a target's images need (Moakhar et al., ICML 2024).
 
-Formulas, and what is published and what is ours: docs/methods/spade.md.
+The formulas, and what differs from the paper: docs/methods/spade.md.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ METHODS = ("spade",)
 KEY = "model.sparsity"
 ALLOWED = "between 0 and 1, without 1; or {layer: sparsity}"
 
-# The published augmentation: crops of this share of the area and these proportions, resized; half of them mirrored;
-# brightness times 1 plus or minus, hue turned by at most this share of the circle.
+# The published augmentation: crops with a share of the area and an aspect ratio in these ranges, resized; half of them
+# mirrored; brightness times 1 +- BRIGHTNESS at most, hue turned by at most this share of the circle.
 AREA, PROPORTIONS, BRIGHTNESS, HUE = (0.2, 1.0), (3 / 4, 4 / 3), 0.5, 0.3
 # For feature visualisation the published code prunes layer4, the last two blocks of layer3 and the classifier of a
 # ResNet-50: 17 of its 54 convolutions and linear layers, the last ones.
 LAST_SHARE = 17 / 54
-DAMPING = 0.01  # of the mean of the diagonal, added to it; as published
+DAMPING = 0.01  # share of the diagonal's mean that is added to the diagonal; as published
 IMAGES_PER_PASS = 16
-ROUNDING = 1e-9  # 0.7 of 10 weights are 7
+ROUNDING = 1e-9  # added before rounding down, so that 0.7 of 10 weights are 7
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Sparsification:
     """How a network is pruned.
 
     Attributes:
-        sparsity: share of the weights that become 0 in the last third of the layers; or by the beginnings of layers'
-            names, of which the first that fits counts.
-        images: augmented images that the layers' inputs are measured on.
+        sparsity: share of the weights that become 0 in the last third of the layers; or such shares by beginnings of
+            layers' names, where the first beginning that fits counts.
+        images: number of augmented images on which the layers' inputs are measured.
         seed: of the augmentation.
     """
 
@@ -71,16 +71,16 @@ class Sparsification:
 def sparsified(
     network: VisionNetwork, images: Sequence[Tensor], settings: Sparsification, layer: str | None = None
 ) -> VisionNetwork:
-    """Return a copy of a network pruned for images, so that its layers answer to them as before.
+    """Return a pruned copy of a network whose layers respond to some images nearly as before.
 
     Args:
         network: stays as it is.
-        images: (C, H, W) in [0, 1], of the target.
+        images: the target's images, (C, H, W) in [0, 1].
         settings: how much is pruned.
-        layer: the target's; layers that run after it stay as they are. None: the network's output.
+        layer: the target's layer; layers that run after it are not pruned. None: the network's output.
 
     Raises:
-        UsageError: a layer in ``settings.sparsity`` that the network has not, or no layer that can be pruned.
+        UsageError: ``settings.sparsity`` names a layer that the network does not have, or no layer can be pruned.
     """
     kept = (network.preprocessing, network.class_names, network.recipe, network.output, network.head)
     pruned = VisionNetwork(copy.deepcopy(network.module), network.name, *kept)
@@ -99,8 +99,8 @@ def chosen(
 ) -> dict[str, tuple[nn.Conv2d | nn.Linear, float]]:
     """Return the layers that are pruned and their sparsity, in the order in which they run.
 
-    Convolutions in groups, which have few weights, and modules with a forward pass of their own stay dense, and so does
-    the first convolution.
+    Grouped convolutions, which have few weights, subclasses of nn.Conv2d and nn.Linear, and the first layer if it is a
+    convolution stay dense.
     """
     order = list(network.trace.layers)
     before = order[: order.index(layer) + 1] if layer is not None and layer in order and layer != OUTPUT else order
@@ -130,19 +130,19 @@ def _prunable(part: nn.Module) -> bool:
 
 
 def _block(part: nn.Conv2d | nn.Linear) -> int:
-    """How many columns of the weights share a threshold: a kernel's, or one, as published."""
+    """Return how many columns of the weights share a threshold: those of a kernel, or one, as published."""
     return part.kernel_size[0] * part.kernel_size[1] if isinstance(part, nn.Conv2d) else 1
 
 
 def second_moments(
     network: VisionNetwork, layers: Mapping[str, nn.Module], images: Iterator[Tensor]
 ) -> dict[str, Tensor]:
-    """Return H = 2/n sum of x x^T for each layer that runs, x being the columns its weights are multiplied with.
+    """Return H = 2/n sum x x^T for each layer that runs, where x are the columns that its weights are multiplied with.
 
     Args:
-        network: whose layers they are.
-        layers: convolutions without groups and linear layers.
-        images: batches (B, C, H, W) in [0, 1]; n is their number.
+        network: the network of the layers.
+        layers: convolutions without groups and linear layers, by name.
+        images: batches (B, C, H, W) in [0, 1] of n images in all.
     """
     found: dict[str, Tensor] = {}
     count = 0
@@ -165,7 +165,7 @@ def _adds(name: str, found: dict[str, Tensor]) -> Callable[[nn.Module, tuple[Ten
 
 
 def columns_of(part: nn.Module, values: Tensor) -> Tensor:
-    """Return what a layer's weights are multiplied with, one row (C k k,) for each picture and position."""
+    """Return the vectors that a layer's weights are multiplied with, one row (C k k,) for each picture and position."""
     if isinstance(part, nn.Linear):
         return values.flatten(0, -2)
     assert isinstance(part, nn.Conv2d)
@@ -176,17 +176,17 @@ def columns_of(part: nn.Module, values: Tensor) -> Tensor:
 
 
 def pruned_weights(weights: Tensor, moments: Tensor, sparsity: float, block: int) -> Tensor:
-    """Return weights (rows, columns) of which a share is 0 and the others make up for it: SparseGPT's pass.
+    """Return weights (rows, columns) of which a share is 0 and the others compensate: SparseGPT's pass.
 
-    Column after column, weights are put to 0 and the error is spread over the columns to come, so that the change of
-    ``weights @ x`` over the columns that ``moments`` were measured on is smallest. In each block of columns those of
-    least w^2 / d^2 go, d^2 being the pivot of the inverse of H for the columns to come.
+    Column after column, weights are set to 0 and their error is spread over the later columns, so that ``weights @ x``
+    changes least for the x that ``moments`` were measured on. In each block of columns the weights of smallest
+    w^2 / d^2 are set to 0, where d^2 is the pivot of the inverse of H for the later columns.
 
     Args:
         weights: (rows, columns).
         moments: H, (columns, columns).
-        sparsity: share of the weights of a block, rounded down, so that a block never goes as a whole.
-        block: columns that share a threshold.
+        sparsity: share of the weights of a block, rounded down, so that no block becomes 0 as a whole.
+        block: number of columns that share a threshold.
     """
     left, matrix = weights.double().clone(), moments.double().clone()
     silent = matrix.diagonal() == 0
@@ -209,7 +209,7 @@ def pruned_weights(weights: Tensor, moments: Tensor, sparsity: float, block: int
 
 
 def augmented(images: Sequence[Tensor], settings: Sparsification) -> Iterator[Tensor]:
-    """Yield batches (B, C, H, W) of random crops of the images in turn, mirrored, brighter or darker, of other hues."""
+    """Yield batches (B, C, H, W) of the images in turn, randomly cropped, mirrored, and of other brightness and hue."""
     generator = torch.Generator().manual_seed(settings.seed)
     for first in range(0, settings.images, IMAGES_PER_PASS):
         numbers = range(first, min(first + IMAGES_PER_PASS, settings.images))

@@ -1,4 +1,4 @@
-"""Which layers of a network are aligned when nobody names them: stem, stages or blocks, by rules for architectures."""
+"""The layers of a network that are aligned by default: stem, stages or blocks, by rules for architectures."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from vital_exp.targets.unit import OUTPUT
 
 # The paper's blocks of vision transformers of 12 and 24 blocks.
 VIT_BLOCKS = {12: (0, 4, 8, 11), 24: (2, 9, 20, 23)}
-# Stages of a timm network count from this reduction on; finer ones belong to the stem.
+# Stages of a timm network count from this reduction on; layers of a finer resolution belong to the stem.
 FIRST_STAGE_REDUCTION = 4
-# What torchvision and others call the part that holds no stage.
+# The names of classifiers in torchvision and elsewhere; they hold no stage.
 CLASSIFIERS = ("classifier", "head", "fc", "heads", "aux_classifier", "AuxLogits")
-# A wrapper is a module with a part that runs at least this share of all layers: rules are tried inside of it too.
+# A part that holds at least this share of all layers may be a network in a wrapper: rules are tried inside it too.
 MAIN_SHARE = 0.5
-# Tokens that belong to no position: class, distillation and register tokens.
+# At most so many tokens belong to no position: class, distillation and register tokens.
 EXTRA_TOKENS = 8
-# Fewer blocks in a row than that are no transformer's body.
+# A transformer has at least so many blocks in a row.
 FEWEST_BLOCKS = 4
-# Fewer layers than that, the stem among them, are no choice: the depth is divided instead.
+# With fewer layers than this, the stem among them, layers are spread over the depth instead.
 FEWEST_STAGES = 2
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -40,7 +40,7 @@ class DefaultLayers:
 
     Attributes:
         layers: module names, the stem first.
-        sure: whether a rule for the architecture chose them; else they were chosen by the sizes of maps.
+        sure: whether a rule for the architecture chose the layers; False: the sizes of maps did.
     """
 
     layers: tuple[str, ...]
@@ -52,8 +52,8 @@ def default_layers(network: VisionNetwork) -> DefaultLayers:
 
     Transformers: the patch embedding and four blocks. ConvNeXt: stem, downsampling convolutions, last block. DenseNet:
     first convolution and the dense blocks. Other networks: the first convolution and the end of each stage (timm's
-    feature_info where there is one, else the last module at each map size). A network inside a wrapper has the layers
-    that it has alone. Only layers that run in a forward pass, and whose axes are known, are chosen.
+    feature_info where there is one, else the last module at each map size). The layers of a network in a wrapper are
+    the same as without the wrapper. Only layers that run in a forward pass, and whose axes are known, are chosen.
 
     Raises:
         UsageError: no layer of the network has maps.
@@ -81,7 +81,7 @@ def default_layers(network: VisionNetwork) -> DefaultLayers:
 
 
 def _main_parts(module: nn.Module, ran: Layers) -> list[str]:
-    """Return the network and, from the outside inwards, the parts of it in which most layers run."""
+    """Return the names of the network and, from the outside inwards, of its parts that hold most of the layers."""
     places, names = [""], list(ran)
     while True:
         children = [_joined(places[-1], name) for name, _ in module.get_submodule(places[-1]).named_children()]
@@ -97,19 +97,19 @@ def _joined(place: str, name: str) -> str:
 
 
 def _below(place: str, names: Sequence[str] | dict[str, nn.Module]) -> list[str]:
-    """Return the names of what a part holds, as the part itself calls them."""
+    """Return the names of the modules inside a part, relative to the part."""
     start = f"{place}." if place else ""
     return [name[len(start) :] for name in names if name.startswith(start) and name != place]
 
 
 def _all_of(place: str, names: Sequence[str], ran: Layers) -> tuple[str, ...]:
-    """Return the full names of layers if all of them can be read."""
+    """Return the full names of layers if all of them can be read, else none."""
     found = tuple(_joined(place, name) for name in names)
     return found if all(name in ran for name in found) else ()
 
 
 def _transformer_layers(names: Sequence[str]) -> tuple[str, ...]:
-    """The patch embedding and four blocks, by the names of timm, torchvision, open_clip and transformers."""
+    """Return the patch embedding and four blocks, by the names of timm, torchvision, open_clip and transformers."""
     known = set(names)
     for embedding, pattern in EMBEDDINGS:
         blocks = [name for name in names if re.fullmatch(pattern, name)]
@@ -171,7 +171,10 @@ def _positions(layer: TracedLayer) -> int:
 
 
 def _stage_layers(part: nn.Module, place: str, ran: Layers, modules: dict[str, nn.Module]) -> tuple[str, ...]:
-    """The first convolution and timm's stage ends, from quarter resolution on; four of those of one size."""
+    """Return the first convolution and timm's stage ends from quarter resolution on; four of them if all have one size.
+
+    Empty where timm's feature_info gives no such stages.
+    """
     features = getattr(getattr(part, "feature_info", None), "info", None) or getattr(part, "feature_info", None)
     stem = _stem(modules, ran, place)
     if not isinstance(features, list) or stem is None:
@@ -180,20 +183,20 @@ def _stage_layers(part: nn.Module, place: str, ran: Layers, modules: dict[str, n
     if len({f["reduction"] for f in later}) == 1 and len(later) > FEWEST_BLOCKS:
         later = [later[i] for i in spread_blocks(len(later))]
     ends = [_that_runs(_joined(place, f["module"]), ran) for f in later]
-    if len(set(ends)) < len(later):  # one module puts out the maps of several stages
+    if len(set(ends)) < len(later):  # one module returns the maps of several stages
         return ()
     stages = [name for name in dict.fromkeys(ends) if name in ran and name != stem]
     return (stem, *stages) if len(stages) > 1 and len(stages) == len(set(ends) - {stem}) else ()
 
 
 def _that_runs(name: str, ran: Layers) -> str:
-    """Return a module, or the last of its children if it is a mere list that never runs itself."""
+    """Return a module that runs: this one, or the last of its children if this one is a list that never runs."""
     children = [child for child in ran if child.rpartition(".")[0] == name]
     return name if name in ran or not children else children[-1]
 
 
 def _blocks_in_a_row(modules: dict[str, nn.Module], ran: Layers) -> tuple[str, ...]:
-    """The first convolution and four of the longest row of like blocks, where no map is smaller than the first."""
+    """Return the first convolution and four of the longest row of equal blocks, if no map is smaller than the first."""
     stem = _stem(modules, ran)
     rows = [_row(name, part, ran) for name, part in modules.items() if isinstance(part, (nn.ModuleList, nn.Sequential))]
     row = max(rows, key=len, default=[])
@@ -209,36 +212,36 @@ def _blocks_in_a_row(modules: dict[str, nn.Module], ran: Layers) -> tuple[str, .
 
 
 def _row(name: str, part: nn.Module, ran: Layers) -> list[str]:
-    """Return the children of a sequence that run, if they are of one kind."""
+    """Return the children of a sequence if all of them run and are of one class, else none."""
     children = [(_joined(name, number), type(child)) for number, child in part.named_children()]
     row = [child for child, _ in children if child in ran]
     return row if len({kind for _, kind in children}) == 1 and len(row) == len(children) else []
 
 
 def _last_at_each_size(modules: dict[str, nn.Module], places: Sequence[str], ran: Layers) -> tuple[str, ...]:
-    """The first convolution and the last module at each size of maps.
+    """Return the first convolution and the last module at each size of maps.
 
     Raises:
-        UsageError: there are no maps.
+        UsageError: the network has no maps.
     """
     stem = _stem(modules, ran)
     if stem is None:
         raise UsageError("model.layers", None, "no default rule fits this network: name the layers to align")
-    attention = any(is_attention(part) for part in modules.values())  # its stages hold few convolutions
+    attention = any(is_attention(part) for part in modules.values())  # stages of attention hold few convolutions
     last_at: dict[int, str] = {}
     convolutions: dict[int, list[str]] = {}
     for name, layer in ran.items():
         size = _positions(layer)
         if size <= 1 or layer.layout.windowed or _in_classifier(name, places):
             continue
-        if name in places and not isinstance(modules[name], nn.Sequential):  # around all stages
+        if name in places and not isinstance(modules[name], nn.Sequential):  # it holds all stages
             continue
         if isinstance(modules[name], CONVOLUTIONS):
             convolutions.setdefault(size, []).append(name)
         if (not attention or _in_a_sequence(name, modules)) and not _inside_a_block_that_resizes(
             name, places, ran, modules
         ):
-            last_at[size] = name  # layers come in the order in which they finish: containers after what they hold
+            last_at[size] = name  # in the order in which layers finish: a container comes after its parts
     stages = {name for size, name in last_at.items() if attention or convolutions.get(size, [stem]) != [stem]}
     return (stem, *(name for name in ran if name in stages and name != stem))
 
@@ -257,20 +260,23 @@ def _in_a_sequence(name: str, modules: dict[str, nn.Module]) -> bool:
 
 
 def _in_classifier(name: str, places: Sequence[str]) -> bool:
-    """Whether a layer belongs to what comes after the stages; a SqueezeNet's classifier is a convolution."""
+    """Whether a layer is part of the classifier behind the stages; a SqueezeNet's classifier is a convolution."""
     place = max((place for place in places if not place or name.startswith(f"{place}.")), key=len)
     return name[len(place) :].lstrip(".").split(".")[0] in CLASSIFIERS
 
 
 def _inside_a_block_that_resizes(name: str, places: Sequence[str], ran: Layers, modules: dict[str, nn.Module]) -> bool:
-    """Whether a block (no sequence, no wrapper) around a layer puts out another map size: the layer ends no stage."""
+    """Whether a block (no sequence, no wrapper) around a layer returns another map size: the layer ends no stage."""
     parents = [name[:i] for i, letter in enumerate(name) if letter == "."]
     blocks = [p for p in parents if p in ran and p not in places and not isinstance(modules[p], nn.Sequential)]
     return any(_positions(ran[block]) != _positions(ran[name]) for block in blocks)
 
 
 def _spread(modules: dict[str, nn.Module], ran: Layers, found: tuple[str, ...]) -> tuple[str, ...]:
-    """The first convolution and layers at a third, two thirds and the end of the depth: where maps do not shrink."""
+    """Return the first convolution and layers at a third, two thirds and the end of the depth.
+
+    For networks whose maps do not shrink; ``found`` are the layers that the sizes of maps gave.
+    """
     maps = [name for name, layer in ran.items() if _positions(layer) > 1 and not layer.layout.windowed]
     weighted = [name for name in maps if isinstance(modules[name], (*CONVOLUTIONS, nn.Linear))] or maps
     chosen = [weighted[i] for i in spread_blocks(len(weighted))]

@@ -23,16 +23,16 @@ class _AllTapped(Exception):
 class Taps:
     """Reads the outputs of layers by module name; hooks exist only while a forward pass runs.
 
-    A layer that runs several times in a forward pass is read the first time. Where pictures would depend on each other,
-    they pass the network one by one.
+    A layer that runs several times in a forward pass is read the first time. Where a picture's activations would depend
+    on the other pictures of a batch, pictures pass the network one by one.
 
     Args:
         module: any network.
         layers: names of its modules, as in ``module.named_modules()``; ``"input"`` is the pictures themselves,
-            ``"output"`` what the network returns.
+            ``"output"`` the network's output.
         key: the configuration key to blame for a wrong name.
-        output: which tensor of what the network returns ``"output"`` is; None: the logits, else the first.
-        traced: what the network's layers do; None: a look at the first pictures tells.
+        output: which of the tensors that the network returns is ``"output"``; None: the logits, else the first.
+        traced: the network's trace; None: it is traced at the first pictures.
 
     Raises:
         UsageError: a name is not a module of the network; the nearest names are suggested.
@@ -58,7 +58,7 @@ class Taps:
         self._trace = traced
 
     def trace(self, pictures: Tensor | None = None) -> Trace:
-        """Return what the network's layers do; a bare module is tried on noise of the shape of ``pictures``."""
+        """Return the network's trace; without one the module is traced on noise of the shape of ``pictures``."""
         if self._trace is None:
             assert pictures is not None
             noise = torch.randn(3, *pictures.shape[1:], generator=torch.Generator().manual_seed(0))
@@ -66,10 +66,10 @@ class Taps:
         return self._trace
 
     def layout(self, name: str, pictures: Tensor | None = None) -> Layout:
-        """Return where a layer's output holds pictures and channels.
+        """Return the axes of a layer's output.
 
         Raises:
-            UsageError: the layer does not run, or its axes are not known.
+            UsageError: the layer does not run, or its axes are unknown.
         """
         found = self.trace(pictures)
         if name in found.layers:
@@ -84,11 +84,11 @@ class Taps:
         return self.layout(name, pictures).channels_first(activation, len(pictures))
 
     def __call__(self, pictures: Tensor, *, to_the_end: bool = False) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Run the network on normalised pictures (N, 3, H, W).
+        """Run the network on normalised pictures (N, C, H, W).
 
-        Returns the activations, channels first: (N, C, H, W), (N, C, T) for tokens or (N, C, 1) for vectors, and the
-        network's output, which is None unless ``to_the_end`` or ``"output"`` is read: otherwise the pass ends at the
-        last tapped layer.
+        Returns the activations, channels first: (N, C, H, W), (N, C, T) for tokens or (N, C, 1) for vectors, and what
+        the network returns. The latter is None, and the pass ends at the last tapped layer, unless ``to_the_end`` or
+        ``"output"`` is read.
         """
         runs = self.layers or self.reads_output or to_the_end
         if runs and self.trace(pictures).one_by_one and len(pictures) > 1:
@@ -103,13 +103,13 @@ class Taps:
                 handle = layer.register_forward_hook(self._hook(name, activations, pictures, to_the_end))
                 hooks.callback(handle.remove)
             try:
-                # A clone, for a forward pass may write into what it is given.
+                # A clone: a forward pass may change its input in place.
                 output = self.module(pictures.clone()) if self.layers or to_the_end else None
             except _AllTapped:
                 output = None
         for name in self.layers:
             if name not in activations:
-                self.layout(name, pictures)  # says why
+                self.layout(name, pictures)  # raises with the reason
                 raise UsageError(self.key, name, "the network did not run this layer in this forward pass")
         if self.reads_input:
             activations = {INPUT: pictures, **activations}
@@ -124,7 +124,7 @@ class Taps:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             if name in activations:
                 return
-            # Cloned, because the next ReLU may be in place (a ResNet's bn1 would read min 0.0 instead of -1.9).
+            # A clone: the next ReLU may be in place (the minimum of a ResNet's bn1 would be 0.0 instead of -1.9).
             activations[name] = self.channels_first(name, first_tensor(output, name), pictures).clone()
             if not to_the_end and len(activations) == len(self.layers):
                 raise _AllTapped
@@ -133,17 +133,17 @@ class Taps:
 
 
 def _joined(passes: Sequence[tuple[dict[str, Tensor], Tensor | None]]) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Return the passes of single pictures as one of all."""
+    """Join the passes of single pictures as one pass of all."""
     activations = {name: torch.cat([one[name] for one, _ in passes]) for name in passes[0][0]}
     outputs = [output for _, output in passes if isinstance(output, Tensor)]
     return activations, torch.cat(outputs) if outputs else passes[0][1]
 
 
 def first_tensor(output: object, name: str) -> Tensor:
-    """Return a layer's output, the first of several.
+    """Return the first tensor of a layer's output.
 
     Raises:
-        UsageError: it is no tensor and holds none.
+        UsageError: the output holds no tensor.
     """
     found = next(tensors_in(output), None)
     if found is None:

@@ -1,4 +1,4 @@
-"""Networks of timm in the form in which it saves and publishes them: a folder of config.json and weights."""
+"""Networks that timm saved or published: a folder with config.json and weights, on disk or on the hub."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from vital_exp.targets.class_name_files import WORDNET_ID
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.weights_files import read_tensors
 
-# timm's prefixes of a name; the second is an older spelling of the first.
+# timm's prefixes of names; the second is an older spelling of the first.
 HUB, OLD_HUB, FOLDER = "hf-hub:", "hf_hub:", "local-dir:"
 PREFIXES = (HUB, OLD_HUB, FOLDER)
 WEIGHTS = (hub.SAFE_WEIGHTS[0], *hub.PICKLES)
-# Of a folder's configuration, what would send timm elsewhere for weights.
+# Keys of a folder's configuration by which timm would look for weights elsewhere; they are left out.
 PLACES = ("file", "url", "hf_hub_id", "hf_hub_filename", "source", "custom_load", "state_dict")
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether a name is of a network in a folder or on the hub, not of timm's own list."""
+    """Whether a name is that of a network in a folder or on the hub, not one of timm's own list."""
     return name.startswith(PREFIXES)
 
 
 def repository(name: str) -> str | None:
-    """Return the repository of a name of the hub; None of other names."""
+    """Return the repository in a name of the hub; None for other names."""
     return name.partition(":")[2] if name.startswith((HUB, OLD_HUB)) else None
 
 
 def hub_network(
     name: str, weights: bool, fetch: bool, arguments: Mapping[str, Any], cache_dir: Path | None
 ) -> tuple[nn.Module, ClassNames | None]:
-    """Return a network of a folder, or of Hugging Face's hub, and the names of its classes where it brings them.
+    """Return timm's network of a folder, or of Hugging Face's hub, and its class names where it brings them.
 
     Args:
         name: ``local-dir:folder`` or ``hf-hub:owner/name@revision``.
         weights: whether its weights are loaded; else they are random.
         fetch: whether files of the hub that are not in the cache are downloaded.
-        arguments: of the constructor, before those of the folder.
+        arguments: arguments of the constructor, which override the folder's.
         cache_dir: where the hub's files are kept.
 
     Raises:
-        UsageError: no such folder, none of timm, or no weights in it that can be read without running code.
-        OSError, ValueError: the hub's files cannot be had.
+        UsageError: no such folder, not a network of timm, or no weights that can be read without running code.
+        OSError, ValueError: the hub's files are not in the cache, or cannot be downloaded.
     """
     import timm
 
@@ -60,11 +60,11 @@ def hub_network(
     given = {**(config.get("model_args") or {}), **arguments}
     try:
         module: Any = timm.create_model(architecture, pretrained=weights, pretrained_cfg=own, **given)
-    except (RuntimeError, AttributeError, KeyError) as error:  # what timm raises over tensors of others
+    except (RuntimeError, AttributeError, KeyError) as error:  # what timm raises for another network's tensors
         lines = " ".join(str(error).split())
         raise UsageError(hub.KEY, name, f"its weights do not fit {architecture}: {lines[:200]}") from None
     own.pop("state_dict", None)
-    module.pretrained_cfg.pop("state_dict", None)  # a second copy of all weights
+    module.pretrained_cfg.pop("state_dict", None)  # it would keep a second copy of all weights
     return module, _class_names(config, own)
 
 
@@ -75,7 +75,7 @@ def _folder(name: str, weights: bool, fetch: bool, cache_dir: Path | None) -> Pa
     if not place:
         raise UsageError(hub.KEY, name, f"a name of the hub is {HUB}owner/name")
     if not fetch and not hub.in_cache(place, [hub.CONFIG], cache_dir or _own_cache()):
-        problem = f"what network it is stands in its {hub.CONFIG}, which is not in the cache"
+        problem = f"its {hub.CONFIG}, which names the architecture, is not in the cache"
         raise UsageError(hub.KEY, name, f"{problem}: model.pretrained=true downloads it, {FOLDER}folder reads yours")
     folder = hub.hub_folder(place, [hub.CONFIG], cache_dir, fetch)
     for file in WEIGHTS if weights else ():
@@ -91,11 +91,11 @@ def _own_cache() -> Path:
 
 
 def _described(config: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
-    """Return timm's name of the architecture, and what the folder says of input and classes."""
+    """Return timm's name of the architecture, and the folder's settings for input and classes."""
     import timm
     from timm.models import PretrainedCfg
 
-    old = "pretrained_cfg" not in config  # all in one
+    old = "pretrained_cfg" not in config  # the older format keeps all keys in one object
     architecture = config.get("architecture")
     if not isinstance(architecture, str):
         other = "; it is one of transformers: model=transformers" if "model_type" in config else ""
@@ -120,10 +120,10 @@ def _read_weights(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _class_names(config: Mapping[str, Any], own: Mapping[str, Any]) -> ClassNames | None:
-    """Return the names of the classes: what describes a label, else the label itself."""
+    """Return the class names, by description where a label has one; None where names are missing."""
     labels = own.get("label_names") or ()
     count = int(own.get("num_classes", len(labels)))
-    if isinstance(labels, dict):  # where numbers are left out
+    if isinstance(labels, dict):  # by number; some may be missing
         labels = [labels.get(str(i), f"class {i}") for i in range(count)]
     if not labels or len(labels) != count:
         return None

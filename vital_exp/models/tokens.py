@@ -1,4 +1,4 @@
-"""Which tokens of a transformer's layer are the class token, the register tokens and the patch tokens."""
+"""The positions of class token, register tokens and patch tokens among the tokens of a transformer's layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vital_exp.models.layers import unit_shape
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.unit import CLASS_TOKEN, PATCH_TOKENS, REGISTER_TOKENS
 
-# What timm, torchvision, open_clip and transformers call the parameters of these tokens.
+# Names of the tokens' parameters in timm, torchvision, open_clip and transformers.
 CLASS_NAMES = ("cls_token", "class_token", "class_embedding")
 DISTILLATION_NAMES = ("dist_token", "distillation_token")
 REGISTER_NAMES = ("reg_token", "register_tokens")
@@ -52,7 +52,7 @@ def token_span(network: VisionNetwork, layer: str, tokens: str, key: str = "targ
 
 
 def _count(network: VisionNetwork, names: tuple[str, ...]) -> int:
-    """Return the number of tokens in the first parameter that has one of these names; 0 if there is none."""
+    """Return the number of tokens in the first parameter with one of these names; 0 if there is none."""
     for name, value in network.module.named_parameters():
         if name.rpartition(".")[2] in names:
             return 1 if value.ndim < 2 else int(value.shape[-2])
@@ -60,6 +60,6 @@ def _count(network: VisionNetwork, names: tuple[str, ...]) -> int:
 
 
 def _is_grid(count: int, size: tuple[int, int]) -> bool:
-    """Whether so many tokens make a grid with the aspect ratio of a picture (height, width)."""
+    """Whether ``count`` tokens can form a grid with the aspect ratio of a picture (height, width)."""
     rows = isqrt(max(count, 0) * size[0] // size[1])
     return rows > 0 and count % rows == 0 and rows * size[1] == count // rows * size[0]

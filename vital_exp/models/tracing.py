@@ -1,7 +1,7 @@
-"""What every layer of a network does in a forward pass, seen in one pass with two pictures and one with three.
+"""Axes, shapes and runs of every layer in a forward pass, found by one pass with two pictures and one with three.
 
-What changes its length between the passes is the axis of the pictures. Layers whose values for the first picture change
-with the other pictures depend on their company.
+The axis whose length differs between the passes is the axis of the pictures. Where the values of the first picture
+differ too, the layer mixes the pictures of a batch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from vital_exp.models.outputs import Output
 from vital_exp.models.precision import HALVES, precisions_of
 from vital_exp.targets.unit import OUTPUT
 
-# The name under which the network's output is read like a layer.
-# Of the first picture's values so many are compared between the passes.
+# So many of the first picture's values are compared between the passes.
 SAMPLED = 64
-# Largest difference, relative to the largest value, that is rounding: other batches are summed in other orders.
+# Largest difference by rounding, relative to the largest value: another batch size is summed in another order.
 ROUNDING = 1e-3
 ROUNDING_IN_HALF = 5e-2
 
@@ -36,7 +35,7 @@ class TracedLayer:
 
     Attributes:
         shape: (C, ...) of one picture's activation, as :meth:`Layout.channels_first` orders it.
-        layout: where the output holds pictures and channels.
+        layout: the axes of the output.
         runs: how often the layer runs in a pass.
     """
 
@@ -47,14 +46,14 @@ class TracedLayer:
 
 @dataclass
 class Trace:
-    """What the layers of a network do in a forward pass.
+    """The layers of a network as seen in forward passes.
 
     Attributes:
         layers: the layers that can be read, in the order in which they finish; ``"output"`` is the last.
-        unclear: why the others that run cannot be read.
+        unclear: the layers that run and cannot be read, with the reason.
         company: the first layer whose values for a picture change with the other pictures of a batch (or at random);
             None where there is none.
-        alone: whether the network takes one picture at a time only.
+        alone: whether the network takes only one picture at a time.
     """
 
     layers: dict[str, TracedLayer] = field(default_factory=dict)
@@ -64,7 +63,7 @@ class Trace:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether pictures must pass the network one by one to be independent of each other."""
+        """Whether pictures must pass the network one by one, so that none depends on the others."""
         return self.alone or self.company is not None
 
 
@@ -74,11 +73,11 @@ class _Run:
 
     Attributes:
         shape: of the output.
-        count: how many pictures passed.
-        samples: values of the first picture, by the axis that may be the pictures' and whether windows of a picture
-            would stand together.
-        output: kept while its channels are not known, for what comes after may say where they are.
-        channels: their axes as far as they are known.
+        count: number of pictures in the pass.
+        samples: some values of the first picture, for each (axis that may hold the pictures, whether the windows of a
+            picture would stand together).
+        output: kept while its channel axis is unclear: a later layer may determine it.
+        channels: the channel axes as far as they are known.
         runs: how often the layer has run.
     """
 
@@ -96,9 +95,9 @@ def trace(module: nn.Module, pictures: Tensor, output: Output | None = None, *, 
 
     Args:
         module: the network, in evaluation mode.
-        pictures: (3, C, H, W) normalised, that differ from each other.
-        output: which tensor of what the network returns is its output; None: the logits, else the first.
-        layers: False traces the output alone, which costs less.
+        pictures: (3, C, H, W) normalised, different from each other.
+        output: which of the tensors that the network returns is its output; None: the logits, else the first.
+        layers: whether layers are traced; False traces the output alone, which costs less.
     """
     output, parts = output or Output(), dict(module.named_modules()) if layers else {}
     try:
@@ -118,12 +117,12 @@ def _of_one(runs: dict[str, _Run]) -> Trace:
 
 
 def rounding_of(module: nn.Module) -> float:
-    """Return the largest difference that is rounding, by the coarsest precision of a module's weights."""
+    """Return the largest relative difference by rounding, by the coarsest precision of a module's weights."""
     return ROUNDING_IN_HALF if set(HALVES) & set(precisions_of(module)) else ROUNDING
 
 
 def _compared(first: dict[str, _Run], second: dict[str, _Run], rounding: float) -> Trace:
-    """Return what two passes with different numbers of pictures say of the layers."""
+    """Return the trace that two passes with different numbers of pictures give."""
     found = Trace()
     for name, run in second.items():
         earlier = first.get(name)
@@ -141,21 +140,21 @@ def _compared(first: dict[str, _Run], second: dict[str, _Run], rounding: float) 
 
 
 def _axis_of_pictures(first: _Run | None, second: _Run) -> tuple[int | None, str]:
-    """Return the one axis whose length goes with the number of pictures, or None and why there is none."""
+    """Return the one axis whose length is proportional to the number of pictures, or None and why there is none."""
     if first is None or len(first.shape) != len(second.shape):
-        return None, "it puts out something else for another number of pictures"
+        return None, "for another number of pictures it does not run, or returns other axes"
     changed = [axis for axis, (a, b) in enumerate(zip(first.shape, second.shape, strict=True)) if a != b]
     if not changed:
         return None, "its output does not depend on the number of pictures"
     axis = changed[0]
     if len(changed) > 1 or first.shape[axis] * second.count != second.shape[axis] * first.count:
         shapes = f"{list(first.shape)} for {first.count} pictures, {list(second.shape)} for {second.count}"
-        return None, f"which axis holds the pictures is not known: it puts out {shapes}"
+        return None, f"which axis holds the pictures is not known: it returns {shapes}"
     return axis, ""
 
 
 def _alike(first: _Run, second: _Run, axis: int, picture_by_picture: bool, rounding: float) -> bool:
-    """Whether the first picture's values are the same in both passes, but for rounding."""
+    """Whether the first picture's values agree in both passes within rounding."""
     a, b = first.samples.get((axis, picture_by_picture)), second.samples.get((axis, picture_by_picture))
     if a is None or b is None or a.shape != b.shape:
         return a is b  # on the meta device there are no values
@@ -165,7 +164,7 @@ def _alike(first: _Run, second: _Run, axis: int, picture_by_picture: bool, round
 
 
 def _add(found: Trace, name: str, run: _Run, axis: int, windowed: bool, by_picture: bool) -> None:
-    """Add a layer whose axis of the pictures is known, if the axis of its channels is."""
+    """Add a layer whose picture axis is known; as unclear if its channel axis is unknown."""
     known = run.channels if run.output is None else channel_axes(run.output)
     channels = [one for one in known or () if one != axis]
     others = [one for one in range(len(run.shape)) if one != axis]
@@ -173,7 +172,7 @@ def _add(found: Trace, name: str, run: _Run, axis: int, windowed: bool, by_pictu
         channels = others  # a vector
     if len(channels) != 1:
         problem = "several axes hold" if channels else "which axis holds"
-        pictures = f"it puts out {list(run.shape)} for {run.count} pictures"
+        pictures = f"it returns {list(run.shape)} for {run.count} pictures"
         found.unclear[name] = f"{problem} its channels{'' if channels else ' is not known'}: {pictures}"
         return
     layout = Layout(channels[0], axis, windowed, by_picture)
@@ -189,17 +188,18 @@ def _pass(
     output: Output,
     earlier: Mapping[str, _Run] | None = None,
 ) -> dict[str, _Run]:
-    """Run the network; return the first run of every layer that puts out a tensor, and of the whole as "output".
+    """Run the network; return the first run of every layer that returns a tensor, and the network's as "output".
 
     Args:
         module: the network.
         parts: its modules whose runs are noted, by name.
         pictures: (N, C, H, W) normalised.
-        output: which tensor of what the network returns is its output.
-        earlier: the runs of a pass with another number of pictures; the channels are followed in the last pass only.
+        output: which of the tensors that the network returns is its output.
+        earlier: the runs of the pass before, with another number of pictures; channel axes are followed only in the
+            last pass, which has ``earlier`` or a single picture.
     """
     runs: dict[str, _Run] = {}
-    given = pictures.clone()  # a forward pass may write into what it is given
+    given = pictures.clone()  # a forward pass may change its input in place
     axes = AxisPass(active=earlier is not None or len(pictures) == 1)
     set_channel_axes(given, (1,))
 
@@ -231,7 +231,7 @@ def _note(
     count: int,
     earlier: Mapping[str, _Run] | None,
 ) -> None:
-    """Note one run of a layer: its first tensor."""
+    """Note one run of a layer, by the first tensor that it returns."""
     tensor = next(tensors_in(output), None)
     if tensor is None or not tensor.ndim:
         return
@@ -240,7 +240,7 @@ def _note(
         return
     given = next(tensors_in(inputs), None)
     if channel_axes(tensor) is None and given is not None and given.shape == tensor.shape:
-        set_channel_axes(tensor, channel_axes(given))  # an operation that torch does not show, such as a scripted one
+        set_channel_axes(tensor, channel_axes(given))  # a mode does not see scripted operations
     axes = channel_axes(tensor)
     known = earlier[name].shape if earlier and name in earlier else None
     candidates = [axis for axis, size in enumerate(tensor.shape) if size and size % count == 0]
@@ -252,7 +252,7 @@ def _note(
 
 
 def _samples(tensor: Tensor, count: int, axes: Sequence[int]) -> dict[tuple[int, bool], Tensor]:
-    """Return some values of the first picture for each axis that may be the pictures'."""
+    """Return some values of the first picture for each axis that may hold the pictures, see :class:`_Run`."""
     samples: dict[tuple[int, bool], Tensor] = {}
     if tensor.device.type == "meta":
         return samples
@@ -266,6 +266,6 @@ def _samples(tensor: Tensor, count: int, axes: Sequence[int]) -> dict[tuple[int,
 
 
 def _some(values: Tensor) -> Tensor:
-    """Return up to SAMPLED values, evenly spread, without copying the others."""
+    """Return up to :data:`SAMPLED` values, evenly spread, without copying the others."""
     places = np.linspace(0, values.numel() - 1, min(SAMPLED, values.numel())).astype(np.int64)
     return values[tuple(torch.from_numpy(place) for place in np.unravel_index(places, values.shape))]

@@ -21,39 +21,40 @@ from vital_exp.models.image_processors import FILES, read_preprocessing
 from vital_exp.models.sources import Built, recognised
 from vital_exp.weights_files import read_tensors
 
-PREFIX = "transformers:"  # of a name in Python
+PREFIX = "transformers:"  # begins a network's name in load_model
 OWN_FILES = (hub.CONFIG, *FILES)
 WEIGHTS = (*hub.SAFE_WEIGHTS, hub.SAFE_PARTS)
 CLASSIFIER, BACKBONE = "ForImageClassification", "Backbone"
 # Models of images and texts, and the class of their image tower.
 TOWERS = {"clip": "CLIPVisionModelWithProjection", "siglip": "SiglipVisionModel"}
-# What transformers calls the problem of a classifier that is not one of classes that exclude each other.
+# By transformers' problem_type: the head of a classifier, where its classes do not exclude each other.
 HEADS = {"multi_label_classification": SIGMOID, "regression": NONE}
-# Networks that hide parts of a picture at random, to be trained: the class that reads their weights and sees all.
+# Networks that mask parts of a picture at random: the class that takes their weights and sees the whole picture.
 UNMASKED = {"vit_mae": "ViTModel"}
-POOLER = "pooler."  # begins the names of a layer that many published backbones leave out
-LONGEST = 120  # signs of a message of the library that are repeated
-UNNAMED = "LABEL_"  # begins the names that transformers gives to classes without any
+POOLER = "pooler."  # begins the names of a layer whose weights many published backbones lack
+LONGEST = 120  # characters of the library's messages that are repeated
+UNNAMED = "LABEL_"  # begins transformers' names of classes that have none
 
 
 def transformers_network(
     name: str, checkpoint: str | None, checkpoint_key: str | int | None, fetch: bool, cache_dir: Path | None
 ) -> Built:
-    """Return a network of transformers that takes normalised pictures and returns one tensor, and what it is given.
+    """Return a network of transformers that takes normalised pictures and returns one tensor.
 
-    Classifiers return logits (N, classes); all others features (N, D): what the library calls pooled, for CLIP and
-    SigLIP the image's embedding; else the class token's, or the mean over positions. Layers have the library's names.
+    Classifiers return logits (N, classes). All others return an embedding (N, D): CLIP's and SigLIP's of the image,
+    else the pooled output, else the class token or the mean over positions. Layers have the library's names.
 
     Args:
         name: a folder, or ``owner/name@revision`` of Hugging Face's hub.
         checkpoint: local weights in place of the folder's.
-        checkpoint_key: where in the file they are.
+        checkpoint_key: where in the file the weights are.
         fetch: whether files of the hub that are not in the cache are downloaded.
         cache_dir: where the hub's files are kept.
 
     Raises:
-        UsageError: transformers is not installed; no such folder, or one of another library, without safe weights, with
-            code of its own, or with a network that takes no pictures; files of the hub that cannot be had.
+        UsageError: transformers is not installed; no such folder, or a folder of another library, without safe weights,
+            with code of its own, or with a network that takes no pictures; the hub's files are not in the cache, or
+            cannot be downloaded.
     """
     if find_spec("transformers") is None:
         raise UsageError("model", "transformers", "needs transformers: pip install vital-exp[transformers]")
@@ -70,7 +71,7 @@ def transformers_network(
     preprocessing = read_preprocessing(folder, module.config, partial(_processor, folder, name))
     if CLASSIFIER in kind.__name__:
         return Built(module, preprocessing, _class_names(module.config), HEADS.get(module.config.problem_type))
-    module.num_classes = 0  # its output is no logits
+    module.num_classes = 0  # its output is an embedding
     return Built(module, preprocessing)
 
 
@@ -96,7 +97,7 @@ def _folder(name: str, weights: bool, fetch: bool, cache_dir: Path | None) -> Pa
 
 
 def _check_described(content: Mapping[str, Any], name: str) -> None:
-    """Raise UsageError unless config.json describes a network of transformers itself."""
+    """Raise UsageError unless config.json describes a network that transformers itself has."""
     from transformers import CONFIG_MAPPING, __version__
 
     if "auto_map" in content:
@@ -116,12 +117,12 @@ def _config(folder: Path, name: str) -> Any:
     _check_described(hub.read_config(folder), name)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # huggingface_hub has exceptions of its own for values of a wrong kind
+    except Exception as error:  # huggingface_hub raises its own exceptions for values of a wrong type
         raise UsageError(hub.KEY, name, f"its {hub.CONFIG} is not understood: {_first(error)}") from None
 
 
 def _class(config: Any, name: str) -> Any:
-    """Return the class of transformers to build: the one that was saved where it is known, else the plainest."""
+    """Return the class of transformers to build: the saved one if it is known, else the library's base model."""
     import transformers
     from transformers import AutoBackbone, AutoModel
 
@@ -136,12 +137,12 @@ def _class(config: Any, name: str) -> Any:
         mappings = [one._model_mapping for one in (AutoModel, AutoBackbone)]
         kind = next((mapping[type(config)] for mapping in mappings if type(config) in mapping), None)
     if getattr(kind, "main_input_name", None) != "pixel_values" or not isinstance(kind, type):
-        raise UsageError(hub.KEY, name, f"is a {saved or config.model_type}, which is no network of pictures alone")
+        raise UsageError(hub.KEY, name, f"is a {saved or config.model_type}, which does not take pictures alone")
     return kind
 
 
 def _own_config(config: Any, kind: Any) -> Any:
-    """Return the configuration of what is built: of a model of images and texts, that of the image tower."""
+    """Return the configuration of the class that is built: of a model of images and texts, the image tower's."""
     if config.model_type in UNMASKED:
         own_kind = kind.config_class
         known = own_kind().to_dict().keys() - {"model_type", "architectures"}
@@ -157,7 +158,7 @@ def _own_config(config: Any, kind: Any) -> Any:
 def _from_folder(kind: Any, config: Any, folder: Path, name: str) -> Any:
     if not any((folder / file).is_file() for file in hub.SAFE_WEIGHTS):
         pickle = next((folder / file for file in hub.PICKLES if (folder / file).is_file()), None)
-        advice = f"model.checkpoint={pickle or 'file'} reads {'it as weights only' if pickle else 'others'}"
+        advice = f"model.checkpoint={pickle or 'file'} reads {'it as weights only' if pickle else 'other formats'}"
         raise UsageError(hub.KEY, name, f"holds no {hub.SAFE_WEIGHTS[0]}: {advice}")
     return _loaded(kind, folder, name, config=config, use_safetensors=True, local_files_only=True)
 
@@ -166,7 +167,7 @@ def _from_checkpoint(kind: Any, config: Any, path: str, key: str | int | None) -
     """Build a network with the weights of a file, by the names of this version of transformers or of older ones."""
     if key is None:
         tensors = read_tensors(path)
-        with suppress(UsageError):  # told by the reader of files of all kinds
+        with suppress(UsageError):  # load_checkpoint, below, reads more formats and says what is wrong
             return _loaded(kind, None, path, config=config, state_dict=tensors)
     module = kind(config)
     load_checkpoint(module, path, key)
@@ -174,17 +175,17 @@ def _from_checkpoint(kind: Any, config: Any, path: str, key: str | int | None) -
 
 
 def _loaded(kind: Any, folder: Path | None, name: str, **given: Any) -> Any:
-    """Return a network all of whose weights are those that were given.
+    """Return a network with the given weights, all of them.
 
     Raises:
-        UsageError: some are missing or have another shape.
+        UsageError: weights are missing or have another shape.
     """
     load = partial(kind.from_pretrained, folder, output_loading_info=True, dtype=torch.float32, **given)
     try:
         module, found = load(ignore_mismatched_sizes=True)
-        if found["missing_keys"] and all(POOLER in one for one in found["missing_keys"]):  # it would be random
+        if found["missing_keys"] and all(POOLER in one for one in found["missing_keys"]):  # the pooler would be random
             module, found = load(ignore_mismatched_sizes=True, add_pooling_layer=False)
-    except Exception as error:  # safetensors, huggingface_hub and every class of the library have their own
+    except Exception as error:  # safetensors, huggingface_hub and transformers raise many classes
         raise UsageError(hub.KEY, name, f"its weights cannot be read: {_first(error)}") from None
     other = [one[0] if isinstance(one, tuple) else one for one in found["mismatched_keys"]]
     for what, names in (("lack", sorted(found["missing_keys"])), ("have another shape of", sorted(other))):
@@ -195,7 +196,7 @@ def _loaded(kind: Any, folder: Path | None, name: str, **given: Any) -> Any:
 
 
 def _output(_module: nn.Module, _given: object, returned: Any) -> Tensor:
-    """Return, in place of all that a network of transformers returns, its logits or its features (N, D)."""
+    """Return one tensor in place of all that a network of transformers returns: its logits or embeddings (N, D)."""
     for key in ("logits", "image_embeds", "pooler_output"):
         if isinstance(found := getattr(returned, key, None), Tensor):
             return found.flatten(1) if key != "logits" else found
@@ -214,7 +215,7 @@ def _class_names(config: Any) -> Any:
 
 
 def _processor(folder: Path, name: str) -> Mapping[str, Any]:
-    """Return all settings of an image processor, those of its class where the file leaves them out."""
+    """Return all settings of an image processor; its class fills those that the file leaves out."""
     from transformers import AutoImageProcessor
 
     try:
@@ -222,7 +223,7 @@ def _processor(folder: Path, name: str) -> Mapping[str, Any]:
             load: Any = AutoImageProcessor.from_pretrained
             own = load(folder, local_files_only=True, trust_remote_code=False)
         settings: dict[str, Any] = own.to_dict()
-    except Exception as error:  # whatever the class of the processor raises over its file
+    except Exception as error:  # any exception of the processor's class
         problem = f"its {FILES[0]} lacks size, image_mean or image_std, and is not understood ({_first(error)})"
         raise UsageError(hub.KEY, name, problem) from None
     return settings
@@ -234,7 +235,7 @@ def _first(error: BaseException) -> str:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep transformers from drawing progress bars and reporting on weights: what matters of them is told by us."""
+    """Keep transformers from drawing progress bars and reporting on weights: this library reports what matters."""
     from transformers.utils import logging
 
     reports: Any = logging

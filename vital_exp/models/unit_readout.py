@@ -1,4 +1,4 @@
-"""What targets read: a class's logit, or a channel or direction of a layer at all or some positions."""
+"""The read-out of targets: a class's logit, or a channel or direction of a layer at all or some positions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def unit_readout(
     vectors: Tensor | SparseAutoencoder | None = None,
     key: str = "target.layer",
 ) -> Readout:
-    """Return the read-out of targets, which are all of one layer or all classes.
+    """Return the read-out of targets of one layer, or of classes.
 
     Args:
         network: the frozen network.
         targets: all in one layer and for the same tokens, or all classes.
-        vectors: for direction targets the directions (K, C), or the autoencoder that they come from.
+        vectors: for direction targets the directions (K, C), or the autoencoder of their features.
         key: the configuration key that an error about the layer names.
 
     Raises:
