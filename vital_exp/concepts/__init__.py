@@ -1,1 +1,1 @@
-"""Concepts: directions of a layer that its patches are made of, and how much each matters for a class."""
+"""Concepts: directions found by factorising a layer's activations of image patches, and their importance."""

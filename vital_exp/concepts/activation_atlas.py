@@ -1,6 +1,6 @@
 """An activation atlas of a layer (Carter et al., Distill 2019): a grid over a 2-D map of activation vectors.
 
-Each cell with enough vectors has a direction, their mean, of which ``target=direction`` makes a picture.
+The direction of a cell is the mean of its vectors; ``target=direction`` makes a picture of it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vital_exp.whole_files import whole_path
 
 IMAGES_PER_PASS = 16
 PROJECTIONS = ("pca", "tsne")
-TRIMMED = 0.01  # of the map, at each border: a few far vectors must not squeeze the others into one cell
+TRIMMED = 0.01  # share of vectors beyond each border of the map: outliers must not squeeze the others into one cell
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class ActivationAtlas:
     """The cells of a layer's map that hold enough vectors.
 
     Attributes:
-        layer: its name.
-        grid: cells along each side.
-        cells: (row, column) of each, row 0 at the top.
-        counts: vectors in each.
-        directions: (K, C) their means, not whitened.
+        layer: the layer's name.
+        grid: number of cells along each side.
+        cells: (row, column) of each of the K cells, row 0 at the top.
+        counts: number of vectors in each cell.
+        directions: (K, C), the mean vector of each cell, not whitened.
     """
 
     layer: str
@@ -55,7 +55,7 @@ class ActivationAtlas:
         return path
 
     def sheet(self, pictures: Tensor, side: int = 96) -> Image.Image:
-        """Return pictures (K, C, H, W) in [0, 1] of the cells, in their order, at their places."""
+        """Return a sheet of the cells' pictures (K, C, H, W) in [0, 1], each at its cell's place, ``side`` px wide."""
         page = Image.new("RGB", (self.grid * side, self.grid * side), "white")
         for (row, column), picture in zip(self.cells, pictures, strict=True):
             tile = as_image(to_uint8(as_rgb(picture))).convert("RGB").resize((side, side))
@@ -88,12 +88,12 @@ def activation_atlas(
 
     Args:
         network: the frozen network.
-        layer: its name.
-        images: (N, C, H, W) in [0, 1], one vector each.
-        grid: cells along each side.
-        least: vectors that a cell needs.
-        projection: ``"pca"``, or scikit-learn's ``"tsne"``, which the published atlases' UMAP is nearer to.
-        seed: of the positions and of t-SNE.
+        layer: the layer's name.
+        images: (N, C, H, W) in [0, 1]; each gives one vector.
+        grid: number of cells along each side.
+        least: the least number of vectors of a cell.
+        projection: ``"pca"``, or ``"tsne"`` (scikit-learn's), which is nearer to the UMAP of the published atlases.
+        seed: of the random positions and of t-SNE.
 
     Raises:
         UsageError: no such layer or projection, or no cell with enough vectors.
@@ -107,7 +107,7 @@ def activation_atlas(
 def atlas_of_vectors(
     layer: str, vectors: Tensor, *, grid: int = 8, least: int = 2, projection: str = "pca", seed: int = 0
 ) -> ActivationAtlas:
-    """Return the atlas of a layer's activation vectors (N, C); the rest is as of :func:`activation_atlas`."""
+    """Return the atlas of a layer's activation vectors (N, C); for the other arguments see :func:`activation_atlas`."""
     places = cells_of(projected(vectors, projection, seed), grid)
     inside: dict[tuple[int, int], list[int]] = {}
     for number, place in enumerate(places):
@@ -124,7 +124,7 @@ def atlas_of_vectors(
 
 
 def projected(vectors: Tensor, projection: str, seed: int = 0) -> NDArray[np.float64]:
-    """Return a 2-D map of vectors (N, C), (N, 2)."""
+    """Project vectors (N, C) to two dimensions, (N, 2)."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -138,7 +138,7 @@ def projected(vectors: Tensor, projection: str, seed: int = 0) -> NDArray[np.flo
 
 
 def cells_of(places: NDArray[np.float64], grid: int) -> Sequence[tuple[int, int]]:
-    """Return (row, column) of places (N, 2); the outermost ones belong to the cells of the border."""
+    """Return the cell (row, column) of each place (N, 2); outliers belong to the cells at the border."""
     low, high = np.quantile(places, [TRIMMED, 1 - TRIMMED], axis=0)
     shares = (places - low) / np.maximum(high - low, np.finfo(np.float64).tiny)
     columns, rows = np.clip((shares * grid).astype(int), 0, grid - 1).T

@@ -19,19 +19,19 @@ from vital_exp.whole_files import whole_file, whole_path
 
 NAME, TABLE = "concepts.safetensors", "concepts.csv"
 KEY = "target.concepts"
-META = "concepts"  # of the file's metadata
-FORMAT = 2  # of the metadata
+META = "concepts"  # key in the file's metadata
+FORMAT = 2  # version of the metadata
 TENSORS = ("directions", "components", "mean")
 
 
 @dataclass(frozen=True)
 class Concepts:
-    """What was found in a layer.
+    """The concepts of a layer.
 
     Attributes:
-        factors: components and directions, the most important concept first where a class was named.
-        importance: (K,) for the class; None without one.
-        meta: what they are of: network, layer, images, method, count, seed, class, kind of importance.
+        factors: components and directions; if there is importance, the most important concept first.
+        importance: (K,), of each concept for a class; None: not computed.
+        meta: the network, layer, images, method, count, seed, class and kind of importance.
     """
 
     factors: Factors
@@ -70,10 +70,10 @@ class Concepts:
 
     @classmethod
     def open(cls, path: str | Path, key: str = KEY) -> Concepts:
-        """Open a file of concepts, or the one in a folder.
+        """Open a file of concepts, or the file of concepts in a folder.
 
         Raises:
-            UsageError: there is none, or the file is none.
+            UsageError: there is no such file, or it holds no concepts, or concepts of another version.
         """
         place = Path(path).expanduser()
         place = place / NAME if place.is_dir() else place

@@ -15,9 +15,9 @@ from vital_exp.errors import UsageError
 from vital_exp.values import one_of
 
 Array = NDArray[np.float64]
-# Rounds of coordinate descent and of Lloyd's algorithm; few problems need a tenth of it.
+# Iterations of coordinate descent (NMF) and of Lloyd's algorithm (k-means), at most; few problems need a tenth of them.
 MOST_ITERATIONS = 1000
-RESTARTS = 4  # of k-means; the best is kept
+RESTARTS = 4  # starts of k-means; the best result is kept
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Factors:
 
     Attributes:
         method: ``"nmf"``, ``"kmeans"`` or ``"pca"``.
-        components: (K, C) float32, what a concept adds to an activation.
-        mean: (C,) float32, what is there without any; 0 for NMF.
-        directions: (K, C) float32, what reads a concept from an activation, a linear map: for NMF the pseudo-inverse of
-            the components, whose values are the coefficients before they are made non-negative; for PCA and k-means the
-            components (centre minus mean).
+        components: (K, C) float32, the vector that each concept adds to an activation, times its coefficient.
+        mean: (C,) float32, the activation without any concept; 0 for NMF.
+        directions: (K, C) float32, the vectors whose products with an activation read the concepts: for NMF the
+            pseudo-inverse of the components, which gives the least-squares coefficients without the constraint to be
+            non-negative; for PCA and k-means the components (k-means: centre minus mean).
     """
 
     method: str
@@ -39,7 +39,7 @@ class Factors:
     directions: Tensor
 
     def coefficients(self, activations: Tensor) -> Tensor:
-        """Return how much of each concept is in activations (n, C): (n, K) float32.
+        """Return the coefficients of the concepts in activations (n, C): (n, K) float32.
 
         NMF: non-negative least squares; PCA: projections; k-means: 1 for the nearest centre, else 0.
         """
@@ -52,10 +52,10 @@ def factorise(activations: Tensor, count: int, method: str = "nmf", seed: int = 
     """Return ``count`` concepts of activations (n, C).
 
     Args:
-        activations: for NMF none of them negative.
+        activations: (n, C); for NMF not negative.
         count: K, at most n and C.
         method: ``"nmf"``, ``"kmeans"`` or ``"pca"``.
-        seed: of the start; PCA has none.
+        seed: of the random start; PCA has none.
 
     Raises:
         UsageError: an unknown method, more concepts than activations or channels, negative activations for NMF.
@@ -63,7 +63,7 @@ def factorise(activations: Tensor, count: int, method: str = "nmf", seed: int = 
     Examples:
         >>> import torch
         >>> from vital_exp.concepts.factors import factorise
-        >>> two = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 3.0, 3.0]])  # of two directions
+        >>> two = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 3.0, 3.0]])  # along two directions
         >>> found = factorise(two, 2)
         >>> again = found.coefficients(two) @ found.components + found.mean
         >>> torch.allclose(again, two, atol=1e-3)
@@ -101,7 +101,7 @@ def _encode_nmf(values: Array, factors: Factors) -> Array:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Maximum number of iterations")
         found: Array = non_negative_factorization(
-            np.maximum(values, 0),  # positions may lie below 0 where means over patches do not
+            np.maximum(values, 0),  # a position may be negative where no mean over a patch was
             H=factors.components.double().numpy(),
             n_components=len(factors.components),
             update_H=False,
@@ -133,14 +133,14 @@ def _fit_kmeans(values: Array, count: int, seed: int) -> tuple[Array, Array, Arr
 
 def _encode_kmeans(values: Array, factors: Factors) -> Array:
     centres = (factors.mean + factors.components).double().numpy()
-    squares = (centres**2).sum(axis=1) - 2 * values @ centres.T  # squared distances but for each row's own constant
+    squares = (centres**2).sum(axis=1) - 2 * values @ centres.T  # squared distances, less a constant of each row
     found: Array = np.eye(len(centres))[squares.argmin(axis=1)]
     return found
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a factorisation is fitted, (components, mean, directions), and how activations are encoded by it."""
+    """A factorisation: ``fit`` returns (components, mean, directions), ``encode`` the coefficients of activations."""
 
     fit: Callable[[Array, int, int], tuple[Array, Array, Array]]
     encode: Callable[[Array, Factors], Array]

@@ -24,12 +24,12 @@ def total_sobol(function: Callable[[Tensor], Tensor], inputs: int, designs: int 
     """Return the total Sobol index of each input of a function on the unit cube, (inputs,), by Jansen's estimator.
 
     S_i = mean (f(A) - f(A with column i of B))^2 / 2 / Var f, with A and B two halves of a scrambled Sobol sequence.
-    The share of the variance that is lost when input i is known last; 0 for all where the function is constant.
+    S_i is the share of the variance that is left when all inputs except i are known; 0 where the function is constant.
 
     Args:
         function: maps points (n, inputs) to values (n,).
-        inputs: of the function.
-        designs: points in A and in B; the function is evaluated ``designs * (inputs + 2)`` times.
+        inputs: number of inputs of the function.
+        designs: number of points in A and in B; the function is evaluated ``designs * (inputs + 2)`` times.
         seed: of the scrambling.
 
     Examples:
@@ -53,12 +53,12 @@ def total_sobol(function: Callable[[Tensor], Tensor], inputs: int, designs: int 
 
 @dataclass(frozen=True)
 class Explained:
-    """The logit of a class for one picture, as a function of how much of each concept is left in a layer.
+    """The logit of a class for one image, as a function of the share of each concept that is kept in a layer.
 
     Attributes:
-        rest: the network from the layer on, for the picture.
+        rest: the network from the layer on, for the image.
         factors: the concepts.
-        of_class: whose logit.
+        of_class: the class.
     """
 
     rest: Rest
@@ -67,14 +67,17 @@ class Explained:
 
     @cached_property
     def parts(self) -> Tensor:
-        """What each concept adds to the picture's activation, (K, C, P)."""
+        """The part of each concept in the image's activation, (K, C, P)."""
         values = self.rest.activation.flatten(1)  # (C, P)
         coefficients = self.factors.coefficients(values.T)  # (P, K)
         components = self.factors.components.to(values)
         return torch.einsum("pk,kc->kcp", coefficients.to(values), components)
 
     def logits(self, masks: Tensor) -> Tensor:
-        """Return the logits (n,) where concept k counts by masks[:, k] in [0, 1]; what no concept explains stays."""
+        """Return the logits (n,) where the part of concept k is multiplied by masks[:, k] in [0, 1], (n, K).
+
+        The part of the activation that no concept explains stays.
+        """
         activation = self.rest.activation.flatten(1)
         taken = torch.einsum("nk,kcp->ncp", 1 - masks.to(activation), self.parts)
         return self.rest((activation - taken).view(-1, *self.rest.activation.shape))[:, self.of_class]

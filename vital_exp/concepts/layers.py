@@ -1,7 +1,8 @@
-"""Layers that NMF can take: those whose activations are never negative."""
+"""Layers for NMF, whose activations must not be negative."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
@@ -9,15 +10,13 @@ from torch import Tensor, nn
 
 from vital_exp.models.network import VisionNetwork, model_space
 
-SUGGESTED = 2  # the nearest before the layer and the nearest after it
-
 
 @torch.no_grad()
 def without_negatives(network: VisionNetwork, layer: str, picture: Tensor) -> list[str]:
-    """Return the layers nearest to ``layer`` with maps that are nowhere negative for a picture (3, H, W) RGB."""
-    found: dict[str, bool] = {}  # whether it will do, in order of completion
+    """Return the nearest layer before ``layer``, and after it, whose maps are not negative for a picture (C, H, W)."""
+    found: dict[str, bool] = {}  # by layer, in order of completion: whether it suits
 
-    def note(name: str):  # type: ignore[no-untyped-def]
+    def note(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             found.setdefault(name, isinstance(output, Tensor) and output.ndim > 2 and float(output.min()) >= 0)
 
@@ -32,4 +31,4 @@ def without_negatives(network: VisionNetwork, layer: str, picture: Tensor) -> li
     here = names.index(layer)
     after = [name for name in names[here + 1 :] if found[name]]
     before = [name for name in reversed(names[:here]) if found[name]]
-    return [*before[:1], *after[:1]][:SUGGESTED]
+    return [*before[:1], *after[:1]]

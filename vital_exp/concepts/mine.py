@@ -1,4 +1,4 @@
-"""Find the concepts of a layer in the images of a class or a folder, and what drives each of them most."""
+"""Find the concepts of a layer in the images of a class or a folder, and the images that drive each concept most."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ SETTINGS = ("layer", "method", "count", "seed", "class", "importance", "explaine
 
 @dataclass(frozen=True)
 class ConceptSettings:
-    """What is looked for.
+    """The settings of a search for concepts.
 
     Attributes:
         method: ``"nmf"``, ``"kmeans"`` or ``"pca"``.
-        count: concepts.
-        of_class: the class they are to matter for; None for none.
+        count: number of concepts.
+        of_class: the class that importance is computed for; None: no importance.
         importance: ``"sobol"`` (total Sobol index), ``"gradient"`` (times coefficient) or ``"none"``.
         seed: of the factorisation, the choice of patches and images, and the Sobol sequence.
-        patches: patches factorised at most; beyond it a random choice.
-        explained: images that importance is the mean over, at most.
+        patches: the most patches that are factorised; of more, a random choice.
+        explained: the most images that importance is averaged over.
     """
 
     method: str = "nmf"
@@ -65,7 +65,7 @@ class ConceptSettings:
         """Check the settings.
 
         Raises:
-            UsageError: the first that is not allowed.
+            UsageError: a setting is not allowed; the message names the first such setting.
         """
         one_of("concepts", self.method, METHODS)
         one_of("concepts.importance", self.importance, KINDS)
@@ -80,11 +80,11 @@ class ConceptMining:
     Attributes:
         network: the frozen network, on its device.
         layer: module name.
-        folder: the images; of the class, where one is named.
-        settings: what is looked for.
+        folder: the images; those of the class, where one is named.
+        settings: the settings of the search.
         k: images and patches per concept in the index.
         patch: the windows that are factorised and mined.
-        batch_size, workers, progress, save_every: as of :class:`vital_exp.mining.mine.Mining`.
+        batch_size, workers, progress, save_every: see :class:`vital_exp.mining.mine.Mining`.
     """
 
     network: VisionNetwork
@@ -99,10 +99,12 @@ class ConceptMining:
     save_every: int = 2000
 
     def run(self, out: Path) -> tuple[Concepts, Index]:
-        """Find the concepts into the folder ``out``, or take those that are there; return them and their index.
+        """Find the concepts and write them to the folder ``out``; return them and their index.
+
+        Concepts and an index that ``out`` holds already, with the same description, are read instead.
 
         Raises:
-            UsageError: a setting, layer or folder that is not allowed; ``out`` holds the concepts of something else.
+            UsageError: a setting, layer or folder that is not allowed; ``out`` holds concepts with another description.
         """
         concepts = self.find(out)
         mining = self.mining(concepts)
@@ -110,7 +112,7 @@ class ConceptMining:
         return concepts, mining.run(out)
 
     def find(self, out: Path) -> Concepts:
-        """Find the concepts into ``out``, or take those that are there, without their index; see :meth:`run`."""
+        """Find the concepts and write them to ``out``, or read them there; no index is made; see :meth:`run`."""
         self.settings.check()
         self.patch.check(self.network.preprocessing.size)
         if self.settings.of_class is not None:
@@ -118,7 +120,7 @@ class ConceptMining:
         return self._found(out)
 
     def plan(self) -> str:
-        """Return what would be done and how long it takes, as text; a few batches are measured.
+        """Return what would be done and how long it would take, as text; a few batches are timed.
 
         Raises:
             UsageError: see :meth:`run`.
@@ -147,7 +149,7 @@ class ConceptMining:
         return told(lines)
 
     def described(self) -> dict[str, str]:
-        """Return of which network, images and layer the concepts are, by the name of a line."""
+        """Return the lines on network, images and layer of a plan, by the line's name."""
         own, windows = self.settings, len(self.patch.windows(*self.network.preprocessing.size))
         return {
             "model": f"{self.network.name} on {self.network.device}",
@@ -164,7 +166,7 @@ class ConceptMining:
 
     @cached_property
     def meta(self) -> dict[str, object]:
-        """What the concepts are of, ready for JSON."""
+        """The description of the concepts: network, images and settings, ready for JSON."""
         own = self.settings
         names = self.network.class_names
         label = names.label(own.of_class) if names and own.of_class is not None else None
@@ -181,8 +183,8 @@ class ConceptMining:
 
     @property
     def key(self) -> str:
-        """A hash of all that the concepts depend on."""
-        content = {key: self.meta[key] for key in self.meta if key != "activations"}  # for which the variant stands
+        """A hash of everything that the concepts depend on."""
+        content = {key: self.meta[key] for key in self.meta if key != "activations"}  # the variant stands for them
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
     def _found(self, out: Path) -> Concepts:
@@ -219,7 +221,7 @@ class ConceptMining:
         return Concepts(*by_importance(factors, self.importance(factors)), self.meta)
 
     def _negative(self, smallest: float) -> UsageError:
-        near = without_negatives(self.network, self.layer, next(self._pictures()))
+        near = without_negatives(self.network, self.layer, next(self._images()))
         choice = f", such as {' or '.join(near)}" if near else ""
         advice = f"take a layer after the ReLU{choice}; or concepts=pca"
         problem = f"needs activations of at least 0, and {self.layer} has {smallest:.3g}: {advice}"
@@ -230,32 +232,32 @@ class ConceptMining:
         own = self.settings
         assert own.of_class is not None
         found = []
-        for picture in self._pictures():
-            explained = Explained(Rest(self.network, self.layer, picture), factors, own.of_class)
+        for image in self._images():
+            explained = Explained(Rest(self.network, self.layer, image), factors, own.of_class)
             gradient = own.importance == GRADIENT
             found.append(explained.gradient() if gradient else explained.sobol(DESIGNS, own.seed))
         return torch.stack(found).mean(dim=0)
 
-    def _pictures(self) -> Iterator[Tensor]:
-        """Yield up to ``explained`` images of the folder, a random choice."""
+    def _images(self) -> Iterator[Tensor]:
+        """Yield up to ``explained`` images of the folder, chosen at random."""
         count = len(self.folder.paths)
         given = 0
         for number in np.random.default_rng(self.settings.seed).permutation(count):
             if given == self.settings.explained:
                 return
             try:
-                picture = self.folder.load(self.folder.paths[number])
+                image = self.folder.load(self.folder.paths[number])
             except CorruptImageError:
-                continue  # the index lists it
+                continue  # the index lists corrupt images
             given += 1
-            yield picture.to(self.network.device)
+            yield image.to(self.network.device)
 
 
 def check_classifier(network: VisionNetwork, given: object, key: str = "concepts.class") -> None:
-    """Make sure that a network has classes for concepts to matter for.
+    """Make sure that a network has classes, so that concepts can have importance for one.
 
     Raises:
-        UsageError: it has none.
+        UsageError: the network has no class outputs.
     """
     if network.class_names is None:
         problem = (

@@ -1,4 +1,4 @@
-"""Activations of patches: what a layer makes of windows of images, enlarged to the network's input."""
+"""Activations of patches: a layer's mean activation for each window of images, enlarged to the network's input."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from vital_exp.references.decoding import printable
 
 @dataclass(frozen=True)
 class PatchActivations:
-    """Reads a layer's mean activation over each patch of the images of a folder.
+    """Reads a layer's activation for each patch of the images of a folder, the mean over positions.
 
     Attributes:
         network: the frozen network, on its device.
         layer: module name.
         folder: the images.
-        patch: which windows.
-        limit: patches at most; beyond it a random choice.
-        seed: of that choice.
-        batch_size: pictures in the network at once.
+        patch: which windows are read.
+        limit: the most patches that are read; of more, a random choice.
+        seed: of the random choice.
+        batch_size: patches in the network at once.
         workers: processes that decode images.
-        progress: whether a bar is shown on a terminal.
+        progress: whether a progress bar is shown on a terminal.
     """
 
     network: VisionNetwork
@@ -48,7 +48,7 @@ class PatchActivations:
     progress: bool = False
 
     def __call__(self) -> Tensor:
-        """Return (n, C) float32 on the CPU; tokens are positions.
+        """Return the activations of n patches, (n, C) float32 on the CPU; tokens are positions.
 
         Raises:
             UsageError: no image can be read.
@@ -61,16 +61,16 @@ class PatchActivations:
         with bar, torch.inference_mode():
             for batch in self.folder.batches(numbers, 1, self.workers):
                 if batch.pixels is not None:
-                    picture = batch.rgb(self.network.device)
-                    found.append(self._of(taps, picture, [boxes[i] for i in chosen[int(batch.numbers[0])]]))
+                    image = batch.rgb(self.network.device)
+                    found.append(self._of(taps, image, [boxes[i] for i in chosen[int(batch.numbers[0])]]))
                 bar.update(batch.count)
         if not found:
             raise UsageError(self.folder.key, printable(self.folder.root), "none of its images can be read")
         return torch.cat(found)
 
-    def _of(self, taps: Taps, picture: Tensor, boxes: Sequence[Box]) -> Tensor:
-        """Return the activations (n, C) of boxes of a picture (1, 3, H, W)."""
-        windows = crops(picture, boxes)[0]  # (n, 3, side, side)
+    def _of(self, taps: Taps, image: Tensor, boxes: Sequence[Box]) -> Tensor:
+        """Return the activations (n, C) of boxes of an image (1, C, H, W)."""
+        windows = crops(image, boxes)[0]  # (n, C, side, side)
         size = self.network.preprocessing.size
         parts = [
             exact(taps(model_space(resized(chunk, size), self.network))[0][self.layer]).flatten(2).mean(dim=2)
@@ -79,7 +79,7 @@ class PatchActivations:
         return torch.cat(parts).float().cpu()
 
     def _chosen(self, images: int, windows: int) -> dict[int, list[int]]:
-        """Return the windows of each image that are read."""
+        """Return by number of an image the numbers of its windows that are read."""
         everything = images * windows
         order: Sequence[int] = range(everything)
         if everything > self.limit:

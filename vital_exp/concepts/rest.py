@@ -11,17 +11,17 @@ from vital_exp.models.precision import exact
 
 
 class Rest:
-    """A network from one layer on, for one picture.
+    """A network from one layer on, for one image.
 
-    What goes around the layer (a shortcut that begins below it) stays the picture's own.
+    Branches around the layer, such as a shortcut that begins below it, keep the image's own activations.
 
     Args:
         network: the frozen network.
         layer: module name.
-        picture: (3, H, W) RGB in [0, 1].
+        picture: the image, (C, H, W) in [0, 1].
 
     Attributes:
-        activation: (C, ...) of the layer for the picture, channels first.
+        activation: (C, ...), the layer's activation for the image, channels first.
     """
 
     def __init__(self, network: VisionNetwork, layer: str, picture: Tensor) -> None:
@@ -34,9 +34,9 @@ class Rest:
             self.activation = exact(self._taps(self._picture)[0][layer][0])
 
     def __call__(self, activations: Tensor) -> Tensor:
-        """Return the network's output (n, ...) for activations (n, C, ...) in the place of the layer's own."""
+        """Return the network's output (n, ...) for activations (n, C, ...) in place of the layer's own."""
         pictures = self._picture.expand(len(activations), -1, -1, -1)
-        try:  # the layers below need the picture only once, unless something around the layer meets its output again
+        try:  # the layers below run for one image only, unless a branch around the layer joins its output again
             return self._run(self._picture, activations)
         except RuntimeError:
             return self._run(pictures, activations)

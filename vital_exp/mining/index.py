@@ -38,7 +38,7 @@ from vital_exp.whole_files import whole_path
 NAME = "index.sqlite"
 KEY = "references.index"
 WAIT = 60.0  # seconds to wait while another process writes facets
-UNITS_PICTURED, PICTURED = 12, 4  # units, and images of each, that a notebook shows as pictures
+UNITS_PICTURED, PICTURED = 12, 4  # a notebook shows thumbnails for so many units, so many of each
 TOP, BOTTOM = "top", "bottom"
 IMAGE, PATCH = "image", "patch"
 
@@ -149,7 +149,7 @@ class Index:
         return lines([repr(self)]) + table(rows)
 
     def _thumbnails(self, layer: str, channel: int) -> list[Image.Image] | str:
-        """Small copies of a unit's strongest images; the name of the first where they are not there, or no pictures."""
+        """Return thumbnails of a unit's strongest images; the path of the first if an image cannot be read."""
         found, rows = [], self.top(layer, channel, PICTURED)
         for row in rows:
             try:
@@ -315,7 +315,7 @@ class Index:
         ]
 
     def _explain(self, layer: str, channel: int, region: str) -> None:
-        """Raise the mistake that a query without rows comes from."""
+        """Raise the UsageError that explains why a query found no rows."""
         mined = {entry["layer"]: entry for entry in self.meta["layers"]}
         if layer not in mined:
             raise UsageError("layer", layer, f"was not mined; {self.path} has {', '.join(mined)}", mined)

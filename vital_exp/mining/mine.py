@@ -55,11 +55,11 @@ class Mining:
         folder: the images.
         k: images per unit and side, and patches per unit.
         patch: which windows of the top images are tried; None for no patches.
-        batch_size: pictures in the network at once; except for rounding, the result does not depend on it.
+        batch_size: images or windows in the network at once; except for rounding, the result does not depend on it.
         workers: processes that decode images; 0: this process decodes.
         progress: whether progress bars are shown on a terminal.
-        save_every: pictures in the network between two saves of the state.
-        watch: called with every value of every unit as it is computed (:class:`Passes`); None: nothing is called.
+        save_every: images or windows in the network between two saves of the state.
+        watch: called with the units' values in each batch of the first pass (:class:`Passes`); None: nothing is called.
     """
 
     units: Units
@@ -141,7 +141,7 @@ class Mining:
         return told(self.described() | self.plan_of_passes())
 
     def described(self) -> dict[str, str]:
-        """Return of which network, images and units the mining is, by the name of a line."""
+        """Return the lines on network, images and units of a plan, by the line's name."""
         units = sum(map(len, self.units.channels.values()))
         return {
             "model": f"{self.units.network.name} on {self.units.network.device}",

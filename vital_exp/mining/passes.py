@@ -37,11 +37,11 @@ class Passes:
         units: the units that are mined.
         folder: the images.
         patch: which windows are tried; None for no patches.
-        batch_size: pictures in the network at once.
+        batch_size: images or windows in the network at once.
         workers: processes that decode images.
-        save_every: pictures in the network between two saves.
+        save_every: images or windows in the network between two saves.
         progress: whether progress bars are shown on a terminal.
-        save: called with the state after every ``save_every`` pictures, and on Ctrl-C and SIGTERM.
+        save: called with the state after every ``save_every`` images or windows, and on Ctrl-C and SIGTERM.
         watch: called with each layer, the numbers (N,) of some images and the units' values (N, U); None: not called.
     """
 
@@ -112,7 +112,7 @@ class Passes:
     ) -> None:
         """Pass the images of these numbers, from the state's position on, to ``add``, ``size`` at once.
 
-        The state is saved after every ``save_every`` pictures and on an interruption.
+        The state is saved after every ``save_every`` images or windows and on an interruption.
         """
         unsaved, began = 0, time.perf_counter()
         try:
@@ -129,7 +129,7 @@ class Passes:
             raise
 
     def _count(self, state: MiningState, batch: ImageBatch, add: Callable[[MiningState, Tensor, Tensor], int]) -> int:
-        """Add a batch to the state; return how many pictures the network saw."""
+        """Add a batch to the state; return how many images or windows passed the network."""
         shown = 0
         if batch.pixels is not None:
             began = time.perf_counter()
@@ -154,7 +154,7 @@ class Passes:
                 bar.update(batch.count)
 
     def _add_images(self, state: MiningState, rgb: Tensor, numbers: Tensor) -> int:
-        """Rank images for every unit; return how many pictures the network saw."""
+        """Rank images for every unit; return how many passed the network."""
         for layer, (values, seconds, positions) in self.units.ranked(rgb).items():
             numbered = numbers[:, None] * self.positions[layer] + positions  # (N, U)
             state.activity[layer].add(values, numbers)
@@ -193,7 +193,7 @@ class Passes:
 
 
 def _images(top: TopK, positions: int) -> Tensor:
-    """Return the numbers (U, k) of the images that rank; NOTHING in places that are free."""
+    """Return the numbers (U, k) of the images that rank; NOTHING in free places."""
     return top.numbers.div(positions, rounding_mode="floor")
 
 

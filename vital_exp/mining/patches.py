@@ -1,4 +1,4 @@
-"""Windows of a picture: the regular grid of patches, the windows that hold a position, and their content."""
+"""Windows of an image: the regular grid of patches, the windows that hold a position, and their content."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vital_exp.values import number, one_of, whole_number
 
 Box = tuple[int, int, int, int]
 SEARCHES = ("all", "strongest")
-# VITAL (arXiv 2503.22399): windows of 64 px in a picture of 224 px; neighbours overlap by half.
+# VITAL (arXiv 2503.22399): windows of 64 px in an image of 224 px; neighbours overlap by half.
 PUBLISHED_SIDE, PUBLISHED_INPUT, PUBLISHED_OVERLAP = 64, 224, 0.5
-# The most tokens before the patch tokens (class, distillation, registers); with more, the tokens are taken for no grid.
+# At most so many tokens (class, distillation, registers) come before the grid of patch tokens.
 MOST_PREFIX_TOKENS = 8
 
 
@@ -26,8 +26,8 @@ class PatchSettings:
 
     Attributes:
         size: side of a window in px of the network's input; None: 64/224 of the input's shorter side.
-        overlap: share of its side that a window has in common with the next, in [0, 1); the last window of a row or
-            column ends at the border, and may overlap more.
+        overlap: share of its side by which a window overlaps the next, in [0, 1); the last window of a row or column
+            ends at the border, and may overlap more.
         search: ``"all"`` windows, or for each unit the windows that hold the ``"strongest"`` position of its map.
     """
 
@@ -36,10 +36,10 @@ class PatchSettings:
     search: str = "all"
 
     def check(self, size: tuple[int, int], key: str = "patch") -> None:
-        """Check the settings for pictures of ``size`` (height, width); ``key`` is blamed.
+        """Check the settings for images of ``size`` (height, width); errors blame ``key``.
 
         Raises:
-            UsageError: a window larger than the picture, an overlap outside [0, 1), or an unknown search.
+            UsageError: a window larger than the image, an overlap outside [0, 1), or an unknown search.
         """
         most = min(size)
         allowed = f"a whole number of px, 1 to {most}: the network's input is {size[0]}x{size[1]}"
@@ -48,15 +48,15 @@ class PatchSettings:
         one_of(f"{key}.search", self.search, SEARCHES)
 
     def side(self, height: int, width: int) -> int:
-        """Return the side of a window of a picture, in px."""
+        """Return the side of a window of an image (height, width), in px."""
         return max(1, round(min(height, width) * PUBLISHED_SIDE / PUBLISHED_INPUT)) if self.size is None else self.size
 
     def windows(self, height: int, width: int) -> list[Box]:
-        """Return the boxes (x0, y0, x1, y1) of all windows of a picture, row by row; x1 and y1 are outside.
+        """Return the boxes (x0, y0, x1, y1) of all windows of an image, row by row; x1 and y1 are outside.
 
         Examples:
             >>> from vital_exp.mining.patches import PatchSettings
-            >>> PatchSettings(size=4).windows(4, 8)  # half of each shared with the next
+            >>> PatchSettings(size=4).windows(4, 8)  # each overlaps the next by half
             [(0, 0, 4, 4), (2, 0, 6, 4), (4, 0, 8, 4)]
         """
         side = self.side(height, width)
@@ -74,18 +74,18 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
 
 
 def crops(pictures: Tensor, boxes: Sequence[Box]) -> Tensor:
-    """Cut W boxes of one size (height, width) out of pictures (N, C, H, W): (N, W, C, height, width)."""
+    """Cut W boxes of one size (height, width) out of images (N, C, H, W): (N, W, C, height, width)."""
     return torch.stack([pictures[:, :, y0:y1, x0:x1] for x0, y0, x1, y1 in boxes], dim=1)
 
 
 def cut(picture: Tensor, box: Box) -> Tensor:
-    """Cut a box out of a picture (C, H, W), without resizing it."""
+    """Cut a box out of an image (C, H, W), without resizing it."""
     left, top, right, bottom = box
     return picture[:, top:bottom, left:right].contiguous()
 
 
 def enlarged(picture: Tensor, box: Box) -> Tensor:
-    """Cut a box out of a picture (C, H, W) and enlarge it to (C, H, W), as mining showed it to the network."""
+    """Cut a box out of an image (C, H, W) and enlarge it to (C, H, W), as mining showed it to the network."""
     size = (picture.shape[-2], picture.shape[-1])
     return resized(crops(picture[None], [box])[:, 0], size)[0]
 
@@ -93,14 +93,13 @@ def enlarged(picture: Tensor, box: Box) -> Tensor:
 def windows_over(strongest: Tensor, shape: Sequence[int], boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
     """Return which windows hold a position of a layer's map, as booleans (..., W).
 
-    A position without a place in the picture (a class token, or tokens that form no grid) counts as held by every
-    window.
+    A position without a place in the image (a class token, or tokens that form no grid) counts as held by every window.
 
     Args:
         strongest: (...) int64, flat positions in the map.
         shape: the map's shape, (rows, columns), or (tokens,) whose patch tokens form a grid.
         boxes: the W windows.
-        size: (height, width) of the picture in px.
+        size: (height, width) of the image in px.
     """
     prefix, rows, columns = grid(shape, size)
     place = strongest - prefix
@@ -115,8 +114,8 @@ def windows_over(strongest: Tensor, shape: Sequence[int], boxes: Sequence[Box], 
 def grid(shape: Sequence[int], size: tuple[int, int]) -> tuple[int, int, int]:
     """Return the number of positions before a layer's grid (class and register tokens), the grid's rows and columns.
 
-    Patch tokens form a grid with the proportions of the picture (height, width). If no grid fits, all positions count
-    as before it, and the grid is 1 x 1.
+    Patch tokens form a grid with the aspect ratio of the image (height, width). If no grid fits, all positions count as
+    before the grid, and the grid is 1 x 1.
     """
     if len(shape) == 2:
         return 0, shape[0], shape[1]

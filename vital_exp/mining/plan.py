@@ -33,7 +33,7 @@ class Cost:
     network: float
 
     def seconds(self, images: int, pictures: int) -> float:
-        """Return the seconds of a pass that loads ``images`` and shows the network ``pictures``."""
+        """Return the seconds of a pass that loads ``images`` and passes ``pictures`` through the network."""
         return images * self.loading + pictures * self.network
 
 
@@ -66,7 +66,7 @@ def measured(
 
 
 def windows_per_image(patch: PatchSettings, boxes: Sequence[Box], units_per_image: float) -> int:
-    """Return about how many pictures per image the second pass shows the network."""
+    """Return about how many windows per image pass the network in the second pass."""
     if patch.search == "all":
         return len(boxes)
     # The windows over each unit's strongest position, and one pass of the whole image to find these positions.

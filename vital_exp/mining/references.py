@@ -37,8 +37,8 @@ class MinedReferences(Competing):
         window: the side of windows, see :meth:`Index.windows`.
         candidates_count: images, patches or windows that compete for the facets of a unit.
         enlarge: whether windows are enlarged to the network's input size; False: they keep their size.
-        is_mined: tells whether the index exists, so that asking it mines nothing.
-        plan: returns what mining would do, pass by pass; None for an index that is given.
+        is_mined: returns whether the index exists, without mining.
+        plan: returns the plan of each pass of mining, by the pass's name; None for an index that is given.
     """
 
     mine: Callable[[], Index]

@@ -65,7 +65,7 @@ class Sheets:
         parts = [
             (title, patches, [self.tile(row.image, row.box) for row in patches]),
             ("images that drive it most", top, [self.tile(row.image, frame=boxes.get(row.image)) for row in top]),
-            ("where it fires in them", mapped, overlays),
+            ("where it is active in them", mapped, overlays),
             ("images that drive it least", bottom, [self.tile(row.image) for row in bottom]),
         ]
         return self._page([part for part in parts if part[1]])
@@ -143,7 +143,7 @@ def sheet_path(layer: str, channel: int) -> str:
 
 
 def drawn_units(index: Index) -> list[tuple[str, int]]:
-    """Return the units that get a sheet: all units, or the same number of each layer, MOST_SHEETS in all."""
+    """Return the units that get a sheet: all units or, above MOST_SHEETS, the first ones of each layer."""
     units, layers = index.units(), [entry["layer"] for entry in index.meta["layers"]]
     each = max(1, MOST_SHEETS // len(layers))
     by_layer = {layer: [unit for unit in units if unit[0] == layer] for layer in layers}

@@ -39,7 +39,7 @@ def magnitude_spectrum(
         images: (C, H, W) in [0, 1] each, resized to (size, size) if need be; one is in memory at a time, and the sum
             is in double precision.
         size: side in px.
-        preprocessing, colours: see that function.
+        preprocessing, colours: see :func:`vital_exp.images.spectrum.magnitudes`.
 
     Raises:
         ValueError: no images.
@@ -63,7 +63,7 @@ class FolderSpectrum:
 
     Attributes:
         folder: the images, loaded at the spectrum's size.
-        preprocessing: the network's, where its pictures are not RGB; None for RGB.
+        preprocessing: the network's preprocessing, where its pictures are not RGB; None for RGB.
         colours: (C, C) from decorrelated to natural channels; None: ImageNet's colours, or independent channels.
         step: every ``step``-th image of the folder is read.
         corrupt: the files that could not be read, after :meth:`write`: error by path.
@@ -131,7 +131,7 @@ def references_magnitude(
 ) -> Tensor:
     """Return the mean magnitude (C, size, size // 2 + 1) of a folder of references, cached on disk.
 
-    All targets share it: it is the mean over about 1,000 images evenly over the folder, or over all if there are fewer.
+    All targets share it. The mean is over about 1,000 images, evenly over the folder, or over all if there are fewer.
 
     Args:
         root: the folder.

@@ -18,8 +18,8 @@ from vital_exp.values import is_number, is_whole
 
 AUTO = "auto"
 KEY = "references.window"
-# Share of the absolute gradient that the effective receptive field holds (Luo et al. 2016); the theoretical receptive
-# field is far wider, and its border hardly matters.
+# Share of the absolute gradient inside the effective receptive field (Luo et al. 2016); the theoretical receptive field
+# is far wider, and its border hardly matters.
 FIELD_SHARE = 0.9
 FIELD_IMAGES = 8  # a layer's receptive field is the median over about so many images
 
@@ -64,7 +64,7 @@ def window_side(window: str | float, field: int | None, size: tuple[int, int], k
 def place_of(position: int, shape: Sequence[int], size: tuple[int, int]) -> tuple[float, float] | None:
     """Return the centre (y, x) in px of a flat position of a layer's map.
 
-    None where the position has no place in the picture: a class token, a token outside a grid, the single position of a
+    None where the position has no place in the image: a class token, a token outside a grid, the single position of a
     vector.
     """
     prefix, rows, columns = grid(shape, size)

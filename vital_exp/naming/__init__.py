@@ -1,1 +1,1 @@
-"""Names of mined units: the words CLIP finds in what drives them, the labels they tell best."""
+"""Names of mined units: words that CLIP finds in their strongest patches, labels that they tell apart best."""

@@ -1,4 +1,4 @@
-"""What drives each unit of an index as one vector of CLIP's, kept beside the index: the next question comes at once."""
+"""CLIP's mean embedding of the patches that drive each unit of an index most, cached beside the index."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from vital_exp.progress_bars import hidden
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_path
 
-PATCHES = 20  # of each unit, at most
+PATCHES = 20  # per unit, at most
 NAME = "unit_embeddings.safetensors"
-PROBE_SIDE, PROBE_TOLERANCE = 64, 1e-3  # px; of the largest difference of two embeddings of length 1
+PROBE_SIDE, PROBE_TOLERANCE = 64, 1e-3  # px; largest difference between embeddings of the probe by the same CLIP
 
 logger = logging.getLogger(__name__)
 
 
 def region(index: Index) -> str:
-    """Return what stands for a unit: its strongest patches, or whole images where the index has none."""
+    """Return the region of images that stands for a unit: ``"patch"``, or ``"image"`` if the index has no patches."""
     return "patch" if index.meta["patch"] else "image"
 
 
 def unit_embeddings(index: Index, folder: ImageFolder, clip: Clip, progress: bool = False) -> Tensor:
-    """Return the mean embedding of what drives each unit most, (U, D) of length 1, in the order of the index.
+    """Return the mean embedding of each unit's strongest patches or images, (U, D) of length 1, in the index's order.
 
-    They are kept in ``unit_embeddings.safetensors`` beside the index, for this index and this CLIP.
+    The embeddings are kept in ``unit_embeddings.safetensors`` beside the index, for this index and this CLIP.
 
     Args:
-        index: finished.
-        folder: its images.
-        clip: reads pictures.
-        progress: whether a bar is shown on a terminal.
+        index: a finished index.
+        folder: the images of the index.
+        clip: embeds the images.
+        progress: whether a progress bar is shown on a terminal.
     """
     place, probe = index.path.parent / NAME, _probe(clip)
-    of = {"index": str(index.meta["key"]), "preview": str(folder.preprocessing.preview)}
-    if (kept := _kept(place, of, probe)) is not None:
+    source = {"index": str(index.meta["key"]), "preview": str(folder.preprocessing.preview)}
+    if (kept := _kept(place, source, probe)) is not None:
         return kept
     units = tqdm(index.units(), desc="CLIP", unit="unit", disable=hidden(progress))
     found = torch.stack([_mean_embedding(index, folder, clip, unit) for unit in units])
     try:
         with whole_path(place) as temporary:
-            save_file({"embeddings": found, "probe": probe}, temporary, of)
-    except (OSError, SafetensorError) as error:  # somebody else's index
+            save_file({"embeddings": found, "probe": probe}, temporary, source)
+    except (OSError, SafetensorError) as error:  # the index's folder may be read-only
         logger.info("%s: embeddings are not kept there (%s)", place, error)
     return found
 
@@ -64,13 +64,13 @@ def _probe(clip: Clip) -> Tensor:
     return clip(torch.rand(1, RGB, PROBE_SIDE, PROBE_SIDE, generator=numbers)).features[0]
 
 
-def _kept(place: Path, of: dict[str, str], probe: Tensor) -> Tensor | None:
+def _kept(place: Path, source: dict[str, str], probe: Tensor) -> Tensor | None:
     """Return the embeddings of a file; None where it is missing, damaged, of another index or another CLIP."""
     try:
         with safe_open(place, "pt") as file:
             own: Tensor = file.get_tensor("probe")
             alike = own.shape == probe.shape and bool((own - probe).abs().max() <= PROBE_TOLERANCE)
-            if not alike or file.metadata() != of:
+            if not alike or file.metadata() != source:
                 return None
             found: Tensor = file.get_tensor("embeddings")
             return found
@@ -79,7 +79,7 @@ def _kept(place: Path, of: dict[str, str], probe: Tensor) -> Tensor | None:
 
 
 def _mean_embedding(index: Index, folder: ImageFolder, clip: Clip, unit: tuple[str, int]) -> Tensor:
-    """Return the mean embedding (D,) of what drives a unit most, of length 1."""
+    """Return the mean embedding (D,) of a unit's strongest patches or images, of length 1."""
     directed = {one["layer"]: bool(one["directions"]) for one in index.meta["layers"]}
     target = Target("direction" if directed[unit[0]] else "channel", unit[1], unit[0])
     source = MinedReferences(lambda: index, "", folder, min(PATCHES, index.meta["k"]), region(index))
@@ -88,5 +88,5 @@ def _mean_embedding(index: Index, folder: ImageFolder, clip: Clip, unit: tuple[s
 
 
 def embedded(pictures: Tensor, folder: ImageFolder, clip: Clip) -> Tensor:
-    """Return CLIP's embeddings (N, D) of pictures (N, C, H, W); of other channels than RGB it sees the preview."""
+    """Return CLIP's embeddings (N, D) of images (N, C, H, W); images that are not RGB are embedded as shown."""
     return clip(as_rgb(pictures, folder.preprocessing.preview)).features

@@ -28,7 +28,7 @@ from vital_exp.whole_files import whole_file
 KEY = "find"
 TABLE = "find.csv"
 ACTIVATION, EMBEDDING = "activation", "embedding"
-NAME, UNIT = 22, 34  # of a file's and a unit's name, at most
+NAME, UNIT = 22, 34  # most characters of a file's and of a unit's name
 LEFT_OUT = "…"
 SHOWN = 10  # images of a unit in the table
 
@@ -42,7 +42,7 @@ class Query:
     Attributes:
         text: words, or the path of an image.
         by: ``"activation"`` or ``"embedding"``.
-        picture: the image as the network sees it, (C, H, W) in [0, 1]; None for words.
+        picture: the image at the network's input size, (C, H, W) in [0, 1]; None for words.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Query:
     picture: Tensor | None
 
     def measure(self, index: Index) -> str:
-        """Return in words what the score measures."""
+        """Return in words the meaning of the score."""
         if self.by == EMBEDDING:
             return "cosine of CLIP's embeddings"
         value = "relevance" if index.meta["pooling"] == RELEVANCE else "activation"
@@ -64,7 +64,7 @@ class FoundUnit:
     Attributes:
         unit: (layer, channel).
         score: larger is better.
-        rows: the patches (or images) that drive it most.
+        rows: the patches (or images) that drive the unit most.
     """
 
     unit: Unit
@@ -121,13 +121,13 @@ def find_units(
         index: a finished index.
         units: the mined units, with the network.
         folder: the images of the index.
-        clip: embeds pictures and words; needed for a query by embedding.
+        clip: embeds images and words; needed for a query by embedding.
         progress: whether a progress bar is shown.
     """
     if query.by == ACTIVATION:
         scores = _activations(query, index, units)
     else:
-        assert clip is not None, "a query by embedding is by CLIP"
+        assert clip is not None, "a query by embedding needs CLIP"
         means = unit_embeddings(index, folder, clip, progress)
         cosines = (means @ _embedding(query, folder, clip)).tolist()
         scores = {unit: (cosine, 0.0) for unit, cosine in zip(index.units(), cosines, strict=True)}

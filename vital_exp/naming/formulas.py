@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-BEAM = 5  # formulas that are lengthened, of each unit
+BEAM = 5  # formulas per unit that are lengthened in each round
 Mask = NDArray[np.bool_]
 
 
@@ -19,8 +19,8 @@ class Formula:
 
     Attributes:
         text: ``"(heart or star) and not tree"``.
-        auc: of the unit, images for which it is true against the others.
-        mask: (N,) for which images it is true.
+        auc: the unit's AUC for images that satisfy the formula against the others, in [0, 1].
+        mask: (N,), whether each image satisfies the formula.
     """
 
     text: str
@@ -29,15 +29,16 @@ class Formula:
 
 
 def best_formulas(values: Tensor, owners: Sequence[Sequence[str]], labels: Sequence[str], length: int) -> list[Formula]:
-    """Return the formula of largest AUC of each unit; of equal ones the shortest.
+    """Return the formula of largest AUC for each unit; of formulas with equal AUC the shortest.
 
-    Every kept formula is lengthened by ``and`` or ``or`` and a label or its negation; the ``BEAM`` best go on.
+    In each round every kept formula is lengthened by ``and`` or ``or`` and a label or its negation; the ``BEAM`` best
+    are kept.
 
     Args:
         values: (N, U), each unit's activation for each image.
-        owners: the labels of each image: one, or several.
-        labels: which occur in formulas.
-        length: labels in a formula, at most.
+        owners: the labels of each image, one or several.
+        labels: the labels that formulas may contain.
+        length: the most labels of a formula.
     """
     from scipy.stats import rankdata
 
@@ -50,7 +51,7 @@ def best_formulas(values: Tensor, owners: Sequence[Sequence[str]], labels: Seque
 
 
 def rank_auc(ranks: NDArray[np.float64], mask: Mask) -> float:
-    """Return the AUC of images inside a mask against those outside, by their ranks; -1 where one side is empty."""
+    """Return the AUC of images inside a mask against images outside, by their ranks; -1 where one side is empty."""
     inside = int(mask.sum())
     outside = len(mask) - inside
     if not inside or not outside:
@@ -75,11 +76,11 @@ def _search(ranks: NDArray[np.float64], literals: Sequence[tuple[str, Mask]], le
 
 
 def _best(formulas: Sequence[Formula]) -> list[Formula]:
-    """Return the best formulas, of those that are true for the same images the first."""
+    """Return the ``BEAM`` best formulas; of formulas that the same images satisfy, only the first."""
     different = {formula.mask.tobytes(): formula for formula in reversed(formulas)}
     return sorted(different.values(), key=lambda formula: -formula.auc)[:BEAM]
 
 
 def _bracketed(text: str) -> str:
-    """Return a formula of several labels in brackets."""
+    """Return a formula, in brackets if it has several labels."""
     return f"({text})" if " and " in text or " or " in text else text

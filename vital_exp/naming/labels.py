@@ -1,4 +1,4 @@
-"""Labels that units tell: INVERT's AUC (Bykov et al. 2023) and CoSy's deviation (Kopf et al. 2024), over a folder."""
+"""How well units tell labels apart: INVERT's AUC (Bykov et al. 2023), CoSy's mean deviation (Kopf et al. 2024)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LabelScores:
-    """How well each unit tells each label.
+    """How well each unit tells images with a label from images without, for each label.
 
     Attributes:
-        labels: L names.
-        auc: (U, L), the share of pairs of an image with the label and one without in which the first drives the unit
+        labels: the L labels.
+        auc: (U, L), the share of pairs (an image with the label, an image without) in which the first drives the unit
             more; 0.5 by chance.
         mad: (U, L), (mean with the label - mean without) / standard deviation without.
     """
@@ -37,7 +37,7 @@ class LabelScores:
     mad: Array
 
     def best(self, unit: int) -> tuple[str, float, float]:
-        """Return the label of the largest AUC of a unit, with AUC and MAD."""
+        """Return the label for which a unit has the largest AUC, with its AUC and MAD."""
         place = int(self.auc[unit].argmax())
         return self.labels[place], float(self.auc[unit, place]), float(self.mad[unit, place])
 
@@ -48,7 +48,7 @@ def label_scores(values: Tensor, owners: Sequence[str], labels: Sequence[str]) -
     Args:
         values: (N, U), each unit's activation for each image.
         owners: the label of each image.
-        labels: which are scored.
+        labels: the labels that are scored.
     """
     from scipy.stats import rankdata
 
@@ -66,10 +66,10 @@ def label_scores(values: Tensor, owners: Sequence[str], labels: Sequence[str]) -
 
 
 def folder_labels(folder: ImageFolder, class_names: ClassNames | None) -> list[str]:
-    """Return the label of each image: its folder's class name where it is known, else the folder's name.
+    """Return the label of each image, by its folder at the top; see :func:`label_of`.
 
     Raises:
-        UsageError: images outside class folders, or fewer than two of these.
+        UsageError: an image is in no class folder, or there are fewer than two labels.
     """
     tops = [path.split("/")[0] if "/" in path else "" for path in folder.paths]
     names = {top: label_of(top, class_names) for top in dict.fromkeys(tops)}
@@ -80,7 +80,7 @@ def folder_labels(folder: ImageFolder, class_names: ClassNames | None) -> list[s
 
 
 def label_of(top: str, class_names: ClassNames | None) -> str:
-    """Return the label of a folder: its class's name where that is known, else the folder's own."""
+    """Return the label of a folder: the class that its name means (by name, WordNet id or index), else its name."""
     for known in (class_names, ClassNames.imagenet() if re.fullmatch(r"n\d{8}", top) else None):
         found = known.lookup(top) if known else ()
         if known and len(found) == 1:
@@ -92,7 +92,7 @@ def chosen_labels(asked: bool | Sequence[str], owners: Sequence[str]) -> list[st
     """Return the labels that are scored: all, or those asked for.
 
     Raises:
-        UsageError: one that no image has.
+        UsageError: no image has one of the labels asked for.
     """
     there = list(dict.fromkeys(owners))
     if isinstance(asked, bool):
@@ -107,7 +107,7 @@ def chosen_labels(asked: bool | Sequence[str], owners: Sequence[str]) -> list[st
 def unit_values(
     units: Units, folder: ImageFolder, batch_size: int, workers: int = 0
 ) -> tuple[dict[str, Tensor], list[int]]:
-    """Return each layer's unit values (N, U) on the CPU for all images that can be read, and the numbers of these."""
+    """Return each layer's unit values (N, U) on the CPU for the N readable images, and the numbers of these images."""
     parts: dict[str, list[Tensor]] = {layer: [] for layer in units.layers}
     numbers: list[int] = []
     for batch in folder.batches(range(len(folder.paths)), batch_size, workers):

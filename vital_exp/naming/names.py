@@ -1,4 +1,4 @@
-"""The table of names of a mining: names.csv, and what the page says of each unit."""
+"""The names of mined units: the table names.csv, and a line for each unit on the page."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Unit = tuple[str, int]
 
 @dataclass(frozen=True)
 class Names:
-    """What is known of each unit.
+    """The names of units.
 
     Attributes:
         units: (layer, channel), in the order of the index.
-        words: by unit, where CLIP was asked.
-        labels: by layer, where labels were.
-        formulas: by layer, a formula of labels for each unit, where they were.
+        words: the words of each unit, by unit; empty if CLIP was not asked for.
+        labels: the scores of labels, by layer; empty if labels were not asked for.
+        formulas: a formula for each unit, by layer; empty if formulas were not asked for.
     """
 
     units: Sequence[Unit]
@@ -46,7 +46,7 @@ class Names:
         return "; ".join(parts)
 
     def write(self, out: Path) -> Path:
-        """Write ``out/names.csv``: one row per unit and scored label, its best label first."""
+        """Write ``out/names.csv``: one row per unit and label, each unit's best label first; return the file's path."""
         path = out / TABLE
         with whole_file(path) as file:
             table = csv.writer(file)

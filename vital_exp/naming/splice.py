@@ -13,22 +13,22 @@ from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.index import Index
 from vital_exp.naming.embeddings import embedded, unit_embeddings
 
-PASSES, TOLERANCE = 10_000, 1e-6  # of coordinate descent, at most; of its dual gap
-IMAGES = 256  # of the folder, evenly spread, whose mean is the images' mean
-SHOWN = 8  # words of a unit, the largest weights
+PASSES, TOLERANCE = 10_000, 1e-6  # most iterations of coordinate descent; its tolerance (dual gap)
+IMAGES = 256  # about so many images of the folder, evenly spread, give the images' mean
+SHOWN = 8  # most words of a unit, those of the largest weights
 
 
 def sparse_weights(pictures: Tensor, words: Tensor, image_mean: Tensor, penalty: float = 0.5) -> Tensor:
-    """Return the non-negative weights of words that an embedding is the sum of, (N, W) float64.
+    """Return the non-negative weights of the words whose sum comes near each embedding, (N, W) float64.
 
-    The w >= 0 that minimises 1/2 |z - C^T w|^2 + penalty c_max sum(w): z the embedding less the images' mean, the rows
-    of C the words less their mean, all of length 1; c_max the largest cosine of z with a word, the penalty from which
-    on w is 0 (so the penalty is a share of it; ours).
+    They are the w >= 0 that minimise 1/2 |z - C^T w|^2 + penalty c_max sum(w). z is the embedding minus the images'
+    mean, the rows of C are the words minus their mean, all scaled to length 1. c_max is the largest cosine of z with a
+    word: with this penalty or a larger one, w is 0. ``penalty`` is a share of c_max, which is ours.
 
     Args:
-        pictures: (N, D) embeddings of length 1.
-        words: (W, D) likewise, of the vocabulary.
-        image_mean: (D,) mean embedding of images.
+        pictures: (N, D), embeddings of images or units, of length 1.
+        words: (W, D), embeddings of the vocabulary, of length 1.
+        image_mean: (D,), the mean embedding of images.
         penalty: in (0, 1); the larger, the fewer words.
     """
     from sklearn.linear_model import Lasso
@@ -38,7 +38,7 @@ def sparse_weights(pictures: Tensor, words: Tensor, image_mean: Tensor, penalty:
     largest = (centred @ dictionary.T).amax(dim=1)
     found = torch.zeros(len(pictures), len(words), dtype=torch.float64)
     for number, (target, most) in enumerate(zip(centred, largest.tolist(), strict=True)):
-        if most > 0:  # else no word is nearer than at a right angle
+        if most > 0:  # else no word has a positive cosine, and all weights are 0
             lasso = Lasso(
                 penalty * most / len(target), positive=True, fit_intercept=False, max_iter=PASSES, tol=TOLERANCE
             )
@@ -63,11 +63,11 @@ def sparse_words(
     """Return the words of each unit of an index with their weights, ``"fur 0.21"``, the largest first.
 
     Args:
-        index: finished.
-        folder: its images.
-        clip: reads pictures and words.
-        words: of the vocabulary, at least three.
-        penalty: of :func:`sparse_weights`.
+        index: a finished index.
+        folder: the images of the index.
+        clip: embeds images and words.
+        words: the vocabulary, at least three words.
+        penalty: see :func:`sparse_weights`.
     """
     weights = sparse_weights(unit_embeddings(index, folder, clip), clip.names(words), image_mean(folder, clip), penalty)
     return {unit: _said(row, words) for unit, row in zip(index.units(), weights, strict=True)}

@@ -1,4 +1,4 @@
-"""Words for units: those of a vocabulary that CLIP finds most like the patches that drive a unit."""
+"""Words for units: the words of a vocabulary that CLIP finds nearest to a unit's strongest patches."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vital_exp.targets.class_names import ClassNames
 
 
 def unit_words(index: Index, folder: ImageFolder, clip: Clip, words: Sequence[str]) -> dict[tuple[str, int], list[str]]:
-    """Return the best words of each unit of an index, the most like its patches (or images) first.
+    """Return the best words of each unit of an index, the nearest to its strongest patches (or images) first.
 
     Args:
-        index: finished.
-        folder: its images.
-        clip: reads pictures and words.
-        words: of the vocabulary, at least three.
+        index: a finished index.
+        folder: the images of the index.
+        clip: embeds images and words.
+        words: the vocabulary, at least three words.
     """
     embedded = clip.names(words)  # (W, D)
     best = best_words(unit_embeddings(index, folder, clip), embedded, NAMED).tolist()
@@ -30,15 +30,15 @@ def unit_words(index: Index, folder: ImageFolder, clip: Clip, words: Sequence[st
 
 
 def clip_and_words(config: Configuration, network: VisionNetwork, key: str, value: object) -> tuple[Clip, list[str]]:
-    """Return the CLIP model that the keys ``naming`` of a configuration name, and its vocabulary.
+    """Return the CLIP model that the group ``naming`` of a configuration names, and the vocabulary.
 
     Args:
-        config: of vital-mine or vital-atlas.
-        network: whose units are named.
-        key, value: what asked for CLIP, to blame.
+        config: the configuration of vital-mine or vital-atlas.
+        network: the network whose units are named.
+        key, value: the configuration key that needs CLIP, and its value; an error blames them.
 
     Raises:
-        UsageError: its weights are not here.
+        UsageError: CLIP's weights are not on disk and not to be downloaded, or another key is wrong.
     """
     keys = dict(config.naming.clip)
     words = vocabulary(keys.pop("vocabulary"), network.class_names or ClassNames([]))

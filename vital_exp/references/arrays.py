@@ -1,4 +1,4 @@
-"""Pictures with any number of channels, read from .npy, .npz or multi-band .tif files or by a user's function."""
+"""Images with any number of channels, read from .npy, .npz or multi-band .tif files or by a user's function."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from vital_exp.references.decoding import CorruptImageError, fitted_size, margin
 
 SUFFIXES = frozenset({".npy", ".npz", ".tif", ".tiff"})
 TIF = (".tif", ".tiff")
-# Resampling carries values outside [0, 1], but not further than this; values beyond it are in another range.
+# Resampling may carry values so far outside [0, 1]; values further outside must have another range.
 OVERSHOOT = 0.1
 # Runs write pictures in [0, 1]. Where the network's value range is wider than this, an array whose values all lie in
 # [0, 1] must be such a picture.
@@ -59,7 +58,7 @@ class Loader:
             UsageError: the function returned no array.
         """
         try:
-            array: Any = self.function(str(path))
+            array = self.function(str(path))
         except Exception as error:  # the function is the user's and may raise anything
             raise CorruptImageError(path, f"{self.spelling} raised {type(error).__name__}: {error}") from error
         if isinstance(array, Tensor):
@@ -77,7 +76,7 @@ def load_array(
     loader: Loader | None = None,
     made: bool = False,
 ) -> Tensor:
-    """Return the picture of a file, float32 (C, H, W) in [0, 1].
+    """Return the image of a file, float32 (C, H, W) in [0, 1].
 
     Args:
         path: a .npy, .npz or .tif file, or any file that ``loader`` reads.
@@ -90,7 +89,7 @@ def load_array(
 
     Raises:
         CorruptImageError: the file cannot be read, or has a wrong shape, type or range, or NaN or infinite values.
-        UsageError: the function returned no picture, or tifffile is not installed and the file is a .tif.
+        UsageError: the function returned no valid image, or tifffile is not installed and the file is a .tif.
     """
     array = _read(path) if loader is None else loader(path)
     if made and values and values[1] - values[0] > WIDE and _lies_in_unit(array):
@@ -163,9 +162,9 @@ def _range_of(array: np.ndarray) -> tuple[float, float]:
 
 
 def fit_array(picture: Tensor, size: Sequence[int], resize: int | None, interpolation: str) -> Tensor:
-    """Return a picture (C, H, W) in [0, 1] at (height, width): resized with antialiasing, then centre-cropped.
+    """Return an image (C, H, W) in [0, 1] at (height, width): resized with antialiasing, then centre-cropped.
 
-    The geometry is that of :func:`vital_exp.references.decoding.fit`; pixels outside the picture are 0.
+    The geometry is that of :func:`vital_exp.references.decoding.fit`; pixels outside the image are 0.
     """
     height, width = size
     new_width, new_height = fitted_size((picture.shape[2], picture.shape[1]), height, width, resize)

@@ -52,7 +52,7 @@ def printable(name: str | Path) -> str:
 
 
 def load_rgb(path: str | Path) -> Image.Image:
-    """Return an image file as an upright 8-bit RGB picture.
+    """Return the image in a file, upright, as 8-bit RGB.
 
     The EXIF orientation is applied. Grey (1, 8, 16, 32 bit), palette, CMYK and all other modes are converted.
     Transparent images are laid on white. An animation yields its first frame.
@@ -63,7 +63,8 @@ def load_rgb(path: str | Path) -> Image.Image:
     """
     path = Path(path)
     try:
-        # Warnings of odd metadata do not matter to the pixels. The bomb warning must stop Pillow before it allocates.
+        # Odd metadata does not change pixels: its warnings are ignored. The warning of a decompression bomb must be an
+        # error, before Pillow allocates memory.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -97,9 +98,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_grey(values: np.ndarray) -> Image.Image:
-    """Return grey values (H, W), of 16 or 32 bits or floats in [0, 1] or [0, 255], as an 8-bit picture.
+    """Return grey values (H, W), of 16 or 32 bits or floats in [0, 1] or [0, 255], as an 8-bit image.
 
-    The values do not say which of the two ranges they have: the smaller is assumed if all values fit.
+    The values do not say which of two ranges they have: the smaller is assumed if all values fit.
     """
     grey = np.nan_to_num(values.astype(np.float32))
     whites = (1, _BYTE) if values.dtype.kind == "f" else (_WORD, _LONG)
@@ -110,15 +111,15 @@ def _deep_grey(values: np.ndarray) -> Image.Image:
 def fit(
     image: Image.Image, size: int | tuple[int, int], resize: int | None = None, interpolation: str = "bilinear"
 ) -> Tensor:
-    """Return an RGB picture at the network's input size: resized with antialiasing, then centre-cropped.
+    """Return an RGB image at the network's input size: resized with antialiasing, then centre-cropped.
 
-    Equal to torchvision's Resize(resize), CenterCrop(size), ToTensor on the same picture.
+    Equal to torchvision's Resize(resize), CenterCrop(size), ToTensor on the same image.
 
     Args:
         image: in mode RGB.
         size: the side, or (height, width), in px.
-        resize: the shorter side before the crop, in px; where the picture is smaller than the crop, black is padded.
-            None: the smallest picture that covers the crop (for a square: shorter side = size).
+        resize: the shorter side before the crop, in px; where the image is smaller than the crop, black is padded.
+            None: the smallest image that covers the crop (for a square: shorter side = size).
         interpolation: one of INTERPOLATIONS.
 
     Returns:
@@ -145,12 +146,12 @@ def _without_far_ends(image: Image.Image) -> Image.Image:
 
 
 def fitted_size(old: tuple[int, int], height: int, width: int, resize: int | None) -> tuple[int, int]:
-    """Return (width, height) with the shorter side at ``resize``, or just covering the crop; torchvision's rounding.
+    """Return the (width, height) that an image is resized to before the crop, in px; torchvision's rounding.
 
     Args:
-        old: (width, height) of the picture.
+        old: (width, height) of the image.
         height, width: of the crop.
-        resize: the shorter side; None: the smallest picture that covers the crop.
+        resize: the shorter side; None: the smallest image that covers the crop.
     """
     old_width, old_height = old
     if resize is not None:

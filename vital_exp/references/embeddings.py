@@ -27,7 +27,7 @@ class Embedding(Protocol):
         ...
 
     def __call__(self, target: Target, /, pictures: Tensor) -> Tensor:
-        """Return the embeddings (n, D) of pictures (n, 3, H, W) RGB in [0, 1]."""
+        """Return the embeddings (n, D) of images (n, 3, H, W) RGB in [0, 1]."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Files become pictures: image files RGB or grey, array files with any number of channels."""
+"""Reads files as images: image files as RGB or grey, array files with any number of channels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ EXTENSIONS = frozenset(_JPEG | _NETPBM | {".png", ".apng", ".webp", ".avif", ".b
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Reads files as pictures, all with the same number of channels and, if ``size`` is given, the same size.
+    """Reads files as images, all with the same number of channels and, if ``size`` is given, the same size.
 
     Attributes:
         channels: with 3 (RGB) and 1 (grey) image files are read, with any other number array files.
-        size: (height, width) in px; None: each picture keeps its own size.
-        resize: the shorter side before the centre crop, in px; None: the smallest that covers the crop.
-        interpolation: how pictures are resized, one of decoding.INTERPOLATIONS.
+        size: (height, width) in px; None: each image keeps its own size.
+        resize: the shorter side before the centre crop, in px; None: the smallest image that covers the crop.
+        interpolation: how images are resized, one of decoding.INTERPOLATIONS.
         value_range: (low, high) for arrays, see :func:`vital_exp.references.arrays.load_array`.
         loader: a user's function that reads the files in place of Pillow and numpy.
         made: whether arrays may be pictures that a run wrote, see :func:`vital_exp.references.arrays.load_array`.
@@ -89,11 +89,11 @@ class PictureFiles:
         return f"{self.channels} {self.value_range} {self.loader and self.loader.described}"
 
     def load(self, path: Path) -> Tensor:
-        """Return the picture of a file, float32 (C, height, width) in [0, 1].
+        """Return the image of a file, float32 (C, height, width) in [0, 1].
 
         Raises:
-            CorruptImageError: the file cannot be read, or is no picture of this kind.
-            UsageError: the user's function returned no picture.
+            CorruptImageError: the file cannot be read, or is no image of this kind.
+            UsageError: the user's function returned no valid image.
         """
         if self.of_images:
             image = load_rgb(path)

@@ -40,7 +40,7 @@ class FolderReferences(Competing):
     """Images of an ImageFolder tree: root/<class folder>/**/<image>, or of a root that holds images alone.
 
     Class folders map to classes by name or synonym, WordNet id or index; if none does, by alphabetical order, provided
-    there are as many folders as classes. Folders of one class are merged; hidden files and folders are passed over. A
+    there are as many folders as classes. Folders of one class are merged; hidden files and folders are skipped. A
     root with images and no folder of images serves every target. Targets in hidden layers draw on all images of the
     tree and need no classes: folders are mapped to classes, and errors of the mapping raised, only when a class is
     first asked for.
@@ -52,7 +52,7 @@ class FolderReferences(Competing):
         seed: chooses the images; the choice for a target does not depend on other targets, and all variations of a
             target have the same images.
         size: side or (height, width) of the images that are returned, in px.
-        resize: the shorter side before the crop, in px; None for no margin.
+        resize: the shorter side before the crop, in px; None: the smallest image that covers the crop.
         interpolation: how images are resized, one of decoding.INTERPOLATIONS.
         candidates: images that compete for the facets of a target.
         channels, value_range, loader: see :class:`vital_exp.references.files.PictureFiles`.
@@ -95,7 +95,7 @@ class FolderReferences(Competing):
     def images(self, target: Target) -> Iterator[Tensor]:
         """Yield the target's references one by one, each float32 (C, H, W) in [0, 1]; one is in memory at a time.
 
-        After the last image a ReferenceWarning names corrupt images that were passed over, and says if there were fewer
+        After the last image a ReferenceWarning names corrupt images that were skipped, and says if there were fewer
         images than asked for.
 
         Raises:

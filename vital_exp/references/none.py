@@ -13,7 +13,7 @@ from vital_exp.targets.unit import Target
 
 
 class NoReferences(References):
-    """Stands in for references when no folder is named; asking for an image raises an error that tells to name one.
+    """Stands in for references when no folder is named; asking for an image raises an error that asks for a folder.
 
     Args:
         wanted: the text of the error: which folder is needed.
@@ -31,7 +31,7 @@ class NoReferences(References):
         self._refuse()
 
     def class_indices(self) -> None:
-        """Return None: no class has images, so none is ruled out."""
+        """Return None: no class is ruled out."""
 
     def _refuse(self) -> NoReturn:
         raise UsageError("references.root", None, self.wanted)

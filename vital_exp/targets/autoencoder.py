@@ -28,9 +28,9 @@ class SparseAutoencoder:
         shift: (C,), subtracted before the encoder: the decoder's bias where the two are tied, else 0.
         activation: g, which keeps some values and sets all others to 0. ``"relu"``: positive values; ``"topk"``: the k
             largest at each position, after the ReLU (Gao et al. 2024); ``"batch_topk"`` (Bussmann et al. 2024): values
-            above ``threshold``, as at inference there, or without a threshold the k P largest over the P positions of
-            each picture, so that pictures stay independent; ``"jump_relu"`` (Rajamanoharan et al. 2024): values above
-            the feature's own ``threshold``.
+            above ``threshold``, as the paper does at inference, or without a threshold the k P largest over the P
+            positions of each picture, so that pictures stay independent; ``"jump_relu"`` (Rajamanoharan et al. 2024):
+            values above the feature's own ``threshold``.
         k: the number of features that g keeps at a position.
         threshold: a number for ``"batch_topk"``, (F,) for ``"jump_relu"``.
         normalisation: n, over the C channels of a position. ``"none"``; ``"layer_norm"``: (a - mean) / (s + 1e-5), s
@@ -78,7 +78,9 @@ class SparseAutoencoder:
         return (decoded + self.decoder_bias.to(values)[:, None]) * size + offset
 
     def after(self, mean: Tensor, factor: float) -> SparseAutoencoder:
-        """Return the autoencoder with f(a) = f0((a - mean) factor), f0 these features, which must not be normalised.
+        """Return the autoencoder with the features f(a) = f0((a - mean) factor), f0 the features of this one.
+
+        This one must have no normalisation.
 
         Args:
             mean: (C,), subtracted from activations.
