@@ -162,7 +162,7 @@ def test_the_key_is_a_key_of_the_configuration_and_of_python(tmp_path: Path) -> 
     ):
         with pytest.raises(UsageError) as caught:
             call()
-        one_line(caught.value, "model.checkpoint_key=ema", "checkpoint names")
+        one_line(caught.value, "model.checkpoint_key=ema", "checkpoint, which is not given")
 
 
 WEIGHTS = dict(tiny_net().state_dict())
