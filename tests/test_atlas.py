@@ -413,8 +413,8 @@ def test_an_activation_atlas_has_a_picture_for_each_cell(place: Path, tmp_path: 
 MISTAKES = [
     (("layers=[layer9]",), "layers=layer9: no such layer in the network; list=layers prints them (did you mean"),
     (("layers=[conv1,conv1]",), "layers=['conv1', 'conv1']: different layers, at least one"),
-    (("layers=[conv1]", "units=4"), "units=4: is none of the 4 channels of conv1, 0 to 3"),
-    (("layers=[conv1]", "refresh=x"), "refresh=x: is none of the 4 channels"),
+    (("layers=[conv1]", "units=4"), "units=4: is not one of the 4 channels of conv1, 0 to 3"),
+    (("layers=[conv1]", "refresh=x"), "refresh=x: is not one of the 4 channels"),
     (("images=nowhere",), "images=nowhere: does not exist; give a folder of images"),
     (("images=empty",), "images=empty: holds no image"),
     (("layers=[conv1]", "method=vitall"), "pictures=vitall: one of"),

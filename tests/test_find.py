@@ -140,7 +140,7 @@ def test_mistakes_of_finding(capsys: pytest.CaptureFixture[str]) -> None:
             "find=striped fur",
         ): "find=striped fur: needs the weights of CLIP: naming.clip.checkpoint=file, or naming.dow",
         ("find=photo.png",): "find=photo.png: no such file",
-        ("find=photos/a/broken0.png",): "find=photos/a/broken0.png: is no image that can be read",
+        ("find=photos/a/broken0.png",): "find=photos/a/broken0.png: is not an image that can be read",
         ("find=fur", "find_by=activation"): "find_by=activation: words drive no unit",
         ("find=fur", "find_by=words"): "find_by=words: activation, embedding or null",
         ("find=fur", "find_count=0"): "find_count=0: a whole number of at least 1",

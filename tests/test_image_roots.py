@@ -139,7 +139,7 @@ def test_mistakes_in_datasets(tmp_path: Path) -> None:
         "hf:nobody/nothing": "no such file or folder; download=true fetches a dataset of the hub",
         f"{place}?image=photo": "has no column photo: image, label",
         f"{place}?label=name": "has no column name: image, label",
-        f"{place}?colour=red": "colour is no option of a dataset",
+        f"{place}?colour=red": "colour is not an option of a dataset",
         f"{saved[:-4]}rest": "has no split rest: test",
         f"{place}?most=0": "most=0",
         f"hf:{tmp_path / 'folder'}": "holds no .parquet, .arrow, .tar; a folder of images is given without hf:",

@@ -788,7 +788,7 @@ def test_folders_that_cannot_be_mined(network: VisionNetwork, tmp_path: Path) ->
         with pytest.raises(UsageError, match=words) as caught:
             mine(network, "layer1", tmp_path / name, k=1, patch=None)
         assert caught.value.key == "images"
-    with pytest.raises(UsageError, match="is no index of vital-mine"):
+    with pytest.raises(UsageError, match="is not an index of vital-mine"):
         Index.open(tmp_path / "file")
 
 

@@ -197,7 +197,7 @@ HIDDEN_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "region": (("references.region=pach",), ("references.region=pach", "did you mean patch")),
     "no candidates": (("references.candidates=0",), ("references.candidates=0", "at least 1")),
     "missing index": (("references.index=nowhere",), ("references.index=nowhere", "no index.sqlite there")),
-    "an index that is none": (("references.index={file}",), ("references.index=", "is no index of vital-mine")),
+    "an index that is none": (("references.index={file}",), ("references.index=", "is not an index of vital-mine")),
     "an index that is a number": (("references.index=3",), ("references.index=3", "no index.sqlite there")),
     "index of another model": ((*OWN, "model.pretrained=false"), ("references.index=", "another network", "weights")),
     "index of another input size": ((*OWN, "model.size=48"), ("references.index=", "another network", "preprocessing")),
@@ -223,11 +223,11 @@ HIDDEN_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "index of channels for directions": (
         ("target=direction", *OWN, "target.vectors={directions.safetensors}"),
-        ("references.index=", "none of the channels that were mined of layer3"),
+        ("references.index=", "not one of the channels that were mined of layer3"),
     ),
     "index of directions for a channel": (
         ("references.index={mined_directions}",),
-        ("references.index=", "none of the directions that were mined of layer3"),
+        ("references.index=", "not one of the directions that were mined of layer3"),
     ),
     "index of other directions": (
         (*DIRECTIONS, "target.vectors={others.safetensors}"),

@@ -157,8 +157,8 @@ def test_a_key_chooses_among_outputs(caplog: pytest.LogCaptureFixture) -> None:
     ("key", "told"),
     [
         ("heads.color", r"heads\.shape \(N, 4\), heads\.colour \(N, 3\), maps \(N, 16, .*did you mean heads\.colour"),
-        ("heads", r"no tensor of what the network returns: heads\.shape \(N, 4\)"),
-        (7, r"model\.output=7: no tensor of what"),
+        ("heads", r"does not name one tensor; the network returns heads\.shape \(N, 4\)"),
+        (7, r"model\.output=7: does not name one tensor"),
     ],
 )
 def test_a_wrong_key_is_told_what_there_is(key: str | int, told: str) -> None:

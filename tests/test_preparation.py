@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "traced": (lambda: torch.jit.trace(tiny_net(), torch.zeros(1, 3, SIZE, SIZE)), "TorchScript"),
     "scripted": (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3))), "TorchScript"),
     "a part traced": (scripted_inside, r"\(fc\): .*TorchScript"),
-    "quantised": (quantised, r"Linear \(fc\): .*before it was quantised"),
+    "quantised": (quantised, r"Linear \(fc\): .*before quantisation"),
     "of oneDNN": (of_onednn, "TorchScript"),
     "sparse": (sparse, r"fc\.weight: .*sparse_coo"),
     "lazy": (Lazy, "run the module once"),

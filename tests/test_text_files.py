@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "from 1": ("a.json", b'{"1": "cat", "2": "dog"}', "from 0 to 1"),
     "a number twice": ("a.json", b'{"cat": 0, "dog": 0}', "each number once"),
     "no numbers": ("a.json", b'{"cat": "chat"}', "must number"),
-    "objects": ("a.json", b'[{"name": "cat"}]', "is no name"),
+    "objects": ("a.json", b'[{"name": "cat"}]', "is not a name"),
     "nothing there": ("b.txt", b"", "file with one name per line"),
 }
 

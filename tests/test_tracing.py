@@ -255,7 +255,7 @@ def test_a_picture_does_not_depend_on_its_company(norm: nn.Module, caplog: pytes
     assert torch.equal(network(pictures)[:1], network(pictures[:1]))
     told = [record.message for record in caplog.records if "pass one by one" in record.message]
     assert len(told) == (not isinstance(norm, OneAtATime))  # once, naming the layer
-    assert all("what norm makes of a picture depends on the other pictures" in message for message in told)
+    assert all("the output of norm for a picture depends on the other pictures" in message for message in told)
 
 
 def test_honest_networks_pass_together() -> None:

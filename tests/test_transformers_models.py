@@ -487,7 +487,7 @@ def test_mistakes_in_a_folder(mistake: str, tmp_path: Path, capsys: pytest.Captu
 def test_mistakes_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved(tmp_path)
     for name, words in {
-        "no/such/folder": "no such folder, and no name of",
+        "no/such/folder": "no such folder, and not a name owner/name of",
         "owner/name": "model.pretrained=true",
     }.items():
         with pytest.raises(UsageError, match=words):

@@ -11,6 +11,6 @@ LEAST = {"k": 1, "batch_size": 1, "workers": 0, "save_every": 1}
 
 
 def check_counts(settings: Mapping[str, object]) -> None:
-    """Check the counts among ``settings``; raises UsageError for the first that is no whole number, or too small."""
+    """Check the counts among ``settings``; raises UsageError for the first that is not a whole number, or too small."""
     for key, least in LEAST.items():
         whole_number(key, settings[key], least)

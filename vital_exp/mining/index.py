@@ -165,7 +165,7 @@ class Index:
         """Open an index file, or the index file of a folder.
 
         Raises:
-            UsageError: there is no such file, or it is no index, or an index of another version.
+            UsageError: there is no such file, or it is not an index, or an index of another version.
         """
         file = Path(str(path)).expanduser()
         file = file / NAME if file.is_dir() else file
@@ -174,7 +174,7 @@ class Index:
         try:
             index = cls(file.resolve())
         except (sqlite3.Error, ValueError) as error:
-            raise UsageError(key, path, f"is no index of vital-mine ({error})") from None
+            raise UsageError(key, path, f"is not an index of vital-mine ({error})") from None
         if index.meta.get("format") != FORMAT:
             raise UsageError(key, path, "is an index of another version; mine again")
         return index

@@ -142,7 +142,7 @@ class MinedReferences(Competing):
         mined = {entry["layer"]: bool(entry["directions"]) for entry in self.index.meta["layers"]}
         if mined.get(layer, target.is_direction) != target.is_direction:
             kinds = "directions" if mined[layer] else "channels"
-            problem = f"{target.name} is none of the {kinds} that were mined of {layer}"
+            problem = f"{target.name} is not one of the {kinds} that were mined of {layer}"
             raise UsageError("references.index", self.index.path, problem)
         return layer, number
 

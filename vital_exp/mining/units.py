@@ -43,7 +43,7 @@ class ClassRelevance:
 
 @dataclass(frozen=True)
 class Units:
-    """The units that are mined.
+    """A selection of units.
 
     Attributes:
         network: the frozen network.
@@ -258,7 +258,7 @@ def select_units(
         raise UsageError("layers", OUTPUT, "relevance for a class ranks units of layers below the output")
     shapes, directions = map_shapes(network, layers), dict(directions or {})
     if stray := [layer for layer in directions if layer not in layers]:
-        raise UsageError("directions", stray[0], "is no layer that is mined", layers)
+        raise UsageError("directions", stray[0], "is not among the mined layers", layers)
     chosen = {}
     for layer in layers:
         if layer in directions:
@@ -296,7 +296,8 @@ def map_shapes(network: VisionNetwork, layers: Sequence[str]) -> dict[str, tuple
     """Return the shape (C, ...) of each layer's activation.
 
     Raises:
-        UsageError: a name is no layer (the nearest names are suggested), or the layer never runs or cannot be read.
+        UsageError: the network has no layer of a name (the nearest names are suggested), or the layer never runs or
+            cannot be read.
     """
     return {layer: unit_shape(network, layer, "layers") for layer in layers}
 

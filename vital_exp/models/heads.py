@@ -52,7 +52,7 @@ class Head:
         return functional.log_softmax(outputs, dim=1) if self.kind == SOFTMAX else functional.logsigmoid(outputs)
 
     def says_yes(self, outputs: Tensor) -> Tensor:
-        """Return which classes a sigmoid finds present, (N, classes) bool: those above a probability of one half."""
+        """Return which classes a sigmoid finds present, (N, classes) bool: the probability is above one half."""
         return outputs > (YES_PROBABILITY if self.inside else YES_LOGIT)
 
     def decisions(self, outputs: Tensor) -> Tensor:

@@ -80,5 +80,5 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     content = read_json(folder / CONFIG, KEY)
     if not isinstance(content, dict):
-        raise UsageError(KEY, folder / CONFIG, "is no JSON object, so it describes no network")
+        raise UsageError(KEY, folder / CONFIG, "is not a JSON object, so it describes no network")
     return content

@@ -34,7 +34,7 @@ def read_preprocessing(folder: Path, config: object, defaults: Callable[[], Mapp
         defaults: returns all settings of the processor by default; called where the file leaves some out.
 
     Raises:
-        UsageError: a processor that turns RGB into BGR, or a file that is no JSON object.
+        UsageError: a processor that turns RGB into BGR, or a file that is not a JSON object.
     """
     own = _settings(folder)
     if own is None:
@@ -58,7 +58,7 @@ def _settings(folder: Path) -> dict[str, Any] | None:
         if (folder / name).is_file():
             content = read_json(folder / name, hub.KEY)
             if not isinstance(content, dict):
-                raise UsageError(hub.KEY, folder / name, "is no JSON object, so it describes no image processor")
+                raise UsageError(hub.KEY, folder / name, "is not a JSON object, so it describes no image processor")
             found = content.get("image_processor", content) if name != FILES[0] else content
             if isinstance(found, dict):
                 return found

@@ -49,7 +49,7 @@ class ModelConfig:
         """The layers, weights and priors that the keys ask for.
 
         Raises:
-            UsageError: no layer, one named twice, or a weight that is no number.
+            UsageError: no layer, a layer named twice, or a weight that is not a number.
         """
         given = self.layer_weights
         weights = None if given is None else numbers("model.layer_weights", given, each=FINITE)

@@ -218,8 +218,8 @@ class VisionNetwork(nn.Module):
             found = trace(self.module, self._test_pictures(), self.output, layers=layers)
             self._traces[layers] = state, found
             if found.company:
-                depends = "of a picture depends on the other pictures of a batch (or on chance)"
-                self.tell(f"{self.name}: what {found.company} makes {depends}: pictures pass one by one")
+                depends = "for a picture depends on the other pictures of a batch (or on chance)"
+                self.tell(f"{self.name}: the output of {found.company} {depends}: pictures pass one by one")
         return self._traces[layers][1]
 
     def tell(self, message: str) -> None:

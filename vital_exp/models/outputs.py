@@ -65,7 +65,7 @@ class Output:
         found = None if key is None else value_at(returned, key)
         if isinstance(found, Tensor):
             return found
-        missing = "no tensor with a row for each picture" if key is None else f"no tensor at {key} this time"
+        missing = "no tensor with a row for each picture" if key is None else f"no tensor at {key} in this pass"
         raise UsageError(KEY, self.key, f"{missing}: the network returns {described(returned, count)}")
 
     def shaped(self, entry: Tensor, count: int) -> Tensor:
@@ -126,7 +126,7 @@ def _asked(returned: object, count: int, asked: str, returns: str) -> tuple[str,
     found = {key.removesuffix("."): tensor for key, tensor in inside.items()}
     if len(found) != 1:
         known = [name for name, _ in tensors(returned)]
-        raise UsageError(KEY, asked, f"no tensor of what the network returns: {returns}", known)
+        raise UsageError(KEY, asked, f"does not name one tensor; the network returns {returns}", known)
     (entry,) = found.items()
     if not entry[1].is_floating_point() or not entry[1].ndim or entry[1].shape[0] != count:
         shape = _shape(entry[1], count)

@@ -24,8 +24,8 @@ def prepared(module: object) -> nn.Module:
     made in inference mode, through which no gradient flows, are replaced by copies.
 
     Raises:
-        UsageError: it is no module, or a module of TorchScript, quantised, exported, with sparse or oneDNN's tensors,
-            or with parameters that have no shape yet.
+        UsageError: it is not a module, or a module of TorchScript, quantised, exported, with sparse or oneDNN's
+            tensors, or with parameters that have no shape yet.
     """
     if not isinstance(module, nn.Module):
         problem = "the name of a network or a torch.nn.Module is needed"
@@ -59,7 +59,7 @@ def _problem(part: nn.Module) -> str | None:
             "the layers of TorchScript cannot be read: hand over the torch.nn.Module before torch.jit.script or trace"
         )
     if type(part).__module__.startswith(QUANTISED):
-        return "no gradient passes a quantised module: hand over the network before it was quantised"
+        return "no gradient passes a quantised module: hand over the network before quantisation"
     if isinstance(part, GraphModule) and _runs_no_module(part):
         return "this graph keeps no layers: hand over the module it was made from, or torch.export.unflatten(program)"
     return None
@@ -86,11 +86,11 @@ def check_tensors(module: nn.Module) -> None:
             raise UsageError("model", name, wanted)
         if tensor.is_quantized:
             raise UsageError(
-                "model", name, "no gradient passes a quantised tensor: hand over the network before it was"
+                "model", name, "no gradient passes a quantised tensor: hand over the network before quantisation"
             )
         if tensor.layout != torch.strided:
             layout = str(tensor.layout).removeprefix("torch.")
-            wanted = f"is a tensor of layout {layout}: hand over the network with dense ones"
+            wanted = f"is a tensor of layout {layout}: hand over the network with dense tensors"
             raise UsageError("model", name, wanted)
 
 

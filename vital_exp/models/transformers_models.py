@@ -79,9 +79,9 @@ def _folder(name: str, weights: bool, fetch: bool, cache_dir: Path | None) -> Pa
     if Path(name).expanduser().is_dir():
         return hub.local_folder(name, name)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UsageError(hub.KEY, name, f"no such folder, and no name of {hub.HUB}, owner/name")
+        raise UsageError(hub.KEY, name, f"no such folder, and not a name owner/name of {hub.HUB}")
     if not fetch:
-        problem = f"no such folder; model.pretrained=true downloads what has this name from {hub.HUB}"
+        problem = f"no such folder; model.pretrained=true downloads the network of this name from {hub.HUB}"
         raise UsageError(hub.KEY, name, problem)
     try:
         folder = hub.hub_folder(name, OWN_FILES, cache_dir, fetch)

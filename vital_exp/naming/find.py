@@ -102,7 +102,7 @@ def read_query(text: str, by: str | None, files: PictureFiles) -> Query:
     try:
         return Query(text, by or ACTIVATION, files.load(path))
     except CorruptImageError as error:
-        raise UsageError(KEY, printable(path), f"is no image that can be read ({error.reason})") from None
+        raise UsageError(KEY, printable(path), f"is not an image that can be read ({error.reason})") from None
 
 
 def find_units(

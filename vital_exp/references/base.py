@@ -52,7 +52,7 @@ class Candidate:
         load: returns the image, (3, H, W) RGB in [0, 1].
         shared: a key that is the same for every unit that this image competes for, so that the image is embedded once;
             None for an image of this unit alone.
-        strength: the unit's read-out of the image as a share of that of the strongest image; 1 where it is not known.
+        strength: the unit's read-out of the image, as a share of its read-out of the strongest image; 1 where unknown.
     """
 
     name: str | int

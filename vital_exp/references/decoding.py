@@ -38,7 +38,7 @@ LONGEST_RATIO = 64
 
 
 class CorruptImageError(ValueError):
-    """A file is no readable image; ``path`` names the file, ``reason`` says why in one line."""
+    """A file is not a readable image; ``path`` names the file, ``reason`` says why in one line."""
 
     def __init__(self, path: Path, reason: str) -> None:
         self.path, self.reason = path, reason

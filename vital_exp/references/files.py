@@ -56,10 +56,8 @@ class PictureFiles:
         """
         if self.of_images and self.value_range is not None:
             colours = "RGB" if self.channels == RGB else "grey"
-            problem = (
-                f"the network takes {colours} images, and their format fixes the range; references.loader reads others"
-            )
-            raise UsageError("model.value_range", list(self.value_range), problem)
+            problem = f"the network takes {colours} images, whose format fixes the range; references.loader reads other"
+            raise UsageError("model.value_range", list(self.value_range), f"{problem} files")
         return self
 
     @property
@@ -92,7 +90,7 @@ class PictureFiles:
         """Return the image of a file, float32 (C, height, width) in [0, 1].
 
         Raises:
-            CorruptImageError: the file cannot be read, or is no image of this kind.
+            CorruptImageError: the file cannot be read, or is not an image of this kind.
             UsageError: the user's function returned no valid image.
         """
         if self.of_images:

@@ -33,7 +33,7 @@ _LISTED = 5  # names shown in a message
 
 
 class ReferenceWarning(UserWarning):
-    """The references are fewer than the user asked for, or not all those that the user named."""
+    """There are fewer references than the user asked for, or some that the user named are left out."""
 
 
 class FolderReferences(Competing):
@@ -255,7 +255,7 @@ class FolderReferences(Competing):
         return mapping
 
     def _counts_otherwise(self, strangers: list[str]) -> bool:
-        """Whether all folders are numbers and some are no class index: counted from 1, all would be off by one."""
+        """Whether all folders are numbers and some are not class indices: counted from 1, all would be off by one."""
         return bool(strangers) and all(as_integer(folder) is not None for folder in self._image_folders)
 
     def _no_mapping(self, strangers: list[str]) -> str:

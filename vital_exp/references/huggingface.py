@@ -55,7 +55,7 @@ def dataset_folder(spelling: str, cache_dir: Path, key: str) -> Path:
         raise UsageError("references.dataset", None, "a file, a folder, or the name of a dataset of the hub is needed")
     options = {name: value for name, value in parse_qsl(query) if value not in UNSET}
     if unknown := next((name for name in options if name not in KEYS), None):
-        raise UsageError(key, spelling, f"{unknown} is no option of a dataset: one of {', '.join(KEYS)}", KEYS)
+        raise UsageError(key, spelling, f"{unknown} is not an option of a dataset: one of {', '.join(KEYS)}", KEYS)
     most = whole_number(f"{key} ({spelling}), most", _number(options.get("most", DEFAULT_MOST)), 1)
     state = json.dumps([FORMAT, place, sorted(options.items()), _state(Path(place).expanduser())])
     folder = cache_dir / "datasets" / hashlib.sha256(state.encode()).hexdigest()[:24]
@@ -206,7 +206,7 @@ def _write(rows: Iterator[tuple[dict[str, Any] | None, str]], folder: Path, most
 
 
 def _suffix(content: bytes) -> str:
-    """Return the suffix of an image's format; .png for content that is no image, which is reported when it is read."""
+    """Return the suffix of an image's format; .png for other content, which is reported when the file is read."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             return SUFFIXES.get(str(image.format), ".png")

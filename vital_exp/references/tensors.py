@@ -32,7 +32,7 @@ class TensorReferences(Competing):
         channels: C, the number of channels that the network takes.
 
     Raises:
-        UsageError: a value is no floating-point tensor of that shape, or a spelling is no target.
+        UsageError: a value is not a floating-point tensor of that shape, or a key does not spell a target.
     """
 
     def __init__(self, tensors: Given, class_names: ClassNames, channels: int = RGB) -> None:

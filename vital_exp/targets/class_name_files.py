@@ -64,7 +64,7 @@ def _names(entries: Sequence[object]) -> tuple[str | tuple[str, ...], ...]:
 
 def _name(entry: object) -> str | tuple[str, ...]:
     if isinstance(entry, Mapping) or entry is None:
-        raise UsageError(KEY, entry, "is no name; each entry is a name, or a list of synonyms")
+        raise UsageError(KEY, entry, "is not a name; each entry is a name, or a list of synonyms")
     if isinstance(entry, (list, tuple)):  # lists of ImageNet may begin with WordNet ids; the label is to be a word
         return tuple(sorted((_text(synonym) for synonym in entry), key=lambda name: bool(WORDNET_ID.fullmatch(name))))
     return _text(entry)

@@ -128,7 +128,7 @@ class ClassNames:
         if as_integer(text) is not None:
             raise UsageError(key, text, self._allowed())
         options = [name for names in self.names for name in names]
-        raise UsageError(key, text, f"is no class name; {self._allowed()}", options)
+        raise UsageError(key, text, f"is not a class name; {self._allowed()}", options)
 
     def _allowed(self) -> str:
         if not len(self):

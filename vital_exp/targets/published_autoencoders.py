@@ -121,7 +121,7 @@ def _settings(place: Path, form: str) -> dict[str, Any]:
         raise UsageError("target.format", form, f"{place.name} is needed beside the weights, and is not there")
     settings = read_json(place, KEY)
     if not isinstance(settings, dict):
-        raise UsageError(KEY, place, "is no configuration: a JSON object is needed")
+        raise UsageError(KEY, place, "is not a configuration: a JSON object is needed")
     return settings
 
 

@@ -29,7 +29,7 @@ _SAFE_CLASS = re.compile(rf"class-{_NUMBER}")
 NAMES = {"direction": "directions", "concept": "concepts", "sae": "features", "text": "prompts"}
 
 _SPELLINGS = (
-    'is no target; write "class:207", "class:golden retriever", "layer4.2:1935" (a channel), '
+    'is not a target; write "class:207", "class:golden retriever", "layer4.2:1935" (a channel), '
     '"layer4.2:1935@7,7" (a position), "blocks.5:7@cls" (a token), "layer4.2:1935#0" (a facet) or a '
     'name of the run folder such as "channel-layer4.2-1935"'
 )
@@ -82,7 +82,8 @@ def _classes(item: object, class_names: ClassNames, available: Sequence[int] | N
     except TypeError:
         number = None
     if number is None or isinstance(item, bool):
-        raise UsageError("target.index", item, 'is no class; give a number, a name, "0-999", "all" or a list of these')
+        allowed = 'a number, a name, "0-999", "all" or a list of these'
+        raise UsageError("target.index", item, f"is not a class; give {allowed}")
     return [class_names.check(number)]
 
 
@@ -131,7 +132,7 @@ def unit_targets(
         chosen = class_targets(index, names, variations)
     except UsageError as error:
         kinds = NAMES[kind] if kind in DIRECTIONS else f"channels of {layer}"
-        problem = f'is none of the {units} {kinds}, 0 to {units - 1}; "0-63", "all" and lists select several'
+        problem = f'is not one of the {units} {kinds}, 0 to {units - 1}; "0-63", "all" and lists select several'
         raise error if error.key == "target.variations" else UsageError("target.index", error.value, problem) from None
     return [Target(kind, unit.index, layer, position, unit.variation, tokens=tokens) for unit in chosen]
 
