@@ -765,7 +765,7 @@ def test_an_image_that_broke_after_mining_is_told(network: VisionNetwork, photos
         ({"patch": PatchSettings(8, 1.0)}, ("patch.overlap=1.0", "below 1")),
         ({"patch": PatchSettings(8, 0.5, "best")}, ("patch.search=best", "all, strongest")),
         ({"directions": {"layer1": torch.ones(2, 3)}}, ("directions=(2, 3)", "(K, 16)")),
-        ({"directions": {"bn1": torch.ones(2, 8)}}, ("directions=bn1", "no layer that is mined")),
+        ({"directions": {"bn1": torch.ones(2, 8)}}, ("directions=bn1", "not among the mined layers")),
     ],
 )
 def test_mistakes(change: dict[str, Any], words: tuple[str, ...], network: VisionNetwork, photos: Path) -> None:

@@ -122,7 +122,7 @@ def with_code(folder: Path) -> None:
 
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), r"holds no config\.json"),
-    "no JSON object": (lambda folder: (folder / "config.json").write_text("[1]"), "no JSON object"),
+    "no JSON object": (lambda folder: (folder / "config.json").write_text("[1]"), "is not a JSON object"),
     "no weights": (without_weights, r"holds no weights \(model\.safetensors, .*model\.checkpoint=file"),
     "code": (with_code, "could run code"),
     "of transformers": (lambda folder: edited(folder, architecture=None, model_type="vit"), "model=transformers"),

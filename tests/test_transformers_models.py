@@ -440,7 +440,7 @@ FILE = "config.json"
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "code": (lambda folder: edited(folder, auto_map={}), r"\(auto_map in its config\.json\).*model\.factory=file\.py"),
     "no config": (lambda folder: (folder / FILE).unlink(), r"holds no config\.json"),
-    "no JSON object": (lambda folder: (folder / FILE).write_text("[1]"), "no JSON object"),
+    "no JSON object": (lambda folder: (folder / FILE).write_text("[1]"), "is not a JSON object"),
     "of timm": (lambda folder: edited(folder, model_type=None, architecture="vit"), "model=timm model.name=local-dir"),
     "no type": (lambda folder: edited(folder, model_type=None), "names no model_type of transformers$"),
     "unknown type": (lambda folder: edited(folder, model_type="vitx"), r"model_type vitx, which transformers \d"),
