@@ -26,7 +26,7 @@ class Factors:
 
     Attributes:
         method: ``"nmf"``, ``"kmeans"`` or ``"pca"``.
-        components: (K, C) float32, the vector that each concept adds to an activation, times its coefficient.
+        components: (K, C) float32; a concept adds its row, times its coefficient, to an activation.
         mean: (C,) float32, the activation without any concept; 0 for NMF.
         directions: (K, C) float32, the vectors whose products with an activation read the concepts: for NMF the
             pseudo-inverse of the components, which gives the least-squares coefficients without the constraint to be

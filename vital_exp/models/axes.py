@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 # The attribute of a tensor under which its channel axes are kept; several where a reshape has split the channels.
 AXES = "_channel_axes"
-# Operations whose weights say where the channels are: axis 1, or the last one.
+# Operations with a fixed channel axis: axis 1, or the last one.
 CHANNELS_SECOND = frozenset(
     {
         *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
@@ -100,7 +100,7 @@ class AxisPass(TorchFunctionMode):
         return result
 
 
-def _follow(func: Operation, args: Arguments, keywords: Keywords, result: Any, tried: Tried) -> None:
+def _follow(func: Operation, args: Arguments, keywords: Keywords, result: object, tried: Tried) -> None:
     name = _name(func)
     first = next(tensors_in(args), None)
     if name == "unfold" and not isinstance(func, type(Tensor.unfold)):
@@ -120,7 +120,7 @@ def _follow(func: Operation, args: Arguments, keywords: Keywords, result: Any, t
             set_channel_axes(one, _of_product(name, args, one))
     elif name == "scaled_dot_product_attention":
         _copy(args[2], result)
-    elif name == "stack":
+    elif name == "stack" and isinstance(result, Tensor):
         _stack(args, keywords, known[0], result)
     elif name in ("max", "min") and len(list(tensors_in(args))) > 1:  # of two tensors, position by position
         _by_shape(name, known, result)

@@ -201,7 +201,7 @@ class _Search:
             raise UsageError(KEY, self.path, f"holds {kinds}: quantised or packed weights cannot be loaded")
 
     def _other_network(self, key: str | None, asked: Sequence[str] | None) -> UsageError:
-        """Return the error of a file that lacks the network: what differs at the place that has most of it."""
+        """Return the error of a file that lacks the network: the differences at the place that has most of it."""
         counts = {
             _Place(prefix, wrapper): count
             for wrapper in self.wrappers

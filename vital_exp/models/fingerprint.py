@@ -34,8 +34,8 @@ ROUNDED = (("cudnn", "conv"), ("cudnn", "rnn"), ("cuda", "matmul"), *(("mkldnn",
 def fingerprint(network: VisionNetwork) -> dict[str, list[float]]:
     """Return the fingerprint of every layer that runs, and of the output, by one pass of one picture.
 
-    All values of an activation take part, in a tuple or a dict those of all tensors; where a layer runs twice, those
-    of its first run. Random numbers that the network draws are the same at each call.
+    All values of an activation count; of a tuple or a dict, the values of all tensors. Where a layer runs twice, its
+    first run counts. Random numbers that the network draws are the same at each call.
     """
     found: dict[str, list[float]] = {}
     shown = model_space(probe_picture(network.preprocessing.channels, network.preprocessing.size), network)

@@ -106,9 +106,8 @@ class FoldedNorms:
         read = set(taps.layers.values())
         runs = bool(read) or taps.reads_output
         self._folded = [one for one in _foldable(network.module, noise) if not read & one.sources] if runs else []
-        if (
-            self._folded and not (error := self._error(taps, noise)) <= TOLERANCE[network.precision]
-        ):  # NaN is no agreement
+        error = self._error(taps, noise) if self._folded else 0.0
+        if self._folded and not error <= TOLERANCE[network.precision]:  # also where the error is NaN
             logger.info("%s keeps its batch norms: folded, activations differ by %.0e", network.name, error)
             self._folded = []
 

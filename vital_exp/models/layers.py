@@ -151,7 +151,7 @@ def tell_of_runs(network: VisionNetwork, layers: Iterable[str]) -> None:
 
 
 def describe_layers(network: VisionNetwork) -> str:
-    """Return a table of all layers: name, channels, map size, kind; the aligned ones are marked."""
+    """Return a table of all layers (name, channels, map size, kind), in which the aligned layers are marked."""
     aligned = alignment(network, Recipe()).layers
     modules = dict(network.module.named_modules())
     rows = [("", "layer", "channels", "map", "kind")]

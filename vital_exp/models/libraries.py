@@ -1,4 +1,4 @@
-"""Networks by their source: timm, torchvision, a python factory, the embedded ones, open_clip, transformers."""
+"""Networks by their source: timm, torchvision, a Python factory, this package, open_clip, transformers."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def _from_timm(config: ModelConfig, cache_dir: Path | None) -> Built:
     name = _required(config.name, "model.name", "the name of a timm network")
     pretrained, names = config.pretrained and not config.checkpoint, None
     if timm_hub.is_hub_name(name):  # its own configuration says how many classes it has
-        with _telling("model.name", name, pretrained):
+        with _explained_failures("model.name", name, pretrained):
             module, names = timm_hub.hub_network(name, pretrained, config.pretrained, config.arguments, cache_dir)
     elif timm.is_model(name):
-        with _telling("model.name", name, pretrained):
+        with _explained_failures("model.name", name, pretrained):
             arguments = _with_class_count(config)
             module = timm.create_model(name, pretrained=pretrained, cache_dir=cache_dir, **arguments)
     else:
@@ -78,7 +78,7 @@ def _from_torchvision(config: ModelConfig, cache_dir: Path | None) -> Built:
     arguments = _with_class_count(config)
     if name in INCEPTIONS:
         arguments = {"transform_input": pretrained, "init_weights": False, **arguments}
-    with _telling("model.name", name, pretrained):
+    with _explained_failures("model.name", name, pretrained):
         module = models.get_model(name, weights=None, **arguments)
         if pretrained:
             folder = cache_dir and str(cache_dir)
@@ -123,7 +123,7 @@ def _from_open_clip(config: ModelConfig, cache_dir: Path | None) -> Built:
     if config.arguments:
         raise UsageError("model.arguments", config.arguments, "models of open_clip take none")
     weights = config.weights if config.pretrained else None
-    with _telling("model.name", name, config.pretrained and not config.checkpoint):
+    with _explained_failures("model.name", name, config.pretrained and not config.checkpoint):
         return Built(*clip_network(name, config.checkpoint, weights, cache_dir, config.checkpoint_key))
 
 
@@ -153,7 +153,7 @@ def _required(value: str | None, key: str, what: str) -> str:
     return value
 
 
-class _telling:
+class _explained_failures:
     """Turns a failure to fetch or build a named network into one line that says what to do."""
 
     def __init__(self, key: str, name: str, pretrained: bool) -> None:

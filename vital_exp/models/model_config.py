@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from vital_exp.errors import UsageError
 from vital_exp.models.network import Recipe
@@ -41,7 +40,7 @@ class ModelConfig:
     total_variation: float | None = None
     l2: float | None = None
     sparsify: str | None = None
-    sparsity: Any = 0.95
+    sparsity: float | Mapping[str, float] = 0.95
     sparsify_images: int = 256
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,8 @@ def load_model(
     """
     own: dict[str, object] = {"mean": mean, "std": std, "size": size, "class_names": class_names, "output": output}
     own |= {"head": head, "channels": channels, "preview": preview, "value_range": value_range}
-    build: Any = _named if isinstance(model, str) else _wrapped
-    network: VisionNetwork = build(model, {**own, "pretrained": pretrained}, checkpoint, checkpoint_key)
+    build = partial(_named, model) if isinstance(model, str) else partial(_wrapped, model)
+    network = build({**own, "pretrained": pretrained}, checkpoint, checkpoint_key)
     return network if device is None else network.to(device)
 
 

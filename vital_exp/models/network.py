@@ -130,7 +130,7 @@ class VisionNetwork(nn.Module):
         return super().train(False)
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """Return the network's output for pictures (N, C, H, W) in [0, 1]: logits (N, classes), or its own output.
+        """Return the network's output for pictures (N, C, H, W) in [0, 1]: logits (N, classes), or another tensor.
 
         An RGB network takes grey pictures too, and a grey network RGB ones; see :func:`in_channels`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class ClipNetwork(nn.Module):
 
     num_classes = 0
 
-    def __init__(self, clip: nn.Module, tokenizer: Any) -> None:
+    def __init__(self, clip: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
         super().__init__()
         self.clip = clip
         self._tokenizer = tokenizer

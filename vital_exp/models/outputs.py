@@ -20,7 +20,7 @@ NO_LOGITS = frozenset({
 })  # fmt: skip
 # Classifiers that only help in training have names that begin so.
 AUXILIARY = "aux"
-ONE = "a tensor"  # in messages: what a network returns that returns no container
+ONE = "a tensor"  # in messages, for a network that returns no container
 NAMED = 8  # entries named in a message
 DEPTH = 6  # nested containers that are searched for tensors
 

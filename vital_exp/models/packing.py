@@ -39,7 +39,7 @@ class PackedConvolutions:
 
     def __init__(self, network: VisionNetwork) -> None:
         on_cpu = network.device.type == "cpu"
-        self._packed = [_Packed(one) for one in network.module.modules() if _packs(one)] if on_cpu else []
+        self._packed = [_Packed(one) for one in network.module.modules() if _is_packable(one)] if on_cpu else []
 
     def __len__(self) -> int:
         """Return the number of convolutions that can be packed."""
@@ -54,7 +54,7 @@ class PackedConvolutions:
             yield
 
 
-def _packs(module: nn.Module) -> bool:
+def _is_packable(module: nn.Module) -> bool:
     if not isinstance(module, nn.Conv2d) or "forward" in vars(module):
         return False
     own = type(module).forward, type(module)._conv_forward

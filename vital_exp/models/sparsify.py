@@ -41,8 +41,8 @@ class Sparsification:
     """How a network is pruned.
 
     Attributes:
-        sparsity: share of the weights that become 0 in the last third of the layers; or such shares by beginnings of
-            layers' names, where the first beginning that fits counts.
+        sparsity: share of the weights that become 0 in the last third of the layers; or a mapping from beginnings of
+            layers' names to shares, where the first beginning that fits a layer counts.
         images: number of augmented images on which the layers' inputs are measured.
         seed: of the augmentation.
     """
@@ -148,14 +148,16 @@ def second_moments(
     count = 0
     with ExitStack() as hooks:
         for name, part in layers.items():
-            hooks.callback(part.register_forward_pre_hook(_adds(name, found)).remove)
+            hooks.callback(part.register_forward_pre_hook(_adding_hook(name, found)).remove)
         for batch in images:
             count += len(batch)
             network.module(model_space(batch, network))
     return {name: 2 / count * total for name, total in found.items()}
 
 
-def _adds(name: str, found: dict[str, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _adding_hook(name: str, found: dict[str, Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """Return a hook that adds the sum of x x^T over a layer's inputs x to ``found[name]``."""
+
     def hook(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         columns = columns_of(part, inputs[0].float())
         total = columns.mT @ columns

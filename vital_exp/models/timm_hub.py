@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
 from vital_exp.models import hub
@@ -111,7 +111,7 @@ def _described(config: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any
     return architecture, {key: value for key, value in own.items() if key in known}
 
 
-def _read_weights(folder: Path, name: str) -> dict[str, Any]:
+def _read_weights(folder: Path, name: str) -> Mapping[str, Tensor]:
     found = [folder / file for file in WEIGHTS if (folder / file).is_file()]
     if not found:
         problem = f"holds no weights ({', '.join(WEIGHTS)}): model.checkpoint=file names them"

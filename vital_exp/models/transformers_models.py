@@ -19,6 +19,7 @@ from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.models.heads import NONE, SIGMOID
 from vital_exp.models.image_processors import FILES, read_preprocessing
 from vital_exp.models.sources import Built, recognised
+from vital_exp.targets.class_names import ClassNames
 from vital_exp.weights_files import read_tensors
 
 PREFIX = "transformers:"  # begins a network's name in load_model
@@ -121,7 +122,7 @@ def _config(folder: Path, name: str) -> Any:
         raise UsageError(hub.KEY, name, f"its {hub.CONFIG} is not understood: {_first(error)}") from None
 
 
-def _class(config: Any, name: str) -> Any:
+def _class(config: Any, name: str) -> type[Any]:
     """Return the class of transformers to build: the saved one if it is known, else the library's base model."""
     import transformers
     from transformers import AutoBackbone, AutoModel
@@ -141,7 +142,7 @@ def _class(config: Any, name: str) -> Any:
     return kind
 
 
-def _own_config(config: Any, kind: Any) -> Any:
+def _own_config(config: Any, kind: type[Any]) -> Any:
     """Return the configuration of the class that is built: of a model of images and texts, the image tower's."""
     if config.model_type in UNMASKED:
         own_kind = kind.config_class
@@ -155,7 +156,7 @@ def _own_config(config: Any, kind: Any) -> Any:
     return own
 
 
-def _from_folder(kind: Any, config: Any, folder: Path, name: str) -> Any:
+def _from_folder(kind: type[Any], config: Any, folder: Path, name: str) -> Any:
     if not any((folder / file).is_file() for file in hub.SAFE_WEIGHTS):
         pickle = next((folder / file for file in hub.PICKLES if (folder / file).is_file()), None)
         advice = f"model.checkpoint={pickle or 'file'} reads {'it as weights only' if pickle else 'other formats'}"
@@ -163,7 +164,7 @@ def _from_folder(kind: Any, config: Any, folder: Path, name: str) -> Any:
     return _loaded(kind, folder, name, config=config, use_safetensors=True, local_files_only=True)
 
 
-def _from_checkpoint(kind: Any, config: Any, path: str, key: str | int | None) -> Any:
+def _from_checkpoint(kind: type[Any], config: Any, path: str, key: str | int | None) -> Any:
     """Build a network with the weights of a file, by the names of this version of transformers or of older ones."""
     if key is None:
         tensors = read_tensors(path)
@@ -174,7 +175,7 @@ def _from_checkpoint(kind: Any, config: Any, path: str, key: str | int | None) -
     return module
 
 
-def _loaded(kind: Any, folder: Path | None, name: str, **given: Any) -> Any:
+def _loaded(kind: type[Any], folder: Path | None, name: str, **given: Any) -> Any:
     """Return a network with the given weights, all of them.
 
     Raises:
@@ -208,7 +209,7 @@ def _output(_module: nn.Module, _given: object, returned: Any) -> Tensor:
     return last.mean((2, 3)) if last.ndim == 4 else last[:, 0]  # the class token
 
 
-def _class_names(config: Any) -> Any:
+def _class_names(config: Any) -> ClassNames | None:
     known = config.id2label or {}
     names = [str(known.get(i, f"{UNNAMED}{i}")) for i in range(len(known))]
     return recognised(names) if any(not name.startswith(UNNAMED) for name in names) else None

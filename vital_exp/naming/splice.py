@@ -15,11 +15,11 @@ from vital_exp.naming.embeddings import embedded, unit_embeddings
 
 PASSES, TOLERANCE = 10_000, 1e-6  # most iterations of coordinate descent; its tolerance (dual gap)
 IMAGES = 256  # about so many images of the folder, evenly spread, give the images' mean
-SHOWN = 8  # most words of a unit, those of the largest weights
+SHOWN = 8  # most words of a unit, by weight
 
 
 def sparse_weights(pictures: Tensor, words: Tensor, image_mean: Tensor, penalty: float = 0.5) -> Tensor:
-    """Return the non-negative weights of the words whose sum comes near each embedding, (N, W) float64.
+    """Return the non-negative weights of words whose weighted sum approximates each embedding, (N, W) float64.
 
     They are the w >= 0 that minimise 1/2 |z - C^T w|^2 + penalty c_max sum(w). z is the embedding minus the images'
     mean, the rows of C are the words minus their mean, all scaled to length 1. c_max is the largest cosine of z with a
@@ -70,10 +70,10 @@ def sparse_words(
         penalty: see :func:`sparse_weights`.
     """
     weights = sparse_weights(unit_embeddings(index, folder, clip), clip.names(words), image_mean(folder, clip), penalty)
-    return {unit: _said(row, words) for unit, row in zip(index.units(), weights, strict=True)}
+    return {unit: _with_weights(row, words) for unit, row in zip(index.units(), weights, strict=True)}
 
 
-def _said(weights: Tensor, words: Sequence[str]) -> list[str]:
+def _with_weights(weights: Tensor, words: Sequence[str]) -> list[str]:
     best = weights.topk(min(SHOWN, len(weights)))
     pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
     return [f"{words[place]} {value:.2f}" for value, place in pairs if value > 0]
