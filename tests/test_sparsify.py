@@ -128,7 +128,7 @@ def test_the_picture_s_loss_is_that_of_the_pruned_network() -> None:
     ("keys", "words"),
     [
         (["sparsify=spad"], ("model.sparsify=spad", "spade")),
-        (["sparsify=spade", "sparsity=1.0"], ("model.sparsity=1.0", "between 0 and 1")),
+        (["sparsify=spade", "sparsity=1.0"], ("model.sparsity=1.0", "at least 0 and below 1")),
         (["sparsify=spade", "sparsity={layr3: 0.5}"], ("model.sparsity=layr3", "layer3")),
         (["sparsify=spade", "sparsify_images=0"], ("model.sparsify_images=0", "at least 1")),
     ],

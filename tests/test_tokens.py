@@ -126,7 +126,7 @@ def test_mistakes(network: VisionNetwork) -> None:
     plain = timm.create_model(
         "vit_tiny_patch16_224", img_size=32, depth=1, embed_dim=16, num_heads=2, class_token=False, global_pool="avg"
     )
-    with pytest.raises(UsageError, match=r"target.position=cls: .* has no class token: patches"):
+    with pytest.raises(UsageError, match=r"target.position=cls: .* has no class token: choose patches"):
         token_span(load_model(plain, size=SIZE), "blocks.0", "cls")
     with pytest.raises(UsageError, match=r"reads other tokens than channel-blocks.1-3-cls: two calls"):
         visualize(network, [f"{LAYER}:3@cls", f"{LAYER}:4@patches"], steps=1)

@@ -87,7 +87,7 @@ class Concepts:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UsageError(key, path, f"holds no concepts of vital-mine ({error})") from None
         if meta.get("format") != FORMAT:
-            raise UsageError(key, path, "holds concepts of another version; find them again")
+            raise UsageError(key, path, "holds concepts of another version; mine them again")
         return cls(factors, tensors.get("importance"), meta)
 
 

@@ -284,7 +284,7 @@ def _check_relevance(
     if pooling != RELEVANCE:
         return
     if relevance is None:
-        raise UsageError("class", None, "pooling=relevance ranks by relevance for a class: its number or name")
+        raise UsageError("class", None, "pooling=relevance ranks by relevance for a class: give its number or name")
     network.classes.check(relevance.index, "class")
     one_of("relevance", relevance.method, WITH_MAPS)
     if has_directions:

@@ -101,9 +101,9 @@ def head_of(asked: str | None, outputs: int | None, ends_in: str | None = None) 
             raise UsageError(KEY, asked, problem)
         return Head(NONE)
     if asked in (SOFTMAX, SIGMOID) and ends_in not in (None, asked):
-        raise UsageError(KEY, asked, f"the network ends in a {ends_in}: {ends_in} or none")
+        raise UsageError(KEY, asked, f"the network ends in a {ends_in}: choose {ends_in} or none")
     if outputs == 1 and SOFTMAX in (asked, ends_in) and asked != NONE:
-        raise UsageError(KEY, SOFTMAX, "the softmax of one output is 1 whatever the picture: sigmoid or none")
+        raise UsageError(KEY, SOFTMAX, "the softmax of one output is 1 for every picture: choose sigmoid or none")
     kind = asked or ends_in or (SIGMOID if outputs == 1 else SOFTMAX)
     return Head(kind, inside=kind == ends_in)
 

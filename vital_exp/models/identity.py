@@ -37,9 +37,9 @@ class Identity:
         preprocessing: the printed preprocessing.
         output: the key of the tensor that is read as the network's output.
         precision: of the weights.
-        activations: the network's fingerprint.
-        variant: hash of the fingerprint; where the registry knows a network that differs by rounding alone, the hash of
-            that one's.
+        activations: the network's fingerprint; where the registry knows a network that differs by rounding alone, the
+            registered fingerprint.
+        variant: hash of ``activations``.
     """
 
     name: str
@@ -119,7 +119,7 @@ def _found(network: VisionNetwork) -> Identity:
 
 
 def _registered(found: Identity, folder: Path) -> Identity:
-    """Return the identity with the variant of a registered network that differs by rounding alone, or register it."""
+    """Return the identity with the fingerprint of a registered network that differs by rounding; else register it."""
     for variant, activations in _variants(folder):
         if differing_layer(activations, found.activations, _precision(found)) is None:
             return Identity(**{**vars(found), "activations": activations, "variant": variant})

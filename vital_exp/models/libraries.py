@@ -131,7 +131,7 @@ def _from_transformers(config: ModelConfig, cache_dir: Path | None) -> Built:
     name = _required(config.name, "model.name", "a folder that transformers saved, or a name of Hugging Face's hub")
     if config.arguments:
         raise UsageError(
-            "model.arguments", config.arguments, "networks of transformers take none: config.json says all"
+            "model.arguments", config.arguments, "networks of transformers take none: config.json has all settings"
         )
     return transformers_network(name, config.checkpoint, config.checkpoint_key, config.pretrained, cache_dir)
 

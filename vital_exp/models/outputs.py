@@ -78,7 +78,7 @@ class Output:
         if classes is None or tuple(entry.shape) == (count, classes):
             return entry
         if entry.numel() != count * classes:
-            wanted = f"({count}, {classes}) logits for {count} pictures, and the network returns {tuple(entry.shape)}"
+            wanted = f"needs ({count}, {classes}) logits for {count} pictures; the network returns {tuple(entry.shape)}"
             raise UsageError(KEY, self.key or "", wanted)
         return entry.reshape(count, classes)
 

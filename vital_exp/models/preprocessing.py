@@ -72,7 +72,9 @@ def configured(config: ModelConfig, own: Preprocessing | None, channels: int, na
         raise UsageError("model.std", list(std), "numbers above 0: pictures are divided by them")
     for key, value, most in (("model.mean", mean, LARGEST_MEAN), ("model.std", std, LARGEST_STD)):
         if max(value) > most:
-            raise UsageError(key, list(value), "numbers for RGB in [0, 1] are needed; of 0 to 255: divide them by 255")
+            raise UsageError(
+                key, list(value), "numbers for RGB in [0, 1] are needed; if they are for 0 to 255, divide them by 255"
+            )
     values = None if config.value_range is None else interval("model.value_range", config.value_range)
     if values is not None and values[0] == values[1]:
         raise UsageError("model.value_range", list(values), "[low, high], the lower number first")

@@ -23,7 +23,7 @@ from vital_exp.values import is_number, one_of, whole_number
 
 METHODS = ("spade",)
 KEY = "model.sparsity"
-ALLOWED = "between 0 and 1, without 1; or {layer: sparsity}"
+ALLOWED = "a number of at least 0 and below 1, or {layer: sparsity}"
 
 # The published augmentation: crops with a share of the area and an aspect ratio in these ranges, resized; half of them
 # mirrored; brightness times 1 +- BRIGHTNESS at most, hue turned by at most this share of the circle.
@@ -116,7 +116,7 @@ def chosen(
         shares = dict.fromkeys(last, sparsity)
     found = {name: (candidates[name], share) for name, share in shares.items() if share > 0}
     if not found and (not isinstance(sparsity, Mapping) and sparsity > 0):
-        wanted = "the network has a convolution or linear layer below the target that can be pruned, after the first"
+        wanted = "needs a convolution or linear layer below the target that can be pruned, besides the first layer"
         raise UsageError("model.sparsify", "spade", wanted)
     return found
 

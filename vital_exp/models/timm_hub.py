@@ -114,7 +114,7 @@ def _described(config: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any
 def _read_weights(folder: Path, name: str) -> Mapping[str, Tensor]:
     found = [folder / file for file in WEIGHTS if (folder / file).is_file()]
     if not found:
-        problem = f"holds no weights ({', '.join(WEIGHTS)}): model.checkpoint=file names them"
+        problem = f"holds no weights ({', '.join(WEIGHTS)}): give them by model.checkpoint=file"
         raise UsageError(hub.KEY, name, problem)
     return read_tensors(found[0], hub.KEY)
 

@@ -32,13 +32,13 @@ def token_span(network: VisionNetwork, layer: str, tokens: str, key: str = "targ
     _channels, *shape = unit_shape(network, layer)
     if len(shape) != 1 or shape[0] == 1:
         found = "x".join(map(str, shape))
-        raise UsageError(key, tokens, f"{layer} has no tokens, its maps are {found}: null, or another layer")
+        raise UsageError(key, tokens, f"{layer} has no tokens, its maps are {found}: choose null, or another layer")
     kinds = (CLASS_NAMES, DISTILLATION_NAMES, REGISTER_NAMES)
     first, distilled, registers = (_count(network, names) for names in kinds)
     before = first + distilled + registers
     if not _is_grid(shape[0] - before, network.preprocessing.size):
-        problem = f"the {shape[0]} tokens of {layer} are not {before} and a grid of patches: target=neuron names one"
-        raise UsageError(key, tokens, problem)
+        problem = f"the {shape[0]} tokens of {layer} are not {before} and a grid of patches"
+        raise UsageError(key, tokens, f"{problem}: target=neuron reads one token")
     spans = {
         CLASS_TOKEN: (0, first),
         REGISTER_TOKENS: (first + distilled, before),
@@ -47,7 +47,7 @@ def token_span(network: VisionNetwork, layer: str, tokens: str, key: str = "targ
     if spans[tokens][0] == spans[tokens][1]:
         there = [name for name, (start, end) in spans.items() if end > start]
         missing = "class token" if tokens == CLASS_TOKEN else "register tokens"
-        raise UsageError(key, tokens, f"{network.name} has no {missing}: {' or '.join(there)}", there)
+        raise UsageError(key, tokens, f"{network.name} has no {missing}: choose {' or '.join(there)}", there)
     return spans[tokens]
 
 

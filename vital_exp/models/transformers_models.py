@@ -205,7 +205,7 @@ def _output(_module: nn.Module, _given: object, returned: Any) -> Tensor:
     last = maps[-1] if maps else getattr(returned, "last_hidden_state", None)
     if not isinstance(last, Tensor):
         names = ", ".join(returned.keys()) if isinstance(returned, dict) else type(returned).__name__
-        raise ValueError(f"it returns neither logits nor features: {names}")
+        raise ValueError(f"it returns neither logits nor an embedding: {names}")
     return last.mean((2, 3)) if last.ndim == 4 else last[:, 0]  # the class token
 
 

@@ -94,7 +94,7 @@ def read_query(text: str, by: str | None, files: PictureFiles) -> Query:
         one_of("find_by", by, (ACTIVATION, EMBEDDING))
     if not names_file(text):
         if by == ACTIVATION:
-            raise UsageError("find_by", by, "words drive no unit: embedding, or an image file as find")
+            raise UsageError("find_by", by, "words drive no unit: choose embedding, or give an image file as find")
         return Query(text, EMBEDDING, None)
     path = Path(text).expanduser()
     if not path.is_file():
