@@ -74,7 +74,7 @@ def test_a_unit_written_again_keeps_what_is_not_given(store: Store) -> None:
     assert store.units() == [replace(UNIT, status="done", map_x=0.25, map_y=0.5)]
     with pytest.raises(ValueError, match="no column"):
         store.update("layer1", {"nonsense": {1: 0}})
-    store.write_neighbours("layer1", [replace(NEIGHBOURS[0], value=0.5)])
+    store.write_neighbours("layer1", range(2), [replace(NEIGHBOURS[0], value=0.5)])
     assert [row.value for row in store.neighbours()] == [0.5]
 
 

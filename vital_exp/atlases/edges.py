@@ -25,18 +25,39 @@ class Edge:
 
     Attributes:
         source, end: the layers.
-        weights: (units of end, units of source), how strongly a unit takes in another: a linear layer's weight, or the
-            norm of a convolution's kernel; None where more than one linear map lies between.
+        kernel: of the linear map that joins them, (units of end, units of source) of a linear layer or with height and
+            width of a convolution; None where there is not exactly one linear map between.
     """
 
     source: str
     end: str
-    weights: Tensor | None
+    kernel: Tensor | None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether one linear map joins the layers."""
+        return self.kernel is not None
 
     @property
     def by(self) -> str:
         """What joins the units: weights, or activation alone."""
-        return ACTIVATION if self.weights is None else WEIGHTS
+        return WEIGHTS if self.has_weights else ACTIVATION
+
+    def weights_into(self, units: range) -> Tensor:
+        """Return how strongly some units of the end take in the source's, (units, units of source); see ``_norms``."""
+        assert self.kernel is not None
+        return _norms(self.kernel[units.start : units.stop])
+
+    def weights_out_of(self, units: range) -> Tensor:
+        """Return how strongly the end's units take in some of the source, (units, units of end); see ``_norms``."""
+        assert self.kernel is not None
+        return _norms(self.kernel[:, units.start : units.stop]).T
+
+
+def _norms(kernel: Tensor) -> Tensor:
+    """Return the weights of a linear layer as they are, and the norm of each kernel of a convolution."""
+    kernel = kernel.float().cpu()
+    return kernel.flatten(2).norm(dim=2) if kernel.ndim == 4 else kernel
 
 
 def find_edges(network: VisionNetwork, layers: Sequence[str]) -> list[Edge]:
@@ -53,7 +74,7 @@ def find_edges(network: VisionNetwork, layers: Sequence[str]) -> list[Edge]:
         for source in before[end]:
             between = [one for one in before[end] if one != source and source in before[one]]
             if not between and end not in before[source]:
-                edges.append(Edge(source, end, seen.weights(source, end)))
+                edges.append(Edge(source, end, seen.kernel(source, end)))
     return edges
 
 
@@ -115,15 +136,13 @@ class _Seen:
         (found,) = torch.autograd.grad(value, self.returned[source], retain_graph=True, allow_unused=True)
         return found
 
-    def weights(self, source: str, end: str) -> Tensor | None:
-        """Return the weights (units of end, units of source) of the linear map that joins two layers, None for none."""
+    def kernel(self, source: str, end: str) -> Tensor | None:
+        """Return the kernel of the one linear map that joins two layers; None where there is none."""
         module = self.linear.get(end)
         if not isinstance(module, LINEAR) or getattr(module, "groups", 1) != 1:
             return None
-        kernel = module.weight.detach().float().cpu()
-        if not self._channelwise(source, end, kernel.shape[1]):
-            return None
-        return kernel.flatten(2).norm(dim=2) if kernel.ndim == 4 else kernel
+        kernel: Tensor = module.weight.detach()
+        return kernel if self._channelwise(source, end, kernel.shape[1]) else None
 
     def _channelwise(self, source: str, end: str, channels: int) -> bool:
         """Whether each channel of what the end is given depends on the same channel of the source alone."""

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vital_exp.atlases.profiles import UNITS_AT_ONCE, Profile, profile_path
+from vital_exp.atlases.profiles import Profile, make_array, profile_path, rows_at_once
 from vital_exp.atlases.request import Part
 from vital_exp.atlases.store import ClassRow, UnitRow
+from vital_exp.atlases.turns import alone
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.correspondence import correspondence, unit_vectors
 from vital_exp.evaluation.reading import NetworkReader
@@ -66,7 +68,7 @@ class Clarities:
 
     def __init__(self, network: VisionNetwork, part: Part, out: Path) -> None:
         self.part, self._embed = part, OwnEmbedding(network)
-        self._path = profile_path(out, f"{part.layer}-embeddings")
+        self._out, self._path = out, profile_path(out, f"{part.layer}-embeddings")
 
     def of(self, unit: int, pictures: Sequence[Tensor]) -> dict[str, Any]:
         """Return the measures of a unit from its strongest images; None where these are too few."""
@@ -78,10 +80,12 @@ class Clarities:
 
     def _keep(self, unit: int, mean: Tensor) -> None:
         if not self._path.is_file():
-            shape = (self.part.count, len(mean))
-            made = np.lib.format.open_memmap(self._path, "w+", np.float32, shape)
-            made[:] = np.nan
-        np.load(self._path, mmap_mode="r+")[unit] = mean.numpy()
+            with alone(self._out, f"embeddings {self.part.layer}"):
+                make_array(self._path, (self.part.count, len(mean)), np.float32)
+        array = np.load(self._path, mmap_mode="r")
+        with self._path.open("r+b") as file:  # not mapped: other processes write other rows
+            file.seek(array.offset + unit * array.strides[0])
+            file.write(mean.numpy().astype(np.float32).tobytes())
 
     def redundancies(self) -> dict[int, float]:
         """Return the cosine of each unit's mean embedding to that of the unit most like it."""
@@ -91,15 +95,22 @@ class Clarities:
         there = np.flatnonzero(np.isfinite(kept[:, 0]))
         if len(there) < 2:
             return {}
-        means = normalize(torch.from_numpy(np.asarray(kept[there])), dim=1)
+        size = rows_at_once(kept.shape[1])
         found: dict[int, float] = {}
-        for start in range(0, len(means), UNITS_AT_ONCE):
-            cosines = means[start : start + UNITS_AT_ONCE] @ means.T
-            rows = torch.arange(len(cosines))
-            cosines[rows, start + rows] = -torch.inf
-            best = cosines.amax(dim=1).tolist()
-            found |= dict(zip(map(int, there[start : start + UNITS_AT_ONCE]), best, strict=True))
+        for start in range(0, len(there), size):
+            own = self._means(there[start : start + size])
+            best = torch.full((len(own),), -torch.inf)
+            for place in range(0, len(there), size):
+                cosines = own @ self._means(there[place : place + size]).T
+                if place == start:
+                    cosines.fill_diagonal_(-torch.inf)
+                best = torch.maximum(best, cosines.amax(dim=1))
+            found |= dict(zip(map(int, there[start : start + size]), best.tolist(), strict=True))
         return found
+
+    def _means(self, units: NDArray[np.int64]) -> Tensor:
+        """Return the mean embeddings of some units at length 1; the file is opened each time, so no page stays."""
+        return normalize(torch.from_numpy(np.load(self._path, mmap_mode="r")[units]), dim=1)
 
 
 MEASURES = {"clarity": clarity, "polysemanticity": polysemanticity}

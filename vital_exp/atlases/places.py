@@ -14,7 +14,7 @@ from vital_exp.values import one_of
 
 AUTO, UMAP, PCA = "auto", "umap", "pca"
 METHODS = (AUTO, UMAP, PCA)
-LARGEST = 2**25  # values in memory; of more images every n-th is taken
+LARGEST = 2**22  # values in memory, 16 MB; of more images every n-th is taken
 NEIGHBOURS = 15  # of UMAP, its default; a layer of fewer units is mapped by PCA
 
 

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from vital_exp.atlases.store import PROFILES, safe_name
 from vital_exp.errors import UsageError
+from vital_exp.whole_files import whole_file
 
 LARGEST = float(np.finfo(np.float16).max)  # what float16 holds; larger values are cut off
-UNITS_AT_ONCE = 512
+UNITS_AT_ONCE = 512  # at most
+VALUES_AT_ONCE = 2**20  # at most, of rows that are as long as a layer has units
 Array = NDArray[Any]
 
 
@@ -39,24 +41,32 @@ class ProfileWriter:
 
     def __init__(self, folder: Path, units: Mapping[str, int], images: int) -> None:
         (folder / PROFILES).mkdir(parents=True, exist_ok=True)
-        self._arrays = {layer: _opened(profile_path(folder, layer), (images, count)) for layer, count in units.items()}
+        self._paths = {layer: profile_path(folder, layer) for layer in units}
+        for layer, count in units.items():
+            make_array(self._paths[layer], (images, count), np.float16)
 
     def __call__(self, layer: str, numbers: Tensor, values: Tensor) -> None:
         """Take in values (N, U) of the images of some numbers (N,)."""
         kept = values.float().clamp(-LARGEST, LARGEST).half().cpu().numpy()
-        self._arrays[layer][numbers.cpu().numpy()] = kept
+        array = np.load(self._paths[layer], mmap_mode="r+")  # opened each time: pages of an open one stay in memory
+        array[numbers.cpu().numpy()] = kept
 
 
-def _opened(path: Path, shape: tuple[int, int]) -> Array:
-    """Return the array of a file, made of NaN if it is not there with this shape."""
-    if path.is_file():
-        found: Array = np.load(path, mmap_mode="r+")
-        if found.shape == shape:
-            return found
-    made: Array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
-    for start in range(0, len(made), UNITS_AT_ONCE):
-        made[start : start + UNITS_AT_ONCE] = np.nan
-    return made
+def make_array(path: Path, shape: tuple[int, int], dtype: type[np.floating[Any]]) -> None:
+    """Make the file of an array of NaN, if it is not there with this shape; a block of it is in memory at a time."""
+    if path.is_file() and np.load(path, mmap_mode="r").shape == shape:
+        return
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    rows = rows_at_once(shape[1])
+    with whole_file(path, binary=True) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, shape[0], rows):
+            file.write(np.full((min(rows, shape[0] - start), shape[1]), np.nan, dtype).tobytes())
+
+
+def rows_at_once(width: int) -> int:
+    """Return how many rows of an array of this width are in memory at a time."""
+    return max(1, min(UNITS_AT_ONCE, VALUES_AT_ONCE // max(1, width)))
 
 
 @dataclass(frozen=True)
@@ -113,18 +123,22 @@ def most_alike(own: Profile, other: Profile, count: int, itself: bool = False) -
     Returns:
         correlations and numbers of the other's units, (U, min(count, U')), the most alike first.
     """
-    found = []
-    for start in range(0, len(own), UNITS_AT_ONCE):
-        left = own.centred(start, start + UNITS_AT_ONCE)
-        best = torch.empty(left.shape[1], 0), torch.empty(left.shape[1], 0, dtype=torch.int64)
-        for place in range(0, len(other), UNITS_AT_ONCE):
-            values = left.T @ other.centred(place, place + UNITS_AT_ONCE)
-            if itself and place == start:
-                values.fill_diagonal_(-torch.inf)
-            numbers = torch.arange(place, place + values.shape[1]).expand_as(values)
-            best = _best(torch.cat([best[0], values], dim=1), torch.cat([best[1], numbers], dim=1), count)
-        found.append(best)
+    starts = range(0, len(own), UNITS_AT_ONCE)
+    found = [most_alike_of(own, start, other, count, itself) for start in starts]
     return torch.cat([values for values, _ in found]), torch.cat([numbers for _, numbers in found])
+
+
+def most_alike_of(own: Profile, start: int, other: Profile, count: int, itself: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the same for ``UNITS_AT_ONCE`` units from the number ``start`` on."""
+    left = own.centred(start, start + UNITS_AT_ONCE)
+    best = torch.empty(left.shape[1], 0), torch.empty(left.shape[1], 0, dtype=torch.int64)
+    for place in range(0, len(other), UNITS_AT_ONCE):
+        values = left.T @ other.centred(place, place + UNITS_AT_ONCE)
+        if itself and place == start:
+            values.fill_diagonal_(-torch.inf)
+        numbers = torch.arange(place, place + values.shape[1]).expand_as(values)
+        best = _best(torch.cat([best[0], values], dim=1), torch.cat([best[1], numbers], dim=1), count)
+    return best
 
 
 def _best(values: Tensor, numbers: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from vital_exp.atlases.cells import cell_layers, make_cells
 from vital_exp.atlases.edges import find_edges
 from vital_exp.atlases.layer_run import LayerRun
 from vital_exp.atlases.measures import Labels, mined_row, statistics
-from vital_exp.atlases.neighbours import neighbour_rows
+from vital_exp.atlases.neighbours import neighbour_blocks
 from vital_exp.atlases.places import method_of, places
 from vital_exp.atlases.profiles import UNITS_AT_ONCE as BLOCK
 from vital_exp.atlases.profiles import Profile, ProfileWriter
@@ -270,7 +270,9 @@ class AtlasRun:
             units = sorted(store.statuses(row.layer))
             if [row.layer, units] in related:
                 continue
-            store.write_neighbours(row.layer, neighbour_rows(self.out, row.layer, units, edges))
+            own = set(units)
+            for block, rows in neighbour_blocks(self.out, row.layer, edges):
+                store.write_neighbours(row.layer, block, (one for one in rows if one.unit in own))
             xs, ys = places(Profile.open(self.out, row.layer, KEY), int(self.asked.config.seed), method).T.tolist()
             store.update(row.layer, {"map_x": dict(enumerate(xs)), "map_y": dict(enumerate(ys))})
             related = [one for one in related if one[0] != row.layer] + [[row.layer, units]]

@@ -113,7 +113,7 @@ def write_script(folder: Path, key: str, value: object) -> Path:
     path = folder / DATA / f"{key}.js"
     path.parent.mkdir(parents=True, exist_ok=True)
     encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return write_whole(path, (f"vitalAtlas.add({json.dumps(key)},", *encoder.iterencode(value), ");\n"))
+    return write_whole(path, (f"vitalAtlas.add({json.dumps(key)},", encoder.encode(value), ");\n"))
 
 
 def rounded(value: float | None) -> float | None:

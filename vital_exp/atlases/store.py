@@ -317,10 +317,11 @@ class Store:
                 rows = [(value, layer, unit) for unit, value in values.items()]
                 connection.executemany(f"UPDATE units SET {column} = ? WHERE layer = ? AND unit = ?", rows)
 
-    def write_neighbours(self, layer: str, rows: Iterable[NeighbourRow]) -> None:
-        """Write all neighbours of a layer's units, in one transaction."""
+    def write_neighbours(self, layer: str, units: range, rows: Iterable[NeighbourRow]) -> None:
+        """Write all neighbours of the units whose numbers are in a range, in one transaction."""
         with closing(self._connect("rw")) as connection, connection:
-            connection.execute("DELETE FROM neighbours WHERE layer = ?", (layer,))
+            block = (layer, units.start, units.stop)
+            connection.execute("DELETE FROM neighbours WHERE layer = ? AND unit >= ? AND unit < ?", block)
             _insert(connection, NeighbourRow, rows)
 
     def layers(self) -> list[LayerRow]:

@@ -236,8 +236,8 @@ class Mining:
 
 def _ranked(best: TopK) -> Iterator[tuple[int, int, float, int]]:
     """Yield unit, rank (from 1), value and number of every entry that is filled."""
-    for unit, (values, numbers) in enumerate(zip(best.values.tolist(), best.numbers.tolist(), strict=True)):
-        for rank, (value, number) in enumerate(zip(values, numbers, strict=True), start=1):
+    for unit, (values, numbers) in enumerate(zip(best.values, best.numbers, strict=True)):
+        for rank, (value, number) in enumerate(zip(values.tolist(), numbers.tolist(), strict=True), start=1):
             if number != NOTHING:
                 yield unit, rank, value, number
 

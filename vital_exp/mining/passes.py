@@ -71,7 +71,7 @@ class Passes:
 
         images = len(self.folder.paths)
         activity = {layer: Activity(count, images, self.device) for layer, count in counts.items()}
-        return MiningState(empty(), empty(), empty(), activity=activity)
+        return MiningState(empty(), empty(), empty() if self.patch else {}, activity=activity)
 
     def run(self, state: MiningState) -> None:
         """Run the passes that the state has not finished."""

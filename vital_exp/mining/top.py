@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 NOTHING = -1  # the number in a place that is free, as fewer than k values were added
+UNITS_AT_ONCE = 512  # sorted together
 
 
 class TopK:
@@ -26,14 +27,19 @@ class TopK:
 
     def add(self, values: Tensor, numbers: Tensor, seconds: Tensor | None = None) -> None:
         """Add values (N, U) with their numbers (N, U) or (N,) and second values (N, U); NaN never ranks."""
-        k = self.values.shape[1]
         values = torch.where(values.isnan(), -torch.inf, values.float()).T  # (U, N)
         seconds = torch.zeros_like(values) if seconds is None else seconds.float().nan_to_num().T
         seconds = torch.where(values == -torch.inf, -torch.inf, seconds)  # free places, whose second is 0, rank above
         numbers = (numbers[:, None] if numbers.ndim == 1 else numbers).T.expand_as(values)
         # Once many images have passed, few units change: only these are sorted.
         last, second = self.values[:, -1:], self.seconds[:, -1:]
-        units = ((values > last) | ((values == last) & (seconds > second))).any(dim=1).nonzero().flatten()
+        changed = ((values > last) | ((values == last) & (seconds > second))).any(dim=1).nonzero().flatten()
+        for units in changed.split(UNITS_AT_ONCE):
+            self._rank(units, values, numbers, seconds)
+
+    def _rank(self, units: Tensor, values: Tensor, numbers: Tensor, seconds: Tensor) -> None:
+        """Rank new values (U, N) of some units among those that are kept."""
+        k = self.values.shape[1]
         joined = {
             "values": torch.cat([self.values[units], values[units]], dim=1),  # (changed, k + N)
             "seconds": torch.cat([self.seconds[units], seconds[units]], dim=1),
