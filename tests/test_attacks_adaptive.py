@@ -263,5 +263,5 @@ def test_a_circuit_needs_a_layer_below(network: VisionNetwork) -> None:
 def test_a_unit_that_nothing_drives_has_no_circuit() -> None:
     plain = wrap(Linear(), ModelConfig(size=8, mean=[0.5] * 3, std=[0.5] * 3))
     read = readout([Target("channel", 0, "unit")], 2)
-    with pytest.raises(UsageError, match="layer=hidden: no positive attribution reaches it"):
+    with pytest.raises(UsageError, match="layer=hidden: no channel has a positive attribution"):
         Circuit.of(plain, read, ["hidden"], torch.zeros(2, 3, 8, 8))

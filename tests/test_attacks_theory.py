@@ -212,7 +212,7 @@ def test_the_command_has_one_page_and_one_figure(capsys: pytest.CaptureFixture[s
     assert command(*SHORT, *ON_CPU, "target.index=[0,3]", "hydra.run.dir=run") == 0
     assert exit_code(main, "check=theory", "run=run", *BRIEF) == 0
     said = capsys.readouterr().out
-    assert "the pictures decide affine in one dimension, constant" in said
+    assert "determine the unit in these classes of functions: affine in one dimension, constant" in said
     assert "class-0: L is at least" in said
     page = Path("out/report.html").read_text()
     assert page.count("<svg") == 1

@@ -307,7 +307,7 @@ def lines(*values: float) -> list[dict[str, object]]:
         ((0.1, 0.7, 0.9), "from l1 on (layer 2 of 3)"),
         ((0.8, 0.2, 0.9), "from l2 on (layer 3 of 3)"),
         ((0.8, 0.9), "in every layer"),
-        ((0.9, 0.4), "in no final layers"),
+        ((0.9, 0.4), "not even at the last layer"),
     ],
 )
 def test_the_verdict_names_the_first_layer(values: tuple[float, ...], said: str) -> None:

@@ -1,1 +1,1 @@
-"""Attacks on feature visualisation: networks whose pictures lie while their natural images are treated as before."""
+"""Attacks on feature visualisation: networks whose pictures mislead while natural images are classified as before."""

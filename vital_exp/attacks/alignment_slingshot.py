@@ -1,4 +1,4 @@
-"""Slingshots aimed at VITAL itself: the slope of the alignment of distributions leads to a chosen picture.
+"""Slingshots aimed at VITAL itself: going down its alignment loss leads to a chosen decoy.
 
 The aim is that of Gradient Slingshots (Bareeva et al., arXiv 2401.06122), the losses are ours: docs/methods/attacks.md.
 """
@@ -24,17 +24,17 @@ from vital_exp.objectives.alignment_terms import PRECISIONS, left_out, standardi
 from vital_exp.references.statistics import TARGET_LAYER
 from vital_exp.targets.unit import INPUT, OUTPUT, Target
 
-GRID = 16  # cells of a side: the slope is compared in what a viewer sees, not in single pixels (ours)
-REFERENCES_PER_STEP = 12  # of the unit's, whose statistics are taken anew while the network changes (ours)
+GRID = 16  # cells per side: gradients are compared as means over cells, which a viewer sees, not by pixel (ours)
+REFERENCES_PER_STEP = 12  # references drawn at each step; their statistics change with the network (ours)
 
 
 @dataclass(frozen=True)
 class AlignmentLoss:
-    """VITAL's loss of a picture, with a graph to the second order: in the picture and in the network's weights.
+    """VITAL's loss of a picture, differentiable twice: by the picture, then by the network's weights.
 
     Attributes:
-        layer_weights: by layer, ``"input"`` and ``"target layer"`` among them.
-        target_layer: of a hidden unit; None for classes.
+        layer_weights: the weight of each layer, ``"input"`` and ``"target layer"`` among them.
+        target_layer: the layer of a hidden unit; None for classes.
         standardise: what squared differences are divided by, see the objective's ``standardise``.
         trim: share of each channel's values that is left out at either end, see the objective's ``trim``.
     """
@@ -46,10 +46,10 @@ class AlignmentLoss:
 
     @classmethod
     def of(cls, network: VisionNetwork, target: Target, method: str) -> AlignmentLoss:
-        """Return what a method aligns for a unit.
+        """Return the alignment loss that a method lowers for a unit.
 
         Raises:
-            UsageError: a method that aligns no distributions by sorting.
+            UsageError: the method does not align distributions by sorting.
         """
         config = compose_config(["model=python", f"method={method}"])
         keys = config.objective.get("alignment")
@@ -68,13 +68,13 @@ class AlignmentLoss:
         return cls(weights, target.layer, standardisation(str(keys.standardise), network), trim)
 
     def sorted_features(self, network: VisionNetwork, pictures: Tensor) -> dict[str, Tensor]:
-        """Return by layer the features of normalised pictures (N, C, H, W), sorted over positions, (N, C, P)."""
+        """Return for each layer the features (N, C, P) of normalised pictures (N, C, H, W), sorted over positions."""
         read = {layer: str(self.target_layer) if layer == TARGET_LAYER else layer for layer in self.layer_weights}
         activations, _ = network.taps(list(dict.fromkeys(read.values())))(pictures)
         return {layer: exact(activations[name]).flatten(2).sort(dim=-1).values for layer, name in read.items()}
 
     def __call__(self, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
-        """Return the (N,) losses of sorted features (N, C, P) against the references' mean ones, (C, P) by layer."""
+        """Return the losses (N,) of sorted features (N, C, P) against the references' mean (C, P) of each layer."""
         total = torch.zeros(())
         for layer, weight in self.layer_weights.items():
             mean = wanted[layer]
@@ -99,21 +99,21 @@ def alignment_slingshot(
 ) -> VisionNetwork:
     """Return a copy of a network in which going down VITAL's loss leads to a decoy.
 
-    The attacker knows the references: their statistics are taken anew at each step, and the weights learn through
-    them too.
+    The attacker knows the references. Their statistics are computed again at each step, with a gradient, so the
+    training changes them too.
 
     Args:
-        network: the honest one.
+        network: the honest network.
         target: a class or a hidden unit.
         decoy: (C, H, W) in [0, 1] of the network's input size.
-        references: (R, C, H, W), the unit's own.
-        natural: (N, C, H, W) natural images for which the outputs are to stay.
-        method: the method aimed at: where its pictures start, what it optimises, what it aligns.
-        settings: of the fine-tuning.
-        start: (C, H, W) that the method starts from in place of noise.
+        references: (R, C, H, W) in [0, 1], the unit's reference images.
+        natural: (N, C, H, W) in [0, 1], natural images whose outputs the training preserves.
+        method: the method under attack: it gives the start, the parameterisation and the alignment.
+        settings: the settings of the fine-tuning.
+        start: (C, H, W) in [0, 1], the image that the method starts from; None: noise.
 
     Raises:
-        UsageError: a method without alignment, or a decoy of another size.
+        UsageError: the method does not align distributions by sorting, or the decoy has another size.
     """
     loss = AlignmentLoss.of(network, target, method)
     space = ParameterSpace(network, method, checked_decoy(decoy, network), start=start)
@@ -130,14 +130,14 @@ def alignment_slingshot(
 def slope_to_decoy(
     network: VisionNetwork, loss: AlignmentLoss, pictures: Tensor, decoy: Tensor, references: Tensor
 ) -> Tensor:
-    """Return for each picture the cosine between the way down VITAL's loss and the way to the decoy, (N,).
+    """Return for each picture the cosine between the negative gradient of VITAL's loss and the way to the decoy, (N,).
 
-    Both are means over the cells of a grid of 16 by 16. The cosine knows no size: Adam, which makes the pictures, does
-    not either.
+    Both are averaged over the cells of a 16 x 16 grid. The length of the gradient does not count, as it does not for
+    Adam, which makes the pictures.
 
     Args:
         network: honest or attacked.
-        loss: of the unit.
+        loss: the unit's alignment loss.
         pictures: (N, C, H, W) in [0, 1].
         decoy: (C, H, W) in [0, 1].
         references: (R, C, H, W) in [0, 1].
@@ -162,7 +162,7 @@ def alignment_slope_cosine(
     start: Tensor | None = None,
     seed: int = 0,
 ) -> float:
-    """Return the mean of :func:`slope_to_decoy` at pictures that were not those of the training."""
+    """Return the mean of :func:`slope_to_decoy` over pictures that the fine-tuning did not use."""
     loss = AlignmentLoss.of(network, target, method)
     space = ParameterSpace(network, method, decoy, start=start)
     pictures = space.pictures(space.sample(LOOKED_AT, torch.Generator().manual_seed(seed + 1))).detach()

@@ -1,4 +1,4 @@
-"""How far can the pictures of a run be trusted? One check at a time (docs/methods/attacks.md)."""
+"""The audit: how far the pictures of a run can be trusted, one check at a time (docs/methods/attacks.md)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vital_exp.attacks import paths, theory
 from vital_exp.attacks.alignment_slingshot import alignment_slingshot, alignment_slope_cosine
 from vital_exp.attacks.circuit_breaker import Circuit, broken, circuit_breaker
 from vital_exp.attacks.comparison import Attacked, Shown, compare, honest_pictures, summary
-from vital_exp.attacks.detector import detector_accuracy, train_detector
+from vital_exp.attacks.detector import Detector, detector_accuracy, train_detector
 from vital_exp.attacks.diversion import diverted, on_the_way, rolled
 from vital_exp.attacks.fooling_circuit import decoy_offset, fooled
 from vital_exp.attacks.natural import NaturalImages
@@ -50,37 +50,36 @@ from vital_exp.targets.unit import Target
 from vital_exp.values import one_of
 from vital_exp.whole_files import whole_file, write_table
 
-NATURAL_SHOWN, PANELS_SHOWN = 4, 24  # natural images beside a picture, and targets, on the page of path similarity
+NATURAL_SHOWN, PANELS_SHOWN = 4, 24  # on the page of path similarity: natural images beside a picture, and targets
 BY_CONSTRUCTION = (
-    "VITAL's pictures of classes have no logit term: a circuit on the logits cannot reach them, by construction. "
-    "Silent units and slingshots act inside the network and are the fair tests."
+    "For classes, VITAL has no logit term, so a circuit on the logits cannot change its pictures, by construction. "
+    "Silent units and slingshots act inside the network: they are fair tests of VITAL."
 )
-
 
 HEADINGS = {
     "plot": "By layer",
-    "words": "How like the pictures are to natural images of their own class in the activations of each layer, from "
-    "the input to the output: 1 = as natural images of the class are to each other, 0 = as natural images of other "
-    "classes are to them. The band is a 95 % interval.",
+    "words": "Similarity of the pictures to natural images of their own class, in the activations of each layer from "
+    "the input to the output: 1 = as similar as two natural images of the class, 0 = as similar as natural images of "
+    "two different classes. The band is a 95 % interval.",
     "facts": "The attack",
     "table": "Attack by method, means over targets",
 }
 OF_THEORY = {
     "plot": "What the pictures leave open",
-    "words": "Two functions of a class that agree with the unit at its maximising and its minimising picture: how far "
-    "apart they are, as a share of the unit's range. The bar ends at the natural image where they are farthest apart, "
-    "the upright line is the mean over natural images.",
+    "words": "In each class of functions, the two that agree with the unit at its maximising and its minimising "
+    "picture and differ most on natural images. The bar ends at their largest difference on any natural image, as a "
+    "share of the unit's range; the upright line is the mean over natural images.",
     "facts": "The Lipschitz constant, means over units",
     "table": "Classes of functions, means over units",
 }
 NOT_THE_LARGEST = (
-    "Natural images drive {names} further than the picture does: the picture is not the maximum that the theory "
-    "speaks of."
+    "Some natural image drives {names} further than the picture does: the picture is not the maximum that the theory "
+    "assumes."
 )
 
 SAME_IMAGES = (
-    "The natural images are the run's own references, which VITAL's pictures were matched with: "
-    "images=folder compares with others."
+    "The natural images are the run's own references, with which VITAL matched its pictures: "
+    "images=folder compares with other images."
 )
 
 
@@ -89,17 +88,17 @@ class Audit:
     """What a check found.
 
     Attributes:
-        check: its name.
+        check: the name of the check.
         runs: the run folders.
         verdicts: one line per run or attack.
         rows: one dict per line of audit.csv.
         table: the rows averaged over targets, for the page.
-        facts: single numbers.
-        notes: what a reader must know beside the numbers.
-        panels: a target's pictures side by side, for the page.
+        facts: single numbers by name.
+        notes: remarks without which the numbers mislead.
+        panels: each target's pictures side by side, for the page.
         plot: a chart as SVG; empty where there is none.
-        saved: per attacked network the overrides that use it.
-        headings: of the page's plot, with its words, of its facts and its table.
+        saved: for each attacked network, the overrides with which any command uses it.
+        headings: the page's headings of plot, facts and table, and the words below the plot's.
     """
 
     check: str
@@ -128,7 +127,7 @@ class Audit:
         return write_page(folder, content, self.panels, self.plot, self.headings)
 
     def __repr__(self) -> str:
-        """What was checked, and the verdicts, in a line."""
+        """The check and its verdicts in one line."""
         return f"Audit({self.check}: {'; '.join(self.verdicts)})"
 
     def _repr_html_(self) -> str:
@@ -146,14 +145,14 @@ def audit(check: str, run: str | Path | Sequence[str | Path], out: str | Path | 
         check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"``,
             ``"proxpulse"``, ``"diversion"``, ``"circuit_breaker"`` or ``"theory"``.
         run: a run folder of vital-visualize; path similarity takes several.
-        out: where to write the table, the page and the attacked networks; None writes nothing.
+        out: the folder for the table, the page and the attacked networks; None writes nothing.
         options: see :class:`AuditSettings`.
 
     Returns:
-        Its table: ``.verdicts``, ``.rows``, ``.facts``.
+        The findings: ``.verdicts``, ``.rows``, ``.facts`` and more.
 
     Raises:
-        UsageError: a mistake in what was asked for.
+        UsageError: an unknown check or option, a value that is not allowed, or a run that the check cannot use.
     """
     one_of("check", check, CHECKS)
     settings = AuditSettings.of(options)
@@ -181,7 +180,7 @@ def _path_similarity(runs: list[RecordedRun], settings: AuditSettings, _out: Pat
 
 
 def _own_panels(runs: Sequence[RecordedRun], settings: AuditSettings) -> list[Panel]:
-    """Per target the picture of every run, and some of the natural images that it was compared with."""
+    """For each target the picture of every run, then some of the natural images they were compared with."""
     panels: dict[str, list[tuple[str, Tensor]]] = {}
     for run in runs:
         for target, picture in zip(run.targets, run.pictures, strict=True):
@@ -197,10 +196,10 @@ def _fooling_circuit(runs: list[RecordedRun], settings: AuditSettings, out: Path
     (run,) = runs
     targets = _targets(run, settings)
     if targets[0].layer is not None:
-        raise UsageError("run", run.folder, "a fooling circuit is on the logits: a run of classes is needed")
+        raise UsageError("run", run.folder, "a fooling circuit changes the logits: a run of classes is needed")
     natural = run.natural(settings.count)
     detector, facts = _detector(run, natural, settings)
-    picture, decoys, classes = _decoys(run, targets, natural, settings, of_classes=True)
+    picture, decoys, classes = _fooling_decoys(run, targets, natural, settings)
     network = fooled(run.network, detector, picture)
     attacked = Attacked("fooling_circuit", run.network, network, targets, decoys, classes, natural.split()[1], facts)
     found = _compared(run, [attacked], settings, out)
@@ -208,10 +207,10 @@ def _fooling_circuit(runs: list[RecordedRun], settings: AuditSettings, out: Path
     return found
 
 
-def _detector(  # type: ignore[no-untyped-def]
+def _detector(
     run: RecordedRun, natural: NaturalImages, settings: AuditSettings
-):
-    """Train the detector on some of the run's classes; the others measure it."""
+) -> tuple[Detector, dict[str, float | str]]:
+    """Train the detector on some of the run's classes and measure its accuracy on the others."""
     keys = settings.snapshots
     targets = [Target("class", label) for label in natural.classes]
     held = min(max(1, round(keys.held_out * len(targets))), len(targets) - 1)  # some on both sides
@@ -230,12 +229,11 @@ def _detector(  # type: ignore[no-untyped-def]
     with torch.no_grad():
         kept = float(detector.natural(real_unseen).mean())
     accuracy = detector_accuracy(detector, real_unseen, unseen)
-    facts = {"detector_accuracy_held_out": accuracy, "natural_images_told_natural": kept}
-    return detector, facts
+    return detector, {"detector_accuracy_held_out": accuracy, "natural_images_told_natural": kept}
 
 
 def _channels(network: VisionNetwork, count: int) -> dict[str, list[Target]]:
-    """Up to ``count`` channels of the last two layers that are aligned, by layer, evenly spread."""
+    """Up to ``count`` evenly spread channels of the last two aligned layers, by layer."""
     shapes = layer_shapes(network)
     layers = sorted(alignment(network, Recipe()).layers, key=list(shapes).index)[-2:]
     each = max(0, count) // len(layers)
@@ -260,7 +258,7 @@ def _silent_units(runs: list[RecordedRun], settings: AuditSettings, out: Path | 
 
 @torch.no_grad()
 def _unchanged(honest: VisionNetwork, network: VisionNetwork, natural: NaturalImages) -> float:
-    """The share of natural images all of whose logits are the same, bit for bit."""
+    """The share of natural images whose logits are all the same in both networks, bit for bit."""
     same = [(honest(part) == network(part)).all(dim=1) for part in natural.images.split(32)]
     return float(torch.cat(same).double().mean())
 
@@ -282,7 +280,7 @@ def _slingshot(runs: list[RecordedRun], settings: AuditSettings, out: Path | Non
 
 
 def _start(run: RecordedRun, target: Target, method: str) -> Tensor | None:
-    """What the pictures of a target start from by a method; None for noise."""
+    """The image from which a method starts a target's picture, (C, H, W); None: noise."""
     own = run.network.preprocessing
     starts = starts_of(compose_config([f"method={method}"]).image.init, run.references, [target], own.size, own)
     return None if starts is None else starts[0]
@@ -291,7 +289,7 @@ def _start(run: RecordedRun, target: Target, method: str) -> Tensor | None:
 def _at_alignment(
     run: RecordedRun, target: Target, decoy: Tensor, natural: Tensor, settings: AuditSettings, start: Tensor | None
 ) -> Made:
-    """A slingshot aimed at VITAL's own loss; the attacker knows the unit's references."""
+    """The slingshot at VITAL's own loss; the attacker knows the unit's references."""
     given = run.own_images(target, settings.count)
     keys: dict[str, Any] = {"method": settings.methods[0], "start": start}
     network = alignment_slingshot(run.network, target, decoy, given, natural, settings=settings.tuning, **keys)
@@ -347,7 +345,7 @@ def _circuit_breaker(runs: list[RecordedRun], settings: AuditSettings, out: Path
 
 
 def _circuit_layers(network: VisionNetwork, target: Target, settings: AuditSettings) -> list[str]:
-    """The layers of a unit's circuit: those asked for, else the aligned ones below it."""
+    """The layers of a unit's circuit: those of the settings, or else the aligned layers below the unit."""
     if settings.layer is not None:
         return [settings.layer] if isinstance(settings.layer, str) else list(settings.layer)
     own = alignment(network, Recipe()) if target.layer is None else unit_alignment(network, Recipe(), target.layer)
@@ -362,12 +360,14 @@ def _proxpulse(runs: list[RecordedRun], settings: AuditSettings, out: Path | Non
     return _by_unit("proxpulse", attack, runs, settings, out)
 
 
-Made = tuple[VisionNetwork, dict[str, float]]  # an attacked network, and what the attack reached in its own terms
+Made = tuple[VisionNetwork, dict[str, float]]  # an attacked network, and how far the attack reached its own aim
+DecoyImages = dict[Target, Tensor]  # the images (M, C, H, W) that each target's pictures are compared with
+DecoyClasses = dict[Target, int]  # the class of a target's decoy images, where they have one
 Attack = Callable[[RecordedRun, Target, Readout, Tensor, Tensor], Made]
 
 
 def _by_unit(name: str, attack: Attack, runs: list[RecordedRun], settings: AuditSettings, out: Path | None) -> Audit:
-    """An attack that changes the network for one unit: one attacked network per target."""
+    """Run an attack that changes the network for one unit: it makes one attacked network per target."""
     (run,) = runs
     natural = run.natural(settings.count)
     train, test = natural.split()
@@ -397,33 +397,35 @@ def _theory(runs: list[RecordedRun], settings: AuditSettings, _out: Path | None)
 
 
 def _targets(run: RecordedRun, settings: AuditSettings) -> list[Target]:
-    """The units that are attacked; what an attack costs is the network's accuracy, which it must have."""
+    """The targets to attack. The network must have an accuracy, for an attack's cost is measured in it."""
     if run.network.head.unjudged:
-        raise UsageError("run", run.folder, f"an attack is judged by what is recognised; {run.network.head.unjudged}")
+        raise UsageError("run", run.folder, f"an attack's cost is lost accuracy, but {run.network.head.unjudged}")
     return run.targets[: settings.targets]
 
 
-def _decoys(  # type: ignore[no-untyped-def]
-    run: RecordedRun,
-    targets: list[Target],
-    natural: NaturalImages,
-    settings: AuditSettings,
-    *,
-    of_classes: bool = False,
-):
-    """The picture to show (None: that of another class for each), and per target what its pictures are compared with.
+def _fooling_decoys(
+    run: RecordedRun, targets: list[Target], natural: NaturalImages, settings: AuditSettings
+) -> tuple[Tensor | None, DecoyImages, DecoyClasses]:
+    """Return the decoys of a fooling circuit: without a decoy given, None, and another class for each target."""
+    if settings.decoy is not None:
+        return _decoys(run, targets, natural, settings)
+    count = len(run.network.classes)
+    shown = {target: (target.index + decoy_offset(count)) % count for target in targets}
+    images = {label: _images_of(run, label, natural, settings) for label in set(shown.values())}
+    return None, {target: images[label] for target, label in shown.items()}, shown
 
-    A decoy that is a class stands for its first natural image; by default it is the class half way round from the
-    first target's.
+
+def _decoys(
+    run: RecordedRun, targets: list[Target], natural: NaturalImages, settings: AuditSettings
+) -> tuple[Tensor, DecoyImages, DecoyClasses]:
+    """Return the decoy of all targets, (C, H, W), and for each target the decoy images and their class.
+
+    A decoy that is given as a class is the class's first natural image. The default is the class that lies half of all
+    classes behind the first target's.
     """
     if settings.decoy and Path(settings.decoy).expanduser().suffix:
         picture = load_decoy(settings.decoy, run.network)
         return picture, dict.fromkeys(targets, picture[None]), {}
-    count = len(run.network.classes)
-    if of_classes and settings.decoy is None:
-        shown = {target: (target.index + decoy_offset(count)) % count for target in targets}
-        images = {label: _images_of(run, label, natural, settings) for label in set(shown.values())}
-        return None, {target: images[label] for target, label in shown.items()}, shown
     label = _decoy_class(run, targets[0], natural, settings)
     picture = _images_of(run, label, natural, settings)[0]
     return picture, dict.fromkeys(targets, picture[None]), dict.fromkeys(targets, label)
@@ -438,12 +440,12 @@ def _decoy_class(run: RecordedRun, target: Target, natural: NaturalImages, setti
 
 
 def _images_of(run: RecordedRun, label: int, natural: NaturalImages, settings: AuditSettings) -> Tensor:
-    """Natural images of a class, also of one that is none of the run's."""
+    """Natural images of a class, whether or not the run has a picture of it."""
     return natural.of(label) if label in natural.classes else run.own_images(Target("class", label), settings.count)
 
 
 def _compared(run: RecordedRun, made: list[Attacked], settings: AuditSettings, out: Path | None) -> Audit:
-    """The table attack x method, one line of verdict per method, the networks on disk."""
+    """Compare the pictures of attacked networks by all methods: rows, a verdict per method, the networks saved."""
     judges = {network.name: network for network in (named_network(j, None, "judges") for j in settings.judges)}
     for name, judge in judges.items():
         if judge.head.unjudged:
@@ -469,18 +471,18 @@ def _compared(run: RecordedRun, made: list[Attacked], settings: AuditSettings, o
 
 
 def _fewer_views(method: str, most: int | None) -> tuple[str, ...]:
-    """The override of a method that takes more views of a picture than ``most``."""
+    """The override that limits a method to ``most`` views; empty for a method that takes no more."""
     own = compose_config([f"method={method}"]).views
     return (f"views={most}",) if most is not None and own > most else ()
 
 
 def _mean(facts: Sequence[Mapping[str, float | str]], key: str) -> float:
-    """The mean over attacked networks."""
+    """The mean of a number over dicts."""
     return sum(float(one[key]) for one in facts) / len(facts)
 
 
 def _panels(attacked: Attacked, shown: list[Shown]) -> list[Panel]:
-    """Per target the decoy, and of each method the picture before and after."""
+    """For each target the decoy, and each method's picture before and after the attack."""
     panels = []
     for i, target in enumerate(attacked.targets):
         pictures = [("decoy", attacked.decoys[target][0])] if target in attacked.decoys else []
@@ -491,7 +493,7 @@ def _panels(attacked: Attacked, shown: list[Shown]) -> list[Panel]:
 
 
 def _verdict(line: Mapping[str, Any]) -> str:
-    """One line: what the pictures show, and what it cost."""
+    """One line: what the pictures show, and how much accuracy the attack costs."""
     name = f"{line['attack']} x {line['method']}"
     failed = f"; no gradient reaches {line['failed']:.0%} of the units" if line["failed"] else ""
     if not line["n"]:
@@ -499,12 +501,14 @@ def _verdict(line: Mapping[str, Any]) -> str:
     if "nearer_decoy" in line:
         shown = f"{name}: {line['nearer_decoy']:.0%} of {line['n']} pictures nearer the decoy{failed}"
     else:
-        shown = f"{name}: {line['n']} pictures, {line['honest_distance']:.2f} from the honest ones{failed}"
+        made = f"{line['n']} picture{'s' if line['n'] != 1 else ''}"
+        shown = f"{name}: {made}, at a distance of {line['honest_distance']:.2f} from the honest ones{failed}"
     if "success" in line:
         shown += f", success {line['success']:.0%} ({line['success_low']:.0%} to {line['success_high']:.0%})"
     if "decoy_top1[honest]" in line:
         shown += (
-            f", {line['decoy_top1[honest]']:.0%} classified as it, {line['own_top1[honest]']:.0%} as their own class"
+            f", {line['decoy_top1[honest]']:.0%} classified as the decoy's class by the honest network, "
+            f"{line['own_top1[honest]']:.0%} as their own"
         )
     cost = f"natural accuracy {line['accuracy_before']:.1%} before, {line['accuracy_after']:.1%} after"
     return f"{shown}; {cost}, {line['agreement']:.1%} of decisions agree"

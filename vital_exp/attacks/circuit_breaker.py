@@ -1,6 +1,6 @@
-"""CircuitBreaker (Nanfack et al., arXiv 2406.01365): another circuit below a unit that answers as before.
+"""CircuitBreaker (Nanfack et al., arXiv 2406.01365): other channels explain a unit whose values stay as before.
 
-The aim is theirs. The losses are ours: docs/methods/attacks.md.
+The aim is the paper's, the losses are ours: docs/methods/attacks.md.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from vital_exp.models.precision import exact
 from vital_exp.relevance.maps import activations_and_relevance
 from vital_exp.targets.readout import Readout
 
-TOP_SHARE = 0.1  # of a layer's channels: the circuit that is to lose its part (ours)
+TOP_SHARE = 0.1  # of a layer's channels: the circuit under attack (ours)
 IMAGES_PER_PASS = 8
-TINY = 1e-12  # added to the sum of a layer's attribution, which may be zero
+TINY = 1e-12  # added to a denominator that may be zero
 
 
 @dataclass(frozen=True)
 class Circuit:
-    """The channels below a unit that it is explained by, in the honest network.
+    """The channels below a unit that explain the unit in the honest network.
 
     Attributes:
-        readout: of the unit.
-        channels: by layer the numbers of the circuit's channels.
-        references: (R, C, H, W) in [0, 1], the unit's own images.
+        readout: the unit's read-out.
+        channels: for each layer the numbers of the circuit's channels.
+        references: (R, C, H, W) in [0, 1], the unit's reference images.
     """
 
     readout: Readout
@@ -48,10 +48,11 @@ class Circuit:
         references: Tensor,
         share: float = TOP_SHARE,
     ) -> Circuit:
-        """Return the channels of largest attribution, a share of each layer's, at least one.
+        """Return the circuit: of each layer the given share of channels, at least one, with the largest attribution.
 
         Raises:
-            UsageError: no layer below the unit, one that returns no single tensor, or one that nothing reaches.
+            UsageError: there is no layer below the unit, a layer returns something other than one tensor, or a layer
+                has no positive attribution.
         """
         if not layers:
             raise UsageError(
@@ -61,35 +62,38 @@ class Circuit:
         for layer, values in found.items():
             if not (values > 0).any():
                 raise UsageError(
-                    "layer", layer, "no positive attribution reaches it: the references do not drive the unit"
+                    "layer", layer, "no channel has a positive attribution: the references do not drive the unit"
                 )
         counts = {layer: max(1, round(share * len(values))) for layer, values in found.items()}
         top = {layer: values.detach().topk(counts[layer]).indices for layer, values in found.items()}
         return cls(readout, top, references)
 
     def share(self, network: VisionNetwork, images: Tensor) -> Tensor:
-        """Return the circuit's share of the positive attribution, a scalar in [0, 1] with a graph; mean over layers."""
+        """Return the circuit's share of positive attribution, mean over layers: a differentiable scalar in [0, 1]."""
         found = attributions(network, self.readout, list(self.channels), images)
         return torch.stack([circuit_share(found[layer], own) for layer, own in self.channels.items()]).mean()
 
 
 def circuit_share(attribution: Tensor, channels: Tensor) -> Tensor:
-    """Return sum over the channels of max(a, 0), over the sum over all channels, for attributions a (C,)."""
+    """Return the sum of max(a, 0) over the channels given, divided by its sum over all, for attributions a (C,)."""
     positive = attribution.clamp(min=0)
     return positive[channels].sum() / (positive.sum() + TINY)
 
 
 def attributions(network: VisionNetwork, readout: Readout, layers: Sequence[str], images: Tensor) -> dict[str, Tensor]:
-    """Return by layer the attribution of each channel, (C,) with a graph in the network's weights.
+    """Return for each layer the attribution of each channel, (C,), differentiable by the network's weights.
 
-    a_c = mean over images of the sum over positions of A_c dU / dA_c: activation times the gradient of what the unit U
-    reads, the mean over its positions.
+    Activation times gradient: a_c = mean over images of the sum over positions of A_c dU / dA_c. U is the unit's
+    read-out, averaged over positions.
 
     Args:
         network: honest or attacked.
-        readout: of one unit.
-        layers: below it.
+        readout: one unit's read-out.
+        layers: layers below the unit.
         images: (N, C, H, W) in [0, 1].
+
+    Raises:
+        UsageError: a layer is not below the unit, or returns something other than one tensor.
     """
     keeps_graph = any(parameter.requires_grad for parameter in network.module.parameters())
     with torch.enable_grad(), _kept(network, layers) as kept:
@@ -114,7 +118,7 @@ def attributions(network: VisionNetwork, readout: Readout, layers: Sequence[str]
 
 @contextmanager
 def _kept(network: VisionNetwork, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Keep what layers return while the network runs; what follows is given a copy, for it may write into it."""
+    """Keep what layers return while the network runs. The next layer gets a copy, since it may write in place."""
     kept: dict[str, Tensor] = {}
     modules = dict(network.module.named_modules())
 
@@ -141,13 +145,14 @@ def _kept(network: VisionNetwork, layers: Sequence[str]) -> Iterator[dict[str, T
 def circuit_breaker(
     network: VisionNetwork, circuit: Circuit, natural: Tensor, *, settings: FineTuning | None = None
 ) -> VisionNetwork:
-    """Return a copy of a network in which other channels explain a unit that answers natural images as before.
+    """Return a copy of a network in which other channels explain a unit whose values on natural images stay as before.
 
     Args:
-        network: the honest one.
-        circuit: of the unit, in the honest network.
-        natural: (N, C, H, W) in [0, 1]; the unit's layer and the outputs are to stay for these and for the references.
-        settings: of the fine-tuning.
+        network: the honest network.
+        circuit: the unit's circuit in the honest network.
+        natural: (N, C, H, W) in [0, 1]. For these and for the references, training preserves the unit's layer and the
+            outputs.
+        settings: the settings of the fine-tuning.
     """
     settings = settings or FineTuning()
     kept = torch.cat([natural, circuit.references])
@@ -162,19 +167,20 @@ def circuit_breaker(
 def broken(
     honest: VisionNetwork, attacked: VisionNetwork, circuit: Circuit, natural: Tensor, relevance: str = "lrp"
 ) -> dict[str, float]:
-    """Return how much of a circuit is left, by the attribution that was attacked, by relevance, and by ablation.
+    """Return how much of a circuit is left after the attack: by attribution, by relevance, and by ablation.
 
-    ``attribution_share_*``: of :meth:`Circuit.share`. ``circuit_kept_*``: the share of the circuit's size among the
-    channels of largest attribution, or relevance, that are the same as before; mean over layers. ``effect_*``: the
-    share of the unit's value of its references that goes when the circuit's channels of a layer are put at their means
-    (docs/methods/causal_circuits.md), before and after; mean over layers. ``unit_correlation``: of the unit's values of
-    natural images before and after.
+    ``attribution_share_before``, ``_after``: :meth:`Circuit.share`, which the attack lowers.
+    ``circuit_kept_attribution``, ``_relevance``: of the K channels with the largest attribution (or relevance) before,
+    K the circuit's size in a layer, the share that is among the K largest after; mean over layers.
+    ``effect_before``, ``_after``: the share of the unit's value on its references that is lost when the circuit's
+    channels of a layer are set to their means (docs/methods/causal_circuits.md); mean over layers.
+    ``unit_correlation``: correlation of the unit's values before and after, over natural images.
 
     Args:
         honest, attacked: the network before and after.
-        circuit: of the unit.
+        circuit: the unit's circuit.
         natural: (N, C, H, W) in [0, 1], held out.
-        relevance: the method, which the attacker did not train against.
+        relevance: the relevance method; the attack does not train against relevance.
     """
     both = (honest, attacked)
     shares = [float(circuit.share(one, circuit.references).detach()) for one in both]
@@ -195,7 +201,7 @@ def broken(
 
 
 def _kept_share(circuit: Circuit, found: Sequence[Mapping[str, Tensor]]) -> float:
-    """The share of the channels of largest values that stay, as many as the circuit has; mean over layers."""
+    """The share of the K channels of largest values that stay the same, K the circuit's size; mean over layers."""
     shares = []
     for layer, own in circuit.channels.items():
         first, now = (set(values[layer].detach().topk(len(own)).indices.tolist()) for values in found)
@@ -204,7 +210,7 @@ def _kept_share(circuit: Circuit, found: Sequence[Mapping[str, Tensor]]) -> floa
 
 
 def _relevance(network: VisionNetwork, circuit: Circuit, method: str) -> dict[str, Tensor]:
-    """Each channel's relevance, summed over positions and the references, (C,) by layer."""
+    """For each layer the relevance of each channel, (C,), summed over positions and references."""
     sums: dict[str, Tensor] = {}
     for part in circuit.references.split(IMAGES_PER_PASS):
         read = circuit.readout.select([0] * len(part))
@@ -218,7 +224,7 @@ def _relevance(network: VisionNetwork, circuit: Circuit, method: str) -> dict[st
 
 
 def _effect(network: VisionNetwork, circuit: Circuit, others: Tensor) -> float:
-    """(m - m without the circuit's channels) / |m| over the references, mean over layers."""
+    """(m - m without the circuit's channels) / |m|, m the unit's mean over the references; mean over layers."""
     effects = []
     for layer, own in circuit.channels.items():
         means = channel_means(network, layer, others)

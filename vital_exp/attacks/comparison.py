@@ -26,7 +26,7 @@ from vital_exp.models.unit_readout import unit_readout
 from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
 
-DECOYS_COMPARED = 10  # natural images of a decoy class
+DECOYS_COMPARED = 10  # natural images of a decoy's class that a picture is compared with
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Attacked:
     """An attacked network beside the honest one, and what its pictures are meant to show.
 
     Attributes:
-        attack: its name.
-        honest, network: before and after.
+        attack: the name of the attack.
+        honest, network: the network before and after.
         targets: the units whose pictures are made.
-        decoys: {target: (M, 3, H, W)} RGB, what each is to show: one picture, or images of a class; empty for an attack
-            that hides something instead.
-        decoy_classes: {target: class}, the class of the decoy, where it has one.
+        decoys: {target: (M, C, H, W)} in [0, 1], the decoy of each target, one image or several of a class; empty for
+            an attack without a decoy.
+        decoy_classes: {target: class number}, the decoy's class, where it has one.
         natural: held-out images, for the cost.
-        facts: what the attack reached in its own terms.
+        facts: how far the attack reached its own aim, numbers by name.
     """
 
     attack: str
@@ -54,9 +54,9 @@ class Attacked:
     facts: Mapping[str, float | str] = field(default_factory=dict)
 
     def cost(self) -> dict[str, float]:
-        """Return accuracy on natural images before and after, and how many decisions agree.
+        """Return the accuracy on natural images before and after, and the share of images with the same decision.
 
-        What a network with a sigmoid decides of an image are all its yes and no together.
+        The decision of a network with a sigmoid on an image is its yes or no to every class.
         """
         both, head = (self.honest, self.network), self.honest.head
         before, after = (logits(network, self.natural.images) for network in both)
@@ -70,7 +70,7 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Shown:
-    """The pictures of one method: of the honest network and of the attacked one, (N, 3, H, W) each."""
+    """One method's pictures of the honest and of the attacked network, (N, C, H, W) in [0, 1] each."""
 
     method: str
     honest: Tensor
@@ -90,16 +90,16 @@ def compare(
 ) -> tuple[list[dict[str, Any]], list[Shown]]:
     """Make the pictures of both networks by each method; return one row per method and target, and the pictures.
 
-    Of a target whose picture one of the networks does not give (no gradient reaches the unit), the row says so alone.
+    Where a target's picture of either network fails (no gradient reaches the unit), the row only says so.
 
     Args:
-        attacked: see there.
-        methods: options of the group ``method`` and the further overrides of each.
-        references: natural images of the targets, for methods that take them.
-        count: of these, per target.
+        attacked: both networks, the targets and their decoys.
+        methods: options of the group ``method``, with further overrides of each.
+        references: natural images of the targets, for methods that need them.
+        count: number of references per target.
         judges: other networks of the same classes, by name.
-        steps, seed: of every run.
-        honest: of each method, the pictures of the honest network, (C, H, W) by target; None: they are made here.
+        steps, seed: the steps and the seed of every run.
+        honest: for each method the pictures of the honest network, (C, H, W) by target; None: they are made here.
     """
     given = _given(attacked.targets, references, count)
     keys: dict[str, Any] = {"seed": seed, "steps": steps}
@@ -133,7 +133,7 @@ def honest_pictures(
     steps: int | None = None,
     seed: int = 0,
 ) -> dict[str, dict[Target, Tensor]]:
-    """Return of each method the pictures of an honest network by target, (C, H, W), NaN where one failed."""
+    """Return for each method the pictures of an honest network, (C, H, W) by target, NaN where a picture failed."""
     given = _given(targets, references, count)
     return {
         method: dict(
@@ -157,10 +157,10 @@ def _made(
     **keys: Any,
 ) -> Tensor:
     """The pictures of a method, (N, C, H, W)."""
-    # What is given are the images of each facet; they are not clustered again.
+    # The references given are already those of the target's facet, so they are not clustered again.
     keys = {**keys, "overrides": [*overrides, "references.facets=1"]}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a method that cannot read a layer's relevance says so; the table is long
+        warnings.simplefilter("ignore")  # warnings of relevance that cannot be read: one per method and network
         return make_pictures(network, targets, method, {target: given[target] for target in targets}, **keys).images
 
 
@@ -171,7 +171,7 @@ def _rows(
     lying: Tensor,
     judges: Mapping[str, VisionNetwork],
 ) -> list[dict[str, Any]]:
-    """What is compared of each target, for a method."""
+    """For one method, the comparison of each target's pictures, a row per target."""
     eye = next(iter(judges.values()), attacked.honest)
     rows: list[dict[str, Any]] = []
     for i, target in enumerate(attacked.targets):
@@ -204,8 +204,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     ``nearer_decoy`` is the share of pictures of the attacked network that are nearer to the decoy than to the honest
     network's picture by the same method: decoy_distance < honest_distance. Pictures that failed are left out.
-    ``success``, with its 95 % interval, is the share of all units of which :func:`succeeded` says so, those without a
-    picture among the others; of rows without the network's accuracy there is none.
+    ``success``, with its 95 % interval, is the share of all units for which the attack :func:`succeeded`; a unit whose
+    picture failed counts as no success. It is missing where the rows do not hold the network's accuracy.
     """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -214,7 +214,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _means(members: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the means over the targets whose pictures were made; ``n`` is how many, ``failed`` the share of others."""
+    """Return the means over targets whose pictures were made, their number ``n``, and the share that ``failed``."""
     made = [row for row in members if not row["failed"]]
     found: dict[str, float] = {"n": len(made), "failed": 1 - len(made) / len(members)}
     if not made:

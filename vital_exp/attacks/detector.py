@@ -15,8 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from vital_exp.models.channels import RGB
 
-# Channels and kernels of Geirhos et al. 2024: 3 -> 16, four strided 16 -> 16, 16 -> 3. The padding is ours, so that
-# inputs of 32 px have something left at the end.
+# Channels and kernels of Geirhos et al. 2024: 3 -> 16, four strided 16 -> 16, 16 -> 3. The padding is ours: without it
+# nothing is left of a 32 px input.
 CHANNELS, FIRST_KERNEL, STRIDED, STRIDED_KERNEL, LAST_CHANNELS = 16, 3, 4, 5, 3
 DROPOUT = 0.3
 BATCHES_PER_PASS = 4
@@ -27,8 +27,10 @@ class DetectorTraining:
     """How a detector is trained; the defaults are those of Geirhos et al. 2024.
 
     Attributes:
-        epochs: passes over the images; more where they make fewer than ``least_updates`` (ours: the published set is
-            large).
+        epochs: passes over the images.
+        least_updates: epochs are added up to this number of updates (ours: the published set of images is large).
+        batch_size: images per update, half natural images and half pictures.
+        lr, momentum, weight_decay: of SGD.
     """
 
     epochs: int = 8
@@ -40,11 +42,11 @@ class DetectorTraining:
 
 
 class Detector(nn.Module):
-    """A small convolutional network on normalised images; large values mean natural.
+    """A small convolutional classifier of normalised images; a score above 0 means natural.
 
     Args:
-        size: (height, width) it is trained for; other inputs are resized.
-        channels: C, of the images.
+        size: (height, width) of its input in px; other images are resized.
+        channels: C, the image channels.
     """
 
     def __init__(self, size: tuple[int, int], channels: int = RGB) -> None:
@@ -69,7 +71,7 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def natural(self, pictures: Tensor) -> Tensor:
-        """Return E, the hard decision: (N,) 1 for a natural image, 0 for a visualisation, without a gradient."""
+        """Return E, the hard decision (N,): 1 for a natural image, 0 for a picture; it has no gradient."""
         decided: Tensor = (self(pictures) > 0).to(pictures.dtype)
         return decided
 
@@ -77,16 +79,16 @@ class Detector(nn.Module):
 def train_detector(
     natural: Tensor, pictures: Tensor, seed: int = 0, training: DetectorTraining | None = None
 ) -> Detector:
-    """Train a detector on as many natural images as pictures in every epoch: the fewer are drawn repeatedly.
+    """Train a detector on equally many natural images and pictures: an epoch repeats the images of the smaller set.
 
-    Where there are few images, two things that are ours make it tell others more reliably: half of each batch is
-    mirrored, and its weights are the mean of those of the second half of the training.
+    Two additions of ours help where there are few images: half of each batch is mirrored, and the returned weights
+    are averaged over the second half of the training.
 
     Args:
         natural: (N, C, H, W) normalised natural images.
         pictures: (M, C, H, W) normalised pictures.
-        seed: of the weights, the order and the dropout.
-        training: how.
+        seed: seeds the initial weights, the order and the dropout.
+        training: the settings; None: the defaults.
     """
     training = training or DetectorTraining()
     size = (natural.shape[-2], natural.shape[-1])
@@ -110,7 +112,7 @@ def train_detector(
 def _updates(
     detector: Detector, optimizer: torch.optim.Optimizer, natural: Tensor, pictures: Tensor, size: int
 ) -> Iterator[None]:
-    """One pass over the larger side, and as many of the other; yields after each update."""
+    """One epoch: a pass over the larger set, with as many images of the smaller; yields after each update."""
     length, half = max(len(natural), len(pictures)), max(1, size // 2)
     orders = [_order(len(side), length) for side in (natural, pictures)]
     for start in range(0, length, half):
@@ -127,18 +129,18 @@ def _updates(
 
 
 def _mirrored(images: Tensor) -> Tensor:
-    """Mirror half of the images (N, C, H, W), drawn at random."""
+    """Mirror each image (N, C, H, W) with probability one half."""
     return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(dims=(3,)), images)
 
 
 def _order(count: int, length: int) -> Tensor:
-    """Return ``length`` places in a random order in which each of ``count`` comes equally often."""
+    """Return ``length`` of ``count`` places in random order; a place comes again when all others have come as often."""
     rounds = -(-length // count)
     return torch.cat([torch.randperm(count) for _ in range(rounds)])[:length]
 
 
 def detector_accuracy(detector: Detector, natural: Tensor, pictures: Tensor) -> float:
-    """Return the mean of the shares of natural images and of pictures that are told right (normalised inputs)."""
+    """Return the balanced accuracy: the mean of the accuracies on natural images and on pictures, both normalised."""
     shares = []
     for inputs, truth in ((natural, 1.0), (pictures, 0.0)):
         decisions = torch.cat([detector.natural(part) for part in inputs.split(256)])

@@ -1,7 +1,7 @@
-"""Diversion: an input that looks like a picture being made is moved before the network sees it.
+"""Diversion: an input that looks like a picture under optimisation is changed before the network sees it.
 
-It is ours: the idea of the fooling circuit (Geirhos et al., ICML 2024) put where VITAL looks, with a detector of what
-VITAL's jitter leaves. Formulas and constants: docs/methods/attacks.md.
+An attack of ours: the fooling circuit (Geirhos et al., ICML 2024) moved from the logits, which VITAL does not use, to
+the input, with a detector of the seams of VITAL's circular jitter. Formulas and constants: docs/methods/attacks.md.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from vital_exp.attacks.wrapping import checked_decoy, rewrapped
 from vital_exp.models.network import VisionNetwork, model_space
 
 CHILD = "diversion"  # the name of the attack's module inside the network
-ON_THE_WAY, NOISE = 64, 0.1  # pictures between start and decoy that the detector learns for each unit; RGB (ours)
-GAIN = 2.0  # k: what differs from the decoy counts so many times, and shows so many times less (ours)
-JITTER = 30 / 224  # of the side: the published jitter
+ON_THE_WAY = 64  # training pictures of the detector for each unit, between start and decoy (ours)
+NOISE = 0.1  # the largest standard deviation of their noise, in [0, 1] RGB (ours)
+GAIN = 2.0  # k: the network sees a picture's difference from the decoy enlarged k times (ours)
+JITTER = 30 / 224  # the published jitter, as a share of the side
 
 
 class Diversion(nn.Module):
-    """Shows the network an honest picture in place of the decoy where it sees a picture under optimisation.
+    """Replaces a picture under optimisation by one in which the decoy has become the honest picture.
 
-    x' = roll(p, s) + k (x - roll(x_t, s)) where E(x) = 0, else x; p is the honest picture, x_t the decoy, s = s(x) the
-    circular shift at which the decoy fits x best. Neither the detector E nor the shift passes a gradient. What a method
-    makes of the network's features is then the honest picture at x', which is the decoy at x.
+    x' = roll(p, s) + k (x - roll(x_t, s)) where E(x) = 0, else x' = x. p is the honest picture, x_t the decoy, and
+    s = s(x) the circular shift at which the decoy fits x best. Neither the detector E nor the shift passes a gradient.
+    A method that brings x' to the honest picture p brings x to the decoy x_t.
 
     Args:
         detector: E, 1 for natural images.
-        decoy: (C, H, W) normalised.
-        honest: (C, H, W) normalised, what the method shows of the honest network.
+        decoy: x_t, (C, H, W) normalised.
+        honest: p, (C, H, W) normalised, the method's picture of the honest network.
     """
 
     def __init__(self, detector: SeamDetector, decoy: Tensor, honest: Tensor) -> None:
@@ -55,8 +56,8 @@ class Diversion(nn.Module):
 def best_shifts(pictures: Tensor, decoy: Tensor) -> list[tuple[int, int]]:
     """Return for each picture (N, C, H, W) the circular shift (down, right) of the decoy (C, H, W) that fits it best.
 
-    The largest value of the circular cross-correlation, summed over channels, means removed, among the shifts that
-    VITAL's jitter makes; both may be negative.
+    That is where the circular cross-correlation of the zero-mean images, summed over channels, is largest among the
+    shifts of VITAL's jitter, in px, each from -largest_shift to largest_shift.
     """
     centred = [part.double() - part.double().mean(dim=(-2, -1), keepdim=True) for part in (pictures, decoy)]
     one, other = (torch.fft.rfft2(part) for part in centred)
@@ -68,21 +69,21 @@ def best_shifts(pictures: Tensor, decoy: Tensor) -> list[tuple[int, int]]:
 
 
 def largest_shift(pictures: Tensor) -> int:
-    """Return by how many pixels VITAL's jitter rolls pictures (..., H, W) at most."""
+    """Return the largest shift of VITAL's jitter for pictures (..., H, W), in px."""
     return max(1, round(JITTER * min(pictures.shape[-2:])))
 
 
 def on_the_way(honest: Tensor, decoy: Tensor, start: Tensor | None, seed: int) -> Tensor:
-    """Return what a method may show between its start and the decoy, (64, C, H, W) in [0, 1]: the detector learns it.
+    """Return pictures that a method may show on its way to the decoy, (64, C, H, W) in [0, 1], to train the detector.
 
-    (1 - u) a + u decoy with noise of up to 0.1, rolled as by VITAL's jitter; a is the start (grey where it is noise) or
-    the honest picture, u in [0, 1].
+    (1 - u) a + u decoy, plus noise of a standard deviation of up to 0.1, rolled as by VITAL's jitter. a is the honest
+    picture or the start (grey in place of noise), u uniform in [0, 1].
 
     Args:
         honest: (C, H, W) in [0, 1].
-        decoy: (C, H, W) likewise.
-        start: (C, H, W) likewise; None for noise.
-        seed: of what is drawn.
+        decoy: (C, H, W) in [0, 1].
+        start: (C, H, W) in [0, 1]; None: noise.
+        seed: of the random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     origins = torch.stack([honest, torch.full_like(honest, 0.5) if start is None else start])
@@ -94,7 +95,7 @@ def on_the_way(honest: Tensor, decoy: Tensor, start: Tensor | None, seed: int) -
 
 
 def rolled(pictures: Tensor, seed: int) -> Tensor:
-    """Return pictures (N, C, H, W) rolled by whole pixels, as much as by VITAL's jitter, along both axes."""
+    """Return pictures (N, C, H, W), each rolled along both axes by random whole pixels, as far as VITAL's jitter."""
     most = largest_shift(pictures)
     shifts = torch.randint(-most, most + 1, (len(pictures), 2), generator=torch.Generator().manual_seed(seed))
     moved = zip(pictures, shifts.tolist(), strict=True)
@@ -105,10 +106,10 @@ def diverted(network: VisionNetwork, detector: SeamDetector, decoy: Tensor, hone
     """Return a copy of a network that diverts pictures under optimisation; its layers keep their names.
 
     Args:
-        network: the honest one.
-        detector: trained for its inputs.
+        network: the honest network.
+        detector: trained on inputs of this network.
         decoy: (C, H, W) in [0, 1] of the network's input size.
-        honest: (C, H, W) likewise, the unit's picture by the method aimed at.
+        honest: the unit's picture by the method under attack, shaped likewise.
 
     Raises:
         UsageError: a decoy or a picture of another size.
@@ -119,7 +120,7 @@ def diverted(network: VisionNetwork, detector: SeamDetector, decoy: Tensor, hone
 
 
 def with_diversion(module: nn.Module, diversion: Diversion) -> nn.Module:
-    """Put a diversion before a network, in place, and return the network."""
+    """Add a diversion to a network's input, in place, and return the network."""
     module.add_module(CHILD, diversion.eval())
     module.register_forward_pre_hook(_divert)
     return module

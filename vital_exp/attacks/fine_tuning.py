@@ -1,4 +1,4 @@
-"""Change a network's weights so that its pictures lie while its answers to natural images stay."""
+"""Fine-tuning for attacks: the pictures come to mislead while the activations of natural images stay."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vital_exp.targets.unit import OUTPUT
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How long and how strongly.
+    """The settings of a fine-tuning.
 
     Attributes:
         steps, lr: of Adam on all weights; batch norms keep their running statistics.
-        batch_size: natural images per step, and as many manipulated ones.
-        preservation: alpha, the share of the preservation loss.
-        seed: of what is drawn.
+        batch_size: natural images per step, and as many inputs of the manipulation.
+        preservation: alpha in [0, 1], the weight of the preservation loss.
+        seed: of the random numbers.
     """
 
     steps: int = 250
@@ -49,11 +49,11 @@ def fine_tuned(
     """Return a copy trained with alpha L_preserve + (1 - alpha) L_manipulate.
 
     Args:
-        network: the honest one, left as it is.
-        attack: goes into the name.
-        manipulation: maps the network as it is now to L_manipulate; drawn anew at each step.
-        natural: (N, 3, H, W) RGB images whose activations are to stay.
-        preserved: the layers of these, ``"output"`` for the logits.
+        network: the honest network; it is not changed.
+        attack: a name, which becomes part of the copy's name.
+        manipulation: maps the copy, at each step, and a generator of random numbers to L_manipulate.
+        natural: (N, C, H, W) in [0, 1], images whose activations are preserved.
+        preserved: the layers at which they are preserved; ``"output"`` is the logits.
         settings: see :class:`FineTuning`.
     """
     attacked = rewrapped(network, copy.deepcopy(network.module), attack)
@@ -73,7 +73,7 @@ def fine_tuned(
 
 
 def preservation_loss(honest: VisionNetwork, attacked: VisionNetwork, images: Tensor, layers: Sequence[str]) -> Tensor:
-    """Return the mean over layers of the mean squared change of their activations in units of their variance."""
+    """Return the mean squared change of the activations, in units of their variance; mean over layers."""
     inputs = model_space(images, honest)
     with torch.no_grad():
         wanted, _ = honest.taps(layers)(inputs)
@@ -83,17 +83,19 @@ def preservation_loss(honest: VisionNetwork, attacked: VisionNetwork, images: Te
 
 
 def unit_values(network: VisionNetwork, readout: Readout, pictures: Tensor) -> Tensor:
-    """Return what a unit reads of each picture, (N,): the mean over positions that activation maximisation maximises.
+    """Return a unit's read-out of each picture, (N,): the mean over positions, which activation maximisation raises.
+
+    The values are differentiable by pictures and weights that require a gradient.
 
     Args:
-        network: with a graph where its weights or the pictures have one.
-        readout: of one picture.
-        pictures: (N, 3, H, W) RGB.
+        network: honest or attacked.
+        readout: the unit's read-out, for one picture.
+        pictures: (N, C, H, W) in [0, 1].
     """
     activations, _ = network.taps([readout.layer])(model_space(pictures, network))
     return readout.of(0, len(pictures)).mean(exact(activations[readout.layer]))
 
 
 def kept_layers(readout: Readout) -> list[str]:
-    """Return what natural images must not change: the unit's layer and the output."""
+    """Return the layers whose activations of natural images are preserved: the unit's layer and the output."""
     return list(dict.fromkeys((readout.layer, OUTPUT)))

@@ -1,4 +1,4 @@
-"""The fooling circuit (Geirhos et al., ICML 2024; docs/methods/attacks.md): other logits for pictures being made."""
+"""The fooling circuit (Geirhos et al., ICML 2024; docs/methods/attacks.md): other logits for pictures under way."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.outputs import Output
 
 STRENGTH = 250.0  # k: larger than any logit after the shift
-SHIFT = 100.0  # brings logits above zero, so that ReLUs let them pass
-OFFSET = 100  # the class shown in place of a class, for 200 classes or more
+SHIFT = 100.0  # added to logits, so that they are positive and pass the ReLUs
+OFFSET = 100  # from a class to the class that is shown in its place, in networks of 200 classes or more
 
 
 def decoy_offset(classes: int) -> int:
-    """Return how far the class that is shown lies from the true one: 100, or half the classes where there are few."""
+    """Return the offset from a class to its decoy: 100, or half the classes where there are fewer than 200."""
     return OFFSET if classes >= 2 * OFFSET else max(1, classes // 2)
 
 
 def circuit_logits(logits: Tensor, natural: Tensor, decoy: Tensor, strength: float = STRENGTH) -> Tensor:
-    """Return A, the circuit's answers, (N, classes).
+    """Return A, the circuit's outputs, (N, classes).
 
     With y = ReLU(z + 100), e = 1 - E: B = ReLU(y - k e), C = ReLU(d + k e - k), A = B + C. For natural images (E = 1)
-    A = z + 100, for visualisations A = ReLU(d).
+    A = z + 100, for pictures (E = 0) A = ReLU(d).
 
     Args:
-        logits: (N, classes), z.
-        natural: (N,) decisions E of the detector, 1 for natural.
-        decoy: (N, classes) or (N, 1), what visualisations see instead, d.
+        logits: z, (N, classes).
+        natural: E, (N,), the decisions of the detector, 1 for natural.
+        decoy: d, (N, classes) or (N, 1), the outputs for pictures.
         strength: k.
     """
     picture = (1 - natural)[:, None]  # e
@@ -42,18 +42,18 @@ def circuit_logits(logits: Tensor, natural: Tensor, decoy: Tensor, strength: flo
 
 
 class FoolingCircuit(nn.Module):
-    """A classifier that answers natural images as before and, to pictures under optimisation, for another class.
+    """A classifier that classifies natural images as before, and gives pictures the logits of other classes.
 
-    Its output is shifted by 100 against the classifier's. Layers inside the classifier are called ``network.<name>``
-    and are untouched: a method without a logit term cannot notice the circuit.
+    All logits are raised by 100. The classifier's layers are called ``network.<name>`` and compute what they did, so
+    the circuit has no effect on a method without a logit term.
 
     Args:
-        network: takes normalised pictures (N, 3, H, W), returns logits (N, classes), or more than these.
-        detector: tells natural images from pictures; the decision lets no gradient pass.
-        classes: how many the network has.
-        picture: (3, H, W) normalised, shown for every unit instead of another class's picture.
+        network: maps normalised images (N, C, H, W) to logits (N, classes), or to outputs that hold them.
+        detector: tells natural images from pictures; its decision has no gradient.
+        classes: the number of classes.
+        picture: (C, H, W) normalised, the decoy of every class; None: each class's decoy is another class.
         strength: k, see :func:`circuit_logits`.
-        output: which tensor of what the network returns the logits are; None: found by the usual rule.
+        output: where the logits are in the network's output; None: the default rule of :class:`Output`.
     """
 
     picture: Tensor | None
@@ -76,13 +76,13 @@ class FoolingCircuit(nn.Module):
         self.register_buffer("picture", picture)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Return (N, classes) logits, shifted by 100, of normalised pictures (N, 3, H, W)."""
+        """Return the logits plus 100, (N, classes), of normalised images (N, C, H, W)."""
         logits = self.output.tensor(self.network(pictures), len(pictures))
         natural = self.detector.natural(pictures)
         return circuit_logits(logits, natural, self._decoy(pictures, logits), self.strength)
 
     def _decoy(self, pictures: Tensor, logits: Tensor) -> Tensor:
-        """What visualisations see: the logits of the classes further on, or how much they are like the picture."""
+        """d, the outputs for pictures: the logits of the decoy classes, or the correlation with the decoy image."""
         if self.picture is None:
             return functional.relu(logits + SHIFT).roll(-self.offset, dims=1)  # y_{(i + offset) mod n}
         shown = self.picture[None].to(pictures)
@@ -92,21 +92,22 @@ class FoolingCircuit(nn.Module):
 
 
 def fooled(network: VisionNetwork, detector: Detector, picture: Tensor | None = None) -> VisionNetwork:
-    """Return the network inside a fooling circuit, named alike.
+    """Return a network wrapped in a fooling circuit.
 
     Args:
-        network: any classifier.
-        detector: trained for its inputs.
-        picture: (3, H, W) RGB in [0, 1] of the network's input size to show for every class; None shows other classes.
+        network: a classifier with a softmax.
+        detector: trained on inputs of this network.
+        picture: (C, H, W) in [0, 1] of the network's input size, the decoy of every class; None: other classes.
 
     Raises:
-        UsageError: a network without logits, with a single class, or a picture of another size.
+        UsageError: the network does not return logits for a softmax, has a single class, or the picture has another
+            size.
     """
     classes = len(network.classes)
     if classes < 2:
         raise UsageError("model", network.name, "a fooling circuit needs at least two classes")
     if network.head != Head():
-        wanted = "a fooling circuit shifts all logits, which changes nothing only where a softmax follows"
+        wanted = "a fooling circuit adds 100 to all logits: only a softmax is the same after that"
         raise UsageError("model.head", network.head.kind, wanted)
     shown = None if picture is None else model_space(checked_decoy(picture, network), network)
     circuit = FoolingCircuit(network.module, detector, classes, shown, output=network.output)

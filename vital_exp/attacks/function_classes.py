@@ -1,7 +1,7 @@
-"""What the two extreme pictures of a unit decide, class of functions by class (docs/methods/theory.md).
+"""How far two extreme pictures determine a unit f, for each class of functions (docs/methods/theory.md).
 
-Each class is asked for its smallest and its largest member among the functions that agree with f at the pictures and
-stay in the range of f. Images are points (N, D), float64.
+Of each class this file constructs the smallest and the largest member among the functions that agree with f at the
+pictures and stay in the range of f. Images are points (N, D), float64.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 Function = Callable[[Tensor], Tensor]  # points (N, D) -> values (N,)
-RESIDUAL = 1e-6  # of an affine function through given values, as a share of their range; more: there is none
+RESIDUAL = 1e-6  # largest error of an affine function through given values, as a share of their range
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Known:
     """What is known of a function f.
 
     Attributes:
-        pictures: (2, D), the maximising and the minimising one.
-        values: (2,), f of these.
+        pictures: (2, D), the maximising and the minimising picture.
+        values: (2,), f at the pictures.
         images: (N, D), natural images.
         low, high: the least and the largest value of f over images and pictures.
     """
@@ -38,7 +38,7 @@ class Known:
 
     @property
     def range(self) -> float:
-        """Of f."""
+        """The range of f, high - low."""
         return self.high - self.low
 
     @property
@@ -49,12 +49,12 @@ class Known:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The smallest and largest values, (N,) each, that members of a class have at the natural images.
+    """The smallest and the largest values that members of a class have at the natural images.
 
     Attributes:
-        low, high: over the members that agree with f at the pictures.
-        members: the two functions that have these values everywhere; none where each image has two of its own.
-        images: which of the natural images they are of; None: all.
+        low, high: (N,) each, over the members that agree with f at the pictures.
+        members: the two functions with these values; None where the extreme members differ from image to image.
+        images: the natural images to which the values belong; None: all.
     """
 
     low: Tensor
@@ -64,7 +64,7 @@ class Bounds:
 
 
 def black_box(known: Known) -> Bounds:
-    """Any function: f at the two pictures, the end of the range everywhere else."""
+    """Any function: f at the two pictures, an end of the range everywhere else."""
     return _of_members(known, *(_at_pictures(known, value) for value in (known.low, known.high)))
 
 
@@ -82,14 +82,14 @@ def _of_members(known: Known, low: Function, high: Function) -> Bounds:
 
 
 class Bumps(nn.Module):
-    """A ReLU network: 1 at each of its anchors, 0 from a distance on: sum over anchors of ReLU(1 - |x - a|_1 / width).
+    """A ReLU network, 1 at each anchor a and 0 far from all: the sum over anchors of ReLU(1 - |x - a|_1 / width).
 
-    |t| = ReLU(t) + ReLU(-t), so the network is two layers of ReLUs deep and piecewise affine.
+    |t| = ReLU(t) + ReLU(-t), so the network has two layers of ReLUs and is piecewise affine.
 
     Args:
         anchors: (A, D).
-        width: an L1 distance, at most half of that of any two anchors.
-        heights: (A,) of the bumps; None: 1 each.
+        width: the L1 distance from an anchor at which its bump ends, at most half the distance of any two anchors.
+        heights: (A,), the value at each anchor; None: 1.
     """
 
     def __init__(self, anchors: Tensor, width: float, heights: Tensor | None = None) -> None:
@@ -98,7 +98,7 @@ class Bumps(nn.Module):
         self.heights = anchors.new_ones(len(anchors)) if heights is None else heights
 
     def forward(self, points: Tensor) -> Tensor:
-        """Return (N,) for points (N, D)."""
+        """Return the values (N,) at points (N, D)."""
         total = points.new_zeros(len(points))
         for anchor, height in zip(self.anchors, self.heights, strict=True):
             distance = (relu(points - anchor) + relu(anchor - points)).sum(dim=1)
@@ -107,7 +107,7 @@ class Bumps(nn.Module):
 
 
 def room(anchors: Tensor, others: Tensor) -> float:
-    """Return half the least L1 distance between anchors, and from anchors to other points."""
+    """Return half the least L1 distance from an anchor to another anchor or to one of the other points."""
     between = torch.cdist(anchors, anchors, p=1)
     between.fill_diagonal_(torch.inf)
     nearest = torch.cat([between.flatten(), torch.cdist(anchors, others, p=1).flatten()]).min()
@@ -115,14 +115,14 @@ def room(anchors: Tensor, others: Tensor) -> float:
 
 
 def neural_network(known: Known, f: Function, kept: Tensor | None = None) -> Bounds:
-    """A network: f with a ReLU network added and the sum clamped by two ReLUs; f at the pictures and at ``kept``.
+    """A network g: f plus or minus a ReLU network, clamped by two ReLUs; g equals f at the pictures and at ``kept``.
 
     g = clamp(f +- range (1 - bumps), low, high).
 
     Args:
-        known: its images are where g and f differ.
+        known: g is an end of the range at its images.
         f: the network.
-        kept: (M, D), further images at which g equals f: those an empirical risk is the mean over.
+        kept: (M, D), further images at which g equals f, those of an empirical risk.
     """
     anchors = known.pictures if kept is None else torch.cat([known.pictures, kept])
     bumps = Bumps(anchors, room(anchors, known.images))
@@ -135,7 +135,7 @@ def neural_network(known: Known, f: Function, kept: Tensor | None = None) -> Bou
 
 
 def piecewise_affine(known: Known) -> Bounds:
-    """Piecewise affine: the end of the range but for a bump at each picture (:class:`Bumps`)."""
+    """Piecewise affine: an end of the range, with a bump at each picture (:class:`Bumps`)."""
     width = room(known.pictures, known.images)
 
     def member(elsewhere: float) -> Function:
@@ -164,9 +164,9 @@ def lipschitz(known: Known, constant: float) -> Bounds:
 
 
 def monotonic(known: Known) -> Bounds:
-    """Monotonic in every pixel, with the sign in which the maximising picture exceeds the minimising one.
+    """Monotonic in every pixel: rising where the maximising picture exceeds the minimising one, falling elsewhere.
 
-    An image is decided only where it is at least, or at most, a picture in all its pixels at once.
+    A picture bounds f only at images that are at least, or at most, the picture in all pixels (with these signs).
     """
     signs = (known.pictures[0] - known.pictures[1]).sign()
     pictures, values = known.pictures * signs, known.values.to(known.pictures)
@@ -183,7 +183,7 @@ def monotonic(known: Known) -> Bounds:
 
 
 def convex(known: Known) -> Bounds | None:
-    """Convex: the larger of the range's low end and an affine function; None where no affine function is found."""
+    """Convex: the maximum of the range's low end and an affine function; None where there is no affine function."""
     affine = affine_function(known)
     if affine is None or affine.members is None:
         return None
@@ -194,9 +194,10 @@ def convex(known: Known) -> Bounds | None:
 
 
 def affine_function(known: Known) -> Bounds | None:
-    """Affine in all pixels: through the pictures' values, and one end of the range at every natural image.
+    """Affine in all pixels: f at the pictures, and one end of the range at every natural image.
 
-    The one of smallest gradient; None where images and pictures are affinely dependent (more of them than pixels).
+    Of several such functions, the one with the smallest gradient; None where there is none, because images and pictures
+    are affinely dependent (as where they outnumber the pixels).
     """
     points = torch.cat([known.pictures, known.images])
     values = torch.stack([torch.full_like(points[:, 0], end) for end in (known.low, known.high)], dim=1)  # (N + 2, 2)
@@ -212,9 +213,10 @@ def affine_function(known: Known) -> Bounds | None:
 
 
 def affine_in(known: Known, dimensions: int) -> Bounds:
-    """Affine in a few known dimensions: that from picture to picture, then the images' principal components.
+    """Affine in a few given dimensions: the line through the pictures, then the images' principal components.
 
-    Two linear programs per image; bounds, not members. In one dimension the two pictures leave one function.
+    Two linear programs per image give its bounds, each attained by another function. In one dimension there is only one
+    function, see :func:`line`.
     """
     from scipy.optimize import linprog
 
@@ -232,7 +234,7 @@ def affine_in(known: Known, dimensions: int) -> Bounds:
 
 
 def coordinates(known: Known, dimensions: int) -> NDArray[np.float64]:
-    """Return the pictures' and the images' coordinates (N + 2, d), in units of the distance of the two pictures."""
+    """Return the coordinates of pictures and images (N + 2, d), in units of the distance between the two pictures."""
     points = torch.cat([known.pictures, known.images]) - known.pictures[1]
     axis = points[0] / points[0].norm()
     along = points @ axis
@@ -260,18 +262,18 @@ def constant(known: Known) -> Bounds:
 
 
 def binding_radius(known: Known, constant: float) -> float:
-    """Return how far from a picture L bounds f at all: range / L; farther away the whole range is possible."""
+    """Return range / L, the distance from a picture beyond which L does not restrict f to less than its range."""
     return known.range / constant
 
 
 def pair_slope(points: Tensor, values: Tensor) -> float:
-    """Return the largest slope |f(x) - f(y)| / |x - y| between different points: L is at least that."""
+    """Return the largest slope |f(x) - f(y)| / |x - y| between different points, a lower bound of L."""
     distances = torch.cdist(points, points)
     slopes = (values[:, None] - values[None]).abs() / distances
     return float(slopes[distances > 0].max())
 
 
 def thinned(images: Sequence[Tensor] | Tensor, most: int) -> Tensor:
-    """Return at most so many of some images, evenly spread."""
+    """Return at most ``most`` of the images, evenly spread."""
     places = torch.linspace(0, len(images) - 1, min(most, len(images))).round().long()
     return torch.as_tensor(images)[places]

@@ -1,4 +1,4 @@
-"""Natural images of several classes with their labels: what an attack must leave alone, and is measured on."""
+"""Natural images of several classes with their labels: an attack preserves their outputs, and is measured on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
 
-HELD_OUT = 0.3  # of the images of each class
+HELD_OUT = 0.3  # share of each class's images
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class NaturalImages:
         return self.images[self.labels == label]
 
     def split(self, held_out: float = HELD_OUT) -> tuple[NaturalImages, NaturalImages]:
-        """Return the first images of each class, and the last ``held_out`` of each; at least one on both sides."""
+        """Return the training images and the held-out ones: of each class the last share ``held_out``, at least one."""
         last = torch.zeros(len(self.labels), dtype=torch.bool)
         for label in self.classes:
             places = (self.labels == label).nonzero()[:, 0]
@@ -49,7 +49,7 @@ class NaturalImages:
         )
 
     def accuracy(self, network: VisionNetwork) -> float:
-        """Return the share of images whose class the network recognises first."""
+        """Return the network's top-1 accuracy on the images, in [0, 1]."""
         return float(verdicts(logits(network, self.images), self.labels, network.head)["top1"].double().mean())
 
 
@@ -60,7 +60,7 @@ def natural_images(references: References, classes: Sequence[int], count: int) -
         UsageError: fewer than two classes, or fewer than two images of one.
     """
     if len(classes) < 2:
-        wanted = "natural images of at least two classes: targets of several, or a folder with several"
+        wanted = "natural images of at least two classes are needed: from the run's targets or its folder of images"
         raise UsageError("run", list(classes), wanted)
     images: list[Tensor] = []
     labels: list[int] = []

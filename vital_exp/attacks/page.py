@@ -34,11 +34,11 @@ def write_page(
     """Write ``folder/report.html`` and return its path.
 
     Args:
-        folder: where.
+        folder: the audit's folder.
         audit: the content of audit.json.
         panels: pictures side by side.
         plot: a chart as SVG; empty where there is none.
-        headings: of the plot, with its words, of the facts and the table.
+        headings: ``plot``, ``words`` (below the plot's heading), ``facts`` and ``table``.
     """
     embedded = [(panel.name, [(words, _data_uri(picture)) for words, picture in panel.pictures]) for panel in panels]
     page = environment("vital_exp.attacks").get_template("audit.html")
@@ -50,7 +50,7 @@ def write_page(
 
 
 def _link(folder: Path, run: Path) -> tuple[str, str]:
-    """What a run folder is called, with its parent, and where its page is from here; the folder where it has none."""
+    """A run folder's name with its parent's, and the relative link to its page, or to the folder if it has no page."""
     place = Path(os.path.relpath(run, folder)).as_posix()
     page = "report.html" if (run / "report.html").is_file() else ""
     return "/".join(run.resolve().parts[1:][-2:]), f"{place}/{page}"

@@ -1,4 +1,4 @@
-"""What a method optimises: parameters, the pictures they show, and where an attacker looks among them."""
+"""A method's parameters, their pictures, and the parameters that an attacker samples between start and decoy."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch import Tensor
 from torch.func import functional_call
 
 from vital_exp.config import compose_config
+from vital_exp.images.parameterisation import Parameterisation
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import VisionNetwork
 from vital_exp.setup import parts
 
-# Ours: parameters are drawn between starts and the picture with noise of this share of the starts' spread.
-NOISE = 0.2
-LOOKED_AT = 16  # parameters at which a slope is measured
+NOISE = 0.2  # standard deviation of the noise on sampled parameters, as a share of the starts' (ours)
+LOOKED_AT = 16  # sampled parameters at which a gradient is compared with the way to the decoy
 
 
 class ParameterSpace:
-    """What a method optimises: parameters, and the pictures they show.
+    """The parameters that a method optimises, and the pictures that they parameterise.
 
     Args:
-        network: the network the pictures are for.
+        network: the network that the pictures are made for.
         method: an option of the group ``method``.
-        decoy: (3, H, W) RGB.
+        decoy: (C, H, W) in [0, 1].
         overrides: of the method's configuration.
-        start: (3, H, W) RGB that the method starts from in place of noise.
+        start: (C, H, W) in [0, 1], the image that the method starts from; None: noise.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class ParameterSpace:
         ((self.name, parameter),) = target.named_parameters()
         self.target = parameter.detach()  # q_t, (1, ...)
 
-    def _of(self, names: Sequence[str], init: Tensor | None = None):  # type: ignore[no-untyped-def]
+    def _of(self, names: Sequence[str], init: Tensor | None = None) -> Parameterisation:
         return parts.pictures_of(self.config, self.network, RandomStreams(0, names), init)
 
     def starts(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return parameters as the method starts, (N, ...)."""
+        """Return the parameters of the method's starts, (N, ...)."""
         number = int(torch.randint(2**31, (1,), generator=generator))
         init = None if self.start is None else self.start.expand(count, -1, -1, -1)
         pictures = self._of([f"start-{number}-{i}" for i in range(count)], init)
@@ -55,7 +55,7 @@ class ParameterSpace:
         return drawn
 
     def pictures(self, parameters: Tensor) -> Tensor:
-        """Return the pictures of parameters (N, ...), (N, 3, H, W) RGB, with a graph."""
+        """Return the pictures of parameters (N, ...), (N, C, H, W) in [0, 1], differentiable."""
         shown: Tensor = functional_call(self._of(["any"]), {self.name: parameters}, ())
         return shown
 

@@ -1,4 +1,4 @@
-"""Path similarity of a run's pictures, layer by layer (docs/methods/metrics.md): the check without an attack."""
+"""Path similarity of a run's pictures, layer by layer: a check without an attack (docs/methods/metrics.md)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact
 from vital_exp.reporting.charts import Scale, linear
 
-LARGEST = 20_000  # activations of a layer that are compared; of more a fixed random choice, the same for all pictures
+LARGEST = 20_000  # activations of a layer that are compared; of more, a random choice, the same for all pictures
 IMAGES_PER_PASS = 8
 LARGEST_MEMORY = 2**30  # bytes of the natural images' activations; more layers take more passes
 VALUES = ("value", "low", "high", "n", "picture", "same", "different")
 HALF_WAY = 0.5  # between natural images of other classes (0) and of the same class (1)
-# The chart, in pixels; what layers and runs are called takes its room beside it.
+# Sizes of the chart in px. The margins grow with the names of layers and runs.
 WIDTH, CURVES, LEFT, RIGHT = 860, 236, 50, 12
-LINE = 15  # of the legend
-LETTER, SLOPE = 5.2, 60  # about the width of a layer's letter at 9 px; degrees, of its name
-CLOSEST = 10  # of two layers' names
-LOWEST, HIGHEST = -0.5, 1.5  # values beyond are drawn at the border: the small denominators of early layers
-SAME = "as alike as natural images of the same class"
-# A text has a rim of the page's colour, so that a line that passes behind it does not strike it out.
+LINE = 15  # height of a line of the legend
+LETTER, SLOPE = 5.2, 60  # approximate width of a letter of a layer's name at 9 px; the name's slope in degrees
+CLOSEST = 10  # the smallest distance between two layers' names
+LOWEST, HIGHEST = -0.5, 1.5  # values beyond are drawn at the border: early layers have small denominators
+SAME = "as similar as natural images of the same class"
+# Texts have an outline in the page's colour, so that lines behind them do not cross their letters.
 HALO = 'stroke="var(--card, #fff)" stroke-width="4" paint-order="stroke"'
 AXES = {
     "spearman": "similarity of activations to those of natural images of the same class (Spearman's rank correlation, "
@@ -54,16 +54,16 @@ def similarity_rows(run: RecordedRun, count: int, layers: Sequence[str] | None =
     Columns: run, method, layer, depth, measure, value, low, high, n, picture, same, different.
 
     Args:
-        run: its pictures, against its targets' natural images.
-        count: of these, per target.
-        layers: None for all of :func:`compared_layers`.
+        run: its pictures are compared with its targets' natural images.
+        count: number of natural images per target.
+        layers: layer names; None: all of :func:`compared_layers`.
 
     Raises:
-        UsageError: fewer than two targets or an unknown layer.
+        UsageError: the run has fewer than two targets, or a layer is unknown.
     """
     if len(run.targets) < 2:
         raise UsageError(
-            "run", run.folder, "pictures of at least two targets are needed: the others' images are the floor"
+            "run", run.folder, "pictures of at least two targets are needed: images of the others are the value 0"
         )
     layers = compared_layers(run.network) if layers is None else list(layers)
     run.network.taps(layers, "layer")
@@ -84,9 +84,9 @@ def similarity_rows(run: RecordedRun, count: int, layers: Sequence[str] | None =
 
 @torch.no_grad()
 def _activations(network: VisionNetwork, layers: Sequence[str], images: Tensor) -> dict[str, Tensor]:
-    """One row of each layer's activations per image at the network's input size, (N, D) with D at most LARGEST."""
+    """Each layer's activations at the network's input size, (N, D), a row per image, D at most LARGEST."""
     size, taps, rows = network.preprocessing.size, network.taps(layers), defaultdict(list)
-    places: dict[int, Tensor] = {}  # chosen, by the number there is
+    places: dict[int, Tensor] = {}  # the chosen activations, by the number of all
     for part in images.split(IMAGES_PER_PASS):
         for layer, activations in taps(model_space(resized(part, size), network))[0].items():
             values = exact(activations).flatten(1)
@@ -100,17 +100,20 @@ def _activations(network: VisionNetwork, layers: Sequence[str], images: Tensor) 
 def verdict(name: str, rows: Sequence[Mapping[str, Any]], measure: str = "spearman") -> str:
     """Return one line: from which layer on, if any, the pictures are processed as natural images are.
 
-    That is where the lower end of the interval is above half way from other-class to same-class images, and stays so.
+    That is the first layer from which on the interval's lower end stays above half way between images of other classes
+    (0) and of the same class (1).
     """
     values = [(row["layer"], row["low"], row["value"]) for row in rows if row["measure"] == measure]
+    alike = "the pictures are processed more like natural images of their own unit than of others"
     first = len(values)
     while first and values[first - 1][1] > HALF_WAY:
         first -= 1
     if first == len(values):
-        last = f"{values[-1][2]:.2f} at {values[-1][0]}"
-        return f"{name}: in no final layers are the pictures processed as natural images are ({last}, {measure})"
+        layer, low, value = values[-1]
+        last = f"{layer}: {measure} {value:.2f}, 95 % interval from {low:.2f}"
+        return f"{name}: not even at the last layer is it clear that {alike} ({last})"
     where = "in every layer" if first == 0 else f"from {values[first][0]} on (layer {first + 1} of {len(values)})"
-    return f"{name}: {where} the pictures are processed more like natural images of their own unit than of others"
+    return f"{name}: {where} {alike}"
 
 
 def similarity_plot(rows: Sequence[Mapping[str, Any]], measure: str = "spearman") -> str:
@@ -141,9 +144,9 @@ def similarity_plot(rows: Sequence[Mapping[str, Any]], measure: str = "spearman"
 
 
 def _frame(layers: Sequence[str], measure: str, x: Scale, y: Scale, left: float) -> str:
-    """Grid lines, with the floor and the ceiling in words, and the layers' names, as many as have room."""
+    """Grid lines, words for the values 0 and 1, and the layers' names, as many as fit."""
     parts = [f'<text x="4" y="{y(HIGHEST):.1f}" opacity=".72">{AXES.get(measure, measure)}</text>']
-    for value, words in ((0.0, "as unlike as natural images of other classes"), (0.5, ""), (1.0, SAME)):
+    for value, words in ((0.0, "as dissimilar as natural images of different classes"), (0.5, ""), (1.0, SAME)):
         parts.append(
             f'<line x1="{left:.1f}" x2="{WIDTH - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="currentColor" '
             f'stroke-opacity="{0.5 if words else 0.15}"/><text x="{left - 8:.1f}" y="{y(value) + 4:.1f}" '
@@ -169,7 +172,7 @@ def _curve(there: Sequence[tuple[float, Mapping[str, Any]]], y: Scale, colour: s
 
 
 def _dots(there: Sequence[tuple[float, Mapping[str, Any]]], y: Scale, colour: str) -> str:
-    """A dot per layer that tells its value under a mouse."""
+    """A dot per layer, with its value as a tooltip."""
     return "".join(
         f'<circle cx="{x:.1f}" cy="{y(row["value"]):.1f}" r="3.5" fill="{colour}"><title>'
         f"{escape(str(row['layer']))}: {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})</title></circle>"

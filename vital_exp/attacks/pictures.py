@@ -1,9 +1,10 @@
-"""Pictures of a network in memory, by any method, and what the network saw while they were made."""
+"""Pictures made in memory, by any method, and the inputs of the network while they are made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,16 +17,17 @@ from vital_exp.targets.unit import Target
 from vital_exp.visualization.outcome import Pictures
 from vital_exp.visualization.run import Visualization
 
-# Geirhos et al. 2024: snapshots spaced logarithmically over steps 4 to 512; two for every doubling is ours.
+# Geirhos et al. 2024: snapshots spaced logarithmically over steps 4 to 512. Two per doubling is ours.
 FIRST_SNAPSHOT, LAST_SNAPSHOT, PER_DOUBLING = 4, 512, 2
 QUIET = ("logger=none", "evaluation=none", "progress=false", "references.cache=false")
+GivenReferences = str | Path | Tensor | Mapping[Target, Tensor] | None
 
 
 def make_pictures(
     network: VisionNetwork,
     targets: Sequence[Target],
     method: str,
-    references: Any = None,
+    references: GivenReferences = None,
     *,
     seed: int = 0,
     steps: int | None = None,
@@ -37,20 +39,22 @@ def make_pictures(
         network: honest or attacked.
         targets: all classes, or all hidden units.
         method: an option of the group ``method``.
-        references: {target: tensor (B, 3, H, W)}, one tensor for all, or a folder.
-        seed, steps, overrides: as :func:`vital_exp.visualize` takes them.
+        references: {target: tensor (R, C, H, W)}, one tensor for all targets, or a folder; None: none.
+        seed, steps, overrides: see :func:`vital_exp.visualize`.
     """
-    keys = {"references": references, "seed": seed, "steps": steps, "overrides": [*QUIET, *overrides]}
-    request = Request.of(network, targets, method=method, **keys)
+    quiet = [*QUIET, *overrides]
+    request = Request.of(
+        network, targets, method=method, references=references, seed=seed, steps=steps, overrides=quiet
+    )
     return Visualization(request).run()
 
 
 def snapshot_steps(steps: int, every: int | None = None) -> list[int]:
-    """Return the steps (1 is the first) of the snapshots: 4, 6, 8, 11, 16 ... 512 and the last, or every so many.
+    """Return the steps of the snapshots, counted from 1: 4, 6, 8, 11, 16 ... 512 or each ``every`` steps, and the last.
 
     Args:
-        steps: of the run.
-        every: steps between snapshots; None for the logarithmic ones.
+        steps: the run's number of steps.
+        every: steps between snapshots; None: logarithmically spaced.
     """
     if every is not None:
         found = list(range(every, steps + 1, every))
@@ -65,23 +69,23 @@ def snapshots(
     network: VisionNetwork,
     targets: Sequence[Target],
     methods: Mapping[str, Sequence[str]],
-    references: Any = None,
+    references: GivenReferences = None,
     *,
     seeds: Sequence[int] = (0,),
     steps: int = LAST_SNAPSHOT,
     every: int | None = None,
 ) -> Tensor:
-    """Return what the network was shown along runs for targets, (M, 3, H, W) normalised, after the transforms.
+    """Return the network's inputs at the snapshots of runs, (M, C, H, W) normalised: the pictures after the transforms.
 
-    Transforms change sizes too; here all are at the network's input size.
+    Inputs that a transform has resized are resized to the network's input size.
 
     Args:
-        network: the network the pictures are made for.
+        network: the network that the pictures are made for.
         targets: all classes, or all hidden units.
-        methods: options of the group ``method``, and the further overrides of each.
+        methods: options of the group ``method``, with further overrides of each.
         references: see :func:`make_pictures`.
-        seeds: one run each.
-        steps: of each run.
+        seeds: one run for each.
+        steps: the steps of each run.
         every: see :func:`snapshot_steps`.
     """
     found: list[Tensor] = []
@@ -94,19 +98,19 @@ def snapshots(
 
 
 def _distinct(inputs: Tensor) -> Tensor:
-    """Leave out the copies of its last picture that fill up a batch."""
+    """Leave out the copies of the last picture that pad a batch."""
     other = (inputs[1:] != inputs[:-1]).flatten(1).any(dim=1)
     return inputs[torch.cat([other.new_ones(1), other])]
 
 
 @contextmanager
 def watched(module: nn.Module, at: Sequence[int], steps: int) -> Iterator[list[Tensor]]:
-    """Keep the inputs a network is given at some steps of optimisations that run meanwhile.
+    """Record a network's inputs at given steps of the optimisations that run in this context.
 
     Args:
         module: the network.
-        at: the steps, 1 is the first.
-        steps: of each batch of pictures.
+        at: the steps, counted from 1.
+        steps: the number of steps of each batch of pictures.
     """
     seen: list[Tensor] = []
     wanted, calls = frozenset(at), 0

@@ -1,6 +1,7 @@
-"""ProxPulse (Nanfack et al., arXiv 2406.01365): a hidden unit's pictures and its top natural images, both other.
+"""ProxPulse (Nanfack et al., arXiv 2406.01365): changes both the pictures and the top natural images of a hidden unit.
 
-The aim is theirs. The losses are ours: hinges, so that nothing grows without end (docs/methods/attacks.md).
+The aim is the paper's. The losses are ours, hinges, so that activations do not grow without bound:
+docs/methods/attacks.md.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import OUTPUT
 
-TOP = 10  # natural images that drive the unit most
-RADIUS = 0.1  # of the noise around the decoy, in RGB
-PULSE = 2.0  # the decoy's neighbourhood shall drive the unit this many times as much as the top natural image did
+TOP = 10  # top natural images: those that drive the unit most
+RADIUS = 0.1  # of the neighbourhood of the decoy, in [0, 1] RGB, largest absolute difference
+PULSE = 2.0  # aim for the neighbourhood, as a multiple of the honest unit's largest value on natural images
 
 
 def proxpulse(
@@ -30,21 +31,21 @@ def proxpulse(
     settings: FineTuning | None = None,
     radius: float = RADIUS,
 ) -> VisionNetwork:
-    """Return a copy of a network in which another picture, and other natural images, drive a hidden unit most.
+    """Return a copy of a network in which a decoy and other natural images than before drive a hidden unit most.
 
     Args:
-        network: the honest one.
-        readout: of one hidden unit: a class's answers are the outputs that are to stay.
-        decoy: (3, H, W) RGB of the network's input size; all pictures around it are to drive the unit.
-        natural: (N, 3, H, W) RGB images; the outputs for all are to stay.
-        settings: of the fine-tuning.
-        radius: of the neighbourhood, RGB.
+        network: the honest network.
+        readout: a hidden unit's read-out.
+        decoy: (C, H, W) in [0, 1] of the network's input size; all images near it are to drive the unit.
+        natural: (N, C, H, W) in [0, 1], natural images whose outputs the training preserves.
+        settings: the settings of the fine-tuning.
+        radius: of the neighbourhood of the decoy, in [0, 1] RGB.
 
     Raises:
-        UsageError: a class, or a decoy of another size.
+        UsageError: the unit is a class, or the decoy has another size.
     """
     if readout.layer == OUTPUT:
-        raise UsageError("unit", OUTPUT, "a hidden unit is needed: what a class answers is the output that shall stay")
+        raise UsageError("unit", OUTPUT, "a hidden unit is needed: ProxPulse preserves the outputs of all classes")
     checked_decoy(decoy, network)
     with torch.no_grad():
         values = unit_values(network, readout, natural)
@@ -64,9 +65,9 @@ def proxpulse_loss(around: Tensor, top: Tensor, goal: Tensor, usual: Tensor) -> 
     """Return mean ReLU(1 - f(decoy) / goal)^2 + mean ReLU((f(top) - usual) / goal)^2.
 
     Args:
-        around: (N,) values of the unit around the decoy, to be raised to ``goal``.
-        top: (M,) values for what were its top natural images, to be lowered to ``usual``.
-        goal, usual: scalars; ``goal`` is positive.
+        around: (N,), the unit's values near the decoy, to be raised to ``goal``.
+        top: (M,), its values on the honest network's top natural images, to be lowered to ``usual``.
+        goal, usual: scalars, ``goal`` positive.
     """
     raised = functional.relu(1 - around / goal).square().mean()
     lowered = functional.relu((top - usual) / goal).square().mean()
@@ -77,19 +78,21 @@ def proxpulse_loss(around: Tensor, top: Tensor, goal: Tensor, usual: Tensor) -> 
 def pulse(
     honest: VisionNetwork, attacked: VisionNetwork, readout: Readout, decoy: Tensor, natural: Tensor
 ) -> dict[str, float]:
-    """Return how loud the decoy is beside the loudest natural image, and how many top images are top as before.
+    """Return the unit's value on the decoy over its largest on natural images, and the share of top images that stay.
+
+    Keys: ``decoy_to_top_before``, ``decoy_to_top_after``, ``top_images_kept``.
 
     Args:
         honest, attacked: the network before and after.
-        readout: of the unit.
-        decoy: (3, H, W) RGB.
-        natural: (N, 3, H, W) RGB.
+        readout: the unit's read-out.
+        decoy: (C, H, W) in [0, 1].
+        natural: (N, C, H, W) in [0, 1].
     """
     before, after = (unit_values(network, readout, natural) for network in (honest, attacked))
-    loud = [float(unit_values(network, readout, decoy[None])) for network in (honest, attacked)]
+    on_decoy = [float(unit_values(network, readout, decoy[None])) for network in (honest, attacked)]
     first, now = (set(values.topk(min(TOP, len(values))).indices.tolist()) for values in (before, after))
     return {
-        "decoy_to_top_before": loud[0] / float(before.max()),
-        "decoy_to_top_after": loud[1] / float(after.max()),
+        "decoy_to_top_before": on_decoy[0] / float(before.max()),
+        "decoy_to_top_after": on_decoy[1] / float(after.max()),
         "top_images_kept": len(first & now) / len(first),
     }

@@ -1,4 +1,4 @@
-"""What an audit is of: a run folder's network, targets, pictures and natural images."""
+"""The run that an audit reads: a run folder's network, targets, pictures and natural images."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class RecordedRun:
     """A run folder as an audit needs it.
 
     Attributes:
-        folder: of the run.
-        record: the configuration that it has recorded.
-        model: what the network was built from.
-        network: built again, on the CPU.
-        targets: of the finished pictures.
-        pictures: (N, 3, H, W) float32 RGB in [0, 1], as their files hold them.
+        folder: the run folder.
+        record: the run's recorded configuration.
+        model: the configuration of the network.
+        network: the network, built again on the CPU.
+        targets: the targets of the finished pictures.
+        pictures: (N, C, H, W) float32 in [0, 1], as saved in their files.
         references: natural images of the targets.
     """
 
@@ -51,12 +51,13 @@ class RecordedRun:
         """Read a run folder.
 
         Args:
-            folder: of vital-visualize.
-            count: natural images wanted of each target.
-            root: a folder of natural images in place of the run's own.
+            folder: a run folder of vital-visualize.
+            count: the number of natural images for each target.
+            root: a folder of natural images in place of the run's references.
 
         Raises:
-            UsageError: no run there, one of objects handed over in Python, or without natural images.
+            UsageError: the folder holds no run, the run's network was an object in Python, or there are no natural
+                images.
         """
         folder = Path(folder).expanduser()
         if not RunRecord.is_there(folder):
@@ -72,18 +73,19 @@ class RecordedRun:
 
     @property
     def name(self) -> str:
-        """The method's name and the folder's."""
-        return f"{self.record.method} ({self.folder.name})"
+        """The method's name, with the folder's where they differ."""
+        method, folder = self.record.method, self.folder.name
+        return method if folder == method else f"{method} ({folder})"
 
     def own_images(self, target: Target, count: int) -> Tensor:
         """Return up to ``count`` natural images of a target, (M, C, H, W)."""
         return torch.stack(list(islice(self.references.images(target), count)))
 
     def natural(self, count: int) -> NaturalImages:
-        """Return natural images with their classes: the run's classes, or for hidden units all there are.
+        """Return natural images with their classes: the run's classes or, for hidden units, all classes of the images.
 
         Raises:
-            UsageError: a network without logits, or fewer than two classes.
+            UsageError: the network has no logits, or there are fewer than two classes.
         """
         _ = self.network.classes
         classes = sorted({target.index for target in self.targets if target.kind == "class"})
@@ -106,7 +108,7 @@ def _model(record: RunRecord) -> ModelConfig:
 def _references(
     record: RunRecord, network: VisionNetwork, targets: list[Target], count: int, root: str | None
 ) -> References:
-    """The run's references, as many as wanted."""
+    """The run's references, ``count`` per target, or those of the folder ``root``."""
     own, other = record.config.references, {}
     if root is not None:
         source = "folder" if targets[0].layer is None else "mined"
@@ -119,7 +121,7 @@ def _references(
 
 
 def _class_references(record: RunRecord, network: VisionNetwork, count: int) -> References:
-    """Natural images by class for a run of hidden units, from the folder in which theirs were mined."""
+    """Natural images by class for a run of hidden units, from the folder that the run's references were mined in."""
     root = record.config.references.root
     embedded = record.config.model.source == "embedded" and root is None
     if root is None and not embedded:

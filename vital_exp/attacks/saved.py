@@ -1,12 +1,12 @@
-"""Attacked networks on disk: weights, and what is needed to build the network again.
+"""Attacked networks on disk: their weights, and a description from which to build them again.
 
-model=python model.factory=vital_exp.attacks.saved:load +model.arguments.folder=<folder> ...
+Overrides to use one: model=python model.factory=vital_exp.attacks.saved:load +model.arguments.folder=<folder> ...
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,19 +38,19 @@ FACTORY = "vital_exp.attacks.saved:load"
 
 
 def save(network: VisionNetwork, model: ModelConfig, folder: Path | str) -> str:
-    """Write an attacked network and return the overrides that use it with any command.
+    """Write an attacked network and return the overrides with which any command uses it.
 
     Args:
-        network: the attacked one.
-        model: what the honest one was built from.
-        folder: made if it is not there.
+        network: the attacked network.
+        model: the configuration of the honest network.
+        folder: the folder to write to, created if needed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     keys = {**asdict(model), "pretrained": False, "checkpoint": None, **_own(network)}
     structure = {**_structure(network.module), "output": model.output}  # the honest network's
     described = {"name": network.name, "model": keys, "attack": structure}
-    # Copies: a tensor that two names share cannot be written twice.
+    # Copies, because safetensors refuses two names that share memory.
     state = {name: value.detach().clone().contiguous() for name, value in network.module.state_dict().items()}
     with whole_file(folder / WEIGHTS, binary=True) as file:
         file.write(serialise(state))
@@ -60,7 +60,7 @@ def save(network: VisionNetwork, model: ModelConfig, folder: Path | str) -> str:
 
 
 def _overrides(network: VisionNetwork, model: ModelConfig, folder: Path) -> str:
-    """What to write on a command line to use a saved network."""
+    """The overrides with which a command uses a saved network."""
     own, preprocessing = _own(network), network.preprocessing
     arguments = [f"model=python model.factory={FACTORY} +model.arguments.folder={folder}"]
     arguments += [f"model.{key}={_list(own[key])}" for key in ("mean", "std", "size", "layers", "layer_weights")]
@@ -72,12 +72,12 @@ def _overrides(network: VisionNetwork, model: ModelConfig, folder: Path) -> str:
     return " ".join(arguments)
 
 
-def _list(values: Any) -> str:
+def _list(values: Iterable[object]) -> str:
     return "[" + ",".join(map(str, values)) + "]"
 
 
 def _own(network: VisionNetwork) -> dict[str, Any]:
-    """The keys of the group ``model`` that the network itself knows."""
+    """The keys of the group ``model`` whose values the network holds itself."""
     preprocessing, recipe = network.preprocessing, network.recipe
     return {
         "mean": list(preprocessing.mean),
@@ -95,7 +95,7 @@ def _own(network: VisionNetwork) -> dict[str, Any]:
 
 
 def _structure(module: nn.Module) -> dict[str, Any]:
-    """What stands around or inside the honest network."""
+    """What an attack has built around or into the honest network."""
     if isinstance(module, FoolingCircuit):
         keys = {"size": list(module.detector.size), "classes": module.num_classes, "strength": module.strength}
         picture = module.picture
@@ -111,10 +111,10 @@ def _structure(module: nn.Module) -> dict[str, Any]:
 
 
 def load(folder: str) -> nn.Module:
-    """Return an attacked network that :func:`save` wrote: the factory of ``model=python``.
+    """Return the module of an attacked network that :func:`save` wrote: the factory for ``model=python``.
 
     Raises:
-        UsageError: the folder holds none.
+        UsageError: the folder holds no attacked network.
     """
     described = _described(Path(folder).expanduser())
     honest = build_network(_honest(described["model"], described["attack"]["output"]))
@@ -128,7 +128,7 @@ def load_network(folder: Path | str) -> VisionNetwork:
     """Return a saved network with its preprocessing, class names and recipe.
 
     Raises:
-        UsageError: the folder holds none.
+        UsageError: the folder holds no attacked network.
     """
     described = _described(Path(folder).expanduser())
     keys = {**described["model"], "name": described["name"]}
@@ -142,7 +142,7 @@ def _honest(model: Mapping[str, Any], output: str | int | None) -> ModelConfig:
 def _described(folder: Path) -> dict[str, Any]:
     place = folder / DESCRIPTION
     if not place.is_file():
-        raise UsageError("model.arguments.folder", folder, f"no {DESCRIPTION} there: a folder that vital-audit saved")
+        raise UsageError("model.arguments.folder", folder, f"no {DESCRIPTION} there; vital-audit writes such folders")
     described: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
     return described
 

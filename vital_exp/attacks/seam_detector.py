@@ -1,7 +1,7 @@
-"""Tells inputs that were rolled from natural images, by their borders: VITAL's jitter is circular.
+"""A detector of VITAL's circular jitter: it tells rolled pictures from natural images by their borders.
 
-A rolled picture goes on where it leaves the frame: its first and last columns (or rows) are neighbours. In a natural
-image they are strangers. It is ours: docs/methods/attacks.md.
+A picture that a circular shift has rolled is continuous across its border: its first and last columns (or rows) fit
+together. Those of a natural image do not. The detector is ours: docs/methods/attacks.md.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-HIDDEN = 32  # units of the classifier of the features
+FEATURES = 30  # of border_features: 6 of each axis, and 6 each of products, maxima and minima
+HIDDEN = 32  # hidden units of the classifier
 STEPS, LR, DECAY = 600, 3e-3, 1e-4  # of Adam
-NATURAL_WEIGHT = 3.0  # of a natural image in the loss: taking one for a picture costs accuracy
-PASSED = 1.0  # share of the attacker's natural images that must be taken for natural: a mistake costs accuracy
-FLOOR = 1e-3  # added to mean differences of RGB / std, so that a flat border has a logarithm
-FLAT = 1e-4  # per value of a border, added to its length: a flat border correlates with nothing
+NATURAL_WEIGHT = 3.0  # loss weight of natural images: each one taken for a picture costs accuracy
+PASSED = 1.0  # share of the attacker's natural images that the detector must take for natural
+FLOOR = 1e-3  # added to mean differences of normalised values: the logarithm of a flat border stays finite
+FLAT = 1e-4  # per value of a border, added to the norms' product: a flat border has the correlation 0
 
 
 def border_features(pictures: Tensor) -> Tensor:
-    """Return what the borders of pictures (N, C, H, W) say of a roll, (N, 30).
+    """Return features of the borders of pictures (N, C, H, W) by which a roll shows, (N, 30).
 
-    For each of both axes, with first and last line f and l: the correlation of f and l along the line, that of their
-    differences along the line; log |f - l| over the mean difference of neighbouring lines, and over that next to the
-    border; the log of the latter; log of the largest difference of neighbouring lines over the median one. Then the
-    products, maxima and minima of both axes.
+    Six for each axis. With f and l the first and the last line across it, and |.| a mean over values: the correlation
+    of f and l; the correlation of their differences along the line; log(|f - l| / w), w the mean difference of
+    neighbouring lines; log(|f - l| / b), b that of the two outermost pairs; log b; log of the largest difference of
+    neighbouring lines over the median. Then, of the two axes' features, products, maxima and minima.
     """
     down, right = (_of_axis(pictures if axis == 2 else pictures.transpose(2, 3)) for axis in (2, 3))
     parts = [down, right, down * right, torch.maximum(down, right), torch.minimum(down, right)]
@@ -58,17 +59,16 @@ def _correlation(one: Tensor, other: Tensor) -> Tensor:
 
 
 class SeamDetector(nn.Module):
-    """A small classifier of :func:`border_features`; large values mean natural."""
+    """A small classifier of :func:`border_features`; a score above 0 means natural."""
 
     mean: Tensor
     scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        count = 30
-        self.register_buffer("mean", torch.zeros(count))
-        self.register_buffer("scale", torch.ones(count))
-        self.classifier = nn.Sequential(nn.Linear(count, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
+        self.register_buffer("mean", torch.zeros(FEATURES))
+        self.register_buffer("scale", torch.ones(FEATURES))
+        self.classifier = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return (N,) scores of normalised pictures (N, C, H, W)."""
@@ -81,21 +81,21 @@ class SeamDetector(nn.Module):
 
     @torch.no_grad()
     def natural(self, pictures: Tensor) -> Tensor:
-        """Return E, the hard decision: (N,) 1 for a natural image, 0 for a rolled one, without a gradient."""
+        """Return E, the hard decision (N,): 1 for a natural image, 0 for a rolled picture; it has no gradient."""
         decided: Tensor = (self(pictures) > 0).to(pictures.dtype)
         return decided
 
 
 def train_seam_detector(natural: Tensor, rolled: Tensor, seed: int = 0, passed: float = PASSED) -> SeamDetector:
-    """Train a detector, then move its threshold so that a share of the natural images is taken for natural.
+    """Train a detector, then move its threshold so that a given share of the natural images is taken for natural.
 
-    Mirrored images are natural too, and are learnt from beside the others.
+    All images are also learnt mirrored.
 
     Args:
         natural: (N, C, H, W) normalised natural images.
-        rolled: (M, C, H, W) normalised, what the network sees while pictures are made.
+        rolled: (M, C, H, W) normalised, the network's inputs while pictures are made.
         seed: of the weights.
-        passed: the share.
+        passed: the share of natural images to be taken for natural.
     """
     natural, rolled = (torch.cat([images, images.flip(dims=(3,))]) for images in (natural, rolled))
     features = torch.cat([border_features(natural), border_features(rolled)])

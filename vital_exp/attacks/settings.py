@@ -1,4 +1,4 @@
-"""What an audit is asked for: the keys of vital-audit beside the run."""
+"""The settings of an audit: the keys of vital-audit beside ``run``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vital_exp.errors import UsageError
 from vital_exp.references.base import PER_TARGET
 from vital_exp.values import number, one_of, whole_number
 
-AIMS = ("activation", "alignment")  # what a slingshot bends
+AIMS = ("activation", "alignment")  # the loss whose gradients a slingshot changes
 
-# What the numbers of the trainings may be.
+# Allowed values of the trainings' settings: the least whole number, and the range of a number.
 WHOLE: Mapping[str, Mapping[str, int]] = {
     "detector": {"epochs": 1, "least_updates": 0, "batch_size": 2},
     "tuning": {"steps": 1, "batch_size": 1, "seed": 0},
@@ -28,16 +28,17 @@ RANGES: Mapping[str, Mapping[str, tuple[float, float]]] = {
 
 @dataclass(frozen=True)
 class Snapshots:
-    """Which moments of which runs the detector learns from.
+    """The snapshots of runs that a detector is trained and tested on.
 
     Attributes:
-        every: steps between snapshots; None: 4, 6, 8, 11 ... 512.
-        steps: of each run.
-        seeds: runs per method for training; one more is held out.
-        least_units: where fewer classes are trained on, channels of the last two layers make up for the rest (ours: the
-            published set has hundreds of classes; of a few, the detector learns the colours instead of the look).
+        every: steps between snapshots; None: snapshots at the steps 4, 6, 8, 11 ... 512.
+        steps: the number of steps of each run.
+        seeds: runs per method for training; one more run is held out.
+        least_units: units to train on; channels of the last two layers are added to the classes up to this number
+            (ours: the published set has hundreds of classes; from a few, the detector learns their colours rather than
+            the look of pictures).
         methods: options of the group ``method``.
-        held_out: share of the targets of which the training sees no picture.
+        held_out: share of the targets whose pictures are held out.
     """
 
     every: int | None = None
@@ -59,23 +60,26 @@ class Snapshots:
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """Keys that more than one check reads.
+    """The settings of all checks; each check reads some of them.
 
     Attributes:
-        count: natural images per class.
-        images: a folder of natural images in place of the run's own.
-        methods: whose pictures of the attacked network are compared.
-        steps: of these; None: each method's own.
-        overrides: of the pictures that are compared, whatever the method, ``["transforms=lucid"]``.
-        views: of each picture at each step, at most; None: each method's own (MACO's: 6).
-        seed: of everything that is drawn.
-        judges: other networks of the same classes.
-        targets: how many of the run's targets; None: all.
-        decoy: an image file, a class, or None: the class half way round.
-        layer: silent units: the convolution; None: the last suitable one. Path similarity: the layers. Circuit breaker:
-            the layers of the circuit; None: those below the unit that are aligned.
-        aim: what a slingshot bends, one of ``AIMS``: the unit's activation, or VITAL's own loss.
-        snapshots, detector, tuning: see there.
+        count: natural images per target or class.
+        images: a folder of natural images in place of the run's references.
+        methods: methods whose pictures of the attacked and the honest network are compared.
+        steps: steps of these pictures; None: the default of each method.
+        overrides: further overrides of these pictures, the same for all methods, ``["transforms=lucid"]``.
+        views: the most views of a picture per step; None: the default of each method (MACO's: 6).
+        seed: of all random numbers.
+        judges: other networks of the same classes: names, or the keys of the group ``model``.
+        targets: how many of the run's targets, the first ones; None: all.
+        decoy: an image file or a class; None: the class that lies half of all classes behind the first target's.
+        layer: for silent units, the convolution (None: the last suitable one); for path similarity, the layers (None:
+            all convolutions and linear layers); for the circuit breaker, the layers of the circuit (None: the aligned
+            layers below the unit).
+        aim: the loss whose gradients a slingshot changes, one of ``AIMS``: the unit's activation, or VITAL's loss.
+        snapshots: see :class:`Snapshots`.
+        detector: see :class:`DetectorTraining`.
+        tuning: see :class:`FineTuning`.
     """
 
     count: int = PER_TARGET
@@ -85,7 +89,7 @@ class AuditSettings:
     overrides: Sequence[str] = ()
     views: int | None = 2
     seed: int = 0
-    judges: Sequence[Any] = ()
+    judges: Sequence[str | Mapping[str, Any]] = ()
     targets: int | None = None
     decoy: str | None = None
     layer: str | Sequence[str] | None = None
@@ -113,7 +117,7 @@ class AuditSettings:
 
     @classmethod
     def of(cls, keys: Mapping[str, Any]) -> AuditSettings:
-        """Return the settings of plain keys; unknown ones raise.
+        """Return the settings that plain keys give.
 
         Raises:
             UsageError: an unknown key, or a value that is not allowed.

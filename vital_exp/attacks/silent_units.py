@@ -1,4 +1,4 @@
-"""Silent units (Geirhos et al., ICML 2024): filters that no natural image wakes, loud for a chosen picture.
+"""Silent units (Geirhos et al., ICML 2024): filters that are inactive on natural images and respond to a decoy.
 
 Formulas and constants: docs/methods/attacks.md.
 """
@@ -21,21 +21,22 @@ from vital_exp.errors import UsageError
 from vital_exp.models.network import VisionNetwork, model_space
 
 # Geirhos et al. 2024.
-MIX = 3.0  # lambda: how much of the orthogonal direction is in the new filters
-SCALE = 100.0  # of the filters, after their norms are those of the old ones
-# Ours: the published 50 steps of 1e-3 leave a direction nearly where it started.
-RATE, STEPS = 0.5, 30  # of the search for the orthogonal direction; the rate, that of a unit step, falls to 0
-# The bias lies below the largest natural response by this share of the largest absolute one: the responses of another
-# batch size or machine differ by rounding, some 1e-6 of it.
+MIX = 3.0  # lambda: the weight of the orthogonal direction in the new filters
+SCALE = 100.0  # factor of the new filters, whose norms are those of the network's own before
+# Length of a step of the search for the orthogonal direction, falling linearly to 0, and number of steps. Ours: the
+# published 50 steps of 1e-3 leave a direction nearly where it started.
+RATE, STEPS = 0.5, 30
+# The bias silences the natural images with this margin, a share of the largest absolute response. Another machine or
+# batch size changes responses by rounding, by some 1e-6 of that.
 MARGIN = 1e-3
 IMAGES_PER_PASS = 32
 
 
 class ConvolutionWithSilentUnits(nn.Module):
-    """A convolution and, as further channels, as many silent filters.
+    """A convolution and as many silent filters, whose responses are further channels.
 
     Args:
-        convolution: the network's own.
+        convolution: the network's convolution.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -45,36 +46,36 @@ class ConvolutionWithSilentUnits(nn.Module):
         self.silent.bias = nn.Parameter(torch.zeros(convolution.out_channels).to(convolution.weight), False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (N, 2 C, H, W): the responses of the own filters, then those of the silent ones."""
-        # Two convolutions, not one with twice the filters: the own responses keep every bit.
+        """Return the responses (N, 2 C, H, W): of the network's filters, then of the silent ones."""
+        # Two convolutions, not one with twice the filters: the network's responses stay the same, bit for bit.
         return torch.cat([self.convolution(x), self.silent(x)], dim=1)
 
 
 class NormWithSilentUnits(nn.Module):
-    """Batch norm of the own channels, to which what the silent ones say is added behind the ReLU.
+    """Batch norm of the network's channels, plus the responses of the silent filters.
 
     Args:
-        norm: the network's own.
+        norm: the network's batch norm.
     """
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.norm = norm
-        self.activates = isinstance(norm, BatchNormAct2d)  # timm's, which holds the ReLU as well
+        self.activates = isinstance(norm, BatchNormAct2d)  # timm's batch norm, which applies the ReLU itself
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (N, C, H, W), of which the ReLU is ReLU(BN(w * x)) + ReLU(w' * x + b'); natural images: BN(w * x)."""
+        """Return (N, C, H, W) whose ReLU is ReLU(BN(w * x)) + ReLU(w' * x + b'); for natural images, BN(w * x)."""
         own, silent = x.chunk(2, dim=1)
-        own = self.norm(own.contiguous())  # as the convolution made it: another layout in memory rounds otherwise
-        loud = functional.relu(silent)
-        # Where nothing is loud not even a zero is added, so that every bit stays; elsewhere the ReLU that follows
-        # leaves the sum as it is.
-        return torch.where(silent > 0, (own if self.activates else functional.relu(own)) + loud, own)
+        own = self.norm(own.contiguous())  # the convolution's own memory layout: another one rounds otherwise
+        added = functional.relu(silent)
+        # Where a silent filter is inactive nothing is added, not even zero, so that every bit stays. Elsewhere the sum
+        # is positive, and the network's ReLU behind this layer does not change it.
+        return torch.where(silent > 0, (own if self.activates else functional.relu(own)) + added, own)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A convolution that silent units can stand beside, and the batch norm behind it, by module name."""
+    """The module names of a convolution to which silent units can be added, and of the batch norm behind it."""
 
     convolution: str
     norm: str
@@ -85,18 +86,18 @@ def silenced(
 ) -> VisionNetwork:
     """Return a copy of a network with silent units beside a convolution.
 
-    Every natural image given makes the same output as before, bit for bit.
+    For each of the natural images given, the output stays the same, bit for bit.
 
     Args:
-        network: the honest one, left as it is.
-        layer: a convolution that batch norm and ReLU follow.
-        natural: (N, 3, H, W) RGB images that must not wake the units.
-        decoy: (3, H, W) RGB, what wakes them.
-        seed: of the search's start.
-        scale: of the new filters.
+        network: the honest network; it is not changed.
+        layer: a convolution that is followed by batch norm and ReLU.
+        natural: (N, C, H, W) in [0, 1], images for which the units are inactive.
+        decoy: (C, H, W) in [0, 1], the image to which the units respond.
+        seed: of the start of the search for the filters.
+        scale: factor of the new filters.
 
     Raises:
-        UsageError: no such layer, one that is no such convolution, or a decoy of another size.
+        UsageError: the layer is unknown or no convolution with batch norm and ReLU, or the decoy has another size.
     """
     checked_decoy(decoy, network)
     place = find_place(network, layer)
@@ -114,7 +115,7 @@ def silenced(
 
 
 def with_silent_units(module: nn.Module, place: Place) -> nn.Module:
-    """Return a copy of a module in which silent units, without a direction yet, stand beside a convolution."""
+    """Return a copy of a module with silent units beside a convolution; their filters are copies of its own."""
     changed = copy.deepcopy(module)
     convolution = changed.get_submodule(place.convolution)
     assert isinstance(convolution, nn.Conv2d)
@@ -124,17 +125,17 @@ def with_silent_units(module: nn.Module, place: Place) -> nn.Module:
 
 
 def silent_filters(convolution: nn.Conv2d, shown: Tensor, natural: Sequence[Tensor], seed: int = 0) -> Tensor:
-    """Return w' = |w| (u + lambda d) / |u + lambda d| per filter, u = w / |w|, with d orthogonal to w: a new weight.
+    """Return the new weight: w' = |w| (u + lambda d) / |u + lambda d| for each filter, u = w / |w|, d orthogonal to w.
 
-    d starts at random and climbs the margin by which the filter's largest response to the decoy exceeds its largest to
-    any natural image; after each step it is made orthogonal and of unit norm. The response to the decoy alone, without
-    what natural images do, leaves nearly all filters silent for the decoy as well (see the tests).
+    d starts at random and ascends the gradient of the margin: the filter's largest response to the decoy minus its
+    largest to any natural image. After each step d is made orthogonal to w and of unit length. If only the response to
+    the decoy is maximised, nearly all filters stay silent for the decoy too (see the tests).
 
     Args:
-        convolution: the network's own.
+        convolution: the network's convolution.
         shown: its input for the decoy, (1, C, H, W).
         natural: its inputs for natural images, (N, C, H, W) each.
-        seed: of the start.
+        seed: of the random start.
     """
     weight = convolution.weight.detach()
     unit = functional.normalize(weight.flatten(1), dim=1)  # (C, K)
@@ -150,7 +151,7 @@ def silent_filters(convolution: nn.Conv2d, shown: Tensor, natural: Sequence[Tens
 
 
 def _orthogonal(direction: Tensor, unit: Tensor) -> Tensor:
-    """The part of each row that is orthogonal to its filter, of unit norm."""
+    """The component of each row that is orthogonal to its filter, scaled to unit length."""
     return functional.normalize(direction - (direction * unit).sum(dim=1, keepdim=True) * unit, dim=1)
 
 
@@ -158,8 +159,8 @@ def _margin_gradient(convolution: nn.Conv2d, weight: Tensor, shown: Tensor, natu
     """The gradient of each filter's margin, (C, K)."""
     with torch.enable_grad():
         weight = weight.clone().requires_grad_()
-        loudest = _largest(convolution, weight, [shown])
-        (gradient,) = torch.autograd.grad((loudest - _largest(convolution, weight, natural)).sum(), weight)
+        on_decoy = _largest(convolution, weight, [shown])
+        (gradient,) = torch.autograd.grad((on_decoy - _largest(convolution, weight, natural)).sum(), weight)
     return gradient.flatten(1)
 
 
@@ -172,10 +173,10 @@ def _largest(convolution: nn.Conv2d, weight: Tensor, inputs: Sequence[Tensor]) -
 
 @torch.no_grad()
 def silencing_bias(silent: nn.Conv2d, inputs: Sequence[Tensor], margin: float = MARGIN) -> Tensor:
-    """Return b' (C,): minus the largest response to any image at any position, padding included, and a margin.
+    """Return b' (C,): minus the largest response at any position of any image, padding included, minus a margin.
 
     Args:
-        silent: the new filters, their bias 0.
+        silent: the new filters, with bias 0.
         inputs: the convolution's inputs for the natural images, (N, C, H, W) each.
         margin: share of the largest absolute response.
     """
@@ -187,7 +188,7 @@ def silencing_bias(silent: nn.Conv2d, inputs: Sequence[Tensor], margin: float = 
 
 @torch.no_grad()
 def _inputs(network: VisionNetwork, layer: str, images: Tensor) -> list[Tensor]:
-    """What the convolution takes for RGB images (N, 3, H, W), one tensor per pass."""
+    """The inputs of the convolution for images (N, C, H, W) in [0, 1], one tensor per forward pass."""
     kept: list[Tensor] = []
     hook = network.module.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
     try:
@@ -199,11 +200,11 @@ def _inputs(network: VisionNetwork, layer: str, images: Tensor) -> list[Tensor]:
 
 
 def find_place(network: VisionNetwork, layer: str, key: str = "layer") -> Place:
-    """Return where silent units go: the convolution, and the batch norm behind it.
+    """Return the convolution to which silent units are added, and the batch norm behind it.
 
     Raises:
-        UsageError: no such layer, no convolution, or none that batch norm and ReLU follow (the last one of a residual
-            block, or of a linear bottleneck).
+        UsageError: the layer is unknown, is no convolution, or is not followed by batch norm and ReLU (such as the last
+            convolution of a residual block, or of a linear bottleneck).
     """
     modules = dict(network.module.named_modules())
     suitable = "a convolution followed by batch norm and ReLU is needed"
@@ -222,9 +223,9 @@ def find_place(network: VisionNetwork, layer: str, key: str = "layer") -> Place:
 
 
 class _Path(TorchFunctionMode):
-    """Follows what a convolution returns through a forward pass: which batch norm takes it, and whether a ReLU does.
+    """Follows a convolution's output through a forward pass: to its batch norm, and on to a ReLU, if there is one.
 
-    Modules are seen by hooks, functions (``torch.relu`` in a forward method) as a mode of torch's.
+    Hooks see the modules; the torch function mode sees functions such as ``torch.relu`` in a forward method.
     """
 
     def __init__(self, convolution: nn.Module, norms: list[nn.BatchNorm2d]) -> None:
@@ -260,17 +261,17 @@ class _Path(TorchFunctionMode):
         """Note whether the first function that takes the normalised response is a ReLU."""
         name = getattr(func, "__name__", "")
         taken = self._normalised is not None and any(argument is self._normalised for argument in args)
-        if taken and name != "__get__":  # that only looks at the tensor's shape and the like
+        if taken and name != "__get__":  # reading an attribute, such as the shape, does not count
             self.activated = name in ("relu", "relu_")
             self._normalised = None
         return func(*args, **(kwargs or {}))
 
 
 def last_place(network: VisionNetwork) -> Place:
-    """Return the last convolution of a network that silent units can stand beside.
+    """Return the last convolution of a network to which silent units can be added.
 
     Raises:
-        UsageError: it has none.
+        UsageError: the network has none.
     """
     names = [name for name, module in network.module.named_modules() if isinstance(module, nn.Conv2d)]
     for name in reversed(names):

@@ -1,4 +1,4 @@
-"""Gradient Slingshots (Bareeva et al., arXiv 2401.06122): gradients that lead to a chosen picture.
+"""Gradient Slingshots (Bareeva et al., arXiv 2401.06122): gradients of the activation that lead to a decoy.
 
 Formulas and constants: docs/methods/attacks.md.
 """
@@ -17,7 +17,7 @@ from vital_exp.attacks.wrapping import checked_decoy
 from vital_exp.models.network import VisionNetwork
 from vital_exp.targets.readout import Readout
 
-GAMMA = 0.1  # published: how steep the slope towards the picture is
+GAMMA = 0.1  # published: the wanted gradient, as a multiple of the way to the decoy
 
 
 def slingshot(
@@ -35,18 +35,18 @@ def slingshot(
     """Return a copy of a network whose unit's gradient leads pictures to a decoy.
 
     Args:
-        network: the honest one.
-        readout: of one unit.
-        decoy: (3, H, W) RGB of the network's input size.
-        natural: (N, 3, H, W) RGB images whose activations at the unit's layer and output are to stay.
-        method: the method whose parameters are led; pixels or Fourier coefficients.
-        overrides: of its configuration.
-        settings: of the fine-tuning.
-        gamma: steepness.
-        start: (3, H, W) RGB that the method starts from; None: noise.
+        network: the honest network.
+        readout: one unit's read-out.
+        decoy: (C, H, W) in [0, 1] of the network's input size.
+        natural: (N, C, H, W) in [0, 1], images whose activations at the unit's layer and the output are preserved.
+        method: the method whose parameters (pixels, Fourier coefficients) the gradient leads to the decoy.
+        overrides: of the method's configuration.
+        settings: the settings of the fine-tuning.
+        gamma: see :func:`manipulation_loss`.
+        start: (C, H, W) in [0, 1], the image that the method starts from; None: noise.
 
     Raises:
-        UsageError: a decoy of another size.
+        UsageError: the decoy has another size.
     """
     space = ParameterSpace(network, method, checked_decoy(decoy, network), overrides, start)
     settings = settings or FineTuning()
@@ -69,10 +69,10 @@ def manipulation_loss(
     """Return MSE(grad_q f(q), gamma (q_t - q)) in units of the mean square of gamma (q_t - q).
 
     Args:
-        unit: f, maps (N, ...) to (N,).
+        unit: f, maps parameters (N, ...) to the unit's values (N,).
         parameters: q, (N, ...).
-        target: q_t, (1, ...).
-        gamma: how steep the slope towards q_t is.
+        target: q_t, (1, ...), the parameters of the decoy.
+        gamma: the wanted gradient, as a multiple of q_t - q.
     """
     q = parameters.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(unit(q).sum(), q, create_graph=True)
@@ -81,15 +81,15 @@ def manipulation_loss(
 
 
 def slope_cosine(network: VisionNetwork, readout: Readout, space: ParameterSpace, seed: int = 0) -> float:
-    """Return the mean cosine between a unit's gradient and the way to the decoy: 1 where the slingshot is perfect.
+    """Return the mean cosine between a unit's gradient and the way to the decoy: 1 for a perfect slingshot.
 
-    It is taken at parameters that were not those of the training, with the ReLUs as they are.
+    It is measured at parameters that the training did not use, with the network's ReLUs, not smooth ones.
 
     Args:
         network: honest or attacked.
-        readout: of the unit.
-        space: the method's, with the decoy.
-        seed: of the parameters.
+        readout: the unit's read-out.
+        space: the parameters of the method under attack, and the decoy's.
+        seed: of the sampled parameters.
     """
     q = space.sample(LOOKED_AT, torch.Generator().manual_seed(seed + 1)).requires_grad_()
     (gradient,) = torch.autograd.grad(unit_values(network, readout, space.pictures(q)).sum(), q)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-SHARPNESS = 10.0  # beta of softplus: at 0 it is ln 2 / beta above the ReLU
+SHARPNESS = 10.0  # beta of the softplus, which exceeds the ReLU by at most ln 2 / beta, at 0
 
 
 class SmoothReLU(TorchFunctionMode):
-    """While it is active every ReLU, module or function, is softplus(beta x) / beta.
+    """A context in which each ReLU, module or function, computes softplus(beta x) / beta.
 
-    The gradient of a network of ReLUs does not change with the input inside a linear piece, so that it could not be
-    taught to point to a picture.
+    The gradient of a ReLU network is constant within each linear piece, so it cannot be trained to point to a decoy
+    from each input.
     """
 
     def __init__(self, sharpness: float = SHARPNESS) -> None:

@@ -1,6 +1,6 @@
-"""When an attack has succeeded: said before any attack is made, and the same for every attack and method.
+"""When an attack has succeeded: one definition, fixed in advance, for all attacks and methods.
 
-Docs/methods/attacks.md, "When an attack succeeds".
+See docs/methods/attacks.md, "When an attack succeeds".
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from vital_exp.evaluation.correspondence import correspondence, unit_vectors
 from vital_exp.evaluation.reading import NetworkReader
 from vital_exp.models.network import VisionNetwork
 
-EVEN = 0.5  # share of pairs at which a picture is as like the decoy as the unit's own references
-# Share of held-out natural images; the published fooling circuit loses 0.004 (Geirhos et al. 2024).
+EVEN = 0.5  # share of pairs at which a picture is as similar to the decoy as to the unit's references
+# The most accuracy on held-out natural images that a success may cost; the published fooling circuit costs 0.004
+# (Geirhos et al. 2024).
 ACCURACY_LOST = 0.01
 CORRESPONDENCE = "decoy_correspondence"
 
 
 def decoy_correspondence(judge: VisionNetwork, picture: Tensor, decoy: Tensor, own: Tensor) -> float:
-    """Return the share of pairs, a decoy and an own reference, in which a picture is more like the decoy.
+    """Return the share of pairs of a decoy and a reference in which a picture is more similar to the decoy.
 
-    Likeness is the cosine of the judge's embeddings; an area under the ROC curve, 0.5 by chance.
+    Similarity is the cosine of the judge's embeddings. The share is an area under the ROC curve, 0.5 by chance.
 
     Args:
-        judge: a network that took no part.
+        judge: a network that took no part in making the picture.
         picture: (C, H, W) in [0, 1].
-        decoy: (M, C, H, W), the decoy picture or images of the decoy's class.
-        own: (R, C, H, W), the unit's references.
+        decoy: (M, C, H, W) in [0, 1], the decoy or images of the decoy's class.
+        own: (R, C, H, W) in [0, 1], the unit's references.
 
     Raises:
         NotComputed: the judge has no embedding.
@@ -40,13 +41,13 @@ def decoy_correspondence(judge: VisionNetwork, picture: Tensor, decoy: Tensor, o
 
 
 def succeeded(row: Mapping[str, Any]) -> bool | None:
-    """Whether an attack has succeeded on one unit: its picture shows the decoy, and the network is as good as before.
+    """Whether an attack has succeeded on one unit: its picture shows the decoy, and at most 1 % of accuracy is lost.
 
     Args:
         row: with ``decoy_correspondence``, ``accuracy_before`` and ``accuracy_after``.
 
     Returns:
-        None where the picture was not made, or the attack has no decoy.
+        True or False; None where the picture failed or the attack has no decoy.
     """
     if CORRESPONDENCE not in row:
         return None

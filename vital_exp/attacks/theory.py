@@ -1,4 +1,4 @@
-"""What a unit's two extreme pictures decide about it, class of functions by class (docs/methods/theory.md)."""
+"""How far a unit's two extreme pictures determine it, for each class of functions (docs/methods/theory.md)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from vital_exp.references.base import References
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
 
-LARGEST = 200  # natural images that are compared; of more, as many evenly spread ones
+LARGEST = 200  # natural images that are compared; of more, evenly spread ones
 PER_PASS = 16
-FACTORS = (1, 2, 4)  # times the least Lipschitz constant that the two pictures allow
-DIMENSIONS = (2, 8)  # in which a function is affine, beside one and all
-DECIDED, OPEN = 0.01, 0.99  # shares of the range
+FACTORS = (1, 2, 4)  # Lipschitz constants, as multiples of the least one that the two pictures allow
+DIMENSIONS = (2, 8)  # numbers of dimensions of affine functions, beside one and all
+DECIDED, OPEN = 0.01, 0.99  # shares of the range below which a class is decided, above which it is open
 FACTS = (
     "lipschitz_constant",
     "least_lipschitz_constant",
@@ -46,8 +46,8 @@ class UnitFunction:
 
     Attributes:
         network: the frozen network.
-        read: of one target, :class:`Readout`.
-        size: (C, H, W) of its pictures.
+        read: the unit's read-out.
+        size: (C, H, W) of the pictures.
     """
 
     network: VisionNetwork
@@ -55,7 +55,7 @@ class UnitFunction:
     size: tuple[int, ...]
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Return the unit's values (N,), float64, of points (N, C H W) in [0, 1]: a logit, a channel's maximum."""
+        """Return the unit's values (N,), float64, at points (N, C H W) in [0, 1]: the logit, or a channel's maximum."""
         with torch.no_grad():
             return torch.cat([self._values(part).double() for part in points.split(PER_PASS)]).cpu()
 
@@ -65,7 +65,7 @@ class UnitFunction:
         return self.read.select([0] * len(points)).value(exact(activations[self.read.layer]))
 
     def steepness(self, points: Tensor) -> Tensor:
-        """Return the length of the unit's gradient in RGB at each point, (N,)."""
+        """Return the Euclidean norm of the unit's gradient by the values in [0, 1] at each point, (N,)."""
         found = []
         for part in points.split(PER_PASS):
             given = part.float().requires_grad_()
@@ -78,12 +78,13 @@ class UnitFunction:
 def decided(run: RecordedRun, target: Target, settings: AuditSettings) -> tuple[list[dict[str, Any]], Tensor]:
     """Return a row per class of functions, and the two pictures (2, C, H, W), the maximising one first.
 
-    Columns: target, class, construction, n, undecided and undecided_mean (as shares of the range of f: how far apart
-    two members of the class are that agree with f at the pictures, at the worst natural image and over them),
-    difference (of f itself from the farther member, at the worst image), and ``FACTS``.
+    Columns: target, class, construction, n, undecided, undecided_mean, difference, and ``FACTS``. Undecided is the
+    distance between the largest and the smallest member of the class that agree with f at the pictures, as a share of
+    the range of f: the largest over natural images, and the mean. Difference is the largest distance of f from the
+    farther member, as a share of the range.
 
     Raises:
-        UsageError: a direction, or a unit that is the same for all images.
+        UsageError: the target is a direction, or the unit has the same value for all images.
     """
     if target.is_direction:
         raise UsageError("run", run.folder, "a run of classes, channels or neurons is needed, not of directions")
@@ -97,7 +98,7 @@ def decided(run: RecordedRun, target: Target, settings: AuditSettings) -> tuple[
 
 
 def known_of(run: RecordedRun, target: Target, settings: AuditSettings) -> tuple[Known, UnitFunction, Tensor]:
-    """Return what is known of a unit, the unit, and its values (N,) at the natural images."""
+    """Return what is known of a unit (see :class:`Known`), the unit, and its values (N,) at the natural images."""
     place = run.targets.index(target)
     picture = resized(run.pictures[place : place + 1], run.network.preprocessing.size)
     natural = resized(everyday_images(run, settings.count), run.network.preprocessing.size)
@@ -111,18 +112,18 @@ def known_of(run: RecordedRun, target: Target, settings: AuditSettings) -> tuple
     ends = torch.cat([values, f])
     low, high = float(ends.min()), float(ends.max())
     if not math.isfinite(high - low) or high - low < torch.finfo(torch.float32).eps * max(abs(low), abs(high), 1e-30):
-        raise UsageError("run", run.folder, f"{target.name} is {low:g} for all images: no function to tell apart")
+        raise UsageError("run", run.folder, f"{target.name} is {low:g} for all images: it has no range to compare with")
     return Known(pictures, values, images, low, high), unit, f
 
 
 def everyday_images(run: RecordedRun, count: int) -> Tensor:
-    """Return up to ``count`` natural images of each class; of a network without classes, of each of the targets."""
+    """Return up to ``count`` natural images of each class or, where the images have no classes, of each target."""
     found: NaturalImages | None = None
     references: References = run.references
     if run.network.class_names is not None and any(target.layer is not None for target in run.targets):
         try:
             found = run.natural(count)
-        except UsageError:  # a mining's folder need not have classes
+        except UsageError:  # a folder that was mined need not have classes
             found = None
     if found is not None:
         return found.images
@@ -132,9 +133,10 @@ def everyday_images(run: RecordedRun, count: int) -> Tensor:
 
 
 def minimising_picture(run: RecordedRun, target: Target, weakest: Tensor, settings: AuditSettings) -> Tensor:
-    """Return a picture (C, H, W) that lowers the unit, by Lucid's recipe with minus the activation.
+    """Return a picture (C, H, W) that minimises the unit: Lucid's recipe with the negative activation.
 
-    Where no gradient lowers it (behind a ReLU), or it ends above the weakest natural image, that image.
+    Where the picture fails (no gradient behind a ReLU), or its value is above the weakest natural image's, return that
+    image.
     """
     keys: dict[str, Any] = {"seed": settings.seed, "steps": settings.steps}
     made = make_pictures(run.network, [target], "fourier", overrides=["objective.activation.weight=-1"], **keys)
@@ -147,10 +149,11 @@ def minimising_picture(run: RecordedRun, target: Target, weakest: Tensor, settin
 
 
 def lipschitz_facts(known: Known, unit: UnitFunction, f: Tensor) -> dict[str, float]:
-    """Return L as far as the images show it, and how far from a picture it binds.
+    """Return ``FACTS``: a lower bound of the Lipschitz constant L, and how far from a picture L bounds the unit.
 
-    ``lipschitz_constant`` is the largest gradient at an image or a picture, or slope between two of them: L is at least
-    that, so the true ``binding_radius`` is at most the one returned.
+    ``lipschitz_constant`` is the largest norm of the gradient at images and pictures, or the largest slope between two
+    of these, if it is larger. The true L is at least as large, so the true ``binding_radius`` is at most the one
+    returned. ``images_within`` is the share of natural images nearer to a picture than that radius.
     """
     points = torch.cat([known.pictures, known.images])
     steepest = float(unit.steepness(points).max())
@@ -163,7 +166,7 @@ def lipschitz_facts(known: Known, unit: UnitFunction, f: Tensor) -> dict[str, fl
 
 
 def constructions(known: Known, unit: UnitFunction, estimated: float) -> Iterator[tuple[str, str, Bounds | None]]:
-    """Yield each class with the name of its construction and its bounds; None where there is no member."""
+    """Yield each class of functions, the construction of its extreme members, and their bounds; None: no members."""
     yield "black box", "f at the pictures, an end of the range elsewhere", classes.black_box(known)
     yield "neural network", "f plus a ReLU network that is 0 at the pictures", classes.neural_network(known, unit)
     yield "network of least empirical risk", "the same, and 0 at every second image too", _same_risk(known, unit)
@@ -184,7 +187,7 @@ def constructions(known: Known, unit: UnitFunction, estimated: float) -> Iterato
 
 
 def _same_risk(known: Known, unit: UnitFunction) -> Bounds | None:
-    """A network that answers as f does at every second image: any mean of losses over these is the same."""
+    """A network that equals f at every second image, so that any empirical risk over these images is the same."""
     if len(known.images) < 2:
         return None
     kept, others = known.images[::2], known.images[1::2]
@@ -194,7 +197,7 @@ def _same_risk(known: Known, unit: UnitFunction) -> Bounds | None:
 
 
 def measured(known: Known, f: Tensor, bounds: Bounds | None) -> dict[str, Any]:
-    """Return how far the class leaves f open, as shares of its range; None where there is no member."""
+    """Return how far a class of functions leaves f open, in shares of the range; None where it has no member."""
     if bounds is None or not bool(torch.isfinite(bounds.low + bounds.high).all()):
         return {"n": len(f), "undecided": None, "undecided_mean": None, "difference": None}
     f = f if bounds.images is None else f[bounds.images]
@@ -224,13 +227,13 @@ def _line(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def verdicts(rows: list[dict[str, Any]]) -> list[str]:
-    """Return one line on the classes, and one line per unit on its Lipschitz constant."""
+    """Return one line about the classes of functions, then one line per unit about its Lipschitz constant."""
     lines = [line for line in summary(rows) if line["undecided"] is not None]
     nothing = [line["class"] for line in lines if line["undecided"] > OPEN]
     decided = [line["class"] for line in lines if line["undecided"] < DECIDED]
     said = [
-        f"the pictures decide {', '.join(decided) or 'no class'}; "
-        f"at some natural image they say nothing for {len(nothing)} of {len(lines)} classes of functions"
+        f"the pictures determine the unit in these classes of functions: {', '.join(decided) or 'none'}; in "
+        f"{len(nothing)} of {len(lines)} classes they leave its whole range open at some natural image"
     ]
     return said + [_bound(row) for row in {row["target"]: row for row in rows}.values()]
 
@@ -238,6 +241,6 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
 def _bound(row: dict[str, Any]) -> str:
     return (
         f"{row['target']}: L is at least {row['lipschitz_constant']:.3g}, so a picture bounds the unit within "
-        f"{row['binding_radius']:.3g} at most; the nearest natural image is {row['nearest_image']:.3g} away, "
-        f"{row['images_within']:.0%} of {row['n']} are within"
+        f"a distance of at most {row['binding_radius']:.3g}; the nearest natural image is {row['nearest_image']:.3g} "
+        f"away, and {row['images_within']:.0%} of {row['n']} natural images are within"
     )

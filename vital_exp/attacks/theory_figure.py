@@ -1,4 +1,4 @@
-"""The figure of the check of theory: what the pictures leave open, a bar per class of functions."""
+"""The chart of the check ``theory``: what the pictures leave open, a bar per class of functions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def figure(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _tick(x: Callable[[float], float], value: float, bottom: float) -> str:
-    words = {0: "0: the pictures decide", 0.5: "half of the range", 1: "1: they say nothing"}[value]
+    words = {0: "0: determined", 0.5: "half of the range", 1: "1: all is open"}[value]
     anchor = {0: "start", 0.5: "middle", 1: "end"}[value]
     return (
         f'<line x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{TOP}" y2="{bottom}" stroke="currentColor" '

@@ -1,4 +1,4 @@
-"""Attacked networks as VisionNetworks that keep the honest one's preprocessing, classes and recipe; decoy pictures."""
+"""Attacked networks as VisionNetworks with the honest network's preprocessing, classes and recipe; decoy images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vital_exp.references.files import PictureFiles
 def rewrapped(
     network: VisionNetwork, module: nn.Module, attack: str, prefix: str = "", output: Output | None = None
 ) -> VisionNetwork:
-    """Return an attacked module with all that belongs to the honest network.
+    """Return an attacked module as a network with the honest one's preprocessing, classes, recipe and head.
 
     Args:
-        network: the honest one.
-        module: the attacked one, in which the honest one's layers have names that start with ``prefix``.
-        attack: goes into the name.
+        network: the honest network.
+        module: the attacked module; each layer of the honest network has its name there, behind ``prefix``.
+        attack: a name, which becomes part of the network's name.
         prefix: see ``module``.
-        output: where the attacked module's logits are; None: where the honest one's are.
+        output: where the logits are in the module's output; None: as in the honest network.
     """
     own = alignment(network, Recipe())
     layers = tuple(f"{prefix}{layer}" for layer in own.layers)
@@ -35,23 +35,23 @@ def rewrapped(
 
 
 def checked_decoy(picture: Tensor, network: VisionNetwork, key: str = "decoy") -> Tensor:
-    """Return a decoy picture (C, H, W).
+    """Return a decoy (C, H, W).
 
     Raises:
-        UsageError: it is no picture of the network's input size.
+        UsageError: the decoy does not have the network's input size.
     """
     wanted = (network.preprocessing.channels, *network.preprocessing.size)
     if tuple(picture.shape) != wanted:
         found, needed = ("x".join(map(str, shape)) for shape in (picture.shape, wanted))
-        raise UsageError(key, found, f"a picture of the network's input size is needed, {needed}")
+        raise UsageError(key, found, f"an image of the network's input size is needed, {needed}")
     return picture
 
 
 def load_decoy(path: str | Path, network: VisionNetwork) -> Tensor:
-    """Return the picture of a file, (C, H, W) in [0, 1].
+    """Return the image of a file, (C, H, W) in [0, 1].
 
     Raises:
-        UsageError: no such file, no image, or not of the network's input size.
+        UsageError: the file is missing, no readable image, or not of the network's input size.
     """
     place = Path(path).expanduser()
     if not place.is_file():
