@@ -251,7 +251,7 @@ def test_a_saved_network_answers_as_it_did(runs: Path, workplace: Path) -> None:
         ("slingshot", "classes", {"tuning": {"epochs": 3}}, "no such key"),
         ("silent_units", "single", {"count": 2}, "natural images of at least two classes"),
         ("silent_units", "classes", {"count": 2, "layer": "layer4.0.bn1"}, "is no convolution"),
-        ("silent_units", "classes", {"count": 2, "decoy": "small.png"}, "decoy=3x16x16: a picture of the network"),
+        ("silent_units", "classes", {"count": 2, "decoy": "small.png"}, "decoy=3x16x16: an image of the network"),
         ("silent_units", "classes", {"count": 2, "decoy": "none.png"}, "decoy=none.png: no such file"),
         ("silent_units", "classes", {"count": 2, "decoy": "stra"}, "did you mean star"),
         ("proxpulse", "classes", {"count": 2}, "a hidden unit is needed"),

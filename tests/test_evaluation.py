@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tests.tiny import tiny_net
 from vital_exp import load_model
+from vital_exp.commands.help_text import help_text
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.metrics import METRICS, chosen, higher_is_better
 from vital_exp.evaluation.pictures import PictureSet, folder_pictures
@@ -229,6 +230,13 @@ def test_unknown_metrics_suggest_the_nearest() -> None:
         higher_is_better("nonsense")
 
 
+def test_the_help_that_the_message_names_lists_all_metrics() -> None:
+    words = help_text("evaluate", ["evaluation"]).replace(",", " ").replace(".", " ").split()
+    assert set(METRICS) <= set(words)
+    with pytest.raises(UsageError, match=r"^metrics=x-9: no such metric; vital-evaluate --help evaluation lists all$"):
+        chosen(["x-9"])
+
+
 def test_every_metric_says_which_direction_is_better() -> None:
     assert all(metric.better for metric in METRICS.values())
     assert higher_is_better("fid[target]") is False
@@ -248,7 +256,7 @@ def test_metrics_say_what_they_lack(networks: tuple[VisionNetwork, VisionNetwork
     reasons = {name: str(score.reason) for name, score in bare.scores.items() if score.value is None}
     assert "needs natural images of the targets" in reasons["activation_ratio"]
     assert "needs a judge" in reasons["transfer"]
-    assert "at least 2 pictures, and there are 1" in reasons["inception_score[target]"]
+    assert "at least 2 pictures, and there is 1" in reasons["inception_score[target]"]
     assert bare.scores["accuracy_top1"].value == 1
     one = table_of(networks, real_pictures()[:1], targets_of()[:1])
     assert "at least 2 targets" in str(one.scores["cosy"].reason)
@@ -353,9 +361,9 @@ def test_pictures_of_different_sizes_are_brought_to_the_network_s(folder: Path) 
 
 
 MISTAKES = {
-    "pattern without a target": ("picture-*.png", "", "pattern=.*what the target is"),
+    "pattern without a target": ("picture-*.png", "", "pattern=.*needs a placeholder for the target"),
     "pattern with a strange place": ("class-{number}.png", "", "pattern=.*{index}"),
-    "pattern that fits nothing": ("unit-{index}.png", "", "pattern=.*fits no file.*class-0.png"),
+    "pattern that fits nothing": ("unit-{index}.png", "", "pattern=.*matches no file.*class-0.png"),
     "unknown class": ("{target}.png", "x", "targets=class-99: of class-99.png"),
     "two pictures of a target": ("*-{index}.png", "other-1.png", "pictures=class-1: has two pictures"),
     "table without columns": ("a,b\n", "csv", "targets=.*needs the columns picture and target, and has a, b"),

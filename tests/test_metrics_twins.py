@@ -84,7 +84,7 @@ def test_intervals_of_sets_hold_the_value_and_narrow() -> None:
 
 
 def test_too_few_pictures_say_how_many_are_needed() -> None:
-    with pytest.raises(NotComputed, match="at least 2 pictures, and there are 1"):
+    with pytest.raises(NotComputed, match="at least 2 pictures, and there is 1"):
         distances.fid(drawn(0, 1, 3), drawn(1, 9, 3))
     with pytest.raises(NotComputed, match="at least 50 pictures, and there are 9"):
         distances.kid(drawn(0, 9, 3), drawn(1, 99, 3), subset_size=50)

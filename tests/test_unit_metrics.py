@@ -294,7 +294,7 @@ def test_paths_say_nothing_where_natural_images_of_a_unit_are_as_unlike_as_other
 
     score = table_of(network, [judge], references=Noise(), metrics=["path_similarity"]).scores["path_similarity"]
     assert score.value is None
-    assert "needs natural images of one unit that are more alike than those of two (" in str(score.reason)
+    assert "needs natural images of one unit that are more similar than those of two (" in str(score.reason)
 
 
 # --- what counts as a unit ------------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def test_without_a_judge_or_natural_images(network: VisionNetwork, judge: Vision
     assert alone.scores["own_unit_first"].value is not None
     rows = {row.measure.number: row for row in readable(alone.metrics)}
     assert "needs a judge" in str(rows["correspondence_auc"].pictures["reason"])
-    assert rows["correspondence_auc"].meaning.startswith("Another network sees")
+    assert rows["correspondence_auc"].meaning.startswith("Another network compares")
     evidence = Evidence(network, FACETED, to_uint8(pictures_of(FACETED)), judges={"TinyNet": judge})
     bare = measure(evidence, chosen("units"))
     assert bare["high_frequency"].value is not None
@@ -374,7 +374,7 @@ def test_units_stands_for_its_metrics(network: VisionNetwork) -> None:
     assert [metric.name for metric in chosen(["units", "mis", "basic"])][-2:] == ["accuracy", "transfer"]
     assert set(SETS["units"]) | set(SETS["basic"]) <= set(METRICS)
     assert compose_config(["evaluation=units"], "visualize").evaluation.metrics == "units"
-    with pytest.raises(UsageError, match=r"metrics=unit: .*all, basic, units, accuracy.*did you mean units"):
+    with pytest.raises(UsageError, match=r"metrics=unit: .*evaluation lists all .did you mean units"):
         chosen("unit")
 
 
@@ -397,7 +397,7 @@ def test_every_number_of_the_set_stands_in_the_table(table: Evaluation) -> None:
     resemblance = by_name["correspondence_auc[TinyNet]"]
     assert resemblance.ceiling["value"] == table.scores["correspondence_auc_natural[TinyNet]"].value
     assert (resemblance.floor["value"], resemblance.floor["note"]) == (0.5, "by construction")
-    assert resemblance.meaning.startswith("TinyNet sees the picture")
+    assert resemblance.meaning.startswith("TinyNet compares the picture")
     assert by_name["own_unit_first"].floor["value"] == pytest.approx(1 / 3)
     assert by_name["activation_ratio"].floor["value"] == table.scores["activation_ratio_others"].value
     assert by_name["high_frequency_ratio"].floor["value"] is None

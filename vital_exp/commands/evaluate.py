@@ -56,7 +56,7 @@ def evaluate_job(config: Configuration) -> int:
 def _score(config: Configuration) -> int:
     place, out = _places(config)
     with uncollected():
-        from vital_exp.evaluation.pictures import told
+        from vital_exp.evaluation.pictures import unreadable_text
         from vital_exp.runs.evaluate import Evaluations
 
     table = _evaluated(config, place)
@@ -76,7 +76,7 @@ def _score(config: Configuration) -> int:
     print(table)
     _send(config, out, table)
     if table.unreadable:
-        print(told(dict(table.unreadable), len(table.unreadable) + len(table.targets)))
+        print(unreadable_text(dict(table.unreadable), len(table.unreadable) + len(table.targets)))
     print(f"metrics: {out / 'metrics.json'} and metrics.csv")
     if config.pictures is None:
         print(f"gallery: {out / 'report.html'}\nnext: vital-report runs={out}")

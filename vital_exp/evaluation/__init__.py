@@ -1,1 +1,1 @@
-"""How good are the pictures? Recognition by the network itself and by judges."""
+"""Evaluation: metrics of pictures, by the network that they were made for and by judges."""

@@ -1,4 +1,4 @@
-"""How strongly pictures drive the units they were made for."""
+"""How strongly pictures drive their units."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from vital_exp.targets.unit import OUTPUT, Target
 def activation_rows(
     targets: Sequence[Target], activations: Sequence[float], references: References
 ) -> list[dict[str, float | int | str]]:
-    """Return one row per hidden unit: its activation by its picture, and that as a share of its largest natural one.
+    """Return one row per hidden unit: ``activation``, that of its picture, and ``activation_ratio``.
 
-    The share, ``activation_ratio``, is there when the references are mined and the largest natural activation is
-    positive.
+    The ratio is the activation as a share of the unit's largest activation on natural images. It is missing where the
+    references were not mined or the largest activation is not positive.
     """
     rows: list[dict[str, float | int | str]] = []
     for target, activation in zip(targets, activations, strict=True):
@@ -35,23 +35,23 @@ def activation_rows(
 
 
 def shares(activations: Tensor, largest: Tensor) -> Tensor:
-    """Return activations as shares of each unit's largest natural one; NaN where that is not positive.
+    """Return activations as shares of each unit's largest activation on natural images, (N, K).
 
     Args:
-        activations: (N, K), of K units by N pictures.
-        largest: (K,) of natural images.
+        activations: (N, K), of N pictures in K units.
+        largest: (K,), each unit's largest activation on natural images; NaN is returned where it is not positive.
     """
     return torch.where(largest > 0, activations / largest, torch.nan)
 
 
 def own_first(found: Tensor, own: Tensor) -> Tensor:
-    """Return whether each picture drives its own unit furthest, (N,): 1, 0, or one in k where k units share the lead.
+    """Return whether each picture drives its own unit most, of all units, (N,): 1 or 0; 1 / k in a tie of k units.
 
-    They share it where their activation is bounded, by a ReLU6 or at 0: who leads is then a guess among them.
+    Ties come from bounded activations: 0, or the bound of a ReLU6. 1 / k is the expectation of a guess.
 
     Args:
-        found: (N, K) of :func:`shares`; units that are NaN do not compete, and have NaN themselves.
-        own: (N,) the number of each picture's unit.
+        found: (N, K), the result of :func:`shares`. A unit with NaN does not compete, and its own pictures get NaN.
+        own: (N,), the number of each picture's unit.
     """
     mine = found.gather(1, own[:, None])  # (N, 1)
     ahead = (found > mine).any(dim=1)
@@ -62,14 +62,14 @@ def own_first(found: Tensor, own: Tensor) -> Tensor:
 
 @torch.no_grad()
 def unit_activations(network: VisionNetwork, readout: Readout, pictures: Tensor) -> Tensor:
-    """Return what each picture's own target reads of it, (N,) float32 on the CPU.
+    """Return the activation of each picture in its own target, (N,) float32 on the CPU.
 
-    A class's logit; a channel's spatial maximum; a neuron's activation at its position.
+    That is a class's logit, a channel's largest activation over positions, or a neuron's activation at its position.
 
     Args:
-        network: the network the pictures were made for.
-        readout: one target per picture.
-        pictures: (N, 3, H, W) RGB in [0, 1]; class units see them at the network's input size.
+        network: the network that the pictures were made for.
+        readout: the targets' read-out, one target per picture.
+        pictures: (N, C, H, W) in [0, 1]; for classes they are resized to the network's input size.
     """
     taps = network.taps([readout.layer])
     values = []

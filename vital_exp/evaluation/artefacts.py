@@ -1,4 +1,4 @@
-"""What pictures have and natural images have not: repeated patterns, and energy at high frequencies."""
+"""Artefacts of pictures that natural images lack: repeated patterns, and energy at high frequencies."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Peaks nearer to the centre than this share of the side belong to its own lobe.
+# Share of the side: peaks of the autocorrelation nearer to its centre belong to the central lobe.
 CENTRE = 1 / 16
-# Cycles per pixel, half of the highest: above it natural images have little energy (their power falls as 1 / f^2).
+# Cycles per pixel, half the Nyquist frequency. Natural images have little energy above: their power falls as 1 / f^2.
 HIGH = 0.25
-# High-frequency energy of white noise: the share of all frequencies, a unit square, outside that circle.
+# High-frequency energy of white noise: the share of the unit square of frequencies outside the circle of radius HIGH.
 WHITE_NOISE = 1 - math.pi * HIGH**2
 
 
 def repetition(pictures: Tensor) -> Tensor:
     """Return the height of the largest off-centre peak of each picture's autocorrelation, (N,) in [0, 1].
 
-    The circular autocorrelation of the grey picture less its mean; the centre has height 1. A peak is no lower than
-    its eight neighbours and at least 1/16 of the side away from the centre. 0 without a peak above 0.
+    It is the circular autocorrelation of the grey picture minus its mean, scaled to 1 at the centre. A peak is at least
+    as high as its eight neighbours, and at least 1/16 of the side (and 2 px) away from the centre. The result is 0
+    where there is no positive peak.
 
     Args:
-        pictures: (N, 3, H, W) RGB in [0, 1].
+        pictures: (N, C, H, W) in [0, 1].
 
     Examples:
         >>> import torch
@@ -44,7 +45,7 @@ def repetition(pictures: Tensor) -> Tensor:
 
 
 def _near_centre(height: int, width: int) -> Tensor:
-    """Which shifts are near 0, counted around the border, (H, W)."""
+    """Whether each circular shift, (H, W), belongs to the central lobe."""
     rows = torch.fft.fftfreq(height, 1 / height)[:, None]
     columns = torch.fft.fftfreq(width, 1 / width)[None]
     centre: Tensor = (rows.square() + columns.square()).sqrt() < max(2.0, CENTRE * min(height, width))
@@ -52,12 +53,12 @@ def _near_centre(height: int, width: int) -> Tensor:
 
 
 def high_frequency(pictures: Tensor) -> Tensor:
-    """Return the share of each picture's energy at more than 0.25 cycles per pixel, the mean left out, (N,) in [0, 1].
+    """Return the share of each picture's energy above 0.25 cycles per pixel, (N,) in [0, 1]; the mean does not count.
 
-    Under a Hann window, so that the jump at the border does not count.
+    A Hann window removes the jump at the border.
 
     Args:
-        pictures: (N, 3, H, W) RGB in [0, 1].
+        pictures: (N, C, H, W) in [0, 1].
 
     Examples:
         >>> import torch

@@ -1,8 +1,8 @@
-"""What CLIP calls a picture: zero-shot classification, and naming it freely (docs/methods/metrics.md)."""
+"""CLIP as a judge: zero-shot classification of pictures, and free naming (docs/methods/metrics.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,19 +28,19 @@ from vital_exp.values import one_of
 KEY = "evaluation.clip"
 KEYS = {name: f"{KEY}.{name}" for name in ("model", "pretrained", "checkpoint")}
 TEXTS_PER_PASS = 256
-PHOTO = "photo"  # one template; all 80 of CLIP's paper cost 80 passes a name
+PHOTO = "photo"  # one template; the 80 of CLIP's paper cost 80 passes per name
 TEMPLATES = (PHOTO, "imagenet")
-NAMED = 3  # words that a picture is named by
+NAMED = 3  # words that name a picture
 
 
 @dataclass
 class Clip:
-    """A CLIP model of open_clip: reads pictures, and embeds texts.
+    """A CLIP model of open_clip, which embeds pictures and texts.
 
     Attributes:
-        model: frozen.
-        tokenizer: of its vocabulary.
-        preprocessing: of its pictures.
+        model: the frozen model.
+        tokenizer: maps texts to the model's tokens.
+        preprocessing: the model's input size and normalisation.
         templates: sentences with ``{}`` for a name.
     """
 
@@ -53,29 +53,29 @@ class Clip:
 
     @property
     def identity(self) -> None:
-        """None: its readings of natural images are not kept."""
+        """None: CLIP's readings of natural images are not kept on disk."""
         return
 
     @property
     def head(self) -> Head:
-        """Its scaled cosines with the names of all classes go through a softmax."""
+        """A softmax over the scaled cosines with the names of all classes."""
         return Head()
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         found: torch.device = next(self.model.parameters()).device
         return found
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Reading:
-        """Return the embeddings of pictures, (n, D) of length 1."""
+        """Return the embeddings of pictures (n, C, H, W) in [0, 1]: (n, D), unit vectors."""
         fitted = resized(as_rgb(pictures), self.preprocessing.size).to(self.device)
         return Reading(normalize(self.model.encode_image(self.preprocessing.normalise(fitted)).float(), dim=1).cpu())
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Return the embeddings of texts, (n, D) of length 1."""
+        """Return the embeddings of texts, (n, D), unit vectors."""
         parts = []
         for start in range(0, len(texts), TEXTS_PER_PASS):
             tokens = self.tokenizer(list(texts[start : start + TEXTS_PER_PASS])).to(self.device)
@@ -83,14 +83,14 @@ class Clip:
         return torch.cat(parts)
 
     def names(self, names: Sequence[str]) -> Tensor:
-        """Return (n, D) of length 1: the mean embedding of each name in all templates."""
+        """Return the mean embedding of each name over all templates, (n, D), unit vectors."""
         sentences = [template.format(name) for name in names for template in self.templates]
         by_name = self.texts(sentences).view(len(names), len(self.templates), -1)
         return normalize(by_name.mean(dim=1), dim=1)
 
     @property
     def scale(self) -> float:
-        """What cosines are multiplied by before the softmax over names."""
+        """The factor of the cosines before the softmax over names, CLIP's inverse temperature."""
         return float(self.model.logit_scale.exp())
 
 
@@ -108,15 +108,15 @@ def load_clip(
     Args:
         model: a name of open_clip's (ViT-B-32 and ViT-B-32-quickgelu differ), or a JSON file with its configuration.
         checkpoint: local weights, .safetensors or weights-only .pt.
-        pretrained: the tag of published weights ("openai"), fetched where ``download`` says so.
+        pretrained: the tag of published weights ("openai"), used where there is no ``checkpoint``.
         templates: ``"photo"`` ("a photo of a {}") or ``"imagenet"``, the 80 of CLIP's paper.
-        download: fetch the weights where they are not there.
-        device: where it runs.
-        cache_dir: where fetched weights go.
+        download: whether published weights may be downloaded.
+        device: the device for the model.
+        cache_dir: the folder for downloaded weights.
 
     Raises:
-        NotComputed: open_clip or the weights are not there.
-        UsageError: an unknown model, tag or template, no such file.
+        NotComputed: open_clip is not installed, or there are no weights and ``download`` is false.
+        UsageError: an unknown model, tag or template, or a file that does not exist.
     """
     one_of(f"{KEY}.templates", templates, TEMPLATES)
     place = local_file(checkpoint, f"{KEY}.checkpoint")
@@ -135,18 +135,18 @@ def load_clip(
     return Clip(network, open_clip.get_tokenizer(name), preprocessing, chosen)
 
 
-def _format(template: Any) -> str:
-    """open_clip's templates are functions of a name."""
+def _format(template: Callable[[str], str]) -> str:
+    """The sentence with ``{}`` of a template of open_clip's, which is a function of a name."""
     return str(template("{}"))
 
 
 def vocabulary(path: str | None, class_names: ClassNames) -> list[str]:
-    """Return the words a picture may be named by: those of a file, one per line, or all names of ImageNet's classes.
+    """Return the words that may name a picture: the lines of a file, or all names of ImageNet's classes (None).
 
-    The labels of the network's own classes always belong to it.
+    The labels of the network's own classes are added.
 
     Raises:
-        UsageError: no such file, or fewer than three words.
+        UsageError: the file does not exist, or there are fewer than three words.
     """
     place = local_file(path, f"{KEY}.vocabulary")
     if place is None:
@@ -155,28 +155,28 @@ def vocabulary(path: str | None, class_names: ClassNames) -> list[str]:
         words = read_lines(place, f"{KEY}.vocabulary")
     words = list(dict.fromkeys([*words, *(class_names.label(index) for index in range(len(class_names)))]))
     if len(words) < NAMED:
-        raise UsageError(f"{KEY}.vocabulary", path, f"at least {NAMED} words")
+        raise UsageError(f"{KEY}.vocabulary", path, f"at least {NAMED} words are needed")
     return words
 
 
 def best_words(pictures: Tensor, words: Tensor, count: int = NAMED) -> Tensor:
-    """Return which words are most like each picture, best first, (N, count).
+    """Return the numbers of the words most similar to each picture, best first, (N, count).
 
     Args:
-        pictures: (N, D) embeddings of length 1.
-        words: (W, D) likewise.
+        pictures: (N, D), embeddings, unit vectors.
+        words: (W, D), embeddings of the vocabulary, unit vectors.
         count: words per picture.
     """
     return (pictures @ words.T).topk(count, dim=1).indices
 
 
 def naming(pictures: Tensor, words: Tensor, names: Tensor) -> Tensor:
-    """Return how like each picture's best three words are to its class name, the mean of their cosines, (N,).
+    """Return the similarity of each picture's best three words to its class name, (N,): the mean of their cosines.
 
     Args:
-        pictures: (N, D) embeddings of length 1.
-        words: (W, D) of the vocabulary.
-        names: (N, D) of each picture's class name.
+        pictures: (N, D), embeddings, unit vectors.
+        words: (W, D), embeddings of the vocabulary.
+        names: (N, D), embeddings of each picture's class name.
     """
     chosen = words[best_words(pictures, words)]  # (N, 3, D)
     return torch.einsum("nkd,nd->nk", chosen, names).mean(dim=1)

@@ -1,4 +1,4 @@
-"""Is one method better than another? Differences on the same targets and seeds."""
+"""Comparison of two methods by their differences on the same targets and seeds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from vital_exp.evaluation.intervals import bootstrap_mean
 
-Values = Mapping[Any, float] | Sequence[float]  # keys are hashable
+Values = Mapping[Any, float] | Sequence[float]  # by any hashable key
 
 
 def paired_difference(a: Values, b: Values, seed: int = 0) -> dict[str, float | int | bool | None]:
-    """Return the mean difference a - b over what both have, with its 95 % paired bootstrap interval.
+    """Return the mean difference a - b over the keys that both have, with its 95 % paired bootstrap interval.
 
     Args:
         a, b: values by target, or by (target, seed); two sequences are paired by their order. Pairs with a value that
@@ -20,11 +20,11 @@ def paired_difference(a: Values, b: Values, seed: int = 0) -> dict[str, float | 
         seed: of the resampling.
 
     Returns:
-        ``{"value", "low", "high", "n", "significant"}``; significant when the interval leaves out 0. Without a pair
-        value, low, high are None and n is 0; one pair is never significant.
+        ``{"value", "low", "high", "n", "significant"}``. The difference is significant if the interval excludes 0 and
+        there are at least two pairs. Without a pair, value, low and high are None and n is 0.
 
     Raises:
-        ValueError: sequences of different lengths.
+        ValueError: the sequences differ in length, or a mapping is compared with a sequence.
 
     Examples:
         >>> from vital_exp.evaluation.comparison import paired_difference

@@ -1,7 +1,7 @@
-"""Does a picture look like what its unit answers to? Part (b) of VITAL's human study, by a network's embedding.
+"""Correspondence of pictures and natural images, by a network's embedding: a proxy of part (b) of VITAL's human study.
 
-The share of pairs, of a natural image of the picture's own unit and one of another unit, in which the own one is more
-like the picture: an area under the ROC curve, 0.5 by chance.
+Take all pairs of a natural image of the picture's own unit and one of another unit. Correspondence is the share in
+which the picture is more similar to its own unit's image: an area under the ROC curve, 0.5 by chance.
 """
 
 from __future__ import annotations
@@ -13,32 +13,36 @@ from torch import Tensor
 
 from vital_exp.evaluation.ranking import auc
 
-# Cosine from which on two embeddings are of one image, read in two batches: they differ by 1e-4 of their length.
+# Two embeddings with at least this cosine are of one image: read in two batches, they differ by 1e-4 of their length.
 SAME = 1 - 1e-8
 
 
 def correspondence(picture: Tensor, own: Tensor, others: Tensor) -> float:
-    """Return the share of pairs in which the own image is more like the picture, ties half; NaN without a pair.
+    """Return the share of pairs in which the picture is more similar to the own image; a tie counts half.
 
     Args:
-        picture: (D,) its embedding, of length 1.
-        own: (P, D) of natural images of its unit or facet.
-        others: (Q, D) of natural images of other units.
+        picture: (D,), the picture's embedding, a unit vector.
+        own: (P, D), embeddings of natural images of its unit or facet.
+        others: (Q, D), embeddings of natural images of other units.
+
+    Returns:
+        A number in [0, 1]; NaN without a pair.
     """
     return _share(own @ picture, others @ picture)
 
 
 def natural_correspondence(own: Tensor, others: Tensor) -> float:
-    """Return what natural images of a unit reach, the ceiling of its pictures: the mean over them, each left out.
+    """Return the mean correspondence of a unit's natural images: the ceiling for its pictures.
 
-    Each in turn is the picture and is left out, with its copies: units often share an image that drives them most.
+    Each natural image takes the place of the picture in turn. It and its copies are left out of the pairs, because
+    units often share the image that drives them most.
 
     Args:
-        own: (P, D) embeddings, of length 1.
-        others: (Q, D) likewise.
+        own: (P, D), embeddings of the unit's natural images, unit vectors.
+        others: (Q, D), embeddings of natural images of other units, unit vectors.
 
     Returns:
-        NaN with fewer than two own images, or without others.
+        A number in [0, 1]; NaN with fewer than two own images, or without others.
     """
     within, across = own @ own.T, own @ others.T
     within.fill_diagonal_(1)
@@ -50,9 +54,9 @@ def natural_correspondence(own: Tensor, others: Tensor) -> float:
 def _share(own: Tensor, others: Tensor) -> float:
     if not len(own) or not len(others):
         return math.nan
-    return 1 - auc(others, own)  # the few own ones are sorted, not the many others
+    return 1 - auc(others, own)  # auc sorts its second argument: here the shorter one
 
 
 def unit_vectors(features: Tensor) -> Tensor:
-    """Return (N, D) float64 rows of length 1."""
+    """Return the rows scaled to unit length, (N, D) float64."""
     return torch.nn.functional.normalize(features.double(), dim=1)

@@ -1,7 +1,7 @@
-"""How far a set of pictures is from a set of natural images: Inception Score, FID and KID, of features given.
+"""Inception Score, FID and KID, from given logits or features.
 
-The values are torchmetrics'. The intervals are ours: resampling with torchmetrics would decompose a D x D matrix a
-thousand times, so the same numbers are found from the n x n products of the pictures.
+torchmetrics computes the values. The bootstrap intervals are ours: resampling with torchmetrics would decompose a
+D x D matrix for each resample; the n x n products of the pictures give the same numbers.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from vital_exp.evaluation.intervals import interval_around, resamples
 from vital_exp.evaluation.score import NotComputed, Score
 
 FID_RESAMPLES = 200  # each an eigendecomposition
-FID_AFFORDABLE = 300  # pictures; above, a resample takes more than about 10 ms
-KID_SUBSET = 1000  # pictures per subset, of Binkowski et al. 2018, where there are as many
+FID_AFFORDABLE = 300  # pictures; with more, a resample takes longer than about 10 ms
+KID_SUBSET = 1000  # pictures per subset (Binkowski et al. 2018), where there are enough
 KID_SUBSETS = 100
 
 
 class _Given(nn.Module):
-    """The feature extractor of torchmetrics when the features are there already."""
+    """A feature extractor for torchmetrics that returns its input: the features are given."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class _Given(nn.Module):
 
 
 def inception_score(logits: Tensor) -> Score:
-    """Return exp of the mean KL divergence of each picture's class probabilities from their mean; one split.
+    """Return exp of the mean KL divergence of each picture's class probabilities from their mean (one split).
 
     Args:
         logits: (N, K) of any classifier, float32.
@@ -48,7 +48,7 @@ def inception_score(logits: Tensor) -> Score:
     Examples:
         >>> import torch
         >>> from vital_exp.evaluation.distances import inception_score
-        >>> round(inception_score(100 * torch.eye(4)).value, 3)  # four pictures, each surely of its own class
+        >>> round(inception_score(100 * torch.eye(4)).value, 3)  # four pictures of four classes, without doubt
         4.0
     """
     _need_pictures(len(logits), 2)
@@ -61,7 +61,7 @@ def inception_score(logits: Tensor) -> Score:
 
 
 def _inception_scores(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The score of each resample, (R,), from the sums that a resample only weights."""
+    """The score of each resample, (R,): a resample only changes the weights of the pictures."""
     weights = _weights(len(probabilities))  # (R, N), rows sum to 1
     entropies = np.where(probabilities > 0, probabilities * np.log(np.maximum(probabilities, 1e-300)), 0).sum(axis=1)
     marginal = weights @ probabilities  # (R, K)
@@ -71,7 +71,7 @@ def _inception_scores(probabilities: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def fid(pictures: Tensor, natural: Tensor) -> Score:
-    """Return the Frechet distance of the Gaussians of two sets of features (Heusel et al. 2017).
+    """Return the Frechet distance between Gaussians fitted to two sets of features (Heusel et al. 2017).
 
     Args:
         pictures: (N, D) features.
@@ -108,9 +108,9 @@ def _singular(pictures: Tensor, natural: Tensor) -> str | None:
 def _resampled_fid(pictures: Tensor, natural: Tensor) -> NDArray[np.float64]:
     """The distance of each resample of the pictures, (R,).
 
-    With X the pictures less their mean and S the natural covariance, tr (C S)^(1/2) is the sum of the roots of the
-    eigenvalues of X S X^T / (n - 1), an n x n matrix. Pictures and natural images are first moved so that the natural
-    mean is 0.
+    X is the pictures' features minus their mean, C their covariance, and S the natural covariance. tr (C S)^(1/2) is
+    then the sum of the square roots of the eigenvalues of X S X^T / (n - 1), an n x n matrix. All features are first
+    shifted so that the natural mean is 0.
     """
     origin = natural.mean(dim=0)
     shifted, centred = pictures - origin, natural - origin
@@ -134,20 +134,20 @@ def _doubly_centred(matrix: Tensor) -> Tensor:
 
 
 def kid(pictures: Tensor, natural: Tensor, subset_size: int | None = None) -> Score:
-    """Return the squared maximum mean discrepancy of two sets of features, kernel (x.y / D + 1)^3.
+    """Return KID: the squared maximum mean discrepancy of two sets of features, with the kernel (x.y / D + 1)^3.
 
-    Binkowski et al. 2018: the mean over 100 random subsets.
+    It is the mean over 100 random subsets (Binkowski et al. 2018).
 
     Args:
         pictures: (N, D) features.
         natural: (M, D) features of natural images.
-        subset_size: pictures, and natural images, in a subset; None: 1000, or as many as there are.
+        subset_size: number of pictures, and of natural images, in a subset; None: 1000, or all where there are fewer.
     """
     least = subset_size or 2
     _need_pictures(len(pictures), least)
     _need_natural(len(natural), least)
     size = subset_size or min(KID_SUBSET, len(pictures), len(natural))
-    whole = size == len(pictures) == len(natural)  # then every subset is the set
+    whole = size == len(pictures) == len(natural)  # then each subset is the whole set, and one is enough
     with torch.random.fork_rng(devices=[]), _without_warnings():
         torch.manual_seed(0)  # torchmetrics draws subsets from the global generator
         subsets = 1 if whole else KID_SUBSETS
@@ -160,7 +160,7 @@ def kid(pictures: Tensor, natural: Tensor, subset_size: int | None = None) -> Sc
 
 
 def _resampled_kid(pictures: Tensor, natural: Tensor) -> NDArray[np.float64]:
-    """The unbiased discrepancy of each resample of the pictures, (R,); a picture is not compared with its double."""
+    """The unbiased discrepancy of each resample of the pictures, (R,); copies of one picture are not compared."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.T / a.shape[1] + 1) ** 3
@@ -178,14 +178,14 @@ def _resampled_kid(pictures: Tensor, natural: Tensor) -> NDArray[np.float64]:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """torchmetrics warns that it keeps the features, and of the deviation of a single split or subset."""
+    """Ignore torchmetrics' warnings: that it keeps all features, and that one subset has no deviation."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _weights(count: int) -> NDArray[np.float64]:
-    """How often each of ``count`` pictures is in each resample, as shares, (R, count)."""
+    """The share of each of ``count`` pictures in each resample, (R, count); rows sum to 1."""
     chosen = resamples(count)
     counts = np.zeros((len(chosen), count))
     np.add.at(counts, (np.arange(len(chosen))[:, None], chosen), 1 / count)
@@ -199,9 +199,9 @@ def _with_interval(value: float, statistics: NDArray[np.float64], n: int, reason
 
 def _need_pictures(there: int, least: int) -> None:
     if there < least:
-        raise NotComputed(f"needs at least {least} pictures, and there are {there}")
+        raise NotComputed(f"needs at least {least} pictures, and there {'is' if there == 1 else 'are'} {there}")
 
 
 def _need_natural(there: int, least: int) -> None:
     if there < least:
-        raise NotComputed(f"needs at least {least} natural images, and there are {there}")
+        raise NotComputed(f"needs at least {least} natural images, and there {'is' if there == 1 else 'are'} {there}")

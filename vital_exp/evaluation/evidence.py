@@ -1,4 +1,4 @@
-"""What metrics are computed from: pictures and natural images, passed once through each network and shared by all."""
+"""The evidence that all metrics share: pictures and natural images, passed once through each network."""
 
 from __future__ import annotations
 
@@ -29,36 +29,35 @@ from vital_exp.references.base import References
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import OUTPUT, Target
 
-# Names of the views beside those of judges: the network itself, pixels, the published Inception, CLIP.
+# A "view" is a reader of pictures, by name: that of a judge, or one of these for the network itself, the pixels, the
+# published Inception and CLIP.
 TARGET, PIXELS, INCEPTION, CLIP = "target", "pixels", "inception", "clip"
-# Natural images of a unit whose layer activations are kept for path similarity.
-PATH_IMAGES = 10
+PATH_IMAGES = 10  # natural images of a unit whose layer activations are kept, for path similarity
 
-# Returns a reader; raises NotComputed when it lacks weights.
-Load = Callable[[], PictureReader]
+Load = Callable[[], PictureReader]  # raises NotComputed when weights are missing
 
 
 @dataclass
 class Evidence:
-    """Pictures of targets, natural images of them, and networks that look at both.
+    """Pictures of targets, natural images of the targets, and the networks that read both.
 
     Attributes:
-        network: the one the pictures were made for.
-        targets: of one layer, or all classes.
-        pictures: (N, C, H, W), stored, one per target; what is not the network reads their preview.
-        references: natural images; None when there are none.
+        network: the network that the pictures were made for.
+        targets: targets of one layer, or classes.
+        pictures: (N, C, H, W), one per target, in the dtype of their files. Readers of other channels get a preview.
+        references: natural images; None: there are none.
         judges: other networks of the same classes, by name.
-        absent: judges that are not there, by name, and what they need.
-        load: makes further views, by name (``"inception"``, ``"clip"``, feature spaces), when a metric first asks.
-        spaces: views whose features FID and KID are computed in.
-        results: a line of results.jsonl per target, where there is a run.
-        readout: of hidden units; None: made of the targets, which suits all but directions.
-        settings: of single metrics.
-        natural_views: what natural images are passed through, in one go; set by who knows the metrics.
-        with_layers: whether layers of the network are read; likewise.
-        kept: a folder for what views say of natural images; None keeps nothing.
-        readings: what was read from there or written, by its file; runs of a sweep hand it on.
-        passes: pictures and natural images passed through each view so far.
+        absent: judges that cannot be loaded, by name, with what they need.
+        load: by name, functions that load further readers (``"inception"``, ``"clip"``, feature spaces) at first use.
+        spaces: views whose features FID and KID compare.
+        results: a line of results.jsonl per target, where the pictures are a run's.
+        readout: the targets' read-out; None: made from the targets, which is possible for all but directions.
+        settings: settings of single metrics.
+        natural_views: views that read the natural images, all in one pass; :func:`metrics.measure` sets them.
+        with_layers: whether layers of the network are read, for path similarity; set likewise.
+        kept: a folder in which readings of natural images are kept; None keeps none.
+        readings: the kept readings that were loaded or saved, by file; the runs of a sweep share them.
+        passes: number of images passed through each view so far.
         progress: whether progress bars are shown on a terminal.
     """
 
@@ -85,35 +84,35 @@ class Evidence:
 
     @cached_property
     def units(self) -> list[Target]:
-        """The units of the targets: each once, whatever the variations; a facet of a unit is one of its own."""
+        """The units of the targets without repetition. Variations are one unit; each facet of a unit counts as one."""
         return list(dict.fromkeys(replace(target, variation=1) for target in self.targets))
 
     @cached_property
     def unit_of(self) -> list[int]:
-        """For each target the place of its unit in ``units``."""
+        """For each target the index of its unit in ``units``."""
         places = {unit: place for place, unit in enumerate(self.units)}
         return [places[replace(target, variation=1)] for target in self.targets]
 
     @cached_property
     def facet_of(self) -> list[int]:
-        """For each of ``units`` the unit that it is a facet of, by number from 0; a unit without facets is its own."""
+        """For each of ``units`` the number, from 0, of the whole unit that it is a facet of (or that it is)."""
         numbers = {unit: number for number, unit in enumerate(dict.fromkeys(facet.unit for facet in self.units))}
         return [numbers[facet.unit] for facet in self.units]
 
     @cached_property
     def whole_units(self) -> list[int]:
-        """For each unit that has pictures, all facets together, the place in ``units`` of its first facet."""
+        """For each whole unit, all facets together, the index in ``units`` of its first facet."""
         return [self.facet_of.index(number) for number in range(max(self.facet_of) + 1)]
 
     @cached_property
     def whole_of(self) -> list[int]:
-        """For each target the number of its unit, whatever the facet: a place in ``whole_units``."""
+        """For each target the number of its whole unit: an index in ``whole_units``."""
         return [self.facet_of[place] for place in self.unit_of]
 
     def others(self, unit: int) -> Tensor:
-        """Return which natural images belong to other units than that of ``units[unit]``, (M,) bool.
+        """Return which natural images belong to other whole units than ``units[unit]`` does, (M,) bool.
 
-        Those of its other facets do not: they drive it too.
+        Images of its other facets are excluded, for they drive the unit too.
         """
         numbers = torch.tensor(self.facet_of)
         return numbers[self.natural.labels] != numbers[unit]
@@ -129,10 +128,10 @@ class Evidence:
         return torch.tensor([target.index for target in self.targets])
 
     def reader(self, view: str) -> PictureReader:
-        """Return what reads pictures for a view.
+        """Return the reader of a view, loaded at first use.
 
         Raises:
-            NotComputed: it is not there; says what it needs.
+            NotComputed: the reader cannot be loaded; the message says what it needs.
         """
         missing = self.absent.get(view) or self._missing.get(view)
         if missing:
@@ -152,7 +151,7 @@ class Evidence:
             return NetworkReader(self.network, layers, self._unit_readout(), own_size=self._own_size())
         if view == PIXELS:
             return PixelReader(own.size, own.channels)
-        if view.partition("-")[0] in (INCEPTION, CLIP):  # inception-768: another layer than the published
+        if view.partition("-")[0] in (INCEPTION, CLIP):  # inception-768: another layer than the published one
             self.check_rgb()
         reader = NetworkReader(self.judges[view]) if view in self.judges else self.load[view]()
         if reader.channels != own.channels and own.channels not in (GREY, RGB):
@@ -160,7 +159,7 @@ class Evidence:
         return reader
 
     def _own_size(self) -> bool:
-        """Whether hidden units read small pictures as large as they are: enlarged ones would show them other things."""
+        """Whether hidden units read small pictures at their own size; enlarged ones would drive other units."""
         size, whole = self.pictures.shape[-2:], self.network.preprocessing.size
         small = size[0] <= whole[0] and size[1] <= whole[1] and tuple(size) != whole
         hidden = not self.of_classes and self.targets[0].layer != OUTPUT and self.targets[0].position is None
@@ -175,10 +174,10 @@ class Evidence:
         return unit_readout(self.network, self.units, key="targets")
 
     def reading(self, view: str) -> Reading:
-        """Return what a view says of the pictures; they are passed through it once.
+        """Return a view's reading of the pictures, which pass through its network once.
 
         Raises:
-            NotComputed: the view is not there.
+            NotComputed: the view's reader cannot be loaded.
         """
         if view not in self._read:
             reader = self.reader(view)
@@ -188,31 +187,31 @@ class Evidence:
         return self._read[view]
 
     def rgb(self, members: Sequence[int]) -> Tensor:
-        """Return pictures by their number, (M, 3, H, W) RGB in [0, 1]; grey ones in three equal channels.
+        """Return pictures by their numbers, (M, 3, H, W) RGB in [0, 1]; grey pictures get three equal channels.
 
         Raises:
-            NotComputed: they are neither.
+            NotComputed: the pictures are neither grey nor RGB.
         """
         self.check_rgb()
         return as_rgb(in_unit(self.pictures[list(members)]))
 
     def check_rgb(self) -> None:
-        """Make sure that what takes RGB alone can look at the pictures; raises NotComputed where it cannot."""
+        """Raise NotComputed unless the pictures are RGB or grey."""
         channels = self.network.preprocessing.channels
         if channels not in (GREY, RGB):
             raise NotComputed(f"needs RGB pictures, and these have {channels} channels")
 
     def _shown(self, reader: PictureReader, pictures: Tensor) -> Reading:
-        """Return what a reader says of pictures: in their channels if it takes those, else in those that are shown."""
+        """A reader's reading of pictures, in their own channels if the reader takes these, or else of their preview."""
         own = self.network.preprocessing
         return reader(pictures if reader.channels == own.channels else as_rgb(pictures, own.preview))
 
     @cached_property
     def natural(self) -> Natural:
-        """Natural images of every unit, streamed once through all of ``natural_views``.
+        """The readings of the natural images of all units, in one pass through all of ``natural_views``.
 
         Raises:
-            NotComputed: there are none.
+            NotComputed: there are no natural images.
         """
         if self.references is None:
             raise NotComputed("needs natural images of the targets: references.root=folder")
@@ -243,31 +242,31 @@ class Evidence:
             try:
                 views[view] = self.reader(view)
             except NotComputed:
-                continue  # the metrics that need it say so
+                continue  # the metrics that need this view report the reason
         return views
 
     def _place(self, reader: PictureReader) -> Path | None:
-        """Where a view's reading of the natural images is kept, if it can be."""
+        """The file of a reader's reading of the natural images; None where readings are not kept."""
         if self.kept is None or self.references is None:
             return None
         return reading_place(self.kept, reader, self.units, self.references)
 
     def natural_reading(self, view: str) -> Reading:
-        """Return what a view says of the natural images.
+        """Return a view's reading of the natural images.
 
         Raises:
-            NotComputed: there are no natural images, or the view is not there.
+            NotComputed: there are no natural images, or the view's reader cannot be loaded.
         """
         self.reader(view)
         return self.natural.readings[view]
 
     def spread(self, by_unit: Mapping[int, float]) -> list[float]:
-        """Return values of units as one per target, NaN where a unit has none."""
+        """Return a value per target from values by unit, NaN where the unit has none."""
         return [by_unit.get(unit, float("nan")) for unit in self.unit_of]
 
     @property
     def activations(self) -> Tensor:
-        """What each target's unit reads of its own picture, (N,)."""
+        """The activation of each picture in its own unit, (N,)."""
         units = self.reading(TARGET).units
         if units is None:
             raise NotComputed(f"needs a network with class outputs, and {self.network.name} has none")
@@ -279,9 +278,9 @@ class Natural:
     """Readings of natural images.
 
     Attributes:
-        labels: (M,) the unit that each image belongs to, by its place in ``Evidence.units``.
-        readings: by view; layers only for the images of ``path``.
-        path: (P,) the images whose layers are kept.
+        labels: (M,), the unit of each image, an index in ``Evidence.units``.
+        readings: by view, of all M images; layers only of the images in ``path``.
+        path: (P,), the numbers of the images whose layers are kept.
     """
 
     labels: Tensor
@@ -300,7 +299,7 @@ def _read_natural(
     shown: Callable[[PictureReader, Tensor], Reading],
     progress: bool,
 ) -> Natural:
-    """Stream the references of all units, in batches that may span units."""
+    """Read the references of all units, in batches that may hold images of several units."""
     parts: dict[str, list[Reading]] = {view: [] for view in readers}
     labels: list[int] = []
     kept: list[int] = []
@@ -326,7 +325,7 @@ def _read_natural(
 def _watched(
     batches: Iterator[tuple[Tensor, list[int]]], units: int, progress: bool
 ) -> Iterator[tuple[Tensor, list[int]]]:
-    """Yield the batches and advance a progress bar over units."""
+    """Yield the batches, and advance a progress bar by units."""
     disable = hidden(progress)
     with tqdm(total=units, desc="natural images", unit="unit", leave=False, disable=disable, dynamic_ncols=True) as bar:
         for images, owners in batches:
@@ -335,7 +334,7 @@ def _watched(
 
 
 def _batches(units: Sequence[Target], references: References) -> Iterator[tuple[Tensor, list[int]]]:
-    """Yield (n, C, H, W) in [0, 1], rounded as pictures are, with the unit of each."""
+    """Yield batches of images (n, C, H, W) in [0, 1], rounded as saved pictures are, with the unit of each image."""
     images: list[Tensor] = []
     owners: list[int] = []
     for place, image in _images(units, references):
@@ -349,7 +348,7 @@ def _batches(units: Sequence[Target], references: References) -> Iterator[tuple[
 
 
 def _images(units: Sequence[Target], references: References) -> Iterator[tuple[int, Tensor]]:
-    """Yield every natural image with the place of its unit; units without any are passed over."""
+    """Yield each natural image with the index of its unit; a class without images is skipped."""
     available = references.class_indices()
     try:
         for place, unit in enumerate(units):

@@ -20,17 +20,17 @@ from vital_exp.weights_files import read_tensors
 
 KEY = "evaluation.inception"
 LOGITS = "logits_unbiased"
-# Channels of the layers whose pooled features torch-fidelity gives; the published FID is of the last one.
+# Channels of the layers whose pooled features torch-fidelity returns; the published FID uses the last layer.
 FEATURES = (64, 192, 768, 2048)
 PUBLISHED = FEATURES[-1]
 
 
 class InceptionReader:
-    """Reads features of one layer and the 1008 logits of Inception; it resizes to 299 px as TensorFlow 1 did.
+    """Reads the features of one layer and the 1008 logits of Inception, which resizes to 299 px as TensorFlow 1 did.
 
     Args:
-        extractor: torch-fidelity's network.
-        device: where it runs.
+        extractor: torch-fidelity's feature extractor.
+        device: the device for it.
     """
 
     identity = None
@@ -42,7 +42,7 @@ class InceptionReader:
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Reading:
-        """Return its features and logits."""
+        """Return the features and logits of pictures (n, 3, H, W) in [0, 1]."""
         features, logits = self.extractor(to_uint8(pictures).to(self.device))
         return Reading(features.float().cpu(), logits.float().cpu())
 
@@ -50,17 +50,17 @@ class InceptionReader:
 def load_inception(
     checkpoint: str | None, download: bool, device: torch.device, features: int = PUBLISHED
 ) -> InceptionReader:
-    """Return the network with weights from a local file or from torch.hub's cache.
+    """Return the Inception network, with weights from a local file, from torch.hub's cache, or downloaded.
 
     Args:
-        checkpoint: the .pth or .safetensors file that torch-fidelity publishes.
-        download: fetch it where it is not there.
-        device: where it runs.
-        features: how many the layer has that is read: one of ``FEATURES``.
+        checkpoint: a local file of the weights that torch-fidelity publishes, .pth or .safetensors.
+        download: whether the weights may be downloaded.
+        device: the device for the network.
+        features: the layer to read, by its number of channels: one of ``FEATURES``.
 
     Raises:
-        NotComputed: the weights or torch-fidelity are not there.
-        UsageError: no such file, or one that would run code.
+        NotComputed: torch-fidelity is not installed, or there are no weights and ``download`` is false.
+        UsageError: the file does not exist, or reading it would run code.
     """
     place = local_file(checkpoint, KEY)
     if find_spec("torch_fidelity") is None:
@@ -76,7 +76,7 @@ def load_inception(
     if place is None:
         return InceptionReader(build("inception", asked), device)
     with tempfile.TemporaryDirectory() as folder:
-        # torch-fidelity unpickles what it is given: hand it tensors that were read without running code.
+        # torch-fidelity unpickles the file it is given, so it gets a copy whose tensors were read without running code.
         safe = Path(folder) / "weights.pth"
         torch.save(read_tensors(place, KEY), safe)
         extractor = build("inception", asked, feature_extractor_weights_path=str(safe))

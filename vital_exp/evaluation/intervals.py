@@ -1,4 +1,4 @@
-"""Bootstrap intervals: every number comes with how far it can be trusted."""
+"""95 % intervals: bootstrap intervals, and Wilson's for shares."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def interval(statistics: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def interval_around(value: float, statistics: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the middle 95 % of a statistic's bootstrap values, moved so that their mean is ``value``.
+    """Return the middle 95 % of a statistic's bootstrap values, shifted so that their mean is ``value``.
 
-    For statistics of a set, such as FID, that a resample with its doubles shifts away from the value itself.
+    It is for statistics of sets, such as FID, which repeated pictures in a resample bias.
     """
     low, high = interval(statistics - statistics.mean())
     return value + low, value + high
 
 
 def share_interval(successes: int, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share (Wilson 1927): it says something of 0 or all out of n too.
+    """Return Wilson's 95 % interval of a share (Wilson 1927), which has a width for 0 and n out of n too.
 
     (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), p = successes / n.
 
     Args:
-        successes: how many of n.
-        n: at least 1.
+        successes: number of successes, 0 to n.
+        n: number of trials, at least 1.
 
     Examples:
         >>> from vital_exp.evaluation.intervals import share_interval

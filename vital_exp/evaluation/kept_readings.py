@@ -1,4 +1,4 @@
-"""What networks say of natural images, kept on disk: the runs of a sweep all compare with the same."""
+"""Readings of natural images, kept on disk, since all runs of a sweep compare with the same images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vital_exp.references.base import References
 from vital_exp.targets.unit import Target
 from vital_exp.whole_files import whole_path
 
-FORMAT = "readings, 2"  # part of the key: a change of what is stored needs another
+FORMAT = "readings, 2"  # part of the files' names; to be changed with what the files hold
 LAYER = "layer."  # before the names of layers in a file
 
 
@@ -27,9 +27,9 @@ class KeptReading:
     """One view's reading of the natural images of some units.
 
     Attributes:
-        labels: (M,) the unit that each image belongs to, by its place.
-        path: (P,) the images whose layers are kept.
-        reading: of all M images; its layers of the P.
+        labels: (M,), the unit of each image, by its index.
+        path: (P,), the numbers of the images whose layers are kept.
+        reading: of all M images; layers only of those in ``path``.
     """
 
     labels: Tensor
@@ -37,7 +37,7 @@ class KeptReading:
     reading: Reading
 
     def save(self, place: Path) -> None:
-        """Write a file whole."""
+        """Write the file, in one piece."""
         own = self.reading
         values = {"labels": self.labels, "path": self.path}
         parts = {"embedding": own.embedding, "logits": own.logits, "units": own.units}
@@ -49,7 +49,7 @@ class KeptReading:
 
     @classmethod
     def load(cls, place: Path) -> KeptReading | None:
-        """Return what a file holds; None when there is none or it is damaged (it is then made again)."""
+        """Return the reading in a file; None where the file is missing or damaged, so that it is made again."""
         try:
             values = load_file(place)
             layers = {name.removeprefix(LAYER): value for name, value in values.items() if name.startswith(LAYER)}
@@ -60,13 +60,13 @@ class KeptReading:
 
 
 def reading_place(folder: Path, reader: PictureReader, units: Sequence[Target], references: References) -> Path | None:
-    """Return the file of a view's reading, named by all that it depends on; None where that is not known."""
+    """Return the file of a reader's reading, named by a hash of all that it depends on; None where that is unknown."""
     if reader.identity is None:
         return None
     digest = hashlib.sha256(f"{FORMAT}\n{torch.__version__}\n{reader.identity}\n".encode())
     for unit in units:
         try:
             digest.update(f"{unit.name} {references.fingerprint(unit)}\n".encode())
-        except UsageError:  # a class without images is passed over
+        except UsageError:  # a class without images, which is skipped
             digest.update(f"{unit.name} none\n".encode())
     return folder / "readings" / f"{digest.hexdigest()}.safetensors"

@@ -1,4 +1,4 @@
-"""All metrics: what each needs, which direction is better, and how it is computed from the evidence.
+"""All metrics: what each needs, whether higher is better, and how it is computed from the evidence.
 
 Formulas and sources: docs/methods/metrics.md.
 """
@@ -27,8 +27,8 @@ from vital_exp.models.heads import SOFTMAX, Head
 from vital_exp.progress_bars import hidden
 
 ALL, BASIC, UNITS = "all", "basic", "units"
-STUDY = "study_"  # what people answered: ratings and right names, vital_exp.evaluation.study
-# What stands in for the three parts of the human study, by the beginnings of names in the table.
+STUDY = "study_"  # begins the names of metrics of people's answers (vital_exp.evaluation.study)
+# The part of the human study that a metric is a proxy of, by the beginning of the metric's name in the table.
 RATING, REFERENCES, NAMING = "(a) rating by name", "(b) picture against references", "(c) free naming"
 PROXIES = {
     "clip_probability": RATING,
@@ -36,9 +36,9 @@ PROXIES = {
     "mis_pictures": REFERENCES,
     "naming": NAMING,
 }
-NATURAL = "_natural"  # ends the names of what natural images reach
-# Names that stand for several metrics. Basic: little more than a pass over the pictures. Units: whether pictures of
-# hidden units can be read, each beside its ceiling and its floor.
+NATURAL = "_natural"  # ends the names of metrics of natural images
+# Names that stand for several metrics. Basic: one pass over the pictures, little more. Units: how readable pictures of
+# hidden units are; each metric has a ceiling and a floor.
 SETS: Mapping[str, tuple[str, ...]] = {
     BASIC: ("accuracy", "transfer", "activation_ratio"),
     UNITS: (
@@ -46,10 +46,8 @@ SETS: Mapping[str, tuple[str, ...]] = {
         *("correspondence", "mis", "path_similarity", "high_frequency"),
     ),
 }
-# Numbers that are ratios, whose mean is the geometric one.
-RATIOS = ("high_frequency_ratio",)
-# What a metric is computed over: once for the pictures, for each judge, for the network and each judge, for each
-# feature space.
+RATIOS = ("high_frequency_ratio",)  # metrics whose mean is the geometric one
+# How often a metric is computed: once, once for each judge, or once for each feature space.
 ONCE, JUDGES, SPACES = "once", "judges", "spaces"
 NAN = float("nan")
 
@@ -59,13 +57,14 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: what a user asks for; the table has it, or parts of it, with a judge or feature space in brackets.
-        measure: from the evidence and the name of a view to scores by name; raises NotComputed.
+        name: the name in the configuration. Names in the table begin with it or with a name of its parts; a judge or
+            feature space follows in brackets.
+        measure: maps the evidence and the name of a view to scores by name; raises NotComputed.
         over: ``ONCE``, ``JUDGES`` or ``SPACES``.
-        better: +1 higher, -1 lower, 0 neither, by name in the table.
+        better: by the beginning of a name in the table, +1 for higher, -1 for lower, 0 for neither.
         natural: whether it needs natural images of the targets.
         classes: whether the targets must be classes.
-        views: that natural images must be passed through, whatever it is computed over.
+        views: further views that must read the natural images.
         layers: whether it needs layers of the network.
     """
 
@@ -95,7 +94,7 @@ def _recognition(evidence: Evidence, view: str, name: str) -> Scores:
 
 
 def _opinion(evidence: Evidence, view: str) -> tuple[Tensor, Head]:
-    """A view's logits of the pictures, (N, classes), and what makes probabilities of them."""
+    """A view's logits of the pictures, (N, classes), and the head that makes probabilities of them."""
     logits, head = evidence.reading(view).logits, evidence.reader(view).head
     if logits is None:
         raise NotComputed("needs a network with class outputs")
@@ -124,7 +123,7 @@ def _kid(evidence: Evidence, view: str) -> Scores:
 
 
 def _by_unit(evidence: Evidence, of: Callable[[int, list[int]], float]) -> Score:
-    """The mean over units of a number of each; ``of`` is given a unit and its targets, and may raise NotComputed."""
+    """The mean over units of a number; ``of`` maps a unit and its targets to the number, and may raise NotComputed."""
     found, reason = {}, ""
     for unit in range(len(evidence.units)):
         members = [number for number, own in enumerate(evidence.unit_of) if own == unit]
@@ -217,7 +216,7 @@ def _high_frequency(evidence: Evidence, _view: str) -> Scores:
 
 
 def _pixels(evidence: Evidence, name: str, column: int, scale: Callable[[Tensor], Tensor]) -> Scores:
-    """A statistic of the pixels, and how many standard deviations of natural images it is from their mean."""
+    """A statistic of the pixels, and its distance from natural images' mean in units of their standard deviation."""
     values = evidence.reading(PIXELS).features[:, column]
     scores = {name: Score.mean(values.tolist())}
     if evidence.references is None:
@@ -302,7 +301,7 @@ METRICS: Mapping[str, Metric] = {
 
 
 def higher_is_better(name: str) -> bool | None:
-    """Return whether more is better of a number by its name in the table; None when it only describes."""
+    """Return whether higher is better, for a name in the table; None for a metric that only describes."""
     if name.startswith(STUDY):
         return True
     known = {prefix: direction for metric in METRICS.values() for prefix, direction in metric.better.items()}
@@ -314,38 +313,37 @@ def higher_is_better(name: str) -> bool | None:
 
 
 def proxy_of(name: str) -> str:
-    """Return the part of the human study that a number stands in for, by its name in the table; empty for none."""
+    """Return the part of the human study that a metric is a proxy of, for a name in the table; empty: none."""
     if name.partition("[")[0].endswith(NATURAL):
         return ""
     return next((part for prefix, part in PROXIES.items() if name.startswith(prefix)), "")
 
 
-# What a user may ask for.
-NAMES = (ALL, *SETS, *METRICS)
+NAMES = (ALL, *SETS, *METRICS)  # allowed in the configuration
 
 
 def chosen(names: Sequence[str] | str | None, key: str = "metrics") -> list[Metric]:
-    """Return the metrics of these names; ``"all"`` or None stands for all, ``"basic"`` and ``"units"`` for ``SETS``.
+    """Return metrics by name; ``"all"`` or None stands for all, ``"basic"`` and ``"units"`` for those of ``SETS``.
 
     Raises:
-        UsageError: an unknown name; the nearest are suggested.
+        UsageError: a name is unknown, or there is none.
     """
     asked = [ALL] if names is None else [names] if isinstance(names, str) else list(map(str, names))
     asked = [one for name in asked for one in SETS.get(name, (name,))]
     for name in asked:
         if name != ALL and name not in METRICS:
-            raise UsageError(key, name, f"no such metric; {', '.join(NAMES)}", NAMES)
+            raise UsageError(key, name, "no such metric; vital-evaluate --help evaluation lists all", NAMES)
     if not asked:
-        raise UsageError(key, "[]", "at least one metric, or all")
+        raise UsageError(key, "[]", "at least one metric, or all of them: all")
     if ALL in asked:
         return list(METRICS.values())
     return [METRICS[name] for name in dict.fromkeys(asked)]
 
 
 def measure(evidence: Evidence, metrics: Sequence[Metric]) -> Scores:
-    """Compute metrics; what cannot be computed is in the table with its reason.
+    """Return the scores of metrics by name. The score of a metric that cannot be computed holds the reason.
 
-    Pictures, and natural images, are passed once through each network and shared by all metrics.
+    Pictures and natural images pass through each network once, for all metrics together.
     """
     natural = [metric for metric in metrics if metric.natural or metric.name in OPTIONAL_NATURAL]
     views = [view for metric in natural for view in _views(evidence, metric)]
@@ -360,12 +358,11 @@ def measure(evidence: Evidence, metrics: Sequence[Metric]) -> Scores:
     return scores
 
 
-# Metrics that use natural images where there are some.
-OPTIONAL_NATURAL = ("semantic_lens", "repetition", "high_frequency")
+OPTIONAL_NATURAL = ("semantic_lens", "repetition", "high_frequency")  # use natural images, but do not need them
 
 
 def _views(evidence: Evidence, metric: Metric) -> list[str]:
-    """The views a metric is computed over, one after the other."""
+    """The views for each of which a metric is computed; empty for a metric that is computed once."""
     if metric.over == ONCE:
         return []
     if metric.over == SPACES:

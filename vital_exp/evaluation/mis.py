@@ -1,4 +1,4 @@
-"""The machine interpretability score: would a machine pass the two-alternative task that people are given?
+"""The machine interpretability score (MIS): how well a machine solves the two-alternative task that people are given.
 
 Zimmermann, Klindt, Brendel, "Measuring Mechanistic Interpretability at Scale Without Humans", 2024; formula and
 constants: docs/methods/metrics.md.
@@ -15,16 +15,17 @@ from torch import Tensor
 from vital_exp.evaluation.score import NotComputed
 
 TASKS = 20  # per unit
-REFERENCES = 9  # K, on each side of a task
-# Images on one side, at most, of all: of 1.2 million the published 200 are extremes, of 500 they would be nearly half.
+REFERENCES = 9  # K, references on each side of a task
+# The largest share of all images on one side of the tasks (ours). The published 200 are extremes among 1.2 million
+# images; among 500 they would be nearly half.
 SHARE = 0.1
-# The published 0.16 as a temperature is our reading; re-implementations multiply by it. ``fraction`` is free of it.
+# That the published 0.16 divides is our reading; re-implementations multiply by it. ``fraction`` does not depend on it.
 TEMPERATURE = 0.16
 
 
 @dataclass(frozen=True)
 class Task:
-    """Indices of natural images: K references and one query on each side."""
+    """One task, in numbers of natural images: on each side, strong and weak, K references and one query."""
 
     strong: Tensor  # (K,)
     weak: Tensor  # (K,)
@@ -34,26 +35,26 @@ class Task:
 
 @dataclass(frozen=True)
 class Interpretability:
-    """Of one unit: the mean probability of the right answer, and the share of right answers."""
+    """One unit's interpretability: the mean probability of the right answer, and the share of right answers."""
 
     score: float
     fraction: float
 
 
 def tasks(activations: Tensor, seed: int = 0, count: int = TASKS) -> Iterator[Task]:
-    """Yield the tasks of a unit, sampled as in IMI.
+    """Yield the tasks of a unit, sampled as in the IMI data set.
 
-    Natural images are sorted by activation; the strongest 10 * count and the weakest are cut into 10 bins each, and a
-    task takes one image of each bin. The one of the most extreme bin is the query (our reading), the other nine are
-    graded references. A side has at most a tenth of all images, so with fewer than 2,000 there are fewer tasks.
+    Natural images are sorted by activation. The strongest 10 * count and the weakest 10 * count are split into 10 bins
+    each, and a task takes one image of each bin. The image of the most extreme bin is the query (our reading), the
+    other nine are the references. A side has at most a tenth of all images: below 2,000 images there are fewer tasks.
 
     Args:
-        activations: (M,) of the unit for natural images.
-        seed: which image of a bin goes to which task.
-        count: tasks.
+        activations: (M,), the unit's activations on natural images.
+        seed: decides which image of a bin goes to which task.
+        count: the largest number of tasks.
 
     Raises:
-        NotComputed: fewer than 20 images.
+        NotComputed: there are fewer than 20 images.
     """
     bins = REFERENCES + 1
     count = min(count, max(1, int(SHARE * len(activations)) // bins))
@@ -69,21 +70,21 @@ def tasks(activations: Tensor, seed: int = 0, count: int = TASKS) -> Iterator[Ta
 
 
 def _dealt(ordered: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Bins of ``count`` images, each shuffled: (bins, count); a column is a task."""
+    """Images split into bins, each shuffled, (bins, count): a column holds the images of one task."""
     bins = ordered.view(-1, count)
     return torch.stack([one[torch.randperm(count, generator=generator)] for one in bins])
 
 
 def natural_interpretability(features: Tensor, activations: Tensor, seed: int = 0) -> Interpretability:
-    """Return the score of a unit explained by natural images: the ceiling of pictures.
+    """Return the score of a unit that natural images explain: the ceiling for its pictures.
 
     Args:
-        features: (M, D) embeddings of natural images; cosines are their similarities.
-        activations: (M,) of the unit.
-        seed: of the tasks.
+        features: (M, D), embeddings of natural images, compared by their cosines.
+        activations: (M,), the unit's activations on natural images.
+        seed: see :func:`tasks`.
 
     Raises:
-        NotComputed: fewer than 20 natural images.
+        NotComputed: there are fewer than 20 natural images.
     """
     unit = _unit(features)
     margins = []
@@ -96,18 +97,18 @@ def natural_interpretability(features: Tensor, activations: Tensor, seed: int = 
 def picture_interpretability(
     features: Tensor, activations: Tensor, pictures: Tensor, others: Tensor, seed: int = 0
 ) -> Interpretability:
-    """Return the score of a unit explained by its pictures, on the same queries.
+    """Return the score of a unit that its pictures explain, on the same queries.
 
-    Pictures take the place of strong references; in the place of weak ones, for which minimising pictures are rarely
-    made, are the pictures of other units.
+    The unit's pictures replace the strong references. Pictures of other units replace the weak ones, because minimising
+    pictures are rarely made.
 
     Args:
-        features, activations, seed: as above.
-        pictures: (P, D) embeddings of the unit's pictures.
-        others: (Q, D) those of other units.
+        features, activations, seed: see :func:`natural_interpretability`.
+        pictures: (P, D), embeddings of the unit's pictures.
+        others: (Q, D), embeddings of pictures of other units.
 
     Raises:
-        NotComputed: fewer than 20 natural images, or no other unit.
+        NotComputed: there are fewer than 20 natural images, or no picture of another unit.
     """
     if not len(others):
         raise NotComputed("needs pictures of at least 2 units, and there is 1")
@@ -117,13 +118,13 @@ def picture_interpretability(
 
 
 def _margin(unit: Tensor, task: Task, direction: Tensor) -> float:
-    """D(q+) - D(q-): D is the mean similarity to the strong side less that to the weak side, a product of vectors."""
+    """D(q+) - D(q-), D the mean similarity to the strong references minus that to the weak ones, q @ direction."""
     return float((unit[task.strong_query] - unit[task.weak_query]) @ direction)
 
 
 def _interpretability(margins: list[float]) -> Interpretability:
     found = torch.tensor(margins, dtype=torch.float64)
-    # An undecided task counts half, as a guess would.
+    # A tie counts half, the expectation of a guess.
     right = (found > 0).double() + (found == 0).double() / 2
     return Interpretability(float((found / TEMPERATURE).sigmoid().mean()), float(right.mean()))
 

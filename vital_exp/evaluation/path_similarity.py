@@ -1,6 +1,6 @@
-"""Do pictures take the same way through the network as natural images? (Geirhos et al., ICML 2024, section 4)
+"""Path similarity: whether a network processes pictures as it processes natural images.
 
-Formula: docs/methods/metrics.md.
+Geirhos et al., ICML 2024, section 4; formula: docs/methods/metrics.md.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from vital_exp.evaluation.intervals import interval, resamples
 
 @dataclass(frozen=True)
 class PathSimilarity:
-    """Similarities of one layer; means over classes.
+    """The similarities in one layer, means over classes.
 
     Attributes:
-        value: of pictures and natural images of their class, on the scale where two natural images of one class have 1
-            and two of different classes 0.
-        low, high: its 95 % bootstrap interval over classes.
-        n: classes.
-        picture, same, different: the raw similarities: picture and natural image of its class, two natural images of a
-            class, two of different classes.
-        scale_low: the lower end of the 95 % bootstrap interval of ``same - different``; if it is not above 0, natural
-            images of one class are not surely more alike than others, and ``value`` says nothing.
-        by_class: {class: value}, on the scale of all classes together.
+        value: similarity of pictures to natural images of their class, on a scale where two natural images of one class
+            have 1 and two of different classes have 0: (picture - different) / (same - different).
+        low, high: the 95 % bootstrap interval of ``value``, over classes.
+        n: number of classes.
+        picture, same, different: raw similarities: of a picture and a natural image of its class, of two natural
+            images of one class, of two natural images of different classes.
+        scale_low: the lower end of the 95 % bootstrap interval of ``same - different``. If it is not above 0, natural
+            images of one class may be no more similar than others, and ``value`` means nothing.
+        by_class: {class: value}, with ``same`` and ``different`` of all classes together.
     """
 
     value: float
@@ -54,16 +54,16 @@ def path_similarity(
     """Compare the activations of one layer for pictures with those for natural images of the same class.
 
     Args:
-        pictures: (N, D) activations of the layer, flattened.
-        labels: (N,) the class of each picture.
-        natural: (M, D) activations for natural images.
-        natural_labels: (M,) theirs; classes with at least two images count, and there must be two classes of any size.
+        pictures: (N, D), the layer's activations for pictures, flattened.
+        labels: (N,), the class of each picture.
+        natural: (M, D), the layer's activations for natural images.
+        natural_labels: (M,), their classes. Only classes with at least two images are compared.
         measure: ``"spearman"``, ``"pearson"`` or ``"cosine"``.
-        facet_of: for each class the unit that it is a facet of; two facets of one unit are not different classes, nor
-            the same. None: every class is a unit of its own.
+        facet_of: for each class, where classes are facets, the unit of the facet. Two facets of one unit count neither
+            as the same class nor as different ones. None: each class is a unit.
 
     Raises:
-        ValueError: fewer than two classes of natural images, or none with a picture and two natural images.
+        ValueError: there are fewer than two classes, or no class has a picture and two natural images.
     """
     shown, real = MEASURES[measure](pictures), MEASURES[measure](natural)
     return _summary(_raw(shown, labels, real, natural_labels, facet_of))
@@ -77,9 +77,10 @@ def pooled(
     measure: str = "spearman",
     facet_of: Sequence[int] | None = None,
 ) -> PathSimilarity:
-    """Return :func:`path_similarity` of several layers in one: raw similarities are averaged, then put on the scale.
+    """Return :func:`path_similarity` over several layers: raw similarities are averaged over layers before the scaling.
 
-    A mean of the layers' values would be ruled by the early layers, whose natural images differ little by class.
+    The early layers would dominate a mean of the scaled values, because natural images of different classes hardly
+    differ there.
     """
     prepare = MEASURES[measure]
     parts = [_raw(prepare(layers[name]), labels, prepare(natural[name]), natural_labels, facet_of) for name in layers]
@@ -90,16 +91,16 @@ def pooled(
 def _raw(
     pictures: Tensor, labels: Tensor, natural: Tensor, natural_labels: Tensor, facet_of: Sequence[int] | None
 ) -> dict[int, NDArray[np.float64]]:
-    """Per class the mean similarity of picture and own, own and own, own and other natural images, (3,).
+    """For each class ``picture``, ``same`` and ``different`` (see :class:`PathSimilarity`), (3,).
 
-    Rows are unit vectors, so a mean over pairs is a product of sums.
+    Rows are unit vectors, so the mean similarity over pairs is a product of sums.
     """
     total = natural.sum(dim=0)
     units = natural_labels if facet_of is None else torch.tensor(facet_of)[natural_labels]
     found = {}
     for label in labels.unique().tolist():
         own = natural[natural_labels == label]
-        family = natural[units == (label if facet_of is None else facet_of[int(label)])]  # own, and of other facets
+        family = natural[units == (label if facet_of is None else facet_of[int(label)])]  # all facets of the unit
         shown, others = pictures[labels == label], len(natural) - len(family)
         if len(own) < 2 or others < 1:
             continue
@@ -127,14 +128,14 @@ def _summary(raw: Mapping[int, NDArray[np.float64]]) -> PathSimilarity:
 
 
 def _normalised(means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means (R, 3) on the scale of natural images, (R,)."""
+    """(picture - different) / (same - different), (R,), of means (R, 3)."""
     picture, same, different = means.T
     found: NDArray[np.float64] = (picture - different) / (same - different)
     return found
 
 
 def _unit(rows: Tensor) -> Tensor:
-    """Rows of length 1; a row of zeros stays one: it is like nothing."""
+    """Rows scaled to unit length; a row of zeros stays zero, with similarity 0 to every row."""
     rows = rows.double()
     scaled: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
     return scaled
@@ -155,7 +156,7 @@ def ranks(rows: Tensor) -> Tensor:
     return torch.stack(found).double()
 
 
-# Each maps rows to unit vectors whose products are the similarities.
+# Each maps rows to unit vectors, whose scalar products are the similarities.
 MEASURES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "spearman": lambda rows: _centred(ranks(rows)),
     "pearson": _centred,

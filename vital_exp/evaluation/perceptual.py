@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018): how different two pictures look; the mean over pairs is how diverse they are."""
+"""LPIPS (Zhang et al. 2018): the perceptual distance of two pictures; its mean over pairs measures their diversity."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from vital_exp.weights_files import read_tensors
 
 KEY = "evaluation.lpips"
 CHECKPOINT = f"{KEY}.checkpoint"
-# torchmetrics' names, and torchvision's files of ImageNet weights for them.
+# By torchmetrics' name of a backbone: torchvision's name, and its file of ImageNet weights.
 BACKBONES = {
     "alex": ("alexnet", "alexnet-owt-7be5be79.pth"),
     "vgg": ("vgg16", "vgg16-397923af.pth"),
     "squeeze": ("squeezenet1_1", "squeezenet1_1-b8a52dc0.pth"),
 }
-# A complete LPIPS names its linear maps ``lin0`` or ``lins.0``, and its backbone ``features``, or ``net`` in slices
-# that keep torchvision's numbers (the packages lpips and torchmetrics).
+# Names of parameters in files of a complete LPIPS (of the packages lpips and torchmetrics): linear maps are ``lin0`` or
+# ``lins.0``; the backbone is ``features``, or slices in ``net`` that keep torchvision's layer numbers.
 LINEAR = re.compile(r"^lins?\.?(\d+)\.model\.1\.weight$")
 BACKBONE = re.compile(r"^(net\.)?(features\.|slice\d+\.|slices\.\d+\.)?(?=\d+\.)")
 
 
 def load_lpips(net: str, checkpoint: str | None, download: bool) -> _LPIPS:
-    """Return torchmetrics' LPIPS, with its own linear maps or those of a file, on a backbone with ImageNet weights.
+    """Return torchmetrics' LPIPS on a backbone with ImageNet weights.
 
     Args:
-        net: ``"alex"``, ``"vgg"`` or ``"squeeze"``.
-        checkpoint: the weights of torchvision's alexnet, vgg16 or squeezenet1_1, or of a complete LPIPS, whose
-            linear maps then take the place of those that torchmetrics brings.
-        download: fetch torchvision's where they are neither there nor in torch.hub's cache.
+        net: the backbone, ``"alex"``, ``"vgg"`` or ``"squeeze"``.
+        checkpoint: a file with the weights of torchvision's alexnet, vgg16 or squeezenet1_1, or of a complete LPIPS,
+            whose linear maps replace those of torchmetrics. None: torch.hub's cache.
+        download: whether torchvision's weights may be downloaded.
 
     Raises:
-        UsageError: an unknown net, no such file, or the weights of another network.
-        NotComputed: the weights are not there.
+        UsageError: an unknown net, or a file that does not exist or holds the weights of another network.
+        NotComputed: there are no weights and ``download`` is false.
     """
     one_of(f"{KEY}.net", net, BACKBONES)
     place = local_file(checkpoint, CHECKPOINT)
@@ -71,15 +71,15 @@ def _load(metric: _LPIPS, net: str, path: Path) -> None:
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], net: str, path: Path) -> None:
-    """Load tensors of any precision, all of which must be there and fit."""
+    """Load tensors of any precision into a module; none may be missing or have another shape."""
     wanted = module.state_dict()
     if any(name not in tensors or tensors[name].shape != value.shape for name, value in wanted.items()):
-        raise UsageError(CHECKPOINT, path, f"the weights of another network, or not all of them; {KEY}.net={net}")
+        raise UsageError(CHECKPOINT, path, f"weights are missing or of another network than {KEY}.net={net}")
     module.load_state_dict({name: tensors[name].to(value.dtype) for name, value in wanted.items()})
 
 
 def _load_backbone(backbone: nn.Module, net: str, path: Path) -> None:
-    """Load a classifier's weights; LPIPS cuts its ``features`` into slices."""
+    """Load a classifier's weights into the backbone, which holds the classifier's ``features`` in slices."""
     from torchvision import models
 
     network = models.get_model(BACKBONES[net][0], weights=None)
@@ -90,10 +90,10 @@ def _load_backbone(backbone: nn.Module, net: str, path: Path) -> None:
 
 @torch.no_grad()
 def mean_distance(lpips: _LPIPS, pictures: Tensor) -> float:
-    """Return the mean LPIPS of all pairs of pictures; each is passed through the backbone once.
+    """Return the mean LPIPS distance over all pairs of pictures; each passes through the backbone once.
 
     Args:
-        lpips: of :func:`load_lpips`.
+        lpips: the result of :func:`load_lpips`.
         pictures: (N, 3, H, W) RGB in [0, 1], N at least 2.
     """
     scaled = lpips.scaling_layer(2 * pictures - 1)

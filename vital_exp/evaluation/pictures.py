@@ -1,4 +1,4 @@
-"""The pictures that are scored: those of a run folder, or of any folder with a name pattern or a CSV of targets."""
+"""Reads the pictures to be scored, from a run folder, or from any folder by a name pattern or a CSV of targets."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from vital_exp.text_files import read_text
 
 PATTERN = "class-{index}.png"
 PREVIEW = ".png"
-# What stands for what in a name pattern.
+# The placeholders of a name pattern, and the regular expressions they match.
 PLACES = {"index": r"\d+", "name": r".+?", "target": r".+?", "variation": r"\d+"}
-SHOWN = 5  # names in a message
+SHOWN = 5  # most names in a message
 
 
 @dataclass
 class PictureSet:
-    """Pictures and what they are of.
+    """Pictures and their targets.
 
     Attributes:
         targets: one per picture.
-        pixels: (N, C, H, W), stored as files hold them: RGB and grey uint8, others float32.
-        results: a line of results.jsonl per picture; empty for a plain folder.
-        unreadable: file and reason of pictures that are missing or broken.
+        pixels: (N, C, H, W), in the dtype of their files: uint8 for RGB and grey, float32 for others.
+        results: a line of results.jsonl per picture; empty for a folder that is no run's.
+        unreadable: by file, why it cannot be read.
     """
 
     targets: list[Target]
@@ -52,7 +52,7 @@ class PictureSet:
 
 @dataclass(frozen=True)
 class Named:
-    """A picture's file, its target, and its line of results.jsonl (empty for a plain folder)."""
+    """A picture's file, its target, and its line of results.jsonl (empty for a folder that is no run's)."""
 
     path: Path
     target: Target
@@ -63,12 +63,12 @@ def run_pictures(folder: Path, class_names: ClassNames | None, own: Preprocessin
     """Return the finished pictures of a run folder.
 
     Args:
-        folder: that has results.jsonl.
-        class_names: of the network.
-        own: what the network's pictures are; they are brought to its size if they differ in size.
+        folder: a run folder, which holds results.jsonl.
+        class_names: the network's class names.
+        own: the network's preprocessing; pictures of different sizes are resized to its size.
 
     Raises:
-        UsageError: no results, or no picture that can be read.
+        UsageError: there are no results, or no picture can be read.
     """
     suffix = ".png" if own.channels in (GREY, RGB) else ARRAY
     named = [
@@ -81,23 +81,23 @@ def run_pictures(folder: Path, class_names: ClassNames | None, own: Preprocessin
 
 
 def finished_targets(folder: Path) -> list[Target]:
-    """Return the targets of a run folder that have a picture.
+    """Return the targets of a run folder whose pictures are finished.
 
     Raises:
-        UsageError: no results there.
+        UsageError: the folder holds no results.
     """
     return [_target(result, None) for result in _finished(folder)]
 
 
 def _finished(folder: Path) -> list[dict[str, object]]:
-    """The lines of a run's targets that are done."""
+    """The lines of results.jsonl of finished targets."""
     if not is_run(folder):
         raise UsageError("run", folder, f"no {RESULTS} there; a run folder of vital-visualize holds one")
     return [result for result in read_results(folder)[0] if result.get("status") == "done"]
 
 
 def _target(result: dict[str, Any], class_names: ClassNames | None) -> Target:
-    """The target of a line of results.jsonl: from its fields, for a safe name may have lost letters of the layer's."""
+    """The target of a line of results.jsonl, by its fields: the name may have lost letters that files cannot have."""
     if "kind" not in result or "index" not in result:
         return parse_target(str(result["target"]), class_names)
     position = result.get("position")
@@ -119,16 +119,16 @@ def folder_pictures(
     """Return the pictures of a folder.
 
     Args:
-        folder: of image files, or arrays for a network of other channels.
-        class_names: of the network.
-        own: what the network's pictures are; they are brought to its size if they differ in size.
-        pattern: of their names: ``{index}`` is a class number, ``{name}`` a class name, ``{target}`` any spelling of a
-            target, ``{variation}`` a number; ``"*"`` stands for anything.
-        table: a CSV with the columns picture and target, instead of a pattern.
+        folder: a folder of image files, or of arrays for a network whose inputs are neither grey nor RGB.
+        class_names: the network's class names.
+        own: the network's preprocessing; pictures of different sizes are resized to its size.
+        pattern: the pattern of the files' names: ``{index}`` is a class number, ``{name}`` a class name, ``{target}``
+            any spelling of a target, ``{variation}`` a number; ``"*"`` matches anything.
+        table: a CSV with the columns ``picture`` and ``target``, in place of the pattern.
 
     Raises:
-        UsageError: no folder, a pattern that names no target or fits no file, a table without these columns, a picture
-            twice, an unknown target, or no picture that can be read.
+        UsageError: there is no folder, the pattern has no target or matches no file, the table lacks a column, a target
+            is unknown or has two pictures, or no picture can be read.
     """
     check_folder(folder, "pictures", "pictures")
     if own.channels not in (GREY, RGB) and pattern.endswith(PREVIEW):  # the array beside it has all channels
@@ -144,7 +144,7 @@ def _in_names(folder: Path, pattern: str, class_names: ClassNames | None) -> Ite
     found = [(path, match) for path in files if (match := expression.fullmatch(path.relative_to(folder).as_posix()))]
     if not found:
         there = ", ".join(printable(path.name) for path in files[:SHOWN]) or "nothing"
-        raise UsageError("pattern", pattern, f"fits no file of {printable(folder)}, which holds {there}")
+        raise UsageError("pattern", pattern, f"matches no file of {printable(folder)}, which holds {there}")
     for path, match in found:
         groups = match.groupdict()
         spelling = groups.get("target") or f"class:{groups.get('index') or groups.get('name')}"
@@ -153,13 +153,13 @@ def _in_names(folder: Path, pattern: str, class_names: ClassNames | None) -> Ite
 
 
 def _expression(pattern: str) -> re.Pattern[str]:
-    """A name pattern as a regular expression with a group per place."""
+    """A name pattern as a regular expression, with a group per placeholder."""
     parts = re.split(r"(\{\w+\}|\*)", pattern)
     names = [part[1:-1] for part in parts if part.startswith("{")]
     unknown = [name for name in names if name not in PLACES]
     if unknown or not {"index", "name", "target"} & set(names) or len(set(names)) < len(names):
         places = ", ".join(f"{{{name}}}" for name in PLACES)
-        raise UsageError("pattern", pattern, f"must say what the target is, each once: {places}")
+        raise UsageError("pattern", pattern, f"needs a placeholder for the target, each at most once, of {places}")
     return re.compile("".join(_part(part) for part in parts))
 
 
@@ -185,7 +185,7 @@ def _in_table(table: Path, folder: Path, class_names: ClassNames | None) -> Iter
 
 
 def _spelled(text: str, class_names: ClassNames | None, path: Path) -> Target:
-    """The target that a person wrote; a bare number or name is a class."""
+    """The target of a spelling; a number or name alone is a class."""
     try:
         return parse_target(text, class_names)
     except UsageError as error:
@@ -202,12 +202,12 @@ def _check_twice(named: Sequence[Named]) -> None:
     for one in named:
         if one.target.name in seen:
             both = f"{printable(seen[one.target.name].name)} and {printable(one.path.name)}"
-            raise UsageError("pictures", one.target.name, f"has two pictures, {both}: further ones are class-0_v2, ...")
+            raise UsageError("pictures", one.target.name, f"has two pictures, {both}; call a second one class-0_v2")
         seen[one.target.name] = one.path
 
 
 def _loaded(named: Sequence[Named], own: Preprocessing, key: str, folder: Path) -> PictureSet:
-    """Read the files; one that cannot be read is told and left out."""
+    """Read the files; those that cannot be read are left out and listed."""
     pictures, kept, unreadable = [], [], {}
     files = PictureFiles(own.channels, interpolation=own.interpolation, value_range=own.value_range, made=True)
     for one in named:
@@ -218,7 +218,7 @@ def _loaded(named: Sequence[Named], own: Preprocessing, key: str, folder: Path) 
             name = printable(one.path.relative_to(folder) if one.path.is_relative_to(folder) else one.path)
             unreadable[name] = error.reason if one.path.is_file() else "missing"
     if not kept:
-        raise UsageError(key, printable(folder), f"no picture can be read: {told(unreadable, len(named))}")
+        raise UsageError(key, printable(folder), f"no picture can be read: {unreadable_text(unreadable, len(named))}")
     if len({picture.shape for picture in pictures}) > 1:
         files = replace(files, size=own.size, interpolation="bilinear")
         pictures = [stored(files.load(one.path)) for one in kept]
@@ -227,8 +227,8 @@ def _loaded(named: Sequence[Named], own: Preprocessing, key: str, folder: Path) 
     return PictureSet([one.target for one in kept], pixels, results, unreadable)
 
 
-def told(unreadable: dict[str, str], total: int) -> str:
-    """Return which pictures could not be read, counted and the first named, as one line."""
+def unreadable_text(unreadable: dict[str, str], total: int) -> str:
+    """Return one line that counts the pictures that could not be read, and names the first."""
     shown = ", ".join(f"{name} ({reason})" for name, reason in list(unreadable.items())[:SHOWN])
     more = f" and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
     return f"{len(unreadable)} of {total} pictures could not be read: {shown}{more}"

@@ -1,4 +1,4 @@
-"""One number over targets and seeds, and whether two methods differ in it: intervals over units, pairs by unit."""
+"""Means of a metric over targets and seeds, with intervals over units; differences of two methods, paired by unit."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Mapping
 from vital_exp.evaluation.comparison import paired_difference
 from vital_exp.evaluation.intervals import bootstrap_mean
 
-# (target, seed) -> value; a number of the whole run has one target, ``WHOLE``.
+# (target, seed) -> value; a metric of the whole run has ``WHOLE`` as its target.
 Values = Mapping[tuple[str, int], float]
 WHOLE = ""
-# With fewer, differences that all have one sign may be chance: a sign test of n pairs gives 2^(1-n) at best, 0.03 at 6.
+# Fewer pairs are never significant: the smallest p of a sign test of n pairs is 2^(1-n), 0.03 for 6.
 LEAST_PAIRS = 6
 
 
 def pooled(values: Values) -> dict[str, float | int]:
     """Return the mean over units of each unit's mean over seeds, facets and variations, with its 95 % interval.
 
-    Units are resampled, not pictures: those of one unit are alike. With one unit its pictures are resampled.
+    The bootstrap resamples units, because pictures of one unit are similar. Of a single unit, it resamples pictures.
 
     Args:
-        values: at least one finite value.
+        values: at least one must be finite.
 
     Returns:
-        ``{"value", "low", "high", "n", "units"}``, n the values.
+        ``{"value", "low", "high", "n", "units"}``; n is the number of finite values.
     """
     finite = {key: value for key, value in values.items() if math.isfinite(value)}
     groups = _by_unit(finite)
@@ -33,21 +33,21 @@ def pooled(values: Values) -> dict[str, float | int]:
 
 
 def pooled_ratios(values: Values) -> dict[str, float | int]:
-    """Return :func:`pooled` of ratios: the geometric mean, for which 2 and 1/2 make 1, with its interval.
+    """Return :func:`pooled` for ratios: the geometric mean, which is 1 for 2 and 1/2, with its interval.
 
     Args:
-        values: above 0; at least one finite.
+        values: positive; at least one must be finite.
     """
     found = pooled({key: math.log(value) for key, value in values.items() if math.isfinite(value)})
     return {**found, **{part: math.exp(found[part]) for part in ("value", "low", "high")}}
 
 
 def compared(a: Values, b: Values) -> dict[str, float | int | bool | None]:
-    """Return the mean difference a - b on the targets and seeds both have, with its paired bootstrap interval.
+    """Return the mean difference a - b on the targets and seeds that both have, with its paired bootstrap interval.
 
     Returns:
-        See :func:`paired_difference`; n counts the units (or the seeds of one unit), and fewer than ``LEAST_PAIRS`` are
-        never significant.
+        See :func:`paired_difference`. n is the number of units (of a single unit, of its pictures); a difference of
+        fewer than ``LEAST_PAIRS`` is never significant.
     """
     shared = [key for key in a if key in b and math.isfinite(a[key]) and math.isfinite(b[key])]
     first, second = _by_unit({key: a[key] for key in shared}), _by_unit({key: b[key] for key in shared})
@@ -56,7 +56,7 @@ def compared(a: Values, b: Values) -> dict[str, float | int | bool | None]:
 
 
 def _by_unit(values: Values) -> dict[str, float]:
-    """The mean of each unit, whatever its facets, variations (``class-0_f1_v2``) and seeds; of one unit each value."""
+    """Each unit's mean over facets, variations (``class-0_f1_v2``) and seeds; of a single unit, each value."""
     groups: dict[str, list[float]] = {}
     for (target, _seed), value in values.items():
         groups.setdefault(re.sub(r"(_f\d+)?(_v\d+)?$", "", target), []).append(value)

@@ -1,4 +1,4 @@
-"""Area under the ROC curve: how well a score tells positives from negatives."""
+"""The area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def auc(positive: Tensor, negative: Tensor) -> float:
-    """Return the share of (positive, negative) pairs in which the positive is larger; ties count half.
+    """Return the area under the ROC curve: the share of pairs in which the positive is larger; ties count half.
 
     Args:
-        positive, negative: (P,) and (Q,), at least one each.
+        positive, negative: scores (P,) and (Q,), at least one each.
 
     Examples:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Can pictures of hidden units be read? The numbers that say so, each with its ceiling, its floor and its meaning."""
+"""How readable pictures of hidden units are: a table of metrics, each with its ceiling, its floor and its meaning."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from vital_exp.evaluation.artefacts import WHITE_NOISE
 
-Entry = Mapping[str, Any]  # of a metric: value, low, high, n and, if there is one, reason
+Entry = Mapping[str, Any]  # a metric in metrics.json: value, low, high, n and, where there is one, reason
 ANY_JUDGE = "another network"
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What a number is set beside: the name of another number, or one known beforehand, and where that comes from."""
+    """A ceiling or a floor: the name of another metric, or a known value, and a note on its origin."""
 
     source: str | float
     note: str
@@ -26,12 +26,12 @@ class ReadableMeasure:
     """One line of the table.
 
     Attributes:
-        number: name of what pictures reach, in metrics.json; of a judged one without its judge.
-        metric: name of the metric that computes it.
-        title: for people.
-        meaning: one sentence; ``{judge}`` stands for the network that judges.
-        ceiling: what natural images reach by the same measure; None: there is none.
-        floor: what chance reaches, or natural images of other units; None: there is none.
+        number: the pictures' name in metrics.json, without the judge in brackets.
+        metric: the name of the metric that computes it.
+        title: a short title for people.
+        meaning: one sentence; ``{judge}`` stands for the judge.
+        ceiling: the value of natural images; None: there is none.
+        floor: the value of chance, or of natural images of other units; None: there is none.
     """
 
     number: str
@@ -43,53 +43,53 @@ class ReadableMeasure:
 
     @property
     def judged(self) -> bool:
-        """Whether there is one number for each judge."""
+        """Whether it is computed for each judge."""
         return "{judge}" in self.meaning
 
 
 MEASURES = (
     ReadableMeasure(
         *("correspondence_auc", "correspondence", "resemblance"),
-        "{judge} sees the picture, a natural image of its own unit and one of another unit: how often the own one is "
-        "more like the picture.",
+        "{judge} compares the picture with a natural image of its own unit and one of another unit: how often the "
+        "picture is more similar to the one of its own unit.",
         Bound("correspondence_auc_natural", "own images, each left out in turn"),
         Bound(0.5, "by construction"),
     ),
     ReadableMeasure(
         *("mis_pictures", "mis", "told apart (MIS)"),
-        "Knowing only the units' pictures, as {judge} sees them, how surely a machine tells a natural image that "
-        "drives the unit from one that does not.",
-        Bound("mis_natural", "explained by natural images"),
+        "From the units' pictures alone, as {judge} sees them: how surely a machine tells a natural image that drives "
+        "the unit from one that does not.",
+        Bound("mis_natural", "natural images in place of pictures"),
         Bound(0.5, "by construction"),
     ),
     ReadableMeasure(
         *("activation_ratio", "activation_ratio", "activation"),
-        "How far the picture drives its unit, as a share of the strongest natural image.",
+        "The picture's activation in its unit, as a share of the strongest natural image's.",
         Bound(1.0, "by definition"),
         Bound("activation_ratio_others", "other units' images"),
     ),
     ReadableMeasure(
         *("own_unit_first", "own_unit_first", "own unit first"),
-        "How often the picture's own unit, of all units of the run, comes nearest to its own natural maximum.",
+        "How often, of all units of the run, the picture drives its own unit most; each activation is taken as a share "
+        "of the unit's largest on natural images.",
         Bound("own_unit_first_natural", "each unit's strongest image"),
-        Bound("own_unit_first_chance", "one in all units"),
+        Bound("own_unit_first_chance", "1 / number of units"),
     ),
     ReadableMeasure(
         *("path_similarity", "path_similarity", "path through the network"),
-        "How much the network's layers treat the picture as they treat natural images of its unit.",
+        "How similarly the network's layers process the picture and natural images of its unit.",
         Bound(1.0, "two images of one unit"),
-        Bound(0.0, "of two units"),
+        Bound(0.0, "images of two units"),
     ),
     ReadableMeasure(
         *("high_frequency_ratio", "high_frequency", "fine grain"),
-        "How many times the high-frequency energy of its own natural images the picture has: above 1 is noise, below "
-        "is blur.",
+        "The picture's high-frequency energy over that of its own natural images: above 1 is noise, below 1 is blur.",
         Bound(1.0, "by definition"),
         None,
     ),
     ReadableMeasure(
         *("high_frequency", "high_frequency", "high-frequency energy"),
-        "The share of the picture's energy in details of less than four pixels.",
+        "The share of the picture's energy in details finer than four pixels.",
         Bound("high_frequency_natural", "median of own images"),
         Bound(WHITE_NOISE, "white noise"),
     ),
@@ -98,13 +98,13 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Measured:
-    """One line with its numbers.
+    """One line of the table with its numbers.
 
     Attributes:
-        measure: what it is.
-        judge: the network that judges; empty where none does.
-        pictures: what pictures reach; a value of None has a reason.
-        ceiling, floor: what they are set beside; a value of None is not there.
+        measure: the line's measure.
+        judge: the judge's name; empty for a measure without a judge.
+        pictures: the pictures' entry; where its value is None, it has a reason.
+        ceiling, floor: the entries of the bounds; where the value is None, there is no bound.
     """
 
     measure: ReadableMeasure
@@ -120,22 +120,22 @@ class Measured:
 
     @property
     def meaning(self) -> str:
-        """What the number says, in one sentence."""
+        """The meaning of the number, in one sentence."""
         sentence = self.measure.meaning.format(judge=self.judge or ANY_JUDGE)
         return sentence if self.judge else sentence[0].upper() + sentence[1:]
 
 
 def readable(metrics: Mapping[str, Entry]) -> list[Measured]:
-    """Return the lines for which there is a number, or a reason why there is none.
+    """Return the lines of the table that have a number, or a reason why there is none.
 
     Args:
-        metrics: as in metrics.json.
+        metrics: the content of metrics.json.
     """
     return [_row(measure, judge, metrics) for measure in MEASURES for judge in _judges(measure, metrics)]
 
 
 def numbers_of(rows: Sequence[Measured]) -> set[str]:
-    """Return the names in metrics.json of all that the lines show."""
+    """Return the names in metrics.json of all numbers that the lines show."""
     found = set()
     for row in rows:
         found |= {row.name, _with_judge(row.measure.metric, row.judge)}
@@ -145,7 +145,7 @@ def numbers_of(rows: Sequence[Measured]) -> set[str]:
 
 
 def _judges(measure: ReadableMeasure, metrics: Mapping[str, Entry]) -> list[str]:
-    """The judges that a number is there of, then those that lack something; "" for a number without a judge."""
+    """The judges that have a number, then those that have a reason; "" for a measure without a judge."""
     if not measure.judged:
         return [""] if {measure.number, measure.metric} & set(metrics) else []
     parts = [name.partition("[") for name in metrics]
@@ -156,7 +156,7 @@ def _judges(measure: ReadableMeasure, metrics: Mapping[str, Entry]) -> list[str]
 
 def _row(measure: ReadableMeasure, judge: str, metrics: Mapping[str, Entry]) -> Measured:
     found = metrics.get(_with_judge(measure.number, judge))
-    if found is None:  # what could not be computed has the metric's name and a reason
+    if found is None:  # a metric that could not be computed has one entry, under its own name, with the reason
         lacking = metrics.get(_with_judge(measure.metric, judge), {})
         found = {"value": None, "reason": lacking.get("reason")}
     bounds = [_bound(one, judge, metrics) for one in (measure.ceiling, measure.floor)]
@@ -177,11 +177,11 @@ def _with_judge(name: str, judge: str) -> str:
 
 
 def number_text(entry: Entry, digits: int = 3) -> str:
-    """Return a number with its interval as text, "0.71 (0.63 to 0.8)"; empty where there is none.
+    """Return a number with its interval as text, "0.71 (0.63 to 0.80)"; empty where there is no number.
 
     Args:
-        entry: of a metric.
-        digits: after the point.
+        entry: a metric's entry in metrics.json.
+        digits: number of digits after the point.
 
     Examples:
         >>> from vital_exp.evaluation.readability import number_text

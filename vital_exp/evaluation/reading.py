@@ -1,4 +1,4 @@
-"""One pass of pictures through a network, from which every metric takes what it needs."""
+"""Readings: one pass of pictures through a network, with all outputs that metrics need."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import OUTPUT
 
-# Activations of a layer that path similarity compares: all of a small layer, else this many drawn once. The standard
-# error of a correlation over n of them is 1 / sqrt(n), here 0.02.
+# Activations of a layer that path similarity compares: all of a small layer, or else a fixed random choice of so many.
+# The standard error of a correlation over n values is 1 / sqrt(n), here 0.02.
 PATH_UNITS = 2048
 
 
 @dataclass
 class Reading:
-    """What a network says of n pictures, on the CPU in float32.
+    """A network's outputs for n pictures, on the CPU in float32.
 
     Attributes:
-        embedding: (n, D), what its classifier is given, averaged over positions; the output where there is none; None
-            for a network that returns no tensor either.
+        embedding: (n, D), the classifier's input, averaged over positions; without a classifier, the output; None where
+            the output is no tensor.
         logits: (n, classes); None for a network without classes.
-        units: (n, T), what each target's unit reads.
-        layers: (n, U) per layer, activations at up to ``PATH_UNITS`` fixed places.
+        units: (n, T), the activations of the targets' units; None where there are no units.
+        layers: by layer, (n, U), its activations at up to ``PATH_UNITS`` fixed places.
     """
 
     embedding: Tensor | None
@@ -46,43 +46,47 @@ class Reading:
 
     @property
     def features(self) -> Tensor:
-        """The embedding; raises NotComputed where there is none."""
+        """The embedding.
+
+        Raises:
+            NotComputed: there is none.
+        """
         if self.embedding is None:
-            raise NotComputed("needs a classifier, or an output that is a tensor: model.output=key may name one")
+            raise NotComputed("needs a classifier, or an output that is a tensor (model.output=key chooses one)")
         return self.embedding
 
 
 class PictureReader(Protocol):
-    """Reads pictures (n, C, H, W) in [0, 1] of any size in one pass."""
+    """Reads pictures (n, C, H, W) in [0, 1] of any size, in one pass."""
 
     @property
     def identity(self) -> str | None:
-        """All that what it says depends on beside the pictures; None where its readings are not kept."""
+        """Everything that a reading depends on beside the pictures; None where readings are not kept on disk."""
         ...
 
     @property
     def head(self) -> Head:
-        """How its logits become probabilities."""
+        """The head that makes probabilities of the logits."""
         ...
 
     @property
     def channels(self) -> int:
-        """Of the pictures it takes; those of an RGB reader may be grey."""
+        """The channels of the pictures; an RGB reader takes grey pictures too."""
         ...
 
     def __call__(self, pictures: Tensor) -> Reading:
-        """Return what it says of them."""
+        """Return the reading of pictures."""
         ...
 
 
 class NetworkReader:
-    """Reads a network.
+    """Reads pictures with a network.
 
     Args:
-        network: any.
-        layers: those that path similarity compares.
-        readout: of the targets in a hidden layer; None for classes.
-        own_size: whether hidden targets read pictures as large as they are; all else is read at the input size.
+        network: the network, the target network or a judge.
+        layers: the layers that path similarity compares.
+        readout: the read-out of the units; None: no units are read.
+        own_size: whether hidden units read pictures at the pictures' own size; all else is read at the input size.
     """
 
     def __init__(
@@ -103,7 +107,7 @@ class NetworkReader:
 
     @property
     def identity(self) -> str | None:
-        """All that what it says depends on beside the pictures; None where that has no name."""
+        """Everything that a reading depends on beside the pictures; None with an autoencoder, which has no identity."""
         read = self.readout
         if read is not None and read.autoencoder is not None:
             return None
@@ -114,7 +118,7 @@ class NetworkReader:
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Reading:
-        """Return what the network says of pictures, in one pass."""
+        """Return the reading of pictures (n, C, H, W) in [0, 1]; hidden units at their own size take a second pass."""
         given: list[Tensor] = []
         fitted = resized(pictures, self.network.preprocessing.size)
         hook = (
@@ -156,11 +160,11 @@ class NetworkReader:
 
 
 class PixelReader:
-    """Reads pixels alone: repetition and high-frequency energy are the two features.
+    """Reads the pixels themselves; the two features are repetition and high-frequency energy.
 
     Args:
-        size: (height, width) that all pictures are brought to, so that they can be compared.
-        channels: of the pictures.
+        size: (height, width) to which all pictures are resized, so that they can be compared.
+        channels: the channels of the pictures.
     """
 
     def __init__(self, size: tuple[int, int], channels: int = RGB) -> None:
@@ -169,7 +173,7 @@ class PixelReader:
         self.head = Head(NONE)
 
     def __call__(self, pictures: Tensor) -> Reading:
-        """Return (n, 2) features."""
+        """Return the features (n, 2) of pictures (n, C, H, W) in [0, 1]."""
         fitted = resized(pictures, self.size).clamp(0, 1)
         return Reading(torch.stack([repetition(fitted), high_frequency(fitted)], dim=1).cpu())
 
@@ -187,7 +191,7 @@ def joined(parts: Sequence[Reading]) -> Reading:
 
 @torch.no_grad()
 def classifier(network: VisionNetwork) -> nn.Module | None:
-    """Return the last linear map or convolution with one output per class; None where there is none."""
+    """Return the last linear layer or convolution with one output per class; None where there is none."""
     if network.class_names is None:
         return None
     ran: list[nn.Module] = []
@@ -203,7 +207,7 @@ def classifier(network: VisionNetwork) -> nn.Module | None:
 
 
 def _pooled(features: Tensor) -> Tensor:
-    """(N, D) as it is; maps (N, D, H, W) and tokens (N, T, D) averaged over positions."""
+    """Features (N, D): maps (N, D, H, W) and tokens (N, T, D) are averaged over positions."""
     if features.ndim == 4:
         features = features.mean(dim=(2, 3))
     elif features.ndim == 3:
@@ -212,7 +216,7 @@ def _pooled(features: Tensor) -> Tensor:
 
 
 def _places(shape: Sequence[int]) -> Tensor:
-    """The fixed places of a layer (C, ...) that are compared: all, or as many as are affordable."""
+    """The places of a layer (C, ...) that are compared: all, or ``PATH_UNITS`` drawn with a fixed seed."""
     total = int(torch.tensor(tuple(shape)).prod())
     order = torch.randperm(total, generator=torch.Generator().manual_seed(0))
     return order[:PATH_UNITS].sort().values

@@ -1,4 +1,4 @@
-"""Is the target class recognised in its picture, by the network itself and by judges?"""
+"""Recognition: whether the network itself and judges recognise the target class in its picture."""
 
 from __future__ import annotations
 
@@ -20,46 +20,44 @@ from vital_exp.targets.unit import Target
 
 TOP = 5
 PREDICTED = "predicted"  # the column of metrics.csv with the most probable classes
-# Columns whose metric has their own name.
-UNPREFIXED = ("probability", "activation_ratio")
+UNPREFIXED = ("probability", "activation_ratio")  # columns whose metric has the column's name
 PICTURES_PER_PASS = 16
 SOFTMAX_HEAD = Head()
-# Why nothing is recognised by a network that could.
-NOT_FINITE = "its logits of every picture are NaN"
+NOT_FINITE = "its logits of every picture are NaN"  # the reason where a network with a head recognises nothing
 
 
 @torch.no_grad()
 def logits(network: VisionNetwork, pictures: Tensor) -> Tensor:
-    """Return (N, classes) float32 logits on the CPU for RGB pictures (N, 3, H, W), resized to the network's input."""
+    """Return the logits (N, classes), float32 on the CPU, of pictures (N, C, H, W) in [0, 1], at the input size."""
     fitted = resized(pictures, network.preprocessing.size).to(network.device)
     chunks = [network(chunk).float().cpu() for chunk in fitted.split(PICTURES_PER_PASS)]
     return torch.cat(chunks)
 
 
 def check_judge(judge: VisionNetwork, network: VisionNetwork, key: str = "evaluation.judges") -> None:
-    """Raise UsageError unless a judge tells the same classes apart as the network."""
+    """Raise UsageError unless a judge has as many classes as the network, and takes its pictures."""
     if len(judge.classes) != len(network.classes):
         problem = f"the judge has {len(judge.classes)} classes, the network {len(network.classes)}"
         raise UsageError(key, judge.name, problem)
     asked, own = judge.preprocessing.channels, network.preprocessing.channels
     if asked != own and not {asked, own} <= {GREY, RGB}:
-        problem = f"the judge takes pictures of {asked} channels, and those of {network.name} have {own}"
+        problem = f"the judge takes pictures of {asked} channels, and the pictures of {network.name} have {own}"
         raise UsageError(key, judge.name, problem)
 
 
 def recognition(
     network: VisionNetwork, judges: Mapping[str, VisionNetwork], targets: Sequence[Target], pictures: Tensor
 ) -> list[dict[str, float | int | str]]:
-    """Return one row per class target: the network's opinion of its picture, then each judge's.
+    """Return one row per class target: what the network recognises in its picture, then what each judge does.
 
     Columns: target, activation (the class's logit), top1 and top5 (1 or 0), probability, predicted (the five most
-    probable classes); ``top1[judge]`` and so on for each judge. A network with ``head=none`` has no opinion.
+    probable classes); ``top1[judge]`` and so on for each judge. A network with ``head=none`` has only the activation.
 
     Args:
-        network: the network the pictures were made for.
+        network: the network that the pictures were made for.
         judges: other networks with the same classes, by name.
         targets: class targets.
-        pictures: (N, 3, H, W) RGB in [0, 1].
+        pictures: (N, C, H, W) in [0, 1].
     """
     index = torch.tensor([target.index for target in targets])
     own = logits(network, pictures)
@@ -81,14 +79,14 @@ def recognition(
 
 
 def predicted(scores: Tensor, head: Head, names: ClassNames | None) -> list[str]:
-    """Return the most probable classes of each picture in words, ``"star 0.973; heart 0.012"``, five at most.
+    """Return the at most five most probable classes of each picture in words, ``"star 0.973; heart 0.012"``.
 
-    Empty where nothing is told apart: a single output, outputs that are no classes', NaN.
+    The text is empty for a single output, for outputs that are not scores of classes, and for NaN.
 
     Args:
         scores: (N, classes) logits.
         head: softmax or sigmoid.
-        names: of the classes.
+        names: the class names.
     """
     count = scores.shape[1]
     if names is None or head.kind == NONE or count < 2:
@@ -103,25 +101,26 @@ def predicted(scores: Tensor, head: Head, names: ClassNames | None) -> list[str]
 
 
 def first_predicted(text: str) -> tuple[str, str]:
-    """Return the most probable class and its probability of what :func:`predicted` says of a picture."""
+    """Return the most probable class and its probability, from a text of :func:`predicted`."""
     name, _, probability = text.partition("; ")[0].rpartition(" ")
     return name, probability
 
 
 def verdicts(scores: Tensor, index: Tensor, head: Head = SOFTMAX_HEAD) -> dict[str, Tensor]:
-    """Return whether each picture's class is first (top1) and among the first five, each 1 or 0, and its probability.
+    """Return top-1 and top-5 accuracy of each picture's class, each 1 or 0, and the class's probability.
 
-    A class that scores no more than another is not before it: where all scores are the same, nothing is recognised. By
-    a sigmoid a class is recognised only if the network says that it is there at all, with a probability above one half:
-    top1 if no other class is more probable, top5 if at most four are. Of a single output that is its logit above 0.
+    A class counts as recognised (top1) if all other classes score less, and as among five (top5) if at most four others
+    score as much or more: where all scores are equal, nothing is recognised. With a sigmoid, the class's probability
+    must also be above one half; for a single output, that is a logit above 0.
 
     Args:
         scores: (N, classes) logits.
-        index: (N,) the class of each picture.
+        index: (N,), the class of each picture.
         head: softmax or sigmoid.
 
     Returns:
-        ``{"top1", "top5", "probability"}``, each (N,), NaN where a score is; top5 only with more than five classes.
+        ``{"top1", "top5", "probability"}``, each (N,), NaN for a picture with a NaN score; top5 only with more than
+        five classes.
 
     Examples:
         >>> import torch
@@ -145,7 +144,7 @@ def verdicts(scores: Tensor, index: Tensor, head: Head = SOFTMAX_HEAD) -> dict[s
 def unjudged(
     network: VisionNetwork, judges: Mapping[str, VisionNetwork], rows: Sequence[Mapping[str, float | int | str]]
 ) -> dict[str, dict[str, float | int | str | None]]:
-    """Return the entries of metrics.json for recognition that is not computed, each with its reason."""
+    """Return the entries of metrics.json of networks that recognise nothing, each with the reason."""
     found = {}
     for suffix, one in {"": network, **{f"[{name}]": judge for name, judge in judges.items()}}.items():
         if not any(f"top1{suffix}" in row for row in rows):
@@ -155,10 +154,10 @@ def unjudged(
 
 
 def summarise(rows: Sequence[Mapping[str, float | int | str]]) -> dict[str, dict[str, float | int]]:
-    """Return each metric's mean over the targets with its interval.
+    """Return each metric's mean over the targets with its interval, as in metrics.json.
 
-    accuracy_top1 is the network's own; transfer_top1[judge] a judge's; likewise top5 and probability. activation_ratio
-    is that of hidden units.
+    ``accuracy_top1`` is the network's, ``transfer_top1[judge]`` a judge's; likewise for top5. ``activation_ratio`` is
+    that of hidden units.
     """
     metrics = {}
     for column in dict.fromkeys(column for row in rows for column in row):

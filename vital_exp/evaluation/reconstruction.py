@@ -1,4 +1,4 @@
-"""How well a sparse autoencoder reconstructs the activations of real images: a wrong convention shows there."""
+"""How well a sparse autoencoder reconstructs activations of natural images, which reveals a wrong convention."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from vital_exp.targets.autoencoder import SparseAutoencoder
 
 logger = logging.getLogger(__name__)
 
-# A trained autoencoder leaves less of the variance; with a wrong convention most is left, or more than there was.
+# Share of the variance. A trained autoencoder leaves less unexplained; with a wrong convention it leaves more, or even
+# more than 1.
 POOR = 0.5
 MOST_IMAGES = 16
 
@@ -24,12 +25,12 @@ def unexplained(network: VisionNetwork, layer: str, autoencoder: SparseAutoencod
 
     Args:
         network: the frozen network.
-        layer: what the autoencoder reads.
-        autoencoder: with its decoder.
-        images: (3, H, W) RGB in [0, 1]; sums and the mean are over all positions of all.
+        layer: the layer that the autoencoder reads.
+        autoencoder: an autoencoder with its decoder.
+        images: (C, H, W) in [0, 1]; sums and the mean are over all positions of all images.
 
     Returns:
-        0 is perfect; 1 is as good as the mean activation. Infinity where all activations are alike.
+        0 is perfect; 1 is as good as the mean activation; infinity where all activations are equal.
     """
     taps, left, maps = network.taps([layer]), 0.0, []
     for image in images:
@@ -42,21 +43,21 @@ def unexplained(network: VisionNetwork, layer: str, autoencoder: SparseAutoencod
     return left / variance if variance > 0 else float("inf")
 
 
-def tell_reconstruction(
+def log_reconstruction(
     network: VisionNetwork, layer: str, autoencoder: SparseAutoencoder, images: Iterable[Tensor]
 ) -> None:
-    """Say what the autoencoder is and how much of the images' activations it explains; warn where that is little."""
+    """Log the autoencoder and the share of variance that its reconstruction leaves; warn where the share is large."""
     kept = "" if autoencoder.k is None else f" of k={autoencoder.k}"
-    told = f"autoencoder of {layer}: {len(autoencoder)} features, {autoencoder.activation}{kept}"
+    words = f"autoencoder of {layer}: {len(autoencoder)} features, {autoencoder.activation}{kept}"
     if autoencoder.decoder is None or autoencoder.decoder_bias is None:
-        logger.info("%s; its reconstruction is not measured without target.decoder and target.decoder_bias", told)
+        logger.info("%s; its reconstruction is not measured without target.decoder and target.decoder_bias", words)
         return
     share = unexplained(network, layer, autoencoder, images)
-    logger.info("%s; its reconstruction leaves %.1f %% of the variance of real activations", told, 100 * share)
+    logger.info("%s; its reconstruction leaves %.1f %% of the variance of real activations", words, 100 * share)
     if not share <= POOR:
         logger.warning(
-            "the autoencoder does not fit the activations of %s (%.0f %% of their variance is left): another layer, "
-            "another target.scale or target.mean, or another convention?",
+            "the autoencoder does not fit the activations of %s (%.0f %% of their variance is left): check the layer, "
+            "target.scale, target.mean and the convention",
             layer,
             100 * share,
         )

@@ -1,4 +1,4 @@
-"""What a metric gives back: a number with its interval and n, per target or of the whole set, or why there is none."""
+"""The score of a metric: a number with its interval and n, per target or of the whole set, or why there is none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vital_exp.evaluation.intervals import bootstrap_mean
 
 
 class NotComputed(Exception):
-    """A metric that cannot be computed from what is there; the message says what it needs."""
+    """A metric cannot be computed; the message says what it needs."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Score:
     """One number of the table.
 
     Attributes:
-        value: None when it could not be computed.
-        low, high: its 95 % bootstrap interval; None when there is none.
-        n: how many values, or pictures, it is of.
-        reason: why there is no value or no interval, or what to mind in reading it.
+        value: None where it could not be computed.
+        low, high: the 95 % bootstrap interval; None where there is none.
+        n: the number of values, or of pictures, behind it.
+        reason: why there is no value or no interval, or a remark for readers.
         values: one per target, NaN where a target has none; None for a number of the whole set.
     """
 
@@ -38,9 +38,9 @@ class Score:
 
         Args:
             values: one per target; NaN where a target has none.
-            groups: the unit of each target, when the value belongs to the unit rather than to the picture: targets of
-                one unit then count once.
-            reason: what to mind in reading it.
+            groups: the unit of each target, for values of units rather than pictures: the targets of a unit count once,
+                with their mean.
+            reason: a remark for readers.
 
         Raises:
             NotComputed: no target has a value.
@@ -63,10 +63,10 @@ class Score:
 
     @classmethod
     def geometric_mean(cls, values: Sequence[float]) -> Score:
-        """Return the geometric mean over targets with its interval: the mean of ratios, for which 2 and 1/2 make 1.
+        """Return the geometric mean over targets with its interval, for ratios: that of 2 and 1/2 is 1.
 
         Args:
-            values: one per target, above 0; NaN where a target has none.
+            values: one per target, positive; NaN where a target has none.
 
         Raises:
             NotComputed: no target has a value.
@@ -80,11 +80,11 @@ class Score:
 
     @classmethod
     def missing(cls, reason: str) -> Score:
-        """Return the score of a metric that is not computed."""
+        """Return the score of a metric that could not be computed."""
         return cls(None, reason=f"not computed: {reason}")
 
     def entry(self) -> dict[str, float | int | str | None]:
-        """Return what metrics.json says of it: value, low, high, n and, if there is one, the reason."""
+        """Return its entry in metrics.json: value, low, high, n and, where there is one, the reason."""
         found: dict[str, float | int | str | None] = {
             "value": _finite(self.value),
             "low": _finite(self.low),
@@ -95,5 +95,5 @@ class Score:
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no NaN."""
+    """None for NaN and infinity, which JSON does not have."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,6 +1,6 @@
-"""How clear, how redundant and how polysemantic units are (SemanticLens, Dreyer et al. 2025; docs/methods/metrics.md).
+"""Clarity, redundancy and polysemanticity of units (SemanticLens, Dreyer et al. 2025; docs/methods/metrics.md).
 
-They describe units: pictures that all look the same are clear and hardly polysemantic, noise included.
+They describe units, not the quality of pictures: pictures that all look the same have a high clarity, even of noise.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from torch.nn.functional import normalize
 
 from vital_exp.evaluation.score import NotComputed
 
-KMEANS_STEPS = 50  # two groups of a handful of vectors settle in fewer
+KMEANS_STEPS = 50  # two groups of a handful of vectors converge in fewer
 LEAST_FOR_GROUPS = 3
 
 
 def clarity(embeddings: Tensor) -> float:
-    """Return the mean cosine of different images of a unit: (|mean v|^2 - 1/n) n / (n - 1) of unit vectors v.
+    """Return the mean cosine over pairs of a unit's images: (|mean v|^2 - 1/n) n / (n - 1), v their unit vectors.
 
     Args:
-        embeddings: (n, D), n at least 2.
+        embeddings: (n, D), of the unit's images, n at least 2.
 
     Raises:
-        NotComputed: fewer than 2.
+        NotComputed: there are fewer than 2 images.
     """
     count = len(embeddings)
     if count < 2:
@@ -32,13 +32,13 @@ def clarity(embeddings: Tensor) -> float:
 
 
 def redundancy(concepts: Tensor) -> Tensor:
-    """Return for each unit the cosine to the unit most like it, (T,).
+    """Return for each unit the cosine to the most similar other unit, (T,).
 
     Args:
-        concepts: (T, D) one embedding per unit, T at least 2.
+        concepts: (T, D), one embedding per unit, T at least 2.
 
     Raises:
-        NotComputed: fewer than 2 units.
+        NotComputed: there are fewer than 2 units.
     """
     if len(concepts) < 2:
         raise NotComputed(f"needs at least 2 units, and there is {len(concepts)}")
@@ -47,15 +47,15 @@ def redundancy(concepts: Tensor) -> Tensor:
 
 
 def polysemanticity(embeddings: Tensor) -> float:
-    """Return 1 - clarity of the centres of two groups of a unit's images: 0 when they are about the same thing.
+    """Return 1 - clarity of the centres of two groups of a unit's images: 0 where both groups show the same thing.
 
-    The groups are found by 2-means on unit vectors, started from the pair that is least alike.
+    k-means with k = 2 on unit vectors finds the groups, starting from the least similar pair.
 
     Args:
-        embeddings: (n, D), n at least 3.
+        embeddings: (n, D), of the unit's images, n at least 3.
 
     Raises:
-        NotComputed: fewer than 3.
+        NotComputed: there are fewer than 3 images.
     """
     if len(embeddings) < LEAST_FOR_GROUPS:
         raise NotComputed(f"needs at least {LEAST_FOR_GROUPS} images of a unit, and there are {len(embeddings)}")
@@ -64,7 +64,7 @@ def polysemanticity(embeddings: Tensor) -> float:
     centres = unit[[*divmod(int(alike.argmin()), len(unit))]]
     member = (unit @ centres.T).argmax(dim=1)
     for _ in range(KMEANS_STEPS):
-        if member.unique().numel() < 2:  # all are alike
+        if member.unique().numel() < 2:  # all images have the same embedding
             return 0.0
         centres = torch.stack([unit[member == group].mean(dim=0) for group in range(2)])
         moved = torch.cdist(unit, centres).argmin(dim=1)

@@ -1,4 +1,4 @@
-"""Settings of single metrics: where their weights are, and whether they may be fetched."""
+"""Settings of single metrics: their weights, and whether these may be downloaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LpipsSettings:
-    """LPIPS: ``alex``, ``vgg`` or ``squeeze``, and the weights of that backbone or of the whole metric."""
+    """LPIPS: the backbone (``alex``, ``vgg`` or ``squeeze``), and a file with its weights or those of a whole LPIPS."""
 
     net: str = "alex"
     checkpoint: str | None = None
@@ -15,7 +15,7 @@ class LpipsSettings:
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """CLIP: a model of open_clip or a JSON file, its weights or their tag, templates, the words of free naming."""
+    """CLIP: arguments of :func:`load_clip`, and a file with the vocabulary of free naming."""
 
     model: str = "ViT-B-32-quickgelu"
     checkpoint: str | None = None
@@ -29,11 +29,12 @@ class MetricSettings:
     """Settings of single metrics; the keys of the configuration group ``evaluation``.
 
     Attributes:
-        download: fetch weights that are not there.
-        kid_subset_size: pictures in a subset of KID; None: 1000, or as many as there are.
-        inception: the weights of Inception, as torch-fidelity publishes them.
-        inception_features: how many features the layer of Inception has that FID and KID read.
-        lpips, clip: see there.
+        download: whether missing weights may be downloaded.
+        kid_subset_size: pictures in a subset of KID; None: 1000, or all where there are fewer.
+        inception: a file with the weights of Inception that torch-fidelity publishes.
+        inception_features: the layer of Inception for FID and KID, by its number of channels.
+        lpips: see :class:`LpipsSettings`.
+        clip: see :class:`ClipSettings`.
     """
 
     download: bool = False

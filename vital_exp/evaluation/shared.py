@@ -1,4 +1,4 @@
-"""What the runs of a sweep have in common when they are scored: networks, and what they say of natural images."""
+"""Networks, readers and readings of natural images that the runs of a sweep share while they are scored."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Kind = TypeVar("Kind", VisionNetwork, PictureReader)
 
 @dataclass
 class Shared:
-    """Each network and view loaded once, each reading of natural images read once.
+    """Loads each network, each reader and each kept reading once.
 
     Attributes:
-        cache_dir: where downloaded weights are.
-        download: whether weights that are not there may be fetched.
-        readings: of natural images, by the place where they are kept.
+        cache_dir: the folder of downloaded weights.
+        download: whether missing weights may be downloaded.
+        readings: readings of natural images, by the file that keeps them.
     """
 
     cache_dir: Path
@@ -36,11 +36,11 @@ class Shared:
     _views: dict[str, PictureReader | NotComputed] = field(default_factory=dict)
 
     def network(self, spec: Spec, key: str) -> VisionNetwork:
-        """Return a network by name, or by the keys of the group model.
+        """Return a network by name, or by the keys of the group ``model``.
 
         Raises:
-            UsageError: an unknown name or key; weights that cannot be had.
-            NotComputed: its weights would have to be downloaded.
+            UsageError: an unknown name or key, or weights that cannot be loaded.
+            NotComputed: the weights are missing, and ``download`` is false.
         """
         name = json.dumps(spec, sort_keys=True, default=str)
         if name not in self._networks:
@@ -53,7 +53,7 @@ class Shared:
         return _there(self._networks[name])
 
     def views(self, load: Mapping[str, Load]) -> dict[str, Load]:
-        """Return what loads views so that each is loaded once, in whichever run it is first asked for."""
+        """Return the loading functions of views, wrapped so that all runs together load each view once."""
         return {name: lambda name=name, one=one: self._view(name, one) for name, one in load.items()}  # type: ignore[misc]
 
     def _view(self, name: str, load: Load) -> PictureReader:

@@ -1,7 +1,7 @@
-"""The human study in VITAL's three parts: what people answered on the study's page, as metrics of the runs.
+"""The human study in VITAL's three parts: people's answers on the study's page become metrics of the runs.
 
-Each part has a machine proxy: rating of a picture by its name - CLIP's probability; picture against references -
-correspondence AUC and MIS; free naming - similarity of the best words.
+Each part has a machine proxy: of the rating of a picture by its name, CLIP's probability; of picture against
+references, correspondence AUC and MIS; of free naming, the similarity of the best words.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vital_exp.text_files import read_json
 from vital_exp.values import is_whole
 
 KIND = "vital_exp study answers"
-# The parts in the order of the page: whoever has read the names, or seen the references, cannot name freely any more.
+# The parts in the order of the page. Naming comes first: who has read the names cannot name freely any more.
 NAMING, CORRESPONDENCE, RATING = "naming", "correspondence", "rating"
 PARTS = (NAMING, CORRESPONDENCE, RATING)
 LOWEST, HIGHEST = 1, 5  # of a rating
@@ -35,7 +35,7 @@ KEY_FILE = "key.json"
 
 @dataclass(frozen=True)
 class Item:
-    """One question: a picture of a run (its folder, from the study's), in a part of the study."""
+    """One question: a picture of a run in a part of the study; ``run`` is the folder, relative to the study's."""
 
     run: str
     target: str
@@ -45,7 +45,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one person said to one question: a rating from 1 to 5, or words."""
+    """One person's answer to one question: a rating from 1 to 5, or words."""
 
     item: Item
     participant: str
@@ -53,31 +53,31 @@ class Answer:
 
 
 def read_key(folder: Path) -> dict[str, Item]:
-    """Return the questions of all forms that were made in a folder, by their codes.
+    """Return the questions of a study, by their codes.
 
     Raises:
-        UsageError: no form was made there.
+        UsageError: the folder holds no study.
     """
     place = folder / KEY_FILE
     if not place.is_file():
-        raise UsageError("answers", folder, "no study was made there: study=true without answers makes it")
+        raise UsageError("answers", folder, "no study there: study=true without answers makes one")
     content = read_json(place, "answers")
     return {code: Item(**item) for code, item in content["items"].items()}
 
 
 def read_answers(places: Sequence[Path], key: Mapping[str, Item]) -> list[Answer]:
-    """Return what people answered; of two files of one person the later name counts.
+    """Return people's answers. Of two files of one person, the one whose name sorts last counts.
 
     Args:
-        places: JSON files that the page saved, or folders of them.
-        key: of :func:`read_key`.
+        places: JSON files that the page saved, or folders of such files.
+        key: the result of :func:`read_key`.
 
     Raises:
-        UsageError: no file there, one that the page did not save, or of another study, or a rating out of range.
+        UsageError: there is no file, a file is not the page's or is of another study, or an answer is not allowed.
     """
     files = [file for place in places for file in (sorted(place.glob("*.json")) if place.is_dir() else [place])]
     if not files:
-        raise UsageError("answers", ", ".join(map(str, places)), "no answers there: *.json, saved by the study's page")
+        raise UsageError("answers", ", ".join(map(str, places)), "no answers there: *.json files of the study's page")
     by_person: dict[str, list[Answer]] = {}
     for file in files:
         content = _content(file)
@@ -89,7 +89,7 @@ def read_answers(places: Sequence[Path], key: Mapping[str, Item]) -> list[Answer
 def _content(file: Path) -> dict[str, Any]:
     content = read_json(file, "answers")
     if not isinstance(content, dict) or content.get("kind") != KIND or not isinstance(content.get("answers"), list):
-        raise UsageError("answers", file, "was not saved by the study's page")
+        raise UsageError("answers", file, "no file of answers that the study's page saved")
     return content
 
 
@@ -100,10 +100,10 @@ def _answer(file: Path, one: object, person: str, key: Mapping[str, Item]) -> An
         raise UsageError("answers", file, f"has an answer to a question of another study ({code})")
     if item.part == NAMING:
         if not isinstance(value, str):
-            raise UsageError("answers", file, f"question {code} is answered by {value!r}, and needs words")
+            raise UsageError("answers", file, f"the answer to question {code} is {value!r}, and words are needed")
         return Answer(item, person, value)
     if not is_whole(value, LOWEST, HIGHEST):
-        raise UsageError("answers", file, f"question {code} is rated {value!r}, and needs {LOWEST} to {HIGHEST}")
+        raise UsageError("answers", file, f"the rating of question {code} is {value!r}, not {LOWEST} to {HIGHEST}")
     return Answer(item, person, value)
 
 
@@ -113,13 +113,13 @@ def study_tables(
     """Return the study's metrics by run folder.
 
     Args:
-        answers: of :func:`read_answers`.
-        folder: of the study.
-        settings: where CLIP's weights are.
-        cache_dir: where downloaded weights are.
+        answers: the result of :func:`read_answers`.
+        folder: the study's folder.
+        settings: for the weights of CLIP.
+        cache_dir: the folder of downloaded weights.
 
     Raises:
-        UsageError: a run folder is not where it was.
+        UsageError: a run folder is no longer at its place.
     """
     clip = _clip(settings, cache_dir)
     by_run: dict[str, list[Answer]] = {}
@@ -134,7 +134,7 @@ def study_tables(
 
 
 def _clip(settings: MetricSettings, cache_dir: Path) -> Clip | str:
-    """CLIP, or what it needs."""
+    """CLIP, or the reason why it cannot be loaded."""
     own = settings.clip
     try:
         return load_clip(
@@ -155,14 +155,13 @@ def _clip(settings: MetricSettings, cache_dir: Path) -> Clip | str:
 def study_scores(answers: Iterable[Answer], targets: Sequence[str], clip: Clip | str) -> dict[str, Score]:
     """Return the study's metrics of one run.
 
-    ``study_rating`` and ``study_correspondence`` are means of ratings from 1 to 5; ``study_naming`` is the cosine of
-    the text embeddings of answer and class name by CLIP, ``study_naming_exact`` the share of
-    answers that name the class.
+    ``study_rating`` and ``study_correspondence`` are means of ratings from 1 to 5. ``study_naming`` is the cosine of
+    CLIP's text embeddings of answer and class name, ``study_naming_exact`` the share of answers that name the class.
 
     Args:
-        answers: to questions about this run.
-        targets: of the run.
-        clip: embeds texts; or what it needs.
+        answers: the answers to questions about this run.
+        targets: the names of the run's targets.
+        clip: CLIP, or the reason why it cannot be loaded.
     """
     by_part: dict[str, list[Answer]] = {part: [] for part in PARTS}
     for answer in answers:
@@ -179,7 +178,7 @@ def study_scores(answers: Iterable[Answer], targets: Sequence[str], clip: Clip |
 
 
 def names_it(answer: str, label: str) -> bool:
-    """Return whether an answer holds one of a label's names (they stand between commas) as whole words."""
+    """Return whether an answer holds one of a label's names, which commas separate, as whole words."""
     said = f" {_words(answer)} "
     return any(f" {name} " in said for name in map(_words, label.split(",")) if name)
 

@@ -28,21 +28,20 @@ READABLE_COLUMNS = (
 )
 METRICS, ROWS = "metrics.json", "metrics.csv"
 METRICS_IN_A_LINE = 4
-# Columns of metrics.csv have no words that say what they are the mean of: top1[judge], not transfer_top1[judge].
-PREFIXES = ("accuracy_", "transfer_")
+PREFIXES = ("accuracy_", "transfer_")  # of metrics, not of columns: transfer_top1[judge] has the column top1[judge]
 
 
 @dataclass
 class Evaluation:
-    """What was found.
+    """The result of an evaluation.
 
     Attributes:
-        targets: of the pictures.
-        scores: by name.
-        activations: what each target's unit reads of its picture; None where it has no unit.
-        unreadable: file and reason of pictures that are missing or broken.
-        forward_passes: pictures and natural images passed through each view.
-        predictions: what each picture of a class is taken for, in words; by column of metrics.csv.
+        targets: the targets of the pictures.
+        scores: the scores by name.
+        activations: the activation of each picture in its own unit; None where there are no units.
+        unreadable: by file, why a picture could not be read.
+        forward_passes: the number of images passed through each view.
+        predictions: by column of metrics.csv, the most probable classes of each picture, in words.
     """
 
     targets: Sequence[Target]
@@ -54,12 +53,12 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, dict[str, float | int | str | None]]:
-        """What metrics.json holds: value, low, high, n and, where there is one, the reason, by name."""
+        """The content of metrics.json: by name value, low, high, n and, where there is one, reason."""
         return {name: score.entry() for name, score in self.scores.items()}
 
     @property
     def rows(self) -> list[dict[str, float | int | str]]:
-        """What metrics.csv holds: a row per target; what a target has no value of is left out."""
+        """The content of metrics.csv: a row per target, without the columns in which the target has no value."""
         rows: list[dict[str, float | int | str]] = [{"target": target.name} for target in self.targets]
         columns: dict[str, Sequence[float]] = {} if self.activations is None else {"activation": self.activations}
         columns |= {column_of(name): score.values for name, score in self.scores.items() if score.values is not None}
@@ -74,7 +73,7 @@ class Evaluation:
         return rows
 
     def __repr__(self) -> str:
-        """What was found, in a line."""
+        """The scores in one line."""
         found = ", ".join(f"{name} {score.value:.3g}" for name, score in self.scores.items() if score.value is not None)
         return f"Evaluation({len(self.targets)} pictures: {found or 'no scores'})"
 
@@ -82,9 +81,9 @@ class Evaluation:
         return table([{"metric": name, **entry} for name, entry in self.metrics.items()])
 
     def save(self, folder: Path) -> None:
-        """Write metrics.json and metrics.csv, each whole; metrics of an earlier evaluation that were not asked stay."""
+        """Write metrics.json and metrics.csv; other metrics of an earlier evaluation are kept."""
         metrics = {**_earlier_metrics(folder / METRICS), **self.metrics}
-        asked = {column_of(name) for name in self.scores}  # a value that cannot be computed any more goes, too
+        asked = {column_of(name) for name in self.scores}  # with those that can no longer be computed
         earlier = _earlier_rows(folder / ROWS)
         kept = [{column: cell for column, cell in row.items() if column not in asked} for row in earlier]
         write_scores(folder, metrics, _merged(kept, self.rows))
@@ -96,26 +95,26 @@ class Evaluation:
         return f"{', '.join(known[:METRICS_IN_A_LINE])}{more}" if known else "no metric could be computed"
 
     def __str__(self) -> str:
-        """Return the table: metric, value, interval, n; what to mind; of hidden units also how readable they are."""
+        """Return the tables: how readable pictures of hidden units are; other metrics; remarks."""
         return metrics_text(self.metrics, any(target.layer for target in self.targets))
 
 
 def write_scores(folder: Path, metrics: Mapping[str, object], rows: Sequence[Mapping[str, object]]) -> None:
-    """Write metrics.json and metrics.csv into a folder, each whole."""
+    """Write metrics.json and metrics.csv into a folder."""
     write_json(folder / METRICS, metrics)
     write_table(folder / ROWS, rows)
 
 
 def metrics_text(metrics: Mapping[str, Entry], hidden: bool) -> str:
-    """Return metrics as tables of 80 columns, with what to mind below them.
+    """Return metrics as tables of 80 columns, with remarks below them.
 
     Args:
-        metrics: as in metrics.json.
-        hidden: whether they are of hidden units, of which it is told how readable they are.
+        metrics: the content of metrics.json.
+        hidden: whether the targets are hidden units, which have a table of readability.
     """
     rows = readable(metrics) if hidden else []
-    told = numbers_of(rows)
-    others = {name: entry for name, entry in metrics.items() if name not in told}
+    in_rows = numbers_of(rows)
+    others = {name: entry for name, entry in metrics.items() if name not in in_rows}
     parts = [_readable_text(rows) if rows else "", _others_text(others) if others else ""]
     return "\n\n".join(part for part in parts if part)
 
@@ -133,7 +132,7 @@ def _others_text(metrics: Mapping[str, Entry]) -> str:
 
 
 def _readable_text(rows: Sequence[Measured]) -> str:
-    """What pictures of hidden units reach, beside what natural images and chance reach; intervals below the numbers."""
+    """The table of readability: pictures of hidden units beside natural images and chance, intervals below numbers."""
     cells, notes = [], _Notes()
     for row in rows:
         notes.add(row.name, str(row.pictures.get("reason") or ""))
@@ -141,12 +140,12 @@ def _readable_text(rows: Sequence[Measured]) -> str:
             cells.append(_readable_cells(row))
             notes.add(row.name, f"proxy of study {part}" if (part := proxy_of(row.name)) else "")
     table = table_text(READABLE_COLUMNS, cells, "How readable") if cells else "How readable"
-    beside = dict.fromkeys(filter(None, (_told_bounds(row) for row in rows if _number(row.pictures))))
+    beside = dict.fromkeys(filter(None, (_note_of_bounds(row) for row in rows if _number(row.pictures))))
     return "\n".join(part for part in (table, *beside, notes.text()) if part)
 
 
 def _readable_cells(row: Measured) -> list[str]:
-    """The cells of a measure, each of a number and its interval below."""
+    """The cells of a line, each a number with its interval below."""
     numbers = (row.pictures, row.ceiling, row.floor)
     value, *bounds = map(_number, numbers)
     interval, *others = map(_interval, numbers)
@@ -155,15 +154,15 @@ def _readable_cells(row: Measured) -> list[str]:
     return [f"{one}\n{two}" if any(below) else one for one, two in zip(above, below, strict=True)]
 
 
-def _told_bounds(row: Measured) -> str:
-    """What the numbers beside a measure are of."""
+def _note_of_bounds(row: Measured) -> str:
+    """A line with the notes of a measure's ceiling and floor."""
     bounds = ((NATURAL, row.ceiling), (CHANCE, row.floor))
-    told = [f"{title}: {bound['note']}" for title, bound in bounds if _number(bound) and bound.get("note")]
-    return wrapped(f"{row.measure.number}, {'; '.join(told)}") if told else ""
+    notes = [f"{title}: {bound['note']}" for title, bound in bounds if _number(bound) and bound.get("note")]
+    return wrapped(f"{row.measure.number}, {'; '.join(notes)}") if notes else ""
 
 
 class _Notes:
-    """Notes below a table, each once with all that it is about."""
+    """Notes below a table, each once, with the names of all metrics that have it."""
 
     def __init__(self) -> None:
         self.found: dict[str, list[str]] = {}
@@ -187,7 +186,7 @@ def _interval(entry: Entry) -> str:
 
 
 def column_of(name: str) -> str:
-    """Return the column of metrics.csv that has a metric's value of each target."""
+    """Return the column of metrics.csv that holds a metric's values by target."""
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
@@ -209,7 +208,7 @@ def _earlier_rows(path: Path) -> list[dict[str, object]]:
 
 
 def _merged(earlier: Sequence[Mapping[str, object]], rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """Rows by target, the new values over the earlier ones."""
+    """Earlier and new rows merged by target; new values replace earlier ones."""
     found: dict[object, dict[str, object]] = {row["target"]: dict(row) for row in earlier if row.get("target")}
     for row in rows:
         found[row["target"]] = {**found.get(row["target"], {}), **row}

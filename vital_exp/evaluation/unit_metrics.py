@@ -1,7 +1,7 @@
-"""Metrics of pictures of units: do they drive their own unit, and resemble what drives it? With ceilings and floors.
+"""Metrics of pictures of units: whether they drive their own unit, and resemble the natural images that drive it.
 
-Each is set beside what natural images of the unit reach by the same measure (``_natural``), and beside chance, or what
-other units' images reach (``_chance``, ``_others``). Facets of one unit do not count as other units. Formulas:
+Each has a ceiling, the same measure of the unit's natural images (``_natural``), and a floor, chance (``_chance``) or
+natural images of other units (``_others``). Facets of one unit do not count as other units. Formulas:
 docs/methods/metrics.md.
 """
 
@@ -25,14 +25,14 @@ from vital_exp.evaluation.score import NotComputed, Score
 
 Scores = dict[str, Score]
 NAN = float("nan")
-LEAST_ENERGY = 1e-4  # of high frequencies: below it is the rounding to 8 bits
+LEAST_ENERGY = 1e-4  # of high frequencies: smaller values come from rounding to 8 bits
 
 
 # How strongly units are driven
 
 
 def activation_ratio(evidence: Evidence, _view: str) -> Scores:
-    """The picture's activation as a share of the unit's largest natural one; natural images reach 1 by definition."""
+    """The picture's activation as a share of the unit's largest on natural images, whose ceiling is 1 by definition."""
     activations, largest = evidence.activations, largest_natural(evidence)
     values = [
         float(value) / natural if natural > 0 else NAN for value, natural in zip(activations, largest, strict=True)
@@ -41,7 +41,7 @@ def activation_ratio(evidence: Evidence, _view: str) -> Scores:
 
 
 def activation_ratio_others(evidence: Evidence, _view: str) -> Scores:
-    """What a unit reads of other units' natural images, their mean, as a share of its largest natural activation."""
+    """A unit's mean activation on other units' natural images, as a share of its largest on natural images."""
     _check_units(evidence)
     found = _natural_shares(evidence)
     by_unit = {
@@ -53,9 +53,9 @@ def activation_ratio_others(evidence: Evidence, _view: str) -> Scores:
 
 
 def own_unit_first(evidence: Evidence, _view: str) -> Scores:
-    """How often a picture's own unit leads all units of the run, each activation a share of its largest natural one."""
+    """How often a picture drives its own unit most, activations taken as shares of each unit's largest natural one."""
     if evidence.of_classes:
-        raise NotComputed("needs hidden units: whether a class comes first, accuracy says")
+        raise NotComputed("needs hidden units; for classes, accuracy is the same question")
     _check_units(evidence)
     units = evidence.reading(TARGET).units
     assert units is not None
@@ -72,7 +72,7 @@ def own_unit_first(evidence: Evidence, _view: str) -> Scores:
 
 
 def _strongest_first(evidence: Evidence) -> dict[int, float]:
-    """By unit whether it leads on the natural image, of those of its facets, that drives it most."""
+    """By whole unit, whether the natural image that drives it most drives it more than all other units."""
     found = _natural_shares(evidence)  # (M, K)
     owners = torch.tensor(evidence.facet_of)[evidence.natural.labels]
     first = {}
@@ -85,7 +85,7 @@ def _strongest_first(evidence: Evidence) -> dict[int, float]:
 
 
 def _natural_shares(evidence: Evidence) -> Tensor:
-    """What each unit reads of each natural image, as a share of its largest natural activation, (M, K)."""
+    """The activation of each natural image in each whole unit, as a share of the unit's largest, (M, K)."""
     units = evidence.natural_reading(TARGET).units
     if units is None:
         raise NotComputed("needs a network with class outputs")
@@ -98,10 +98,10 @@ def _largest_of_wholes(evidence: Evidence) -> Tensor:
 
 
 def largest_natural(evidence: Evidence) -> list[float]:
-    """Return the largest natural activation of each target's unit: of a mining where there is one, else of references.
+    """Return the largest activation of each target's unit on natural images: of the index, or else of the references.
 
     Raises:
-        NotComputed: the units were not mined, or there are no natural images.
+        NotComputed: the index does not hold the units, or there are no natural images.
     """
     if known := _mined(evidence):
         return known
@@ -112,7 +112,7 @@ def largest_natural(evidence: Evidence) -> list[float]:
 
 
 def _mined(evidence: Evidence) -> list[float]:
-    """The largest natural activation of each target's unit in a mining; empty where nothing was mined."""
+    """The largest activation of each target's unit in the index of mined references; empty without an index."""
     if evidence.references is None:
         return []
     try:
@@ -129,7 +129,7 @@ def _check_units(evidence: Evidence) -> None:
 
 
 def _of_wholes(evidence: Evidence, by_unit: dict[int, float]) -> Score:
-    """The mean over units, all facets and variations of one together."""
+    """The mean over whole units, all facets and variations of a unit together."""
     return Score.mean([by_unit.get(number, NAN) for number in evidence.whole_of], evidence.whole_of)
 
 
@@ -137,10 +137,10 @@ def _of_wholes(evidence: Evidence, by_unit: dict[int, float]) -> Score:
 
 
 def correspondence(evidence: Evidence, view: str) -> Scores:
-    """Whether an embedding finds the picture nearer to its own natural images than to another unit's.
+    """Whether an embedding finds the picture more similar to natural images of its own unit than of another unit.
 
-    Own are the images of the picture's facet; those of the other facets of its unit are neither own nor another's. The
-    ceiling takes each own image in turn as the picture.
+    Of a unit with facets, only images of the picture's facet count as its own; images of the other facets are left out.
+    The ceiling takes each own image in turn as the picture.
     """
     natural = unit_vectors(evidence.natural_reading(view).features)
     shown = unit_vectors(evidence.reading(view).features)
@@ -162,7 +162,7 @@ def correspondence(evidence: Evidence, view: str) -> Scores:
 
 
 def cosy(evidence: Evidence, _view: str) -> Scores:
-    """CoSy's two measures: the picture's activation against those of other units' natural images."""
+    """CoSy's two measures, which compare the picture's activation with those of other units' natural images."""
     activations, units = evidence.activations, evidence.natural_reading(TARGET).units
     assert units is not None
     areas, deviations = [], []
@@ -183,9 +183,9 @@ def _two_units(evidence: Evidence, values: Sequence[float]) -> Score:
 
 
 def mis(evidence: Evidence, view: str) -> Scores:
-    """The machine interpretability score of units, all facets of one together: each shows a part of what it answers to.
+    """The machine interpretability score of natural references (the ceiling) and of pictures; 0.5 by chance.
 
-    Of natural references (the ceiling), and of pictures; 0.5 is a guess.
+    All facets of a unit count together, because each shows a part of what the unit answers to.
     """
     shown, natural = evidence.reading(view).features, evidence.natural_reading(view).features
     units = evidence.natural_reading(TARGET).units
@@ -211,7 +211,7 @@ def mis(evidence: Evidence, view: str) -> Scores:
 
 
 def path_similarity(evidence: Evidence, _view: str) -> Scores:
-    """How like natural images of its facet a picture is processed: 1 is two of them, 0 two of different units."""
+    """Path similarity of pictures and natural images of their facet, of all layers together and of each layer."""
     labels = torch.tensor(evidence.unit_of)
     shown, natural = evidence.reading(TARGET).layers, evidence.natural_reading(TARGET).layers
     owners, facet_of = evidence.natural.labels[evidence.natural.path], evidence.facet_of
@@ -229,10 +229,10 @@ def path_similarity(evidence: Evidence, _view: str) -> Scores:
 
 
 def _path_score(evidence: Evidence, found: path.PathSimilarity) -> Score:
-    """Not computed where the scale itself is in doubt: from two images of different units, 0, to two of one unit, 1."""
+    """The score; missing where natural images of one unit are not clearly more similar than those of two units."""
     if found.scale_low <= 0:
         alike = f"{found.same:.3f} against {found.different:.3f}"
-        return Score.missing(f"needs natural images of one unit that are more alike than those of two ({alike})")
+        return Score.missing(f"needs natural images of one unit that are more similar than those of two ({alike})")
     kind, kinds = ("class", "classes") if evidence.of_classes else ("unit", "units")
     natural = f"same {kind} {found.same:.3f}, other {kinds} {found.different:.3f}"
     raw = f"raw: picture {found.picture:.3f}, {natural}"
@@ -244,10 +244,9 @@ def _path_score(evidence: Evidence, found: path.PathSimilarity) -> Score:
 
 
 def high_frequency_ratio(evidence: Evidence) -> Scores:
-    """The picture's energy at high frequencies as a multiple of the median of its own natural images'.
+    """The picture's high-frequency energy over the median of its own natural images'; geometric mean over pictures.
 
-    The mean over pictures is the geometric one: half and twice as much are equally far from 1.
-    ``high_frequency_natural`` is the mean over units of those medians.
+    ``high_frequency_natural`` is the mean of the medians over units.
 
     Raises:
         NotComputed: there are no natural images.

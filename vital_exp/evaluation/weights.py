@@ -1,4 +1,4 @@
-"""Are the weights of a judge on this machine? Evaluation fetches nothing unless it is told to."""
+"""Whether the weights of a judge are on this machine: evaluation downloads nothing unless ``download`` is true."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from vital_exp.models.named import named_config, named_network
 from vital_exp.models.network import VisionNetwork
 
 Spec = str | Mapping[str, Any]
-# What timm looks for in a repository of weights, in its order.
+# The files that timm looks for in a repository of weights, in its order.
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def network_if_there(spec: Spec, cache_dir: Path, download: bool, key: str) -> VisionNetwork:
-    """Build a network by name, or from the keys of the group ``model``, if its weights are here or may be fetched.
+    """Build a network by name, or from the keys of the group ``model``, if no weights are missing.
 
     Raises:
-        UsageError: an unknown name or key; weights that cannot be had.
-        NotComputed: its weights would have to be downloaded.
+        UsageError: an unknown name or key, or weights that cannot be loaded.
+        NotComputed: the weights are missing, and ``download`` is false.
     """
     config = _config(spec, key)
     if not download and not weights_there(config, cache_dir):
@@ -38,11 +38,11 @@ def _config(spec: Spec, key: str) -> ModelConfig:
     if isinstance(spec, str):
         return named_config(spec, key)
     known = {name: value for name, value in spec.items() if name in ModelConfig.__dataclass_fields__}
-    return ModelConfig(**known)  # named_network names the keys it does not know
+    return ModelConfig(**known)  # named_network reports unknown keys
 
 
 def weights_there(config: ModelConfig, cache_dir: Path) -> bool:
-    """Return whether a network can be built without fetching anything."""
+    """Return whether a network can be built without a download."""
     if config.source == "open_clip":
         return bool(config.checkpoint) or not config.pretrained
     if not config.pretrained or config.checkpoint or config.source not in FILES:
@@ -54,7 +54,7 @@ def _torchvision_file(config: ModelConfig, cache_dir: Path) -> bool:
     from torchvision import models
 
     if config.name not in models.list_models():
-        return True  # building it names the mistake
+        return True  # the mistake is reported when the network is built
     choices = models.get_model_weights(config.name)
     if config.weights != "DEFAULT" and config.weights not in [one.name for one in choices]:
         return True
@@ -90,15 +90,15 @@ FILES = {"timm": _timm_file, "torchvision": _torchvision_file, "transformers": _
 
 
 def hub_file(name: str) -> Path:
-    """Return where torch.hub keeps a file that it fetched."""
+    """Return the path at which torch.hub keeps a downloaded file."""
     return Path(torch.hub.get_dir()) / "checkpoints" / name
 
 
 def local_file(path: str | None, key: str) -> Path | None:
-    """Return a file a user named.
+    """Return the path of a file that the user named, or None.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the file does not exist.
     """
     if path is None:
         return None

@@ -1,1 +1,1 @@
-"""What a person sees of a run: the closing table, the plan of a dry run, the gallery."""
+"""Pages, tables and plots of runs and sweeps, and their tables in Weights & Biases."""

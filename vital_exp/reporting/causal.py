@@ -1,4 +1,4 @@
-"""What a circuit's page says of ablation: a chart of each layer, the shown channels' effects, edges with ranks."""
+"""Ablation on a circuit's page: a chart per layer, the effects of the shown channels, edges and rank correlations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vital_exp.reporting.charts import TERM_COLOURS, linear
+from vital_exp.reporting.charts import TERM_COLOURS, Scale, linear
 from vital_exp.reporting.pages import in_words
 
 CAUSAL = "causal.json"
@@ -20,11 +20,11 @@ LOWEST, HIGHEST = -0.25, 1.25  # values beyond are drawn at the border
 
 
 def read_causal(folder: Path, titles: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what the page shows of ``folder/causal.json``; None where no channel was replaced.
+    """Return the content of ``folder/causal.json`` for the page; None where there was no ablation.
 
     Args:
-        folder: of the circuit.
-        titles: what the page calls its units, by name.
+        folder: the circuit's folder.
+        titles: the titles of units on the page, by name.
     """
     if not (folder / CAUSAL).is_file():
         return None
@@ -39,7 +39,7 @@ def read_causal(folder: Path, titles: Mapping[str, str]) -> dict[str, Any] | Non
 
 
 def chart(layer: Mapping[str, Any]) -> str:
-    """Return faithfulness (lines) and completeness (dashed) by number of channels, as SVG."""
+    """Return an SVG chart of faithfulness (solid lines) and completeness (dashed) by number of channels."""
     counts = layer["counts"]
     x, y = linear(0, max(1, len(counts) - 1), LEFT, WIDTH - RIGHT), linear(LOWEST, HIGHEST, HEIGHT - BOTTOM, TOP)
     parts = [
@@ -59,7 +59,7 @@ def chart(layer: Mapping[str, Any]) -> str:
         parts.append(
             f'<rect x="{left}" y="8" width="14" height="4" fill="{colour}"/><text x="{left + 20}" y="14">{words}</text>'
         )
-    title = f"Channels of {escape(str(layer['layer']))}, kept (lines) and removed (dashed)"
+    title = f"Channels of {escape(str(layer['layer']))}: kept (solid) and removed (dashed)"
     return (
         f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" font-size="11" '
         f'font-family="system-ui, sans-serif" fill="currentColor"><title>{title}</title>{"".join(parts)}'
@@ -67,8 +67,8 @@ def chart(layer: Mapping[str, Any]) -> str:
     )
 
 
-def _line(values: Sequence[float | None], x: Any, y: Any, style: str) -> str:
-    """A curve; nothing where a layer has no shares."""
+def _line(values: Sequence[float | None], x: Scale, y: Scale, style: str) -> str:
+    """A curve through the known values; empty where none is known."""
     points = [
         f"{x(place):.1f},{y(min(max(value, LOWEST), HIGHEST)):.1f}"
         for place, value in enumerate(values)

@@ -1,4 +1,4 @@
-"""Loss curves of a run: streamed from history.csv, thinned to a few points, drawn as inline SVG."""
+"""Loss curves of a run: read from history.csv as a stream, thinned to a few points, drawn as inline SVG."""
 
 from __future__ import annotations
 
@@ -10,42 +10,43 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-# Points kept of each curve, the last step among them: more than the chart has pixels to show.
+# Points kept of each curve, the last step among them; the chart has hardly more pixels.
 MAX_POINTS = 200
-# A linear axis hides whatever is this many times smaller than the largest value, so the axis turns logarithmic.
+# The axis is logarithmic where the largest value exceeds the smallest by more than this factor.
 LOG_RATIO = 20.0
-# Values further below the largest are cut off: a prior that vanishes must not squeeze the other terms.
+# Decades below the largest value that a logarithmic axis shows: a prior that vanishes must not squeeze other terms.
 LOG_DECADES = 6.0
 # The sum of the terms, drawn in the colour of the text.
 TOTAL = "total"
-# A term that stays within so many pixels of the total has no line of its own: one line stands for both.
+# A term within so many pixels of the total has no line of its own.
 SAME_LINE = 1.0
-# A term this many times smaller than the largest is not drawn either: it would flatten all others.
+# A term smaller than this share of the largest has no line: it would flatten all others.
 NEGLIGIBLE = 1e-3
 SAME, SMALL = "same as total", "not drawn: small"
-HOVERED = 24  # places of a chart that tell their values
-# Middle tones, told apart on white and on black, also by most colour-blind readers.
+HOVERED = 24  # strips of a chart with their values as a tooltip
+# Medium tones, distinct on white and on black, also for most colour-blind readers.
 TERM_COLOURS = ("#3f87d4", "#e0862a", "#2aa27a", "#c9559c", "#8d74dd", "#ab931c", "#d9544d", "#2aa3b8")
 
-# The drawing, in units of its viewBox (about one CSS pixel in a card).
+# Sizes in units of the viewBox (about one CSS pixel in a card).
 WIDTH, HEIGHT = 320.0, 132.0
 LEFT, RIGHT, TOP, BOTTOM = 38.0, 6.0, 20.0, 18.0
-LETTER = 5.6  # about the width of a digit at 10 px
-# A linear axis whose values spread by less than this share of the largest shows them as constant: a tick of it has
-# more digits than anyone reads.
+LETTER = 5.6  # approximate width of a digit at 10 px
+# Values that differ by less than this share of the largest are drawn as constant: their ticks would have too many
+# digits to read.
 CONSTANT = 1e-6
-MOST_DIGITS = 8  # of a tick, after the point
+MOST_DIGITS = 8  # of a tick's label, after the point
 
 Scale = Callable[[float], float]
 
 
 @dataclass
 class Curve:
-    """The loss terms of one target, thinned while they are read.
+    """The loss terms of one target by step, thinned while they are read.
 
     Attributes:
         terms: names of the terms, in the order of the columns.
-        points: at most ``most`` arrays (step, value of each term); NaN where the file has no number.
+        points: fewer than ``most`` arrays (step, value of each term) and the last step; NaN where the file has no number.
+        most: the number of points at which every second one is dropped.
     """
 
     terms: tuple[str, ...]
@@ -56,7 +57,7 @@ class Curve:
     _pending: tuple[float, Sequence[str]] | None = None
 
     def add(self, step: float, cells: Sequence[str]) -> None:
-        """Take the next row; a step that was seen before (in a run that was continued) replaces what it redoes."""
+        """Add the next row. A step again (of a run that was continued) replaces this step and all later ones."""
         if self._pending is not None and step <= self._pending[0]:
             while self.points and self.points[-1][0] >= step:
                 self.points.pop()
@@ -74,12 +75,12 @@ class Curve:
             self._stride *= 2
 
     def close(self) -> None:
-        """Add the last row, if thinning has left it out."""
+        """Add the last row, if it was thinned out."""
         if self._pending is not None and (not self.points or self.points[-1][0] != self._pending[0]):
             self._keep()
 
     def series(self) -> dict[str, list[float]]:
-        """Return {term: values at ``points``} of the terms with at least one finite value."""
+        """Return {term: its values at ``points``} for the terms with a finite value."""
         columns = {term: [point[1 + i] for point in self.points] for i, term in enumerate(self.terms)}
         return {term: values for term, values in columns.items() if any(map(math.isfinite, values))}
 
@@ -94,10 +95,10 @@ def read_curves(path: Path, most: int = MAX_POINTS) -> dict[str, Curve]:
     """Return {target: curve} of a history.csv (columns target, step, then loss terms), thinned as it is read.
 
     Args:
-        path: of the file.
+        path: the file.
         most: points kept of each curve.
 
-    Rows that are cut short or have no number as step are passed over; a file without the two columns has no curves.
+    Rows that are cut short, or whose step is no number, are skipped. A file without the two columns has no curves.
     """
     curves: dict[str, Curve] = {}
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
@@ -118,11 +119,11 @@ def read_curves(path: Path, most: int = MAX_POINTS) -> dict[str, Curve]:
 
 
 def loss_chart(curve: Curve, title: str) -> str:
-    """Return the curve as one inline ``<svg>``, a line per term, described by ``title``; empty if nothing is finite.
+    """Return the curve as one inline ``<svg>`` with a line per term and ``title`` as its label; empty without a value.
 
-    The axis of the loss is logarithmic when all values are >= 0 and spread by more than ``LOG_RATIO``. A term that
-    :func:`undrawn` names has no line. The drawing has no legend: ``Curve.colour`` gives the colours for one. Its values
-    are told where a mouse rests.
+    The axis of the loss is logarithmic where all values are >= 0 and spread by more than ``LOG_RATIO``. Terms that
+    :func:`undrawn` names have no line. The chart has no legend (:func:`line_colour` gives the colours for one);
+    tooltips show the values.
     """
     missing = undrawn(curve)
     series = {term: values for term, values in curve.series().items() if term not in missing}
@@ -133,7 +134,7 @@ def loss_chart(curve: Curve, title: str) -> str:
     left = max(LEFT, 12 + LETTER * max(map(len, ticks.values()), default=0))
     x = linear(curve.points[0][0], curve.points[-1][0], left, WIDTH - RIGHT)
     steps = [x(point[0]) for point in curve.points]
-    # The total comes last, on top of the terms it sums.
+    # The total comes last, on top of the terms.
     order = sorted(series, key=lambda term: term == TOTAL)
     lines = "".join(_line(steps, list(map(y, series[term])), curve.colour(term), term) for term in order)
     return (
@@ -146,7 +147,7 @@ def loss_chart(curve: Curve, title: str) -> str:
 
 
 def undrawn(curve: Curve) -> dict[str, str]:
-    """Return the terms without a line of their own, each with the reason in words."""
+    """Return the terms without a line of their own, each with the reason."""
     series = curve.series()
     largest = {term: max(abs(value) for value in _finite({term: values})) for term, values in series.items()}
     most = max(largest.values(), default=0.0)
@@ -163,7 +164,7 @@ def undrawn(curve: Curve) -> dict[str, str]:
 
 
 def line_colour(curve: Curve, term: str, missing: Mapping[str, str]) -> str:
-    """Return the colour of the line that shows a term: the total's where they coincide; empty where there is none."""
+    """Return the colour of the line that shows a term, the total's where both coincide; empty where it has no line."""
     if missing.get(term) == SMALL:
         return ""
     return curve.colour(TOTAL if term in missing else term)
@@ -178,7 +179,7 @@ def _finite(series: Mapping[str, Sequence[float]]) -> list[float]:
 
 
 def _hovered(curve: Curve, steps: Sequence[float], left: float) -> str:
-    """Return strips that tell the values of all terms at their step."""
+    """Return transparent strips with the values of all terms at a step as tooltips."""
     stride = max(1, -(-len(steps) // HOVERED))
     chosen = list(range(len(steps) - 1, -1, -stride))[::-1]
     series = curve.series()
@@ -205,13 +206,13 @@ def _number(text: str) -> float:
 
 
 def linear(low: float, high: float, start: float, end: float) -> Scale:
-    """Return the scale that takes low to start and high to end."""
+    """Return the linear scale that maps low to start and high to end."""
     span = (high - low) or 1.0
     return lambda value: start + (end - start) * (value - low) / span
 
 
 def _loss_axis(values: list[float]) -> tuple[Scale, dict[float, str], str]:
-    """Return the scale from a loss to a height (NaN where there is none), the marked values as written, its kind."""
+    """Return the scale from a loss to a height (NaN off the axis), its ticks with their labels, and its kind."""
     low, high = min(values), max(values)
     positive = min((value for value in values if value > 0), default=high)
     floor, ceiling = HEIGHT - BOTTOM, TOP
@@ -228,7 +229,7 @@ def _loss_axis(values: list[float]) -> tuple[Scale, dict[float, str], str]:
 
 
 def _decades(bottom: float, high: float) -> list[float]:
-    """Return the powers of ten from 10**bottom to high, at most four of them."""
+    """Return powers of ten from 10**bottom to high, evenly spaced, about four at most."""
     exponents = range(math.ceil(bottom), math.floor(math.log10(high)) + 1)
     return [10.0**e for e in exponents[:: 1 + len(exponents) // 5]]
 
@@ -241,7 +242,7 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 
 def labelled_ticks(low: float, high: float) -> dict[float, str]:
-    """Return two to five round numbers between low and high, each with what is written at it: no text twice."""
+    """Return two to five round numbers between low and high with their labels, no label twice."""
     ticks = round_ticks(low, high)
     gap = ticks[1] - ticks[0] if len(ticks) > 1 else abs(ticks[0]) or 1.0
     largest = max(map(abs, ticks))
@@ -255,7 +256,7 @@ def labelled_ticks(low: float, high: float) -> dict[float, str]:
 
 
 def _plain(text: str) -> str:
-    """Write 0 as such, and 1.5e+07 as 1.5e7."""
+    """Write any form of zero as 0, and 1.5e+07 as 1.5e7."""
     number, e, exponent = text.partition("e")
     return "0" if float(number) == 0 else f"{number}{e}{int(exponent) if e else ''}"
 
@@ -276,7 +277,7 @@ def _step_labels(curve: Curve, left: float) -> str:
 
 
 def _line(xs: list[float], ys: list[float], colour: str, term: str) -> str:
-    """Return one path, broken where a height is NaN; a point by itself becomes a dot of the line's width."""
+    """Return one path, interrupted where a height is NaN; a single point becomes a dot as wide as the line."""
     data = "".join("M" + "L".join(run) + ("h0" if len(run) == 1 else "") for run in _runs(xs, ys))
     return f'<path d="{data}" stroke="{colour}"><title>{escape(term)}</title></path>' if data else ""
 

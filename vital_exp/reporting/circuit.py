@@ -18,7 +18,7 @@ PAGE = "circuit.html"
 
 @dataclass(frozen=True)
 class Leaf:
-    """What the page shows of one unit, with those below it."""
+    """One unit on the page, with the units below it."""
 
     name: str
     title: str
@@ -56,7 +56,7 @@ def _levels(tree: dict[str, Any]) -> list[list[dict[str, Any]]]:
 
 
 def _main_facet(result: dict[str, Any]) -> str:
-    """Say which part of the unit's images the picture is of; nothing where it is of all of them."""
+    """Words for the facet that the picture shows; empty where the unit has no facets."""
     if not is_facet(result):
         return ""
     count = facet_count(result)
@@ -66,7 +66,7 @@ def _main_facet(result: dict[str, Any]) -> str:
 
 def _leaf(node: dict[str, Any], folder: Path, depth: int) -> Leaf:
     run = folder / f"level{depth}"
-    names = (node["target"], f"{node['target']}_f0")  # of the unit, or of its main facet
+    names = (node["target"], f"{node['target']}_f0")  # the unit, or its main facet
     result = next(one for one in read_run(run).results if one["target"] in names)
     return Leaf(
         name=node["target"],

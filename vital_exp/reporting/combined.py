@@ -1,4 +1,4 @@
-"""One table over models, methods and seeds: pooled values with intervals, what is best and what is surely worse."""
+"""The table over models, methods and seeds: pooled values with intervals, and which are best or significantly worse."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from vital_exp.reporting.sweep import SweepRun
 from vital_exp.values import is_number
 
 ALL = "all"
-# Measured of a batch, not of a picture: one value per run.
-PER_RUN = ("seconds", "memory")
-# Shown only when asked for: parts of another headline.
-PARTS = ("kid", "path_similarity[")
-# What a table shows first, by the part of a metric's name before its bracket, in this order.
+PER_RUN = ("seconds", "memory")  # one value per run: they are measured of batches, not of pictures
+PARTS = ("kid", "path_similarity[")  # shown on request alone, for another headline covers them
+# Metrics that a table shows first, in this order, by the part of their name before the bracket.
 HEADLINES = (
     *(
         "accuracy_top1",
@@ -53,14 +51,15 @@ class Cell:
     """One number of the table: a metric of a model's pictures by a method.
 
     Attributes:
-        value, low, high: None when there is none.
-        n: values it is of; ``units`` of them are of different units.
-        seeds: of the runs.
-        per_seed: each run's own entry of metrics.json, by seed.
+        model, method, metric: their names.
+        value, low, high: the pooled value and its 95 % interval; None where there is none.
+        n: number of values that are pooled; ``units``: number of different units among them.
+        seeds: the runs' seeds.
+        per_seed: each run's entry of metrics.json, by seed.
         values: by target and seed.
-        best: whether no method has a better mean.
+        best: whether no method has a better value.
         worse: whether it is significantly worse than the best, by the paired bootstrap.
-        reason: why there is no value, or what to mind.
+        reason: why there is no value, or a remark.
     """
 
     model: str
@@ -84,14 +83,14 @@ class CombinedTable:
     """The table over all runs.
 
     Attributes:
-        models, methods: in the order of the runs.
-        metrics: all names, those of ``HEADLINES`` first.
+        models, methods: names, in the order of the runs.
+        metrics: names of all metrics with a value, those of ``HEADLINES`` first.
         headlines: the metrics that are shown first.
         cells: by (model, method, metric).
-        comparisons: every pair of methods on the targets and seeds both have.
-        published: the paper's lines about these methods.
-        missing: metrics that no run has a value of, with the reason.
-        unmade: methods that made no picture of a model, "method, model", with the reason.
+        comparisons: one dict per model, metric and pair of methods, over the targets and seeds that both have.
+        published: the paper's figures for these methods.
+        missing: metrics without a value in any run, with the reason.
+        unmade: "method, model" of methods that made no picture of a model, with the reason.
         unscored: run folders without metrics.
     """
 
@@ -107,23 +106,23 @@ class CombinedTable:
     unscored: Sequence[str]
 
     def row(self, model: str, metric: str) -> list[Cell]:
-        """Return a metric's cells of a model, one per method; without a value where there is no run."""
+        """Return a metric's cells for a model, one per method; a cell without a run has no value."""
         empty = (Cell(model, method, metric) for method in self.methods)
         return [self.cells.get((model, cell.method, metric), cell) for cell in empty]
 
     def entries(self, model: str, method: str) -> dict[str, dict[str, Any]]:
-        """Return the numbers of a model's pictures by a method, by metric, as in metrics.json."""
+        """Return the entries of a model and method by metric, in the form of metrics.json."""
         parts = ("value", "low", "high", "n", "reason")
         own = {metric: cell for (*key, metric), cell in self.cells.items() if key == [model, method]}
         return {metric: {part: getattr(cell, part) for part in parts} for metric, cell in own.items()}
 
     def methods_of(self, model: str) -> list[str]:
-        """Return the methods that a model has runs of."""
+        """Return the methods of a model's runs."""
         return [method for method in self.methods if any(key[:2] == (model, method) for key in self.cells)]
 
 
 def direction(metric: str) -> bool | None:
-    """Return whether more is better; None when a metric only describes, or is not one of ours."""
+    """Return whether higher is better; None for a metric that only describes, or that we do not know."""
     try:
         return higher_is_better(metric)
     except KeyError:
@@ -133,15 +132,15 @@ def direction(metric: str) -> bool | None:
 def combine(runs: Sequence[SweepRun], metrics: Sequence[str] | str | None = None) -> CombinedTable:
     """Pool the runs of each model and method over their seeds and targets.
 
-    A metric that has a value per target is pooled over units and compared in pairs; one of a run as a whole (FID) is
-    averaged over seeds, its interval the mean of theirs.
+    A metric with a value per target is pooled over units, and methods are compared on the same targets and seeds. A
+    metric of a whole run (FID) is averaged over seeds; its interval is the mean of the runs' intervals.
 
     Args:
-        runs: of a sweep.
-        metrics: the headlines: names with or without what is in brackets; None: ``HEADLINES``; "all".
+        runs: the runs of a sweep.
+        metrics: the headlines, names with or without their brackets; "all"; None: ``HEADLINES``.
 
     Raises:
-        UsageError: a metric that no run has.
+        UsageError: no run has one of the metrics.
     """
     names = _metric_names(runs)
     cells: dict[tuple[str, str, str], Cell] = {}
@@ -164,14 +163,14 @@ def combine(runs: Sequence[SweepRun], metrics: Sequence[str] | str | None = None
 
 
 def _metric_names(runs: Sequence[SweepRun]) -> list[str]:
-    """All metrics of any run, headlines first, each with its bracketed kin beside it."""
+    """The names of all metrics of any run, headlines first; names that differ in brackets alone stand together."""
     names = list(dict.fromkeys(name for run in runs for name in (*run.run.metrics, *_recorded(run))))
     rank = {name: place for place, name in enumerate(HEADLINES)}
     return sorted(names, key=lambda name: rank.get(_base(name), len(rank)))
 
 
 def _recorded(run: SweepRun) -> list[str]:
-    """What every run recorded, evaluated or not."""
+    """The metrics of ``PER_RUN`` that a run recorded; they need no evaluation."""
     return [key for key in PER_RUN if any(isinstance(result.get(key), (int, float)) for result in run.run.done)]
 
 
@@ -191,8 +190,7 @@ def _headlines(
         found = [one for one in computed if name in (one, _base(one))]
         if not found and not any(name in (one, _base(one)) for one in missing):
             options = [*computed, *missing]
-            known = ", ".join(dict.fromkeys(map(_base, options)))
-            raise UsageError("metrics", name, f"none of the runs has it; they have {known}", options)
+            raise UsageError("metrics", name, "none of the runs has this metric; metrics=all shows all they have", options)
         chosen += found
     return tuple(dict.fromkeys(chosen))
 
@@ -222,7 +220,7 @@ def _cell(runs: Sequence[SweepRun], metric: str) -> Cell:
 
 
 def _values(run: SweepRun, metric: str) -> dict[tuple[str, int], float]:
-    """The metric's value of each target, else that of the whole run."""
+    """The metric's value for each target, or else that of the whole run."""
     column, done = column_of(metric), {result["target"]: result for result in run.run.done}
     found = {(target, run.seed): _number(row.get(column)) for target, row in run.values.items() if target in done}
     found = {key: value for key, value in found.items() if math.isfinite(value)}
@@ -243,7 +241,7 @@ def _number(value: object) -> float:
 
 
 def _whole(entries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of the runs' values and of their bounds: what sampling pictures within a run makes uncertain."""
+    """The means of the runs' values and bounds: the interval shows the sampling of pictures, not of seeds."""
     there = [entry for entry in entries.values() if math.isfinite(_number(entry.get("value")))]
     found: dict[str, Any] = {}
     for part in ("value", "low", "high"):
@@ -270,7 +268,7 @@ def _marked(
     metrics: Sequence[str],
     comparisons: Iterable[Mapping[str, Any]],
 ) -> dict[tuple[str, str, str], Cell]:
-    """The cells with the best of each row, and those significantly worse, marked."""
+    """The cells, with the best of each row and those significantly worse marked."""
     sure = {(c["model"], c["metric"], c["a"], c["b"]) for c in comparisons if c["significant"]}
     marked = dict(cells)
     for model in models:

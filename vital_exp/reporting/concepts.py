@@ -1,4 +1,4 @@
-"""What people look at: one contact sheet of all concepts, a sheet of each, and their page."""
+"""The page of mined concepts: one contact sheet of all, and a sheet of each."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def write_report(
 ) -> Path:
     """Write ``concepts.jpg``, ``sheets/<layer>/<concept>.jpg`` and ``index.html``; return the page's path.
 
-    ``note`` returns the names of a unit, or nothing. With ``mined`` sheets show where concepts fire; ``found`` are
-    concepts that were looked for.
+    ``note`` returns the names of a concept, which may be empty. With ``mined`` the sheets mark where concepts are
+    active. ``found`` holds the concepts that answer to a query, for a section above the others.
     """
     with whole_path(out / SHEET) as path:
         contact_sheet(concepts, index, folder).save(path, "JPEG", quality=JPEG_QUALITY, optimize=True)
@@ -44,7 +44,7 @@ def write_report(
 
 
 def caption(concepts: Concepts, number: int) -> str:
-    """Return what is said of a concept: how much it matters, and for what."""
+    """Return words for a concept's importance and the class it is for; empty where no importance was computed."""
     if concepts.importance is None:
         return ""
     kind = NAMES[concepts.meta["importance"]]
@@ -52,7 +52,7 @@ def caption(concepts: Concepts, number: int) -> str:
 
 
 def contact_sheet(concepts: Concepts, index: Index, folder: ImageFolder) -> Image.Image:
-    """Return one row of the strongest patches per concept, in the order of the concepts."""
+    """Return a picture with a row of the strongest patches per concept."""
     sheets, rows = Sheets(index, folder), []
     for number in range(len(concepts)):
         label = ", ".join(filter(None, [f"concept {number}", caption(concepts, number)]))

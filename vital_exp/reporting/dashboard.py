@@ -1,8 +1,8 @@
-"""A report as one run of Weights & Biases: the table, the pictures of all methods side by side, the plots."""
+"""A report as one run of Weights & Biases: the table, all methods' pictures side by side, and the plots."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vital_exp.reporting import saved_view
@@ -10,24 +10,25 @@ from vital_exp.reporting.formats import COLUMNS, COMPARISON_COLUMNS, rows_of
 from vital_exp.reporting.report import Report
 from vital_exp.visualization import wandb_server
 
-ROWS_WITH_PICTURES = 200  # dashboards of thousands do not open
+ROWS_WITH_PICTURES = 200  # dashboards with thousands of pictures do not open
 JOB_TYPE = "report"
-PROJECT = "vital_exp"  # of a report whose jobs were not logged
+PROJECT = "vital_exp"  # the project of a report whose jobs were not logged
 
 
 def log_report(report: Report, project: str | None, offline: bool) -> Iterator[str]:
-    """Log a report as one run and save a view of it and of the jobs; yield lines that say where.
+    """Log a report as one run and save a view of report and jobs; yield lines that say where they are.
 
     The run has the tables ``comparison`` (all cells), ``pairs`` (all pairs of methods) and ``pictures`` (a row per
-    network, target and seed, the references and a column per method), the plots, and each pooled value in its summary.
+    network, target and seed, with the references and a column per method), the plots, and in its summary each pooled
+    value.
 
     Args:
-        report: what is logged.
-        project: of the run; None: that of the jobs, else vital_exp.
-        offline: whether nothing is to be sent.
+        report: the report to log.
+        project: the run's project; None: the project of the jobs, or else vital_exp.
+        offline: whether to send nothing and only write the run to disk.
 
     Raises:
-        UsageError: online without a login.
+        UsageError: online, without a login.
     """
     import wandb
 
@@ -57,7 +58,7 @@ def log_report(report: Report, project: str | None, offline: bool) -> Iterator[s
     yield saved_view.save(report, run)
 
 
-def _table(columns: Any, rows: Any) -> Any:
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Any:
     import wandb
 
     return wandb.Table(columns=list(columns), data=[[_cell(row, column) for column in columns] for row in rows])
@@ -65,11 +66,11 @@ def _table(columns: Any, rows: Any) -> Any:
 
 def _cell(row: Mapping[str, Any], column: str) -> Any:
     value = row.get(column)
-    return str(value) if column == "seed" else value  # "all", or a number: a column has one type
+    return str(value) if column == "seed" else value  # a column has one type, and a seed may be "all"
 
 
 def _picture_rows(report: Report) -> dict[tuple[str, str, int], dict[str, Any]]:
-    """Label, file of the references and, by method, file of the picture; by network, target and seed."""
+    """By network, target and seed: the label, the file of the references, and by method the file of the picture."""
     rows: dict[tuple[str, str, int], dict[str, Any]] = {}
     for run in report.runs:
         for result in run.run.done:
@@ -81,7 +82,7 @@ def _picture_rows(report: Report) -> dict[tuple[str, str, int], dict[str, Any]]:
 
 
 def _pictures(report: Report) -> Any:
-    """A row per network, target and seed: its references, and each method's picture in a column."""
+    """A table with a row per network, target and seed: the references, and each method's picture."""
     import wandb
 
     methods = report.table.methods

@@ -1,4 +1,4 @@
-"""Facets on pages: the pictures of one unit stand together, and words say what share of its images each is of."""
+"""Facets on pages: pictures of one unit stand together, each with the share of the unit's images in its facet."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class UnitResults:
     """The results of one unit.
 
     Attributes:
-        name: of the unit.
-        title: its label, or its name in words.
-        results: its facets, the clearest first, each with its variations; or a single picture of all of it.
-        by_facet: whether they are of facets.
+        name: the unit's name.
+        title: the unit's label, or its name in words.
+        results: a line of results.jsonl per facet (the clearest first) and variation; without facets, as they come.
+        by_facet: whether the results are of facets.
     """
 
     name: str
@@ -31,7 +31,7 @@ class UnitResults:
 
     @property
     def words(self) -> str:
-        """How many facets the unit has, and how many of them are here."""
+        """The number of the unit's facets, and the number of those with a result where it is smaller."""
         here = len({result.get("facet") for result in self.results})
         total = max(here, *map(facet_count, self.results))
         words = "one facet" if total == 1 else f"{total} facets"
@@ -53,7 +53,7 @@ def _together(name: str, results: list[Result]) -> UnitResults:
 
 
 def _order(result: Result) -> tuple[float, float]:
-    """Facets are numbered, the clearest first; equal places stay in their order."""
+    """The number of the facet (0 is the clearest), then of the variation."""
     return number_or_none(result.get("facet")) or 0.0, number_or_none(result.get("variation")) or 1.0
 
 
@@ -68,24 +68,24 @@ def is_facet(result: Result) -> bool:
 
 
 def labelled(result: Result) -> str:
-    """Return what a picture is of: its label, and which facet; the target in words where it has no label."""
+    """Return a picture's label with its facet; without a label, its target in words."""
     label = str(result.get("label") or "")
     return f"{label}, {facet_title(result)}" if label and is_facet(result) else label or in_words(str(result["target"]))
 
 
 def facet_count(result: Result) -> int:
-    """Return how many facets the unit of a result has; 0 where that is not recorded."""
+    """Return the number of facets of a result's unit; 0 where it is not recorded."""
     return int(number_or_none(result.get("facets")) or 0)
 
 
 def facet_title(result: Result) -> str:
-    """Return what a facet is called beside others of its unit: facet 0, variation 2."""
+    """Return the title of a facet among others of its unit: "facet 0, variation 2"."""
     variation = number_or_none(result.get("variation")) or 1
     return f"facet {format_number(result.get('facet'))}" + (f", variation {variation:.0f}" if variation > 1 else "")
 
 
 def facet_words(result: Result) -> str:
-    """Return a facet's share and coherence in words; empty where the result is not of a facet, or says neither."""
+    """Return a facet's share and coherence in words; empty without a facet, or where neither is recorded."""
     if not is_facet(result):
         return ""
     share, coherence = (number_or_none(result.get(key)) for key in ("share", "coherence"))
@@ -96,7 +96,7 @@ def facet_words(result: Result) -> str:
 
 
 def facet_members(result: Result) -> list[str]:
-    """Return the names of a facet's members, the nearest to its centre first."""
+    """Return the names of a facet's images, the nearest to its centre first."""
     members = result.get("members")
     if not is_facet(result) or not isinstance(members, list):
         return []

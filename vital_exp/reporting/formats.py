@@ -1,4 +1,4 @@
-"""The combined table as files: CSV and JSON with everything, Markdown and LaTeX to read and to print."""
+"""The combined table as files: CSV and JSON with all numbers, Markdown and LaTeX for people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vital_exp.evaluation.metrics import proxy_of
@@ -22,24 +22,24 @@ COLUMNS = (
 )
 COMPARISON_COLUMNS = ("model", "metric", "a", "b", "value", "low", "high", "n", "significant")
 LEGEND = (
-    "Mean with its 95 % bootstrap interval, over units (a unit's seeds, facets and variations are averaged first); of "
-    "a run as a whole, such as FID, the mean over seeds. Bold: the best. *: significantly worse than the best, by the "
-    "paired bootstrap on the same targets and seeds, unadjusted. n: pictures."
+    "Mean over units with its 95 % bootstrap interval (a unit's seeds, facets and variations are averaged first); for "
+    "metrics of a whole run, such as FID, the mean over seeds. Bold: the best. *: significantly worse than the best, by "
+    "the paired bootstrap on the same targets and seeds, not adjusted for multiple comparisons. n: number of pictures."
 )
 
 
 def legend(table: CombinedTable) -> str:
-    """Return how the table is read, and which of its numbers stand in for people's answers."""
+    """Return the legend of the table, with its machine proxies of people's answers."""
     parts: dict[str, list[str]] = {}
     for metric in table.metrics:
         if part := proxy_of(metric):
             parts.setdefault(part, []).append(metric)
-    told = "; ".join(f"{part}: {', '.join(found)}" for part, found in sorted(parts.items()))
-    return f"{LEGEND} Machine proxies of the human study: {told}." if told else LEGEND
+    proxies = "; ".join(f"{part}: {', '.join(found)}" for part, found in sorted(parts.items()))
+    return f"{LEGEND} Machine proxies of the human study: {proxies}." if proxies else LEGEND
 
 
 def rows_of(table: CombinedTable) -> Iterator[dict[str, Any]]:
-    """Yield the table's lines: each cell over all seeds, then each run's own."""
+    """Yield the rows of table.csv: each cell over all seeds, then for each seed."""
     for cell in table.cells.values():
         better = {True: "higher", False: "lower", None: None}[direction(cell.metric)]
         known = {"model": cell.model, "method": cell.method, "metric": cell.metric, "better": better}
@@ -57,16 +57,16 @@ def rows_of(table: CombinedTable) -> Iterator[dict[str, Any]]:
 
 
 def as_csv(table: CombinedTable) -> str:
-    """Return one line per model, method, metric and seed, and one over all seeds."""
+    """Return CSV with a row per model, method, metric and seed, and one over all seeds."""
     return _csv(COLUMNS, rows_of(table))
 
 
 def comparisons_csv(table: CombinedTable) -> str:
-    """Return one line per pair of methods, model and metric: the mean difference a - b."""
+    """Return CSV with a row per model, metric and pair of methods a, b: the mean difference a - b."""
     return _csv(COMPARISON_COLUMNS, table.comparisons)
 
 
-def _csv(columns: Sequence[str], rows: Any) -> str:
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
     writer.writeheader()
@@ -75,7 +75,7 @@ def _csv(columns: Sequence[str], rows: Any) -> str:
 
 
 def table_json(table: CombinedTable, runs: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Return the table, the comparisons, the paper's figures and what the runs are."""
+    """Return JSON with the table, the comparisons, the paper's figures and the runs."""
     published = [{"model": line.model, "method": line.method, **line.values} for line in table.published]
     content = {
         "rows": [{column: row.get(column) for column in COLUMNS} for row in rows_of(table)],
@@ -89,7 +89,7 @@ def table_json(table: CombinedTable, runs: Sequence[Mapping[str, Any]] = ()) -> 
 
 
 def as_markdown(table: CombinedTable) -> str:
-    """Return a section per model, metrics as rows and methods as columns, and the paper's figures."""
+    """Return Markdown with a table per model, metrics as rows and methods as columns, and the paper's figures."""
     parts = []
     for model in table.models:
         methods = table.methods_of(model)
@@ -105,10 +105,10 @@ def as_markdown(table: CombinedTable) -> str:
 
 
 def readable_markdown(tables: Mapping[str, Readable]) -> str:
-    """Return a section per model of hidden units: what pictures reach by each method, natural images, chance.
+    """Return Markdown with a table of readability per model: pictures by each method, natural images, chance.
 
     Args:
-        tables: by model; empty for none.
+        tables: tables of readability by model.
     """
     parts = []
     for model, table in tables.items():
@@ -161,7 +161,7 @@ def _rule(columns: int) -> str:
 
 
 def as_latex(table: CombinedTable) -> str:
-    """Return a tabular of booktabs per model, and one of the paper's figures, ready for ``\\input``."""
+    """Return LaTeX for ``\\input``: a ``tabular`` with booktabs per model, and one of the paper's figures."""
     parts = [f"% {legend(table)}", "% needs \\usepackage{booktabs}"]
     for model in table.models:
         methods = table.methods_of(model)
@@ -229,18 +229,18 @@ def _escaped(text: str) -> str:
 
 
 def arrow(metric: str) -> str:
-    """Return which direction is better as an arrow; empty when the metric only describes."""
+    """Return an arrow in the better direction; empty for a metric that only describes."""
     return {True: "↑", False: "↓", None: ""}[direction(metric)]
 
 
 def counts(cells: Sequence[Cell]) -> str:
-    """Return the n of a row's cells, as a range where they differ."""
+    """Return the n of a row's cells, as a range where the cells differ."""
     found = sorted({cell.n for cell in cells if cell.value is not None})
     return f"{found[0]} to {found[-1]}" if len(found) > 1 else str(found[0]) if found else ""
 
 
 def short(value: float | None) -> str:
-    """Return a number in three significant digits; a dash for none."""
+    """Return a number with three significant digits; a dash for None."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0 or abs(value) >= 100:

@@ -1,4 +1,4 @@
-"""The sheet of the units that were looked for: find.jpg, one row of patches per unit, and what the page shows of it."""
+"""The sheet of the units that answer to a query: find.jpg, one row of patches per unit."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SHEET = "find.jpg"
 
 @dataclass(frozen=True)
 class Found:
-    """What the page shows of a query.
+    """A query and its units, for the page.
 
     Attributes:
-        text: words, or the path of an image.
-        measure: what the units are ranked by.
+        text: the query, words or the path of an image.
+        measure: words for the score that ranks the units.
         units: (layer, channel), the best first.
         src: the sheet as a data URI.
         width, height: of the sheet, in px.
@@ -46,7 +46,7 @@ class Found:
 
 
 def write_found(query: Query, matches: Sequence[FoundUnit], index: Index, folder: ImageFolder, out: Path) -> Found:
-    """Write ``out/find.jpg``: the image that was asked for, if any, and one row per unit; return what a page shows."""
+    """Write ``out/find.jpg``: the query's image, if it is one, and a row of patches per unit."""
     text = printable(query.text)
     sheet = rows_of_tiles([*_asked(query, text, folder), *_rows(matches, Sheets(index, folder))])
     data = io.BytesIO()

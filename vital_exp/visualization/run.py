@@ -19,7 +19,7 @@ from vital_exp.engine.fitting import fit
 from vital_exp.engine.memory import forget_peak, peak
 from vital_exp.engine.module import VisualizationModule
 from vital_exp.errors import UsageError
-from vital_exp.evaluation.reconstruction import MOST_IMAGES, tell_reconstruction
+from vital_exp.evaluation.reconstruction import MOST_IMAGES, log_reconstruction
 from vital_exp.images.output import stored
 from vital_exp.images.ranges import checked_pictures
 from vital_exp.mining.references import MinedReferences
@@ -133,7 +133,7 @@ class Visualization:
                 images = list(islice(self.references.images(first), MOST_IMAGES))
             except UsageError:
                 return  # told where the picture is made
-            tell_reconstruction(self.network, str(first.layer), autoencoder, images)
+            log_reconstruction(self.network, str(first.layer), autoencoder, images)
 
     def _make_all(self, size: int, work: list[list[Target]], progress: Progress) -> None:
         collected = time.monotonic()
