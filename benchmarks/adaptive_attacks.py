@@ -1,10 +1,10 @@
-"""Attacks aimed at VITAL itself, and circuits broken, on real networks: attack x method with success and its interval.
+"""Attacks on VITAL itself, and the circuit breaker, on real networks: a table of attack x method with success rates.
 
     VITAL_TEST_DATA=... python benchmarks/adaptive_attacks.py --networks cifar mobilenet
 
-Every attack is written as soon as it is done; one that is there already is not made again. The tables go to
-benchmarks/results/adaptive_attacks.csv and adaptive_attacks.md, the pictures beside the runs. What counts as success
-was fixed before (vital_exp/attacks/success.py).
+Each attack is written when it is finished; a second call makes the missing ones only. The tables go to
+benchmarks/results/adaptive_attacks.csv and adaptive_attacks.md, the pictures beside the runs. The definition of success
+was fixed in advance (vital_exp/attacks/success.py).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _column(key: str) -> str:
-    """A judge is called so: its own name is that of a file of this machine, or long."""
+    """A column with the name "judge" in place of the judge's own, which is long or a path."""
     return key if "[" not in key or key.endswith("[honest]") else key.split("[")[0] + "[judge]"
 
 
@@ -123,7 +123,7 @@ def _spec(asked: argparse.Namespace, name: str, contest: str) -> dict[str, Any]:
 
 
 def _run(asked: argparse.Namespace, network: str, units: str) -> Path:
-    """A run that names the units and their natural images; its own pictures are not compared."""
+    """Make a run that gives the units and their natural images; the audit does not compare its pictures."""
     folder: Path = asked.out / network / f"run_{units}"
     if not (folder / "results.jsonl").is_file():
         own, _, images = CONTESTS[network]
@@ -139,7 +139,7 @@ def _run(asked: argparse.Namespace, network: str, units: str) -> Path:
 
 
 def _spread(network: str) -> str:
-    """Eight channels of the hidden layer, evenly spread."""
+    """Evenly spread channels of the hidden layer."""
     channels = {"cifar": 64, "mobilenet": 96}[network]
     return "[" + ",".join(str(place) for place in range(channels // 16, channels, channels // UNITS)) + "]"
 
@@ -149,7 +149,7 @@ def _text(value: Any) -> str:
 
 
 def _write_page(place: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Replace the table of the page, which ends it; the words above stay."""
+    """Replace the table at the end of the page; the text above it stays."""
     words = place.read_text(encoding="utf-8").split(HEADING)[0] if place.is_file() else "# Attacks on VITAL itself\n\n"
     with whole_file(place) as file:
         file.write(f"{words}{HEADING}\n\n{_markdown(rows)}")
@@ -166,7 +166,7 @@ def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _facts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What each attack reached in its own terms."""
+    """How far each attack reached its own aim."""
     lines = []
     for network, what in dict.fromkeys((row["network"], row["what"]) for row in rows):
         row = next(row for row in rows if (row["network"], row["what"]) == (network, what))

@@ -1,10 +1,10 @@
-"""What SPADE adds: pictures of hidden units with and without it, judged alike, with intervals.
+"""What SPADE adds: the metrics of hidden units' pictures with and without it, with intervals.
 
     VITAL_TEST_DATA=... python benchmarks/additions.py --places resnet20:layer2 embedded:layer3
 
-One run folder for each layer and recipe, of units drawn at random by ``--seed``. Recipes with SPADE stand beside
-the same method without it. All are judged by the metrics of ``metrics=units`` by networks that took no part; the whole
-network is always what the units are read from. Writes ``additions.md`` and ``additions.csv``.
+Each layer and recipe has a run folder, of units drawn at random by ``--seed``. Each recipe with SPADE is compared with
+the same method without it, by the metrics of ``metrics=units`` and judges. The metrics always read the units from the
+whole network. Writes ``additions.md`` and ``additions.csv``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def cifar(data: Path, depth: int) -> dict[str, Any]:
 
 
 def network_of(name: str, data: Path) -> tuple[VisionNetwork, list[Any], Path | None]:
-    """Return a network, its judges and its images; None for the drawn ones."""
+    """Return a network, its judges and its folder of images; None stands for drawn images."""
     if name == "embedded":
         return named_network("embedded_resnet"), ["embedded_judge", "embedded_vit"], None
     return named_network(cifar(data, 20)), [cifar(data, 56)], data / "data" / "cifar10" / "train"
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace, place: str, name: str, folder: Path) -> Non
 
 
 def collect(out: Path) -> list[dict[str, str]]:
-    """Return a row for every number of every judged run."""
+    """Return a row per number and run that has metrics."""
     rows = []
     for path in sorted(out.glob("*/*/processor_seconds.json")):
         recipe, place = path.parent.name, path.parent.parent.name
@@ -94,7 +94,7 @@ def collect(out: Path) -> list[dict[str, str]]:
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return the main numbers as Markdown."""
+    """Return the main numbers as a Markdown table."""
     cells = {(row["place"], row["recipe"], row["metric"]): row for row in rows}
     names = [n for main in SHOWN for n in dict.fromkeys(r["metric"] for r in rows) if n.partition("[")[0] == main]
     names.append("processor_seconds")
@@ -108,7 +108,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def differences(out: Path) -> str:
-    """Return as Markdown what each addition changes: means over units of paired differences, with 95 % intervals."""
+    """Return a Markdown table of the effect of each addition: mean paired differences over units, 95 % intervals."""
     lines = ["| layer | recipe | number | with less without |", "|---|---|---|---|"]
     for path in sorted(out.glob("*/*_SPADE*/metrics.csv")):
         without = path.parent.parent / path.parent.name.partition("_SPADE")[0] / "metrics.csv"
@@ -130,7 +130,7 @@ def _by_target(path: Path) -> dict[str, dict[str, str]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make what is not there yet and print the table."""
+    """Make the runs that are missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--places", nargs="+", default=["resnet20:layer2", "embedded:layer3"], help="network:layer")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))

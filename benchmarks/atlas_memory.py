@@ -1,9 +1,9 @@
-"""Memory of making an atlas, by its number of units: images and numbers of made-up layers, without pictures.
+"""Memory of making an atlas, by its number of units: images and numbers of synthetic layers, without pictures.
 
     python benchmarks/atlas_memory.py --units 200 1000 2000 4000
 
-Every atlas is made in a process of its own; what is printed is its peak above what the process held before, once all is
-imported and the network is there. ``--layers`` divides the units among that many layers.
+Each atlas is made in a process of its own. Printed is the peak of the process's memory above that after the imports and
+the network. ``--layers`` divides the units among that many layers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SHORT = (
 
 
 class Wide(nn.Module):
-    """Layers of so many channels, one after another."""
+    """A network of layers with given numbers of channels, one after another."""
 
     def __init__(self, units: int, layers: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def write_images(folder: Path, count: int) -> None:
 
 
 def made(place: Path, units: int, layers: int, placed: str) -> tuple[float, float]:
-    """Make an atlas; return the peak of memory above that of the start in MiB, and the seconds."""
+    """Make an atlas; return the peak of memory above that at the start in MiB, and the seconds."""
     names = ",".join(f"layers.{number}" for number in range(layers))
     given = ["model=python", f"model.factory={Path(__file__).resolve()}:Wide", f"model.size={SIDE}"]
     given += [f"model.arguments.units={units}", f"model.arguments.layers={layers}", f"images={place / 'images'}"]

@@ -1,11 +1,11 @@
-"""The site of an atlas at scale: seconds and memory of writing it, seconds until a browser shows it from disk.
+"""The site of a large atlas: seconds and memory to write it, seconds until a browser shows it from disk.
 
     python benchmarks/atlas_pages.py                          5,000 units in three layers
     python benchmarks/atlas_pages.py --units 500 --repeats 3
-    python benchmarks/atlas_pages.py --folder atlas           an atlas that is there
+    python benchmarks/atlas_pages.py --folder atlas           an existing atlas
 
-Needs Chromium; run it from the checkout. The units are made up (tests/synthetic_atlas.py): 2 facets, 18 images, 10
-classes and up to 18 neighbours each, as an atlas of vital-atlas has them.
+Needs Chromium; run it from the checkout. The units are synthetic (tests/synthetic_atlas.py), with the contents of a
+real atlas: 2 facets, 18 images, 10 classes and up to 18 neighbours each.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def writing(folder: Path) -> dict[str, object]:
-    """Write the whole site, nothing, a batch, and everything again, each in a process of its own."""
+    """Time the writing of the whole site, without changes, after a batch, and again, each in a process of its own."""
     found: dict[str, object] = {}
     layer = next(iter(LAYERS))
     for name, changed, everything in (
@@ -86,7 +86,7 @@ def _measured(folder: Path, everything: bool) -> dict[str, float]:
 
 
 def files(folder: Path) -> dict[str, float]:
-    """The largest files that a page loads, and what the site adds to the atlas."""
+    """The largest files that a page loads, and the bytes that the site adds to the atlas."""
     data = [path.stat().st_size for path in (folder / "data").rglob("*.*")]
     thumbnails = [path.stat().st_size for path in (folder / "thumbnails").rglob("*.webp")]
     return {
@@ -97,7 +97,7 @@ def files(folder: Path) -> dict[str, float]:
 
 
 def viewing(folder: Path, repeats: int, place: Path) -> dict[str, object]:
-    """Open each page in a browser that has seen nothing: milliseconds until it is shown, until its images are there."""
+    """Open each page in a new browser: milliseconds until the page is shown, and until its images are."""
     layer = Store.open(folder).layers()[-1].layer
     pages = {
         "entrance": ("index.html", ""),

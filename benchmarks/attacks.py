@@ -1,9 +1,9 @@
-"""Attack x method on the embedded network: does distribution matching resist what fools activation maximisation?
+"""Attack x method on the embedded network: whether distribution matching resists attacks on activation maximisation.
 
     python benchmarks/attacks.py --run outputs/run --hidden outputs/hidden
 
-Both runs are made first if they are not there. Every attack is written as soon as it is done; one that is there already
-is not made again. The tables go to benchmarks/results/attacks.csv and attacks.md.
+Both runs are made first if they are missing. Each attack is written when it is finished; a second call makes the
+missing ones only. The tables go to benchmarks/results/attacks.csv and attacks.md.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _made(runs: Mapping[str, Path]) -> None:
-    """Runs name the units and their natural images; their own pictures are not compared here."""
+    """Make a run that gives the units and their natural images; the audit does not compare its pictures."""
     quick: dict[str, Any] = {"method": "fourier", "steps": 8, "overrides": ["evaluation=none"]}
     if not (runs["classes"] / "results.jsonl").is_file():
         visualize("embedded_resnet", [f"class:{i}" for i in range(10)], out=runs["classes"], **quick)
@@ -108,7 +108,7 @@ def _processor_time() -> float:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a CSV, numbers as such; none where there is no file."""
+    """Return the rows of a CSV with numbers converted; none where there is no file."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:

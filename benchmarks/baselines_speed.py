@@ -1,11 +1,11 @@
-"""Seconds per picture and step of our MACO and Fourier against Horama's: the same network, size, crops and steps.
+"""Seconds per picture and step of our MACO and Fourier and of Horama's, for the same network, size, crops and steps.
 
     python benchmarks/baselines_speed.py --network resnet50 mobilenetv2_100 --rounds 5
 
-Horama (the extra ``peers``) is what a user of it runs: its own function with an objective that calls the network, one
-picture at a time. Ours is the engine's step, parameterisation and optimiser included, alone and in a batch. The two
-alternate within each round; the ratio of a round's two times is what is reported, its median and its range. Networks
-have random weights: time does not depend on them. ``--check`` ends with 1 if a goal is missed.
+Horama (the extra ``peers``) runs as its users run it: its own function, with an objective that calls the network, one
+picture at a time. Ours is the engine's step with parameterisation and optimiser, for one picture and for a batch. The
+two alternate; reported are median and range of the ratio of the two times within a round. Networks have random weights,
+on which the time does not depend. ``--check`` exits with 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def overrides(method: str, size: int) -> list[str]:
 
 
 def ours(network: VisionNetwork, method: str, options: argparse.Namespace, batch: int) -> Callable[[], None]:
-    """Return what makes a batch of pictures: the engine's own step, without Lightning's loop."""
+    """Return a function that makes a batch of pictures by the engine's step, without Lightning's loop."""
     request = Request.of(
         network, [f"class:{CLASS + i}" for i in range(batch)], overrides=overrides(method, options.size)
     )
@@ -78,7 +78,7 @@ def ours(network: VisionNetwork, method: str, options: argparse.Namespace, batch
 
 
 def horamas(module: nn.Module, method: str, options: argparse.Namespace) -> Callable[[], None]:
-    """Return what makes one picture with Horama."""
+    """Return a function that makes one picture with Horama."""
     horama = importlib.import_module(HORAMA_MODULES[method])
 
     def objective(images: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def horamas(module: nn.Module, method: str, options: argparse.Namespace) -> Call
 
 @contextmanager
 def in_a_folder_with_a_spectrum() -> Iterator[None]:
-    """Horama downloads its spectrum unless the working folder has one; its values do not matter here."""
+    """Put a spectrum into the working folder, since Horama downloads one otherwise; its values do not matter here."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / SPECTRUM, np.random.default_rng(0).random((3, 64, 33)) + 0.1)
@@ -109,7 +109,7 @@ def in_a_folder_with_a_spectrum() -> Iterator[None]:
 
 
 def seconds(make: Callable[[], None], pictures: int, options: argparse.Namespace) -> float:
-    """Return the seconds per picture and step, of the clock that was asked for."""
+    """Return the seconds per picture and step by the clock of the options."""
     clock = CLOCKS[options.clock]
     started = clock()
     make()
@@ -164,7 +164,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; return 1 if a goal is missed and that was asked for."""
+    """Print the table; with ``--check``, return 1 if a goal is missed."""
     options = parse(arguments)
     rows = []
     with in_a_folder_with_a_spectrum():

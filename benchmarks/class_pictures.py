@@ -1,11 +1,11 @@
-"""Methods compared on class pictures of a real network: who recognises them, after how many seconds.
+"""Methods compared on class pictures of a real network: recognition by the network and by judges, and seconds.
 
     VITAL_TEST_DATA=... python benchmarks/class_pictures.py --network cifar --methods vital vital_fourier --seeds 0 1 2
 
-One row per method, over seeds and ten classes: how often the network itself recognises the pictures, the judges' top-1
-and top-5 shares and mean log-probability of the class, seconds per picture. Writes a Markdown table and a sheet of the
-first seed's pictures per method. The networks and images are those of the tests' data folder; ``embedded`` and
-``embedded_vit`` need none.
+One row per method, over seeds and ten classes: top-1 accuracy of the network itself, top-1 and top-5 accuracy and mean
+log-probability of the judges, seconds per picture. Writes a Markdown table and, for each method, a sheet of the first
+seed's pictures. Networks and images are those of the tests' data folder, which ``embedded`` and ``embedded_vit`` do not
+need.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SMALLEST_TILE = 128  # px; smaller pictures are enlarged
 
 
 def specs(data: Path) -> dict[str, dict[str, Any]]:
-    """Return the keys of the group ``model`` of every network of the data folder that this benchmark knows."""
+    """Return the keys of the group ``model`` of this benchmark's networks in the data folder."""
     weights = data / "data" / "weights"
     cifar = {"source": "python", "factory": FACTORY, "size": 32, "class_names": CIFAR_CLASSES}
     timm = {"source": "timm", "mean": HALF, "std": HALF}
@@ -181,7 +181,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the contest and print its table."""
+    """Run all methods and print the table."""
     options = parse(arguments)
     options.data = options.data.resolve()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""What fine-tuning changed, and two networks side by side: are the comparisons of vital-atlas right?
+"""Whether the comparisons of vital-atlas are right, for a network before and after fine-tuning, and for two networks.
 
     VITAL_TEST_DATA=... python benchmarks/compared_atlases.py outputs/compared
 
-1. A CIFAR ResNet-20 is fine-tuned on cats and dogs, all weights, by plain training. Atlases before and after, over
-   other images, are compared. Whether the units that come first have really changed most is judged by images that
-   neither training nor atlases have seen: the ranks of all units by 1 - correlation there, computed without an atlas.
-2. The last stages of a ResNet-20 and a ResNet-56 are compared: do matched units answer to the same class?
+1. All weights of a CIFAR ResNet-20 are fine-tuned on cats and dogs. Atlases before and after, made with other images,
+   are compared. Held-out images, in neither the training nor the atlases, decide whether the units that the comparison
+   ranks first have changed most: units are ranked there by 1 - correlation, without an atlas.
+2. The last stages of a ResNet-20 and a ResNet-56 are compared: how often do matched units answer to the same class?
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def profiles(weights: Path, folder: Path) -> dict[str, np.ndarray]:
-    """Return each unit's largest activation by each image, (images, units), of some layers."""
+    """Return the largest activation of each image in each unit of some layers, (images, units)."""
     network, found = resnet(depth=20), {}
     network.load_state_dict(load_file(weights))
     for name in LAYERS:
@@ -57,7 +57,7 @@ def profiles(weights: Path, folder: Path) -> dict[str, np.ndarray]:
 
 
 def changed(tuned: Path, before: Path, unseen: Path) -> None:
-    """Print how the ranks of the comparison agree with those over images that nothing has seen."""
+    """Print the agreement of the comparison's ranks with those over held-out images."""
     first, second = profiles(before, unseen), profiles(tuned / "fine_tuned.safetensors", unseen)
     with closing(sqlite3.connect(tuned / "compared" / "compare.sqlite")) as file:
         rows = file.execute("SELECT layer, unit, other_unit, change FROM matches ORDER BY rank").fetchall()
@@ -79,13 +79,13 @@ def changed(tuned: Path, before: Path, unseen: Path) -> None:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the correlation of ranks."""
+    """Return Spearman's rank correlation."""
     ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
     return float(np.corrcoef(*ranks)[0, 1])
 
 
 def different(out: Path, data: Path, before: Path) -> None:
-    """Compare two networks, and print how often matched units are named by the same class."""
+    """Compare two networks, and print the share of matched units with the same class as name."""
     large, factory = data / "weights" / "cifar10_resnet56.safetensors", EXAMPLES / "my_network.py"
     model = [f"model.factory={factory}:resnet", "model.arguments={depth: 56}", f"model.checkpoint={large}"]
     more = ("layers=[layer3]", "method=none", "facets=1", "map=pca", f"hydra.run.dir={out / 'large'}")

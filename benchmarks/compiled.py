@@ -1,8 +1,8 @@
-"""What torch.compile gains for the features of a ResNet-50 and their gradient, beside folded norms and packed weights.
+"""Time of a ResNet-50's features and their gradient with torch.compile, against folded norms and packed weights.
 
     OMP_NUM_THREADS=1 python benchmarks/compiled.py --clock cpu
 
-One picture of 224 px in float32, channels last; all three alternate. Compiling needs a C++ compiler.
+One picture of 224 px in float32, channels last; the three ways alternate. torch.compile needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Features = Callable[[Tensor], Sequence[Tensor]]
 
 
 def features_of(resnet: nn.Module) -> Features:
-    """Return torchvision's forward pass up to the last block, written out: hooks end a compiled graph."""
+    """Return torchvision's forward pass up to the last block, written out because hooks break a compiled graph."""
     stem = nn.Sequential(*(resnet.get_submodule(name) for name in ("conv1", "bn1", "relu", "maxpool")))
     parts = [stem, *(resnet.get_submodule(name) for name in LAYERS[1:])]
 
@@ -51,7 +51,7 @@ class Contest:
 
     Args:
         size: side of the picture in px.
-        clock: of :data:`step_time.CLOCKS`.
+        clock: one of :data:`step_time.CLOCKS`.
     """
 
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
@@ -64,7 +64,7 @@ class Contest:
         self.pictures = pictures.contiguous(memory_format=torch.channels_last).requires_grad_()
 
     def gradient(self, name: str) -> Tensor:
-        """Return the gradient of the features' mean squares in the picture."""
+        """Return the gradient of the features' mean squares by the picture."""
         with ExitStack() as stack:
             for switch in self.switches if name == FOLDED else ():
                 stack.enter_context(switch.active())

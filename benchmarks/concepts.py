@@ -1,10 +1,10 @@
-"""Concepts and a circuit of real networks: what vital-mine concepts=nmf and target=circuit make of imagenette.
+"""Concepts and a circuit of real networks, by vital-mine concepts=nmf and target=circuit on Imagenette.
 
     VITAL_TEST_DATA=... python benchmarks/concepts.py --out outputs/concepts
 
-Concepts of two classes on MobileNetV2 with their importance, of the same images on DenseNet-169, which has no
-classifier, and the circuit page of one class. Each is a run folder under ``--out``; what is finished there is not made
-again. Writes ``concepts.csv``, the importance of every concept. ``--images`` takes the first images of each class only.
+Concepts of two classes with their importance on MobileNetV2, concepts of the same images on DenseNet-169, which has no
+classifier, and the circuit of one class. Each is a run folder under ``--out``; a second call makes the missing ones
+only. Writes ``concepts.csv``, the importance of each concept. ``--images`` limits the images of each class.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def first_images(source: Path, count: int, out: Path) -> Path:
 
 
 def write_table(out: Path) -> Path:
-    """Write ``out/concepts.csv``: network, layer, images, class, concept, importance, of every folder of concepts."""
+    """Write ``out/concepts.csv``: network, layer, images, class, concept and importance, of all folders of concepts."""
     path = out / "concepts.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

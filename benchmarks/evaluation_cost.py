@@ -1,11 +1,11 @@
-"""What vital-evaluate costs beside the forward passes it needs: all metrics of many pictures, on embedded networks.
+"""Cost of vital-evaluate against the forward passes it needs: all metrics of many pictures, on embedded networks.
 
     python benchmarks/evaluation_cost.py                 # 1,000 pictures, 500 natural images
     python benchmarks/evaluation_cost.py --pictures 200
 
-Needed is one pass of every picture and every natural image through the network and through the judge, in batches of
-the same size. Counted are the pictures that pass through each, and timed is the whole against those passes alone.
-Exit code 1 when more than 1.2 times the passes are made.
+Needed is one pass of each picture and each natural image through the network and through the judge, in batches of the
+same size. The benchmark counts the images that pass through each network, and times the evaluation against those passes
+alone. Exit code 1 if the evaluation makes more than 1.2 times the passes needed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def counted(network: VisionNetwork, counts: Counter[str]) -> None:
 
 @torch.no_grad()
 def seconds_of_passes(networks: list[VisionNetwork], images: Tensor) -> float:
-    """Return the seconds of one pass of every image through every network."""
+    """Return the seconds of one pass of all images through each network."""
     started = time.perf_counter()
     for network in networks:
         for part in images.split(PICTURES_PER_PASS):

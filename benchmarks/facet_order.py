@@ -1,12 +1,11 @@
-"""Which facet of a unit should come first? What natural images of it reach by judges, without a picture being made.
+"""Which facet of a unit should come first? A comparison of rules by judges' scores of natural images, without pictures.
 
     VITAL_TEST_DATA=... python benchmarks/facet_order.py --layers mobilenetv2:bn2 --units 24 --seed 1
 
-Of each unit one facet is taken by a rule: the largest one; the most coherent one; the clearest one, which the library
-puts first (coherence times mean activation); the most coherent one of those that hold at least half as many images as
-the largest. Prints for each rule the mean correspondence AUC of the facets' natural images (each in turn against the
-others of its facet and those of other units), by two networks that took no part, and the share of the strongest images
-that the facets hold.
+A rule takes one facet of each unit: the largest; the most coherent; the clearest, which the library puts first
+(coherence times mean activation); or the most coherent of those with at least half as many images as the largest.
+Prints for each rule the mean correspondence AUC of the facets' natural images (each in turn against the others of its
+facet and images of other units) by two judges, and the share of the strongest images that are in the facets.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def _large(facets: Sequence[Facet]) -> list[Facet]:
 
 
 def chosen_images(references: FacetedReferences, request: Request) -> dict[str, dict[int, tuple[float, Tensor]]]:
-    """Return by rule and unit the share of the facet that the rule takes, and its images (n, 3, H, W)."""
+    """Return, by rule and unit, the share and the images (n, 3, H, W) of the facet that the rule takes."""
     found: dict[str, dict[int, tuple[float, Tensor]]] = {name: {} for name in RULES}
     for target in dict.fromkeys(target.unit for target in request.targets):
         facets, candidates = references.facets(target), references.source.candidates(target)
@@ -52,7 +51,7 @@ def chosen_images(references: FacetedReferences, request: Request) -> dict[str, 
 
 
 def auc(vectors: Mapping[int, Tensor]) -> float:
-    """Return the mean natural AUC of units, given their images' embeddings (n, D) of length 1."""
+    """Return the mean natural AUC of units, from their images' embeddings (n, D), unit vectors."""
     others = {unit: torch.cat([own for other, own in vectors.items() if other != unit]) for unit in vectors}
     return sum(natural_correspondence(own, others[unit]) for unit, own in vectors.items()) / len(vectors)
 

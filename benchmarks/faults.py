@@ -1,8 +1,8 @@
-"""Kill a run fifty times at random moments: it must end as if nothing had happened.
+"""Kill a run fifty times at random moments, and check that its results are those of an undisturbed run.
 
     python benchmarks/faults.py --kills 50
 
-Every start is a real process, killed by SIGKILL; the next goes on with the same folder. Run it from the checkout.
+Each start is a process that SIGKILL ends; the next one continues with the same folder. Run it from the checkout.
 """
 
 from __future__ import annotations

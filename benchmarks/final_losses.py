@@ -1,11 +1,11 @@
-"""Whether what makes a step faster changes where the optimisation ends: the losses of the last steps, with and without.
+"""Whether the switches that speed up a step change the outcome: the losses of the last steps with and without each.
 
     python benchmarks/final_losses.py
 
-Ten classes of the embedded ResNet by ``vital_fourier``. Each line: the ratio of the mean loss over the last steps to
-that of a run with every switch off, its mean over the classes and its range. Sorting amplifies rounding, so single
-pictures differ; the last line, another seed, says how much they differ anyway. Exit code 1 when a mean is off by more
-than one per cent.
+Ten classes of the embedded ResNet by ``vital_fourier``. Each line has the ratio of the mean loss over the last steps to
+that of a run with all switches off: mean over classes, and range. Sorting amplifies rounding, so single pictures
+differ; the last line, of another seed, shows how much pictures differ anyway. Exit code 1 if a mean differs by more
+than 1 %.
 """
 
 from __future__ import annotations

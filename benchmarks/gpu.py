@@ -3,11 +3,11 @@
     python benchmarks/gpu.py                       # under 9 minutes on one GPU; needs no network, weights are random
     python benchmarks/gpu.py --networks resnet50 --batches 64 --switches channels_last=false
 
-Each case runs the engine's steps inside Lightning's loop, as ``visualize`` does, a few of them, and multiplies: a
-picture has --steps steps (2,000 as published for classes and hidden units). The share is that of the machine's own
-rate of a large matrix product, measured here in the same precision, for the operations that a step needs. The time for
-1,000 classes is extrapolated, without references, saving and evaluation. Cases begin with those that matter most; when
---seconds are over, the rest is left out and named. A case that fails, as for want of memory, is a row that says why.
+Each case times a few of the engine's steps inside Lightning's loop, as ``visualize`` runs them, and extrapolates to
+--steps steps per picture (2,000 as published for classes and hidden units). The share relates the operations of a step
+per second to the machine's own rate of a large matrix product in the same precision, measured here. The time for 1,000
+classes is extrapolated, without references, saving and evaluation. The most important cases come first; cases that do
+not fit into --seconds are left out and listed. A case that fails, such as for lack of memory, is a row with the reason.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a case.
+    """The measurements of a case.
 
     Attributes:
         seconds: of a step.
-        operations: of a step.
-        memory: the most in use, bytes.
+        operations: floating-point operations of a step.
+        memory: the largest in use, in bytes.
     """
 
     seconds: float
@@ -68,7 +68,7 @@ def random_network(name: str, size: int) -> VisionNetwork:
 def request_of(
     network: VisionNetwork, layer: str | None, batch: int, steps: int, options: argparse.Namespace
 ) -> Request:
-    """Return what is asked of the engine."""
+    """Return the request to the engine."""
     kind = "channel" if layer else "class"
     targets = [Target(kind, index, layer) for index in range(batch)]
     generator = torch.Generator().manual_seed(0)
@@ -97,7 +97,7 @@ def fit_seconds(request: Request) -> float:
 
 
 class WarmUp(Stopwatch):
-    """Starts another stopwatch anew after the steps of the warm-up."""
+    """Restarts a stopwatch after the steps of the warm-up."""
 
     def __init__(self, device: torch.device, other: Stopwatch) -> None:
         super().__init__(0, other.clock)
@@ -145,7 +145,7 @@ def row(found: Measured, batch: int, steps: int, rate: float) -> dict[str, str]:
 
 
 def cases(options: argparse.Namespace) -> Iterator[tuple[str, str, str | None, int]]:
-    """Yield name, network, layer of hidden units or None, and batch size, the most telling first."""
+    """Yield name, network, layer of hidden units or None, and batch size, the most important first."""
     layers = dict(NETWORKS) | dict(zip(options.networks, options.layers or [], strict=False))
     for batch in options.batches:
         for network in options.networks:

@@ -1,12 +1,12 @@
-"""Can pictures of hidden units be read? Recipes on real networks, by several measures at once, with intervals.
+"""How readable pictures of hidden units are: recipes on real networks, by several metrics, with intervals.
 
     VITAL_TEST_DATA=... python benchmarks/hidden_units.py --layers mobilenetv2:bn2 --recipes default fourier
 
-One run folder for each layer and recipe, of units drawn at random by ``--seed``; of each unit the main facet of what
-drives it in the tests' ImageNet images. A run that is there is not made again, a half-made one goes on: stop it at any
-time. Every run is judged by the metrics of ``metrics=units``, with two networks it was not made with as judges. Writes
-``hidden_units.csv`` (every number with its interval, of all runs in the folder), ``hidden_units_table.md`` (the main
-ones) and for each run its pictures on one sheet, and on another each beside eight of its unit's natural windows.
+Each layer and recipe has a run folder, of units drawn at random by ``--seed`` and, of each unit, the main facet in the
+tests' ImageNet images. The benchmark can be stopped at any time: a second call finishes runs and makes the missing
+ones. Each run is scored by ``metrics=units`` with two judges. Writes ``hidden_units.csv`` (all numbers with intervals,
+of all runs in the folder), ``hidden_units_table.md`` (the main numbers) and two sheets for each run: its pictures, and
+each picture beside eight natural windows of its unit.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ KERAS_MEAN = (0.48502, 0.45796, 0.40760)  # of the ResNet-50's weights
 
 @dataclass(frozen=True)
 class Network:
-    """How a network of the tests' data is built.
+    """A network of the tests' data.
 
     Attributes:
-        name: of timm, or of a function of examples/backbones.py.
-        weights: its file, without the ending.
+        name: its name in timm, or a function of examples/backbones.py.
+        weights: the name of its file of weights, without suffix.
         mean, std: of its preprocessing; None: ImageNet's.
-        arguments: of timm's builder.
+        arguments: arguments of timm's builder.
         ours: whether examples/backbones.py builds it.
     """
 
@@ -87,7 +87,7 @@ WINDOWS = ("references.facets=auto", "references.region=window", "references.cou
 
 @dataclass(frozen=True)
 class Recipe:
-    """A method with what differs from its defaults; ``facets``: whether its targets are main facets or whole units."""
+    """A method with overrides; ``facets``: whether its targets are main facets rather than whole units."""
 
     method: str
     overrides: tuple[str, ...] = ()
@@ -124,12 +124,12 @@ TILE, SHOWN = 96, 8  # of a sheet: px of a natural window, how many
 
 
 def units_of(network: VisionNetwork, layer: str, count: int, seed: int) -> list[int]:
-    """Return so many channels of a layer, drawn at random."""
+    """Return a random choice of a layer's channels."""
     return sorted(random.Random(seed).sample(range(unit_shape(network, layer)[0]), count))
 
 
 def images(options: argparse.Namespace) -> Path:
-    """Return the folder of the 2,000 images that are mined: one of each class of ImageNet, 100 of each of ten."""
+    """Return the folder of the 2,000 images to mine: one of each class of ImageNet, and 100 of each of ten classes."""
     folder: Path = options.out / "images"
     for name in ("imagenet-sample", "imagenette"):
         if not (folder / name).exists():
@@ -139,7 +139,7 @@ def images(options: argparse.Namespace) -> Path:
 
 
 def run(options: argparse.Namespace, place: str, recipe: Recipe, folder: Path) -> None:
-    """Make, or finish, the pictures of one layer by one recipe; judge them; write their sheet."""
+    """Make or finish the pictures of one layer by one recipe, score them, and write their sheets."""
     name, layer = place.split(":")
     network = named_network(NETWORKS[name].keys(options.data))
     units = units_of(network, layer, options.units, options.seed)
@@ -158,7 +158,7 @@ def run(options: argparse.Namespace, place: str, recipe: Recipe, folder: Path) -
 
 
 def sheet(pictures: Tensor, natural: Sequence[Sequence[Tensor]], path: Path) -> None:
-    """Write the pictures in columns, each with its unit's natural windows, if there are some, to the right."""
+    """Write a sheet of pictures in columns, with natural windows of the unit to the right of each, if there are any."""
     side, across, columns = 2 * TILE, SHOWN // 2, 2 if natural[0] else 4
     width, height = side + (across * TILE if natural[0] else 0) + TILE // 16, side + TILE // 16
     page = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
@@ -176,7 +176,7 @@ def _tile(picture: Tensor, side: int) -> Image.Image:
 
 
 def collect(out: Path) -> list[dict[str, str]]:
-    """Return a row for every number of every judged run in the folder."""
+    """Return a row per number and run with metrics in the folder."""
     rows = []
     for path in sorted(out.glob("*/*/metrics.json")):
         recipe, place = path.parent.name, path.parent.parent.name
@@ -193,14 +193,14 @@ COLUMNS = ("layer", "recipe", "metric", "value", "low", "high", "median")
 
 
 def _median(path: Path, metric: str) -> str:
-    """Return the median over the units of a number that has a value for each; nothing for others."""
+    """Return the median over units of a number that has a value per unit; empty for other numbers."""
     with path.open(newline="") as file:
         values = [float(row[metric]) for row in csv.DictReader(file) if row.get(metric) not in (None, "", "nan")]
     return f"{statistics.median(values):.4g}" if values else ""
 
 
 def write(rows: Sequence[Mapping[str, str]], out: Path) -> str:
-    """Write all numbers as CSV and the main ones as a Markdown table, which is returned."""
+    """Write all numbers as CSV and the main ones as a Markdown table; return the table."""
     with (out / "hidden_units.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -240,7 +240,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make what is not there yet and print the table."""
+    """Make the runs that are missing and print the table."""
     options = parse(arguments)
     options.data = options.data.resolve()
     for place in options.layers:

@@ -1,4 +1,4 @@
-"""What a machine can do, and what a step asks of it: operations and bytes."""
+"""Rates of a machine, and the demands of a step: floating-point operations and bytes."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def _least_seconds(take: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Let a device finish its work."""
+    """Wait until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class _Bytes(TorchDispatchMode):
-    """Adds up the bytes of what operators read and write; views move nothing."""
+    """Adds up the bytes that operators read and write; views count nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Carry out one operator."""
+        """Run one operator and count its bytes."""
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
             self.total += sum(
@@ -83,7 +83,7 @@ def operations_and_bytes(take: Callable[[], object]) -> tuple[float, float]:
 
 
 def peak_bytes(device: torch.device) -> tuple[Callable[[], None], Callable[[], float]]:
-    """Return what starts to measure the most memory in use, and what tells it in bytes; on a CPU the process's."""
+    """Return two functions, to start measuring the peak of memory and to read it in bytes (of the process on a CPU)."""
     if device.type == "cuda":
         return (
             lambda: torch.cuda.reset_peak_memory_stats(device),

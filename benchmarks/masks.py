@@ -1,12 +1,12 @@
-"""Transparency maps against the object's mask on the drawn set: the published map and the one that is the default.
+"""Transparency maps against the object's mask on the drawn image set: the published map and our default.
 
     OMP_NUM_THREADS=1 python benchmarks/masks.py
 
 Both maps of the same pictures, of ten classes and some seeds, by ``vital`` and ``vital_fourier``, are compared with the
-object's mask, which is known in two ways. ``drawn``: the picture starts from a drawn image, and the object is where it
-was drawn. ``segmented``: the picture starts as the method has it, and a small segmentation network, trained here on
-drawn images whose masks are known, finds the object in it. Writes ``results/masks.csv``, one row per picture and map,
-and into ``--out`` the table of their means and a sheet of pictures and maps. What is finished there is not made again.
+object's mask, which comes from two sources. ``drawn``: the picture starts from a drawn image, and the mask is that of
+the drawing. ``segmented``: the picture has the method's own start, and a small segmentation network, trained here on
+drawn images with their masks, finds the object. Writes ``results/masks.csv``, one row per picture and map, and into
+``--out`` the table of means and a sheet of pictures and maps. A second call makes the missing parts only.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def labelled(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return drawn images of all classes, every second one in another class's colours, and their masks of 0 and 1."""
+    """Return drawn images of all classes, every second one with another class's colours, and their masks of 0 and 1."""
     keys = [(c, n, seed, ("typical", "swapped")[n % 2]) for c in range(len(CLASS_NAMES)) for n in range(count)]
     return torch.stack([draw(*key) for key in keys]), torch.stack([object_mask(*key) for key in keys]).round()
 
@@ -103,7 +103,7 @@ def trained(epochs: int = 6, count: int = 100) -> tuple[Segmentation, float]:
 
 @torch.no_grad()
 def segmented(network: Segmentation, pictures: Tensor) -> Tensor:
-    """Return where the objects are, (N, 1, H, W) of 0 and 1."""
+    """Return the masks of the objects, (N, 1, H, W) of 0 and 1."""
     return (network(pictures) > 0).float()
 
 
@@ -112,7 +112,7 @@ def segmented(network: Segmentation, pictures: Tensor) -> Tensor:
 
 @contextmanager
 def both_maps() -> Iterator[list[dict[str, Tensor]]]:
-    """Collect both maps of every batch whose optimisation begins meanwhile; the pictures are made by the default."""
+    """Collect both maps of each batch that is optimised in this context; the pictures use the default map."""
     found: list[dict[str, Tensor]] = []
     evaluate, masks = StepObjective.__call__, VisualizationModule.masks
     total = torch.zeros(())
@@ -153,20 +153,20 @@ def made(method: str, seed: int, steps: int, starts: Tensor | None) -> tuple[Ten
 
 
 def average_precision(alpha: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean over the object's pixels of the precision among those of at least their alpha."""
+    """Return average precision: the mean, over the object's pixels, of the precision at each pixel's alpha."""
     order = alpha.flatten().argsort(descending=True, stable=True)
     hits = mask.flatten().float()[order]
     return (hits * hits.cumsum(0) / torch.arange(1, len(hits) + 1)).sum() / hits.sum()
 
 
 def iou(alpha: Tensor, mask: Tensor, threshold: float) -> Tensor:
-    """Return intersection over union of where alpha is above a threshold and the object's mask."""
+    """Return the intersection over union of the object's mask and the pixels whose alpha is above a threshold."""
     shown = alpha > threshold
     return (shown & mask).sum() / (shown | mask).sum().clamp(min=1)
 
 
 def scores(alphas: Tensor, masks: Tensor) -> dict[str, Tensor]:
-    """Return each measure of each picture, (N,); the best threshold is one for all of them."""
+    """Return each measure by picture, (N,); the best threshold is the same for all pictures."""
     pairs = list(zip(alphas, masks, strict=True))
     by_threshold = torch.stack([torch.stack([iou(a, m, t) for a, m in pairs]) for t in THRESHOLDS])
     precision = torch.stack([average_precision(a, m) for a, m in pairs])
@@ -175,13 +175,13 @@ def scores(alphas: Tensor, masks: Tensor) -> dict[str, Tensor]:
 
 
 def centre() -> Tensor:
-    """Return a map that knows nothing but that drawn objects are in the middle, (1, SIZE, SIZE)."""
+    """Return the map of a baseline, which only knows that drawn objects are in the middle, (1, SIZE, SIZE)."""
     place = torch.exp(-((torch.arange(SIZE) - (SIZE - 1) / 2) ** 2) / (2 * (0.2 * SIZE) ** 2))
     return (place[:, None] * place)[None]
 
 
 def measured(path: Path, options: argparse.Namespace, method: str, protocol: str) -> dict[str, Any]:
-    """Return pictures, masks and maps of all seeds: those kept at a path, or made."""
+    """Return pictures, masks and maps of all seeds, from the file at a path or newly made."""
     if path.is_file():
         return dict(torch.load(path, weights_only=True))
     parts: list[dict[str, Any]] = []
@@ -205,7 +205,7 @@ def measured(path: Path, options: argparse.Namespace, method: str, protocol: str
 
 
 def sheet(kept: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write of each contest the first seed's pictures, their objects, and the published and the followed map."""
+    """Write a sheet of the first seed's pictures, their masks, and the published and the default map."""
     rows = []
     for one in kept:
         first = slice(0, len(CLASS_NAMES))
@@ -218,7 +218,7 @@ SHOWN = ("masks", "published", "followed")
 
 
 def write(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Write every picture's values, and the table of their means."""
+    """Write the values of all pictures, and the table of their means."""
     with (RESULTS / "masks.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
@@ -242,7 +242,7 @@ def _interval(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    """Make what is missing, and write the tables."""
+    """Make the missing parts, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[3, 4, 5], help="the map was chosen on 0 to 2")

@@ -1,13 +1,13 @@
-"""A sweep of methods as a contact sheet and a table: what each makes of the same classes with as many network passes.
+"""A sweep of methods as a contact sheet and a table: the same classes by each method, with equally many network passes.
 
     vital-visualize -m +experiment=imagenette_mobilenet hydra.sweep.dir=multirun/imagenette_mobilenet
     vital-visualize -m +experiment=imagenette_mobilenet method=accentuation,prototype seed=0 \\
         hydra.sweep.dir=multirun/imagenette_mobilenet_more
     python benchmarks/methods.py multirun/imagenette_mobilenet multirun/imagenette_mobilenet_more
 
-Per network of the sweep one table (do the network and the judges recognise the pictures, how sure are they, seconds;
-does the network recognise square crops of them, of a quarter and a half of the side) and one sheet of the first seed, a
-row per method. Networks are built anew: the weights have to be where the sweep found them.
+Each network of the sweep has a table (recognition and probability by the network and the judges, seconds, and
+recognition by the network of square crops, of a quarter and a half of the side) and a sheet of the first seed, with a
+row per method. Networks are built again, so the weights must still be at their place.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def metrics(run: SweepRun) -> dict[str, float]:
 
 
 def recognised_in_crops(run: SweepRun) -> dict[str, float]:
-    """Return per size of crop the share of random crops of the run's pictures that its network recognises."""
+    """Return, by size of crops, the share of random crops of the run's pictures that its network recognises."""
     config = recorded_config(run.folder, "runs", ("model",))
     network = build_network(model_config(config), config.cache)
     generator = torch.Generator().manual_seed(run.seed)
@@ -54,7 +54,7 @@ def recognised_in_crops(run: SweepRun) -> dict[str, float]:
 
 
 def _recognised(run: SweepRun, network: VisionNetwork, share: float, generator: torch.Generator) -> Iterator[float]:
-    """Per picture the share of its crops that are recognised."""
+    """The share of recognised crops of each picture."""
     for result in run.run.results:
         image = load_rgb(run.folder / "images" / f"{result['target']}.png")
         picture = fit(image, (image.height, image.width))
@@ -64,7 +64,7 @@ def _recognised(run: SweepRun, network: VisionNetwork, share: float, generator: 
 
 
 def crops(picture: Tensor, share: float, generator: torch.Generator) -> Iterator[Tensor]:
-    """Cut squares of a share of a picture's (3, H, W) shorter side out of it, at random."""
+    """Return random square crops of a picture (3, H, W), whose side is a share of its shorter side."""
     height, width = picture.shape[-2:]
     side = round(share * min(height, width))
     for _ in range(CROPS_PER_PICTURE):
@@ -73,7 +73,7 @@ def crops(picture: Tensor, share: float, generator: torch.Generator) -> Iterator
 
 
 def rows(runs: Sequence[SweepRun]) -> dict[str, dict[str, float]]:
-    """Return per method the means over its runs, in the order of the sweep."""
+    """Return the means over each method's runs, in the order of the sweep."""
     by_method: dict[str, list[dict[str, float]]] = {}
     for run in runs:
         if run.run.metrics:  # an unfinished job has none

@@ -1,15 +1,15 @@
-"""What mining costs beside the network itself, and whether its memory grows with the number of images.
+"""Cost of mining against the network's forward pass alone, and whether its memory grows with the number of images.
 
     python benchmarks/mining_throughput.py --data <folder of the tests' data>
 
-First part, real images and a ResNet-50 up to layer3, all channels of layer3.5: the pass over the images (ranking, and
-writing the index; no patches) against a bare forward pass over the same images by the same loader, once with decoding
-and once with the images in memory. Rounds alternate; the figure is the median over rounds of the ratio, wanted at most
-1.1. Processor time is given too: on a busy machine it is the steadier one.
+First part, real images and a ResNet-50 up to layer3, all channels of layer3.5: the pass over the images (ranking and
+writing the index, without patches) against a bare forward pass over the same images by the same loader, once with
+decoding and once with the images in memory. The two alternate; the figure is the median over rounds of the ratio, with
+a goal of at most 1.1. CPU time is printed too, for it varies less on a busy machine.
 
-Second part: peak memory of a mining of 1,000 and of 10,000 images, each in a process of its own. Every image has a path
-of its own, so that what grows with their number is seen: the paths, and the reasons of those that cannot be read;
-alone, and of more images:
+Second part: peak memory of mining 1,000 and 10,000 images, each in a process of its own. Each image has its own path,
+so that memory that grows with the number of images shows: paths, and the reasons of unreadable files. To run this part
+alone, with more images:
 
     python benchmarks/mining_throughput.py --count 0 --memory 1000 100000
 """
@@ -50,7 +50,7 @@ Clocks = tuple[float, float]
 
 
 class FirstImages(ImageFolder):
-    """The first images of a folder, decoded anew each time or, with ``keep``, once."""
+    """The first images of a folder, decoded at each iteration or, with ``keep``, once."""
 
     def __init__(self, root: Path, preprocessing: Preprocessing, count: int, batch_size: int, keep: bool) -> None:
         super().__init__(root, preprocessing)
@@ -89,7 +89,7 @@ def mined(network: VisionNetwork, folder: ImageFolder, options: argparse.Namespa
 
 
 def clocked(run: Callable[[], None]) -> Clocks:
-    """Return wall and processor seconds."""
+    """Return wall-clock and CPU seconds."""
     started = time.perf_counter(), time.process_time()
     run()
     if torch.cuda.is_available():
@@ -98,7 +98,7 @@ def clocked(run: Callable[[], None]) -> Clocks:
 
 
 def ratios(network: VisionNetwork, folder: ImageFolder, options: argparse.Namespace) -> tuple[list[float], Clocks]:
-    """Return [wall, processor] medians over rounds of mining / bare, and the clocks of the last bare pass."""
+    """Return the medians over rounds of mining / bare, [wall, CPU], and the seconds of the last bare pass."""
     bare(network, folder, options)
     rounds: list[tuple[float, ...]] = []
     plain = (0.0, 0.0)
@@ -127,7 +127,7 @@ def peak_memory(root: Path) -> float:
 
 
 def draw_folder(root: Path, count: int) -> None:
-    """Fill a folder with so many images, of which the first few are drawn."""
+    """Fill a folder with a number of images; the first few are drawn, the others are links to them."""
     for number in range(count):
         path = root / f"{number // PER_FOLDER:04d}" / f"{number:08d}.png"
         path.parent.mkdir(exist_ok=True)

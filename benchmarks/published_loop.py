@@ -1,9 +1,10 @@
 """The published optimisation of class neurons (VITAL, arXiv 2503.22399), transcribed plainly from its description.
 
-What it does at each step, and the library does not: gradients of all weights of the network; the activations of all
-references sorted again; sort, argsort and gather where one sort is enough. Nothing is slower than it has to be: the
-references pass through the network once, tapped activations are not copied, the pictures of a batch share the sorted
-references, and gradients of weights are dropped, not summed. ``keep_sorted`` sorts the references once.
+At each step it does three things that the library does not: it computes gradients of all weights of the network, sorts
+the activations of all references again, and uses sort, argsort and gather where one sort is enough. Apart from that it
+is as fast as possible: the references pass through the network once, tapped activations are not copied, the pictures of
+a batch share the sorted references, and gradients of weights are dropped, not summed. ``keep_sorted`` sorts the
+references once.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ REFERENCES_PER_PASS = 10  # through the network, once, before the first step
 
 
 class _TapsFilled(Exception):
-    """Ends a forward pass: all tapped layers have run."""
+    """Raised to end a forward pass when all tapped layers have run."""
 
 
 def tapped(network: nn.Module, layers: Sequence[str], pictures: Tensor) -> dict[str, Tensor]:
     """Return the outputs of named layers for normalised pictures (N, 3, H, W), each (N, C, P) float32.
 
-    Right for networks that do not change a tapped layer's output in place afterwards, as torchvision's do not.
+    The network must not change a tapped layer's output in place; torchvision's networks do not.
     """
     found: dict[str, Tensor] = {}
     with contextlib.ExitStack() as hooks:
@@ -64,15 +65,15 @@ class PublishedLoop:
     """One batch of pictures, optimised by the published loop without its image priors (their weight is 0 for CNNs).
 
     Args:
-        network: its parameters require gradients; they are never changed.
-        weights: tapped layers and their weights in the loss.
+        network: the network, whose parameters require gradients but do not change.
+        weights: the weight of each tapped layer in the loss.
         activations: of the references, {layer: (B, C, P)}; the same for all pictures.
         start: normalised pictures (N, 3, H, W).
-        valid: normalised values of RGB 0 and 1, each (3, 1, 1).
-        steps: of the whole schedule.
+        valid: the normalised values of RGB 0 and 1, each (3, 1, 1).
+        steps: the number of steps of the whole schedule.
         seed: of the jitter.
-        keep_sorted: sort the references once instead of at every step.
-        bf16: run the network in bfloat16 where autocast does.
+        keep_sorted: whether to sort the references once instead of at each step.
+        bf16: whether to run the network in bfloat16, where autocast does.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class PublishedLoop:
 
     @torch.no_grad()
     def matched(self, name: str, features: Tensor) -> Tensor:
-        """Return for each feature (N, C, P) the references' mean value of its rank."""
+        """Return for each feature (N, C, P) the references' mean value at the feature's rank."""
         wanted = self.kept[name] if self.kept else mean_sorted(self.activations[name])
         order = features.sort(dim=-1).indices
         ranks = order.argsort(dim=-1)

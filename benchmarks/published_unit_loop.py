@@ -1,8 +1,8 @@
 """The published optimisation of hidden units (VITAL, arXiv 2503.22399), transcribed plainly from its description.
 
-What it does at each step beside what the loop of classes does, and the library does not: it builds the network of the
-relevance pass anew, and it goes back through the references too, whose graph it keeps. Relevance itself is the
-library's, which is no slower than another.
+At each step it does two more things than the loop of classes that the library does not: it builds the network of the
+relevance pass again, and backpropagates through the references too, whose graph it keeps. Relevance itself is computed
+by the library, which is no slower than other implementations.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class PublishedUnitLoop(PublishedLoop):
     """One picture of a hidden unit, without the image priors.
 
     Args:
-        network: its parameters require gradients; they are never changed.
-        weights: tapped layers below the unit's and their weights in the loss.
-        readout: what the unit reads, of one picture.
+        network: the network, whose parameters require gradients but do not change.
+        weights: the weight in the loss of each tapped layer below the unit's.
+        readout: the unit's read-out, for one picture.
         references: normalised images (B, 3, H, W).
         start: a normalised picture (1, 3, H, W).
-        valid: normalised values of RGB 0 and 1, each (3, 1, 1).
+        valid: the normalised values of RGB 0 and 1, each (3, 1, 1).
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PublishedUnitLoop(PublishedLoop):
         self.channels = {layer: channel_importance(maps[layer]).mean(dim=0) for layer in layers}
 
     def _relevance(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Return the relevance of normalised pictures at each layer, of a network that is built for it."""
+        """Return the relevance of normalised pictures at each layer, by a network that is built for the purpose."""
         network = copy.deepcopy(self.network)
         readout = self.readout.of(0, len(pictures))
         return activations_and_relevance(network, pictures.detach(), list(self.weights), readout, "lrp")[1]
@@ -69,5 +69,5 @@ class PublishedUnitLoop(PublishedLoop):
         return total
 
     def descend(self, losses: Tensor) -> None:
-        """Go back through the picture and the references, whose graph stays."""
+        """Backpropagate through the picture and the references, whose graph is kept."""
         losses.sum().backward(retain_graph=True)

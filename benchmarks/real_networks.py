@@ -1,12 +1,12 @@
-"""Methods on four real networks, each at its published cost and at equal cost, judged by networks it was not made with.
+"""Methods on four real networks, each at its published cost and at equal cost, scored by judges.
 
     VITAL_TEST_DATA=... python benchmarks/real_networks.py --parts "cifar:*"   # makes parts; can be stopped
     python benchmarks/real_networks.py --table     # prints the tables of the parts there are
 
 A part is ``network:method:cost``: three pictures of each of ten classes, from different starts, in a run folder under
-``--out``. What networks say of every picture is added to ``real_networks.csv`` in ``--results``, a strip of one picture
-per class lies beside it, and a part whose rows are there is not made again: parts may be made on different days and
-machines. ``--list`` prints all parts with the network passes that each takes.
+``--out``. The metrics of each picture are added to ``real_networks.csv`` in ``--results``, beside a strip with one
+picture per class. A part with rows there is not made again, so parts may be made on different days and machines.
+``--list`` prints all parts with the number of network passes that each takes.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ EQUAL, PUBLISHED = "equal", "published"
 
 @dataclass(frozen=True)
 class Method:
-    """A preset: its published steps and views, and those at equal cost."""
+    """A preset with its published steps and views, and with those at equal cost."""
 
     steps: int
     views: int = 1
     equal_views: int = 1
 
     def keys(self, cost: str) -> list[str]:
-        """Return the overrides of a cost."""
+        """Return the overrides for a cost."""
         if cost == PUBLISHED:
             return [f"steps={self.steps}", f"views={self.views}"]
         return [f"steps={PASSES // self.equal_views}", f"views={self.equal_views}"]
 
     def passes(self, cost: str) -> int:
-        """Return the network's passes of each picture."""
+        """Return the number of network passes per picture."""
         return self.steps * self.views if cost == PUBLISHED else PASSES
 
 
@@ -90,7 +90,7 @@ TILE = 96  # px of a strip
 
 
 def parts() -> Iterator[tuple[str, str, str]]:
-    """Yield network, method and cost of every part; a cost that is the published one stands once."""
+    """Yield network, method and cost of each part; where both costs are the same, once."""
     for network in NETWORKS:
         for name, method in METHODS.items():
             if name == "deep_inversion" and network in WITHOUT_STATISTICS:
@@ -101,7 +101,7 @@ def parts() -> Iterator[tuple[str, str, str]]:
 
 
 def make(options: argparse.Namespace, network: str, method: str, cost: str) -> None:
-    """Make, or finish, the pictures of a part; judge them; add their rows and strip to the results."""
+    """Make or finish the pictures of a part, score them, and add their rows and strip to the results."""
     own, _, images = CONTESTS[network]
     known = specs(options.data)
     target = named_network(known[own])
@@ -137,7 +137,7 @@ def make(options: argparse.Namespace, network: str, method: str, cost: str) -> N
 
 
 def write_rows(results: Path, part: Sequence[str], names: Sequence[str], scores: Mapping[str, Score]) -> None:
-    """Add the rows of a part: of each metric its mean with the interval, and its value for each picture."""
+    """Add the rows of a part: each metric's mean with its interval, and its value for each picture."""
     rows = []
     for metric, score in scores.items():
         if score.value is None or not metric.startswith(KEPT):
@@ -165,7 +165,7 @@ def strip(pictures: Sequence[Any], path: Path) -> None:
 
 
 def read_rows(results: Path) -> list[dict[str, str]]:
-    """Return the rows of all parts there are."""
+    """Return the rows of all finished parts."""
     path = results / "real_networks.csv"
     if not path.exists():
         return []
@@ -188,12 +188,12 @@ def tables(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _kept(method: str, cost: str) -> str:
-    """Return the cost under which a method's rows of a cost stand."""
+    """Return the cost in whose rows a method's figures for a cost are kept."""
     return EQUAL if METHODS[method].keys(cost) == METHODS[method].keys(EQUAL) else cost
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return one row per method; means over classes, a class's three pictures averaged first."""
+    """Return one row per method: means over classes, after the mean of each class's three pictures."""
     methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
     metrics = list(dict.fromkeys(row["metric"] for row in rows if _shown(row["metric"])))
     lines = [f"| method | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
@@ -205,7 +205,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _shown(metric: str) -> bool:
-    """Return whether a metric is in the tables; of path similarity the mean over layers alone."""
+    """Return whether the tables show a metric; of path similarity they show the mean over layers only."""
     return metric.startswith(SHOWN) and (metric == "path_similarity" or not metric.startswith("path_similarity"))
 
 
@@ -227,14 +227,14 @@ def _whole(rows: Sequence[Mapping[str, str]], metric: str, method: str) -> Mappi
 
 
 def _best(rows: Sequence[Mapping[str, str]], metric: str, methods: Sequence[str]) -> str:
-    """Return the best method but the upper reference, which starts from a real image."""
+    """Return the best method apart from the upper reference, which starts from a real image."""
     sign = -1 if metric.startswith(LESS_IS_BETTER) else 1
     whole = {method: _whole(rows, metric, method) for method in methods if method != "accentuation"}
     return max((name for name, row in whole.items() if row), key=lambda name: sign * float(whole[name]["value"]))  # type: ignore[index]
 
 
 def _cell(rows: Sequence[Mapping[str, str]], metric: str, method: str, best: str) -> str:
-    """Return a mean with its interval; a star where the best is significantly better on the same classes."""
+    """Return a mean with its interval, and a star if the best method is significantly better on the same classes."""
     own, whole = _of_classes(rows, metric, method), _whole(rows, metric, method)
     if whole is None:
         return ""
@@ -261,7 +261,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the parts that are not there, list them, or print their tables."""
+    """Make the missing parts, list all parts, or print their tables."""
     options = parse(arguments)
     options.data = options.data.resolve()
     options.results.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def parallel(options: argparse.Namespace, place: Path) -> dict[str, object]:
-    """Time the same 64 targets in one process and in two, with one thread each; starting and evaluation included."""
+    """Time the same 64 targets in one process and in two, with one thread each, start and evaluation included."""
     command(options, place / "warm", 1, "steps=1")  # mines the references, which both find in the cache
     seconds: dict[int, list[float]] = {1: [], 2: []}
     optimising: dict[int, list[float]] = {1: [], 2: []}
@@ -93,7 +93,7 @@ def command(options: argparse.Namespace, folder: Path, devices: int, *more: str)
 
 
 def drawn(place: Path) -> Path:
-    """The images that are mined: those the embedded networks have."""
+    """The folder of drawn images that is mined."""
     from vital_exp.mining.drawn import drawn_folder
 
     return drawn_folder(place / "cache")
@@ -104,7 +104,7 @@ def total_seconds(folder: Path) -> float:
 
 
 def many(options: argparse.Namespace, place: Path) -> dict[str, object]:
-    """Make thousands of pictures in this process, as the command does, and look at each batch."""
+    """Make thousands of pictures in this process, as the command does, and note memory and time of each batch."""
     import torch
 
     from tests.tiny import image_folder
@@ -152,7 +152,7 @@ def many(options: argparse.Namespace, place: Path) -> dict[str, object]:
 
 
 def seconds_in_browser(page: Path) -> float | str:
-    """Return the seconds until Chromium has loaded a page; why not, where there is none."""
+    """Return the seconds until Chromium has loaded a page, or why they cannot be measured."""
     from tests.chromium import NAMES, tab
 
     if not any(map(shutil.which, NAMES)):
@@ -164,7 +164,7 @@ def seconds_in_browser(page: Path) -> float | str:
 
 
 def steps(_options: argparse.Namespace, _place: Path) -> dict[str, object]:
-    """Measure a step of one picture, each network with one method and one network with each; what a job then takes."""
+    """Time a step of one picture, for all networks by one method and for one network by all; print the plan's times."""
     seconds, counts = {}, {}
     for model, method in [*((model, METHODS[0]) for model in NETWORKS), *((NETWORKS[0], one) for one in METHODS[1:])]:
         seconds[model, method], counts[method] = step(model, method)
@@ -173,7 +173,7 @@ def steps(_options: argparse.Namespace, _place: Path) -> dict[str, object]:
 
 
 def step(model: str, method: str) -> tuple[float, int]:
-    """Return the processor seconds of a step of one picture, for the machine may be shared; and the method's steps."""
+    """Return the CPU seconds of a step of one picture, since the machine may be shared, and the method's steps."""
     import torch
     from torch import nn
 
@@ -192,7 +192,7 @@ def step(model: str, method: str) -> tuple[float, int]:
 
 
 def plan(seconds: dict[tuple[str, str], float], counts: dict[str, int]) -> dict[str, object]:
-    """Return what 1,000 pictures of each network and method take on the GPU that is assumed."""
+    """Return the times of 1,000 pictures of each network and method on the assumed GPU."""
     first = seconds[NETWORKS[0], METHODS[0]]
 
     def hours(model: str, method: str) -> float | None:

@@ -1,9 +1,9 @@
-"""Sort matching in blocks that stay in a core's cache, against torch's own sort, on the maps of a ResNet-50's layers.
+"""Sort matching in blocks that fit into a core's cache, against torch's sort, on maps of the size of a ResNet-50's.
 
     OMP_NUM_THREADS=1 python benchmarks/sort_matching.py --clock cpu
 
-Random maps behind a ReLU, one picture of 224 px, with other maps' quantiles; both alternate. Slopes are
-compared in tests/test_sorting.py: the two put equal values in different orders.
+Random maps behind a ReLU, one picture of 224 px, matched with quantiles of other maps; the two alternate.
+tests/test_sorting.py compares the gradients, since the two sort equal values in different orders.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Matching = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def layers(dtype: torch.dtype, memory_format: torch.memory_format) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Return for each layer features (1, C, P), other images' quantiles (C, P) and factors (1, C)."""
+    """Return for each layer features (1, C, P), quantiles (C, P) of other images, and factors (1, C)."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for channels, side in MAPS.values():

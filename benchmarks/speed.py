@@ -1,11 +1,11 @@
-"""One page of speed: against the published loop, Horama and Lucent; scaling; memory. What ``make bench`` runs.
+"""The page on speed that ``make bench`` writes: against the published loop, Horama and Lucent; scaling; memory.
 
     python benchmarks/speed.py                                           # five minutes on two idle cores
     python benchmarks/speed.py --clock cpu --out benchmarks/results/speed.md
 
-Whatever is compared alternates within this one run, on the same network (ResNet-50 with random weights, unless a line
-says otherwise), at 224 px. Horama and Lucent are compared where they are installed (the extra ``peers``). When
---seconds are over no further part begins, and the page names what is left out.
+Compared cases alternate within one run, on the same network (ResNet-50 with random weights, unless a line says
+otherwise), at 224 px. Horama and Lucent are compared where they are installed (the extra ``peers``). When --seconds are
+over, no further part begins, and the page names the parts that are left out.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ BUDGET = 270.0  # seconds
 
 
 def per_minute(seconds: float) -> str:
-    """Return how many pictures of STEPS steps are made in a minute, for the seconds of a step of one."""
+    """Return the number of pictures of STEPS steps per minute, from the seconds of a step of one picture."""
     return f"{60 / seconds / STEPS:.3g}"
 
 
 def against_published(options: argparse.Namespace) -> Rows:
-    """The library's step of a class against both transcriptions, in float32 and, where it is fast, in bfloat16."""
+    """The library's step of a class against both transcriptions, in float32 and, on processors with it, bfloat16."""
     asked = [f"--clock={options.clock}", f"--rounds={options.rounds}", f"--network={options.network}"]
     asked += [f"--size={options.size}", f"--references={options.references}"]
     precisions = ["32", "bf16"] if step_time.bfloat16_support() != "none" else ["32"]
@@ -75,7 +75,7 @@ def _ratio(found: Mapping[str, float] | None) -> str:
 
 
 def hidden_against_published(options: argparse.Namespace) -> Rows:
-    """A hidden unit's step (LRP) against its transcription, with fewer references: it keeps all their graphs."""
+    """A hidden unit's step (LRP) against its transcription, which keeps all references' graphs: fewer references."""
     asked = [
         f"--clock={options.clock}",
         "--rounds=1",
@@ -88,7 +88,7 @@ def hidden_against_published(options: argparse.Namespace) -> Rows:
 
 
 def against_horama(options: argparse.Namespace) -> Rows:
-    """MACO and Fourier against Horama, MobileNetV2, pictures of 1280 px, six crops a step."""
+    """MACO and Fourier against Horama: MobileNetV2, pictures of 1280 px, six crops per step."""
     if importlib.util.find_spec("horama") is None:
         return {"Horama": {"": "not installed: pip install 'vital-exp[peers]'"}}
     clock = "processor" if options.clock == "cpu" else "wall"
@@ -104,7 +104,7 @@ def against_horama(options: argparse.Namespace) -> Rows:
 
 
 def against_lucent(options: argparse.Namespace) -> Rows:
-    """Fourier against Lucent's render_vis, pictures of the network's input size, one at a time."""
+    """Fourier against Lucent's render_vis: pictures of the network's input size, one at a time."""
     if importlib.util.find_spec("lucent") is None:
         return {"Lucent": {"": "not installed: pip install 'vital-exp[peers]'"}}
     from lucent.optvis import objectives, param, render
@@ -161,17 +161,17 @@ def _relative(cases: Mapping[str, tuple[step_profile.Case, int]]) -> Rows:
 
 
 def by_batch(options: argparse.Namespace) -> Rows:
-    """Pictures made together."""
+    """Time by batch size."""
     return _relative({f"batch {batch}": (_case(options, batch, options.size), batch) for batch in options.batches})
 
 
 def by_size(options: argparse.Namespace) -> Rows:
-    """Side of the pictures."""
+    """Time by the side of the pictures."""
     return _relative({f"{size} px": (_case(options, 1, size), 1) for size in options.sizes})
 
 
 def by_references(options: argparse.Namespace) -> Rows:
-    """References: statistics once per target, and then no step depends on their number."""
+    """Time by number of references: their statistics are computed once per target; steps do not depend on it."""
     rows = {}
     for count in options.counts:
         network = load_model(step_time.random_network(options.network), size=options.size)
@@ -187,7 +187,7 @@ def by_references(options: argparse.Namespace) -> Rows:
 
 
 def by_targets(options: argparse.Namespace) -> Rows:
-    """Targets of one run: the embedded ResNet, 20 steps each, everything but starting included."""
+    """Time by number of targets in a run: the embedded ResNet, 20 steps each, all but the start-up included."""
     rows, clock = {}, step_time.CLOCKS[options.clock]
     for count in options.targets:
         with TemporaryDirectory() as folder:
@@ -204,7 +204,7 @@ def _run_embedded(count: int, folder: str) -> None:
 
 
 def by_memory(options: argparse.Namespace) -> Rows:
-    """Most memory beyond the network itself, each in a process of its own."""
+    """Peak memory beyond the network itself, each case in a process of its own."""
     asked = [f"--network={options.network}", f"--size={options.size}", f"--references={options.references}"]
     found = {}
     for name in ("library", "published"):
@@ -217,7 +217,7 @@ def by_memory(options: argparse.Namespace) -> Rows:
 
 
 def memory_of(options: argparse.Namespace) -> float:
-    """Return the MiB that a few steps take at most, beyond a process that has the network."""
+    """Return the peak memory of a few steps in MiB, beyond that of a process with the network."""
     module = step_time.random_network(options.network)
     before = psutil.Process().memory_info().rss / memory.MEBIBYTE
     references = torch.rand(options.references, 3, options.size, options.size)
@@ -270,7 +270,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def page(options: argparse.Namespace) -> str:
-    """Return the page; each part is printed as soon as it is there."""
+    """Return the page; each part is printed when it is finished."""
     started, left_out = time.perf_counter(), []
     head = (
         f"# Speed\n\n`python benchmarks/speed.py`: torch {torch.__version__}, {torch.get_num_threads()} threads, "

@@ -1,12 +1,13 @@
-"""Does the start from the mean cheat? ``vital_fourier`` from other starts, judged by networks it was not made with.
+"""Whether the start from the mean image explains the pictures: ``vital_fourier`` from other starts, scored by judges.
 
     VITAL_TEST_DATA=... python benchmarks/start_controls.py --network mobilenet --seeds 0 1 2
 
-``vital_fourier`` starts each picture from the mean of its class's references. The controls: the mean of another class,
-the mean of all classes, noise, and that mean itself without a step. One row per start: who recognises the pictures, and
-how much of their low frequencies (below ``CYCLES`` cycles per picture, without the mean colour) is the start's, and the
-own mean's: the squared cosine. Means over classes with 95 % bootstrap intervals; the lines below compare each control
-with the own mean on the same classes. A picture that is there is not made again: stop it at any time.
+``vital_fourier`` starts each picture from the mean of its class's references. The controls start from the mean of
+another class, the mean of all classes, or noise; a further control is the own mean itself, without a step. Each start
+has a row: recognition of the pictures, and the share of their low frequencies (below ``CYCLES`` cycles per picture,
+without the mean colour) that comes from the start, and from the own mean, as a squared cosine. Means over classes with
+95 % bootstrap intervals; lines below the table compare each control with the own mean on the same classes. The
+benchmark can be stopped at any time: a second call makes the missing pictures only.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def low_frequencies(pictures: Tensor) -> Tensor:
 
 
 def shared(pictures: Tensor, others: Tensor) -> list[float]:
-    """Return the squared cosine of the low frequencies of two sets of pictures (N, 3, H, W), one by one."""
+    """Return the squared cosines of the low frequencies of two sets of pictures (N, 3, H, W), pair by pair."""
     a, b = (low_frequencies(one).flatten(1) for one in (pictures, others))
     product = (a * b.conj()).sum(dim=1).real
     squares = (a.abs().square().sum(dim=1) * b.abs().square().sum(dim=1)).clamp(min=torch.finfo(torch.float64).tiny)
@@ -53,7 +54,7 @@ def shared(pictures: Tensor, others: Tensor) -> list[float]:
 
 
 def make(options: argparse.Namespace, request: Request, means: Tensor, start: str, seed: int) -> Path:
-    """Make the pictures of a start, or find them; return their folder."""
+    """Make the pictures of a start, unless they exist; return their folder."""
     folder: Path = options.out / options.network / start.replace(" ", "_").replace(",", "") / str(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for place, target in enumerate(request.targets):
@@ -73,7 +74,7 @@ def make(options: argparse.Namespace, request: Request, means: Tensor, start: st
 
 
 def save(picture: Tensor, path: Path) -> None:
-    """Write a picture (3, H, W) RGB in [0, 1]; a half-written one never has its name."""
+    """Write a picture (3, H, W) RGB in [0, 1] under another name, then rename it, so that no part of it is read."""
     part = path.with_suffix(".part")
     Image.fromarray(to_uint8(picture.clamp(0, 1)).permute(1, 2, 0).numpy()).save(part, format="PNG")
     part.rename(path)
@@ -98,7 +99,7 @@ def means_of(options: argparse.Namespace, request: Request) -> Tensor:
 def columns(
     options: argparse.Namespace, request: Request, means: Tensor, judges: Mapping[str, VisionNetwork], start: str
 ) -> dict[str, list[float]]:
-    """Return per column the values of a start's pictures, class by class, over the seeds."""
+    """Return, by column, the values of a start's pictures, by class and seed."""
     found: dict[str, list[float]] = {}
     starts = {ALL: means.mean(dim=0).expand_as(means), OTHER: means.roll(-1, dims=0)}.get(start, means)
     for seed in options.seeds if start != UNCHANGED else options.seeds[:1]:
@@ -116,7 +117,7 @@ def columns(
 
 
 def table(found: Mapping[str, Mapping[str, list[float]]], classes: int) -> str:
-    """Return a Markdown table with a row per start, and how much each differs from the own mean."""
+    """Return a Markdown table with a row per start, and the difference of each control from the own mean."""
     names = [name for name in found[OWN] if not name.endswith("top5")]
     lines = [f"| start | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     means = {start: {name: _by_class(own[name], classes) for name in names} for start, own in found.items()}
@@ -132,7 +133,7 @@ def table(found: Mapping[str, Mapping[str, list[float]]], classes: int) -> str:
 
 
 def _by_class(values: Sequence[float], classes: int) -> list[float]:
-    """Return the mean over seeds of each class."""
+    """Return each class's mean over seeds."""
     return torch.tensor(values).reshape(-1, classes).mean(dim=0).tolist() if values else []
 
 
@@ -161,7 +162,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make what is not there yet and print the table."""
+    """Make the missing pictures and print the table."""
     options = parse(arguments)
     options.data, options.out = options.data.resolve(), options.out.resolve()
     request = Request.from_config(configuration(options, "vital_fourier", options.seeds[0]))

@@ -1,11 +1,11 @@
-"""Seconds from the start of the process to the help text, and to the first step of the demo; with their goals.
+"""Seconds from the start of the process to the help text and to the first step of the demo, with their goals.
 
-Beside them what the libraries alone take, torch, Lightning and timm, which every run imports.
+The seconds of importing torch, Lightning and timm, which all runs do, stand beside them.
 
     python benchmarks/start_up.py --runs 5
 
-The first run is not counted: it reads the libraries from disk, and draws and keeps the references. ``--check`` ends
-with 1 if a goal is missed.
+The first run is not counted, since it reads the libraries from disk, and draws and keeps the references. ``--check``
+exits with 1 if a goal is missed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ HELP = "import sys; from vital_exp.commands.visualize import main; main(['--help
 
 
 def help_seconds(_folder: Path) -> float:
-    """Return the seconds that the help text takes."""
+    """Return the seconds until the help text is printed."""
     started = time.time()
     _said([sys.executable, "-c", HELP], "Try:")
     return time.time() - started
@@ -57,14 +57,14 @@ def library_seconds(_folder: Path) -> float:
 
 
 def step_seconds(folder: Path) -> float:
-    """Return the seconds until the demo's first step, with a cache of its own that the first run fills."""
+    """Return the seconds until the demo's first step, with a separate cache, which the first run fills."""
     arguments = [f"hydra.run.dir={tempfile.mkdtemp(dir=folder)}", f"cache_dir={folder / 'cache'}"]
     started = time.time()
     return float(_said([sys.executable, "-c", DEMO, *arguments], "began ").split()[0]) - started
 
 
 def _said(command: Sequence[str], word: str) -> str:
-    """Run a command and return what it prints after a word."""
+    """Run a command and return the text that it prints behind a word."""
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if word not in found.stdout:
         raise RuntimeError(f"it did not say {word!r}:\n{found.stdout}{found.stderr}")
@@ -72,7 +72,7 @@ def _said(command: Sequence[str], word: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a table; return 1 if a goal is missed and that was asked for."""
+    """Print a table; with ``--check``, return 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--check", action="store_true", help="end with 1 if a goal is missed")

@@ -1,15 +1,15 @@
-"""Where the time of a step goes: forward, sorts, relevance, backward, optimiser, transforms, Lightning, logging.
+"""The parts of a step's time: forward, sorts, relevance, backward, optimiser, transforms, Lightning, logging.
 
-    python benchmarks/step_profile.py                                        # every case, a few minutes
+    python benchmarks/step_profile.py                                        # all cases, a few minutes
     python benchmarks/step_profile.py --cases "resnet50 class" --precision bf16
     python benchmarks/step_profile.py --cases "vit_b_16 hidden" --accelerator cuda
     python benchmarks/step_profile.py --cases resnet50 --with channels_last=true fold_batch_norms=true
 
-The engine makes the pictures inside Lightning's loop, with the CSV logger, exactly as ``visualize`` does. A stopwatch
-around the parts gives their shares; torch.profiler says which operators they are made of. The floor is what the
-machine needs for the operations that a forward pass up to the last tapped layer and the way back to the picture hold,
-at the rate of its own matrix product, and for the bytes that the operators read and write, at the rate of its own copy;
-both rates are measured here. Networks have random weights: that changes no time.
+The engine makes the pictures inside Lightning's loop, with the CSV logger, as ``visualize`` does. Stopwatches around
+the parts give their shares, torch.profiler the shares of operators. The floor is the time that the machine needs for
+the operations of a forward pass up to the last tapped layer and of the backward pass to the picture, at its rate of a
+matrix product, and for the bytes that the operators read and write, at its rate of a copy; both rates are measured
+here. Networks have random weights, on which the time does not depend.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ KINDS: Mapping[str, Sequence[str]] = {
 
 @dataclass
 class Parts:
-    """Seconds in each part, time inside another part left out.
+    """Seconds in each part, without the time of other parts inside it.
 
     Args:
-        clock: gives the seconds.
-        wait: what makes a device finish its work first.
+        clock: returns the seconds.
+        wait: waits until a device has finished its work.
     """
 
     clock: Callable[[], float]
@@ -100,7 +100,7 @@ class Parts:
 
     @contextmanager
     def inside(self, name: str) -> Iterator[None]:
-        """Count what runs inside as a part's; all that relevance does stays relevance."""
+        """Count the time in this context as that of a part; inside relevance, all counts as relevance."""
         self._turn()
         self.open.append(RELEVANCE if RELEVANCE in self.open else name)
         try:
@@ -118,7 +118,7 @@ class Parts:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Wrap the functions of all parts while it is open."""
+        """Wrap the functions of all parts in this context."""
         with ExitStack() as patches:
             for name, functions in PARTS.items():
                 for owner, attribute in functions:
@@ -137,7 +137,7 @@ class Parts:
 
 
 class Restart(Callback):
-    """Forgets the steps of the warm-up."""
+    """Discards the steps of the warm-up."""
 
     def __init__(self, parts: Parts, stopwatch: Stopwatch) -> None:
         self.parts, self.stopwatch = parts, stopwatch
@@ -154,11 +154,11 @@ class Case:
     """A network, a kind of target and a batch, as the engine makes its pictures.
 
     Args:
-        network: on its device.
-        unit: of a hidden layer, ``layer:channel``; None for classes.
-        batch: pictures made together.
-        options: of the command line.
-        overrides: further ones.
+        network: the network, on its device.
+        unit: a hidden unit, ``layer:channel``; None: classes.
+        batch: the number of pictures that are made together.
+        options: the options of the command line.
+        overrides: further overrides.
     """
 
     def __init__(
@@ -190,12 +190,12 @@ class Case:
         return Visualization(self.request)
 
     def wait(self) -> None:
-        """Let the device finish."""
+        """Wait until the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def parts(self) -> dict[str, float]:
-        """Return the seconds of a step in each part, Lightning's loop being the rest."""
+        """Return the seconds of a step in each part; the rest is Lightning's loop."""
         work, parts = self.work(), Parts(self.clock, self.wait)
         stopwatch = Stopwatch(WARM_UP + self.steps, self.clock)
         with TemporaryDirectory() as folder, parts.watching():
@@ -208,7 +208,7 @@ class Case:
         return {**seconds, LIGHTNING: total - sum(seconds.values())}
 
     def step(self) -> Callable[[], ObjectiveValues]:
-        """Return what computes losses and gradient of one step, without Lightning."""
+        """Return a function that computes losses and gradient of one step, without Lightning."""
         module = Batch(self.request.setup, self.request.targets).module().to(self.device)
         pictures = module.pictures.network_input().detach()
 
@@ -241,7 +241,7 @@ class Case:
 
 
 def cases(options: argparse.Namespace, overrides: Sequence[str] = ()) -> Iterator[tuple[str, Case]]:
-    """Yield the cases that were asked for, with their names."""
+    """Yield the cases of the options, with their names."""
     for name, unit in {**NETWORKS, **EMBEDDED}.items():
         for kind, target in (("class", None), ("hidden", unit)):
             if options.cases and not any(f"{name} {kind}".startswith(asked) for asked in options.cases):
@@ -260,7 +260,7 @@ def table(rows: Mapping[str, Mapping[str, str]], corner: str) -> str:
 
 
 def spread(ratios: Sequence[float]) -> str:
-    """Return the median of some ratios, with the least and the largest."""
+    """Return the median of ratios, with the smallest and the largest."""
     return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
@@ -283,7 +283,7 @@ def floors(operations: float, moved: float, rates: tuple[float, float], seconds:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return what reads the options of cases."""
+    """Return the parser of the options of cases."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="*", help="those whose names begin so: resnet50, 'embedded_vit hidden', ...")
     parser.add_argument("--batches", type=int, nargs="*", help="pictures made together, in place of the cases' own")

@@ -1,12 +1,12 @@
-"""One VITAL step by the library against a plain transcription of the published loop, interleaved, in one run.
+"""Time of a VITAL step by the library against a plain transcription of the published loop, interleaved in one run.
 
     python benchmarks/step_time.py                  # ResNet-50, 224 px, 50 references
     python benchmarks/step_time.py --short          # under a minute on two idle cores
-    python benchmarks/step_time.py --clock cpu      # ratios of processor time, for a machine that is busy
+    python benchmarks/step_time.py --clock cpu      # ratios of CPU time, for a busy machine
     python benchmarks/step_time.py --precision 32 bf16   # the library in both, against the same steps of the loops
 
-The library's step is timed inside Lightning's loop as ``visualize`` runs it. Networks have random weights: that changes
-no time. Exit code 1 when the losses differ or a ratio is below its goal.
+The library's step is timed inside Lightning's loop as ``visualize`` runs it. Networks have random weights, on which the
+time does not depend. Exit code 1 if the losses differ or a ratio is below its goal.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ NETWORK_SEED, STATISTICS_SEED, REFERENCES_SEED, START_SEED = 0, 100, 1, 2
 
 
 class Stopwatch(Progress):
-    """The engine's own progress callback, silent, which also times the loop from its first step to its last."""
+    """The engine's progress callback without output, which times the loop from its first step to its last."""
 
     def __init__(self, steps: int, clock: Callable[[], float]) -> None:
         super().__init__(1, steps, 1, shown=False)
@@ -61,11 +61,11 @@ class Stopwatch(Progress):
         self.started = self.ended = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start: trainer, optimiser and pictures are made."""
+        """Start the clock, when trainer, optimiser and pictures exist."""
         self.started = self.clock()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Note the end of a step, the loss read included."""
+        """Note the end of a step, after its loss was read."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self.ended = self.clock()
 
@@ -103,8 +103,8 @@ class Contest:
     """The library in one or more precisions and both transcriptions, on the same network, references and start.
 
     Args:
-        options: of the command line.
-        folder: for the library's cache of reference statistics.
+        options: the options of the command line.
+        folder: the folder for the library's cache of reference statistics.
     """
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
@@ -125,7 +125,7 @@ class Contest:
         self.loops = self._loops(module)
 
     def _request(self, network: VisionNetwork, precision: str) -> Request:
-        """What the library is asked for in one precision."""
+        """The request to the library in one precision."""
         return Request.of(
             network,
             [f"class:{index}" for index in range(len(self.start))],
@@ -135,7 +135,7 @@ class Contest:
         )
 
     def _loops(self, module: nn.Module) -> dict[str, PublishedLoop]:
-        """Make both transcriptions, and the library's statistics: none of them is timed."""
+        """Make both transcriptions and the library's statistics, which are not timed."""
         request, loop_bf16 = next(iter(self.requests.values())), self.loop_bf16
         network = request.network
         problem = request.setup.problem(request.targets)
@@ -150,7 +150,7 @@ class Contest:
         }
 
     def first_losses(self) -> dict[str, Tensor]:
-        """Return the losses (N,) of the start by each, without jitter."""
+        """Return each contestant's losses (N,) of the start, without jitter."""
         overrides = [*self.overrides, "transforms=none"]
         losses = {}
         for precision, request in self.requests.items():
@@ -163,7 +163,7 @@ class Contest:
             return losses | {name: loop.losses(normalised) for name, loop in self.loops.items()}
 
     def library_seconds(self, request: Request) -> float:
-        """Return the seconds of one step, from a fit of a few by the engine."""
+        """Return the seconds of one step, from a short fit by the engine."""
         given, size = dict(zip(request.targets, self.start, strict=True)), (self.start.shape[-2], self.start.shape[-1])
         batch = Batch(request.setup, request.targets, picture_size=size, given=given)
         stopwatch = InnerStopwatch(LIBRARY_STEPS, self.clock)
@@ -178,13 +178,13 @@ class Contest:
         return self.clock() - started
 
     def round(self) -> dict[str, float]:
-        """Return the seconds of a step of each, taken one after the other."""
+        """Return the seconds of a step of each contestant, one after the other."""
         times = {LIBRARY[precision]: self.library_seconds(request) for precision, request in self.requests.items()}
         return times | {name: self.loop_seconds(name) for name in self.loops}
 
 
 def summary(rounds: Sequence[Mapping[str, float]], precision: str) -> dict[str, dict[str, float]]:
-    """Return median and least seconds of the library in a precision and of the loops, and the ratios within rounds."""
+    """Return median and smallest seconds of the library in a precision and of the loops, and ratios within rounds."""
     table = {}
     for name in (LIBRARY[precision], PUBLISHED, KEPT):
         seconds = [times[name] for times in rounds]
@@ -200,7 +200,7 @@ def summary(rounds: Sequence[Mapping[str, float]], precision: str) -> dict[str, 
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run the contest; return everything that is printed."""
+    """Run the comparison; return the lines to print."""
     with tempfile.TemporaryDirectory() as folder:
         contest = Contest(options, Path(folder))
         losses = contest.first_losses()
@@ -223,7 +223,7 @@ def _difference(losses: Mapping[str, Tensor], precision: str) -> float:
 
 
 def problems(result: Mapping[str, Any]) -> list[str]:
-    """Return what falls short of the goals, one line each; goals of speed are ResNet-50's."""
+    """Return a line for each goal that is missed; goals of speed are for ResNet-50."""
     found = []
     for precision, rows in result["steps"].items():
         name, difference = LIBRARY[precision], result["loss_difference"][precision]
@@ -239,14 +239,14 @@ def problems(result: Mapping[str, Any]) -> list[str]:
 
 
 def bfloat16_support() -> str:
-    """Return how the processor multiplies bfloat16."""
+    """Return words on the processor's support of bfloat16 products."""
     if torch.cpu._is_amx_tile_supported():
         return "AMX tiles"
     return "AVX-512" if torch.cpu._is_avx512_bf16_supported() else "none"
 
 
 def report(result: Mapping[str, Any]) -> str:
-    """Return the result as a small table."""
+    """Return the result as a table."""
     lines = [
         f"{result['network']}, {result['size']} px, batch of {result['batch']}, {result['references']} references "
         f"(loops in {result['loop_precision']}; bfloat16 in the processor: {bfloat16_support()}); "

@@ -1,10 +1,10 @@
-"""What a switch of the configuration does to the time of a step and to its loss: with it and without, in one run.
+"""The effect of a configuration switch on the time of a step and on its loss: with and without it, in one run.
 
     python benchmarks/switches.py channels_last=false
     python benchmarks/switches.py fold_batch_norms=false --precision bf16 --cases "resnet50 class" --batches 1 8
     python benchmarks/switches.py pack_weights=false --both channels_last=true
 
-The two alternate; the ratio is the median over the rounds, with the least and the largest. The losses are those of the
+The two alternate; the ratio is the median over rounds, with the smallest and the largest. The losses are those of the
 first step, from the same start.
 """
 

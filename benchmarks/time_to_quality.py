@@ -1,10 +1,10 @@
-"""How many times sooner vital_fourier has a picture that judges rate as high as the published loop's of 2,000 steps.
+"""Speed-up of vital_fourier over the published loop of 2,000 steps, for pictures that judges rate equally.
 
     VITAL_TEST_DATA=... python benchmarks/time_to_quality.py --networks cifar mobilenet vit
 
-Who rates what how high is class_pictures.py's table, over ten classes and three seeds; here is what it costs, for one
-class of each of its networks: a step of a plain transcription of the published loop times its 2,000 steps, and the
-whole run of vital_fourier, reading references included. Processor seconds, so that a busy machine does not decide.
+The table of class_pictures.py has the ratings, over ten classes and three seeds. This benchmark measures the cost for
+one class of each of its networks: a step of a plain transcription of the published loop times 2,000, and a whole run of
+vital_fourier, with reading the references. Times are CPU seconds, on which a busy machine has less effect.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ LOSS_TOLERANCE = 1e-4  # relative
 
 
 def published_loop(request: Request) -> PublishedLoop:
-    """Return the transcription at work on the request's first target.
+    """Return the transcription of the published loop for the request's first target.
 
     Raises:
-        RuntimeError: its first loss is not the library's.
+        RuntimeError: its first loss differs from the library's.
     """
     network, targets = request.network, request.targets[:1]
     problem = request.setup.problem(targets)
@@ -56,7 +56,7 @@ def published_loop(request: Request) -> PublishedLoop:
 
 
 def published_seconds(options: argparse.Namespace, network: str) -> float:
-    """Return the processor seconds of one step of the published loop, the median of a few."""
+    """Return the CPU seconds of one step of the published loop, a median."""
     loop = published_loop(_request(options, network, "vital"))
     loop.step()  # warm-up
     seconds = []
@@ -68,7 +68,7 @@ def published_seconds(options: argparse.Namespace, network: str) -> float:
 
 
 def library_seconds(options: argparse.Namespace, network: str) -> tuple[int, float]:
-    """Return the steps of vital_fourier and the processor seconds of a picture."""
+    """Return the steps of vital_fourier and the CPU seconds of a picture."""
     request = _request(options, network, "vital_fourier")
     started = time.process_time()
     Visualization(request).run()

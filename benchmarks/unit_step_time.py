@@ -1,14 +1,14 @@
-"""Time of one step of a hidden unit against one of a class, and against the published loop for hidden units.
+"""Time of a hidden unit's step against a class's, and against the published loop for hidden units.
 
     python benchmarks/unit_step_time.py                       # against a class step
     python benchmarks/unit_step_time.py --with channels_last=true fold_batch_norms=true
     python benchmarks/unit_step_time.py --published --references 10
 
-ResNet-50 with random weights, one picture: a class step aligns conv1 and the four stages; a step of a channel of
-layer4.1 aligns conv1 and three stages, with the relevance of the picture computed anew. Prints the median ratio over
-rounds that alternate between the two. ``--published`` compares with a plain transcription of the published loop
-(published_unit_loop.py), which keeps the graph of all references: 0.1 GB each. Exit code 1 when the losses differ or
-the goal is missed.
+ResNet-50 with random weights, one picture. A class's step aligns conv1 and the four stages; a step of a channel of
+layer4.1 aligns conv1 and three stages, and computes the relevance of the picture. The two alternate; printed is the
+median ratio over rounds. ``--published`` compares with a plain transcription of the published loop
+(published_unit_loop.py), which keeps the graph of all references, 0.1 GB each. Exit code 1 if the losses differ or the
+goal is missed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LOSS_TOLERANCE = 1e-4
 def step(
     target: str, relevance: str, size: int, references: Tensor | None = None, overrides: Sequence[str] = ()
 ) -> tuple[Request, VisualizationModule]:
-    """Return what makes one picture of a target of ResNet-50."""
+    """Return a run that makes one picture of a target of ResNet-50."""
     network = load_model(random_network("resnet50"), size=size)
     hidden = not target.startswith("class")
     asked = [LAYERS.format("" if hidden else ",layer4"), "references.cache=false", "batch_size=1", *PRIORS, *overrides]
@@ -51,7 +51,7 @@ def step(
 
 
 def taking(module: VisualizationModule) -> Callable[[], object]:
-    """Return what computes losses and gradient of one step."""
+    """Return a function that computes losses and gradient of one step."""
     return lambda: module.objective(module.pictures.network_input(), 0)
 
 
@@ -63,13 +63,13 @@ def seconds(take: Callable[[], object], clock: Callable[[], float]) -> float:
 
 
 def ratios(slow: Callable[[], object], fast: Callable[[], object], options: argparse.Namespace) -> list[float]:
-    """Return how many times as long the one takes as the other, in each round, ascending; the first round warms up."""
+    """Return the ratio of the two times in each round, ascending; the first round warms up and is left out."""
     clock = CLOCKS[options.clock]
     return sorted([seconds(slow, clock) / seconds(fast, clock) for _ in range(options.rounds + 1)][1:])
 
 
 def published(options: argparse.Namespace) -> tuple[list[float], float]:
-    """Return the ratios of the published loop's step to the library's, and how far their first losses differ."""
+    """Return the ratios of the published loop's step to the library's, and the difference of their first losses."""
     size, generator = options.size, torch.Generator().manual_seed(0)
     references = torch.rand(options.references, 3, size, size, generator=generator)
     request, module = step("layer4.1:7", "lrp", size, references)
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def against_class(options: argparse.Namespace) -> int:
-    """Print how many class steps a unit's takes by each relevance; return 1 if they are more than the goal."""
+    """Print the ratio of a unit's step to a class's for each relevance; return 1 if it exceeds the goal."""
     size, overrides = options.size, options.overrides
     of_class, most = taking(step("class:0", "none", size, overrides=overrides)[1]), 0.0
     for relevance in options.relevance:

@@ -1,11 +1,11 @@
-"""What the published recipe needs on a vision transformer: one factor of ``method=vital`` changed at a time.
+"""Ablation of the published recipe on a vision transformer: one factor of ``method=vital`` changed at a time.
 
     VITAL_TEST_DATA=... python benchmarks/vital_ablation.py --network vit --steps 400 --seeds 0
 
-One row per factor: how often the network itself and its judges recognise the pictures, and the mean log-probability of
-the class, with 95 % bootstrap intervals over pictures. What is there is not made again: stop it at any time.
-``--channels`` prints instead what part of the loss each layer has before the first step, and of that its largest
-channel; ``--tokens`` where in photographs the tokens are whose values are like no other's.
+One row per factor: recognition of the pictures by the network itself and by judges, and the mean log-probability of the
+class, with 95 % bootstrap intervals over pictures. The benchmark can be stopped at any time: a second call makes the
+missing pictures only. ``--channels`` prints instead each layer's share of the loss before the first step, and its
+largest channel's share of that; ``--tokens`` prints where in photographs the outlying tokens are.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ MARK = "parts.json"
 
 
 def make(options: argparse.Namespace, factor: str, seed: int, judges: Mapping[str, VisionNetwork]) -> None:
-    """Make the pictures of one factor and seed, unless they are there, and write what the networks say of each."""
+    """Make the pictures of one factor and seed, unless they exist, and write the scores of each."""
     folder = options.out / options.network / factor.replace(" ", "_") / str(seed)
     if (folder / MARK).exists():
         return
@@ -77,7 +77,7 @@ def make(options: argparse.Namespace, factor: str, seed: int, judges: Mapping[st
 
 
 def row(folder: Path) -> dict[str, Score]:
-    """Return the scores of one factor, over the seeds that are there; a class counts once."""
+    """Return the scores of one factor, over all finished seeds; a class counts once."""
     parts: dict[str, list[float]] = {}
     classes: list[int] = []
     for mark in sorted(folder.glob(f"*/{MARK}")):
@@ -89,7 +89,7 @@ def row(folder: Path) -> dict[str, Score]:
 
 
 def table(options: argparse.Namespace) -> str:
-    """Return a Markdown table of the factors that are there."""
+    """Return a Markdown table of all finished factors."""
     folders = {factor: options.out / options.network / factor.replace(" ", "_") for factor in FACTORS}
     rows = {factor: row(folder) for factor, folder in folders.items() if list(folder.glob(f"*/{MARK}"))}
     columns = [name for name in next(iter(rows.values())) if not name.endswith("top5")]
@@ -101,16 +101,16 @@ def table(options: argparse.Namespace) -> str:
 
 
 def cell(score: Score) -> str:
-    """Return a mean with its interval, where there is one."""
+    """Return a mean as text, with its interval where there is one."""
     assert score.value is not None
     between = "" if score.low is None or score.low == score.high else f" ({score.low:.3g} to {score.high:.3g})"
     return f"{score.value:.3g}{between}"
 
 
 def channel_shares(options: argparse.Namespace) -> str:
-    """Return what part of the loss each layer has before the first step, and of that its largest channel.
+    """Return each layer's share of the loss before the first step, and its largest channel's share of the layer's.
 
-    Of noise, as published and with each channel's squares over its variance.
+    The picture is noise. The loss is the published one, and one with each channel's squares divided by its variance.
     """
     request = Request.from_config(configuration(options, "vital", options.seeds[0]))
     problem = request.setup.problem(request.targets)
@@ -137,7 +137,7 @@ def shares(losses: Mapping[str, Tensor], layer: str) -> tuple[float, float]:
 
 
 def outlying_tokens(options: argparse.Namespace) -> str:
-    """Return how many channels of a token are outliers, for tokens in the corners of photographs and in the middle.
+    """Return the number of outlying channels of tokens in the corners of photographs, and of those in the middle.
 
     An outlier is further than ``FAR`` standard deviations from its channel's mean over all tokens and photographs.
     """
@@ -158,7 +158,7 @@ def outlying_tokens(options: argparse.Namespace) -> str:
 
 
 def _corners_and_middle(features: Tensor) -> tuple[float, float]:
-    """Return the mean count of outlying channels of the four corner tokens, and of those away from the borders."""
+    """Return the mean number of outlying channels of the four corner tokens, and of tokens away from the borders."""
     away = (features - features.mean(dim=(0, 2), keepdim=True)).abs() / features.std(dim=(0, 2), keepdim=True)
     counts = (away > FAR).float().sum(dim=1).mean(dim=0)  # (P,)
     side = math.isqrt(len(counts))
@@ -183,7 +183,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make what is not there yet and print the table."""
+    """Make the missing pictures and print the table."""
     options = parse(arguments)
     options.data = options.data.resolve()
     if options.channels:

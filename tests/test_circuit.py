@@ -101,7 +101,7 @@ def test_a_layer_that_cannot_be_ablated_leaves_the_tree(
     said = capsys.readouterr()
     assert "no ablation: target.layers=layer4: returns tuple" in said.out + said.err
     assert not Path("run/causal.json").exists()
-    assert "What the channels do" not in Path("run/circuit.html").read_text()
+    assert "Ablation of channels" not in Path("run/circuit.html").read_text()
 
 
 def test_relevance_and_pictures_of_a_level_are_of_the_same_windows() -> None:

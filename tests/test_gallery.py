@@ -103,7 +103,7 @@ def test_shows_every_part_of_the_run_folder(run: Path) -> None:
     assert len(page.all("figure", class_="strip")) == 2
     assert len(page.all("svg", class_="chart")) == 2
     text = page.texts["body"]
-    objective = "minimised: alignment/sort + 0.5 diversity"
+    objective = "objective: alignment/sort + 0.5 diversity"
     for words in (
         objective,
         "1 of 2 recognised",

@@ -225,7 +225,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "missing directions": (("directions=no.npy",), ("directions=no.npy", "no such file")),
     "directions of two layers": (
         ("directions={two.safetensors}", "layers=[layer3,layer4]"),
-        ("directions=", "of one layer"),
+        ("directions=", "to one layer"),
     ),
     "spectrum of nowhere": (("spectrum=nowhere",), ("spectrum=nowhere", "does not exist")),
     "spectrum of broken images": (("spectrum={broken}",), ("spectrum=", "none of its 2 images")),

@@ -102,7 +102,7 @@ def test_features_of_an_autoencoder_are_mined(workplace: Path, capsys: pytest.Ca
         np.testing.assert_allclose([row.activation for row in index.top(LAYER, feature)], best, rtol=1e-4, atol=1e-5)
     assert Path(f"mined/sheets/{LAYER}/3.jpg").is_file()
     page = Path("mined/index.html").read_text()
-    assert "% of the images wake it" in page
+    assert "active for " in page
     assert 'class="bars"' in page
     for wrong, told in {
         ("sae=gone.safetensors",): "vital-mine: sae=gone.safetensors: no such file",

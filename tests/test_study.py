@@ -183,11 +183,11 @@ MISTAKES = {
     "no flag": (("run=sweep", "study=1"), ("study=1", "true or false")),
     "answers before a study": (("run=sweep", "answers=answers"), ("answers=", "study=true")),
     "no answers": (("run=made", "answers=empty"), ("answers=empty", "no answers")),
-    "a file of something else": (("run=made", "answers=other.json"), ("answers=other.json", "was not saved")),
+    "a file of something else": (("run=made", "answers=other.json"), ("answers=other.json", "no file of answers")),
     "a file that is broken": (("run=made", "answers=broken.json"), ("answers=broken.json", "cannot be read")),
     "answers of another study": (("run=made", "answers=foreign.json"), ("answers=foreign.json", "another study")),
-    "a rating out of range": (("run=made", "answers=high.json"), ("answers=high.json", "rated 6", "1 to 5")),
-    "no shared targets": (("run=apart", "study=true"), ("study=resnet50", "every method")),
+    "a rating out of range": (("run=made", "answers=high.json"), ("answers=high.json", "is 6", "1 to 5")),
+    "no shared targets": (("run=apart", "study=true"), ("study=resnet50", "each method")),
 }
 
 

@@ -53,7 +53,7 @@ def test_the_closing_lines_fit_into_80_columns(judges: int, hidden: bool, capsys
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= WIDTH
     assert out.splitlines()[-2:] == ["gallery: run/report.html", "next: vital-evaluate run=run metrics=all"]
-    assert "loss: what was minimised (activation)" in out
+    assert "loss: the objective (activation)" in out
     assert "seconds: 3.0 for 2 pictures made in batches of 2\n" in out
     assert "_v2 failed: the loss is nan" in out
     if hidden:
@@ -156,8 +156,8 @@ def test_a_sweep_ends_with_a_table(workplace: Path, capsys: pytest.CaptureFixtur
     assert lines[1].split()[:4] == ["method", "jobs", "pictures", "seconds"]
     assert [line.split()[:3] for line in lines[3:5]] == [["vital", "1", "1"], ["maco", "1", "1"]]
     assert lines[5:] == [
-        "seconds: of a picture, its share of the time that its batch took",
-        "memory: MiB, the most that a job held",
+        "seconds: per picture, the time of a batch divided by its pictures",
+        "memory: MiB, the largest that a job held",
         "jobs 1, 3 failed: seed=-1: a whole number of at least 0",
         "next: vital-report runs=sweep",
     ]

@@ -1,4 +1,4 @@
-"""Measure the Fourier magnitude of the drawn image set and write the file that travels with the package.
+"""Measure the Fourier magnitude of the drawn image set and write the file of the package.
 
 Usage: ``python tools/drawn_spectrum.py [FILE]``
 """
@@ -25,7 +25,7 @@ def drawn_magnitude(count_per_class: int = IMAGES_PER_CLASS, seed: int = SEED) -
 
 
 def main(path: Path = EMBEDDED_FILE) -> None:
-    """Write the magnitude."""
+    """Measure the magnitude and write it to a file."""
     described = {"images": f"{10 * IMAGES_PER_CLASS} drawn", "seed": str(SEED), "revision": str(REVISION)}
     save_file({TENSOR: drawn_magnitude().contiguous()}, path, metadata=described)
 

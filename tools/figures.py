@@ -1,10 +1,10 @@
-"""Figures of the code: how large it is, how long its functions are, and which imports go up.
+"""Figures of the code: its size, the lengths of its functions, and its upward imports.
 
     python tools/figures.py              # of this checkout
     python tools/figures.py ../other     # of another one
 
-Nothing is imported: the script reads the sources. A function is as long as the lines from its ``def`` to its last, with
-its docstring. An import counts wherever it stands, inside a function or under TYPE_CHECKING too.
+The script reads the sources and imports nothing. The length of a function counts the lines from its ``def`` to its
+last, docstring included. Imports inside functions and under TYPE_CHECKING count too.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ else:
 
 PACKAGE = "vital_exp"
 PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
-LONG = 50  # lines; longer functions are named
+LONG = 50  # lines; longer functions are listed
 CONFIGURATIONS = ("DictConfig", "OmegaConf")
 SEARCHED = ("vital_exp", "conf", "tests", "benchmarks", "tools", "docs", "examples")  # for mentions of documents
 READ = (".py", ".yaml", ".md")
-# Notes that are no part of the repository. A name in code, METHODS[name] or module.METHODS, is no mention.
+# Notes outside the repository. A name in code, METHODS[name] or module.METHODS, is no mention.
 NOTES = re.compile(r"(?<![\w.`])(?:METHODS|DESIGN|HOUSE|STYLE|PITFALLS)\b(?![`\[])")
-# A path with a folder in it: file names alone may be those that a command writes.
+# A path with a folder; a file name alone may be that of a command's output.
 PAGE = re.compile(
     r"(?<![\w/.:-])(?:vital_exp|docs|benchmarks|conf|tests|tools|examples)/[\w/.-]+\.(?:md|yaml|py|ipynb)\b"
 )
@@ -43,7 +43,7 @@ LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)\s]*)?\)")  # of Markdown, to a file o
 
 @dataclass(frozen=True)
 class Function:
-    """A function or method: where it is and how many lines it has."""
+    """A function or method: its dotted name and its number of lines."""
 
     place: str
     lines: int
@@ -54,7 +54,7 @@ class Sources:
     """The Python files of the package in a checkout.
 
     Attributes:
-        root: of the checkout.
+        root: the root of the checkout.
     """
 
     root: Path
@@ -108,7 +108,7 @@ class Sources:
         return [module for module, tree in self.trees.items() if any(name in names for name in _names(tree))]
 
     def count(self, name: str) -> int:
-        """Return how often a name is used, its imports apart."""
+        """Return the number of uses of a name, without its imports."""
         return sum(
             isinstance(node, ast.Name) and node.id == name for tree in self.trees.values() for node in ast.walk(tree)
         )
@@ -123,7 +123,7 @@ def _names(tree: ast.Module) -> Iterator[str]:
 
 
 def circles(imports: Mapping[str, Iterable[str]]) -> list[list[str]]:
-    """Return the groups of files that import each other, also by way of others (Tarjan 1972), the largest first."""
+    """Return the import cycles, the largest first: strongly connected groups of files (Tarjan 1972)."""
     number: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -152,9 +152,9 @@ def circles(imports: Mapping[str, Iterable[str]]) -> list[list[str]]:
 
 @cache
 def layers(project: Path = PROJECT) -> list[set[str]]:
-    """Return the files and folders of each layer, the highest first: those of the contract that import-linter checks.
+    """Return the files and folders of each layer, the highest first, from the contract of import-linter.
 
-    A line of it is ``"engine"`` or ``"(files) | values"``, where a layer in brackets may be missing.
+    A line of the contract is ``"engine"`` or ``"(files) | values"``, where a layer in brackets may be missing.
     """
     contracts = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
     lines = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
@@ -165,7 +165,7 @@ def layer_of(module: str) -> int:
     """Return the number of a file's layer, 0 the highest.
 
     Raises:
-        KeyError: the table has no layer for it.
+        KeyError: no layer names the file.
     """
     part = module.split(".")[1]
     if part == "__init__":
@@ -177,13 +177,13 @@ def layer_of(module: str) -> int:
 
 
 def upward_imports(imports: Mapping[str, Iterable[str]]) -> list[tuple[str, str]]:
-    """Return the pairs of a file and a file of a higher layer that it imports."""
+    """Return the pairs of a file and an imported file of a higher layer."""
     pairs = ((module, other) for module, others in imports.items() for other in sorted(others))
     return [(module, other) for module, other in pairs if layer_of(other) < layer_of(module)]
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines of a file that people read: comments and docstrings of code, all of a page."""
+    """Yield the lines of a file that are prose, with their numbers: comments and docstrings of code, all of a page."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         yield from _comments(text)
@@ -218,7 +218,7 @@ def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def absent_documents(root: Path) -> list[str]:
-    """Return the mentions of documents that are not in a checkout: ``file:line: name``."""
+    """Return the mentions of documents that a checkout does not hold: ``file:line: name``."""
     places = [path for folder in SEARCHED for path in sorted((root / folder).rglob("*")) if path.suffix in READ]
     found = []
     for path in [*places, *sorted(root.glob("*.md"))]:
@@ -230,7 +230,7 @@ def absent_documents(root: Path) -> list[str]:
 
 
 def _there(root: Path, path: Path, page: str) -> bool:
-    """Whether a page named in a file is there, from the checkout or from the file's own folder."""
+    """Whether the checkout holds a page that a file names, from the root or from the file's folder."""
     return (root / page).exists() or (path.parent / page).exists()
 
 

@@ -1,9 +1,9 @@
 """Make the pictures of the method pages: ``python tools/method_pictures.py [beginning of a name]``.
 
-All are of drawn images and the embedded network: a strip for each method, distance and kind of image (three classes),
-each term of an objective whose effect can be seen, each choice of random transforms (one drawn image, and as the
-network sees it in seven steps), the ways to compute relevance (one drawn image of each of four classes), and each
-attack (the decoy, and pictures before and after). The attacks take some twenty minutes of one CPU core, all others ten.
+All use drawn images and the embedded network. There is a strip for each method, distance and parameterisation (three
+classes), each term whose effect is visible, each option of random transforms (one drawn image, and its views in seven
+steps), each way to compute relevance (one drawn image of each of four classes), and each attack (the decoy, and
+pictures before and after). The attacks take some twenty minutes on one CPU core, all others ten.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs" / "images"
 NETWORK = "embedded_resnet"
 CLASSES = ("star", "fish", "house")
 SIDE, GAP = 128, 4  # px
-BRIGHT = 0.95  # the share of positions that are less relevant than what is shown undimmed
+BRIGHT = 0.95  # quantile of relevance from which on a position is shown undimmed
 RULES = ("lrp", "lrp_restricted", "attn_lrp", "guided_backprop", "gradient_x_activation")
-UNIT, READ = "layer3:5", "layer2"  # a hidden unit, and the layer whose relevance is drawn
+UNIT, READ = "layer3:5", "layer2"  # a hidden unit, and the layer whose relevance is shown
 CHANNELS = ("layer3:0", "layer3:5", "layer3:12")
 THEMES = ("fish", "heart", "mushroom")
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
-VARIATIONS, STATIONS = 4, 5  # of a channel; on the way from a class to another
-# Priors beside pictures without one. The weights are such that the effect is seen.
+VARIATIONS, STATIONS = 4, 5  # variations of a channel; pictures between two classes
+# Weights of priors, chosen so that the effect is visible.
 PRIORS = {"total_variation": 0.1, "l1": 1e-3, "l2": 0.3, "high_frequency": 30.0, "boundary": 0.01}
 PARAMETERISATIONS = ("pixels", "fourier", "maco")  # image=prior needs a generative model
-TILES, GRAIN = (1, 2, 4), (0.0, 0.05, 0.2)  # fishes in a row; standard deviation of the noise, RGB in [0, 1]
-OF_CLASSES = ("fooling_circuit", "silent_units", "slingshot", "diversion")  # the attacks whose run is one of classes
+TILES, GRAIN = (1, 2, 4), (0.0, 0.05, 0.2)  # repetitions per side; standard deviations of the noise, RGB in [0, 1]
+OF_CLASSES = ("fooling_circuit", "silent_units", "slingshot", "diversion")  # attacks that are shown on classes
 
 
 def strip(pictures: Iterable[Tensor]) -> Image.Image:
@@ -62,7 +62,7 @@ def strip(pictures: Iterable[Tensor]) -> Image.Image:
 
 
 def of_method(method: str) -> Image.Image:
-    """Return three classes by a method, with its own steps."""
+    """Return pictures of three classes by a method, with its default steps."""
     start = ["image.init=reference"] if method == "accentuation" else []
     targets = [f"class:{name}" for name in CLASSES]
     made = visualize(NETWORK, targets, method=method, overrides=["evaluation=none", *start])
@@ -76,12 +76,12 @@ def made(targets: Sequence[str | Target], method: str, *overrides: str, init: Te
 
 
 def of_classes(method: str, *overrides: str) -> Image.Image:
-    """Return three classes by a method with some keys changed."""
+    """Return pictures of three classes by a method with some keys changed."""
     return strip(made([f"class:{name}" for name in CLASSES], method, *overrides))
 
 
 def of_prior(prior: str) -> Image.Image:
-    """Return three classes by activation maximisation without a prior, and with it."""
+    """Return pictures of three classes by activation maximisation, without a prior and with it."""
     targets = [f"class:{name}" for name in CLASSES]
     weight = f"objective.{prior}.weight={PRIORS[prior]}"
     with_prior = (f"objective=[activation,{prior}]", weight)
@@ -90,7 +90,7 @@ def of_prior(prior: str) -> Image.Image:
 
 
 def of_layers(term: str) -> Image.Image:
-    """Return a drawn image, and what a term that reads a layer makes of it, layer by layer."""
+    """Return a drawn image, and the pictures that a term makes of it in each of ``LAYERS``."""
     image = draw(2, 0, 0)
     start = None if term == "feature_inversion" else image[None]  # an inversion starts from noise
     with TemporaryDirectory() as folder:
@@ -108,7 +108,7 @@ def variations(unit: str, count: int) -> list[Target]:
 
 
 def of_variations() -> Image.Image:
-    """Return the variations of a channel without the term for diversity, and with it."""
+    """Return pictures of a channel's variations, without the term for diversity and with it."""
     targets = variations(UNIT, VARIATIONS)
     alike = made(targets, "fourier")
     diverse = ("objective=[activation,redirected_relu,diversity]", "objective.diversity.weight=10")
@@ -116,7 +116,7 @@ def of_variations() -> Image.Image:
 
 
 def of_interpolation() -> Image.Image:
-    """Return pictures on the way from one class to another."""
+    """Return pictures that interpolate between two classes."""
     other = DRAWN.index(CLASSES[1])
     way = (f"objective.interpolation.other={other}", f"objective.interpolation.variations={STATIONS}")
     targets = variations(f"class:{CLASSES[0]}", STATIONS)
@@ -124,7 +124,7 @@ def of_interpolation() -> Image.Image:
 
 
 def of_theme() -> Image.Image:
-    """Return a class as it is, and drawn towards three themes."""
+    """Return the picture of a class without a theme, and with each of three themes."""
     plain = made(["class:house"], "fourier")
     terms = "objective=[activation,redirected_relu,facet]"
     themes = [made(["class:house"], "fourier", terms, f"objective.facet.theme={theme}")[0] for theme in THEMES]
@@ -132,7 +132,7 @@ def of_theme() -> Image.Image:
 
 
 def of_guidance() -> Image.Image:
-    """Return three channels without and with guidance by correlation."""
+    """Return pictures of three channels, without and with guidance by correlation."""
     one = ("references.facets=1", "references.enlarge=true")
     plain = made(CHANNELS, "vital_fourier", *one)
     terms = "objective=[alignment,total_variation,l2,correlation_guidance]"
@@ -140,7 +140,7 @@ def of_guidance() -> Image.Image:
 
 
 def of_metric(metric: str) -> Image.Image:
-    """Return drawn images in which what a metric measures grows: patterns that repeat, or grain."""
+    """Return drawn images with growing repetition or grain, and print their values by the metric."""
     image = draw(2, 0, 0)
     if metric == "repetition":
         shown = [interpolate(image[None], (SIDE // n, SIDE // n), mode="bilinear")[0].repeat(1, n, n) for n in TILES]
@@ -153,7 +153,7 @@ def of_metric(metric: str) -> Image.Image:
 
 
 def of_attack(check: str) -> Image.Image:
-    """Return the decoy, and by two methods the picture of the honest network and of the attacked one."""
+    """Return the decoy, and by each of two methods the pictures of the honest and of the attacked network."""
     targets = [f"class:{name}" for name in (*CLASSES, "mushroom")] if check in OF_CLASSES else list(CHANNELS)
     with TemporaryDirectory() as folder:
         visualize(
@@ -167,7 +167,7 @@ def of_attack(check: str) -> Image.Image:
 
 
 def of_transform(option: str) -> Image.Image:
-    """Return a drawn image as it is, and as the network sees it in seven steps."""
+    """Return a drawn image, and its views in seven steps."""
     network = load_model(NETWORK)
     image = draw(2, 0, 0)[None]
     config = compose_config([f"model={NETWORK}", f"transforms={option}", "steps=7"])
@@ -177,7 +177,7 @@ def of_transform(option: str) -> Image.Image:
 
 
 def of_relevance(method: str) -> Image.Image:
-    """Return drawn images, each darkened where a layer's features do not matter for a hidden unit."""
+    """Return drawn images, then each darkened where a layer has little relevance for a hidden unit."""
     network = load_model(NETWORK)
     images = torch.stack([draw(number, 0, 0) for number in range(4)])
     summed = relevance_maps(network, images, UNIT, [READ], method=method)[READ].clamp(min=0).sum(1, keepdim=True)
@@ -198,7 +198,7 @@ OBJECTIVES = {
 
 
 def strips() -> dict[str, partial[Image.Image]]:
-    """Return what makes each strip, by its name."""
+    """Return the function that makes each strip, by the strip's name."""
     transforms = [option for option in options_of("transforms") if option != "none"]
     return {
         **{f"method_{option}": partial(of_method, option) for option in options_of("method")},
@@ -208,7 +208,7 @@ def strips() -> dict[str, partial[Image.Image]]:
         **{
             f"alignment_{option}": partial(of_classes, "vital_fourier", f"objective/alignment={option}")
             for option in options_of("objective/alignment")
-            if option != "sort"  # which is vital_fourier itself
+            if option != "sort"  # method_vital_fourier shows it
         },
         **{f"objective_{name}": partial(make) for name, make in OBJECTIVES.items()},
         **{f"metric_{name}": partial(of_metric, name) for name in ("repetition", "high_frequency")},

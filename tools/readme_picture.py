@@ -2,9 +2,9 @@
 
     VITAL_TEST_DATA=... nice python tools/readme_picture.py
 
-Nobody chooses what is shown. Three classes are drawn at random of the ten that have photographs, and three channels of
-a middle layer: the first, in a random order, that answer to at least two things (facets). Every method takes its own
-default steps. Pictures are kept in ``--out``: what is made is not made again. Twenty minutes of one CPU core.
+The units are drawn at random, not chosen: three of the ten classes that have photographs, and three channels of a
+middle layer, the first in a random order with at least two facets. Each method takes its default steps. ``--out`` keeps
+the pictures, so that a second call only makes those that are missing. Takes twenty minutes on one CPU core.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.setup.request import Request
 
 LAYER, CHANNELS = "blocks.4", 96
-ROWS = 3  # classes, and units
-TRIED = 8  # units that are mined, so that three of them have two facets
+ROWS = 3  # number of classes, and of hidden units
+TRIED = 8  # channels that are mined, enough for three with two facets
 SEED = 0
 TILE, GAP, HEAD, FONT = 176, 6, 30, 17  # px
 METHODS = {"VITAL": "vital_fourier", "MACO": "maco", "Fourier": "fourier"}
-# What methods without references of their own are given: MACO's spectrum is that of these images.
+# Overrides of methods that need no references: MACO takes its spectrum from these images.
 WINDOWS = ("references.facets=auto", "references.region=window", "references.count=12", "references.candidates=80")
 
 Column = tuple[str, list[Tensor]]  # a heading, and its pictures (3, H, W) in [0, 1], from top to bottom
@@ -59,7 +59,7 @@ def class_columns(network: VisionNetwork, photographs: Path, out: Path) -> tuple
 
 
 def unit_columns(network: VisionNetwork, images: Path, out: Path) -> tuple[list[str], list[Column]]:
-    """Return the labels of three hidden units, and columns: two facets by VITAL, the unit by the other methods."""
+    """Return the labels of three hidden units, and columns: two facets by VITAL, and the unit by each other method."""
     order = random.Random(SEED).sample(range(CHANNELS), TRIED)
     given = _given(out)
     names = [f"{LAYER}:{unit}" for unit in order]
@@ -123,10 +123,10 @@ def listed(folders: Sequence[Path], out: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make what is not there yet, and write the sheet."""
+    """Make the pictures that are missing, and write the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     root = os.environ.get("VITAL_TEST_DATA", ".")
-    parser.add_argument("--data", type=Path, default=Path(root) / "data", help="of weights and images")
+    parser.add_argument("--data", type=Path, default=Path(root) / "data", help="folder of weights and images")
     parser.add_argument("--out", type=Path, default=Path("outputs/readme_picture"))
     parser.add_argument("--page", type=Path, default=Path("docs/images/methods.jpg"))
     options = parser.parse_args(arguments)

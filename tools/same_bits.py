@@ -1,12 +1,12 @@
-"""Does a change of the code change a bit? Short runs of every kind, and a hash of each thing that they compute.
+"""Check whether a change of the code changes any bit of the results: short runs of every kind, and their hashes.
 
     python tools/same_bits.py --out before.json                             # record this checkout
     python tools/same_bits.py --checkout ../other --compare before.json     # exit code 1 where anything differs
     python tools/same_bits.py --only demo circuit --compare before.json     # some runs
 
-The hashes are those of pictures (their pixels), losses, metrics, indices and concepts. Times, seconds, memory, paths
-and the names of configuration keys do not enter them. The runs use nothing but the commands, in one process with one
-thread. Those of real networks need VITAL_TEST_DATA, a folder whose ``data/`` has weights and images, or are skipped.
+Hashed are pictures (their pixels), losses, metrics, indices and concepts. Times, memory, paths and the names of
+configuration keys do not enter the hashes. The runs call the commands, in one process with one thread. Runs of real
+networks need VITAL_TEST_DATA, a folder whose ``data/`` has weights and images; without it they are skipped.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from safetensors.numpy import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = "VITAL_TEST_DATA"
-DATA, CHECKOUT, IMAGES, DIRECTIONS = "data", "checkout", "images", "directions.safetensors"  # where the runs are made
-CLASSES = ("star", "heart", "fish")  # of the embedded networks; folders of the images that are drawn here
+DATA, CHECKOUT, IMAGES, DIRECTIONS = "data", "checkout", "images", "directions.safetensors"  # in the runs' folder
+CLASSES = ("star", "heart", "fish")  # of the embedded networks; the sub-folders of the images
 IMAGES_PER_CLASS, SIDE, GRAIN = 8, 64, 8  # px
 CHANNELS = 96  # of layer3 of the embedded ResNet
-# What depends on the clock, the machine or a name in the configuration.
+# Keys whose values depend on the clock, the machine or a name in the configuration.
 LEFT_OUT = ("seconds", "memory", "config_hash")
 
 Hashes = dict[str, str]
@@ -46,11 +46,11 @@ Command = tuple[str, ...]  # the command's name and its arguments
 
 @dataclass(frozen=True)
 class Run:
-    """One run: commands that write into the folder of its name.
+    """One run: commands that write into the folder of the run's name.
 
     Attributes:
-        commands: one after the other.
-        real: whether it needs real networks and images.
+        commands: the commands, in their order.
+        real: whether the run needs real networks and images.
     """
 
     commands: tuple[Command, ...]
@@ -61,7 +61,7 @@ QUIET = "trainer.accelerator=cpu progress=false"
 
 
 def pictures(folder: str, asked: str) -> Command:
-    """Return a short vital-visualize into a folder; ``asked`` overrides what is short about it."""
+    """Return a short vital-visualize into a folder; ``asked`` are overrides, also of the settings that shorten it."""
     short = "steps=3 batch_size=2 references.count=4 evaluation=basic logger=none"
     words = shlex.split(f"{short} {QUIET} cache_dir=cache/{folder} hydra.run.dir={folder} {asked}")
     last = dict(word.split("=", 1) for word in words)  # Hydra refuses a key twice
@@ -113,7 +113,7 @@ RUNS: Mapping[str, Run] = {
             ),
         )
     ),
-    "circuit": Run(  # of the drawn images: those of this script excite no class
+    "circuit": Run(  # with the package's drawn images, for this script's images excite no class
         (
             pictures(
                 "circuit",
@@ -125,7 +125,7 @@ RUNS: Mapping[str, Run] = {
     "mining": Run((mining("mining", "channels=0-7"),)),
 }
 
-# What the process that makes the runs does: it is told the runs, and writes down what it took and each exit code.
+# The program of the process that makes the runs: it takes the runs as JSON, and writes its versions and exit codes.
 MAKE = """
 import importlib, json, sys
 from pathlib import Path
@@ -145,11 +145,11 @@ for name, commands in json.loads(sys.argv[1]).items():
 found = {"package": vital_exp.__file__, "torch": torch.__version__, "codes": codes}
 Path("made.json").write_text(json.dumps(found))
 """
-SHOWN = 20  # last lines of what a process said that failed
+SHOWN = 20  # last lines of a failed process's output that are printed
 
 
 def draw_inputs(folder: Path, checkout: Path, data: Path | None) -> None:
-    """Put what the runs read into a folder: images and directions drawn from a seed, the checkout and the data."""
+    """Put the inputs of the runs into a folder: images and directions from a seed, links to checkout and data."""
     numbers = np.random.default_rng(0)
     for name in CLASSES:
         (folder / IMAGES / name).mkdir(parents=True)
@@ -165,10 +165,10 @@ def draw_inputs(folder: Path, checkout: Path, data: Path | None) -> None:
 
 
 def make(folder: Path, checkout: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Make runs in a folder with the code of a checkout; return which torch made them, and the exit codes by run.
+    """Make runs in a folder with the code of a checkout; return the version of torch, and the exit codes by run.
 
     Raises:
-        SystemExit: the process ended early, or took another package than the checkout's.
+        SystemExit: the process ended early, or imported another package than the checkout's.
     """
     asked = json.dumps({name: RUNS[name].commands for name in names})
     own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout), "VITAL_CACHE": str(folder / "cache")}
@@ -182,14 +182,14 @@ def make(folder: Path, checkout: Path, names: Sequence[str]) -> dict[str, Any]:
         raise SystemExit(f"the runs ended early:\n{last}")
     made: dict[str, Any] = json.loads(place.read_text())
     if checkout not in Path(made["package"]).resolve().parents:
-        raise SystemExit(f"checkout={checkout}: Python took the package of {made['package']}")
+        raise SystemExit(f"checkout={checkout}: Python imported the package of {made['package']}")
     if any(any(codes) for codes in made["codes"].values()):
         print(last, file=sys.stderr)
     return made
 
 
 def hashes_of(folder: Path) -> Hashes:
-    """Return the hash of each thing that a run computed, by its path in the run's folder."""
+    """Return the hash of each file of results, by its path in the run's folder."""
     found = {}
     for path in sorted(folder.rglob("*")):
         read = READERS.get(path.name) or READERS.get(path.suffix)
@@ -229,7 +229,7 @@ def _table(path: Path) -> Iterable[bytes]:
 
 
 def _index(path: Path) -> Iterable[bytes]:
-    """The rows of an index; the table of what it is of holds paths, times and hashes of code."""
+    """The units of an index; its other tables hold paths, times and hashes of code."""
     with closing(sqlite3.connect(path)) as connection:
         for row in connection.execute("SELECT * FROM units ORDER BY layer, channel, side, region, rank"):
             yield repr(row).encode()
@@ -241,7 +241,7 @@ def _tensors(path: Path) -> Iterable[bytes]:
         yield values.tobytes()
 
 
-# How each thing is read, by its file's name or ending; other files hold nothing that is computed.
+# The reader of each file of results, by the file's name or suffix; other files hold no results.
 READERS: Mapping[str, Callable[[Path], Iterable[bytes]]] = {
     ".png": _pixels,
     ".jpg": _pixels,
@@ -257,7 +257,7 @@ READERS: Mapping[str, Callable[[Path], Iterable[bytes]]] = {
 
 
 def record(checkout: Path, names: Sequence[str], data: Path | None) -> dict[str, Any]:
-    """Make runs with the code of a checkout and return the hashes of each, and of those that failed the exit codes."""
+    """Make runs with the code of a checkout; return the hashes of each run, or the exit codes of a failed run."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         draw_inputs(folder, checkout, data)
@@ -268,13 +268,13 @@ def record(checkout: Path, names: Sequence[str], data: Path | None) -> dict[str,
 
 
 def differences(before: Mapping[str, Hashes], now: Mapping[str, Hashes]) -> list[str]:
-    """Return a line for each thing of the runs both have that is not the same; a thing that only one has differs."""
+    """Return a line for each file that differs, is new or is missing, in the runs that both recordings have."""
     found = []
     for run in now:
-        for thing in sorted({*before.get(run, {}), *now[run]}) if run in before else ():
-            had, has = before[run].get(thing), now[run].get(thing)
+        for file in sorted({*before.get(run, {}), *now[run]}) if run in before else ():
+            had, has = before[run].get(file), now[run].get(file)
             if had != has:
-                found.append(f"{run}: {thing} {'differs' if had and has else 'is new' if has else 'is missing'}")
+                found.append(f"{run}: {file} {'differs' if had and has else 'is new' if has else 'is missing'}")
     return found
 
 
@@ -282,8 +282,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     about = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python tools/same_bits.py", description=__doc__, formatter_class=about)
-    parser.add_argument("--checkout", type=Path, default=ROOT, help="whose code runs; this one's by default")
-    parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), help="which runs; all by default")
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="the checkout whose code runs; this one by default")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(RUNS), default=list(RUNS), help="runs to make; all by default"
+    )
     parser.add_argument("--out", type=Path, help="a JSON file to write the hashes to")
     parser.add_argument("--compare", type=Path, help="a JSON file written by --out")
     options = parser.parse_args(arguments)
@@ -295,7 +297,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Record the runs, write or compare them; 1 where one failed or differs, 2 after a mistake."""
+    """Record the runs, then write or compare the hashes; return 1 where a run failed or differs, 2 after a mistake."""
     options = parse(arguments)
     given = os.environ.get(REAL)
     names = [name for name in options.only if given or not RUNS[name].real]
@@ -307,18 +309,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for name in found["failed"]:
         print(f"{name}: failed, {found['runs'][name]['exit codes']}")
-    return int(_told(json.loads(options.compare.read_text()), found) if options.compare else bool(found["failed"]))
+    if options.compare:
+        return int(_compare(json.loads(options.compare.read_text()), found))
+    return int(bool(found["failed"]))
 
 
-def _told(before: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+def _compare(before: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     """Print the comparison; return whether anything failed or differs."""
     if before["torch"] != found["torch"]:
-        print(f"recorded with torch {before['torch']}, now {found['torch']}: other versions round otherwise")
+        print(f"recorded with torch {before['torch']}, now {found['torch']}: another version rounds differently")
     different = differences(before["runs"], found["runs"])
     print("\n".join(different) if different else "every bit is the same")
     for name in found["runs"]:
         if name not in before["runs"]:
-            print(f"{name}: not compared, it was not recorded")
+            print(f"{name}: not compared, for the recording does not have it")
     return bool(different or found["failed"])
 
 

@@ -1,7 +1,7 @@
-"""Photograph the pages for the documentation: of embedded networks, drawn images and pictures made here, nothing else.
+"""Take the screenshots of the documentation: pages of runs on embedded networks and drawn images alone.
 
-    python -m tools.screenshots                   # makes the pages in a new folder, ten minutes, then photographs them
-    python -m tools.screenshots --pages FOLDER    # keeps the pages there, and makes only those that are missing
+    python -m tools.screenshots                   # makes the pages in a new folder, in ten minutes, and takes them
+    python -m tools.screenshots --pages FOLDER    # keeps the pages in FOLDER, and makes only those that are missing
 
 Needs Chromium. Writes docs/images/pages/<page>-<light, dark or phone>.webp.
 """
@@ -31,7 +31,7 @@ SETTLED = "Promise.all([...document.images].map((one) => one.decode().catch(() =
 
 @dataclass(frozen=True)
 class Page:
-    """A page: the file, relative to the folder, the command that makes it."""
+    """A page: its file, relative to the folder of pages, and the command that makes it."""
 
     file: str
     command: str
@@ -63,7 +63,7 @@ PAGES: Mapping[str, Page] = {
 
 
 def make(page: Page, folder: Path) -> None:
-    """Make a page with its command, unless it is there."""
+    """Make a page with its command, unless the file exists."""
     if (folder / page.file).is_file():
         return
     command, *arguments = shlex.split(page.command)
@@ -71,7 +71,7 @@ def make(page: Page, folder: Path) -> None:
 
 
 def photograph(chromium: Tab, page: Path, size: tuple[int, int], dark: bool) -> Image.Image:
-    """Return what a page shows first in a window of this size."""
+    """Return the top of a page in a window of a size."""
     chromium.open(page, *size, dark=dark)
     chromium.wait(SETTLED)
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def photograph(chromium: Tab, page: Path, size: tuple[int, int], dark: bool) -> 
 
 
 def small(image: Image.Image) -> bytes:
-    """Return a WebP of at most ``LARGEST_FILE`` bytes, in the best quality that fits."""
+    """Return a WebP of at most ``LARGEST_FILE`` bytes, if some quality fits, in the best quality that does."""
     for quality in range(90, 20, -10):
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=quality, method=6)
@@ -105,7 +105,7 @@ def main(pages: Path, out: Path = OUT) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pages", type=Path, help="the folder of the pages; else a new one, which is removed")
+    parser.add_argument("--pages", type=Path, help="the folder of the pages; by default a temporary one")
     given = parser.parse_args().pages
     if given:
         main(given)

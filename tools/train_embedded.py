@@ -29,21 +29,21 @@ from vital_exp.whole_files import whole_path
 
 COMMAND = "python tools/train_embedded.py"
 
-# The sets of a training are drawn from seeds far from 0, so that the reference images, which users draw from small
-# seeds, were seen neither in training nor in testing.
+# The images for training and testing are drawn from seeds far from 0, so that they hold no reference images, which are
+# drawn from small seeds.
 TRAINING_SEED = 10_000
 HELD_OUT_SEED = 20_000
 
-WARM_UP = 0.1  # share of the steps in which the rate rises
-LABEL_SMOOTHING = 0.05  # keeps the logits of a network that soon knows every image moderate
+WARM_UP = 0.1  # share of the steps in which the learning rate rises
+LABEL_SMOOTHING = 0.05  # keeps logits moderate, though the network soon classifies all training images
 
-FLIP = 0.25  # probability; every class is still itself in the mirror, yet most face one way
-TURN = math.radians(12)
-ZOOM = (0.8, 1.2)
-MOVE = 0.2  # share of half the side
-GAIN, OFFSET = 0.25, 0.1  # of each channel, either way
-GREY = 0.1  # probability of losing all colour
-BLUR = 0.3  # probability of a 3 x 3 mean
+FLIP = 0.25  # probability of mirroring; below one half, since most drawings face one way
+TURN = math.radians(12)  # largest rotation, either way
+ZOOM = (0.8, 1.2)  # range of the scale
+MOVE = 0.2  # largest shift, as a share of half the side
+GAIN, OFFSET = 0.25, 0.1  # largest change of each channel's gain and offset, either way
+GREY = 0.1  # probability of removing all colour
+BLUR = 0.3  # probability of a 3 x 3 mean filter
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class Recipe:
     """How one network is trained.
 
     Attributes:
-        steps: batches in all.
+        steps: number of batches.
         rate: highest learning rate of AdamW.
         decay: weight decay.
         batch_size: images in a batch.
         noise: largest standard deviation of the noise added to an image, RGB in [0, 1].
         swapped: share of the training images with swapped palettes.
-        attack: largest change of a pixel by a gradient-sign step on every image, RGB in [0, 1]; 0 for none.
-        negative: probability of light turned dark.
-        mixed: probability of red, green and blue in another order.
+        attack: largest change of a pixel by adversarial training with one gradient-sign step, RGB in [0, 1]; 0: none.
+        negative: probability of inverting an image.
+        mixed: probability of permuting red, green and blue.
     """
 
     steps: int
@@ -73,8 +73,8 @@ class Recipe:
     mixed: float = 0.0
 
 
-# The ViT, which has no convolution's bent for outlines, needs more swapped and recoloured images to go by shape; the
-# judge is trained on changes against it as well, so that optimised noise is not enough for it.
+# The ViT, without the bias of convolutions for outlines, needs more swapped and recoloured images to classify by shape.
+# The judge is trained adversarially too, so that optimised noise does not convince it.
 RECIPES = {
     "embedded_resnet": Recipe(steps=480, rate=4e-3, decay=0.02, batch_size=128, noise=0.15, swapped=1 / 3),
     "embedded_vit": Recipe(
@@ -96,7 +96,7 @@ def training_set(count_per_class: int, swapped_share: float, seed: int) -> tuple
 
 
 def batches(images: Tensor, labels: Tensor, recipe: Recipe, stream: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the recipe's shuffled batches, each image at most once before all others came."""
+    """Yield the recipe's shuffled batches; no image comes a second time in a pass over all."""
     size = min(recipe.batch_size, len(images))
     order = torch.empty(0, dtype=torch.long)
     for _ in range(recipe.steps):
@@ -107,7 +107,7 @@ def batches(images: Tensor, labels: Tensor, recipe: Recipe, stream: torch.Genera
 
 
 def augment(images: Tensor, recipe: Recipe, stream: torch.Generator) -> Tensor:
-    """Return (B, 3, H, W) RGB in [0, 1] moved, mirrored, recoloured, blurred and with noise, each its own way."""
+    """Return images (B, 3, H, W) RGB in [0, 1], each randomly moved, mirrored, recoloured, blurred and with noise."""
     images = _recoloured(_moved(images, stream), recipe, stream)
     return _noisy(_blurred(images, stream), recipe.noise, stream).clamp(0, 1)
 
@@ -143,7 +143,7 @@ def _recoloured(images: Tensor, recipe: Recipe, stream: torch.Generator) -> Tens
 
 
 def _chosen(count: int, probability: float, stream: torch.Generator) -> Tensor:
-    """Which images something happens to, (count, 1, 1, 1) bool."""
+    """A random choice of images, (count, 1, 1, 1) bool."""
     return torch.rand(count, 1, 1, 1, generator=stream) < probability
 
 
@@ -158,7 +158,7 @@ def _noisy(images: Tensor, noise: float, stream: torch.Generator) -> Tensor:
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Return RGB in [0, 1] as the embedded networks expect it."""
+    """Return images in [0, 1], normalised for the embedded networks."""
     return (images - images.new_tensor(MEAN).view(3, 1, 1)) / images.new_tensor(STD).view(3, 1, 1)
 
 
@@ -169,16 +169,16 @@ def train(name: str, images: Tensor, labels: Tensor, recipe: Recipe, seed: int) 
     """Train one network from random weights; deterministic in the seed on one machine with one number of threads.
 
     Args:
-        name: which embedded network.
+        name: the name of an embedded network.
         images: (N, 3, 64, 64) RGB in [0, 1].
         labels: (N,) int64.
-        recipe: steps and rates.
+        recipe: the settings of the training.
         seed: of the weights, the order and the augmentation.
 
     Returns:
         The network in evaluation mode.
     """
-    with torch.random.fork_rng(devices=[]):  # initialisers know the global stream alone
+    with torch.random.fork_rng(devices=[]):  # initialisers use the global generator only
         torch.manual_seed(seed)
         network = build(name).to(memory_format=torch.channels_last).train()
     stream = torch.Generator().manual_seed(seed)
@@ -200,7 +200,7 @@ def train(name: str, images: Tensor, labels: Tensor, recipe: Recipe, seed: int) 
 
 
 def _groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels; none for biases and norms."""
+    """Parameter groups of the optimiser: weight decay for matrices and kernels, none for biases and norms."""
     weights = [p for p in network.parameters() if p.ndim > 1]
     return [
         {"params": weights, "weight_decay": decay},
@@ -209,7 +209,7 @@ def _groups(network: nn.Module, decay: float) -> list[dict[str, Any]]:
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the highest rate: a linear rise, then half a cosine down to 0."""
+    """The learning rate as a share of the highest: a linear rise, then half a cosine down to 0."""
     rise = max(1, round(WARM_UP * steps))
     if step < rise:
         return (step + 1) / rise
@@ -222,7 +222,7 @@ def _loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def _attacked(network: nn.Module, images: Tensor, labels: Tensor, attack: float, stream: torch.Generator) -> Tensor:
-    """Each image after one gradient-sign step of its own size from a random start (Wong et al., 2020)."""
+    """Each image after one gradient-sign step of a random size, from a random start (Wong et al., 2020)."""
     reach = attack * torch.rand(len(images), 1, 1, 1, generator=stream)
     change = (reach * (2 * torch.rand(images.shape, generator=stream) - 1)).requires_grad_()
     (gradient,) = torch.autograd.grad(_loss(network, images + change, labels), change)
@@ -232,7 +232,7 @@ def _attacked(network: nn.Module, images: Tensor, labels: Tensor, attack: float,
 
 @torch.no_grad()
 def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images (N, 3, 64, 64) RGB in [0, 1] whose highest logit is their label's."""
+    """Return the top-1 accuracy on images (N, 3, 64, 64) RGB in [0, 1]."""
     guesses = [network(normalised(batch)).argmax(1) for batch in images.split(250)]
     return (torch.cat(guesses) == labels).float().mean().item()
 
@@ -241,7 +241,7 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write the state in half precision (counters as they are), whole or not at all."""
+    """Write the state in half precision (counters unchanged), so that the file is complete or not there."""
     state = {key: _stored(value) for key, value in network.state_dict().items()}
     with whole_path(path) as temporary:
         save_file(state, temporary)
@@ -259,7 +259,7 @@ def load_weights(name: str, path: Path) -> nn.Module:
 
 
 def card_entry(name: str, path: Path, recipe: Recipe, seed: int, count_per_class: int, held_out: int) -> dict[str, Any]:
-    """Measure the stored network on drawings of another seed and return all that its card tells."""
+    """Measure the stored network on drawings of another seed, and return its entry in the model card."""
     network = load_weights(name, path)
     sets = {kind: draw_set(held_out, HELD_OUT_SEED + seed, kind) for kind in ("typical", "swapped")}
     return {
@@ -276,7 +276,7 @@ def card_entry(name: str, path: Path, recipe: Recipe, seed: int, count_per_class
 
 
 def write_card(folder: Path, entries: dict[str, dict[str, Any]], command: str) -> None:
-    """Write model_card.json, keeping what it held of networks not trained this time, and MODEL_CARD.md from it."""
+    """Write model_card.json, keeping the entries of networks that were not trained now, and MODEL_CARD.md from it."""
     path = folder / "model_card.json"
     networks = json.loads(path.read_text(encoding="utf-8"))["networks"] if path.exists() else {}
     for name, entry in entries.items():
@@ -376,7 +376,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Train the networks asked for, write their files and return their entries in the card."""
+    """Train the networks that the options name, write their files and return their entries in the card."""
     options.out.mkdir(parents=True, exist_ok=True)
     entries = {}
     for name in options.names:
@@ -390,7 +390,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def _command(options: argparse.Namespace) -> str:
-    """The command that makes these figures, without the folder."""
+    """The command that repeats the training, without the folder."""
     steps = [] if options.steps is None else [f"--steps {options.steps}"]
     return " ".join(
         [COMMAND, f"--seed {options.seed}", f"--count {options.count}", f"--threads {options.threads}", *steps]
@@ -398,7 +398,7 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 2 after a user's mistake."""
+    """Run the command; return 2 after a user's mistake."""
     try:
         options = parse(arguments)
         torch.set_num_threads(options.threads)

@@ -18,14 +18,15 @@ from torch.nn import functional
 
 from vital_exp.references.drawn import CLASS_NAMES, draw_set
 
-TRAINING_SEED, HELD_OUT_SEED = 10_000, 20_000  # as of the embedded networks: references are drawn from small seeds
+TRAINING_SEED, HELD_OUT_SEED = 10_000, 20_000  # far from 0, for references are drawn from small seeds
 IMAGES = 200  # of each class
 SWAPPED = 1 / 3  # share of images with another class's palette and ground
 BATCH, RATE = 12, 2e-3
-# Share of the steps in which the divergence comes to count: where it counts from the start, it wins over the error.
+# Share of the steps in which the weight of the divergence rises to 1; with the full weight from the start, the
+# posterior collapses.
 WARM_UP = 0.4
-# Of the Laplace distribution about the decoder's picture, in [-1, 1]: an error of 2.5 % of the range. It weighs error
-# against the latents' divergence from N(0, I).
+# Scale of the Laplace distribution about the decoder's picture in [-1, 1], 2.5 % of the range. It weighs the error
+# against the divergence of the latents from N(0, I).
 SPREAD = 0.05
 ARCHITECTURE: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -47,7 +48,7 @@ def images(seed: int, count: int) -> Tensor:
 
 
 def loss_of(model: Any, pictures: Tensor, generator: torch.Generator, share: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Return the negative evidence bound per pixel value, times SPREAD, and the mean absolute error of pixel values."""
+    """Return the negative evidence lower bound per pixel value, times SPREAD, and the mean absolute error."""
     latent = model.encode(pictures).latent_dist
     noise = torch.randn(latent.mean.shape, generator=generator)
     error = (model.decode(latent.mean + latent.std * noise).sample - pictures).abs().mean()
@@ -81,7 +82,7 @@ def train(steps: int, seed: int) -> Any:
 
 @torch.no_grad()
 def finish(model: Any, seed: int) -> dict[str, object]:
-    """Set the scaling factor, 1 over the latents' standard deviation as diffusers has it; return what was measured."""
+    """Set diffusers' scaling factor, 1 over the latents' standard deviation; return the figures of the prior."""
     held_out = images(HELD_OUT_SEED, 30)
     latents = model.encode(held_out).latent_dist.mean
     model.register_to_config(scaling_factor=float(1 / latents.std()))
@@ -96,7 +97,7 @@ def finish(model: Any, seed: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Train, measure, write."""
+    """Train the prior, measure it, and write its folder."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--out", type=Path, default=Path("vital_exp/images/embedded_prior"))
     arguments.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,7 @@
 """Run the notebooks of the tutorials, each in an empty folder: ``python tools/tutorials.py [name ...]``.
 
-A line for each says how long it took: seconds on the clock and of the processor, those of its commands included.
-Nothing is written into the checkout. Needs nbclient and ipykernel, which the extra ``dev`` brings.
+A line for each gives its time: elapsed seconds, and CPU seconds with those of its commands. The script writes nothing
+into the checkout. It needs nbclient and ipykernel, which the extra ``dev`` installs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LONGEST = 1800  # seconds of a cell
 
 
 def processor_seconds() -> float:
-    """Return what processes that were started here, and have ended, have used."""
+    """Return the CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -34,7 +34,7 @@ def run(name: str) -> str:
     with TemporaryDirectory() as folder:
         where = {"metadata": {"path": folder}}
         nbclient.NotebookClient(notebook, timeout=LONGEST, kernel_name="python3", resources=where).execute()
-    return f"{name}: {time.perf_counter() - clock:.0f} s, {processor_seconds() - before:.0f} s of the processor"
+    return f"{name}: {time.perf_counter() - clock:.0f} s, {processor_seconds() - before:.0f} CPU seconds"
 
 
 def main(*names: str) -> None:

@@ -1,1 +1,1 @@
-"""The pages of the documentation's site that are made from the code: reference, results, project pages."""
+"""Builds the pages of the documentation's site: the written ones, and the reference from the code."""

@@ -14,10 +14,10 @@ FACE = "reference/api.md"
 FACE_TEXT = """# Functions of the commands
 
 The functions have the names of the commands: `from vital_exp import load_model, visualize, mine, evaluate, report,
-audit`. What they are made of is on the pages beside this one; whoever writes a part of their own starts there.
+audit`. The pages beside this one document their parts, for those who write a part of their own.
 
 """
-# The pages: what each is about, and the packages or modules whose public names it has.
+# The title of each page, and the packages or modules whose public names the page documents.
 PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "objectives": ("Objectives: formulas, terms, gradient rules", ("objectives", "engine.gradient", "setup.schedule")),
     "images": ("Images: parameterisations and colours", ("images",)),
@@ -37,7 +37,7 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def pages() -> dict[str, str]:
-    """Return the pages of the API by their place in the site."""
+    """Return the pages of the API by their path in the site."""
     functions_first = sorted(vital_exp.__all__, key=lambda name: (name[0].isupper(), name))
     made = {FACE: FACE_TEXT + "\n".join(directive(f"vital_exp.{name}") for name in functions_first)}
     for page, (title, places) in PAGES.items():
@@ -47,8 +47,7 @@ def pages() -> dict[str, str]:
 
 
 def modules(place: str) -> list[str]:
-    """Return the names of the modules at a place, ``"objectives"`` or ``"errors"``; packages in a package are places
-    of their own."""
+    """Return the modules of a package (``"objectives"``, without sub-packages), or a module (``"errors"``) itself."""
     path = ROOT / place.replace(".", "/")
     if not path.is_dir():
         return [f"vital_exp.{place}"]
@@ -56,7 +55,7 @@ def modules(place: str) -> list[str]:
 
 
 def section(module: str) -> str:
-    """Return what a page says of a module: its first words, and a directive for each public name; empty without any."""
+    """Return a module's section: its docstring, and a directive for each public name; empty without public names."""
     tree = ast.parse(_file(module).read_text(encoding="utf-8"))
     names = list(public_names(tree))
     if not names:
@@ -68,7 +67,7 @@ def section(module: str) -> str:
 
 
 def public_names(tree: ast.Module) -> Iterator[str]:
-    """Yield the functions and classes of a module that begin with no underscore."""
+    """Yield the names of a module's functions and classes that do not begin with an underscore."""
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
             yield node.name

@@ -1,4 +1,7 @@
-"""Check a built site: it fetches nothing, its links lead somewhere. ``python -m tools.documentation.built site``"""
+"""Check that a built site loads nothing from a network and has no dead links.
+
+Usage: ``python -m tools.documentation.built site``
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# What a browser fetches by itself when it shows a page, beside everything with a src.
+# Relations of links that a browser loads by itself when it shows a page, beside everything with a src.
 FETCHED = ("stylesheet", "icon", "preconnect", "preload", "modulepreload", "manifest")
 
 
 class Page(HTMLParser):
-    """The links of a page, what it fetches, and the places that links can lead to."""
+    """The links of a page, the files it loads, and its anchors."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -36,7 +39,7 @@ class Page(HTMLParser):
 
 
 def defects(site: Path) -> Iterator[str]:
-    """Yield what is wrong with a site: what comes from a network, dead links, and links to no place of a page."""
+    """Yield the defects of a site: files from a network, dead links, and links to anchors that do not exist."""
     for path in sorted(site.rglob("*.html")):
         page, name = _page(path), path.relative_to(site)
         for place in page.fetched:

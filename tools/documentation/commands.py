@@ -11,9 +11,9 @@ from vital_exp.mining.index import SCHEMA
 PAGE = "reference/commands.md"
 INTRODUCTION = """# Commands
 
-Each command takes `group=option` and `key=value`, and prints its keys and examples with `--help`. `-m` makes a run of
-every combination of values that are separated by commas. Every command is also `python -m vital_exp <name>`. What they
-return to the shell is on the page of [exit codes](exit-codes.md).
+Each command takes `group=option` and `key=value`, and prints its keys and examples with `--help`. With `-m`, commas
+separate several values of a key, and each combination of values becomes a run. Each command is also
+`python -m vital_exp <name>`. Its [exit codes](exit-codes.md) have a page of their own.
 """
 
 INDEX = f"""The file `index.sqlite` holds these tables:
@@ -25,12 +25,12 @@ INDEX = f"""The file `index.sqlite` holds these tables:
 
 
 def pages() -> dict[str, str]:
-    """Return the page of the commands, by its place in the site."""
+    """Return the page of the commands, by its path in the site."""
     return {PAGE: "\n".join([INTRODUCTION, *(section(name) for name in COMMANDS)])}
 
 
 def section(name: str) -> str:
-    """Return what the page says of one command."""
+    """Return the section of a command: its help, its groups and its keys."""
     file = next(file for file in configuration.files() if not file.group and file.name == name)
     own = [configuration.link(group) for group in groups(name)]
     listed = f"Groups: {', '.join(own)}." if own else "It has no groups."

@@ -17,7 +17,7 @@ FOLDER = "reference/configuration"
 
 @cache
 def files() -> tuple[File, ...]:
-    """Return every file of the configuration tree but the settings of experiments for single methods."""
+    """Return all files of the configuration tree, without the settings of experiments for single methods."""
     root = config_dir()
     paths = (path for path in sorted(root.rglob("*.yaml")) if "_own" not in path.parts)
     return tuple(read_file(path, root) for path in paths)
@@ -34,9 +34,9 @@ def command_names() -> list[str]:
 
 
 def meaning(key: Key, file: File) -> str:
-    """Return what a key means: by its own file, those it extends, the rest of its group, or any other.
+    """Return the comment on a key: of its own file, or else of a file it extends, of its group, or of any other file.
 
-    A key of an open mapping (``model.arguments.depth``) means what the mapping's says. Empty if nobody says anything.
+    A key of an open mapping (``model.arguments.depth``) has the comment on the mapping. Empty without any comment.
     """
     near = [file, *_bases(file), *(other for other in files() if other.group == file.group), *files()]
     name = key.name
@@ -54,7 +54,7 @@ def _bases(file: File) -> list[File]:
 
 
 def pages() -> dict[str, str]:
-    """Return the page of every group, and the page that lists them, by their place in the site."""
+    """Return the page of each group, and the page that lists them, by their path in the site."""
     made = {f"{FOLDER}/{group.replace('/', '-')}.md": _group_page(group) for group in group_names()}
     return {f"{FOLDER}.md": _list_of_groups(), **made}
 
@@ -70,10 +70,10 @@ def _list_of_groups() -> str:
         [
             "# Groups of the configuration",
             "",
-            "A command is told what to do by `group=option` and `key=value`; "
-            "what is not said has the value in these tables. "
+            "Arguments of a command are `group=option` and `key=value`; "
+            "all other options and keys have the defaults in these tables. "
             "`--cfg job` prints the whole configuration of a command.",
-            "The keys that a command has beside its groups are on the page of the [commands](commands.md).",
+            "The page of the [commands](commands.md) lists the keys that a command has beside its groups.",
             "",
             "| group | options |",
             "|---|---|",
@@ -98,12 +98,12 @@ def _group_page(group: str) -> str:
 
 
 def anchor(group: str, option: str) -> str:
-    """Return the name of the place of an option on the page of its group."""
+    """Return the anchor of an option on the page of its group."""
     return f"{group}-{option}".replace("/", "-").replace("_", "-")
 
 
 def _users(group: str) -> str:
-    """Return which commands have a group, and the option that each has as long as no other is asked for."""
+    """Return a line with the commands that have a group, and each command's default option."""
     found = []
     for name in command_names():
         if group in groups(name):
@@ -113,7 +113,7 @@ def _users(group: str) -> str:
 
 
 def defaults_of(command: str) -> dict[str, str]:
-    """Return the options that a command's own defaults list names, by group."""
+    """Return the options in a command's defaults list, by group."""
     content = yaml.safe_load((config_dir() / f"{command}.yaml").read_text(encoding="utf-8"))
     entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
     named = {str(group): option for entry in entries for group, option in entry.items()}
@@ -125,7 +125,7 @@ def defaults_of(command: str) -> dict[str, str]:
 
 
 def _section(file: File) -> Iterator[str]:
-    """Yield the lines that describe one option: its header, keys of its own, and the keys that it only sets."""
+    """Yield the lines on one option: its header, its own keys, and the keys of others that it sets."""
     if file.header:
         yield from (_shown(file.header), "")
     shared = {key.name for base in _bases(file) for key in base.keys}
@@ -154,6 +154,5 @@ def key_table(keys: list[Key], file: File) -> list[str]:
 
 
 def _shown(comment: str) -> str:
-    """Return a comment as Markdown: what would be markup is text, and keys are code."""
-    text = re.sub(r"([*_<>\[\]])", r"\\\1", comment)
-    return text
+    """Return a comment as Markdown text, with the characters of markup escaped."""
+    return re.sub(r"([*_<>\[\]])", r"\\\1", comment)

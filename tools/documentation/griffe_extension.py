@@ -1,8 +1,6 @@
-"""Hands the site's builder the docstrings in the form that it reads."""
+"""An extension of griffe, the site's reader of code, that converts docstrings."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import griffe
 
@@ -10,9 +8,9 @@ from tools.documentation.docstrings import readable
 
 
 class Docstrings(griffe.Extension):
-    """Makes every docstring readable."""
+    """Converts each docstring with :func:`readable`."""
 
-    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Change the docstring of an object that was read."""
+    def on_object(self, *, obj: griffe.Object, **_: object) -> None:
+        """Convert the docstring of an object."""
         if obj.docstring:
             obj.docstring.value = readable(obj.docstring.value)

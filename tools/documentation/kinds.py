@@ -1,5 +1,7 @@
-"""What kind of value a key takes: by the annotation of the class that reads it, the values that the code allows, or
-the kind of its default."""
+"""The kind of value that a configuration key takes.
+
+It comes from the values that the code allows, the annotation of the class that reads the key, or the key's default.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,15 @@ from vital_exp.config_mistakes import VALUES
 from vital_exp.config_tree import VISUALIZE
 
 PACKAGE = Path(vital_exp.__file__).parent
-# Classes that hold the keys of a place, where no _target_ says so.
+# Classes that hold the keys below a key without _target_.
 HOLDERS = {
     "model": "vital_exp.models.model_config.ModelConfig",
     "snapshots": "vital_exp.attacks.settings.Snapshots",
     "detector": "vital_exp.attacks.detector.DetectorTraining",
     "tuning": "vital_exp.attacks.fine_tuning.FineTuning",
 }
-UNKNOWN = "as its meaning says"  # of a key that is null, of which nobody else tells
-# What a key may hold that is null, or another key's value, as long as nobody says otherwise.
+UNKNOWN = "see its meaning"  # of a key whose default is null and that no other source describes
+# Kinds of keys whose default is null or another key's value, where no other source describes them.
 NULLS = {
     **dict.fromkeys(("checkpoint", "inception", "vocabulary", "concepts", "vectors", "sae", "index"), "a file or null"),
     **dict.fromkeys(("runs", "root"), "a folder, a list, or null"),
@@ -58,14 +60,14 @@ NULLS = {
     "variations": "whole number",
 }
 AUDIT = "vital_exp.attacks.settings.AuditSettings"
-# Keys without a group whose values are checked under their own name.
+# Keys without a group, whose values the code checks under the key's own name.
 TOP = ("mask", "pooling", "position", "relevance_method", "find_by", "list")
 PLURALS = {"int": "whole numbers", "float": "numbers", "str": "texts"}
 WORDS = {"bool": "true or false", "int": "whole number", "float": "number", "str": "text", "None": "null"}
 
 
 def kind_of(key: Key, file: File, meaning: str) -> str:
-    """Return in words what a key may hold: as the code checks it, else as it is annotated, else as its default is."""
+    """Return the kind of a key's value in words: by checks in the code, or else its annotation, or else its default."""
     if key.part:
         return "part"
     options = allowed_values().get(key.name, ())
@@ -90,7 +92,7 @@ def _annotated(key: Key, file: File) -> str:
 
 @cache
 def _targets(group: str, name: str) -> dict[str, str]:
-    """Return the classes that a file of the configuration builds, by the key that they are built of."""
+    """Return the classes that a file of the configuration builds, by the key that holds their arguments."""
     from vital_exp.config_tree import config_dir
 
     text = (config_dir() / group / f"{name}.yaml").read_text(encoding="utf-8")
@@ -110,7 +112,7 @@ def _targets(group: str, name: str) -> dict[str, str]:
 
 
 def _in_words(annotation: str) -> str:
-    """Return ``"number or null"`` for ``"float | None"``; empty for what has no words."""
+    """Return ``"number or null"`` for ``"float | None"``; empty for an annotation that ``WORDS`` does not cover."""
     pieces = re.split(r"\s*\|\s*(?![^\[]*\])", annotation)
     words = []
     for piece in pieces:
@@ -125,7 +127,7 @@ def _in_words(annotation: str) -> str:
 
 
 def _of_value(default: str) -> str:
-    """Return the kind of a default value; empty for null and for what other keys decide."""
+    """Return the kind of a default value; empty for null and for the value of another key."""
     value = yaml.safe_load(default) if "${" not in default else None
     if isinstance(value, str) and re.fullmatch(r"[-\d.]+e[-\d]+", value):
         return "number"  # YAML reads 1e-8 as text, OmegaConf as a number
@@ -157,7 +159,7 @@ def _allowed(call: ast.Call, path: Path) -> dict[str, tuple[str, ...]]:
     try:
         key, options = value(call.args[0]), value(call.args[2])
     except (NameError, AttributeError):
-        return {}  # known when it runs
+        return {}  # known only at run time
     if "." not in key and key not in TOP:
-        return {}  # an argument of a function, no key
+        return {}  # an argument of a function, not a key
     return {key: tuple(str(option) for option in options)}

@@ -1,4 +1,4 @@
-"""Relative links of a Markdown file, when the file moves to its place in the site."""
+"""Rewrites the relative links of a Markdown file for the file's path in the site."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ CODE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 
 
 def moved(text: str, source: Path, page: str, places: Mapping[Path, str], attach: Callable[[Path], str]) -> str:
-    """Return a page's text with its relative links pointing to where their files are in the site.
+    """Return a page's text with its relative links rewritten for the site.
 
     Args:
-        text: Markdown; links in code stay.
-        source: the file that holds it, an absolute path.
-        page: its place in the site, e.g. ``"results/masks.md"``.
-        places: the place in the site of every file that has one, by absolute path.
-        attach: puts any other file of the repository into the site and returns its place.
+        text: Markdown; links in code are not changed.
+        source: the file of the text, an absolute path.
+        page: the page's path in the site, e.g. ``"results/masks.md"``.
+        places: the path in the site of each file that is part of it, by the file's absolute path.
+        attach: adds another file of the repository to the site and returns its path there.
 
     Returns:
-        The text. Links to what does not exist stay as they are; the site's builder reports them.
+        The text. Links to missing files are not changed; the site's builder reports them.
     """
 
     def place_of(match: re.Match[str]) -> str:

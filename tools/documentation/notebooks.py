@@ -1,4 +1,4 @@
-"""A notebook as a page: its cells with the outputs that it holds; nothing is run."""
+"""A notebook as a page: its cells with their saved outputs, without a new run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path, PurePosixPath
 
 
 def page(file: Path, place: str) -> tuple[str, dict[str, Path | bytes]]:
-    """Return a notebook as Markdown, and its pictures by their place in the site.
+    """Return a notebook as Markdown, and its pictures by their path in the site.
 
     Args:
         file: the notebook.
-        place: its place in the site, e.g. ``"tutorials/audit.ipynb"``.
+        place: the notebook's path in the site, e.g. ``"tutorials/audit.ipynb"``.
     """
     from nbconvert import MarkdownExporter
 

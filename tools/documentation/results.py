@@ -1,4 +1,4 @@
-"""The list of what was measured."""
+"""The page that lists the results."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 INTRODUCTION = """# Results
 
-What was measured, on which machine, and the command that measures it again. The pages lie in `benchmarks/results/` of
-the repository, with their tables as CSV files.
+Each page says what was measured, on which machine, and with which command. The pages are in `benchmarks/results/` of
+the repository, beside their tables as CSV files.
 
 | page | command |
 |---|---|
@@ -16,7 +16,7 @@ the repository, with their tables as CSV files.
 
 
 def index(pages: Mapping[str, str]) -> str:
-    """Return the page that lists the pages of results, each with the first command that it names."""
+    """Return the page that lists the pages of results, each with the first command in its text."""
     rows = []
     for place, text in sorted(pages.items()):
         if place.startswith("results/") and place != "results/index.md":

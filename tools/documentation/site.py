@@ -1,4 +1,4 @@
-"""The folder of Markdown that the site is built from, and its navigation."""
+"""The folder of Markdown pages from which the site is built, and the site's navigation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tools.documentation import api, commands, configuration, notebooks, results
 from tools.documentation.links import moved
 
 ROOT = Path(__file__).resolve().parents[2]
-# Files at the root of the checkout, or in folders of their own, that are pages of the site.
+# Files at the root of the checkout that are pages of the site.
 PROJECT = ("CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md")
 # Tutorials in the order in which they are read.
 LESSONS = ("index", "own_model", "hidden_units", "concepts", "sweep", "audit", "atlas")
-# Tabs of the navigation: pages by their place, in this order, or sections of pages; what a pattern matches stands in
-# the order of names.
+# Tabs of the navigation: pages by their path, in this order, or sections of pages. Pages that match a pattern are
+# sorted by name.
 Entry = str | tuple[str, tuple[str, ...]]
 TABS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
     ("Home", ("index.md",)),
@@ -45,25 +45,25 @@ TABS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
 
 @dataclass
 class Site:
-    """The pages of a site, by their place in it.
+    """The pages and files of a site, by their path in it.
 
     Attributes:
-        pages: text of every Markdown page.
-        files: other files, by their place: pictures, what pages link to.
+        pages: the text of each Markdown page.
+        files: other files, such as pictures and the targets of links.
     """
 
     pages: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path | bytes] = field(default_factory=dict)
 
     def attach(self, file: Path) -> str:
-        """Take a file of the checkout into the site and return its place."""
+        """Add a file of the checkout to the site and return its path there."""
         place = f"files/{file.relative_to(ROOT).as_posix()}"
         self.files[place] = file
         return place
 
 
 def assemble(out: Path) -> Site:
-    """Write every page of the site into a folder, which is made anew, and ``mkdocs.yml`` beside the folder."""
+    """Write all pages into a folder, whose earlier content is removed, and ``mkdocs.yml`` beside the folder."""
     site = gather()
     shutil.rmtree(out, ignore_errors=True)
     for place, content in {**site.pages, **site.files}.items():
@@ -84,7 +84,7 @@ def assemble(out: Path) -> Site:
 
 
 def gather() -> Site:
-    """Return the site's pages: those of docs/, and those made from the code and the benchmarks."""
+    """Return the site: the pages of docs/, and those made from the code and the benchmarks."""
     site = Site()
     sources = written_pages()
     places = {file: _shown_at(place) for place, file in sources.items()} | {ROOT / "README.md": "index.md"}
@@ -104,7 +104,7 @@ def gather() -> Site:
 
 
 def written_pages() -> dict[str, Path]:
-    """Return the files that somebody has written, by their place in the site, pictures among them."""
+    """Return the files that are written by hand, pictures among them, by their path in the site."""
     docs = {p.relative_to(ROOT / "docs").as_posix(): p for p in sorted((ROOT / "docs").rglob("*")) if p.is_file()}
     measured = {f"results/{p.name}": p for p in sorted((ROOT / "benchmarks/results").iterdir())}
     project = {f"project/{Path(name).stem.lower().replace('_', '-')}.md": ROOT / name for name in PROJECT}
@@ -112,15 +112,15 @@ def written_pages() -> dict[str, Path]:
 
 
 def _shown_at(place: str) -> str:
-    """Return where a file is in the site: a notebook is a page."""
+    """Return the path at which the site shows a file; a notebook becomes a Markdown page."""
     return str(PurePosixPath(place).with_suffix(".md")) if place.endswith(".ipynb") else place
 
 
 def navigation(site: Site) -> list[dict[str, object]]:
-    """Return the tabs with their pages; every page stands in one.
+    """Return the tabs with their pages; each page is in one tab.
 
     Raises:
-        ValueError: a page that no tab has.
+        ValueError: a page is in no tab.
     """
     left = sorted(site.pages)
 

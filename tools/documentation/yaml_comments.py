@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-# Words of a file that are no keys of the configuration.
+# Top-level words of a file that are no keys of the configuration.
 NOT_KEYS = ("defaults", "hydra")
 
 
@@ -19,9 +19,9 @@ class Key:
 
     Attributes:
         name: its full name in the composed configuration, ``references.count``.
-        default: its value as the file spells it; of a part that is built, its class.
-        comment: what the file says of it, empty if nothing.
-        part: whether it is a part with keys of its own (``transforms.crop``).
+        default: its value as the file spells it; for a part with a ``_target_``, the class.
+        comment: the file's comment on it; empty without one.
+        part: whether it is a part with a ``_target_`` and keys of its own (``transforms.crop``).
     """
 
     name: str
@@ -35,11 +35,11 @@ class File:
     """A configuration file.
 
     Attributes:
-        group: its folder, empty for a command's own file.
-        name: without ending.
-        header: the comment that it begins with.
+        group: its folder; empty for a command's own file.
+        name: its name without suffix.
+        header: the comment at its beginning.
         bases: the files of the same group that it extends.
-        keys: in the order of the file.
+        keys: its keys, in the order of the file.
     """
 
     group: str
@@ -50,7 +50,7 @@ class File:
 
 
 def read_file(path: Path, root: Path) -> File:
-    """Read a file of the configuration tree whose root is given."""
+    """Read a file of the configuration tree below ``root``."""
     text = path.read_text(encoding="utf-8")
     lines = [*text.splitlines(), ""]
     group = path.parent.relative_to(root).as_posix().removeprefix(".")
@@ -66,7 +66,7 @@ def read_file(path: Path, root: Path) -> File:
 
 
 def _keys(node: yaml.MappingNode, place: str, lines: list[str], first: int) -> Iterator[Key]:
-    """Yield the keys of a mapping and of the mappings in it; comments begin after line ``first``."""
+    """Yield the keys of a mapping and of its nested mappings; comments of keys begin after line ``first``."""
     for name, value in node.value:
         if name.value in NOT_KEYS or name.value == "_target_":
             continue
@@ -92,7 +92,7 @@ def _spelled(value: yaml.Node, lines: list[str]) -> str:
 
 
 def _comment(name: yaml.Node, value: yaml.Node, lines: list[str], first: int) -> str:
-    """Return the comment behind a key's value, or the lines of comment right above the key."""
+    """Return the comment behind a key's value, or else the comment lines right above the key."""
     nested = isinstance(value, yaml.MappingNode) and not value.flow_style
     mark = name.end_mark if nested else value.end_mark
     if behind := re.match(r":?\s*# ?(.*)", lines[mark.line][mark.column :]):

@@ -1,1 +1,1 @@
-"""The commands: each reads the configuration and calls the library. Nothing here imports torch until a job runs."""
+"""The commands: each composes its configuration and calls the library. torch is imported when a job runs."""

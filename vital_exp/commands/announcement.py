@@ -1,4 +1,4 @@
-"""The line that says at once what a command prepares. Imports no torch."""
+"""The line that a command prints at once: what it prepares. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 LISTS = ("layers", "facets")
-LONGEST = 60  # letters of what a line names
+LONGEST = 60  # letters of a name in the line
 
 
 def announcement(content: Mapping[str, object], command: str) -> str | None:
-    """Return the line for a command's composed configuration; None where the answer is there at once."""
+    """Return the line for a command's composed configuration; None for a command that answers at once."""
     if command not in PREPARED:
         return None
     if content.get("list") is not None:
         if content["list"] not in LISTS:
-            return None  # told as a mistake
+            return None  # the job reports the mistake
         return f"preparing the {content['list']} of {_model(content)}"
     return f"preparing {PREPARED[command](content)}"
 

@@ -1,4 +1,4 @@
-"""vital-atlas: a whole network as a site: every unit's pictures, images, numbers and neighbours."""
+"""vital-atlas: a site of a whole network, with the pictures, images, numbers and neighbours of each unit."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from vital_exp.visualization.ranks import Ranks
 
 COMMAND = "atlas"
-# The atlas when nothing is asked for: a part of the embedded network's units, in three minutes on two cores.
+# The atlas of a command without arguments: some units of the embedded network, in three minutes on two cores.
 DEMO = ("units=0-9", "steps=100", "facets=1", "map=pca", 'overrides=["references.count=8"]')
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; with no argument an embedded network and images drawn by code."""
+    """Run the command; without arguments it uses an embedded network and images drawn by code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not _any("(model|images|layers|compare|sae|concepts)=", given):
         given = [*(one for one in DEMO if not _any(re.escape(one.partition("=")[0]) + "=", given)), *given]
     if _any("(?i:dry_run=true$)", given):
         given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
-        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # nothing is made, so no folder for it
+        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # no folder, for nothing is made
     if outer_ranks()[0] == 0:
         run_app("vital-atlas", COMMAND, atlas_job, given)
-    with tempfile.TemporaryDirectory() as place:  # rank 0 has the folder, and tells what happens
+    with tempfile.TemporaryDirectory() as place:  # rank 0 has the run folder, and prints the lines
         given = [argument for argument in given if not re.match(r"hydra\.(run|sweep)\.dir=", argument)]
         given += [f"hydra.run.dir={place}", f"hydra.sweep.dir={place}"]
         given += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _any(pattern: str, arguments: list[str]) -> bool:
-    """Whether an argument begins with one of some words."""
+    """Whether an argument begins with a match of the pattern, behind any plus signs."""
     return any(re.match(rf"\+*({pattern})", argument, re.IGNORECASE) for argument in arguments)
 
 
@@ -65,7 +65,7 @@ def atlas_job(config: Configuration) -> int:
 
 
 def _ranks(config: Configuration) -> Ranks:
-    """Return the processes of this job, those that are to be started included."""
+    """Return the ranks of this job; a launcher among them starts those that do not run yet."""
     with uncollected():
         from vital_exp.setup.parts import device_count
         from vital_exp.visualization.launcher import Launcher, end_with_launcher
@@ -88,7 +88,7 @@ def _atlas(config: Configuration, out: Path, ranks: Ranks) -> int:
     out = Path(ranks.broadcast(str(out)))
     store = AtlasRun(asked, out, ranks, HydraConfig.get().overrides.task).run()
     if ranks.rank > 0:
-        return 0  # rank 0 says how the job ended
+        return 0  # rank 0 reports the outcome
     record_config(config, out)
     failed = store.count(status=FAILED)
     print(f"atlas: {store.path} ({store.count()} units of {len(store.layers())} layers, {failed} failed)")

@@ -1,4 +1,4 @@
-"""vital-audit: how far can the pictures of a run be trusted?"""
+"""vital-audit: check how far the pictures of a run can be trusted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vital_exp.errors import UsageError
 from vital_exp.terminal_tables import wrapped
 
 COMMAND = "audit"
-# Keys that say what is audited, or are Hydra's; the others are settings of the checks.
+# Configuration keys that are no settings of the checks.
 NO_SETTINGS = ("run", "check", "cache_dir")
 
 
@@ -25,12 +25,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not any(re.match(r"\+*run=", argument) for argument in given):
-        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # a mistake: no folder for it
+        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # a mistake, which needs no folder
     run_app("vital-audit", COMMAND, audit_job, given)
 
 
 def audit_job(config: Configuration) -> int:
-    """Run one check; returns the number of failed targets, of which there are none."""
+    """Run one check; return the number of failed targets, always 0."""
     content: dict[str, Any] = plain(config)
     run = content["run"]
     runs = [run] if isinstance(run, str) else run

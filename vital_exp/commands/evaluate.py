@@ -32,14 +32,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     given = [_quoted(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     if any(re.match(r"\+*run=", argument) for argument in given):
-        # The run folder is where everything goes, and Hydra would make one that does not exist.
+        # All output goes to the run folder itself; Hydra would create it where the path is mistyped.
         given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
         given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]
     run_app("vital-evaluate", COMMAND, evaluate_job, given)
 
 
 def _quoted(argument: str) -> str:
-    """Quote a name pattern: Hydra would take its braces for a mapping."""
+    """Quote a name pattern, whose braces Hydra would parse as a mapping."""
     key, _, value = argument.partition("=")
     if key.lstrip("+") != "pattern" or value[:1] in ("'", '"'):
         return argument
@@ -47,7 +47,7 @@ def _quoted(argument: str) -> str:
 
 
 def evaluate_job(config: Configuration) -> int:
-    """Score the pictures of one job; returns how many of them could not be read."""
+    """Score the pictures of one job; return the number of pictures that could not be read."""
     if config.study or config.answers is not None:
         return _study(config)
     return _score(config)
@@ -84,7 +84,7 @@ def _score(config: Configuration) -> int:
 
 
 def _keep(table: Evaluation, run: Path) -> None:
-    """Write the metrics of a run, and its page, which shows them."""
+    """Write the metrics of a run, and its page with these metrics."""
     from vital_exp.reporting.gallery import write_gallery
 
     table.save(run)
@@ -92,7 +92,7 @@ def _keep(table: Evaluation, run: Path) -> None:
 
 
 def _send(config: Configuration, run: Path, found: Evaluation) -> None:
-    """Send the metrics of a run to Weights & Biases, if that is asked for."""
+    """Send the metrics of a run to Weights & Biases, if wandb=true."""
     if config.wandb:
         from vital_exp.reporting.scores_dashboard import log_scores
 
@@ -100,7 +100,7 @@ def _send(config: Configuration, run: Path, found: Evaluation) -> None:
 
 
 def _tell(sweep: Path, config: Configuration, run: Path, found: Evaluation | UsageError) -> None:
-    """Keep the metrics of one run of several and say what they are."""
+    """Write the metrics of one run of a sweep and print them in a line."""
     name = os.path.relpath(run, sweep.resolve())
     if isinstance(found, UsageError):
         print(wrapped(f"{name}: not scored: {found}"), flush=True)
@@ -108,30 +108,29 @@ def _tell(sweep: Path, config: Configuration, run: Path, found: Evaluation | Usa
     _keep(found, run)
     count, lost = len(found.targets), len(found.unreadable)
     unread = f", {lost} could not be read" if lost else ""
-    told = f"{name}: {found.line()} ({count} {'picture' if count == 1 else 'pictures'}{unread})"
-    print(wrapped(told), flush=True)
+    print(wrapped(f"{name}: {found.line()} ({count} {'picture' if count == 1 else 'pictures'}{unread})"), flush=True)
     _send(config, run, found)
 
 
 def _study(config: Configuration) -> int:
-    """Write the study of a run, or of a folder of runs, or read its answers back; a run is scored too."""
+    """Write the study of a run or a folder of runs, or read its answers back. A single run is scored too."""
     from vital_exp.reporting.study_page import write_study
     from vital_exp.reporting.sweep import read_sweep
 
     if config.run is None:
-        raise UsageError("run", None, "the study is of a run folder, or of a folder of run folders")
+        raise UsageError("run", None, "a study needs a run folder, or a folder of run folders")
     root = Path(config.run).expanduser()
     runs, out = find_runs([root], "run"), root / "study"
     if config.answers is not None:
         return _answers(config, out)
     unreadable = _score(config) if is_run(root) else 0
     page = write_study(read_sweep(runs, "run"), out, config.study_targets, config.study_seed)
-    print(f"study: {page} (what its codes stand for: {page.with_name('key.json')}; answers=file reads answers back)")
+    print(f"study: {page} (its codes: {page.with_name('key.json')}; answers=file reads answers back)")
     return unreadable
 
 
 def _answers(config: Configuration, out: Path) -> int:
-    """Read what people answered into the metrics of the runs."""
+    """Add people's answers to the metrics of the runs."""
     from vital_exp.evaluation.study import read_answers, read_key, study_tables
     from vital_exp.runs.evaluate import settings_of
 
@@ -148,7 +147,7 @@ def _answers(config: Configuration, out: Path) -> int:
 
 
 def _places(config: Configuration) -> tuple[Path, Path]:
-    """Where the pictures are, and where the table goes."""
+    """The folder of the pictures, and the folder for the table."""
     if config.pictures is not None:
         return Path(config.pictures).expanduser(), Path(HydraConfig.get().runtime.output_dir)
     run = Path(config.run).expanduser()

@@ -1,4 +1,4 @@
-"""The help text of a command and of a group, without composing a configuration. Imports no torch."""
+"""The help text of a command and of a group, without a composed configuration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ WIDTH = 80  # columns of a terminal
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether a command line has ``--help``, the beginning of it, or ``-h``."""
+    """Whether a command line has ``-h``, ``--help`` or an abbreviation of it."""
     return any(word == "-h" or (len(word) > len("--h") and "--help".startswith(word)) for word in arguments)
 
 
 def help_text(command: str, arguments: Sequence[str] = ()) -> str:
     """Return the help of a command, or of the group that the arguments name (``--help model``).
 
-    The command's is ``hydra.help.template`` of its configuration with the groups filled in. Hydra's own way composes
-    the configuration and copies it twice for each group: two seconds for a page of text.
+    The help of a command is ``hydra.help.template`` of its configuration, with the groups filled in. Hydra itself would
+    compose the configuration and copy it twice for each group, which takes two seconds.
     """
     if asked := [word for word in arguments if word in groups(command)]:
         return _group_text(asked[0])
@@ -33,7 +33,7 @@ def help_text(command: str, arguments: Sequence[str] = ()) -> str:
 
 
 def _shortened(start: str, options: Sequence[str]) -> str:
-    """Return one line that names the options, as many as the terminal has room for."""
+    """Return one line with as many options as the terminal has room for."""
     whole = start + ", ".join(options)
     if len(whole) <= WIDTH:
         return whole

@@ -1,4 +1,4 @@
-"""Run a Hydra app the way every command does: one line for a mistake, and exit codes that mean something."""
+"""Runs the Hydra app of every command: a mistake is one line, and exit codes say how the command ended."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from vital_exp.run_folders import is_run
 from vital_exp.setup.checks import check_early
 
 MISTAKE = 2  # exit code of a user's mistake
-SOME_FAILED = 3  # exit code when targets failed and the others went on
+SOME_FAILED = 3  # exit code when some targets failed
 INTERRUPTED = 130  # exit code after Ctrl-C, the shell's convention
-BROKEN_PIPE = 141  # and after SIGPIPE
-# Hydra's flags; argparse takes their beginnings too.
+BROKEN_PIPE = 141  # exit code after SIGPIPE, the shell's convention
+# Hydra's flags; argparse accepts abbreviations of them too.
 FLAGS = (
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
@@ -53,28 +53,28 @@ logger = logging.getLogger(__name__)
 
 
 class JobEnded(Exception):
-    """A job in another process (Hydra's joblib and submitit launchers) ended with an exit code other than 0.
+    """A job in another process (of Hydra's joblib or submitit launcher) ended with an exit code other than 0.
 
-    Its arguments: the code, and the folder of the sweep.
+    Its arguments are the code and the folder of the sweep.
     """
 
 
 class Value(float):
-    """What a job returns to a sweeper that looks for the best configuration."""
+    """The value that a job returns to a sweeper, which optimises it over configurations."""
 
 
 Job = Callable[[Configuration], "int | Value"]
 
 
 def run_app(command: str, config_name: str, job: Job, arguments: Sequence[str]) -> None:
-    """Run ``job`` on the configuration the arguments compose, once or, with ``-m``, for each of a sweep; then exit.
+    """Run ``job`` on the configuration that the arguments compose, or, with ``-m``, on each of a sweep; then exit.
 
-    A mistake in one job of a sweep is told when that job ends, and the others run all the same.
+    A mistake in one job of a sweep is reported when the job ends; the other jobs run nevertheless.
 
     Args:
-        command: the command's name, put before a message.
-        config_name: the primary configuration.
-        job: is given the checked configuration; returns the number of failed targets, or a value when none failed.
+        command: the command's name, which precedes messages.
+        config_name: the name of the primary configuration.
+        job: maps the checked configuration to the number of failed targets, or, if none failed, to a value.
         arguments: the command line without the program's name.
     """
     with _sigterm_as_ctrl_c():
@@ -94,13 +94,13 @@ def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str])
         if code and (os.getpid() != process or config.get("sweep_metric")):
             raise JobEnded(code, str(HydraConfig.get().sweep.dir))
         codes.append(code)
-        return code  # a plain number: the launcher keeps what a job returns, or raises, alive during the later jobs
+        return code  # a plain number, since the launcher keeps what jobs return or raise in memory for the whole sweep
 
     unknown = next((argument for argument in arguments if not _is_known(argument)), None)
     if unknown is not None:
         return _tell(command, f"{unknown}: no such flag; keys are given without dashes, steps=3 (see --help)")
     overrides = [canonical(argument, config_name) for argument in arguments if _is_override(argument)]
-    # Flags first: argparse takes the overrides on one side of them only.
+    # Flags come first, because argparse accepts overrides on one side of them only.
     sys.argv = [command, *(argument for argument in arguments if not _is_override(argument)), *overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing a traceback and exiting with 1
     try:
@@ -130,24 +130,22 @@ def _run_app(command: str, config_name: str, job: Job, arguments: Sequence[str])
 
 
 def _stay() -> None:
-    """Work in the folder where the command was started, which relative paths in the configuration are meant from."""
+    """Work in the folder where the command was started, for relative paths in the configuration start there."""
     settings = HydraConfig.get()
     if settings.job.chdir:
-        os.chdir(settings.runtime.cwd)  # Hydra goes back by itself
+        os.chdir(settings.runtime.cwd)  # Hydra changes back by itself
         _tell_of_chdir()
 
 
 @cache
 def _tell_of_chdir() -> None:
-    place = (
-        "relative paths are those of the folder where the command was started, and what is made goes to the run folder"
-    )
-    logger.warning("hydra.job.chdir=true changes nothing: %s", place)
+    place = "relative paths start at the folder where the command was started, and all output goes to the run folder"
+    logger.warning("hydra.job.chdir=true has no effect: %s", place)
 
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Answer SIGTERM, how schedulers end a job, as Ctrl-C is answered."""
+    """Handle SIGTERM, with which schedulers end a job, like Ctrl-C."""
 
     def interrupted(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -163,14 +161,14 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _metrics(names: Any) -> Sequence[MetricNeeds]:
-    """Return the metrics of names; torch is imported only when somebody asks."""
+    """Return metrics by name; torch is imported at the first call."""
     from vital_exp.evaluation.metrics import chosen
 
     return chosen(names)
 
 
 def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> int | Value:
-    """Run one job and tell its mistake, if it has one; return an exit code, or its value."""
+    """Run one job and report its mistake, if it has one; return an exit code, or the job's value."""
     settings = HydraConfig.get()
     sweep = settings.mode == RunMode.MULTIRUN
     name = f"{command}: job {settings.job.num}" if sweep else command
@@ -204,7 +202,7 @@ def _exit_code(command: str, config_name: str, job: Job, config: DictConfig) -> 
         reason = str(interruption) or "interrupted"
         raise KeyboardInterrupt(f"{reason}; the same command with hydra.{key}.dir={folder} goes on") from interruption
     if ranks > 1 and not everywhere:
-        sys.exit(code)  # the other ranks would wait for this one in the next job
+        sys.exit(code)  # otherwise the other ranks would wait for this one in the next job
     return code
 
 
@@ -215,15 +213,15 @@ def _announce(content: Mapping[str, object], config_name: str) -> None:
 
 
 def _note_mistake(folder: Path, mistake: str) -> None:
-    """Keep why a job of a sweep made nothing, for the table of the sweep and its report."""
+    """Write down why a job of a sweep made nothing, for the closing table of the sweep and the report."""
     if folder.is_dir() and not is_run(folder):
         with suppress(OSError):
             (folder / MISTAKE_FILE).write_text(mistake, encoding="utf-8")
 
 
 def _remove_unused(folder: Path) -> None:
-    """Remove outputs/<date>/<time>, which Hydra makes before a job begins, if all that is in it is an empty log."""
-    with suppress(OSError):  # a folder with other runs stays
+    """Remove outputs/<date>/<time>, which Hydra creates before a job, if it holds nothing but an empty log."""
+    with suppress(OSError):  # parents with other runs stay
         if any(path.is_dir() or path.stat().st_size for path in folder.iterdir()):
             return
         for path in folder.iterdir():
@@ -242,7 +240,7 @@ def _is_known(argument: str) -> bool:
 
 
 def _file_problem(error: OSError, folders: dict[str, str]) -> str:
-    """Say which file could not be written or read, and the key of the folder it is in."""
+    """Return a message with the file that could not be written or read, and the key of its folder."""
     place = str(error.filename or folders["hydra.run.dir"])
     key = next((key for key, folder in folders.items() if place.startswith(os.path.expanduser(folder))), "file")
     return f"{key}={place}: {error.strerror or error}"
@@ -253,7 +251,7 @@ def _mistake(error: Exception, overrides: Sequence[str], config_name: str) -> st
 
 
 def _reader_gone() -> int:
-    """Print to nobody from now on: who read it (``| head``) has gone. Returns the exit code."""
+    """Discard all further output, because its reader (``| head``) has ended. Return the exit code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return BROKEN_PIPE
 

@@ -1,4 +1,4 @@
-"""Import what a command needs without the garbage collector."""
+"""Imports of commands, without the garbage collector."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import inside without looking for reference cycles.
+    """Switch the garbage collector off for the imports in this context.
 
-    What modules make stays until the process ends: the collector's search through it took a quarter of the imports'
-    time. Once frozen, it is not searched later either. Where nothing is imported, as in the second job of a sweep,
-    nothing is frozen: what the job before left behind must go.
+    Objects of modules live until the process ends, and searching them for reference cycles took a quarter of the
+    imports' time. They are frozen at the end, so that later collections skip them too. Where nothing was imported, as
+    in the second job of a sweep, nothing is frozen: garbage of the job before must still be collected.
     """
     if not gc.isenabled():
         yield

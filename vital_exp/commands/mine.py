@@ -1,4 +1,4 @@
-"""vital-mine: find the images and patches that drive units; compute the MACO spectrum of an image folder."""
+"""vital-mine: find the images and patches that drive units, find concepts, or compute the spectrum of a folder."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from vital_exp.targets.autoencoder import SparseAutoencoder
 
 COMMAND = "mine"
-# What there is to mine when nothing is said: a part of the embedded network, so that it takes no more than a minute.
-# Each with what it would have no effect beside.
+# Overrides of a command without arguments: some units of the embedded network, in less than a minute. Beside each
+# stands the argument with which the override would have no effect.
 DEMO = {"channels=0-31": "concepts=", "k=20": None, "patch.search=strongest": "patches=false"}
 LISTS = ("layers",)
 CORRUPT_SHOWN = 5
-SPECTRUM_BATCH = 16  # images that the time of a spectrum is measured by
+SPECTRUM_BATCH = 16  # images whose loading is timed, to estimate the time of a spectrum
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; with no argument an embedded network and images drawn by code."""
+    """Run the command; without arguments it uses an embedded network and images drawn by code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not {"-m", "--multirun"} & set(given):
         given = [_quoted(argument) if argument.startswith("find=") else argument for argument in given]
@@ -51,17 +51,17 @@ def main(arguments: list[str] | None = None) -> None:
         given = [*(one for one, idle in DEMO.items() if not (idle and _any(idle, given))), *given]
     if _any("list=", given) or _any("(?i:dry_run=true$)", given):
         given = [argument for argument in given if not argument.startswith("hydra.run.dir=")]
-        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # nothing is made, so no folder for it
+        given = ["hydra.run.dir=.", "hydra/job_logging=stdout", *given]  # no folder, for nothing is made
     run_app("vital-mine", COMMAND, mine_job, given)
 
 
 def _any(pattern: str, arguments: list[str]) -> bool:
-    """Whether an argument begins with one of some words."""
+    """Whether an argument begins with a match of the pattern, behind any plus signs."""
     return any(re.match(rf"\+*({pattern})", argument, re.IGNORECASE) for argument in arguments)
 
 
 def _quoted(argument: str) -> str:
-    """Return key=value with the value in quotes, for words and files' names have commas, colons and apostrophes."""
+    """Return key=value with the value in quotes, because words and file names hold commas, colons and apostrophes."""
     key, _, value = argument.partition("=")
     if value in ("", "null") or value[0] in "'\"[":
         return argument
@@ -70,7 +70,7 @@ def _quoted(argument: str) -> str:
 
 
 def mine_job(config: Configuration) -> int:
-    """Run one job; returns the number of failed targets, of which there are none: corrupt images are listed."""
+    """Run one job; return the number of failed targets, always 0. Corrupt images are only listed."""
     if config.list is not None:
         return _list(config)
     out = Path(HydraConfig.get().runtime.output_dir)
@@ -101,7 +101,7 @@ def _mine(config: Configuration, out: Path) -> int:
         units = list(write_sheets(index, mining.folder, out, config.progress, mined))
         notes = {unit: names.note(unit) for unit in units}
         print(f"page: {write_page(index, out, units, notes, found=found)} (contact sheets of {len(units)} units)")
-    if config.pooling == "max" and config.sae is None:  # others are no references, or need more keys than fit a line
+    if config.pooling == "max" and config.sae is None:  # other indices are no references, or need too many keys
         layer, number = found.units[0] if found and found.units else index.units()[0]
         kind = ["target=direction", f"target.vectors={config.directions}"] if config.directions else ["target=channel"]
         place = [f"target.position={config.position}"] if config.position else []
@@ -111,20 +111,20 @@ def _mine(config: Configuration, out: Path) -> int:
 
 
 def _open(described: dict[str, str], out: Path) -> None:
-    """Print what is mined before the first pass begins."""
+    """Print a description of the mining before its first pass."""
     from vital_exp.mining.plan import told
 
     print(told({**described, "folder": str(out)}), flush=True)
 
 
 def _next(asked: list[str]) -> str:
-    """Return the command that makes pictures of what was mined."""
+    """Return the line with the command that makes pictures of the mined units."""
     model = [one for one in HydraConfig.get().overrides.task if re.match(r"\+*model[.=@]", one)]
     return f"next: vital-visualize {shlex.join([*model, *asked])}"
 
 
 def _names(config: Configuration, mining: Mining, index: Index, out: Path) -> Names:
-    """Name the units of an index, as far as that is asked for, into names.csv."""
+    """Name the units of an index by words, labels and formulas, where asked for, and write names.csv."""
     from vital_exp.naming.formulas import best_formulas
     from vital_exp.naming.labels import chosen_labels, folder_labels, label_scores, unit_values
     from vital_exp.naming.names import Names
@@ -153,7 +153,7 @@ def _names(config: Configuration, mining: Mining, index: Index, out: Path) -> Na
 
 
 def _query(config: Configuration, folder: ImageFolder, network: VisionNetwork) -> tuple[Query, Clip | None] | None:
-    """Return what units are looked for by, and CLIP where it compares: their mistakes come before a long mining."""
+    """Return the query for units, and CLIP if it compares them; mistakes are reported before a long mining."""
     if config.find is None:
         return None
     from vital_exp.naming.find import EMBEDDING, KEY, read_query
@@ -166,7 +166,7 @@ def _query(config: Configuration, folder: ImageFolder, network: VisionNetwork) -
 def _found(
     config: Configuration, query: tuple[Query, Clip | None] | None, mining: Mining, index: Index, out: Path
 ) -> Found | None:
-    """Print the units that answer to a query, and write find.csv and find.jpg; None where there is none."""
+    """Print the units that answer to a query, and write find.csv and find.jpg; None without a query."""
     if query is None:
         return None
     from vital_exp.naming.find import find_units, printed, write_table
@@ -215,7 +215,7 @@ def _concept_mining(config: Configuration) -> ConceptMining:
     network = _network(config).to(device_of(config))
     layers = _layers(config, network)
     if len(layers) != 1:
-        raise UsageError("layers", layers, "concepts are of one layer")
+        raise UsageError("layers", layers, "concepts are found in one layer: name one")
     keys = dict(config.concepts)
     given, root = keys.pop("class"), _folder(config)
     if given is not None:
@@ -229,7 +229,7 @@ def _concept_mining(config: Configuration) -> ConceptMining:
 
 
 def _mining(config: Configuration) -> Mining:
-    """Return what the configuration asks for."""
+    """Return the mining that the configuration asks for."""
     with uncollected():
         from vital_exp.mining.images import ImageFolder
         from vital_exp.mining.mine import Mining
@@ -254,21 +254,21 @@ def _network(config: Configuration) -> VisionNetwork:
 
 
 def _loader(config: Configuration) -> Loader | None:
-    """Return the user's function that reads images; None where there is none."""
+    """Return the user's function that loads images; None where there is none."""
     from vital_exp.references.arrays import Loader
 
     return None if config.loader is None else Loader.named(str(config.loader), "loader")
 
 
 def _folder(config: Configuration) -> Path:
-    """Return the folder of images; without one an embedded network has drawn ones."""
+    """Return the folder of images; for an embedded network the default is a folder of drawn images."""
     from vital_exp.mining.drawn import drawn_folder
     from vital_exp.setup.image_root import image_root
 
     if config.images:
         return image_root(config.images, config.cache, "images")
     if config.model.source != "embedded":
-        raise UsageError("images", config.images, "a folder of images is needed, any tree")
+        raise UsageError("images", config.images, "a folder of images is needed, with any sub-folders")
     return drawn_folder(config.cache)
 
 
@@ -282,7 +282,7 @@ def _units(config: Configuration, network: VisionNetwork) -> Units:
 
 
 def _layers(config: Configuration, network: VisionNetwork) -> list[str]:
-    """Return the layers that are asked for; the last of those that are aligned by default."""
+    """Return the layers that the configuration names; by default the last aligned layer."""
     from vital_exp.models.layers import alignment
     from vital_exp.models.network import Recipe
 
@@ -297,7 +297,7 @@ def _directions(config: Configuration, layers: list[str]) -> dict[str, Tensor]:
     if config.directions is None:
         return {}
     if len(layers) != 1:
-        raise UsageError("directions", config.directions, f"directions are of one layer, and layers={layers}")
+        raise UsageError("directions", config.directions, f"directions belong to one layer, and layers={layers}")
     try:
         return {layers[0]: load_directions(config.directions)}
     except UsageError as error:
@@ -312,7 +312,7 @@ def _features(config: Configuration, layers: list[str], network: VisionNetwork) 
     if config.sae is None:
         return {}
     if len(layers) != 1:
-        raise UsageError("sae", config.sae, f"an autoencoder is of one layer, and layers={layers}")
+        raise UsageError("sae", config.sae, f"an autoencoder reads one layer, and layers={layers}")
     keys = {**config.autoencoder, "checkpoint": config.sae, "layer": layers[0]}
     try:
         return {layers[0]: load_autoencoder(keys, unit_shape(network, layers[0], "layers")[0])}
@@ -322,7 +322,7 @@ def _features(config: Configuration, layers: list[str], network: VisionNetwork) 
 
 
 def _relevance(config: Configuration, network: VisionNetwork) -> ClassRelevance | None:
-    """Return which class's relevance images are ranked by."""
+    """Return the class whose relevance ranks the images; None for another ranking."""
     from vital_exp.mining.units import RELEVANCE, ClassRelevance
 
     if config.pooling != RELEVANCE or config["class"] is None:
@@ -331,7 +331,7 @@ def _relevance(config: Configuration, network: VisionNetwork) -> ClassRelevance 
 
 
 def _record(config: Configuration, out: Path, network: VisionNetwork, batch_size: int) -> None:
-    """Write what was asked for, and where the index comes from."""
+    """Write the configuration and provenance.json, the origin of the index."""
     import json
 
     from vital_exp.recorded_config import record_config

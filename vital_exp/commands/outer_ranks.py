@@ -1,4 +1,7 @@
-"""Which of several processes this one is, that something started as one job. Imports no torch where nothing did."""
+"""The rank of this process, where a launcher outside vital_exp has started several as one job.
+
+Imports no torch in a process that stands alone.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from vital_exp.errors import UsageError
 
 
 def outer_ranks() -> tuple[int, int]:
-    """Return this process's number, and how many there are, of the ranks that something started as one job."""
+    """Return this process's rank, and the number of ranks; (0, 1) for a process that stands alone."""
     if not {"LOCAL_RANK", "SLURM_NTASKS"} & set(os.environ):
         return 0, 1
     from vital_exp.visualization.starters import environment
 
-    with suppress(UsageError):  # which the job tells
+    with suppress(UsageError):  # the job reports the mistake
         if (started := environment()) is not None:
             return started.global_rank(), started.world_size()
     return 0, 1

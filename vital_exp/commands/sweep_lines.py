@@ -1,4 +1,4 @@
-"""What a sweep says of its jobs: what differs between them, and at the end one table. Imports no torch."""
+"""The lines of a sweep on the terminal: how its jobs differ, and one table at the end. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from omegaconf import DictConfig
 
 from vital_exp.commands.outer_ranks import outer_ranks
 
-JOB = re.compile(r"\t#(\d+) : (.*)", re.DOTALL)  # a line of Hydra's launchers
-# An override in such a line: its spaces are inside quotes, or behind a backslash.
+JOB = re.compile(r"\t#(\d+) : (.*)", re.DOTALL)  # a line of Hydra's launchers about a job
+# An override in such a line; spaces in it are inside quotes, or behind a backslash.
 OVERRIDE = re.compile(r"""(?:\\.|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^\s'"\\])+""", re.DOTALL)
 
-ONLY_ASKS = "dry_run=true|list=.*"  # with one of these a command prints, and makes nothing
+ONLY_ASKS = "dry_run=true|list=.*"  # arguments with which a command only prints
 
 
 class JobLines(logging.Filter):
-    """Shortens the lines of Hydra's launchers to a job's number and what it does not share with the command line."""
+    """Shortens the lines of Hydra's launchers to a job's number and the overrides that are not on the command line."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change the message of a line about a job."""
+        """Shorten the message if it is about a job; let every message pass."""
         if found := JOB.fullmatch(record.getMessage()):
             shared = {_compared(one) for one in sys.argv[1:]}
             own = " ".join(one for one in OVERRIDE.findall(found[2]) if _compared(one) not in shared)
@@ -32,24 +32,24 @@ class JobLines(logging.Filter):
 
 
 def _compared(override: str) -> str:
-    """An override without what Hydra writes otherwise: it quotes and escapes, and True stands for true."""
+    """An override in a form to compare: Hydra adds quotes and backslashes, and writes True for true."""
     return re.sub(r"[\s'\"\\]", "", override).lower()
 
 
 class SweepEnd(Callback):
-    """Prints the table of a sweep whose jobs have all ended."""
+    """Prints the closing table when all jobs of a sweep have ended."""
 
     def on_multirun_end(self, config: DictConfig, **_more: object) -> None:
-        """Print it, unless the jobs made nothing because they were asked for a plan or a list."""
+        """Print the table, unless the jobs only printed a plan or a list."""
         if any(re.fullmatch(ONLY_ASKS, one.lstrip("+"), re.IGNORECASE) for one in config.hydra.overrides.task):
             return
         print_sweep(Path(config.hydra.sweep.dir))
 
 
 def print_sweep(place: Path) -> None:
-    """Print a line per method of the jobs in a folder, those that failed by name, and what can be done next.
+    """Print a line per method of the jobs in a folder, the jobs that failed, and the next command.
 
-    Of several ranks the first does.
+    Only rank 0 prints.
     """
     if outer_ranks()[0]:
         return

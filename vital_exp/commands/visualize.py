@@ -1,4 +1,4 @@
-"""vital-visualize: make pictures of what units of a network detect."""
+"""vital-visualize: make pictures that show what units of a network detect."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from vital_exp.visualization.opening import Opening
     from vital_exp.visualization.ranks import Ranks
 
-MEMBERS_SHOWN = 3  # of a facet
+MEMBERS_SHOWN = 3  # images of a facet that are named
 
 logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; without a model or an experiment it is the demo."""
+    """Run the command; without a model or an experiment it runs the demo."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # Hydra takes a second "=" in quotes only, and a shell takes these away.
+    # Hydra accepts a second "=" only inside quotes, which shells remove.
     given = [re.sub(r"^steer=([^'\"]+:[^'\"]+)$", r"steer='\1'", argument) for argument in given]
     bare = [argument.lstrip("+") for argument in given]
     if not any(argument.startswith(("model=", "experiment=")) for argument in bare):
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def visualize_job(config: Configuration) -> int | Value:
-    """Make the pictures of one job; returns the number of failed targets, or what a sweeper improves."""
+    """Make the pictures of one job; return the number of failed targets, or the value that a sweeper optimises."""
     if config.list is not None:
         return _list(config)
     if config.target.kind == "circuit":
@@ -75,7 +75,7 @@ def visualize_job(config: Configuration) -> int | Value:
 
 
 def _ranks(config: Configuration) -> Ranks:
-    """Return the processes of this job, those that are to be started included."""
+    """Return the ranks of this job; a launcher among them starts those that do not run yet."""
     with uncollected():
         from vital_exp.setup.checks import rank_patience
         from vital_exp.setup.parts import device_count
@@ -89,8 +89,8 @@ def _ranks(config: Configuration) -> Ranks:
     end_with_launcher()
     if (ranks := join(started, rank_patience(config))) is not None:
         return ranks
-    if told := mpi_processes():
-        logger.warning(told)
+    if warning := mpi_processes():
+        logger.warning(warning)
     return Ranks(Launcher(["visualize", *sys.argv[1:]], devices) if devices > 1 else None)
 
 
@@ -109,7 +109,7 @@ def _run(config: Configuration, ranks: Ranks, device: int) -> int | Value:
     folder = ranks.in_turn(lambda: RunFolder(path, request.config, request.overrides, joins=ranks.rank > 0))
     outcome = Visualization(request, folder=folder, ranks=ranks, keep=False, tell=_tell).make()
     if ranks.rank > 0:
-        return 0  # rank 0 says how the job ended
+        return 0  # rank 0 reports the outcome
     alone = hydra.mode != RunMode.MULTIRUN
     print_summary(outcome, write_gallery(path), folder.load_json("provenance.json") or {}, alone)
     folder.close()
@@ -122,15 +122,16 @@ def _tell(opening: Opening) -> None:
 
 
 def _value(name: str, metrics: Mapping[str, Mapping[str, object]]) -> Value:
-    """What the sweep improves, of a job that has made all its pictures."""
+    """The value that a sweeper optimises, of a job that has made all its pictures."""
     value = metrics.get(name, {}).get("value")
     if not isinstance(value, (int, float)):
-        raise UsageError("sweep_metric", name, f"not among this run's metrics: {', '.join(metrics) or 'none'}", metrics)
+        there = "metrics.json in its folder lists all" if metrics else "it has none, see evaluation=basic"
+        raise UsageError("sweep_metric", name, f"the run has no value of this metric; {there}", metrics)
     return Value(value)
 
 
 def _place(config: Configuration) -> Path:
-    """The run folder that Hydra gives this job; in a sweep, that of an earlier job of the same configuration."""
+    """The run folder of this job: in a sweep that of an earlier job of the same configuration, or else Hydra's."""
     from vital_exp.runs.folder import job_folder
 
     place = Path(HydraConfig.get().runtime.output_dir)

@@ -1,4 +1,4 @@
-"""Warnings as lines for people: without the path of a source, each once, and how often it came. Imports no torch."""
+"""Warnings as lines for people: without the path of a source file, each once, with a count. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What a warning begins with that is of one target: class-207, channel-layer3-7_f0.
+# The beginning of a warning about one target, such as class-207 or channel-layer3-7_f0.
 OF_TARGET = re.compile(r"((?:class|channel|neuron|direction|concept|sae|text)-\S+): ")
-NAMED = 3  # targets that are named
+NAMED = 3  # targets that the count of a warning names
 
 
 class WarningsOnce(logging.Filter):
-    """Lets a warning through once, also where it is of other targets, and counts how often it comes."""
+    """Lets each warning pass once, whichever target it is about, and counts its repetitions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class WarningsOnce(logging.Filter):
         return not known
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Hold back what was told before; several terminals ask about one record."""
+        """Let a warning pass if it is new; each terminal handler asks, so the answer for a record is kept."""
         if record.levelno < logging.WARNING:
             return True
         if record is not self._latest:
@@ -40,12 +40,12 @@ class WarningsOnce(logging.Filter):
         return self._latest_is_new
 
     def format_warning(self, message: object, *_place: object) -> str:
-        """Return the line of a warning of Python's, empty where it was told before."""
+        """Return the line of a warning of Python's module warnings; empty if it is not new."""
         text = " ".join(str(message).split())
         return f"warning: {text}\n" if self.is_new(text) else ""
 
     def repeated(self) -> Iterator[str]:
-        """Yield a line of each warning that came more than once."""
+        """Yield a line for each warning that came more than once."""
         for rest, (_, *later) in self.targets.items():
             names = list(dict.fromkeys(filter(None, later)))
             more = f", and {len(names) - NAMED} more" if len(names) > NAMED else ""
@@ -55,17 +55,17 @@ class WarningsOnce(logging.Filter):
 
 
 class TerminalLine(logging.Formatter):
-    """A message as it stands; a warning or an error says that it is one."""
+    """The message alone; in front of a warning or an error, its level."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the line of a record."""
         kind = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         return f"{kind}{super().format(record)}"
 
 
 @contextmanager
 def warnings_once() -> Iterator[None]:
-    """Show warnings on the terminal as lines inside, each once, and at the end how often the others came."""
+    """Print warnings in this context as lines, each once, and at the end the counts of those that were repeated."""
     once, format_before = WarningsOnce(), warnings.formatwarning
     terminals = [handler for handler in logging.getLogger().handlers if type(handler) is logging.StreamHandler]
     formatters = [handler.formatter for handler in terminals]

@@ -21,6 +21,11 @@ def without_folders(name: str) -> str:
     return re.split(r"[/\\]", name)[-1]
 
 
+def short_name(name: str) -> str:
+    """Return a network's name without folders; of a factory, ``package.module:function`` or a file, its function."""
+    return without_folders(name).rpartition(":")[2]
+
+
 def network_words(name: str) -> str:
     """Return a network's name as papers write it: vit_tiny_patch16_224 is ViT-Tiny, resnet50 is ResNet-50.
 

@@ -45,7 +45,7 @@ class Curve:
 
     Attributes:
         terms: names of the terms, in the order of the columns.
-        points: fewer than ``most`` arrays (step, value of each term) and the last step; NaN where the file has no number.
+        points: arrays (step, value of each term), fewer than ``most`` and the last step; NaN where there is no number.
         most: the number of points at which every second one is dropped.
     """
 

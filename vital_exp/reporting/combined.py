@@ -190,7 +190,7 @@ def _headlines(
         found = [one for one in computed if name in (one, _base(one))]
         if not found and not any(name in (one, _base(one)) for one in missing):
             options = [*computed, *missing]
-            raise UsageError("metrics", name, "none of the runs has this metric; metrics=all shows all they have", options)
+            raise UsageError("metrics", name, "no run has this metric; metrics=all shows all that there are", options)
         chosen += found
     return tuple(dict.fromkeys(chosen))
 

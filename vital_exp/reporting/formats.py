@@ -23,7 +23,7 @@ COLUMNS = (
 COMPARISON_COLUMNS = ("model", "metric", "a", "b", "value", "low", "high", "n", "significant")
 LEGEND = (
     "Mean over units with its 95 % bootstrap interval (a unit's seeds, facets and variations are averaged first); for "
-    "metrics of a whole run, such as FID, the mean over seeds. Bold: the best. *: significantly worse than the best, by "
+    "metrics of a whole run, such as FID, the mean over seeds. Bold: the best. *: significantly worse than the best by "
     "the paired bootstrap on the same targets and seeds, not adjusted for multiple comparisons. n: number of pictures."
 )
 

@@ -25,24 +25,25 @@ from vital_exp.reporting.facets import by_unit, facet_members, facet_title, face
 from vital_exp.reporting.metric_words import metric_meaning, metric_title
 from vital_exp.reporting.pages import environment, format_duration
 from vital_exp.reporting.readable import Readable, side_by_side
-from vital_exp.reporting.verdicts import Verdict, is_told, verdicts
+from vital_exp.reporting.verdicts import Verdict, in_verdicts, verdicts
 from vital_exp.run_folders import RESULTS, is_run, read_results
 from vital_exp.values import number_or_none
 from vital_exp.whole_files import write_whole
 
-# Bytes of pictures embedded as they are; a larger run is embedded as WebP, so that a browser still opens the page.
+# Bytes of PNG pictures up to which the page embeds the files themselves. The pictures of a larger run are embedded as
+# WebP, so that a browser still opens the page.
 EMBED_BYTES = 48_000_000
-# Quality (0-100) and longest side (pixels) of the WebP pictures: hardly told from the PNGs, at a sixth of their bytes.
+# Quality (0-100) and longest side (px) of the WebP pictures: they hardly differ from the PNGs, at a sixth of the bytes.
 WEBP_QUALITY, WEBP_SIDE = 90, 512
-# Pictures up to this many pixels wide get narrower cards: enlarged less, they look less like mosaics.
+# Pictures up to this width in px get narrower cards: enlarged less, their pixels show less.
 SMALL_SIDE = 96
-# The column of metrics.csv that says whether the judge recognised a picture.
+# The column of metrics.csv that holds whether the network itself recognised a picture.
 RECOGNISED = "top1"
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A picture inside the page: a data: URI and its size in pixels."""
+    """A picture in the page: a data: URI and its size in px."""
 
     src: str
     width: int
@@ -51,7 +52,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class FinalTerm:
-    """One loss term of a target at its last step, the colour of its line (empty if there is none), and why none."""
+    """One loss term of a target at the last step, the colour of its line (empty without one), and a note on it."""
 
     name: str
     value: object
@@ -61,7 +62,7 @@ class FinalTerm:
 
 @dataclass(frozen=True)
 class Card:
-    """What the page shows of one target."""
+    """One target on the page."""
 
     name: str
     label: str
@@ -84,7 +85,7 @@ class Card:
 
 @dataclass(frozen=True)
 class UnitCards:
-    """What the page shows of one unit: its picture, or those of its facets."""
+    """One unit on the page: its picture, or the pictures of its facets."""
 
     name: str
     title: str
@@ -95,7 +96,7 @@ class UnitCards:
 
 @dataclass
 class Run:
-    """A run folder as it was read; what the folder does not hold is empty."""
+    """The content of a run folder; parts that the folder does not hold are empty."""
 
     folder: Path
     results: list[dict[str, Any]]
@@ -109,12 +110,12 @@ class Run:
 
     @property
     def objective(self) -> str:
-        """What was minimised, in words; empty where that is not recorded."""
+        """The objective in words; empty where it is not recorded."""
         return str(_json_object(self.provenance).get("objective") or "")
 
     @property
     def recognised_by(self) -> str:
-        """How the network's outputs became probabilities, in words; empty where that is not recorded."""
+        """How the network's outputs became probabilities, in words; empty where it is not recorded."""
         recorded = _json_object(self.provenance)
         entry, words = recorded.get("output"), str(recorded.get("recognised_by") or "")
         return f"{words}; logits: {entry}" if words and entry else words
@@ -127,12 +128,12 @@ class Run:
 
     @property
     def unmade(self) -> str:
-        """Why there is no picture at all; empty where there is one, or the reason is not recorded."""
+        """Why the run made no picture; empty where it made one, or the reason is not recorded."""
         return "" if self.done else self.mistake
 
     @property
     def done(self) -> list[dict[str, Any]]:
-        """The targets with a picture."""
+        """The lines of results.jsonl of targets with a picture."""
         return [result for result in self.results if result.get("status") != "failed"]
 
     @property
@@ -147,7 +148,7 @@ class Run:
 
     @property
     def readable(self) -> Readable | None:
-        """What tells how readable pictures of hidden units are; None of classes, and where nothing was measured."""
+        """The table of readability; None for classes, and where nothing was measured."""
         table = side_by_side({"": self.metrics}) if self.of_hidden_units else None
         return table if table and table.lines else None
 
@@ -159,7 +160,7 @@ class Run:
 
     @property
     def recognised(self) -> list[bool]:
-        """Of each finished target with a verdict, whether the judge recognised it."""
+        """For each finished target that was judged, whether the network itself recognised it."""
         verdicts = (_verdict(self.scores.get(result["target"], {})) for result in self.done)
         return [verdict for verdict in verdicts if verdict is not None]
 
@@ -174,16 +175,16 @@ class Run:
         return any(map(is_facet, self.results))
 
     def common(self, key: str) -> object:
-        """Return what all targets have recorded under ``key``, None if they differ: said once, not on every card."""
+        """Return the value of ``key`` that all targets share, for the page's head; None where the targets differ."""
         values = {repr(result.get(key)) for result in self.results}
         return self.results[0].get(key) if len(values) == 1 else None
 
 
 def write_gallery(folder: Path) -> Path:
-    """Write ``folder/report.html`` from what the run folder holds and return its path.
+    """Write ``folder/report.html``, the page of a run folder, and return its path.
 
-    Only results.jsonl is needed; every other part is shown if it is there. The page appears whole: it is written
-    beside its place and renamed. Nothing in it is fetched from anywhere.
+    Only results.jsonl is needed; the page shows all other parts that the folder holds. It is written under another name
+    and then renamed, so that readers never see a part of it. It loads nothing from elsewhere.
 
     Args:
         folder: a run folder.
@@ -201,7 +202,7 @@ def write_gallery(folder: Path) -> Path:
 
 
 def read_run(folder: Path, curve_points: int = MAX_POINTS) -> Run:
-    """Return what a run folder holds, but for the pictures; unreadable parts are left out and named in ``notes``.
+    """Return the content of a run folder without its pictures; ``notes`` names the parts that could not be read.
 
     Args:
         folder: the run folder.
@@ -259,10 +260,10 @@ def _read_scores(path: Path) -> dict[str, dict[str, object]]:
 
 
 def _config_names(config: str) -> dict[str, str]:
-    """Return what a composed configuration calls the model and the method (empty where it has none), the references."""
+    """Return the names of model and method in a composed configuration (empty without one), and of the references."""
     try:
         tree = yaml.safe_load(config)
-    except Exception:  # any mistake in a file that people may edit: the page can do without its title
+    except Exception:  # people may edit the file, and the page does not need its names
         tree = None
     groups = tree if isinstance(tree, dict) else {}
     named = {key: groups.get(key) for key in ("model", "method", "references")}
@@ -275,7 +276,7 @@ def _config_names(config: str) -> dict[str, str]:
 
 
 def _references_name(references: dict[Any, Any]) -> str:
-    """Return the words under the reference images: mined ones are those that drive the unit most."""
+    """Return the caption of the reference images."""
     source = references.get("source")
     mined_of_drawn = source == "mined" and references.get("root") is None and references.get("index") is None
     drawn = source == "embedded" or mined_of_drawn
@@ -307,7 +308,7 @@ def _verdict(scores: dict[str, object]) -> bool | None:
 
 
 def _taken_for(scores: dict[str, object]) -> str:
-    """What a picture that is not recognised is taken for, "as bell cote, 0.412"; empty where that is not recorded."""
+    """The most probable class of a picture, "as bell cote, 0.412"; empty where it is not recorded."""
     text = scores.get(PREDICTED)
     return "as {}, {}".format(*first_predicted(text)) if isinstance(text, str) else ""
 
@@ -316,7 +317,7 @@ def _taken_for(scores: dict[str, object]) -> str:
 
 
 def _units(run: Run) -> Iterator[UnitCards]:
-    """Yield the units; their cards come one by one, while the page is written, so few pictures are held at a time."""
+    """Yield the units. Cards are made one by one while the page is written, so that memory holds few pictures."""
     compress = sum(path.stat().st_size for path in (run.folder / "images").glob("*.png")) > EMBED_BYTES
     for unit in by_unit(run.results):
         cards = (_card(run, dict(result), compress) for result in unit.results)
@@ -324,7 +325,7 @@ def _units(run: Run) -> Iterator[UnitCards]:
 
 
 def _is_small(run: Run) -> bool:
-    """Return whether the run's first picture is a small one."""
+    """Whether the run's first picture is small."""
     pictures = (embed(run.folder / "images", f"{result['target']}.png", False) for result in run.done)
     first = next((picture for picture in pictures if picture), None)
     return first is not None and first.width <= SMALL_SIDE
@@ -360,7 +361,7 @@ def _card(run: Run, result: dict[str, Any], compress: bool) -> Card:
 
 
 def embed(folder: Path, name: str, compress: bool) -> Embedded | None:
-    """Return a picture of a run folder, or None if it is not there, not a picture, or not a plain file name."""
+    """Return a picture of a folder; None where it is missing or broken, or its name is more than a file name."""
     path = folder / name
     if path.name != name or not path.is_file():
         return None
@@ -382,7 +383,7 @@ def _webp(image: Image.Image) -> bytes:
 
 
 def _facts(run: Run, result: dict[str, Any]) -> list[tuple[str, object]]:
-    """Return the numbers under a picture; those that were not recorded, or are told for all at once, are left out."""
+    """Return the numbers under a picture: those that are recorded, and not already in the page's head."""
     facts = [("activation", result.get("activation"))]
     facts += [(key, result.get(key)) for key in ("steps", "seed") if run.common(key) is None]
     seconds = number_or_none(result.get("seconds"))
@@ -391,12 +392,12 @@ def _facts(run: Run, result: dict[str, Any]) -> list[tuple[str, object]]:
 
 
 def _is_fact(column: str) -> bool:
-    """Whether a column of metrics.csv stands under the picture as it is."""
-    return column != "activation" and not is_told(column)
+    """Whether a column of metrics.csv is shown under the picture as a number."""
+    return column != "activation" and not in_verdicts(column)
 
 
 def _terms(result: dict[str, Any], curve: Curve | None) -> list[FinalTerm]:
-    """Return the recorded loss terms, else the last ones of the curve; the total comes last."""
+    """Return the loss terms at the last step, as recorded or else as in the curve; the total comes last."""
     last = {term: values[-1] for term, values in curve.series().items()} if curve else {}
     recorded = result.get("loss")
     values: dict[str, object] = {**last, **recorded} if isinstance(recorded, dict) else dict(last)
@@ -409,8 +410,5 @@ def _terms(result: dict[str, Any], curve: Curve | None) -> list[FinalTerm]:
 def _chart(curve: Curve | None, label: str) -> Markup:
     if curve is None or not curve.points:
         return Markup("")
-    # The chart escapes what it takes from files itself.
+    # The chart escapes all text from files itself.
     return Markup(loss_chart(curve, f"Loss of {label} over {curve.points[-1][0]:.0f} steps"))
-
-
-# Words

@@ -18,14 +18,14 @@ from vital_exp.reporting.pages import environment
 from vital_exp.whole_files import write_whole
 
 NAME = "index.html"
-# Bytes of sheets that go into the page; with more the page shows the files beside it.
+# Bytes of sheets up to which the page embeds them; beyond, it shows the files beside it.
 EMBED_BYTES = 48_000_000
 CORRUPT_SHOWN = 200
 
 
 @dataclass(frozen=True)
 class UnitSheet:
-    """A unit's contact sheet, and what the page says beside it."""
+    """A unit's contact sheet on the page, with its numbers and its histogram of activations."""
 
     layer: str
     channel: int
@@ -49,11 +49,17 @@ def write_page(
     kind: str = "unit",
     found: Found | None = None,
 ) -> Path:
-    """Write ``out/index.html`` of the units' sheets and return its path.
+    """Write ``out/index.html``, the page of the units' sheets, and return its path.
 
-    Nothing is fetched from anywhere: the sheets are inside the page, or beside it when they are many. ``notes`` are
-    shown beside the names of units; ``kind`` is what a unit is called, such as "concept"; ``found`` are the units that
-    were looked for, shown above all others.
+    The page loads nothing from elsewhere: the sheets are inside it, or beside it where they are large.
+
+    Args:
+        index: the index that was mined.
+        out: the folder of the page and of the sheets.
+        units: (layer, channel) of the sheets.
+        notes: words beside the names of units.
+        kind: the noun for a unit, such as "concept".
+        found: the units that answer to a query, shown above all others.
     """
     sizes = (os.path.getsize(out / sheet_path(*unit)) for unit in units)
     embedded = sum(sizes) <= EMBED_BYTES
@@ -79,7 +85,7 @@ def write_page(
 def _cards(
     index: Index, out: Path, units: Sequence[tuple[str, int]], embedded: bool, notes: Mapping[tuple[str, int], str]
 ) -> Iterator[UnitSheet]:
-    """Yield the sheets one by one: the page is written while they are read."""
+    """Yield the sheets one by one, so that memory holds few while the page is written."""
     for layer, channel in units:
         place = sheet_path(layer, channel)
         with Image.open(out / place) as image:
@@ -87,10 +93,11 @@ def _cards(
         src = data_uri((out / place).read_bytes(), JPEG) if embedded else place
         patch = index.patches(layer, channel, 1)[0].activation if index.meta["patch"] else None
         note = notes.get((layer, channel), "")
-        told = index.histogram(layer, channel)
-        most = max(told.counts)
-        bars = tuple((count / most) ** 0.5 for count in told.counts)  # a root, so that few images are seen beside many
+        histogram = index.histogram(layer, channel)
+        most = max(histogram.counts)
+        bars = tuple((count / most) ** 0.5 for count in histogram.counts)  # the root keeps small counts visible
         largest = index.largest_activation(layer, channel)
         yield UnitSheet(
-            layer, channel, largest, patch, src, size[0], size[1], note, told.awake, bars, told.low, told.high
+            *(layer, channel, largest, patch, src, size[0], size[1], note),
+            *(histogram.awake, bars, histogram.low, histogram.high),
         )

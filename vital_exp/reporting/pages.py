@@ -1,4 +1,4 @@
-"""What all pages have in common: how templates are rendered, how numbers are written."""
+"""Common parts of all pages: the rendering of templates, and numbers, names and durations in words."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from vital_exp.models.network_names import network_title
 
 DRAWN = re.compile(r"drawn/\d+-\d+-\d+")  # folders of the cache that hold drawn images: revision, seed, count
-OWN = "vital_exp.reporting"  # whose templates hold base.html and base.css
-# Names of targets, and what they say in words.
+OWN = "vital_exp.reporting"  # the package whose templates are base.html and base.css
+# Regular expressions of targets' names, and the words for them.
 NAMES = {
     r"class-(\d+)": r"class \1",
     r"neuron-(.+)-(\d+)-(\d+)-(\d+)": r"neuron \2 of \1 at row \3, column \4",
@@ -24,9 +24,9 @@ NAMES = {
 
 @cache
 def environment(package: str = OWN) -> Environment:
-    """Return what renders a package's templates, and those that all pages extend: everything from files is escaped.
+    """Return the Jinja environment of a package's templates and of the shared ones; it escapes all values.
 
-    There is one for each package, which compiles a template once.
+    There is one per package, so that each template is compiled once.
     """
     loader = ChoiceLoader([PackageLoader(name) for name in dict.fromkeys((package, OWN))])
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -35,7 +35,7 @@ def environment(package: str = OWN) -> Environment:
 
 
 def format_number(value: object) -> str:
-    """Return a number as a person reads it: three digits, a true minus, a dash for none; text stays as it is."""
+    """Return a number for people: three significant digits, a minus sign, a dash for None; text is not changed."""
     if value is None:
         return "–"
     if isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
@@ -50,7 +50,7 @@ def format_number(value: object) -> str:
 
 
 def folder_words(path: str) -> str:
-    """Return what comes after "images": of and the folder's name and its parent's, or that they are drawn by code."""
+    """Return the words after "images": "of parent/folder", or "drawn by code" for the cache of drawn images."""
     parts = PurePath(path).parts
     if any(DRAWN.fullmatch("/".join(pair)) for pair in pairwise(parts)):
         return "drawn by code"
@@ -71,7 +71,7 @@ def in_words(name: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds as 4.2 s, 3 min 20 s or 2 h 05 min."""
+    """Return a duration in seconds as text: 4.2 s, 3 min 20 s or 2 h 05 min."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Plots of the combined table as SVG: a metric by method with its intervals, a metric against seconds."""
+"""SVG plots of the combined table: a metric by method with intervals, and a metric against seconds."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from vital_exp.reporting.combined import Cell, CombinedTable
 from vital_exp.reporting.formats import arrow, short
 from vital_exp.reporting.metric_words import metric_title
 
+# Sizes in px.
 WIDTH = 420.0
-ROW = 26.0  # of a method
+ROW = 26.0  # height of a method's row
 BOTTOM, RIGHT, MARGIN = 24.0, 14.0, 4.0
-TITLE_LINE, NAME_LINE = 17.0, 14.0  # heights of a line of a title, of a name
-LETTER = 6.6  # about the width of a letter at 12 px, for the room that names take
-TICK_LETTER = 6.1  # of one at 11 px
-LONGEST_NAME = 26  # letters of a name that stands beside its dot; longer ones stand above it, or below the plot
-SCATTER_HEIGHT = 235.0  # without title and names
+TITLE_LINE, NAME_LINE = 17.0, 14.0  # height of a line of the title, and of a name
+LETTER = 6.6  # approximate width of a letter of a name, at 12 px
+TICK_LETTER = 6.1  # approximate width of a letter of a tick's label, at 11 px
+LONGEST_NAME = 26  # letters of a name beside its dot; longer names stand above the dot, or below the plot
+SCATTER_HEIGHT = 235.0  # of a scatter plot without title and names
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif"
 QUIET = 'fill-opacity=".62" font-size="11"'
 END = 'text-anchor="end"'
-# What numbers of a metric are in.
-UNITS = {"seconds": "s", "memory": "MiB"}
-# Metrics, by how their names begin, that are shares, probabilities or areas: their axis is from 0 to 1.
+UNITS = {"seconds": "s", "memory": "MiB"}  # physical units of metrics
+# The beginnings of names of metrics that are shares, probabilities or areas: their axis is from 0 to 1.
 SHARES = (
     *("accuracy", "transfer", "probability", "clip_top1", "clip_top5", "clip_probability", "mis_"),
     *("correspondence_auc", "cosy_auc"),
@@ -35,7 +35,7 @@ SHARES = (
 
 @dataclass(frozen=True)
 class Point:
-    """A method's place in a plot."""
+    """A method's point in a plot: its value with the interval and, in a scatter plot, its seconds as x."""
 
     label: str
     colour: str
@@ -51,7 +51,7 @@ def colours(methods: Sequence[str]) -> dict[str, str]:
 
 
 def interval_plot(table: CombinedTable, model: str, metric: str) -> str:
-    """Return a metric of a model by method, a dot and its interval each; empty when no method has a value."""
+    """Return a plot of a metric by method, a dot and an interval for each; empty without a value."""
     points = _points(table, model, metric)
     if not points:
         return ""
@@ -79,7 +79,7 @@ def interval_plot(table: CombinedTable, model: str, metric: str) -> str:
 
 
 def scatter_plot(table: CombinedTable, model: str, metric: str) -> str:
-    """Return a metric against seconds per picture; empty with fewer than two methods that have both."""
+    """Return a plot of a metric against seconds per picture; empty unless at least two methods have both."""
     seconds = {cell.method: cell.value for cell in table.row(model, "seconds")}
     points = [
         Point(point.label, point.colour, point.value, point.low, point.high, float(seconds.get(point.label) or 0))
@@ -121,7 +121,7 @@ def _point(cell: Cell, colour: str) -> Point:
 
 
 def _range(metric: str, points: Sequence[Point]) -> tuple[float, float]:
-    """From 0 to 1 for shares, else from the lowest to the highest bound, with a margin; from 0 where that is near."""
+    """The axis: 0 to 1 for shares; otherwise the range of all bounds with a margin, and from 0 if 0 is near."""
     if metric.startswith(SHARES):
         return 0.0, 1.0
     bounds = [bound for point in points for bound in (point.value, point.low, point.high) if bound is not None]
@@ -139,18 +139,18 @@ def _whisker(point: Point, x: Scale, y: float) -> str:
             f'<path d="M{x(point.low):.1f} {y:.1f}H{x(point.high):.1f}" stroke="{point.colour}" stroke-width="3" '
             'stroke-opacity=".45" stroke-linecap="round"/>'
         )
-    told = escape(f"{point.label}: {_told(point)}")
-    dot = f'<circle cx="{x(point.value):.1f}" cy="{y:.1f}" r="5" fill="{point.colour}"><title>{told}</title></circle>'
+    tip = escape(f"{point.label}: {_value_text(point)}")
+    dot = f'<circle cx="{x(point.value):.1f}" cy="{y:.1f}" r="5" fill="{point.colour}"><title>{tip}</title></circle>'
     return line + dot
 
 
-def _told(point: Point) -> str:
+def _value_text(point: Point) -> str:
     interval = "" if point.low is None or point.high is None else f" ({short(point.low)} to {short(point.high)})"
     return short(point.value) + interval
 
 
 def _placed(points: Sequence[Point], x: Scale, y: Scale, named: bool) -> list[str]:
-    """Dots, whiskers and, if ``named``, names of a scatter plot; a name goes where it has room."""
+    """Dots, intervals and, if ``named``, names of a scatter plot; names are placed so that they do not overlap."""
     parts: list[str] = []
     taken: list[tuple[float, float]] = []
     for point in sorted(points, key=lambda one: -one.value):
@@ -160,9 +160,9 @@ def _placed(points: Sequence[Point], x: Scale, y: Scale, named: bool) -> list[st
                 f'<path d="M{place:.1f} {y(point.low):.1f}V{y(point.high):.1f}" stroke="{point.colour}" '
                 'stroke-width="3" stroke-opacity=".45" stroke-linecap="round"/>'
             )
-        told = escape(f"{point.label}: {_told(point)}, {short(point.x)} s")
+        tip = escape(f"{point.label}: {_value_text(point)}, {short(point.x)} s")
         parts.append(
-            f'<circle cx="{place:.1f}" cy="{height:.1f}" r="5" fill="{point.colour}"><title>{told}</title></circle>'
+            f'<circle cx="{place:.1f}" cy="{height:.1f}" r="5" fill="{point.colour}"><title>{tip}</title></circle>'
         )
         if not named:
             continue
@@ -178,7 +178,7 @@ def _placed(points: Sequence[Point], x: Scale, y: Scale, named: bool) -> list[st
 
 
 def _named_below(points: Sequence[Point], y: float) -> tuple[list[str], float]:
-    """A dot and a name for each method in lines from y on, and where they end."""
+    """A dot and a name for each method, in lines from y down, and the y below the last line."""
     parts = []
     for point in points:
         parts.append(f'<circle cx="10" cy="{y + 6:.1f}" r="4" fill="{point.colour}"/>')
@@ -196,7 +196,7 @@ def _seconds_ticks(first: float, last: float) -> list[float]:
 
 
 def _title(metric: str, more: str = "") -> tuple[str, float]:
-    """Return the lines of a title, and where what is below them begins."""
+    """Return the lines of a title, and the y at which the plot below begins."""
     name = f"{metric} ({UNITS[metric]})" if metric in UNITS else metric_title(metric)
     lines = [(line, 'font-size="12.5" font-weight="600"') for line in _lines(f"{name} {arrow(metric)}".strip())]
     lines += [(more, QUIET)] if more else []
@@ -205,7 +205,7 @@ def _title(metric: str, more: str = "") -> tuple[str, float]:
 
 
 def _lines(text: str, width: float = WIDTH - 2 * MARGIN) -> list[str]:
-    """Break a text into lines that fit: after spaces and signs, inside a word only where it is longer than a line."""
+    """Break a text into lines of a width, after spaces and signs; inside a word only if it is longer than a line."""
     most, lines = int(width / (LETTER + 0.4)), [""]
     for part in re.findall(r"[^\s,;/=]+[\s,;/=]*|[\s,;/=]+", text):
         if lines[-1] and len(lines[-1]) + len(part.rstrip()) > most:
@@ -219,7 +219,7 @@ def _text(x: float, y: float, text: str, style: str = "") -> str:
 
 
 def _tick(x: float, y: float, text: str) -> str:
-    """What is written under a tick, inside the drawing."""
+    """The label below a tick, shifted so that it stays inside the plot."""
     half = TICK_LETTER * len(text) / 2
     return _text(min(max(x, MARGIN + half), WIDTH - half), y, text, f'text-anchor="middle" {QUIET}')
 
@@ -236,6 +236,6 @@ def _svg(height: float, title: str, content: str) -> str:
 
 
 def standalone(svg: str) -> str:
-    """Return a plot as a file of its own: dark on white, whatever the viewer's theme."""
+    """Return a plot as a file of its own: dark on white, independent of the viewer's theme."""
     head, _, content = svg.partition(">")
     return f'{head} color="#1d1c1a">\n<rect width="100%" height="100%" fill="#fff"/>\n{content}\n'

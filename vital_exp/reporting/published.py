@@ -1,6 +1,6 @@
-"""Figures of the VITAL paper, to stand beside ours.
+"""Figures of the VITAL paper, shown beside ours.
 
-All of them are second-hand: read in a summary of the paper, not in the paper itself, so they are company, not truth.
+All figures are second-hand: they come from a summary of the paper, not from the paper itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ NOTE = (
     f"Second-hand: read in a summary of the paper ({SOURCE}), not in the paper itself. The feature space of its FID is "
     "not named there, and is probably the target network's own."
 )
-# Metrics of ours that the paper reports too, by our names, and the paper's unit as a share of ours.
+# Metrics that the paper reports too, by our names, with the factor from the paper's numbers to ours.
 METRICS = {"accuracy_top1": 0.01, "fid[target]": 1.0, "clip_top1": 0.01, "clip_top5": 0.01}
 
 
@@ -36,7 +36,7 @@ def _line(model: str, method: str, *figures: float) -> Published:
     return Published(model, method, {name: round(value, 4) for name, value in zip(METRICS, scaled, strict=True)})
 
 
-# Accuracy of the target network on its pictures, FID, CLIP zero-shot top-1 and top-5.
+# Columns: accuracy of the target network on its pictures in %, FID, CLIP zero-shot top-1 and top-5 in %.
 PUBLISHED = (
     _line("resnet50", "maco", 29.43, 360.74, 12.87, 29.73),
     _line("resnet50", "deep_inversion", 100.00, 35.76, 29.90, 55.20),
@@ -46,7 +46,8 @@ PUBLISHED = (
     _line("convnext_base", "maco", 66.07, 62.55, 7.20, 19.77),
     _line("convnext_base", "vital", 99.97, 3.92, 63.53, 90.30),
 )
-# Medians of the study with 58 people: class pictures rated by name, hidden units' rated by references, free naming.
+# Medians of the study with 58 people: ratings of class pictures by name and of hidden units' pictures by references
+# (1 to 5), and free naming (cosine).
 STUDY = {
     "maco": {"study_rating": 2.0, "study_correspondence": 2.5, "study_naming": 0.35},
     "fourier": {"study_rating": 1.5, "study_correspondence": 2.0, "study_naming": 0.30},
@@ -56,6 +57,6 @@ STUDY = {
 
 
 def published_lines(methods: Iterable[str]) -> list[Published]:
-    """Return the lines of the paper's table about any of these methods."""
+    """Return the lines of the paper's table for these methods."""
     asked = set(methods)
     return [line for line in PUBLISHED if line.method in asked]

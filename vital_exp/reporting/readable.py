@@ -1,4 +1,4 @@
-"""The table "How readable" of galleries and reports: what pictures of hidden units reach, by method."""
+"""The table "How readable" of galleries and reports: the measures of pictures of hidden units, by method."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from vital_exp.evaluation.readability import MEASURES, Entry, Measured, readable
 
 @dataclass(frozen=True)
 class ComparedMeasure:
-    """One measure.
+    """One measure of the table.
 
     Attributes:
-        name: of what pictures reach, in metrics.json.
-        title, meaning: for people.
-        rows: one per method; None where a method has no such number.
+        name: its name in metrics.json.
+        title, meaning: a short title and a sentence for people.
+        rows: one per method; None for a method without this measure.
     """
 
     name: str
@@ -36,7 +36,7 @@ def side_by_side(metrics: Mapping[str, Mapping[str, Entry]]) -> Readable:
     """Return the table of one method or several.
 
     Args:
-        metrics: by method, each as in metrics.json.
+        metrics: by method, the content of metrics.json.
     """
     found = {method: {row.name: row for row in readable(entries)} for method, entries in metrics.items()}
     known = {name: row for rows in found.values() for name, row in rows.items()}

@@ -1,4 +1,4 @@
-"""The report of a sweep: its table as files, plots, and a page of all pictures with thumbnails beside it."""
+"""The report of a sweep: tables, plots, and a page of all pictures as thumbnails."""
 
 from __future__ import annotations
 
@@ -34,27 +34,22 @@ from vital_exp.values import is_number
 from vital_exp.whole_files import write_whole
 
 PAGE = "report.html"
-# How pictures are recognised where nothing needs to be said of it.
-USUAL_HEAD = Head().words
-# Targets whose curves share a file: what one click loads.
-TARGETS_PER_FILE = 50
-# Metrics drawn against seconds; all headlines are drawn by method.
-SCATTERS = 4
-# What pictures cost is not drawn against seconds.
-COSTS = ("seconds", "memory")
-# What a target has a value of beside its metrics.
-ALWAYS = ("activation", "seconds")
-# What the page shows first of each picture, the first of these that there is.
+USUAL_HEAD = Head().words  # the usual way of recognition, which the page does not mention
+TARGETS_PER_FILE = 50  # targets whose curves are in one file, which one click loads
+SCATTERS = 4  # number of headlines that are plotted against seconds; all are plotted by method
+COSTS = ("seconds", "memory")  # metrics that are not plotted against seconds
+ALWAYS = ("activation", "seconds")  # values of a target that are no metrics
+# The value that the page shows with each picture at first: the first of these that the runs have.
 FIRST_SHOWN = ("transfer_top1", "accuracy_top1", "activation_ratio", "correspondence_auc", "activation")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """The report that was written.
 
     Attributes:
-        folder: of the page and the tables.
-        page: report.html.
+        folder: the folder of the page and the tables.
+        page: the path of report.html.
         table: all numbers.
         runs: the run folders.
         unreadable: pictures that are missing or broken.
@@ -68,7 +63,7 @@ class Report:
 
     @property
     def plots(self) -> list[Path]:
-        """The plots' files, SVG."""
+        """The files of the plots, SVG."""
         return sorted((self.folder / "plots").glob("*.svg"))
 
 
@@ -83,13 +78,13 @@ def write_report(
 
     Args:
         runs: folders that hold run folders, at any depth.
-        out: where table.csv, table.md, table.tex, table.json, comparisons.csv, plots and report.html go.
-        metrics: what the table shows first; None: the usual ones; "all".
-        title: of the page; None: the networks' names.
+        out: the folder for table.csv, table.md, table.tex, table.json, comparisons.csv, plots and report.html.
+        metrics: the metrics that the table shows first; "all"; None: the usual ones.
+        title: the page's title; None: the networks' names.
         progress: whether a progress bar is shown on a terminal.
 
     Raises:
-        UsageError: no runs there, none with a finished picture, or a metric that none has.
+        UsageError: there are no runs, no run has a finished picture, or no run has one of the metrics.
     """
     sweep = read_sweep(find_runs(runs))
     table = combine(sweep, metrics)
@@ -110,7 +105,7 @@ def write_report(
 
 
 def _described(run: SweepRun, out: Path) -> dict[str, Any]:
-    """What the report says of a run."""
+    """A run in the report: its links, names and counts."""
     link = Path(os.path.relpath(run.folder, out)).as_posix()
     page = "/report.html" if (run.folder / "report.html").is_file() else ""
     done = len(run.run.done)
@@ -119,7 +114,7 @@ def _described(run: SweepRun, out: Path) -> dict[str, Any]:
 
 
 def _readable(sweep: Sequence[SweepRun], table: CombinedTable) -> dict[str, Readable]:
-    """How readable each network's hidden units are by each method; networks with pictures of classes are left out."""
+    """The table of readability of each network that has pictures of hidden units."""
     found = {}
     for model in dict.fromkeys(run.model for run in sweep if run.run.of_hidden_units):
         by_method = {method: table.entries(model, method) for method in table.methods_of(model)}
@@ -129,7 +124,7 @@ def _readable(sweep: Sequence[SweepRun], table: CombinedTable) -> dict[str, Read
 
 
 def _plots(table: CombinedTable, folder: Path) -> dict[str, list[list[Markup]]]:
-    """Write every plot as a file of its own; return them by model for the page: by method, then against seconds."""
+    """Write each plot as a file; return the plots by model for the page: by method, then against seconds."""
     found: dict[str, list[list[Markup]]] = {}
     for model in table.models:
         timed = [name for name in table.headlines if name not in COSTS and direction(name) is not None]
@@ -139,7 +134,7 @@ def _plots(table: CombinedTable, folder: Path) -> dict[str, list[list[Markup]]]:
             if svgs := {name: svg for name, svg in drawn.items() if svg}:
                 for name, svg in svgs.items():
                     write_whole(folder / f"{_safe(f'{model} {name}')}.svg", [standalone(svg)])
-                # The plots escape what they take from files themselves.
+                # The plots escape all text from files themselves.
                 found.setdefault(model, []).append([Markup(svg) for svg in svgs.values()])
     return found
 
@@ -155,7 +150,7 @@ def _page_data(
     described: Sequence[Mapping[str, Any]],
     progress: bool,
 ) -> tuple[dict[str, Any], list[str]]:
-    """What the page's script shows, and the pictures that could not be read; thumbnails are written on the way."""
+    """Write the thumbnails; return the data of the page's script, and the pictures that could not be read."""
     shown = _shown_metrics(sweep, table)
     targets = _targets(sweep)
     places = {name: number for number, name in enumerate(targets)}
@@ -200,7 +195,7 @@ def _better(name: str) -> int:
 
 
 def _shown_metrics(sweep: Sequence[SweepRun], table: CombinedTable) -> list[tuple[str, str]]:
-    """The metrics that pictures have values of: name, and column of metrics.csv or key of results.jsonl."""
+    """The metrics with a value per picture: name, and column of metrics.csv or key of results.jsonl."""
     columns = {column for run in sweep for row in run.values.values() for column in row}
     names = [*table.headlines, *table.metrics]
     found = {name: column_of(name) for name in names if column_of(name) in columns and name not in ALWAYS}
@@ -230,7 +225,7 @@ def _picture(
     shown: Sequence[tuple[str, str]],
     out: Path,
 ) -> dict[str, Any]:
-    """What the page knows of one picture."""
+    """One picture in the page's data."""
     name = str(result["target"])
     if result.get("status") == "failed":
         return {"run": number, "error": str(result.get("error") or "no reason was recorded")}
@@ -255,7 +250,7 @@ def _rounded(value: object) -> float | None:
 
 
 def _strip(run: SweepRun, model: int, target: str, out: Path) -> list[Any] | None:
-    """The strip of real images of a target and how many it has; copied beside the page."""
+    """The path of a target's strip of reference images, copied beside the page, and its number of images."""
     source = run.folder / "references" / f"{target}.jpg"
     if Path(target).name != target or (count := tiles(source)) is None:
         return None
@@ -263,7 +258,7 @@ def _strip(run: SweepRun, model: int, target: str, out: Path) -> list[Any] | Non
 
 
 def _write_details(sweep: Sequence[SweepRun], folder: Path) -> None:
-    """Write curves and configurations as scripts: a page opened as a file may load those, and nothing else."""
+    """Write curves and configurations as scripts, because a page that is opened as a file may load scripts alone."""
     for number, run in enumerate(sweep):
         names = [str(result["target"]) for result in run.run.results]
         for chunk, start in enumerate(range(0, len(names), TARGETS_PER_FILE)):
@@ -283,7 +278,7 @@ def _curves(run: SweepRun, names: Sequence[str]) -> Iterator[tuple[str, dict[str
 
 
 def as_json(content: object) -> str:
-    """Return JSON that may stand in a script: no tag can end it."""
+    """Return JSON that is safe inside a script element: no text in it can close the element."""
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
@@ -323,9 +318,9 @@ def _write_page(
 
 
 def _heads(sweep: Sequence[SweepRun]) -> Iterator[str]:
-    """How networks recognise pictures, where it is not by the softmax over their classes."""
+    """Lines on how networks recognise pictures, for those without a softmax over their classes."""
     for model, words in dict.fromkeys((run.model, run.run.recognised_by) for run in sweep if run.run.recognised):
-        if words and words.partition(";")[0] != USUAL_HEAD:  # behind it stands which output has the logits
+        if words and words.partition(";")[0] != USUAL_HEAD:  # behind the semicolon is the output with the logits
             yield f"{network_title(model)}: recognised by the {words}"
 
 

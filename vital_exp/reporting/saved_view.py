@@ -1,4 +1,4 @@
-"""A saved view of Weights & Biases: a W&B Report in which the jobs of a sweep stand side by side, by method."""
+"""A saved view of Weights & Biases: a W&B Report that shows the jobs of a sweep side by side, by method."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vital_exp.run_folders import wandb_id
 from vital_exp.visualization.loggers import sweep_name
 
 LIBRARY = "wandb_workspaces"
-METHOD = "method.name"  # the key of a job's configuration that panels group by
-TARGETS = 24  # with a panel of their own: views of hundreds do not open
-WIDE, HALF, TALL = 24, 12, 8  # units of a panel grid, which is 24 wide
+METHOD = "method.name"  # the configuration key by which panels group the jobs
+TARGETS = 24  # most targets with a panel: views with hundreds of panels do not open
+WIDE, HALF, TALL = 24, 12, 8  # sizes of panels, in units of the grid, which is 24 wide
 
 
 def project_of(runs: Sequence[SweepRun]) -> str | None:
-    """Return the project that the jobs were logged to; None where none was, or they were logged to several."""
+    """Return the project that the jobs were logged to; None where there is none or more than one."""
     logged = [run.folder for run in runs if wandb_id(run.folder)]
     loggers = [recorded_config(folder, "runs").get("logger") or {} for folder in logged]
     projects = {str(logger["project"]) for logger in loggers if logger.get("project")}
@@ -32,11 +32,11 @@ def project_of(runs: Sequence[SweepRun]) -> str | None:
 
 
 def save(report: Report, run: Any) -> str:
-    """Save the view beside a logged run; return a line that says where, or how to see the same by hand.
+    """Save the view; return a line with its address, or why there is none and how to see the same by hand.
 
     Args:
-        report: whose jobs are shown.
-        run: of Weights & Biases, with the report's tables and plots.
+        report: the report whose jobs are shown.
+        run: the run of Weights & Biases that holds the report's tables and plots.
     """
     if importlib.util.find_spec(LIBRARY) is None:
         return f'wandb: no saved view without wandb-workspaces (pip install "vital-exp[workspaces]"); {by_hand(report)}'
@@ -47,14 +47,14 @@ def save(report: Report, run: Any) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             view.save()
-    except Exception as error:  # the library raises Exception itself; tables and plots are logged all the same
+    except Exception as error:  # the library raises plain Exception; tables and plots are logged already
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         return f"wandb: no saved view ({reason}); {by_hand(report)}"
     return f"wandb: saved view: {view.url}"
 
 
 def by_hand(report: Report) -> str:
-    """Return how to see the jobs by method without a saved view."""
+    """Return words on how to see the jobs by method without a saved view."""
     logged = [run for run in report.runs if wandb_id(run.folder)]
     if not logged:
         return "the jobs themselves were not logged (logger=wandb)"
@@ -66,14 +66,14 @@ def by_hand(report: Report) -> str:
 def build(report: Report, entity: str, project: str, report_run: str) -> Any:
     """Return the view as an object of wandb-workspaces, not yet saved.
 
-    Panels: the table of pictures with a column per method, the plots of each metric with its intervals, and of the jobs
-    that were logged too the pictures of each target by job, each metric by method and against seconds, and the losses,
-    one panel for each kind.
+    Panels of the report's run: the table of pictures with a column per method, and the plots of metrics with intervals.
+    Panels of the jobs that were logged: each target's pictures by job, each metric by method and against seconds, and
+    the loss of each kind of target.
 
     Args:
-        report: what is shown.
-        entity: owner of the project.
-        project: of the jobs, of the report's run and of the view.
+        report: the report to show.
+        entity: the owner of the project.
+        project: the project of the jobs, of the report's run and of the view.
         report_run: the id of the report's run.
     """
     wr = _library()
@@ -98,19 +98,19 @@ def build(report: Report, entity: str, project: str, report_run: str) -> Any:
 
 def _library() -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its models are of an earlier pydantic
+        warnings.simplefilter("ignore")  # the library uses deprecated parts of pydantic
         import wandb_workspaces.reports.v2 as library
     return library
 
 
 def _grid(wr: Any, ids: Sequence[str], panels: Sequence[Any]) -> Any:
-    """Panels of the runs with these ids, in the view's own project."""
+    """Panels of the runs with these ids, in the view's project."""
     runs = wr.Runset(name="runs", filters=f"Metric('ID') in {list(ids)}")
     return wr.PanelGrid(runsets=[runs], panels=list(panels))
 
 
 def _layouts(wr: Any, width: int) -> Iterator[Any]:
-    """Places of panels of a width, in rows from the top."""
+    """Yield the places of panels of a width, row by row from the top."""
     row = 0
     while True:
         for x in range(0, WIDE, width):
@@ -119,7 +119,7 @@ def _layouts(wr: Any, width: int) -> Iterator[Any]:
 
 
 def _pictures(wr: Any, jobs: Sequence[SweepRun]) -> Iterator[Any]:
-    """A panel per target: its pictures by all jobs, with a slider over steps."""
+    """Yield a panel per target with its pictures by all jobs and a slider over steps."""
     labels: dict[str, str] = {}
     for run in jobs:
         for result in run.run.results:
@@ -129,7 +129,7 @@ def _pictures(wr: Any, jobs: Sequence[SweepRun]) -> Iterator[Any]:
 
 
 def _charts(wr: Any, report: Report, jobs: Sequence[SweepRun]) -> Iterator[Any]:
-    """Each metric by method and against seconds, and the losses by kind."""
+    """Yield panels of each metric by method and against seconds, and of the loss by kind of target."""
     places = _layouts(wr, HALF)
     by_method: Mapping[str, Any] = {"groupby": wr.Config(METHOD), "groupby_aggfunc": "mean"}
     for name in (name for name in report.table.headlines if name not in PER_RUN):

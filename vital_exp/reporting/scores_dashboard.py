@@ -1,4 +1,4 @@
-"""The scores of a run as a run of Weights & Biases of their own: the job's own has ended when they are computed."""
+"""The scores of a run as a W&B run of their own, because the job's W&B run has ended when they are computed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vital_exp.evaluation.table import Evaluation
-from vital_exp.models.network_names import without_folders
+from vital_exp.models.network_names import short_name
 from vital_exp.reporting.dashboard import PROJECT, ROWS_WITH_PICTURES
 from vital_exp.reporting.saved_view import project_of
 from vital_exp.reporting.sweep import read_sweep
@@ -15,23 +15,23 @@ from vital_exp.visualization import wandb_server
 from vital_exp.visualization.loggers import summarise, sweep_name
 
 JOB_TYPE = "evaluate"
-FOLDER = "evaluate"  # in a run folder; in the run folder itself lies what the job has sent
+FOLDER = "evaluate"  # W&B's folder inside the run folder, which holds the files of the job's W&B run itself
 
 
 def log_scores(folder: Path, found: Evaluation, project: str | None, offline: bool) -> str:
-    """Log the scores of one run folder; return a line that says where.
+    """Log the scores of one run folder as a W&B run; return a line that says where it is.
 
-    The run has each metric with its n and both ends of its interval in the summary, and the table ``results``: every
-    target with its picture and its own values. It is called and grouped like the job that made the pictures.
+    The summary has each metric with its n and interval; the table ``results`` has each target with its picture and its
+    values. Name and group are those of the job that made the pictures.
 
     Args:
         folder: the run folder.
         found: its scores.
-        project: of the run; None: that of the job, else vital_exp.
-        offline: whether nothing is to be sent.
+        project: the project; None: that of the job, or else vital_exp.
+        offline: whether to send nothing and only write the run to disk.
 
     Raises:
-        UsageError: online without a login.
+        UsageError: online, without a login.
     """
     import wandb
 
@@ -41,19 +41,19 @@ def log_scores(folder: Path, found: Evaluation, project: str | None, offline: bo
     known = {"model": {"name": one.model}, "method": {"name": one.method}, "seed": one.seed, "run": str(folder)}
     arguments: dict[str, Any] = {
         **{"project": project or project_of([one]) or PROJECT, "job_type": JOB_TYPE, "group": sweep_name(folder)},
-        **{"name": f"{without_folders(one.model)} {one.method} s{one.seed}", "dir": str(place), "config": known},
+        **{"name": f"{short_name(one.model)} {one.method} s{one.seed}", "dir": str(place), "config": known},
     }
     run = wandb_server.start(lambda more: wandb.init(**arguments, **more), offline, "wandb")
     values = {name: entry["value"] for name, entry in found.metrics.items() if is_number(entry["value"])}
     run.log({**{f"metric/{name}": value for name, value in values.items()}, "results": _table(folder, found)})
     summarise(run, found.metrics)
-    told = wandb_server.where(run)
+    line = wandb_server.where(run)
     run.finish()
-    return told
+    return line
 
 
 def _table(folder: Path, found: Evaluation) -> Any:
-    """Every target with its picture and its own values."""
+    """A table with a row per target: its picture and its values."""
     import wandb
 
     columns = list(dict.fromkeys(column for row in found.rows for column in row))

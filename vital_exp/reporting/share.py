@@ -1,4 +1,4 @@
-"""A report to send to others: one folder, and a zip of it, with relative links and no path of this machine."""
+"""A report to send to others: a folder and a zip of it, with relative links and without paths of this machine."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vital_exp.reporting.report import PAGE, write_report
 from vital_exp.run_folders import RESULTS, find_runs
 
 FOLDER = "shared"  # beside the report
-RUNS = "runs"  # in that folder
+RUNS = "runs"  # copies of the runs, in the shared folder
 CONFIG = ".hydra/config.yaml"
 TEXTS = (RESULTS, "metrics.json", "metrics.csv", "history.csv", "provenance.json", MISTAKE_FILE, CONFIG)
 COPIED = ("images", "references")
-KEPT = ("images", "report.html")  # of a run's copy, once its page is written
-# A path from the root, from a home, of Windows, or out of the working folder; not the slashes of addresses and tags.
+KEPT = ("images", "report.html")  # left of a run's copy when its page is written
+# A path from the root, from a home, of Windows, or out of the working folder; not the slashes of URLs and HTML tags.
 END = r"[^\s'\"<>|,;:(){}\[\]]*"
 PATH = re.compile(
     rf"(?<![\w./<:~-])(?:file:/+|~\w*/|/|(?:\.\./)+)(?=\w|\.\w){END}|(?<=:)/(?=\w){END}|(?<!\w)[A-Za-z]:[\\/]{END}|file:/+{END}"
@@ -32,13 +32,13 @@ PATH = re.compile(
 
 
 class PathNames:
-    """What stands for a path: its last part; of two different paths with the same one, a number tells them apart."""
+    """Names in place of paths: the last part of a path, with a number where two paths have the same last part."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
     def __call__(self, path: str) -> str:
-        """Return the name of a path, always the same one."""
+        """Return the name of a path, the same at each call."""
         whole = path.rstrip("/\\")
         if whole not in self._known:
             name = PureWindowsPath(whole).name if "\\" in whole else PurePosixPath(whole).name
@@ -47,11 +47,11 @@ class PathNames:
         return self._known[whole]
 
     def in_text(self, text: str) -> str:
-        """Return a text with names for the paths in it."""
+        """Return a text with names in place of the paths in it."""
         return PATH.sub(lambda found: self(found[0]), text)
 
     def in_value(self, value: Any) -> Any:
-        """Return a value of JSON or YAML with names for paths; a string that is a path may have spaces."""
+        """Return a value of JSON or YAML with names in place of paths; a string that is one path may have spaces."""
         if isinstance(value, dict):
             return {key: self.in_value(one) for key, one in value.items()}
         if isinstance(value, list):
@@ -59,7 +59,7 @@ class PathNames:
         if not isinstance(value, str):
             return value
         found = PATH.match(value)
-        # A text that begins with a path says more after it only if there are signs of a sentence.
+        # A string that begins with a path is the path as a whole, unless it holds the punctuation of a sentence.
         whole = found is not None and found.start() == 0 and "\n" not in value and not re.search(r"[:;,=] ", value)
         return self(value) if whole else self.in_text(value)
 
@@ -76,19 +76,17 @@ def write_shared(
     Args:
         runs: folders that hold run folders, at any depth.
         out: the report's folder.
-        metrics: as of :func:`vital_exp.reporting.report.write_report`.
-        title: of the page.
-        progress: whether a progress bar is shown on a terminal.
+        metrics, title, progress: see :func:`vital_exp.reporting.report.write_report`.
 
     Returns:
-        The zip.
+        The path of the zip.
 
     Raises:
-        UsageError: as of :func:`vital_exp.reporting.report.write_report`; a folder there that no report has written.
+        UsageError: see :func:`vital_exp.reporting.report.write_report`; or ``out/shared`` exists and is no report.
     """
     found, names, place = find_runs(runs), PathNames(), out / FOLDER
     if place.exists() and not (place / PAGE).is_file():
-        raise UsageError("share", place, "is there and is no report; move it or choose another out=")
+        raise UsageError("share", place, "this folder exists and is no report; move it or choose another out=")
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary).resolve() / FOLDER
         for number, run in enumerate(found):
@@ -103,7 +101,7 @@ def write_shared(
 
 
 def _copy(run: Path, place: Path, names: PathNames) -> None:
-    """Copy what a run's page shows, with names for paths, and write the page."""
+    """Copy the files that a run's page shows, with names in place of paths, and write the page."""
     (place / CONFIG).parent.mkdir(parents=True)
     for name in COPIED:
         if (run / name).is_dir():
@@ -116,7 +114,7 @@ def _copy(run: Path, place: Path, names: PathNames) -> None:
 
 
 def _named(name: str, text: str, names: PathNames) -> str:
-    """The content of a file with names for paths; what cannot be parsed is read as a text."""
+    """The content of a file with names in place of paths; a file that cannot be parsed is treated as text."""
     try:
         if name.endswith(".yaml"):
             return str(yaml.safe_dump(names.in_value(yaml.safe_load(text)), sort_keys=False, allow_unicode=True))
@@ -131,7 +129,7 @@ def _named(name: str, text: str, names: PathNames) -> str:
 
 
 def _strip(run: Path) -> None:
-    """Leave a run's page and its pictures."""
+    """Remove all of a run's copy but its page and its pictures."""
     for one in run.iterdir():
         if one.name not in KEPT:
             shutil.rmtree(one) if one.is_dir() else one.unlink()

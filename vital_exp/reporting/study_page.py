@@ -1,4 +1,4 @@
-"""The human study as one page that people take offline: three parts, random order, blind to method."""
+"""The human study as one page that people fill in offline: three parts, in random order, methods hidden."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from vital_exp.whole_files import write_whole
 
 PAGE = "study.html"
 SIDE = 384  # px, of a picture in the page
-CODE_DIGITS = 12  # of a question: what the page knows of where a picture comes from
+CODE_DIGITS = 12  # of a question's code, in place of run and target
 
 
 def write_study(runs: Sequence[SweepRun], out: Path, targets: int = 6, seed: int = 0) -> Path:
     """Write a form of the study, and its key.
 
-    The same targets are shown of every method, and of several seeds the same one, drawn at random. The page
-    holds codes; what they stand for is in key.json, which also keeps the codes of earlier forms.
+    The targets are drawn at random; for each target, all methods are shown with the same seed. The page only holds
+    codes. key.json holds the run and target of each code, those of earlier forms too.
 
     Args:
-        runs: of a sweep, or one run.
-        out: the folder of study.html and key.json.
-        targets: of each network.
-        seed: of the choice and the order: another form for every few people.
+        runs: the runs of a sweep, or one run.
+        out: the folder for study.html and key.json.
+        targets: number of targets for each network.
+        seed: of the choice and the order; another seed makes another form, for further people.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        UsageError: no target has a picture by every method.
+        UsageError: no target has a picture by each method.
     """
     draw = random.Random(seed)
     models = dict.fromkeys(run.model for run in runs)
@@ -62,7 +62,7 @@ def write_study(runs: Sequence[SweepRun], out: Path, targets: int = 6, seed: int
 
 
 def _items(runs: Sequence[SweepRun], model: str, count: int, draw: random.Random, out: Path) -> Iterator[Item]:
-    """The questions about a network's pictures: every method's picture of some targets, in all parts that apply."""
+    """The questions about a network's pictures: each method's picture of some targets, in all parts that apply."""
     own = [run for run in runs if run.model == model]
     # method -> target -> runs that have a picture
     pictures: dict[str, dict[str, list[SweepRun]]] = {run.method: {} for run in own}
@@ -72,7 +72,7 @@ def _items(runs: Sequence[SweepRun], model: str, count: int, draw: random.Random
                 pictures[run.method].setdefault(result["target"], []).append(run)
     shared = sorted(set.intersection(*(set(found) for found in pictures.values())))
     if not shared:
-        raise UsageError("study", model, "no target has a picture by every method, and only those can be compared")
+        raise UsageError("study", model, "no target has a picture by each method, so methods cannot be compared")
     for target in draw.sample(shared, min(count, len(shared))):
         turn = draw.randrange(len(own))
         for by_target in pictures.values():
@@ -86,7 +86,7 @@ def _items(runs: Sequence[SweepRun], model: str, count: int, draw: random.Random
 
 
 def _parts(run: SweepRun, result: dict[str, Any]) -> Iterator[str]:
-    """Hidden units have no names to rate or to guess; pictures without references cannot be held against them."""
+    """The parts of the study for a picture: with names for classes alone, with references where there are any."""
     if result.get("layer") is None:
         yield from (NAMING, RATING)
     if (run.folder / "references" / f"{result['target']}.jpg").is_file():
@@ -107,7 +107,7 @@ def _question(code: str, item: Item, run: Path) -> dict[str, str]:
 
 
 def _embedded(path: Path) -> str:
-    """A picture as a data: URI, written anew: nothing of its file tells where it comes from."""
+    """A picture as a data: URI, encoded again, so that no metadata of its file gives its method away."""
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             picture = image.convert("RGB")

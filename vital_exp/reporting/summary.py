@@ -11,20 +11,20 @@ from vital_exp.evaluation.table import metrics_text
 from vital_exp.terminal_tables import Column, table_text, wrapped
 from vital_exp.visualization.outcome import Outcome
 
-ROWS_SHOWN = 40  # a longer table scrolls away what comes after it; the gallery has all
-JUDGES_SHOWN = 2  # with a column each; of more it is told how many recognise a class
+ROWS_SHOWN = 40  # targets in the table; the gallery shows all
+JUDGES_SHOWN = 2  # judges with a column each; more judges share one, with the number of those that recognise the class
 RECOGNISED = "top1"
-OWN = "recognised"  # the column of the network's own opinion
+OWN = "recognised"  # the column of the network itself
 
 
 def print_summary(outcome: Outcome, gallery: Path, provenance: Mapping[str, Any], alone: bool = True) -> None:
-    """Print a line per target, what the columns mean, the metrics, what was written and what can be done next.
+    """Print a line per target, the meaning of the columns, the metrics, the page, and the next command.
 
     Args:
-        outcome: of the run.
-        gallery: its page.
-        provenance: as in provenance.json.
-        alone: whether the run is none of a sweep, which says itself what can be done next.
+        outcome: the run's outcome.
+        gallery: the run's page.
+        provenance: the content of provenance.json.
+        alone: whether the run is outside a sweep; a sweep prints the next command itself.
     """
     for part in _parts(outcome, provenance):
         print(part)
@@ -42,8 +42,8 @@ def _parts(outcome: Outcome, provenance: Mapping[str, Any]) -> Iterator[str]:
         if result["status"] == "failed":
             yield wrapped(f"{result['target']} failed: {result['error']}")
     if any(result["status"] != "failed" for result in outcome.results):
-        yield _told_loss(str(provenance.get("objective") or ""))
-        yield _told_seconds(outcome.results, int(provenance.get("batch_size") or 1))
+        yield _loss_line(str(provenance.get("objective") or ""))
+        yield _seconds_line(outcome.results, int(provenance.get("batch_size") or 1))
     if outcome.metrics:
         yield f"\n{metrics_text(outcome.metrics, hidden)}\n"
 
@@ -68,7 +68,7 @@ def _table(outcome: Outcome, hidden: bool) -> str:
 
 
 def _judges(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """The suffixes of columns: "" for the network itself, [name] for a judge."""
+    """The suffixes of columns with recognition: "" for the network itself, [name] for a judge."""
     columns = dict.fromkeys(column for row in rows for column in row)
     return [column.removeprefix(RECOGNISED) for column in columns if column.startswith(RECOGNISED)]
 
@@ -88,7 +88,7 @@ def _opinions(row: Mapping[str, object], judges: Sequence[str]) -> list[str]:
 
 
 def _verdict(row: Mapping[str, object], judge: str) -> str:
-    """Yes, or what the picture is taken for: "as bell cote, 0.41"."""
+    """Yes, or the most probable class: "as bell cote, 0.41"."""
     found, text = row.get(f"{RECOGNISED}{judge}"), str(row.get(f"{PREDICTED}{judge}") or "")
     if found or not text:
         return "" if found is None else "yes" if found else "no"
@@ -100,14 +100,14 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _told_loss(objective: str) -> str:
-    """What the two columns are of: they are no two sizes of one thing."""
+def _loss_line(objective: str) -> str:
+    """A line that explains the columns loss and activation, which are measured on different images."""
     of = f" ({objective})" if objective else ""
-    return wrapped(f"loss: what was minimised{of}, of the views in each step; activation: by the finished picture")
+    return wrapped(f"loss: the objective{of} on the views of the last step; activation: of the finished picture")
 
 
-def _told_seconds(results: Sequence[Mapping[str, Any]], batch_size: int) -> str:
-    """The seconds, which are of a batch: those of a picture are a share of them, unless it was made alone."""
+def _seconds_line(results: Sequence[Mapping[str, Any]], batch_size: int) -> str:
+    """A line with the seconds of all pictures; per picture only where each was made alone."""
     seconds = sum(result["seconds"] for result in results)
     count = f"{len(results)} {'picture' if len(results) == 1 else 'pictures'}"
     made = "one at a time" if batch_size == 1 else f"in batches of {batch_size}"

@@ -1,4 +1,4 @@
-"""The run folders of a sweep: which there are, what each was of, and what it found."""
+"""The run folders of a sweep, each with its model, method, seed and content."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from vital_exp.run_folders import find_runs
 
 __all__ = ["SweepRun", "find_runs", "read_sweep"]
 
-# Keys in which the runs of one line of the table may differ.
-POOLED_KEYS = ("seed", "target")
-# Points of a loss curve: a sweep has thousands of curves.
-CURVE_POINTS = 80
-# The key that says which class a part of the configuration builds.
-CLASS = "_target_"
+POOLED_KEYS = ("seed", "target")  # configuration keys in which runs that are pooled may differ
+CURVE_POINTS = 80  # of a loss curve; few, since a sweep has thousands of curves
+CLASS = "_target_"  # the configuration key with the Python class of a part
 
 
 @dataclass(frozen=True)
@@ -30,10 +27,10 @@ class SweepRun:
     Attributes:
         folder: the run folder.
         model: the network's name.
-        method: the preset's name and, where runs of one preset differ in more than seed and targets, in what.
-        seed: of its pictures.
-        run: what the folder holds.
-        config: its composed configuration, flat: dotted key to value.
+        method: the preset's name, followed by the keys in which runs of one preset differ beside seed and targets.
+        seed: the seed of its pictures.
+        run: the content of the folder.
+        config: its composed configuration by dotted key.
     """
 
     folder: Path
@@ -50,16 +47,17 @@ class SweepRun:
 
 
 def read_sweep(folders: Sequence[Path], key: str = "runs") -> list[SweepRun]:
-    """Return what the run folders hold; runs of one model and preset that differ in more than seed and targets are told
-    apart by the keys that differ.
+    """Return the runs in folders.
+
+    Runs of one model and preset that differ in more than seed and targets get the differing keys in the method's name.
 
     Raises:
-        UsageError: a folder without its configuration; no finished picture in all of them.
+        UsageError: a folder has no configuration, or no run has a finished picture.
     """
     runs = [_read(folder, key) for folder in folders]
     if not any(run.run.done for run in runs):
         raise UsageError(key, folders[0], "no finished picture in any of the runs there")
-    return list(_told_apart(runs))
+    return list(_distinct(runs))
 
 
 def _read(folder: Path, key: str) -> SweepRun:
@@ -71,7 +69,7 @@ def _read(folder: Path, key: str) -> SweepRun:
     )
 
 
-def _told_apart(runs: Sequence[SweepRun]) -> Iterator[SweepRun]:
+def _distinct(runs: Sequence[SweepRun]) -> Iterator[SweepRun]:
     for run in runs:
         peers = [peer for peer in runs if (peer.model, peer.method) == (run.model, run.method)]
         named = ", ".join(_named(run.config, _differing(peers)))
@@ -79,7 +77,7 @@ def _told_apart(runs: Sequence[SweepRun]) -> Iterator[SweepRun]:
 
 
 def _differing(runs: Sequence[SweepRun]) -> list[str]:
-    """The keys in which runs differ; of a part that is of another class in one of them, its class alone."""
+    """The keys in which runs differ; for a part whose Python class differs, only the class."""
     keys = dict.fromkeys(key for run in runs for key in run.config if key.split(".")[0] not in POOLED_KEYS)
     found = [key for key in keys if len({repr(run.config.get(key)) for run in runs}) > 1]
     parts = [key.removesuffix(CLASS) for key in found if key.endswith(f".{CLASS}")]

@@ -1,4 +1,4 @@
-"""What a sweep ends with on the terminal: methods by metrics over its jobs, those that failed, the next command."""
+"""The closing text of a sweep on the terminal: methods by metrics, failed jobs, and the next command."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from vital_exp.reporting.sweep import SweepRun, read_sweep
 from vital_exp.run_folders import RESULTS, by_number, wandb_id
 from vital_exp.terminal_tables import WIDTH, Column, table_text, wrapped
 
-LABEL = 40  # letters of a method that are kept before a further metric is shown
+LABEL = 40  # letters of a method's name that keep their room before a further metric is shown
 TARGETS_SHOWN = 5
 UNITS = {
-    "seconds": "seconds: of a picture, its share of the time that its batch took",
-    "memory": "memory: MiB, the most that a job held",
+    "seconds": "seconds: per picture, the time of a batch divided by its pictures",
+    "memory": "memory: MiB, the largest that a job held",
 }
 
 
 def sweep_text(place: Path) -> str:
-    """Return the lines about the jobs in a sweep's folder."""
+    """Return the closing text of the sweep in a folder."""
     jobs = sorted(filter(_is_job, place.iterdir()), key=by_number) if place.is_dir() else []
     began = [job for job in jobs if (job / RESULTS).is_file()]
     lines = [f"sweep: {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'} in {place}"]
@@ -44,12 +44,12 @@ def sweep_text(place: Path) -> str:
 
 
 def _is_job(path: Path) -> bool:
-    """Whether a folder in a sweep is a job's, and not the report that vital-report has written there."""
+    """Whether a path in a sweep's folder is a job's folder, and not the folder of a report."""
     return path.is_dir() and ((path / RESULTS).is_file() or not (path / PAGE).is_file())
 
 
 def methods_text(runs: Sequence[SweepRun]) -> str:
-    """Return a line per method, and network where there are several, with as many metrics as there is room for."""
+    """Return a table with a row per method (and network, if there are several), and as many metrics as fit."""
     table = combine(runs)
     several = len(table.models) > 1
     groups = list(dict.fromkeys((run.model, run.method) for run in runs))
@@ -83,7 +83,7 @@ def _value(table: CombinedTable, model: str, method: str, metric: str) -> str:
 
 
 def _failure(job: Path, runs: Sequence[SweepRun]) -> str:
-    """What failed in a job; empty where nothing did."""
+    """Words on the failure of a job; empty where nothing failed."""
     run = next((run for run in runs if run.folder == job.resolve() or run.folder == job), None)
     results = run.run.results if run else []
     failed = [result["target"] for result in results if result.get("status") == "failed"]

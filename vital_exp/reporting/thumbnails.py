@@ -1,4 +1,4 @@
-"""Small copies of a sweep's pictures beside its page: thousands of them are loaded one by one, when they are seen."""
+"""Thumbnails of a sweep's pictures, as files beside its page: the browser loads each when it comes into view."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from PIL import Image
 
 from vital_exp.whole_files import whole_path
 
-SIDE = 320  # px; twice the width of a cell, for dense screens
+SIDE = 320  # px; twice the width of a cell, for screens of high resolution
 QUALITY = 88  # of WebP, 0 to 100
-SMALL = 128  # pictures up to this side are copied as they are: enlarged without new artefacts
+SMALL = 128  # px; pictures up to this side are copied unchanged, since artefacts of WebP would show when enlarged
 BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def thumbnail(picture: Path, folder: Path, stem: str) -> str | None:
-    """Write a small copy of a picture, unless a newer one is there.
+    """Write the thumbnail of a picture, unless there is one that is newer than the picture.
 
     Args:
-        picture: PNG or JPEG.
-        folder: where the copy goes.
-        stem: the copy's name without its ending.
+        picture: the file, PNG or JPEG.
+        folder: the folder for the thumbnail.
+        stem: the thumbnail's name without its suffix.
 
     Returns:
-        The copy's name; None when the picture is missing or broken.
+        The thumbnail's name; None where the picture is missing or broken.
     """
     try:
         with Image.open(picture, formats=("PNG", "JPEG")) as image:
@@ -45,14 +45,14 @@ def thumbnail(picture: Path, folder: Path, stem: str) -> str | None:
 
 
 def copied(source: Path, place: Path) -> str:
-    """Copy a file so that it appears whole; return its name."""
+    """Copy a file (under another name, then renamed) and return the copy's name."""
     with whole_path(place) as temporary:
         shutil.copyfile(source, temporary)
     return place.name
 
 
 def tiles(strip: Path) -> int | None:
-    """Return how many square tiles a strip of references has; None when it is missing or broken."""
+    """Return the number of square tiles in a strip of references; None where it is missing or broken."""
     try:
         with Image.open(strip, formats=("JPEG", "PNG")) as image:
             share: float = image.width / image.height

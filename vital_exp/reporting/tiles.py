@@ -1,4 +1,4 @@
-"""One row of tiles per unit, each under a line of text."""
+"""Pictures of labelled rows of tiles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vital_exp.mining.sheets import COLUMNS, GAP, LINE, MARGIN, PAPER, QUIET, TE
 
 
 def rows_of_tiles(rows: Sequence[tuple[str, Sequence[Image.Image]]]) -> Image.Image:
-    """Return a picture of labelled rows, at most ten tiles in each."""
+    """Return a picture of rows of at most ten tiles, each row below its label."""
     font, width = ImageFont.load_default(TEXT), 2 * MARGIN + COLUMNS * (TILE + GAP) - GAP
     heights = [LINE + max((tile.height for tile in tiles), default=0) + GAP for _, tiles in rows]
     page = Image.new("RGB", (width, MARGIN + sum(heights)), PAPER)

@@ -1,4 +1,4 @@
-"""What networks take a picture for, in words: recognised by ViT-Tiny: yes."""
+"""Verdicts of networks on a picture, in words: "recognised by ViT-Tiny: yes"."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from vital_exp.reporting.pages import format_number
 from vital_exp.values import is_number
 
 FIRST, AMONG_FIVE, PROBABILITY = "top1", "top5", "probability"
-TOLD = (FIRST, AMONG_FIVE, PROBABILITY, PREDICTED)
+COLUMNS = (FIRST, AMONG_FIVE, PROBABILITY, PREDICTED)
 ITSELF = "itself"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one network says of a picture.
+    """One network's verdict on a picture.
 
     Attributes:
-        by: who, for people.
-        name: the network's own name; empty of the one the picture was made with.
-        recognised: whether the picture's class comes first; None where that is not recorded.
-        detail: the most probable classes, or the probability of the picture's own; empty where neither is known.
+        by: words for the network.
+        name: the network's name; empty for the network that the picture was made for.
+        recognised: whether the picture's class comes first; None where it is not recorded.
+        detail: the most probable classes, or the probability of the picture's class; empty where neither is recorded.
     """
 
     by: str
@@ -38,19 +38,19 @@ class Verdict:
 
 
 def verdicts(scores: Mapping[str, object]) -> list[Verdict]:
-    """Return what each network says of a picture, in the order of the columns of metrics.csv."""
-    judges = dict.fromkeys(judge for column in scores for base, judge in [_split(column)] if base in TOLD)
+    """Return each network's verdict on a picture, in the order of the columns of metrics.csv."""
+    judges = dict.fromkeys(judge for column in scores for base, judge in [_split(column)] if base in COLUMNS)
     found = (_verdict(scores, judge) for judge in judges)
     return [verdict for verdict in found if verdict.recognised is not None or verdict.detail]
 
 
-def is_told(column: str) -> bool:
-    """Whether :func:`verdicts` says what is in a column of metrics.csv."""
-    return _split(column)[0] in TOLD
+def in_verdicts(column: str) -> bool:
+    """Whether the verdicts hold a column of metrics.csv."""
+    return _split(column)[0] in COLUMNS
 
 
 def _verdict(scores: Mapping[str, object], judge: str) -> Verdict:
-    first, five, probability, predicted = (scores.get(f"{base}[{judge}]" if judge else base) for base in TOLD)
+    first, five, probability, predicted = (scores.get(f"{base}[{judge}]" if judge else base) for base in COLUMNS)
     parts = [str(predicted)] if predicted else []
     if is_number(probability) and not predicted:
         parts.append(f"probability {format_number(probability)}")

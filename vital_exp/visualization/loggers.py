@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from vital_exp.evaluation.metrics import higher_is_better
-from vital_exp.models.network_names import without_folders
+from vital_exp.models.network_names import short_name
 from vital_exp.recorded_config import recorded_overrides
 from vital_exp.runs.folder import RunFolder
 from vital_exp.setup.run_setup import RunSetup
@@ -56,7 +56,7 @@ def _told_apart(setup: RunSetup, folder: RunFolder | None) -> dict[str, Any]:
 def _start_wandb(logger: WandbLogger, setup: RunSetup, folder: Path) -> None:
     started = logger._wandb_init
     started.pop("anonymous", None)  # Lightning hands over what wandb warns of
-    started["name"] = started.get("name") or f"{without_folders(_model(setup))} {setup.method} s{setup.seed}"
+    started["name"] = started.get("name") or f"{short_name(_model(setup))} {setup.method} s{setup.seed}"
     started["job_type"] = JOB_TYPE
     started["tags"] = [*(started.get("tags") or []), *_tags(setup)]
     started["group"] = started.get("group") or sweep_name(folder)

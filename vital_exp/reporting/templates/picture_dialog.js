@@ -1,8 +1,8 @@
 "use strict";
-// The dialog of one picture, the same on every page: arrows, Escape, the picture masked, a download.
-// neighbour(key, across, down) returns the slide beside the one with that key, or null. A slide has key, src, alt and
-// title; it may have fallback, masked, words, facts [[name, own name, value]], real, realWords, file, wide, nodes, and
-// later(), which resolves to more nodes. names are what the buttons call a step across and, if any, down.
+// The dialog of one picture, the same on all pages: arrow keys, Escape, the masked picture, a download.
+// neighbour(key, across, down) returns the slide beside that of a key, or null. A slide has key, src, alt and title. It
+// may have fallback, masked, words, facts [[title, name, value]], real, realWords, file, wide, nodes, and later(), which
+// resolves to further nodes. names are the buttons' nouns for a step across and, where there is one, down.
 const pictureDialog = (zoom, neighbour, names = ["picture"]) => {
   const make = (tag, properties = {}, ...children) => {
     const node = Object.assign(document.createElement(tag), properties);

@@ -1,7 +1,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const field = (id) => document.getElementById(id);
-  const CHUNK = 30; // rows made at a time, the next when the end comes near
+  const CHUNK = 30; // rows made at a time; the next ones when the reader comes near the end
   const make = (tag, properties = {}, ...children) => {
     const node = Object.assign(document.createElement(tag), properties);
     node.append(...children);
@@ -126,7 +126,7 @@
     const next = state.rows.slice(state.made, state.made + CHUNK);
     state.made += next.length;
     field("rows").append(...next.map((target) => make("div", { className: "line target" }, about(target), ...shown().map((method) => cell(method, target)))));
-    field("end").textContent = state.rows.length ? (state.made < state.rows.length ? "more below" : "") : "no target fits";
+    field("end").textContent = state.rows.length ? (state.made < state.rows.length ? "more below" : "") : "no target matches";
     field("end").hidden = !field("end").textContent;
   };
   const arrange = () => {
@@ -140,12 +140,12 @@
   };
   new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting) && state.made < state.rows.length) lengthen(); }, { rootMargin: "1500px" }).observe(field("end"));
 
-  window.addEventListener("beforeprint", () => { // on paper nothing comes when the end comes near
+  window.addEventListener("beforeprint", () => { // paper needs all rows at once
     while (state.made < state.rows.length) lengthen();
     for (const one of document.querySelectorAll("img[loading=lazy]")) one.loading = "eager";
   });
 
-  // The sheet of one picture. Curves and configurations are in scripts beside the page, fetched when first asked for.
+  // The dialog of one picture. Curves and configurations are in scripts beside the page, loaded at the first click.
   const zoom = field("zoom"), details = new Map();
   window.vitalDetails = (name, content) => details.get(name).resolve(content);
   const detailsOf = (name) => {
@@ -172,7 +172,7 @@
     const found = await detailsOf(one.details), own = found && found.targets[name], nodes = [];
     if (own && own.chart) {
       const chart = make("div");
-      chart.innerHTML = own.chart; // drawn by vital_exp, which escapes what it takes from files
+      chart.innerHTML = own.chart; // SVG of vital_exp, which escapes all text from files
       nodes.push(chart, legend(own.terms));
     }
     if (found && found.config) nodes.push(make("details", {}, make("summary", {}, "configuration"), make("pre", {}, found.config)));
