@@ -1,25 +1,25 @@
-# Everything runs in .venv, which is made when it is missing or pyproject.toml is newer.
-# Another interpreter: make test PYTHON=python3.12
+# Everything runs in .venv, which is made if it is missing or older than pyproject.toml.
+# To use another interpreter: make test PYTHON=python3.12
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 DOCS := $(VENV)/.docs
-# One worker for each core; a worker that is done takes tests from another.
+# One worker per core; a worker that has finished takes tests from the others.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 .PHONY: help demo test test-quick lint bench docs dist clean
 
 help:
-	@echo "make demo        pictures of the embedded network's ten classes, into outputs/"
-	@echo "make test        lint, types and all tests, the slow ones last"
-	@echo "make test-quick  all tests but the slow ones"
-	@echo "make lint        ruff, mypy, and the layers of imports"
-	@echo "make bench       one page of speed in five minutes: against the published loop, Horama, Lucent; scaling; memory"
-	@echo "make docs        the documentation as a site, into site/: open site/index.html; warnings and dead links are errors"
-	@echo "make dist        the packages to publish, into dist/, checked and tried in an empty folder"
-	@echo "make clean       remove the environment and what tools leave behind; outputs/ stays"
+	@echo "make demo        make pictures of the embedded network's ten classes, in outputs/"
+	@echo "make test        run lint and all tests, the slow tests last"
+	@echo "make test-quick  run all tests except the slow tests"
+	@echo "make lint        run ruff, mypy and import-linter"
+	@echo "make bench       measure speed and memory in five minutes, beside the published loop, Horama and Lucent"
+	@echo "make docs        build the documentation: site/index.html; warnings and dead links are errors"
+	@echo "make dist        build the packages to publish, in dist/, check them, and try them in an empty folder"
+	@echo "make clean       remove the environment and the files that tools leave; outputs/ stays"
 
 demo: $(STAMP)
 	$(BIN)/vital-visualize
@@ -45,7 +45,7 @@ docs: $(DOCS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --config-file build/mkdocs.yml
 	$(BIN)/python -m tools.documentation.built site
 
-# Builds, checks the metadata, installs the wheel into a new environment, makes pictures in an empty folder.
+# Builds the packages, checks their metadata, installs the wheel into a new environment, and makes pictures in an empty folder.
 dist: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation
@@ -64,12 +64,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@
 
-# Horama and Lucent, which the page of speed compares with.
+# Horama and Lucent, with which make bench compares.
 $(PEERS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[peers]"
 	@touch $@
 
-# What builds the site.
+# The packages that build the site.
 $(DOCS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	@touch $@
