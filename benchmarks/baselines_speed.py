@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from vital_exp import load_model
 from vital_exp.engine.batch import Batch
-from vital_exp.engine.module import VisualizationModule
+from vital_exp.engine.module import Stage, VisualizationModule
 from vital_exp.models.network import VisionNetwork
 from vital_exp.setup.request import Request
 
@@ -66,7 +66,8 @@ def ours(network: VisionNetwork, method: str, options: argparse.Namespace, batch
 
     def make() -> None:
         pictures = setup.pictures(request.targets, None)
-        module = VisualizationModule(pictures, objective, setup.optimizer, setup.rate, setup.steps)
+        stage = Stage(setup.steps, objective, pictures.network_input)
+        module = VisualizationModule(pictures, [stage], setup.optimizer, setup.rate)
         optimizer = setup.optimizer(list(pictures.parameters()))
         for step in range(1, options.steps + 1):  # the first and the last do a little more, of a thousand
             optimizer.zero_grad()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ JUDGES = {
     "lite0": ("vit", "mobilenet", "squeezenet"),
     "vit": ("mobilenet", "lite0", "squeezenet"),
 }
+# As judges are called in metrics.
+NAMES = {"resnet56": "resnet56", "vit": "vit_tiny_patch16_224", "mobilenet": "mobilenetv2_100"}
 PASSES = 400  # of each picture at equal cost: those of vital_fourier
 VARIATIONS = (1, 2, 3)  # pictures of a class, from different starts and under different transforms
 EQUAL, PUBLISHED = "equal", "published"
@@ -48,11 +51,13 @@ EQUAL, PUBLISHED = "equal", "published"
 
 @dataclass(frozen=True)
 class Method:
-    """A preset with its published steps and views, and with those at equal cost."""
+    """A preset: its published steps and views, and those at equal cost; and what is set beside."""
 
     steps: int
     views: int = 1
     equal_views: int = 1
+    preset: str = ""  # the method's own name where empty
+    overrides: tuple[str, ...] = ()
 
     def keys(self, cost: str) -> list[str]:
         """Return the overrides for a cost."""
@@ -65,9 +70,14 @@ class Method:
         return self.steps * self.views if cost == PUBLISHED else PASSES
 
 
+SMALL_FIRST = ("image.grow_from=0.714", "image.grow_until=0.75")  # 160 px of 224
 METHODS: Mapping[str, Method] = {
     "vital": Method(2000),
+    # Of transformers alone: the corner tokens left out, see vital_on_transformers.md.
+    "vital_trimmed": Method(2000, preset="vital", overrides=("objective.alignment.trim=0.03",)),
     "vital_fourier": Method(400),
+    # 150 of 200 steps at 160 px: the third of the cost of vital_fourier.
+    "vital_growing": Method(200, preset="vital_fourier", overrides=SMALL_FIRST),
     "maco": Method(256, views=16, equal_views=4),  # MACO's authors take 16 crops or more
     "fourier": Method(512),
     "deep_inversion": Method(2000),
@@ -75,17 +85,31 @@ METHODS: Mapping[str, Method] = {
     "accentuation": Method(100, views=16, equal_views=4),  # starts from a real image: an upper reference
 }
 # DeepInversion needs statistics of batch norms: MobileNetV2's were folded into its convolutions, the ViT has none.
-WITHOUT_STATISTICS = ("mobilenet", "vit")
+APPLIES = {"deep_inversion": ("cifar", "lite0"), "vital_trimmed": ("vit",), "vital_growing": ("mobilenet", "lite0")}
 METRICS = (
     *("accuracy", "transfer", "fid", "kid", "inception_score", "lpips_diversity", "correspondence"),
     *("path_similarity", "activation_ratio", "high_frequency", "seconds"),
 )
 COLUMNS = ("network", "method", "cost", "metric", "target", "value", "low", "high")
-SHOWN = (
-    *("accuracy_top1", "transfer_top1", "transfer_top5", "probability[", "fid[", "kid[", "lpips_diversity"),
-    *("correspondence_auc[", "path_similarity", "seconds"),
+KEPT = (
+    *("accuracy_top1", "accuracy_top5", "probability", "transfer_top1", "transfer_top5", "fid", "kid"),
+    *("inception_score", "lpips_diversity", "correspondence_auc", "path_similarity", "activation_ratio"),
+    *("high_frequency_ratio", "seconds"),
 )
-KEPT = (*SHOWN, "accuracy_top5", "probability", "activation_ratio", "high_frequency_ratio", "inception_score")
+# The tables' columns: means over the judges where each judge says something of a picture; the first judge's else.
+LOG = "log_probability"
+OF_JUDGES = ("transfer_top1", "transfer_top5", LOG, "correspondence_auc")
+OF_FIRST = ("fid", "kid", "inception_score")
+SHOWN = (
+    "accuracy_top1",
+    *OF_JUDGES,
+    *OF_FIRST,
+    "lpips_diversity",
+    "path_similarity",
+    "high_frequency_ratio",
+    "seconds",
+)
+LEAST = 1e-30  # of a probability that is smaller than single precision can say
 TILE = 96  # px of a strip
 
 
@@ -93,7 +117,7 @@ def parts() -> Iterator[tuple[str, str, str]]:
     """Yield network, method and cost of each part; where both costs are the same, once."""
     for network in NETWORKS:
         for name, method in METHODS.items():
-            if name == "deep_inversion" and network in WITHOUT_STATISTICS:
+            if network not in APPLIES.get(name, NETWORKS):
                 continue
             for cost in (EQUAL, PUBLISHED):
                 if cost == EQUAL or method.keys(EQUAL) != method.keys(PUBLISHED):
@@ -109,13 +133,14 @@ def make(options: argparse.Namespace, network: str, method: str, cost: str) -> N
     asked = argparse.Namespace(network=network, data=options.data, overrides=[], steps=None)
     classes = Request.from_config(configuration(asked, "vital_fourier", 0)).targets
     targets = [replace(one, variation=number) for one in classes for number in VARIATIONS]
-    given = [*METHODS[method].keys(cost), f"cache_dir={options.out.resolve()}/cache"]
+    recipe = METHODS[method]
+    given = [*recipe.keys(cost), *recipe.overrides, f"cache_dir={options.out.resolve()}/cache"]
     started = time.process_time()
     made = vital_exp.visualize(
         target,
         targets,
         out=folder,
-        method=method,
+        method=recipe.preset or method,
         references=options.data / "data" / images,
         overrides=[*given, "evaluation=none", "logger=none"],
     )
@@ -133,14 +158,16 @@ def make(options: argparse.Namespace, network: str, method: str, cost: str) -> N
     names = [result.name for result in made.targets]
     write_rows(options.results, (network, method, cost), names, found.scores)
     first = [picture for name, picture in zip(names, made.images, strict=True) if not name.endswith(("_v2", "_v3"))]
-    strip(first, options.results / f"{network}_{method}_{cost}.jpg")
+    if method != "accentuation":  # whose pictures are hardly changed photographs of somebody
+        strip(first, options.results / f"{network}_{method}_{cost}.jpg")
 
 
 def write_rows(results: Path, part: Sequence[str], names: Sequence[str], scores: Mapping[str, Score]) -> None:
     """Add the rows of a part: each metric's mean with its interval, and its value for each picture."""
     rows = []
     for metric, score in scores.items():
-        if score.value is None or not metric.startswith(KEPT):
+        layers = metric.startswith("path_similarity") and metric != "path_similarity"
+        if score.value is None or layers or not metric.startswith(KEPT):
             continue
         ends = ["" if end is None else f"{end:.4g}" for end in (score.low, score.high)]
         rows.append([*part, metric, "", f"{score.value:.4g}", *ends])
@@ -173,9 +200,6 @@ def read_rows(results: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-Values = dict[tuple[str, str], dict[str, dict[str, float]]]  # (method, cost): metric: target, or "": value
-
-
 def tables(rows: Sequence[Mapping[str, str]]) -> str:
     """Return a Markdown table per network and cost."""
     text = []
@@ -183,8 +207,29 @@ def tables(rows: Sequence[Mapping[str, str]]) -> str:
         for cost in (EQUAL, PUBLISHED):
             own = [row for row in rows if row["network"] == network and row["cost"] == _kept(row["method"], cost)]
             if own:
-                text.append(f"## {network}, {cost} cost\n\n{table(own)}\n")
+                columns = [column for metric in SHOWN for column in judged(own, network, metric)]
+                text.append(f"## {network}, {cost} cost\n\n{table(columns)}\n")
     return "\n".join(text)
+
+
+def judged(rows: Sequence[Mapping[str, str]], network: str, metric: str) -> Iterator[Mapping[str, str]]:
+    """Yield the rows of a column: those of a metric, or one per picture, its mean over the judges."""
+    if metric in OF_FIRST:
+        name = f"{metric}[{NAMES[JUDGES[network][0]]}]"
+        yield from ({**row, "metric": metric} for row in rows if row["metric"] == name)
+        return
+    if metric not in OF_JUDGES:
+        yield from (row for row in rows if row["metric"] == metric)
+        return
+    found: dict[tuple[str, str], list[float]] = {}
+    read = f"{'probability' if metric == LOG else metric}["
+    for row in rows:
+        if row["metric"].startswith(read) and row["metric"] != f"{read}target]":
+            value = float(row["value"])
+            value = math.log(max(value, LEAST)) if metric == LOG else value
+            found.setdefault((row["method"], row["target"]), []).append(value)
+    for (method, target), values in found.items():
+        yield {"method": method, "metric": metric, "target": target, "value": f"{sum(values) / len(values)}", "low": ""}
 
 
 def _kept(method: str, cost: str) -> str:
@@ -195,7 +240,7 @@ def _kept(method: str, cost: str) -> str:
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Return one row per method: means over classes, after the mean of each class's three pictures."""
     methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
-    metrics = list(dict.fromkeys(row["metric"] for row in rows if _shown(row["metric"])))
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
     lines = [f"| method | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
     best = {metric: _best(rows, metric, methods) for metric in metrics}
     for method in methods:
@@ -204,12 +249,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _shown(metric: str) -> bool:
-    """Return whether the tables show a metric; of path similarity they show the mean over layers only."""
-    return metric.startswith(SHOWN) and (metric == "path_similarity" or not metric.startswith("path_similarity"))
-
-
-LESS_IS_BETTER = ("fid[", "kid[", "seconds")
+LESS_IS_BETTER = ("fid", "kid", "seconds", "high_frequency_ratio")
 
 
 def _of_classes(rows: Sequence[Mapping[str, str]], metric: str, method: str) -> dict[str, float]:

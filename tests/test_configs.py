@@ -52,7 +52,7 @@ HANDED_OVER = {
     "logger": {"save_dir"},
 }
 # Keys of a group that something else than its _target_ reads.
-READ_ELSEWHERE = {"image": {"size", "scale", "init"}, "optimizer": {"warmup", "schedule"}}
+READ_ELSEWHERE = {"image": {"size", "scale", "init", "grow_from", "grow_until"}, "optimizer": {"warmup", "schedule"}}
 
 
 def built_nodes(config: Configuration) -> Iterator[tuple[str, dict[str, Any]]]:

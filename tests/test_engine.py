@@ -7,6 +7,7 @@ import math
 import signal
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from tests.tiny import tiny_net
 from vital_exp import evaluate, load_model, visualize
 from vital_exp.engine import learning_rate, objective_and_gradient
-from vital_exp.engine.module import VisualizationModule
+from vital_exp.engine.module import Stage, VisualizationModule
 from vital_exp.engine.step import ObjectiveValues
 from vital_exp.errors import UsageError
 from vital_exp.images.masks import MASKS
@@ -133,7 +134,7 @@ def test_masks_are_of_the_gradients_the_optimiser_gets(
 
         made_by.append(module)
 
-        monkeypatch.setattr(module.pictures, "network_input", noted)
+        monkeypatch.setattr(module, "stages", [replace(module.stages[0], network_input=noted)])
         return surrogate(module, step)
 
     monkeypatch.setattr(VisualizationModule, "surrogate", watched)
@@ -170,7 +171,8 @@ def test_what_stays_clamped_is_transparent(bound: int) -> None:
     objective = SimpleNamespace(streams=streams, objective=SimpleNamespace(terms={}, settled=0))
     found = {}
     for mask in MASKS:
-        module = VisualizationModule(pictures, _Stub(objective, pushed), torch.optim.SGD, lambda _: 0.0, 3, mask)  # type: ignore[arg-type]
+        stage = Stage(3, _Stub(objective, pushed), pictures.network_input)  # type: ignore[arg-type]
+        module = VisualizationModule(pictures, [stage], torch.optim.SGD, lambda _: 0.0, mask)
         for step in range(3):
             module.surrogate(step)
         found[mask] = module.masks(98)[0, 0]

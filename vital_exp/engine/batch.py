@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from vital_exp.engine.module import VisualizationModule
+from vital_exp.engine.module import Stage, VisualizationModule
 from vital_exp.engine.step import step_objective
 from vital_exp.evaluation.activation import unit_activations
+from vital_exp.images.fourier import Fourier
 from vital_exp.images.output import quantised, resized
 from vital_exp.models.precision import precisions_of
 from vital_exp.setup.batching import padded
+from vital_exp.setup.growth import Growth
 from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.unit import Target
 
@@ -60,7 +63,8 @@ class Batch:
         targets: without copies.
         starts: (N, C, H, W) in [0, 1], what the pictures start from as their parameterisation has it; None: noise.
         pictures: the parameterisation.
-        objective: losses and gradient of a step.
+        objective: losses and gradient of a step at the pictures' own size.
+        stages: the steps, by the size at which the network sees the pictures.
 
     Raises:
         UsageError: a target without references.
@@ -86,6 +90,17 @@ class Batch:
             with torch.no_grad():
                 self.starts = self.pictures()
         self.objective = step_objective(setup, filled, views_per_pass, self.picture_size, self.starts)
+        self.stages = [Stage(setup.steps, self.objective, self.pictures.network_input)]
+        if setup.growth:
+            self.stages.insert(0, self._small_stage(setup.growth, filled, views_per_pass))
+
+    def _small_stage(self, growth: Growth, filled: Sequence[Target], views_per_pass: int) -> Stage:
+        """Return the first steps, in which the network sees pictures and references at a share of their side."""
+        assert isinstance(self.pictures, Fourier)  # checked with the configuration
+        size = growth.size(self.picture_size)
+        starts = None if self.starts is None else resized(self.starts, size)
+        objective = step_objective(self.setup, filled, views_per_pass, size, starts, growth.share)
+        return Stage(growth.until, objective, partial(self.pictures.smaller, size))
 
     @property
     def names(self) -> list[str]:
@@ -95,7 +110,7 @@ class Batch:
     def module(self) -> VisualizationModule:
         """Return what Lightning optimises."""
         own = self.setup
-        return VisualizationModule(self.pictures, self.objective, own.optimizer, own.rate, own.steps, own.mask)
+        return VisualizationModule(self.pictures, self.stages, own.optimizer, own.rate, own.mask)
 
     def made(self, module: VisualizationModule) -> list[Made]:
         """Return each target's picture after the optimisation, or why there is none."""

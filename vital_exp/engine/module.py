@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn import functional
 from torch.optim import Optimizer
 
 from vital_exp.engine.step import StepObjective
@@ -30,6 +33,21 @@ class _Known(torch.autograd.Function):
         return factor * gradient, None, None
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Steps in which the network sees the pictures at one size.
+
+    Attributes:
+        until: the first step after them.
+        objective: gives each picture's loss and its gradient at a step.
+        network_input: returns the pictures in the network's space at that size, (N, C, h, w), with a graph.
+    """
+
+    until: int
+    objective: StepObjective
+    network_input: Callable[[], Tensor]
+
+
 class VisualizationModule(LightningModule):
     """Optimises N pictures at once, each for its own target; no picture's gradient depends on another.
 
@@ -37,32 +55,31 @@ class VisualizationModule(LightningModule):
 
     Args:
         pictures: the parameterisation; its parameters are the module's only ones.
-        objective: gives each picture's loss and its gradient at a step.
+        stages: in order; the last ends with the last step.
         optimizer: makes the optimiser from the parameters.
         rate: maps a step to the learning rate.
-        steps: how many steps will be taken.
         mask: what the transparency map adds up, one of ``MASKS``.
     """
 
     def __init__(
         self,
         pictures: Parameterisation,
-        objective: StepObjective,
+        stages: Sequence[Stage],
         optimizer: Callable[[list[torch.nn.Parameter]], Optimizer],
         rate: Callable[[int], float],
-        steps: int,
         mask: str = MASKS[0],
     ) -> None:
         super().__init__()
         self.pictures = pictures
-        self.objective = objective
+        self.stages = list(stages)
+        self.objective, self.steps = self.stages[-1].objective, self.stages[-1].until
         self._make_optimizer = optimizer
         self._rate = rate
-        self.steps = steps
         self.mask = mask
-        count = len(objective.streams.names)
+        count = len(self.objective.streams.names)
         # Every step's terms, fetched once at the end: a value read at each step would make a GPU wait.
-        self._history = {name: torch.full((steps, count), torch.nan) for name in [*objective.objective.terms, "total"]}
+        terms = [*self.objective.objective.terms, "total"]
+        self._history = {name: torch.full((self.steps, count), torch.nan) for name in terms}
         self._sensitivity = torch.zeros(())  # sum over steps of |dL/dx|, or of what the picture follows, (N, C, H, W)
         self._dead = torch.zeros(count, dtype=torch.bool)  # no gradient from the target at the first and the last step
 
@@ -86,9 +103,10 @@ class VisualizationModule(LightningModule):
 
     def surrogate(self, step: int) -> Tensor:
         """Return a scalar whose gradient in the parameters is that of the sum of the losses; note the step's losses."""
-        pictures = self.pictures.network_input()
+        stage = next(one for one in self.stages if step < one.until)
+        pictures = stage.network_input()
         first = min(self.objective.objective.settled, self.steps - 1)  # before, a rule may bring dead units to life
-        found = self.objective(pictures, step, ask_reached=step in (first, self.steps - 1))
+        found = stage.objective(pictures, step, ask_reached=step in (first, self.steps - 1))
         for name, value in {**found.shares, "total": found.losses}.items():
             self._history[name][step] = value
         if found.reached is not None:
@@ -101,7 +119,21 @@ class VisualizationModule(LightningModule):
     def _note_sensitivity(self, pictures: Tensor, gradient: Tensor) -> None:
         if self.mask == "followed":
             gradient = self.pictures.followed(pictures, gradient)
-        self._sensitivity = self._sensitivity + gradient.abs()
+        self._sensitivity = self._sensitivity + self._whole(gradient.abs())
+
+    def _whole(self, sensitivity: Tensor) -> Tensor:
+        """Return a map (N, C, h, w) at the pictures' own size, with the same sum."""
+        if len(self.stages) == 1 or sensitivity.shape[-2:] == self._size:
+            return sensitivity
+        share = sensitivity[0, 0].numel() / self._size.numel()
+        return functional.interpolate(sensitivity, list(self._size), mode="bilinear") * share
+
+    @cached_property
+    def _size(self) -> torch.Size:
+        """The (height, width) of the pictures."""
+        with torch.no_grad():
+            shape: torch.Size = self.pictures().shape
+        return shape[-2:]
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take one step at the schedule's rate, then bring the pictures back into range."""

@@ -109,6 +109,7 @@ def step_objective(
     views_per_pass: int,
     size: tuple[int, int],
     starts: Tensor | None = None,
+    share: float = 1.0,
 ) -> StepObjective:
     """Return the objective of a batch of targets.
 
@@ -118,8 +119,9 @@ def step_objective(
         views_per_pass: of each picture in the network at a time.
         size: (height, width) of the pictures.
         starts: (N, 3, H, W) RGB, what the pictures start from where that is an image.
+        share: of their side, at which the network sees the references.
     """
-    problem = setup.problem(list(targets) * views_per_pass)
+    problem = setup.problem(list(targets) * views_per_pass, share)
     repeated = starts if starts is None or views_per_pass == 1 else starts.repeat(views_per_pass, 1, 1, 1)
     problem = replace(problem, size=size, starts=repeated, views=views_per_pass)
     streams = RandomStreams(setup.seed, [target.name for target in targets])

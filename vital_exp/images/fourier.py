@@ -65,13 +65,24 @@ class Fourier(Parameterisation):
         """Return the pictures in the network's space, (N, C, H, W)."""
         return by_picture(lambda coefficients: self.preprocessing.normalise(self._rgb(coefficients)), self.coefficients)
 
+    def smaller(self, size: tuple[int, int]) -> Tensor:
+        """Return the pictures in the network's space at a smaller (height, width), (N, C, height, width).
+
+        The coefficients are the same ones. Those of frequencies that the smaller size cannot show have no influence.
+        """
+        shown = low_frequencies(torch.view_as_complex(self.coefficients) * self.frequency_scale, size)
+        share = size[0] * size[1] / (self.size[0] * self.size[1])  # the inverse transform divides by its own size
+        return self.preprocessing.normalise(self._coloured(shown * share, size))
+
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient as far as the sigmoid lets it through."""
         return through_sigmoid(self.preprocessing.denormalise(sampled(pictures)), gradient)
 
     def _rgb(self, coefficients: Tensor) -> Tensor:
-        spectrum = torch.view_as_complex(coefficients) * self.frequency_scale
-        decorrelated = torch.fft.irfft2(spectrum, s=self.size) / SPATIAL_DIVISOR
+        return self._coloured(torch.view_as_complex(coefficients) * self.frequency_scale, self.size)
+
+    def _coloured(self, spectrum: Tensor, size: tuple[int, int]) -> Tensor:
+        decorrelated = torch.fft.irfft2(spectrum, s=size) / SPATIAL_DIVISOR
         return mixed(decorrelated, self.colours).sigmoid()
 
     def _coefficients(self, rgb: Tensor) -> Tensor:
@@ -94,6 +105,21 @@ def frequencies(size: tuple[int, int]) -> Tensor:
     """
     rows = torch.fft.fftfreq(size[0], dtype=torch.float64)
     return torch.hypot(rows[:, None], torch.fft.rfftfreq(size[1], dtype=torch.float64)[None])
+
+
+def low_frequencies(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the entries of a half spectrum (..., H, W // 2 + 1) that a smaller (h, w) has, (..., h, w // 2 + 1).
+
+    Examples:
+        >>> import torch
+        >>> from vital_exp.images.fourier import low_frequencies
+        >>> rows = torch.fft.fftfreq(6, 1 / 6)[:, None].expand(6, 4)  # cycles per picture
+        >>> low_frequencies(rows, (4, 4))[:, 0]
+        tensor([ 0.,  1., -2., -1.])
+    """
+    height, width = size
+    columns = spectrum[..., : width // 2 + 1]
+    return torch.cat([columns[..., : (height + 1) // 2, :], columns[..., columns.shape[-2] - height // 2 :, :]], dim=-2)
 
 
 def frequency_scale(size: tuple[int, int], decay: float = 1.0) -> Tensor:

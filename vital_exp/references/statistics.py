@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vital_exp.images.output import resized
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact
@@ -55,6 +56,7 @@ class ReferenceStatistics:
         references: the source of the images.
         cache_dir: a folder for the results of earlier runs; None keeps nothing.
         relevance: masks and weighs the features of hidden units; None for classes.
+        share: of their side, at which the network sees the images.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class ReferenceStatistics:
         references: References,
         cache_dir: Path | None = None,
         relevance: Relevance | None = None,
+        share: float = 1.0,
     ) -> None:
         self.network = network
         self.references = references
         self.cache_dir = cache_dir
         self.relevance = relevance
+        self.share = share
 
     def of(self, targets: Sequence[Target], layers: Sequence[str]) -> LayerStatistics:
         """Return the statistics of each target at each layer, on the network's device.
@@ -101,13 +105,20 @@ class ReferenceStatistics:
         path = self._path(key)
         if path and (kept := _read(path, layers)) is not None:
             return kept
-        images = self.references.images(target)
+        images = map(self._seen, self.references.images(target))
         result = reference_statistics(self.network, layers, images, self.relevance, number)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_path(path) as temporary:
                 save_file(result, temporary)
         return result
+
+    def _seen(self, image: Tensor) -> Tensor:
+        """Return an image (C, H, W) at the size at which the network sees it."""
+        if self.share == 1:
+            return image
+        height, width = (max(1, round(side * self.share)) for side in image.shape[-2:])
+        return resized(image[None], (height, width))[0]
 
     def _key(self, number: int, target: Target, layers: tuple[str, ...]) -> str:
         """Return a hash of everything that the statistics of a target depend on: the name of its file in the cache."""
@@ -116,7 +127,8 @@ class ReferenceStatistics:
             readout = self.relevance.readout.of(number, 1)
             unit = f"{self.relevance.method} {readout.describe()}"
         network = identity_of(self.network).key if self.cache_dir else ""  # without a cache there is only this network
-        parts = (FORMAT, network, layers, self.references.fingerprint(target), unit)
+        seen = () if self.share == 1 else (f"at {self.share} of the side",)
+        parts = (FORMAT, network, layers, self.references.fingerprint(target), unit, *seen)
         return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 

@@ -23,11 +23,14 @@ from vital_exp.objectives.steering import Steering
 from vital_exp.objectives.terms import Objective, Problem
 from vital_exp.references.arrays import Loader
 from vital_exp.setup.checks import ACCELERATORS, check_devices, check_rate, check_scale, pair
+from vital_exp.setup.growth import Growth, growth_of
 from vital_exp.setup.image_root import image_root
-from vital_exp.setup.schedule import learning_rate
+from vital_exp.setup.schedule import learning_rate, restarted
 from vital_exp.setup.steered import concept_of
 from vital_exp.values import one_of
 
+# Keys of the group ``image`` that are not the parameterisation's.
+NOT_OF_IMAGES = ("size", "scale", "init", "colours", "grow_from", "grow_until")
 REFERENCES = "references"  # image.magnitude: of the references' folder
 
 
@@ -102,10 +105,10 @@ def check_optimisation(config: Configuration, network: VisionNetwork) -> None:
     Raises:
         UsageError: the first mistake among them.
     """
-    picture_size(config, network)
+    size = picture_size(config, network)
     rate_of(config)
     optimizer_of(config)
-    transform_of(config, network)
+    growth_of(config, network, transform_of(config, network), size)
 
 
 def objective_of(config: Configuration, problem: Problem) -> Objective:
@@ -140,7 +143,7 @@ def pictures_of(
 
     ``colours`` (C, C) are those of the references, where ``image.colours`` asks for them.
     """
-    keys = {key: value for key, value in config.image.items() if key not in ("size", "scale", "init", "colours")}
+    keys = {key: value for key, value in config.image.items() if key not in NOT_OF_IMAGES}
     size = picture_size(config, network)
     measured: dict[str, Any] = {} if colours is None else {"colours": colours}
     if keys.get("magnitude") == REFERENCES:
@@ -187,8 +190,9 @@ def optimizer_of(config: Configuration) -> Callable[[list[torch.nn.Parameter]], 
     return lambda parameters: build("optimizer", node, params=parameters)
 
 
-def rate_of(config: Configuration) -> Callable[[int], float]:
-    """Return the schedule: step to learning rate."""
+def rate_of(config: Configuration, growth: Growth | None = None) -> Callable[[int], float]:
+    """Return the schedule: step to learning rate; it begins again when the pictures have grown."""
     check_rate(config)
     keys = config.optimizer
-    return partial(learning_rate, steps=config.steps, peak=keys.lr, warmup=keys.warmup, schedule=keys.schedule)
+    rate = partial(learning_rate, peak=keys.lr, warmup=keys.warmup, schedule=keys.schedule)
+    return partial(rate, steps=config.steps) if growth is None else restarted(rate, config.steps, growth.until)

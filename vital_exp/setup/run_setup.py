@@ -31,6 +31,7 @@ from vital_exp.relevance.weights import Relevance
 from vital_exp.setup import parts
 from vital_exp.setup.batching import views_per_pass
 from vital_exp.setup.colours import colours_of
+from vital_exp.setup.growth import Growth, growth_of
 from vital_exp.setup.problem import alignment_of, readout_of
 from vital_exp.setup.starts import starts_of
 from vital_exp.targets.readout import Readout
@@ -64,6 +65,7 @@ class RunSetup:
         cache_dir: the cache.
         cache: where statistics of references are kept; None: nowhere.
         transform: gives the view of a picture that the network sees.
+        growth: smaller pictures at first; None: pictures have their own size from the first step on.
         rate: step to learning rate.
         recorded: the configuration, as it is written down.
         config_hash: of what decides about pictures.
@@ -93,6 +95,7 @@ class RunSetup:
     cache_dir: Path
     cache: Path | None
     transform: Compose
+    growth: Growth | None
     rate: Callable[[int], float]
     recorded: Mapping[str, Any]
     config_hash: str
@@ -110,6 +113,8 @@ class RunSetup:
     @classmethod
     def of(cls, config: Configuration, network: VisionNetwork, references: References) -> RunSetup:
         """Take everything out of a composed configuration that was checked (:class:`Request`)."""
+        size, transform = parts.picture_size(config, network), parts.transform_of(config, network)
+        growth = growth_of(config, network, transform, size)
         views_per_pass = None if config.views_per_pass == AUTO else int(config.views_per_pass)
         return cls(
             network=network,
@@ -120,7 +125,7 @@ class RunSetup:
             views_per_pass=1 if config.views == 1 else views_per_pass,
             batch_size=_batch_size(config),
             sparsify=_sparsification(config),
-            size=parts.picture_size(config, network),
+            size=size,
             init=config.image.init,
             log_every=config.trainer.log_every_n_steps,
             log_targets=config.log_targets,
@@ -128,8 +133,9 @@ class RunSetup:
             relevance=config.relevance.method,
             cache_dir=config.cache,
             cache=config.cache if config.references.cache else None,
-            transform=parts.transform_of(config, network),
-            rate=parts.rate_of(config),
+            transform=transform,
+            growth=growth,
+            rate=parts.rate_of(config, growth),
             recorded=plain(config),
             config_hash=config_hash(config),
             _pictures=partial(parts.pictures_of, config, network),
@@ -180,12 +186,15 @@ class RunSetup:
         """Return what targets of one layer, or classes, read from it."""
         return self._readout(targets)
 
-    def problem(self, targets: Sequence[Target]) -> Problem:
-        """Return what a batch of pictures, all of one layer or all of classes, is made for."""
+    def problem(self, targets: Sequence[Target], share: float = 1.0) -> Problem:
+        """Return what a batch of pictures, all of one layer or all of classes, is made for.
+
+        The network sees the references at a ``share`` of their side.
+        """
         layer, read = targets[0].layer, self.readout(targets)
         network = self._network_for(targets)
         relevance = None if layer is None else Relevance(network, read, self.relevance)
-        statistics = ReferenceStatistics(network, self.references, self.cache, relevance)
+        statistics = ReferenceStatistics(network, self.references, self.cache, relevance, share)
         return Problem(network, tuple(targets), read, self.alignment(layer), statistics, relevance)
 
     def _network_for(self, targets: Sequence[Target]) -> VisionNetwork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 WARMUP_STEPS = 100  # whatever the length of the run
 SCHEDULES = ("cosine", "constant")
@@ -26,3 +27,21 @@ def learning_rate(
     if schedule == "constant":
         return peak
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def restarted(rate: Callable[..., float], steps: int, at: int) -> Callable[[int], float]:
+    """Return a schedule that runs twice: over the steps before ``at``, and over those from ``at`` to ``steps``.
+
+    Args:
+        rate: :func:`learning_rate`, or the same with some arguments given.
+        steps: of the run.
+        at: the step at which the schedule begins again.
+
+    Examples:
+        >>> from functools import partial
+        >>> from vital_exp.setup.schedule import learning_rate, restarted
+        >>> rate = restarted(partial(learning_rate, warmup=0), 8, at=4)
+        >>> [round(rate(step), 2) for step in range(8)]
+        [1.0, 0.85, 0.5, 0.15, 1.0, 0.85, 0.5, 0.15]
+    """
+    return lambda step: rate(step, at) if step < at else rate(step - at, steps - at)

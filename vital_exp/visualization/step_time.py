@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from vital_exp.engine.batch import Batch
+from vital_exp.engine.module import Stage
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.class_names import ClassNames
@@ -22,13 +23,22 @@ def trial(setup: RunSetup, targets: Sequence[Target], batch_size: int, together:
 
 
 def seconds_per_step(batch: Batch, steps: int = TIMED_STEPS, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Time a few steps of a batch, the first not counted."""
+    """Time a few steps of a batch, the first not counted; the mean over its stages, weighed by their steps."""
+    total, before = 0.0, 0
+    for stage in batch.stages:
+        total += (stage.until - before) * _seconds(stage, steps, clock)
+        before = stage.until
+    return total / before
+
+
+def _seconds(stage: Stage, steps: int, clock: Callable[[], float]) -> float:
+    """Time a few steps of a stage, the first not counted."""
     started = 0.0
     for step in range(steps + 1):
         if step == 1:
             started = clock()
-        x = batch.pictures.network_input()
-        found = batch.objective(x, step)
+        x = stage.network_input()
+        found = stage.objective(x, step)
         (x * found.gradient).sum().backward()
         float(found.losses.sum())  # waits for the device
     return (clock() - started) / steps
