@@ -194,6 +194,7 @@ def test_a_dry_run_of_a_sweep_tells_the_plan_of_each_job_and_leaves_nothing(
     assert command(*asked, "dry_run=true") == 0
     told = capsys.readouterr().out
     assert len(re.findall(r"^time +about", told, re.M)) == 2
+    assert re.search(r"^sweep +2 jobs: about \d+ s one after another", told, re.M)
     assert "failed" not in told
     assert list(workplace.iterdir()) == []
 

@@ -17,6 +17,7 @@ JOB = re.compile(r"\t#(\d+) : (.*)", re.DOTALL)  # a line of Hydra's launchers a
 OVERRIDE = re.compile(r"""(?:\\.|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^\s'"\\])+""", re.DOTALL)
 
 ONLY_ASKS = "dry_run=true|list=.*"  # arguments with which a command only prints
+PLANNED_SECONDS = "planned_seconds"  # the file with a job's estimate, in a folder that ends with the command
 
 
 class JobLines(logging.Filter):
@@ -40,10 +41,22 @@ class SweepEnd(Callback):
     """Prints the closing table when all jobs of a sweep have ended."""
 
     def on_multirun_end(self, config: DictConfig, **_more: object) -> None:
-        """Print the table, unless the jobs only printed a plan or a list."""
+        """Print the table, or the estimated time of all jobs if they only printed their plans."""
+        place = Path(config.hydra.sweep.dir)
         if any(re.fullmatch(ONLY_ASKS, one.lstrip("+"), re.IGNORECASE) for one in config.hydra.overrides.task):
-            return
-        print_sweep(Path(config.hydra.sweep.dir))
+            print_time(place)
+        else:
+            print_sweep(place)
+
+
+def print_time(place: Path) -> None:
+    """Print the estimated time of the planned jobs in a folder, one after another."""
+    seconds = [float(file.read_text(encoding="utf-8")) for file in place.rglob(PLANNED_SECONDS)]
+    if len(seconds) > 1:
+        from vital_exp.mining.plan import duration
+
+        more = "one after another; mining and reading the references come on top"
+        print(f"\nsweep    {len(seconds)} jobs: about {duration(sum(seconds))} {more}", flush=True)
 
 
 def print_sweep(place: Path) -> None:

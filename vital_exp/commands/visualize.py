@@ -18,7 +18,7 @@ from vital_exp.commands.announcement import LISTS
 from vital_exp.commands.hydra_app import Value, run_app
 from vital_exp.commands.imports import uncollected
 from vital_exp.commands.outer_ranks import outer_ranks
-from vital_exp.commands.sweep_lines import ONLY_ASKS
+from vital_exp.commands.sweep_lines import ONLY_ASKS, PLANNED_SECONDS
 from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.values import one_of
@@ -61,9 +61,12 @@ def visualize_job(config: Configuration) -> int | Value:
         return _circuit(config)
     if config.dry_run:
         from vital_exp.setup.request import Request
-        from vital_exp.visualization.plan import describe_plan
+        from vital_exp.visualization.plan import plan
 
-        print(describe_plan(Request.from_config(config)))
+        text, seconds = plan(Request.from_config(config))
+        print(text)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            Path(HydraConfig.get().runtime.output_dir, PLANNED_SECONDS).write_text(str(seconds), encoding="utf-8")
         return 0
     with _ranks(config) as ranks:
         if HydraConfig.get().mode != RunMode.MULTIRUN or ranks.size > 1 or config.trainer.devices not in (1, "1"):

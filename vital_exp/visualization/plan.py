@@ -20,6 +20,11 @@ BYTES_PER_HISTORY_ROW = 60  # a step of one target in history.csv
 
 def describe_plan(request: Request) -> str:
     """Return the plan as text; takes a few steps of the first batch to estimate the time."""
+    return plan(request)[0]
+
+
+def plan(request: Request) -> tuple[str, float]:
+    """Return the plan as text, and the seconds that the optimisation would take by a few timed steps."""
     setup, network = request.setup, request.network
     size, seen = setup.size, setup.seen_size(setup.size)
     check_size(network, seen)
@@ -49,7 +54,7 @@ def describe_plan(request: Request) -> str:
         "memory": f"about {memory / 1e9:.2f} GB of activations",
         "disk": f"about {kept / 1e6:.1f} MB in the run folder{_cache_note(request)}",
     }
-    return "\n".join(f"{name:8} {value}" for name, value in lines.items())
+    return "\n".join(f"{name:8} {value}" for name, value in lines.items()), seconds
 
 
 def _mining_lines(request: Request) -> dict[str, str]:
