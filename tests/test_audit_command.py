@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -312,6 +313,12 @@ def lines(*values: float) -> list[dict[str, object]]:
 )
 def test_the_verdict_names_the_first_layer(values: tuple[float, ...], said: str) -> None:
     assert said in verdict("m", lines(*values))
+
+
+@pytest.mark.parametrize(("folder", "name"), [("fourier", "fourier"), ("r1", "fourier (r1)")])
+def test_a_run_s_name_is_not_said_twice(folder: str, name: str) -> None:
+    run = SimpleNamespace(record=SimpleNamespace(method="fourier"), folder=Path(folder))
+    assert RecordedRun.name.fget(run) == name  # type: ignore[attr-defined]
 
 
 def test_the_plot_keeps_what_is_out_of_range_inside() -> None:

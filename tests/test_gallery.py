@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from vital_exp.errors import UsageError
-from vital_exp.models.network_names import network_title, network_words
+from vital_exp.models.network_names import network_title, network_words, short_name
 from vital_exp.reporting import gallery
 from vital_exp.reporting.charts import MAX_POINTS, SAME, SMALL, Curve, loss_chart, read_curves, undrawn
 from vital_exp.reporting.gallery import write_gallery
@@ -353,6 +353,14 @@ def test_a_term_that_is_the_total_and_a_tiny_prior_have_no_line_but_are_told() -
 def test_networks_are_called_as_people_write_them(name: str, words: str) -> None:
     assert network_words(name) == words
     assert network_title(name) == (words if ":" in name else name)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("resnet50", "resnet50"), ("/home/me/nets.py:wrapped", "wrapped"), ("timm/vit_tiny", "vit_tiny")],
+)
+def test_a_run_of_a_factory_has_its_function_s_name(name: str, words: str) -> None:
+    assert short_name(name) == words
 
 
 def test_what_networks_take_a_picture_for_is_told_in_words(run: Path) -> None:

@@ -72,7 +72,7 @@ def test_the_gallery_of_hidden_units_shows_each_number_beside_its_ceiling_and_fl
     for number in ("0.620", "0.520 to 0.720", "0.830", "0.500", "by construction", "0.900", "0.210", "by definition"):
         assert number in cells
     assert "needs natural images of at least 2 targets" in cells
-    assert f"{HOSTILE} sees the picture" in page.texts["th"]  # as text, not as a tag
+    assert f"{HOSTILE} compares the picture" in page.texts["th"]  # as text, not as a tag
     assert "CoSy AUC" in page.texts["dl"]
     assert "activation ratio" not in page.texts["dl"]
 
@@ -103,7 +103,7 @@ def test_a_report_sets_methods_side_by_side(workplace: Path, chromium: Tab) -> N
     found = next(line for line in lines if line.startswith("| correspondence_auc[judge] | 0.900"))
     assert found.split(" | ")[1:4] == ["0.900 (0.800 to 1.000)", "0.830 (0.730 to 0.930)", "0.500"]
     assert found.endswith("|  |  |  |")  # the last method has no such number
-    assert "- correspondence_auc[judge]: judge sees the picture" in "\n".join(lines[start:])
+    assert "- correspondence_auc[judge]: judge compares the picture" in "\n".join(lines[start:])
 
     for width in (1280, PHONE):
         chromium.open(Path("r/report.html"), width=width)

@@ -59,7 +59,7 @@ MEASURES = (
         *("mis_pictures", "mis", "told apart (MIS)"),
         "From the units' pictures alone, as {judge} sees them: how surely a machine tells a natural image that drives "
         "the unit from one that does not.",
-        Bound("mis_natural", "natural images in place of pictures"),
+        Bound("mis_natural", "in place of the pictures"),
         Bound(0.5, "by construction"),
     ),
     ReadableMeasure(

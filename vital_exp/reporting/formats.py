@@ -24,7 +24,8 @@ COMPARISON_COLUMNS = ("model", "metric", "a", "b", "value", "low", "high", "n", 
 LEGEND = (
     "Mean over units with its 95 % bootstrap interval (a unit's seeds, facets and variations are averaged first); for "
     "metrics of a whole run, such as FID, the mean over seeds. Bold: the best. *: significantly worse than the best by "
-    "the paired bootstrap on the same targets and seeds, not adjusted for multiple comparisons. n: number of pictures."
+    "the paired bootstrap on the same targets and seeds, not adjusted for multiple comparisons. n: number of pictures, "
+    "of runs for seconds and memory."
 )
 
 
