@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -215,15 +216,14 @@ def _detector(
     targets = [Target("class", label) for label in natural.classes]
     held = min(max(1, round(keys.held_out * len(targets))), len(targets) - 1)  # some on both sides
     methods: dict[str, tuple[str, ...]] = dict.fromkeys(keys.methods, ())
-    steps: dict[str, Any] = {"steps": keys.steps, "every": keys.every}
+    inputs = partial(snapshots, run.network, methods=methods, steps=keys.steps, every=keys.every)
     train, test = natural.split()
     given = {target: train.of(target.index) for target in targets}
     seen = range(settings.seed, settings.seed + keys.seeds)
-    shown = snapshots(run.network, targets[:-held], methods, given, seeds=seen, **steps)
+    shown = inputs(targets[:-held], references=given, seeds=seen)
     for channels in _channels(run.network, keys.least_units - len(targets[:-held])).values():
-        hidden = snapshots(run.network, channels, methods, train.images, seeds=seen[:1], **steps)
-        shown = torch.cat([shown, hidden])
-    unseen = snapshots(run.network, targets[-held:], methods, given, seeds=[settings.seed + keys.seeds], **steps)
+        shown = torch.cat([shown, inputs(channels, references=train.images, seeds=seen[:1])])
+    unseen = inputs(targets[-held:], references=given, seeds=[settings.seed + keys.seeds])
     real, real_unseen = (model_space(part.images, run.network) for part in (train, test))
     detector = train_detector(real, shown, settings.seed, settings.detector)
     with torch.no_grad():
@@ -290,11 +290,12 @@ def _at_alignment(
     run: RecordedRun, target: Target, decoy: Tensor, natural: Tensor, settings: AuditSettings, start: Tensor | None
 ) -> Made:
     """The slingshot at VITAL's own loss; the attacker knows the unit's references."""
-    given = run.own_images(target, settings.count)
-    keys: dict[str, Any] = {"method": settings.methods[0], "start": start}
-    network = alignment_slingshot(run.network, target, decoy, given, natural, settings=settings.tuning, **keys)
+    given, method = run.own_images(target, settings.count), settings.methods[0]
+    network = alignment_slingshot(
+        run.network, target, decoy, given, natural, method=method, settings=settings.tuning, start=start
+    )
     slopes = [
-        alignment_slope_cosine(which, target, decoy, given, seed=settings.seed, **keys)
+        alignment_slope_cosine(which, target, decoy, given, method=method, start=start, seed=settings.seed)
         for which in (run.network, network)
     ]
     return network, {"slope_cosine_before": slopes[0], "slope_cosine_after": slopes[1]}
@@ -308,8 +309,8 @@ def _diversion(runs: list[RecordedRun], settings: AuditSettings, out: Path | Non
     decoys = {target: _decoys(run, [target], natural, settings)[0] for target in targets}
     aimed = settings.methods[0]
     own = {target: run.own_images(target, settings.count) for target in targets}
-    steps: dict[str, Any] = {"steps": settings.steps, "overrides": _fewer_views(aimed, settings.views)}
-    honest = make_pictures(run.network, targets, aimed, own, seed=settings.seed + 1, **steps).images
+    views, seed = _fewer_views(aimed, settings.views), settings.seed + 1
+    honest = make_pictures(run.network, targets, aimed, own, seed=seed, steps=settings.steps, overrides=views).images
     there = [
         on_the_way(picture, decoys[target], _start(run, target, aimed), settings.seed)
         for target, picture in zip(targets, honest, strict=True)
@@ -452,12 +453,13 @@ def _compared(run: RecordedRun, made: list[Attacked], settings: AuditSettings, o
             raise UsageError("judges", name, judge.head.unjudged)
     found = Audit(made[0].attack, [run.folder], [], [])
     methods = {method: (*_fewer_views(method, settings.views), *settings.overrides) for method in settings.methods}
-    keys: dict[str, Any] = {"steps": settings.steps, "seed": settings.seed}
+    steps, seed = settings.steps, settings.seed
     targets = list(dict.fromkeys(target for attacked in made for target in attacked.targets))
-    keys["honest"] = honest_pictures(run.network, targets, methods, run.references, settings.count, **keys)
+    given = (methods, run.references, settings.count)
+    honest = honest_pictures(run.network, targets, *given, steps=steps, seed=seed)
     for attacked in made:
         cost = attacked.cost()
-        rows, shown = compare(attacked, methods, run.references, settings.count, judges, **keys)
+        rows, shown = compare(attacked, *given, judges, steps=steps, seed=seed, honest=honest)
         found.rows += [{**row, **cost, **attacked.facts} for row in rows]
         found.panels += _panels(attacked, shown)
         if out is not None:

@@ -102,14 +102,13 @@ def compare(
         honest: for each method the pictures of the honest network, (C, H, W) by target; None: they are made here.
     """
     given = _given(attacked.targets, references, count)
-    keys: dict[str, Any] = {"seed": seed, "steps": steps}
     if honest is None:
-        honest = honest_pictures(attacked.honest, attacked.targets, methods, references, count, **keys)
+        honest = honest_pictures(attacked.honest, attacked.targets, methods, references, count, steps=steps, seed=seed)
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
     for method, overrides in methods.items():
         before = torch.stack([honest[method][target] for target in attacked.targets])
-        after = _made(attacked.network, attacked.targets, method, given, overrides, **keys)
+        after = _made(attacked.network, attacked.targets, method, given, overrides, seed=seed, steps=steps)
         first, lying = (quantised(images.nan_to_num()) for images in (before, after))
         shown.append(Shown(method, first, lying))
         made = torch.stack([images.isfinite().flatten(1).all(dim=1) for images in (before, after)]).all(dim=0)
@@ -154,14 +153,17 @@ def _made(
     method: str,
     given: Mapping[Target, Tensor],
     overrides: Sequence[str],
-    **keys: Any,
+    *,
+    seed: int,
+    steps: int | None,
 ) -> Tensor:
     """The pictures of a method, (N, C, H, W)."""
     # The references given are already those of the target's facet, so they are not clustered again.
-    keys = {**keys, "overrides": [*overrides, "references.facets=1"]}
+    one = [*overrides, "references.facets=1"]
+    own = {target: given[target] for target in targets}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of relevance that cannot be read: one per method and network
-        return make_pictures(network, targets, method, {target: given[target] for target in targets}, **keys).images
+        return make_pictures(network, targets, method, own, seed=seed, steps=steps, overrides=one).images
 
 
 def _rows(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +114,7 @@ def watched(module: nn.Module, at: Sequence[int], steps: int) -> Iterator[list[T
     seen: list[Tensor] = []
     wanted, calls = frozenset(at), 0
 
-    def keep(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         nonlocal calls
         pictures = inputs[0]
         if torch.is_grad_enabled() and pictures.requires_grad:  # references and evaluations have no gradient

@@ -138,8 +138,8 @@ def minimising_picture(run: RecordedRun, target: Target, weakest: Tensor, settin
     Where the picture fails (no gradient behind a ReLU), or its value is above the weakest natural image's, return that
     image.
     """
-    keys: dict[str, Any] = {"seed": settings.seed, "steps": settings.steps}
-    made = make_pictures(run.network, [target], "fourier", overrides=["objective.activation.weight=-1"], **keys)
+    minus = ["objective.activation.weight=-1"]
+    made = make_pictures(run.network, [target], "fourier", seed=settings.seed, steps=settings.steps, overrides=minus)
     lowest = resized(quantised(made.images[0])[None], run.network.preprocessing.size)[0]
     if not torch.isfinite(lowest).all():
         return weakest

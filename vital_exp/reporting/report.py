@@ -156,7 +156,7 @@ def _page_data(
     places = {name: number for number, name in enumerate(targets)}
     pictures: list[dict[str, Any]] = []
     unreadable: list[str] = []
-    references: dict[int, dict[int, list[Any]]] = {}
+    references: dict[int, dict[int, list[str | int]]] = {}
     every = [(number, run, order) for number, run in enumerate(sweep) for order in range(len(run.run.results))]
     disable = hidden(progress)
     with tqdm(every, desc="pictures", unit="picture", leave=False, disable=disable, dynamic_ncols=True) as bar:
@@ -249,7 +249,7 @@ def _rounded(value: object) -> float | None:
     return float(f"{value:.4g}") if is_number(value) else None
 
 
-def _strip(run: SweepRun, model: int, target: str, out: Path) -> list[Any] | None:
+def _strip(run: SweepRun, model: int, target: str, out: Path) -> list[str | int] | None:
     """The path of a target's strip of reference images, copied beside the page, and its number of images."""
     source = run.folder / "references" / f"{target}.jpg"
     if Path(target).name != target or (count := tiles(source)) is None:
