@@ -211,7 +211,7 @@ BRIEF = ("count=3", "steps=1", "hydra.run.dir=out")
 def test_the_command_has_one_page_and_one_figure(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(*SHORT, *ON_CPU, "target.index=[0,3]", "hydra.run.dir=run") == 0
     assert exit_code(main, "check=theory", "run=run", *BRIEF) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "determine the unit in these classes of functions: affine in one dimension, constant" in said
     assert "class-0: L is at least" in said
     page = Path("out/report.html").read_text()
