@@ -72,6 +72,8 @@ def test_a_unit_written_again_keeps_what_is_not_given(store: Store) -> None:
     assert store.images() == IMAGES
     store.update("layer1", {"map_x": {1: 0.25}, "map_y": {1: 0.5}})
     assert store.units() == [replace(UNIT, status="done", map_x=0.25, map_y=0.5)]
+    store.write(Entry(UNIT))  # what is computed for the whole layer stays
+    assert store.units() == [replace(UNIT, map_x=0.25, map_y=0.5)]
     with pytest.raises(ValueError, match="no column"):
         store.update("layer1", {"nonsense": {1: 0}})
     store.write_neighbours("layer1", range(2), [replace(NEIGHBOURS[0], value=0.5)])

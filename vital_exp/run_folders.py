@@ -45,19 +45,21 @@ def read_results(
     Raises:
         OSError: there is no such file, or it cannot be read.
     """
-    counts, found, others = is_result or _names_target, {}, 0
-    text = (folder / RESULTS).read_text(encoding="utf-8", errors="replace")
-    lines = [line for line in text.split("\n") if line.strip()]
-    for line in lines:
-        try:
-            result: Any = json.loads(line)
-        except (ValueError, RecursionError):
-            result = {}
-        if counts(result):
-            found[str(result["target"])] = {**result, "target": str(result["target"])}
-        else:
-            others += 1
-    return list(found.values()), others, len(lines)
+    counts, found, others, lines = is_result or _names_target, {}, 0, 0
+    with (folder / RESULTS).open(encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            lines += 1
+            try:
+                result: Any = json.loads(line)
+            except (ValueError, RecursionError):
+                result = {}
+            if counts(result):
+                found[str(result["target"])] = {**result, "target": str(result["target"])}
+            else:
+                others += 1
+    return list(found.values()), others, lines
 
 
 def _names_target(line: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from tqdm import tqdm
 from vital_exp.atlases.measures import IMAGES, Clarities, Correspondence, strongest
 from vital_exp.atlases.pictures import LayerPictures
 from vital_exp.atlases.request import UNITS_AT_ONCE, AtlasRequest, Part
-from vital_exp.atlases.store import DONE, FAILED, Entry, FacetRow, Store, UnitRow
+from vital_exp.atlases.store import DONE, FAILED, MINED, Entry, FacetRow, Store, UnitRow
+from vital_exp.atlases.turns import FIRST, Claims, alone
 from vital_exp.atlases.windows import Windows
 from vital_exp.errors import UsageError
 from vital_exp.images.output import read_picture, resized
@@ -25,6 +27,8 @@ from vital_exp.references.faceted import FacetedReferences
 from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
 from vital_exp.visualization.ranks import Ranks
+
+SECONDS_BETWEEN_LOOKS = 0.5  # at units that other jobs make
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +51,23 @@ class LayerRun:
         self.asked, self.part, self.store, self.index, self.windows = asked, part, store, index, windows
         self.out, self.ranks = store.folder, ranks
 
-    def run(self, judge: Callable[[], VisionNetwork | None], publish: Callable[[Store], None]) -> None:
-        """Make the units that are not done, some at a time.
+    def run(
+        self, judge: Callable[[], VisionNetwork | None], publish: Callable[[Store], None], wait: bool = True
+    ) -> bool:
+        """Make the units that are not done, some at a time, and no unit that another job makes meanwhile.
 
         Args:
             judge: returns the network that measures correspondence; None: it is not measured.
             publish: is called after each of these times.
+            wait: whether to wait for units that other jobs make, and to make those that they leave.
+
+        Returns:
+            Whether other jobs still make units of the layer.
         """
-        statuses = self.store.statuses(self.part.layer)
-        waiting = self.ranks.broadcast([unit for unit in self.part.units if statuses.get(unit) != DONE])
+        self._busy: list[list[int]] = []
+        waiting = self.ranks.broadcast(self._waiting(self.part.units, retry=not wait))
         if not waiting:
-            return
+            return False
         self.pictures = LayerPictures(self.asked, self.part, self.out, self.index.path, self.ranks)
         self.clarities = Clarities(self.asked.network, self.part, self.out)
         self.correspondence = Correspondence(judge(), self.index, self.asked.folder, self.part)
@@ -67,13 +77,63 @@ class LayerRun:
         disable = hidden(self.asked.config.progress and leads)
         with tqdm(total=len(self.part.units), initial=len(self.part.units) - len(waiting), desc=self.part.layer,
                   unit="unit", disable=disable, dynamic_ncols=True) as bar:  # fmt: skip
-            for units in _chunks(waiting, UNITS_AT_ONCE):
+            for units in self._taken(wait) if leads else self._of_rank_0():
                 self._make(units)
                 bar.update(len(units))
                 publish(self.store)
         self.pictures.close()
         if leads:
-            self.store.update(self.part.layer, {"redundancy": dict(self.clarities.redundancies())})
+            with alone(self.out, f"redundancy {self.part.layer}"):  # the job that comes last writes that of all units
+                self.store.update(self.part.layer, {"redundancy": dict(self.clarities.redundancies())})
+        return bool(self._busy)
+
+    def _waiting(self, units: Sequence[int], retry: bool) -> list[int]:
+        """Return which of some units are to be made; those that failed where ``retry``, refreshed ones always."""
+        statuses = self.store.statuses(self.part.layer)
+        left = (MINED, FAILED, None) if retry else (MINED, None)
+        return [unit for unit in units if statuses.get(unit) in left or unit in self.part.refresh]
+
+    def _of_rank_0(self) -> Iterator[list[int]]:
+        """Yield the units that rank 0 takes, some at a time."""
+        while (units := self.ranks.broadcast(None)) is not None:
+            yield units
+
+    def _taken(self, wait: bool) -> Iterator[list[int]]:
+        """Take units that are not done, some at a time, and yield them on every rank.
+
+        Which units are made together does not depend on which are done, or on other jobs: pictures of one batch can
+        depend on one another in their last bits.
+        """
+        claims = Claims(self.out, self.part.layer)
+        left: list[list[int]] = [list(units) for units in _chunks(self.part.units, UNITS_AT_ONCE)]
+        try:
+            while left:
+                self._busy = []
+                for chunk in left:
+                    units = self._claimed(claims, chunk)
+                    if waiting := self._waiting(units, retry=not wait):
+                        yield self.ranks.broadcast(waiting)
+                    claims.give_back([*units, FIRST])
+                    if len(units) < len(chunk):
+                        self._busy.append([unit for unit in chunk if unit not in units])
+                if not wait:
+                    break
+                if self._busy == left:
+                    time.sleep(SECONDS_BETWEEN_LOOKS)
+                left = self._busy
+            self.ranks.broadcast(None)
+        finally:
+            claims.close()
+
+    def _claimed(self, claims: Claims, chunk: Sequence[int]) -> list[int]:
+        """Return which units of a chunk this job has taken.
+
+        The first pictures of a layer settle the batch size of all. Until it is recorded one job makes pictures, the
+        first that are to be made.
+        """
+        if self.asked.makes_pictures and not self.pictures.begun and (self._busy or not claims.take([FIRST])):
+            return []
+        return claims.take(chunk)
 
     def _make(self, units: Sequence[int]) -> None:
         """Make some units; where they cannot be made together, each by itself."""

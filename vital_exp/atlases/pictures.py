@@ -11,6 +11,7 @@ from typing import Any
 
 from vital_exp.atlases.request import EMBEDDED, AtlasRequest, Part
 from vital_exp.atlases.store import safe_name
+from vital_exp.atlases.turns import alone
 from vital_exp.config import plain
 from vital_exp.run_folders import RESULTS
 from vital_exp.runs.folder import RunFolder
@@ -21,6 +22,7 @@ from vital_exp.visualization.run import Visualization
 from vital_exp.whole_files import whole_file
 
 PICTURES = "pictures"
+PROVENANCE = "provenance.json"
 FACETS_BY = "vital_fourier"  # whose references facets are of, where no pictures are made
 
 
@@ -36,7 +38,7 @@ class LayerPictures:
     """
 
     def __init__(self, asked: AtlasRequest, part: Part, out: Path, index: Path, ranks: Ranks) -> None:
-        self.asked, self.part, self.index, self.ranks = asked, part, index, ranks
+        self.asked, self.part, self.out, self.index, self.ranks = asked, part, out, index, ranks
         self.path = out / PICTURES / safe_name(part.layer)
         self._folder: RunFolder | None = None
 
@@ -67,11 +69,21 @@ class LayerPictures:
             UsageError: the folder holds pictures of another configuration.
         """
         if self._folder is None:
-            self._folder = self.ranks.in_turn(
-                lambda: RunFolder(self.path, request.config, request.overrides, joins=self.ranks.rank > 0)
-            )
+            self._folder = self.ranks.in_turn(lambda: self._opened(request))
         run = Visualization(request, folder=self._folder, ranks=self.ranks, keep=False)
         return {result["target"]: result for result in run.make().results}
+
+    def _opened(self, request: Request) -> RunFolder:
+        given = self.path, request.config, request.overrides
+        if self.ranks.rank > 0:
+            return RunFolder(*given, joins=True)
+        with alone(self.out, f"pictures {self.part.layer}"):
+            return RunFolder(*given, shares=True)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the settings that all pictures share, their batch size too, are recorded."""
+        return (self.path / PROVENANCE).is_file()
 
     def forget(self, units: Sequence[int]) -> None:
         """Drop the results of some units, so that their pictures are made again."""

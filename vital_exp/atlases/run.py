@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from vital_exp.atlases.request import AUTO, AtlasRequest
 from vital_exp.atlases.site import write_site
 from vital_exp.atlases.store import FAILED, KEY, MINED, Entry, LayerRow, Store, UnitRow
 from vital_exp.atlases.trust import circuit_targets, linked, make_circuits
-from vital_exp.atlases.turns import alone, free_first
+from vital_exp.atlases.turns import alone
 from vital_exp.atlases.windows import Windows
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.score import NotComputed
@@ -85,23 +85,34 @@ class AtlasRun:
                 self._name_by_words(store)
                 self._relate(store)
                 self._publish(store)
-        for layer in self._layers_in_turn():
-            index = self.index(store, layer)
-            run = LayerRun(self.asked, self.asked.parts[layer], store, index, self.windows(layer, index), self.ranks)
-            run.run(lambda: self.judge, self.publish_now_and_then)
         if self._leads:
+            busy = self._make_layers(store, list(self.asked.parts), wait=False)
+            self._make_layers(store, busy, wait=True)
+            self.ranks.broadcast(None)
             self._finish(store)
+        else:
+            while (told := self.ranks.broadcast(None)) is not None:
+                self._make_units(store, *told)
         return store
 
-    def _layers_in_turn(self) -> Iterator[str]:
-        """Yield the layers on every rank at once: those that no other job makes first."""
-        if self._leads:
-            for layer in free_first(self.out, list(self.asked.parts)):
-                yield self.ranks.broadcast(layer)
-            self.ranks.broadcast(None)
-        else:
-            while (layer := self.ranks.broadcast(None)) is not None:
-                yield layer
+    def _make_layers(self, store: Store, layers: Sequence[str], wait: bool) -> list[str]:
+        """Make the units of layers on every rank; return the layers of which other jobs still make units.
+
+        Jobs share the units of a layer. A job that makes units again has the layer for itself.
+        """
+        busy = []
+        for layer in layers:
+            exclusive = bool(self.asked.parts[layer].refresh)
+            with alone(self.out, f"layer {layer}", wait, exclusive) as held:
+                if not held or self._make_units(store, *self.ranks.broadcast([layer, wait])):
+                    busy.append(layer)
+        return busy
+
+    def _make_units(self, store: Store, layer: str, wait: bool) -> bool:
+        """Make units of a layer; return whether other jobs still make some."""
+        index = self.index(store, layer)
+        run = LayerRun(self.asked, self.asked.parts[layer], store, index, self.windows(layer, index), self.ranks)
+        return run.run(lambda: self.judge, self.publish_now_and_then, wait)
 
     def _finish(self, store: Store) -> None:
         """Make circuits, link them and audits, and write the whole site."""
@@ -124,9 +135,9 @@ class AtlasRun:
         store = Store(self.out)
         if not self._leads:
             return store
-        if store.path.is_file():
-            self._check_same(Store.open(self.out).meta())
-        with alone(self.out):
+        with alone(self.out):  # another job may be about to make the file
+            if store.path.is_file():
+                self._check_same(Store.open(self.out).meta())
             Store.create(self.out, {})
             known: dict[str, str] = store.meta().get("indices", {})
             for layers in self._passes([layer for layer in self.asked.parts if layer not in known]):

@@ -138,6 +138,7 @@ class UnitRow:
     histogram: dict[str, Any] | None = None
 
 
+KEPT = ("redundancy", "map_x", "map_y")  # computed for a whole layer: a unit that is written again keeps them
 MEASURES = tuple(
     one.name for one in fields(UnitRow) if one.name not in ("layer", "unit", "status", "error", "name", "histogram")
 )
@@ -301,7 +302,7 @@ class Store:
         """Write units, with what is given of them, in one transaction."""
         with closing(self._connect("rw")) as connection, connection:
             for entry in entries:
-                _insert(connection, UnitRow, [entry.unit])
+                _insert(connection, UnitRow, [entry.unit], KEPT)
                 for kind, rows in _parts(entry):
                     if rows is not None:
                         unit = (entry.unit.layer, entry.unit.unit)
@@ -392,10 +393,15 @@ def _parts(entry: Entry) -> list[tuple[type[Any], Sequence[Any] | None]]:
     ]
 
 
-def _insert(connection: sqlite3.Connection, kind: type[Any], rows: Iterable[Any]) -> None:
-    columns = COLUMNS[kind]
+def _insert(connection: sqlite3.Connection, kind: type[Any], rows: Iterable[Any], kept: Sequence[str] = ()) -> None:
+    """Insert rows in place of those of the same keys; of the columns ``kept``, null leaves what is there."""
+    columns, table = COLUMNS[kind], TABLES[kind]
     places = ", ".join("?" * len(columns))
-    question = f"INSERT OR REPLACE INTO {TABLES[kind]} ({', '.join(columns)}) VALUES ({places})"
+    question = f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({places})"
+    if kept:
+        new = {one: f"coalesce(excluded.{one}, {one})" if one in kept else f"excluded.{one}" for one in columns}
+        changes = ", ".join(f"{one} = {value}" for one, value in new.items())
+        question = f"{question.replace(' OR REPLACE', '')} ON CONFLICT (layer, unit) DO UPDATE SET {changes}"
     connection.executemany(question, ([_encoded(value) for value in asdict(row).values()] for row in rows))
 
 

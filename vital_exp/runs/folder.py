@@ -7,7 +7,7 @@ import io
 import json
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,41 +37,61 @@ HASH = ".hydra/content_hash"  # of the configuration: what a sweep finds its job
 
 
 class RunFolder:
-    """A folder that holds the pictures of one configuration; one job writes into it, of one or several ranks.
+    """A folder that holds the pictures of one configuration; one job of one or several ranks writes into it.
 
     Args:
         path: the folder; made if it does not exist.
         config: the composed configuration.
         overrides: what the user asked for, recorded beside it.
         joins: whether another rank of the same job has opened it.
+        shares: whether other jobs of the same configuration may write into it too, other targets each. Such jobs open
+            it one after another.
 
     Raises:
         UsageError: the folder cannot be written, holds a run of another configuration, holds a run and ``resume`` is
             false, or another job writes into it.
     """
 
-    def __init__(self, path: Path, config: Configuration, overrides: Sequence[str] = (), joins: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Configuration,
+        overrides: Sequence[str] = (),
+        joins: bool = False,
+        shares: bool = False,
+    ) -> None:
         self.path = path
         self.images = path / "images"
         self.checkpoints = Checkpoints(path / "checkpoints")
         self.preview = config.model.get("preview")
         try:
-            self._open(config, overrides, joins)
+            self._open(config, overrides, joins, shares)
         except OSError as error:
             raise UsageError(KEY, path, f"the folder cannot be written ({error.strerror or error})") from error
 
-    def _open(self, config: Configuration, overrides: Sequence[str], joins: bool) -> None:
+    def _open(self, config: Configuration, overrides: Sequence[str], joins: bool, shares: bool) -> None:
         self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
         lock = self.checkpoints.folder / "lock"
-        try:
-            handle = hold(lock, exclusive=not joins)
-        except BlockingIOError:
+        handle = self._held(lock, exclusive=not joins)
+        second = handle is None and shares
+        handle = self._held(lock, exclusive=False) if second else handle
+        if handle is None:
             problem = "another job is writing there: let it finish, or choose another folder"
-            raise UsageError(KEY, self.path, problem) from None
+            raise UsageError(KEY, self.path, problem)
         self._release = weakref.finalize(self, os.close, handle)
-        if not joins:
+        if second:
+            _check_same(recorded_config(self.path, KEY), config, self.path)
+        elif not joins:
             self._check_and_mend(config, overrides)
-            hold(lock, handle, exclusive=False)  # lets the other ranks in, and while any lives no other job
+            hold(lock, handle, exclusive=False)  # lets the other ranks in, and jobs that share
+
+    @staticmethod
+    def _held(lock: Path, exclusive: bool) -> int | None:
+        """Return the handle of a lock that is held; None where another job's lock prevents it."""
+        try:
+            return hold(lock, exclusive=exclusive)
+        except BlockingIOError:
+            return None
 
     def close(self) -> None:
         """Let other jobs write into the folder."""
@@ -126,9 +146,18 @@ class RunFolder:
             next(file, None)
             return {line.split(",", 1)[0] for line in file}
 
-    def results(self) -> list[dict[str, Any]]:
-        """Return one dict per finished or failed target, in the order they were finished; torn lines are left out."""
-        return read_results(self.path, self._is_result)[0]
+    def results(self, names: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """Return one dict per finished or failed target, in the order they were finished; torn lines are left out.
+
+        Args:
+            names: of the targets; None: all.
+        """
+
+        def counts(line: object) -> bool:
+            wanted = names is None or (isinstance(line, dict) and str(line.get("target")) in names)
+            return wanted and self._is_result(line)
+
+        return read_results(self.path, counts)[0]
 
     def _is_result(self, line: object) -> bool:
         """Whether a line says what a run needs to know, and what it says is done has its picture."""

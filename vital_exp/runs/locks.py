@@ -35,16 +35,38 @@ def hold(path: Path, handle: int | None = None, exclusive: bool = True) -> int:
     return handle
 
 
-def wait_for(path: Path) -> int:
-    """Hold a lock on a file as :func:`hold` does, but wait until nobody else holds it; return the handle."""
+def wait_for(path: Path, exclusive: bool = True) -> int:
+    """Hold a lock on a file as :func:`hold` does, but wait until nobody else's lock prevents it; return the handle."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     if sys.platform != "win32":
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         except BaseException:
             os.close(handle)
             raise
     return handle
+
+
+def hold_byte(handle: int, number: int) -> bool:
+    """Hold a lock on one byte of an open file, which need not be that long; return False if another process holds it.
+
+    The lock ends with the process, with :func:`give_back_byte`, or when the process closes any handle of the file.
+    """
+    if sys.platform != "win32":
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError:  # a file system without locks
+            pass
+    return True
+
+
+def give_back_byte(handle: int, number: int) -> None:
+    """End the lock on a byte of an open file."""
+    if sys.platform != "win32":
+        with suppress(OSError):  # a file system without locks
+            fcntl.lockf(handle, fcntl.LOCK_UN, 1, number)
 
 
 @contextmanager

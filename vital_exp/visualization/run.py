@@ -161,11 +161,10 @@ class Visualization:
 
     def _take_over(self) -> None:
         """Take over what the folder says is finished: of an earlier start, or by other ranks."""
-        found = self.folder.results() if self.folder and self.ranks.rank == 0 else []
         if self.folder:
             names = {target.name for target in self.targets}
-            found = self.ranks.broadcast(found)
-            self.results = {result["target"]: result for result in found if result["target"] in names}
+            found = self.ranks.broadcast(self.folder.results(names) if self.ranks.rank == 0 else [])
+            self.results = {result["target"]: result for result in found}
 
     def _sizes(self, waiting: int) -> tuple[int, int]:
         """How many pictures are made together, and how many views of each; a resumed run keeps what auto chose."""
