@@ -27,6 +27,8 @@ from vital_exp.engine.memory import MEBIBYTE, forget_peak, peak
 from vital_exp.visualization.ranks import Ranks
 
 SIDE = 16  # px of images
+# Of the first convolution: few positions, so that the network's own activations are small beside what the atlas holds.
+STRIDE = 8
 # Few files: what is measured does not depend on how many images of a unit are shown.
 SHORT = (
     "shown=1",
@@ -46,7 +48,7 @@ class Wide(nn.Module):
     def __init__(self, units: int, layers: int) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.stem = nn.Conv2d(3, 8, 3, stride=STRIDE, padding=1)
         self.layers = nn.ModuleList(nn.Conv2d(8, units // layers, 1) for _ in range(layers))
         self.back = nn.ModuleList(nn.Conv2d(units // layers, 8, 1) for _ in range(layers))
         self.head = nn.Linear(8, 2)

@@ -106,7 +106,7 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^hydra.run.dir=.*file: the folder cannot be written \(File exists\)$"):
         Store.create(tmp_path / "file", {})
     (tmp_path / stores.NAME).write_text("no database " * 100)
-    with pytest.raises(UsageError, match=r"is none of vital-atlas \(file is not a database\)$"):
+    with pytest.raises(UsageError, match=r"was not written by vital-atlas \(file is not a database\)$"):
         Store.open(tmp_path)
     other = tmp_path / "other"
     other.mkdir()

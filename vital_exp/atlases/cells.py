@@ -1,6 +1,6 @@
-"""Activation atlases of layers, where asked for: a grid over a map of activation vectors, a picture for each cell.
+"""The activation atlas of a layer: a grid over a map of activation vectors, with a picture for each cell.
 
-The map is of the layer as a whole, where units are its axes (docs/methods/activation_atlas.md).
+A unit is one axis of the layer's activations; the map shows whole vectors (docs/methods/activation_atlas.md).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vital_exp.whole_files import write_json
 KEY = "activation_atlas"
 DIRECTIONS = "directions.safetensors"
 GRID, LEAST = 8, 2  # cells along a side; vectors that a cell needs
-MOST_VECTORS = 20000  # of more images every n-th gives one
+MOST_VECTORS = 20000  # with more images, every n-th image gives a vector
 IMAGES_AT_ONCE = 64  # decoded
 
 
@@ -69,7 +69,7 @@ class Cells:
 
     @property
     def path(self) -> Path:
-        """Its folder, a run folder of vital-visualize beside the directions."""
+        """The folder: a run folder of vital-visualize that holds the directions too."""
         return cells_folder(self.out, self.layer)
 
     def make(self) -> None:

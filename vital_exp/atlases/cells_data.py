@@ -17,7 +17,7 @@ def cells_folder(folder: Path, layer: str) -> Path:
 
 
 def cells_of(folder: Path, layer: str) -> dict[str, Any] | None:
-    """Return what an atlas says of the cells of a layer; None where nobody asked for them or they are not finished."""
+    """Return the content of a layer's cells.json; None if its activation atlas was not asked for or is unfinished."""
     path = cells_folder(folder, layer) / FOUND
     found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return found

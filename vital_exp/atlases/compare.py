@@ -1,4 +1,4 @@
-"""Two atlases compared: whose units answer to the same images, and which have changed most."""
+"""Compares two atlases: matches the units that answer to the same images, those that changed most first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vital_exp.whole_files import whole_path
 COMPARE = "compare"
 SAME, ASSIGNMENT, BEST = "same numbers", "one to one", "best match"
 LARGEST = 4096  # units of a layer that are matched one to one: the matrix of their correlations is held
-STAY = 0.5  # share of units most like the unit of their own number, above which all keep their numbers
+STAY = 0.5  # if a larger share of units is most like the unit of the same number, all keep their numbers
 SHOWN = 5  # units in the printed line
 
 SCHEMA = """
@@ -41,11 +41,11 @@ CREATE TABLE matches (
 
 @dataclass(frozen=True)
 class Match:
-    """A unit of one atlas and the unit of another that stands for it.
+    """A unit of one atlas and the unit of the other atlas that it is matched with.
 
     Attributes:
-        layer, unit: of the first.
-        other_layer, other_unit: of the second; None where no unit is left.
+        layer, unit: of the first atlas.
+        other_layer, other_unit: of the second; None if all its units are matched with others.
         correlation: of their activations over the images.
     """
 
@@ -66,9 +66,9 @@ class Comparison:
     """What a comparison found.
 
     Attributes:
-        matches: those that changed most first.
+        matches: the largest change first.
         matching: how units were matched, by layer.
-        page: to open.
+        page: the page that shows the pairs.
     """
 
     matches: Sequence[Match]
@@ -76,7 +76,7 @@ class Comparison:
     page: Path
 
     def __str__(self) -> str:
-        """Return it in lines for a terminal."""
+        """Return the lines that the terminal shows."""
         most = [match for match in self.matches if match.correlation is not None][:SHOWN]
         named = ", ".join(f"{match.layer}:{match.unit} (correlation {match.correlation:.2f})" for match in most)
         ways = ", ".join(f"{layer}: {how}" for layer, how in self.matching.items())
@@ -86,11 +86,11 @@ class Comparison:
 def compare(a: str | Path, b: str | Path, out: Path) -> Comparison:
     """Match the units of two atlases over the same images, and write compare.sqlite and its page.
 
-    Layers of one name are compared; where there are none, layer by layer in their order.
+    Layers of the same name are compared. If no name is shared, layers are compared in their order.
 
     Args:
         a: the folder of an atlas, before a change.
-        b: of another, after it.
+        b: the folder of the other atlas, after the change.
         out: where to write.
 
     Raises:

@@ -46,7 +46,7 @@ class Side:
         """Copy a unit's thumbnails into the comparison.
 
         Returns:
-            Layer, unit, its name, and which thumbnails it has; -1 of a unit that its atlas leaves out.
+            Layer, unit, its name, and which thumbnails it has; -1 for a unit that its atlas leaves out.
         """
         if layer is None or unit is None:
             return [None, None, "", 0]

@@ -14,7 +14,7 @@ LEFT_OUT = ("histogram",)
 
 
 def send_units(store: Store, project: str, offline: bool) -> str:
-    """Send the table of units as the artifact ``atlas-<network>``, and atlas.sqlite with it; return where it is.
+    """Send the table of units as the artifact ``atlas-<network>``, with atlas.sqlite; return where the artifact is.
 
     Raises:
         UsageError: online without a login.

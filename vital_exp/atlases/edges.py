@@ -15,7 +15,7 @@ from vital_exp.models.taps import first_tensor
 from vital_exp.targets.unit import OUTPUT
 
 WEIGHTS, ACTIVATION = "weights", "activation"
-CHANNELS_TRIED = 16  # whose place in the next layer's input is looked at
+CHANNELS_TRIED = 16  # channels whose place in the next layer's input is checked
 LINEAR = (nn.Conv2d, nn.Linear)
 
 
@@ -84,9 +84,9 @@ class _Seen:
 
     Attributes:
         network: that ran.
-        returned: by layer, its own tensor, in the graph.
-        given: by layer, the first tensor its linear module was given.
-        linear: by layer, that module.
+        returned: by layer, the tensor that the layer returned, with its graph.
+        given: by layer, the first input of its linear module.
+        linear: the linear modules among the layers.
     """
 
     network: VisionNetwork

@@ -41,7 +41,7 @@ class LayerRun:
         part: the layer's units.
         store: the atlas's data.
         index: the mining index of the layer.
-        windows: what writes the images of the layer's units.
+        windows: writes the images of the layer's units.
         ranks: the processes that share the pictures; rank 0 writes the rest.
     """
 
@@ -58,7 +58,7 @@ class LayerRun:
 
         Args:
             judge: returns the network that measures correspondence; None: it is not measured.
-            publish: is called after each of these times.
+            publish: is called whenever some units are finished.
             wait: whether to wait for units that other jobs make, and to make those that they leave.
 
         Returns:

@@ -36,9 +36,9 @@ from vital_exp.naming.labels import label_of, label_scores
 from vital_exp.references.decoding import CorruptImageError
 from vital_exp.setup.facets import OwnEmbedding
 
-IMAGES = 16  # strongest ones, of which clarity and polysemanticity are
+IMAGES = 16  # the strongest, from which clarity and polysemanticity are computed
 OTHERS = 48  # units whose strongest image a picture is compared with
-CLASSES_KEPT = 20  # of each unit, those that drive it most
+CLASSES_KEPT = 20  # of each unit, the strongest
 LEAST_OF_LABEL = 8  # images of a label that can name a unit
 
 
@@ -56,14 +56,14 @@ def strongest(index: Index, folder: ImageFolder, layer: str, unit: int, count: i
 
 
 class Clarities:
-    """Clarity and polysemanticity of a layer's units, and the mean embeddings that redundancy is of.
+    """Clarity, polysemanticity and redundancy of a layer's units.
 
     Images are embedded by the network itself, in the unit's layer (for classes, the last aligned layer).
 
     Args:
         network: frozen.
         part: the layer's units.
-        out: the folder of the atlas, which keeps the mean embeddings.
+        out: the folder of the atlas, which keeps each unit's mean embedding for the redundancy.
     """
 
     def __init__(self, network: VisionNetwork, part: Part, out: Path) -> None:
@@ -125,12 +125,12 @@ def _number(measure: Any, vectors: Tensor) -> float | None:
 
 @dataclass
 class Correspondence:
-    """Whether pictures of a layer's units look like what drives these, to a network that took no part.
+    """Measures whether a unit's picture looks like the images that drive the unit, to a network that took no part.
 
     Attributes:
         judge: that network; None: nothing is measured.
-        index: of the layer.
-        folder: its images.
+        index: the mining index of the layer.
+        folder: the images of the index.
         part: the layer's units.
     """
 
@@ -163,7 +163,7 @@ class Correspondence:
         Args:
             unit: of the picture.
             picture: its file.
-            natural: images of its facet.
+            natural: images of the picture's facet.
         """
         if self.judge is None or not natural:
             return None
@@ -188,7 +188,7 @@ class Labels:
 
     Attributes:
         owners: the label of each image.
-        naming: the labels that can name a unit; none where folders are no labels.
+        naming: the labels that can name a unit; none if the folders are not labels.
     """
 
     owners: np.ndarray[Any, np.dtype[Any]]
@@ -214,11 +214,11 @@ class Labels:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the profiles of some units say.
+    """Statistics of the profiles of some units, by the unit's number.
 
     Attributes:
-        rows: mean, deviation and, by labels, name of each unit, by its number.
-        classes: of each unit, those that drive it most.
+        rows: columns of the table units: mean, deviation, and name and name_score if a label names the unit.
+        classes: the classes that drive the unit most.
     """
 
     rows: dict[int, dict[str, Any]]
@@ -229,10 +229,11 @@ def statistics(layer: str, profile: Profile, labels: Labels, start: int, end: in
     """Return the statistics of the units from ``start`` to ``end`` of a layer over all images that could be read.
 
     Args:
-        layer, profile: of the units.
+        layer: the units' layer.
+        profile: of the layer.
         labels: of the images.
-        start, end: the units' numbers.
-        named: whether the label that a unit tells best names it.
+        start, end: the first unit's number, and the last one's plus 1.
+        named: whether a unit is named by the label that its activation separates best from the others.
     """
     values, owners = profile.block(start, end), labels.owners[profile.rows]
     means, deviations = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)

@@ -33,7 +33,7 @@ class Atlas:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What it is of: network, images, method, seed, versions."""
+        """What the atlas was made from: network, images, method, seed, versions."""
         return self.store.meta()
 
     @property
@@ -60,7 +60,7 @@ class Atlas:
 
         Args:
             layer, unit: the unit.
-            masked: whether what does not matter is transparent.
+            masked: whether the parts that do not matter are transparent.
 
         Raises:
             UsageError: the atlas does not have the unit.
@@ -90,7 +90,7 @@ class Atlas:
             raise UsageError("unit", unit, f"of {layer} the atlas does not have it")
 
     def __repr__(self) -> str:
-        """What it is, in a line."""
+        """Return network, layers, state and folder in one line."""
         done, failed = (self.store.count(status=status) for status in (DONE, FAILED))
         told = f"{done} of {self.store.count()} units done, {failed} failed"
         layers = ", ".join(row.layer for row in self.layers)

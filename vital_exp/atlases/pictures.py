@@ -23,14 +23,14 @@ from vital_exp.whole_files import whole_file
 
 PICTURES = "pictures"
 PROVENANCE = "provenance.json"
-FACETS_BY = "vital_fourier"  # whose references facets are of, where no pictures are made
+FACETS_BY = "vital_fourier"  # if no pictures are made: the method whose references are clustered into facets
 
 
 class LayerPictures:
     """The pictures of one layer's units, made some units at a time.
 
     Args:
-        asked: for.
+        asked: network, images, units.
         part: the layer's units.
         out: the folder of the atlas.
         index: the mining index of the layer.
@@ -43,7 +43,7 @@ class LayerPictures:
         self._folder: RunFolder | None = None
 
     def request(self, units: Sequence[int]) -> Request:
-        """Return what is needed to make the pictures of some units; their facets are found.
+        """Find the facets of some units, and return the request that makes their pictures.
 
         Raises:
             UsageError: on every rank, why these units have no references or facets.
@@ -100,12 +100,12 @@ class LayerPictures:
 
 
 def made_with(asked: AtlasRequest, ask: Callable[..., Request], overrides: Sequence[str]) -> Request:
-    """Return what is needed to make pictures with the method, seed and steps of an atlas.
+    """Return the request that makes pictures with the method, seed and steps of an atlas.
 
     Args:
-        asked: for.
+        asked: network, images, units.
         ask: ``Request.of`` with network and targets.
-        overrides: references, and what names the targets.
+        overrides: keys that name references and targets.
     """
     config = asked.config
     given = [f"trainer.accelerator={config.trainer.accelerator}", f"cache_dir='{config.cache_dir}'"]

@@ -1,4 +1,4 @@
-"""The map of a layer's units: units that fire for the same images lie together (UMAP, PCA where it is missing)."""
+"""The map of a layer's units: units that fire for the same images lie together. UMAP; PCA if umap-learn is missing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_method(method: object) -> None:
 
 
 def method_of(asked: str, units: int) -> str:
-    """Return how a layer of so many units is mapped."""
+    """Return the method that maps a layer of so many units."""
     there = asked != PCA and find_spec("umap") is not None
     return UMAP if there and units > NEIGHBOURS else PCA
 

@@ -8,10 +8,9 @@ from vital_exp.atlases.request import AtlasRequest, Part
 from vital_exp.config import compose_config
 from vital_exp.mining.plan import Cost, duration, images_line, measured, told
 
-FACETS = 2  # of a unit, on average, where their number is found
-# A step in forward passes of its picture: a backward pass costs two.
+FACETS = 2  # of a unit, on average, with facets=auto
+# What a step costs, in forward passes: one forward pass, and a backward pass that costs as much as two.
 PASSES_PER_STEP = 3
-UNITS_SHOWN = 4  # layers named in a line
 
 
 def describe(asked: AtlasRequest) -> str:

@@ -1,6 +1,6 @@
-"""Activation profiles: how every image drives every unit of a layer, on disk, and what is computed from them in blocks.
+"""Activation profiles: the activation of every unit of a layer by every image, on disk, read block by block.
 
-A value is the unit's largest over positions, as everywhere in mining. Nothing here holds all units times all units.
+A value is the unit's largest activation over positions, as in mining. No matrix of all units by all units is held.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ProfileWriter:
     Args:
         folder: the atlas's.
         units: how many units each layer has.
-        images: how many there are; those that cannot be read stay NaN.
+        images: how many there are; the rows of images that cannot be read stay NaN.
     """
 
     def __init__(self, folder: Path, units: Mapping[str, int], images: int) -> None:
@@ -104,7 +104,7 @@ class Profile:
         return found
 
     def centred(self, start: int, end: int) -> Tensor:
-        """Return the same less each unit's mean, at length 1; a unit that is the same for all images is 0."""
+        """Return the values of :meth:`block` less each unit's mean, at length 1; 0 for a unit that never changes."""
         values = torch.from_numpy(self.block(start, end)).double()
         values = values - values.mean(dim=0)
         lengths = values.norm(dim=0)
@@ -113,7 +113,7 @@ class Profile:
 
 
 def most_alike(own: Profile, other: Profile, count: int, itself: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the units of another layer (or network) that are most alike, by the correlation of activations.
+    """Return, for each unit, the units of another layer or network whose activations correlate most with its own.
 
     Args:
         own, other: profiles over the same images.
@@ -121,7 +121,7 @@ def most_alike(own: Profile, other: Profile, count: int, itself: bool = False) -
         itself: whether both are the same layer; a unit is then not compared with itself.
 
     Returns:
-        correlations and numbers of the other's units, (U, min(count, U')), the most alike first.
+        Correlations and numbers of the other's units, (U, min(count, U')), the largest correlation first.
     """
     starts = range(0, len(own), UNITS_AT_ONCE)
     found = [most_alike_of(own, start, other, count, itself) for start in starts]
@@ -129,7 +129,7 @@ def most_alike(own: Profile, other: Profile, count: int, itself: bool = False) -
 
 
 def most_alike_of(own: Profile, start: int, other: Profile, count: int, itself: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the same for ``UNITS_AT_ONCE`` units from the number ``start`` on."""
+    """Return what :func:`most_alike` returns, for the ``UNITS_AT_ONCE`` units from number ``start`` on."""
     left = own.centred(start, start + UNITS_AT_ONCE)
     best = torch.empty(left.shape[1], 0), torch.empty(left.shape[1], 0, dtype=torch.int64)
     for place in range(0, len(other), UNITS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""The command that makes a unit's pictures again, as its page shows it: of files the last part, not their place."""
+"""The command that makes a unit's pictures again, as the unit's page shows it: paths are cut to their last part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def commands(asked: AtlasRequest, given: Sequence[str]) -> dict[str, str]:
 
     Args:
         asked: network, images, units.
-        given: what vital-atlas was told.
+        given: the arguments of vital-atlas.
     """
     if not asked.makes_pictures:
         return {}

@@ -1,4 +1,4 @@
-"""What an atlas is asked for: a configuration made into a network, images, layers and units."""
+"""The request for an atlas: a configuration made into a network, images, layers and units."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from vital_exp.values import one_of, whole_number
 NONE = "none"
 AUTO = "auto"
 EMBEDDED, EMBEDDED_JUDGE = "embedded", "embedded_judge"
-# How many units' facets and pictures are made before they are written: what an interruption costs at most.
+# Units that are made together and then written: an interruption loses the work of these at most.
 UNITS_AT_ONCE = 8
 
 
@@ -50,9 +50,10 @@ class Part:
         layer: its name.
         kind: of its targets: ``"class"``, ``"channel"``, ``"sae"`` or ``"concept"``.
         count: how many units the layer has.
-        units: the numbers of those that are asked for, ascending.
-        refresh: of these, the numbers of those that are made again.
-        directions: (K, C), or the autoencoder, whose features the units are; None for channels and classes.
+        units: the numbers of the units that are asked for, ascending.
+        refresh: the numbers of the units that are made again.
+        directions: (K, C), one row per unit, or the autoencoder whose features are the units; None for channels and
+            classes.
         overrides: keys of vital-visualize that name the directions.
     """
 
@@ -121,7 +122,7 @@ class AtlasRequest:
 
     @property
     def k(self) -> int:
-        """How many images are ranked on each side of a unit."""
+        """How many of each unit's strongest images are ranked, and as many of the weakest."""
         return min(len(self.folder.paths), max(MOST_CANDIDATES, int(self.config.shown)))
 
     def units(self, layers: Sequence[str]) -> Units:

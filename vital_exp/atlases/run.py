@@ -1,6 +1,6 @@
-"""The atlas of a network: mined in one pass, then written unit by unit; an interrupted one goes on.
+"""Makes the atlas of a network: all layers are mined in one pass, then units are made and written one after another.
 
-Layers that are added later are mined by themselves, into a folder of their own.
+An interrupted atlas goes on. Layers that are added later are mined by themselves, into a folder of their own.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class AtlasRun:
-    """One atlas: what is asked for, and where.
+    """The making of one atlas.
 
     Attributes:
         asked: network, images, units.
         out: the folder.
         ranks: the processes that share the pictures; rank 0 writes the rest.
-        given: what vital-atlas was told, for the commands that make units again.
+        given: the arguments of vital-atlas, which the commands on the units' pages repeat.
     """
 
     asked: AtlasRequest
@@ -69,7 +69,7 @@ class AtlasRun:
     given: Sequence[str] = ()
 
     def run(self) -> Store:
-        """Make what is not there yet.
+        """Make the units that the atlas does not have yet, and return its data.
 
         Raises:
             UsageError: the folder cannot be written, or holds an atlas of another network or of other images; a
@@ -131,7 +131,7 @@ class AtlasRun:
     # Mining
 
     def _opened(self) -> Store:
-        """Return the store, of all layers that are mined; rank 0 mines."""
+        """Return the data of the atlas once all layers are mined; rank 0 mines."""
         store = Store(self.out)
         if not self._leads:
             return store
@@ -147,7 +147,7 @@ class AtlasRun:
         return store
 
     def _passes(self, layers: Sequence[str]) -> list[list[str]]:
-        """Return which layers are mined in one pass: mining holds what it finds in memory."""
+        """Return the layers by pass: mining holds the strongest images of all units of a pass in memory."""
         passes: list[list[str]] = []
         held = 0
         for layer in layers:
@@ -221,7 +221,7 @@ class AtlasRun:
         return rows
 
     def _mined_units(self, store: Store, layer: str) -> None:
-        """Write what is known of the units of a layer right after mining."""
+        """Write what mining has found of the units of a layer."""
         part, config = self.asked.parts[layer], self.asked.config
         known = set(store.statuses(layer)) - set(part.refresh)
         waiting = [unit for unit in part.units if unit not in known]
@@ -260,14 +260,14 @@ class AtlasRun:
         store.set_meta({"named": {**done, **waiting}})
 
     def windows(self, layer: str, index: Index) -> Windows:
-        """Return what writes the images of a layer's units."""
+        """Return the writer of the images of a layer's units."""
         units = self.asked.units([layer])
         return Windows(index, self.asked.folder, units, self.out, min(int(self.asked.config.shown), self.asked.k))
 
     # What relates units to one another
 
     def _relate(self, store: Store) -> None:
-        """Write which layers lead to which, neighbours and maps, as far as they are not written."""
+        """Write which layers lead to which; and neighbours and maps of the layers that lack them."""
         layers, method = store.layers(), str(self.asked.config.map)
         names = [row.layer for row in layers if row.kind in ("channel", "class")]
         edges = find_edges(self.asked.network, names)

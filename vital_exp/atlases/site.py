@@ -37,12 +37,12 @@ EXPORTED = "exported.json"  # in each layer's folder of data: what the site show
 def write_site(folder: Path, everything: bool = False) -> Path:
     """Write the site of an atlas, as far as the atlas is, and return its entrance, ``index.html``.
 
-    Only units that have another status than when the site was last written, and what lists them, are written: calls
-    after every few units cost little. Memory does not grow with units.
+    Only the units whose status has changed since the last call are written, with the files that list them, so that a
+    call after every few units costs little. Of all units memory holds number and status, the rest in parts.
 
     Args:
         folder: of the atlas.
-        everything: write all units: their names, neighbours or measures have changed.
+        everything: whether all units are written, as after a change of names, neighbours or measures.
     """
     folder = Path(folder)
     write_pages(folder, PAGES, SCRIPTS)

@@ -1,7 +1,7 @@
 """What the pages of an atlas load: its SQLite file as a few scripts, each below 2 MB, which open from disk.
 
-A browser fetches no JSON from disk, but loads scripts: each file calls ``vitalAtlas.add(key, value)``. Of a layer there
-are parts (``names-0``, ``measures-0``: ``PART`` units in columns) and shards (``3``: all there is of ``SHARD`` units).
+A browser fetches no JSON from disk, but loads scripts: each file calls ``vitalAtlas.add(key, value)``. A layer has
+parts (``names-0``, ``measures-0``: ``PART`` units in columns) and shards (``3``: the details of ``SHARD`` units).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Reader:
     connection: sqlite3.Connection
 
     def meta(self) -> dict[str, Any]:
-        """Return what the atlas is of."""
+        """Return what the atlas was made from."""
         return {key: json.loads(value) for key, value in self.connection.execute("SELECT key, value FROM meta")}
 
     def layers(self) -> list[Row]:
@@ -122,7 +122,7 @@ def rounded(value: float | None) -> float | None:
 
 
 def entrance(reader: Reader, folder: Path, folders: Mapping[str, str]) -> dict[str, Any]:
-    """Return what every page needs: what the atlas is of, its measures, its layers and how far they are."""
+    """Return what every page needs: network, images, measures, and the layers with their progress."""
     meta = reader.meta()
     return {
         "network": network_title(str(meta.get("network", ""))),
@@ -188,7 +188,7 @@ def names_and_measures(
 def details(
     reader: Reader, folder: Path, layer: str, units: range, folders: Mapping[str, str]
 ) -> dict[int, dict[str, Any]]:
-    """Return all there is of a range of units, by number."""
+    """Return the details of a range of units, by number."""
     tables = {table: reader.by_unit(table, layer, units) for table in ("facets", "images", "neighbours", "classes")}
     found, meta = {}, reader.meta()
     for row in reader.rows("units", layer, units):
@@ -221,7 +221,7 @@ def _image(row: Row) -> dict[str, Any]:
 
 
 def _neighbour(reader: Reader, folder: Path, row: Row, folders: Mapping[str, str]) -> list[Any]:
-    """Return kind, layer, unit, value, name and which thumbnails there are; -1 of a unit that is not in the atlas."""
+    """Return kind, layer, unit, value, name, and which thumbnails the unit has; -1 if it is not in the atlas."""
     layer, unit = row["other_layer"], row["other_unit"]
     name = reader.name(layer, unit)
     made = NOT_THERE if name is None or layer not in folders else made_thumbnails(folder, folders[layer], unit)

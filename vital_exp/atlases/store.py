@@ -1,4 +1,4 @@
-"""The data of an atlas: one SQLite file, which all pages are made of. One transaction per unit: nothing is half there.
+"""The data of an atlas: one SQLite file, from which all pages are made. A unit is written in one transaction.
 
 The file is plain: ``pandas.read_sql("SELECT * FROM units", sqlite3.connect("atlas.sqlite"))`` reads it.
 """
@@ -218,7 +218,7 @@ Row = TypeVar("Row", LayerRow, UnitRow, FacetRow, ImageRow, NeighbourRow, ClassR
 
 @dataclass(frozen=True)
 class Entry:
-    """A unit with the rows of other tables that are its own; None leaves those that are there."""
+    """A unit with its rows in other tables; None leaves the rows that are there."""
 
     unit: UnitRow
     facets: Sequence[FacetRow] | None = None
@@ -233,7 +233,7 @@ class Store:
 
     Attributes:
         folder: the atlas's.
-        name: of the file.
+        name: the file's name.
     """
 
     folder: Path
@@ -246,7 +246,7 @@ class Store:
 
     @classmethod
     def create(cls, folder: Path, meta: Mapping[str, Any], layers: Iterable[LayerRow] = ()) -> Store:
-        """Make the file of a new atlas, or open the one that is there; write what it is of.
+        """Make the file of a new atlas, or open the one that is there; write ``meta`` and layers.
 
         Raises:
             UsageError: the folder cannot be written, or holds a file of another kind or version.
@@ -278,13 +278,13 @@ class Store:
         try:
             ((version,),) = store._ask("PRAGMA user_version")
         except sqlite3.DatabaseError as error:
-            raise UsageError(key, folder, f"its {NAME} is none of vital-atlas ({error})") from None
+            raise UsageError(key, folder, f"its {NAME} was not written by vital-atlas ({error})") from None
         if version != VERSION:
             raise UsageError(key, folder, f"holds an atlas of another version ({version}; this is {VERSION})")
         return store
 
     def meta(self) -> dict[str, Any]:
-        """Return what the atlas is of: network, folder (of the images), recipe, seed, input, versions ..."""
+        """Return what the atlas was made from: network, folder of the images, recipe, seed, input, versions ..."""
         return {key: json.loads(value) for key, value in self._ask("SELECT key, value FROM meta")}
 
     def set_meta(self, meta: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ QUALITY, EFFORT = 80, 2  # of WebP: 0 to 100; 0 to 6, 2 is three times as fast a
 SMALL = 128  # pictures up to this side are kept without loss: enlarged without new artefacts
 PER_SIDE = 2  # strongest images of a tile, across and down
 SPRITE, COLUMNS = 48, 8  # px of a unit on a sprite, units in a row of it
-PICTURE, IMAGES = 1, 2  # what there is of a unit: bits of one number
+PICTURE, IMAGES = 1, 2  # which thumbnails a unit has: bits of one number
 FORMATS = ("PNG", "JPEG", "WEBP")
 ENDINGS = {PICTURE: ".webp", IMAGES: "_images.webp"}
 
@@ -39,7 +39,7 @@ def made_thumbnails(folder: Path, layer: str, unit: int) -> int:
 def write_thumbnails(
     folder: Path, layer: str, unit: int, facets: Sequence[Row], images: Sequence[Row], size: Sequence[int]
 ) -> None:
-    """Write the thumbnails of a unit that are older than what they show; what is missing or broken has none.
+    """Write the thumbnails of a unit that are older than their files; a missing or broken file gets none.
 
     Args:
         folder: the atlas's.
@@ -123,8 +123,9 @@ def write_sprite(place: Path, folder: Path, layer: str, units: Iterable[int], fi
         place: of the sprite.
         folder: the atlas's.
         layer: name of the layer's folder.
-        units: the units that there are.
-        first, count: of the shard.
+        units: the numbers of the units in the atlas.
+        first: number of the shard's first unit.
+        count: of the shard's units.
     """
     sprite = Image.new("RGBA", (COLUMNS * SPRITE, -(-count // COLUMNS) * SPRITE))
     for unit in units:

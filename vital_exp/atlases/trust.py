@@ -1,4 +1,4 @@
-"""What lies beside an atlas's pictures: circuits, made where asked for, and audits that somebody made of them."""
+"""Circuits and audits of an atlas's units: circuits are made if asked for, audits of its pictures are looked up."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def _name(layer: str, unit: int) -> str:
 
 
 def linked(folder: Path, units: Mapping[str, list[int]]) -> dict[str, dict[str, Any]]:
-    """Return which circuits and audits the pages of units link.
+    """Return the circuits and audits that the pages of units link.
 
-    An audit counts that lies in ``folder/audits/<any name>`` and is of pictures in ``folder/pictures/<layer>``.
+    An audit is linked if it lies in ``folder/audits/<any name>`` and its pictures in ``folder/pictures/<layer>``.
 
     Args:
         folder: of the atlas.
@@ -108,14 +108,14 @@ def linked(folder: Path, units: Mapping[str, list[int]]) -> dict[str, dict[str, 
             logger.warning("%s cannot be read (%s)", path.parent, error)
             continue
         if not own:
-            logger.warning("%s is no audit of pictures of this atlas", path.parent)
+            logger.warning("%s is not an audit of this atlas's pictures", path.parent)
         for unit_name, line in own.items():
             audits.setdefault(unit_name, []).append(line)
     return {"circuits": circuits, "audits": audits}
 
 
 def _audit(path: Path, folder: Path, units: Mapping[str, list[int]]) -> dict[str, dict[str, str]]:
-    """Return the line of an audit for each unit that it is of."""
+    """Return what the page of each audited unit shows of an audit."""
     content = json.loads(path.read_text(encoding="utf-8"))
     line = {"check": str(content["check"]).replace("_", " "), "verdict": "; ".join(map(str, content["verdicts"]))}
     line["page"] = (path.parent / "report.html").relative_to(folder).as_posix()

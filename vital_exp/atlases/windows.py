@@ -27,8 +27,8 @@ IMAGES, WINDOWS = "images", "windows"
 IMAGE_SIDE, WINDOW_SIDE = 192, 160  # px
 QUALITY = 80  # of WebP
 MEMBERS_SHOWN = 8  # of each facet, beside its picture
-DIM = 0.25  # of the light that is left where the unit does not fire
-VIEWS_KEPT = 256  # decoded images, of the size of the network's input: units share many
+DIM = 0.25  # share of the light that is left where the unit does not fire
+VIEWS_KEPT = 256  # decoded images, as large as the network's input; units share many
 
 
 class Windows:
@@ -37,9 +37,9 @@ class Windows:
     Args:
         index: the finished index.
         folder: its images.
-        units: that were mined.
+        units: the mined units.
         out: the folder of the atlas.
-        shown: images of each kind of a unit.
+        shown: how many of a unit's strongest images are shown, and of its weakest.
     """
 
     def __init__(self, index: Index, folder: ImageFolder, units: Units, out: Path, shown: int) -> None:
