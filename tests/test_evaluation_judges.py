@@ -188,7 +188,7 @@ def test_a_complete_lpips_brings_its_own_linear_maps(names: str, tmp_path: Path)
     own = float(source.half().float().eval()(pictures[:1], pictures[1:], normalize=True))
     assert found == pytest.approx(own, rel=1e-3)  # halves of the scaling too
     save_file({name: value for name, value in tensors.items() if "lin" in name}, path)
-    with pytest.raises(UsageError, match=r"evaluation.lpips.checkpoint=.*not all of them; evaluation.lpips.net=alex"):
+    with pytest.raises(UsageError, match=r"checkpoint=.*: weights are missing or of another network than .*net=alex"):
         perceptual.load_lpips("alex", str(path), download=False)
 
 
