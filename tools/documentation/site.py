@@ -106,7 +106,9 @@ def gather() -> Site:
 def written_pages() -> dict[str, Path]:
     """Return the files that are written by hand, pictures among them, by their path in the site."""
     docs = {p.relative_to(ROOT / "docs").as_posix(): p for p in sorted((ROOT / "docs").rglob("*")) if p.is_file()}
-    measured = {f"results/{p.name}": p for p in sorted((ROOT / "benchmarks/results").iterdir())}
+    measured_in = ROOT / "benchmarks/results"
+    found = (p for p in sorted(measured_in.rglob("*")) if p.is_file())
+    measured = {f"results/{p.relative_to(measured_in).as_posix()}": p for p in found}
     project = {f"project/{Path(name).stem.lower().replace('_', '-')}.md": ROOT / name for name in PROJECT}
     return docs | measured | project
 
