@@ -21,9 +21,10 @@ from tests.tiny import exit_code, image_folder, tiny_net
 from vital_exp.atlases.compare import ASSIGNMENT, SAME, compare, match_units
 from vital_exp.atlases.edges import find_edges
 from vital_exp.atlases.layer_run import LayerRun
+from vital_exp.atlases.measures import Clarities
 from vital_exp.atlases.places import PCA, method_of, places
 from vital_exp.atlases.profiles import Profile, most_alike
-from vital_exp.atlases.request import AtlasRequest
+from vital_exp.atlases.request import AtlasRequest, Part
 from vital_exp.atlases.run import AtlasRun
 from vital_exp.atlases.store import DONE, FAILED, MEMBER, STRONGEST, Store
 from vital_exp.atlases.windows import MEMBERS_SHOWN
@@ -497,6 +498,23 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = most_alike(profile(values), profile(values), 5, itself=True)
     torch.testing.assert_close(parts[0], whole[0])
     assert parts[1].equal(whole[1])
+
+
+def test_redundancy_is_the_largest_cosine_to_another_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "profiles").mkdir()
+    means = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+    clarities = Clarities(
+        wrap(tiny_net().eval(), ModelConfig(size=SIDE)), Part("a", "channel", 8, tuple(range(8))), tmp_path
+    )
+    there = [0, 1, 2, 4, 6, 7]
+    for unit in there:
+        clarities._keep(unit, torch.from_numpy(means[unit]))
+    monkeypatch.setattr("vital_exp.atlases.measures.rows_at_once", lambda _width: 4)
+    lengths = np.linalg.norm(means, axis=1)
+    for unit, value in clarities.redundancies().items():
+        twin = [means[unit] @ means[other] / lengths[unit] / lengths[other] for other in there if other != unit]
+        assert value == pytest.approx(max(twin), rel=1e-5)
+    assert list(clarities.redundancies()) == there
 
 
 @pytest.mark.parametrize("units", [1, 2, 3, 12, pytest.param(40, marks=pytest.mark.slow)])  # UMAP compiles itself

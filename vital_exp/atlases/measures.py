@@ -91,11 +91,12 @@ class Clarities:
         """Return the cosine of each unit's mean embedding to that of the unit most like it."""
         if not self._path.is_file():
             return {}
-        kept = np.load(self._path, mmap_mode="r")
-        there = np.flatnonzero(np.isfinite(kept[:, 0]))
+        count, width = self._kept.shape
+        size = rows_at_once(width)
+        firsts = [np.array(self._kept[start : start + size, 0]) for start in range(0, count, size)]
+        there = np.flatnonzero(np.isfinite(np.concatenate(firsts)))
         if len(there) < 2:
             return {}
-        size = rows_at_once(kept.shape[1])
         found: dict[int, float] = {}
         for start in range(0, len(there), size):
             own = self._means(there[start : start + size])
@@ -109,8 +110,14 @@ class Clarities:
         return found
 
     def _means(self, units: NDArray[np.int64]) -> Tensor:
-        """Return the mean embeddings of some units at length 1; the file is opened each time, so no page stays."""
-        return normalize(torch.from_numpy(np.load(self._path, mmap_mode="r")[units]), dim=1)
+        """Return the mean embeddings of some units at length 1."""
+        return normalize(torch.from_numpy(self._kept[units]), dim=1)
+
+    @property
+    def _kept(self) -> NDArray[np.float32]:
+        """The mean embeddings of all units, mapped anew at each call: pages of a map that stays open stay in memory."""
+        mapped: NDArray[np.float32] = np.load(self._path, mmap_mode="r")
+        return mapped
 
 
 MEASURES = {"clarity": clarity, "polysemanticity": polysemanticity}

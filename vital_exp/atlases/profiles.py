@@ -21,7 +21,7 @@ from vital_exp.whole_files import whole_file
 
 LARGEST = float(np.finfo(np.float16).max)  # what float16 holds; larger values are cut off
 UNITS_AT_ONCE = 512  # at most
-VALUES_AT_ONCE = 2**20  # at most, of rows that are as long as a layer has units
+VALUES_AT_ONCE = 2**18  # at most, 1 MB, of rows that are as long as a layer has units
 Array = NDArray[Any]
 
 
