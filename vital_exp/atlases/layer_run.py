@@ -27,6 +27,7 @@ from vital_exp.references.faceted import FacetedReferences
 from vital_exp.setup.request import Request
 from vital_exp.targets.unit import Target
 from vital_exp.visualization.ranks import Ranks
+from vital_exp.visualization.run import collect_now_and_then
 
 SECONDS_BETWEEN_LOOKS = 0.5  # at units that other jobs make
 
@@ -77,8 +78,10 @@ class LayerRun:
         disable = hidden(self.asked.config.progress and leads)
         with tqdm(total=len(self.part.units), initial=len(self.part.units) - len(waiting), desc=self.part.layer,
                   unit="unit", disable=disable, dynamic_ncols=True) as bar:  # fmt: skip
+            collected = time.monotonic()
             for units in self._taken(wait) if leads else self._of_rank_0():
                 self._make(units)
+                collected = collect_now_and_then(collected)
                 bar.update(len(units))
                 publish(self.store)
         self.pictures.close()

@@ -139,7 +139,7 @@ class Visualization:
         collected = time.monotonic()
         for number, targets in self.ranks.share(work):
             self._make(number, targets, size, progress)
-            collected = _collect(collected)
+            collected = collect_now_and_then(collected)
             progress.add_done(len(targets))
         self.ranks.wait()
         progress.close()
@@ -303,7 +303,7 @@ class Visualization:
         return torch.stack([stored(one.picture) for one in made])
 
 
-def _collect(last: float) -> float:
+def collect_now_and_then(last: float) -> float:
     """Free objects that hold each other, as Lightning's trainers do; return when that was done last.
 
     Python by itself waits for a hundred batches of them. It takes a quarter of a second, so seconds pass in between.
