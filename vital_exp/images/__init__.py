@@ -1,1 +1,1 @@
-"""What is optimised: image parameterisations, the random transforms of pictures, and what is saved of them."""
+"""Image parameterisations, random transforms of pictures, and the files that pictures are saved in."""

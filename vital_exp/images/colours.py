@@ -8,20 +8,21 @@ from torch.nn import functional
 
 # The square root of the colour covariance of ImageNet's images, from Lucid.
 COLOUR_CORRELATION = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
-# A picture is kept this far from 0 and 1 when it is turned back into what a sigmoid made it from.
+# Distance from 0 and 1 that a picture is clamped to, so that its logits are finite.
 LOGIT_MARGIN = 1e-3
-# Of the largest variance: channels that say the same leave directions without any, and the matrix must be invertible.
+# Least eigenvalue of a covariance, as a share of the largest: linearly dependent channels have eigenvalues of 0, and
+# the matrix must be invertible.
 LEAST_SHARE = 1e-6
-# Along each side of a picture: over one of them the slope of the sigmoid is averaged (benchmarks/results/masks.md).
+# Areas along each side of a picture; the slope of the sigmoid is averaged over each area (benchmarks/results/masks.md).
 AREAS = 12
-SAMPLES = 8  # along each side of an area, at least: all pixels of a large picture would cost more than they tell
+SAMPLES = 8  # pixels read along each side of an area, at least; more pixels cost time and hardly change the average
 
 
 def colour_matrix(channels: int = 3) -> Tensor:
     """Return the (C, C) matrix from decorrelated to natural colours, float32.
 
-    For RGB it is Lucid's, divided by its largest column norm; for other channels the identity, unless their covariance
-    is measured (:func:`covariance_root`).
+    For RGB: Lucid's matrix, divided by its largest column norm. For other channels: the identity;
+    :func:`covariance_root` returns a matrix for a measured covariance.
 
     Examples:
         >>> from vital_exp.images.colours import colour_matrix
@@ -39,10 +40,10 @@ def colour_matrix(channels: int = 3) -> Tensor:
 
 
 def covariance_root(covariance: Tensor) -> Tensor:
-    """Return the (C, C) matrix from decorrelated to natural channels of a covariance, float32.
+    """Return the (C, C) matrix from decorrelated to natural channels for a measured covariance (C, C), float32.
 
-    A square root U sqrt(S) of the covariance U S U^T, divided by its largest column norm: what Lucid's is of ImageNet's
-    colours. Each column has the sign that makes its sum positive.
+    The matrix is the square root U sqrt(S) of the covariance U S U^T, divided by its largest column norm. Lucid's
+    matrix is this root for the colours of ImageNet. The sign of each column makes its sum positive.
     """
     values, vectors = torch.linalg.eigh(covariance.double())
     root = vectors.flip(1) * values.flip(0).clamp(min=float(values.max()) * LEAST_SHARE).sqrt()
@@ -71,21 +72,22 @@ def decorrelated_logits(pictures: Tensor, matrix: Tensor) -> Tensor:
 
 
 def sampled(pictures: Tensor) -> Tensor:
-    """Return every k-th pixel of large pictures (N, C, H, W), several in each direction of an area; it is a view."""
+    """Return every k-th pixel of pictures (N, C, H, W), as a view; large enough areas keep 8 pixels along each side."""
     every = max(1, min(pictures.shape[-2:]) // (AREAS * SAMPLES))
     return pictures[..., ::every, ::every]
 
 
 def through_sigmoid(pictures: Tensor, gradient: Tensor) -> Tensor:
-    """Return a gradient in pictures that are sigmoids times the root of the sigmoid's slope around.
+    """Return sqrt(s) g, (N, C, H, W), for a gradient g in pixels that a sigmoid made: less where the sigmoid is flat.
 
-    The slope s is 4 x (1 - x), 1 at x = 1/2, its mean over colours and over areas of a twelfth of the side. g is the
-    gradient in the pixels and s g that in the logits; sqrt(s) g is their geometric mean, in the units of g. Pixel by
-    pixel, or with s g, the white parts of an object would be lost as well as a black ground.
+    s is the slope of the sigmoid relative to its largest, 4 x (1 - x) for a pixel x, averaged over colours and over
+    areas of a twelfth of the side. The gradient in the logits is s g; sqrt(s) g is the geometric mean of g and s g, in
+    the units of g. With s g, or with the slope of single pixels, a map would lose the white parts of an object together
+    with a black background.
 
     Args:
-        pictures: sigmoids in [0, 1], (N, C, h, w): the pictures, or a sample of their pixels.
-        gradient: (N, C, H, W).
+        pictures: (N, C, h, w) in [0, 1], the output of the sigmoid: all pixels, or a sample of them.
+        gradient: g, (N, C, H, W).
     """
     slope = (4 * pictures * (1 - pictures)).clamp(min=0).mean(dim=1, keepdim=True)  # (N, 1, h, w)
     areas = functional.adaptive_avg_pool2d(slope, AREAS)

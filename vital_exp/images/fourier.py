@@ -14,22 +14,22 @@ from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import Preprocessing
 from vital_exp.values import number
 
-START_STD = 0.01  # of the coefficients, Lucid
-SPATIAL_DIVISOR = 4.0  # Lucid: brings the start to a mild contrast
+START_STD = 0.01  # standard deviation of the coefficients at the start (Lucid)
+SPATIAL_DIVISOR = 4.0  # gives the start a mild contrast (Lucid)
 
 
 class Fourier(Parameterisation):
-    """Scaled half spectra, inverse transform, colours correlated as in natural images, then a sigmoid.
+    """Fourier coefficients, scaled by frequency, transformed to pixels, with natural colour correlations and a sigmoid.
 
-    Lucid's factor sqrt(w h) with an inverse transform that divides by w h is Lucent's orthonormal transform without
-    the factor: both are this.
+    Lucid multiplies by sqrt(w h), and its inverse transform divides by w h. Lucent has no such factor, and its
+    transform is orthonormal. Both make the same pictures as this class.
 
     Args:
         preprocessing: the network's.
         size: (height, width) of the pictures.
         streams: the random streams of the pictures, for the start.
         init: pictures to start from, (N, C, H, W) normalised; clamped to RGB in [0.001, 0.999].
-        decay: exponent of the frequency in the scale of its coefficient; 1 is Lucid's.
+        decay: d, where a coefficient of frequency f is scaled by 1 / f^d; 1 is Lucid's.
         colours: (C, C) from decorrelated to natural channels; None: :func:`colour_matrix`.
     """
 
@@ -75,7 +75,7 @@ class Fourier(Parameterisation):
         return self.preprocessing.normalise(self._coloured(shown * share, size))
 
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
-        """Return the gradient as far as the sigmoid lets it through."""
+        """Return the gradient, weaker where the sigmoid is flat; see :func:`through_sigmoid`."""
         return through_sigmoid(self.preprocessing.denormalise(sampled(pictures)), gradient)
 
     def _rgb(self, coefficients: Tensor) -> Tensor:
@@ -123,13 +123,14 @@ def low_frequencies(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def frequency_scale(size: tuple[int, int], decay: float = 1.0) -> Tensor:
-    """Return sqrt(w h) / max(f, 1 / max(w, h)) ** decay for the half spectrum, (H, W // 2 + 1), f in cycles per pixel.
+    """Return sqrt(w h) / f0 * (f0 / max(f, f0)) ** decay for a half spectrum, (H, W // 2 + 1), f in cycles per pixel.
 
-    For decay 1 this is Lucid's; another decay keeps the scale of the lowest frequency and changes the slope.
+    f0 = 1 / max(w, h) is the lowest frequency. For decay 1 this is Lucid's scale, sqrt(w h) / max(f, f0); the scale of
+    the lowest frequency is the same for every decay.
 
     Examples:
         >>> from vital_exp.images.fourier import frequency_scale
-        >>> frequency_scale((4, 4))[0]  # 1 / frequency; the mean counts as the lowest of them
+        >>> frequency_scale((4, 4))[0]  # frequencies 0, 1/4 and 1/2; 0 is scaled as the lowest one
         tensor([16., 16.,  8.])
     """
     height, width = size

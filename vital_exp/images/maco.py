@@ -32,14 +32,13 @@ class Maco(Parameterisation):
         preprocessing: the network's.
         size: (height, width) of the pictures.
         streams: the random streams of the pictures; the phases start from N(0, 1), as published.
-        init: pictures to start from, (N, C, H, W) normalised. Their phases are taken, not their magnitudes; these
-            phases keep the mean and spread they have, where a start from noise has 0 and 1.
-        magnitude: (C, H, W // 2 + 1), also of pictures of another size; a .npy or .safetensors file of such, or
-            ``"embedded"`` for the drawn images'.
-        resample: how a magnitude of another size is fitted, ``"frequency"`` or ``"bilinear"``; see
-            :func:`vital_exp.images.spectrum.resampled`.
-        values_range: [low, high] of what the network sees, in its own space, the same for all channels, as Horama and
-            xplique have it; None for the network's valid range, channel by channel.
+        init: pictures to start from, (N, C, H, W) normalised. Only their phases are used, not their magnitudes.
+            Standardisation keeps the mean and the spread of these phases; phases from noise are brought to 0 and 1.
+        magnitude: (C, H, W // 2 + 1), the path of a .npy or .safetensors file that holds one, or ``"embedded"``, the
+            magnitude of images that code draws. A magnitude of another size is resampled.
+        resample: how, ``"frequency"`` or ``"bilinear"``; see :func:`vital_exp.images.spectrum.resampled`.
+        values_range: [low, high] of the network's input in its normalised space, the same for all channels, as in
+            Horama and xplique; None for the network's valid range, which each channel has of its own.
         colours: (C, C) from decorrelated to natural channels; None: :func:`colour_matrix`.
     """
 
@@ -87,16 +86,16 @@ class Maco(Parameterisation):
         return by_picture(self._input_of, *self._phases())
 
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
-        """Return the gradient as far as the sigmoid lets it through."""
+        """Return the gradient, weaker where the sigmoid is flat; see :func:`through_sigmoid`."""
         low, high = self._range_of(pictures)
         return through_sigmoid((sampled(pictures) - low) / (high - low), gradient)
 
     def _unit(self) -> Tensor:
-        """Return the pictures before they are scaled to a range, (N, C, H, W) in (0, 1)."""
+        """Return the pictures before they are scaled to the range of values, (N, C, H, W) in (0, 1)."""
         return by_picture(self._unit_of, *self._phases())
 
     def _phases(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the parameters and their moments, each with an entry per picture."""
+        """Return the phases, and the mean and the spread that standardisation gives them, each with N entries."""
         each = (len(self.phase), 1, 1, 1)
         return self.phase, self.mean.expand(each), self.spread.expand(each)
 
@@ -106,7 +105,7 @@ class Maco(Parameterisation):
         return torch.addcmul(low, unit, high - low)
 
     def _range_of(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the lowest and the highest values of what the network sees, on the pictures' device."""
+        """Return the lowest and the highest values of the network's input, on the pictures' device."""
         if self.values_range is None:
             return self.preprocessing.valid_range(pictures)
         low, high = pictures.new_tensor(self.values_range)
@@ -119,13 +118,13 @@ class Maco(Parameterisation):
 
 
 def spectrum_of(magnitude: Tensor, phase: Tensor) -> Tensor:
-    """Return r e^{i phi}, complex, of phases (N, C, H, F) and constant magnitudes that broadcast to them."""
+    """Return r e^{i phi}, complex (N, C, H, F), for phases phi and constant magnitudes r that broadcast to them."""
     spectrum: Tensor = _Polar.apply(magnitude, phase)
     return spectrum
 
 
 class _Polar(torch.autograd.Function):
-    """torch.polar of a constant magnitude, in half its time: cosine and sine are vectorised, polar is not."""
+    """torch.polar for a constant magnitude, in half the time: cosine and sine are vectorised, torch.polar is not."""
 
     @staticmethod
     def forward(ctx: Any, magnitude: Tensor, phase: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""What a transparency map can add up. Imports no torch."""
+"""The kinds of transparency map. Imports no torch."""
 
 from __future__ import annotations
 
-# Over the steps: the part of the gradient that the picture can follow, or the gradient, as published.
+# A map adds up gradients over the steps: the part that the picture can follow, or the whole gradient, as published.
 MASKS = ("followed", "published")

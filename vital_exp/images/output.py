@@ -1,4 +1,4 @@
-"""From a finished picture to what is saved: 8 bits, and the transparency map (docs/methods/transparency_map.md)."""
+"""Finished pictures as files hold them: 8 bits, with a transparency map (docs/methods/transparency_map.md)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from vital_exp.models.channels import GREY, RGB
 
-WHITE = 255  # of 8 bits
-ARRAY = ".npy"  # of pictures that are neither grey nor RGB, beside the image that shows them
+WHITE = 255  # the largest value of 8 bits
+ARRAY = ".npy"  # the file of a picture that is neither grey nor RGB, beside an image that shows the picture
 COLOUR_PERCENTILES = (0.01, 0.99)
-# Standard deviation of the Gaussian that smooths the followed map, as a share of the shorter side. Ours: pixel by pixel
-# a gradient is noise, and an object is no set of single pixels (benchmarks/results/masks.md).
+# Standard deviation of the Gaussian that smooths the followed map, as a share of the shorter side. Our choice: the
+# gradients of single pixels are noise (benchmarks/results/masks.md).
 SMOOTHING = 0.04
 
 
@@ -33,7 +33,7 @@ def to_uint8(picture: Tensor) -> Tensor:
 
 
 def as_image(picture: Tensor) -> Image.Image:
-    """Return a picture (C, H, W) uint8 as an image of its bytes: RGB or grey, each with a map (4, 2) or without."""
+    """Return a picture (C, H, W) uint8 as an image: grey (C = 1) or RGB (3), a transparency map as the last channel."""
     table = picture.permute(1, 2, 0).contiguous().numpy()  # (C, H, W) -> (H, W, C)
     return Image.fromarray(table[..., 0] if table.shape[2] == GREY else table)
 
@@ -46,22 +46,22 @@ def stored(pictures: Tensor) -> Tensor:
 
 
 def in_unit(kept: Tensor) -> Tensor:
-    """Return stored pictures as float32 in [0, 1]."""
+    """Return pictures of :func:`stored` as float32 in [0, 1]."""
     return kept.float() / WHITE if kept.dtype == torch.uint8 else kept
 
 
 def quantised(picture: Tensor) -> Tensor:
-    """Return the picture as its file holds it: float32 in [0, 1] on the CPU, RGB and grey in multiples of 1/255."""
+    """Return the picture as read back from its file: float32 in [0, 1] on the CPU, RGB and grey in steps of 1/255."""
     return in_unit(stored(picture))
 
 
 def read_picture(path: Path) -> Tensor:
     """Return the picture of an image file that a run wrote, float32 (C, H, W) in [0, 1].
 
-    It is that of the array beside the file where there is one; else grey or RGB.
+    Where an array lies beside the image file, the picture is read from the array.
 
     Raises:
-        OSError, ValueError: it cannot be read.
+        OSError, ValueError: the file cannot be read.
     """
     if (array := path.with_name(f"{path.stem}{ARRAY}")).is_file():
         return torch.from_numpy(np.load(array, allow_pickle=False))
@@ -71,7 +71,7 @@ def read_picture(path: Path) -> Tensor:
 
 
 def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return pictures (N, C, H, W) at another (height, width), bilinear with antialiasing; unchanged at their own.
+    """Return pictures (N, C, H, W) resized to (height, width), bilinear with antialiasing; unchanged if they have it.
 
     Examples:
         >>> import torch
@@ -85,11 +85,12 @@ def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def transparency(sensitivity: Tensor, percentile: float) -> Tensor:
-    """Return the map of each picture, (N, 1, H, W) in [0, 1].
+    """Return the transparency map of each picture, (N, 1, H, W) in [0, 1].
+
+    The mean over channels is clipped at a percentile and divided by its maximum; zeros everywhere stay zeros.
 
     Args:
-        sensitivity: (N, C, H, W) sum over steps of |dL/dx|; its channel mean is clipped at a percentile and divided
-            by its maximum. A map that is zero everywhere stays zero.
+        sensitivity: (N, C, H, W), the sum over steps of |dL/dx|.
         percentile: in (0, 100]; 98 as published for VITAL (arXiv 2503.22399), 80 for MACO (arXiv 2306.06805).
 
     Examples:
@@ -107,7 +108,7 @@ def transparency(sensitivity: Tensor, percentile: float) -> Tensor:
 
 
 def smoothed_transparency(sensitivity: Tensor, percentile: float) -> Tensor:
-    """Return :func:`transparency` of a smoothed map whose minimum is 0, (N, 1, H, W) in [0, 1].
+    """Return :func:`transparency` of a sensitivity that is smoothed and shifted to the minimum 0, (N, 1, H, W).
 
     Args:
         sensitivity: (N, C, H, W), at least 0.
@@ -121,16 +122,16 @@ def smoothed_transparency(sensitivity: Tensor, percentile: float) -> Tensor:
 
 
 def _smoothing(side: int, deviation: float) -> Tensor:
-    """Return the matrix (side, side) of a Gaussian whose weights have the sum 1 at the borders too."""
+    """Return the matrix (side, side) of a Gaussian smoothing; every row sums to 1, those at the borders too."""
     places = torch.arange(side, dtype=torch.float32)
     weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * deviation**2))
     return weights / weights.sum(dim=1, keepdim=True)
 
 
 def masked_picture(picture: Tensor, mask: Tensor) -> Tensor:
-    """Return RGBA (4, H, W), or grey and map (2, H, W), in [0, 1].
+    """Return a picture with its map as alpha, in [0, 1]: RGBA (4, H, W), or grey with alpha (2, H, W).
 
-    Colours are clipped to their 1..99 percentiles and stretched; the map is alpha.
+    Colours are clipped to their 1st and 99th percentiles and stretched to [0, 1].
     """
     low, high = picture.float().flatten().quantile(torch.tensor(COLOUR_PERCENTILES))
     stretched = (picture.float().clamp(low, high) - low) / (high - low).clamp(min=torch.finfo(torch.float32).eps)

@@ -1,4 +1,4 @@
-"""What is optimised: an image parameterisation, whose parameters a step changes and whose value is a picture."""
+"""The base class of image parameterisations: pictures as functions of the parameters that are optimised."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from vital_exp.models.network import Preprocessing
 
-# glibc takes larger blocks from the system each time anew, which costs more than the arithmetic on them.
+# The C library (glibc) asks the system for each larger block anew, which takes longer than the arithmetic on the block.
 LARGEST_BLOCK = 2**25  # bytes
 
 
 def by_picture(function: Callable[..., Tensor], *values: Tensor) -> Tensor:
-    """Return ``function(*values)`` of tensors (N, ...); on a CPU, of large pictures, computed one after the other."""
+    """Return ``function(*values)`` of tensors (N, ...); on a CPU, large pictures are computed one by one."""
     first = values[0]
     if first.device.type != "cpu" or len(first) == 1 or first.numel() * first.element_size() <= LARGEST_BLOCK:
         return function(*values)
@@ -23,19 +23,19 @@ def by_picture(function: Callable[..., Tensor], *values: Tensor) -> Tensor:
 
 
 def within_range(preprocessing: Preprocessing, pictures: Tensor, gradient: Tensor) -> Tensor:
-    """Return a gradient (N, C, H, W), but 0 where a pixel is at a bound and a step down would leave the valid range."""
+    """Return the gradient (N, C, H, W), set to 0 where a pixel at a bound would leave the valid range by a descent."""
     low, high = preprocessing.valid_range(pictures)
     leaves = ((pictures <= low) & (gradient > 0)) | ((pictures >= high) & (gradient < 0))
     return gradient.masked_fill(leaves, 0)
 
 
 class Parameterisation(nn.Module, ABC):
-    """A batch of pictures as a function of trainable parameters, the first axis of each parameter being the picture.
+    """N pictures as a function of trainable parameters; the first axis of each parameter counts the pictures.
 
     A picture has as many channels as the network's mean has values: 3 for RGB, 1 for grey.
 
     Args:
-        preprocessing: the network's, for going between RGB and its normalised space.
+        preprocessing: the network's, which converts between RGB and the network's normalised space.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -55,15 +55,15 @@ class Parameterisation(nn.Module, ABC):
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
         """Return the part of a gradient that the pictures can follow, (N, C, H, W), in the gradient's units.
 
-        It is at most the gradient, and small or 0 where the picture is at its bounds and no step down changes it. What
-        is linear in a parameterisation, frequencies and colours, makes steps shorter or longer, which an optimiser such
-        as Adam evens out, but forbids none.
+        The part is at most as large as the gradient. It is small or 0 where a picture is at its bounds, so that no
+        descent step changes the picture. The linear parts of a parameterisation (frequency scale, colour matrix) do not
+        count: they only make steps longer or shorter, which an optimiser such as Adam evens out.
 
         Args:
             pictures: the network's input, without a graph.
-            gradient: of the loss in it.
+            gradient: of the loss with respect to the pictures.
         """
 
     def project(self) -> None:
-        """Bring the parameters back to what shows a valid picture, in place; called after every step."""
+        """Change the parameters in place so that they show a valid picture; called after every step."""
         return

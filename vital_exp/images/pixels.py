@@ -17,7 +17,7 @@ class Pixels(Parameterisation):
         preprocessing: the network's.
         size: (height, width) of the pictures.
         streams: the random streams of the pictures, for the start.
-        init: pictures to start from instead, (N, C, H, W) normalised; taken as they are, not clamped.
+        init: pictures to start from instead of noise, (N, C, H, W) normalised; not clamped.
 
     Examples:
         >>> from vital_exp.images.pixels import Pixels
@@ -42,15 +42,15 @@ class Pixels(Parameterisation):
         self.pixels = nn.Parameter(start)  # (N, C, H, W)
 
     def forward(self) -> Tensor:
-        """Return the pictures, (N, C, H, W) RGB or grey, out of [0, 1] until the first :meth:`project`."""
+        """Return the pictures, (N, C, H, W) RGB or grey; values may lie outside [0, 1] before :meth:`project`."""
         return self.preprocessing.denormalise(self.pixels)
 
     def network_input(self) -> Tensor:
-        """Return the parameters themselves: they live in the network's space."""
+        """Return the parameters themselves, (N, C, H, W): they are in the network's normalised space."""
         return self.pixels
 
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
-        """Return the projected gradient: 0 where a pixel is at a bound and a step down would leave the range."""
+        """Return the projected gradient: 0 where a pixel at a bound would leave the valid range by a descent step."""
         return within_range(self.preprocessing, pictures, gradient)
 
     @torch.no_grad()

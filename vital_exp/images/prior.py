@@ -1,7 +1,7 @@
-"""Pictures as latents of a generative model: only what it can make is searched (docs/methods/images.md).
+"""Pictures as latents of a generative model: only pictures that the model can make (docs/methods/images.md).
 
-Nguyen et al. (NeurIPS 2016) searched the code of a generator for activation maximisation; here the model is any
-autoencoder or diffusion model without a text that diffusers saved, and the loss that of any method.
+Nguyen et al. (NeurIPS 2016) optimised the latents of a generator for activation maximisation. Here the model is any
+autoencoder or unconditional diffusion model that diffusers saved, and the objective is that of any method.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ WANTED = "a folder that diffusers saved: an AutoencoderKL, or a pipeline of a UN
 
 
 class Generator(nn.Module):
-    """A generative model that is frozen: a decoder of latents, a diffusion sampler of them, or both.
+    """A frozen generative model: an autoencoder's decoder, a diffusion sampler, or a sampler and then a decoder.
 
     Args:
-        autoencoder: of diffusers; None where the sampler makes pictures itself.
-        sampler: a UNet2DModel; None where the latents are the decoder's own.
+        autoencoder: a model of diffusers; None where the sampler returns pictures.
+        sampler: a UNet2DModel; None where the decoder takes the latents directly.
         scheduler: the configuration of the sampler's scheduler.
-        steps: of deterministic sampling.
+        steps: number of steps of deterministic sampling.
     """
 
     def __init__(self, autoencoder: Any, sampler: Any, scheduler: dict[str, Any], steps: int) -> None:
@@ -48,25 +48,25 @@ class Generator(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Of the pictures that it makes."""
+        """The number of channels of the pictures that the model makes."""
         return int((self.autoencoder or self.sampler).config.out_channels)
 
     @property
     def trained_side(self) -> int | None:
-        """The side of the pictures it was trained for, in px; None where it does not say."""
+        """The side of the pictures that the model was trained on, in px; None where its configuration has none."""
         side = (self.autoencoder or self.sampler).config.get("sample_size")
         return side if isinstance(side, int) else None
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Return the shape (c, h, w) of latents whose picture covers (height, width)."""
         shrinks = _halvings(self.autoencoder)
-        coarse = 2 ** _halvings(self.sampler)  # the sampler takes latents that it can halve so often
+        coarse = 2 ** _halvings(self.sampler)  # the sides of the sampler's input are multiples of this number
         sides = [coarse * math.ceil(side / 2**shrinks / coarse) for side in size]
         channels = self.autoencoder.config.latent_channels if self.autoencoder else self.sampler.config.in_channels
         return int(channels), sides[0], sides[1]
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Return pictures (N, C, H, W) in [0, 1] of latents (N, c, h, w) that are N(0, I) by themselves."""
+        """Return the pictures (N, C, H, W) in [0, 1] of latents (N, c, h, w), which are N(0, I) before optimisation."""
         sampled = self._sampled(latents) if self.sampler is not None else latents
         if self.autoencoder is None:
             return (sampled / 2 + 0.5).clamp(0, 1)
@@ -82,12 +82,12 @@ class Generator(nn.Module):
         return (latents - shift) * scale
 
     def _scale(self) -> tuple[float, float]:
-        """The factor and the shift that diffusers keeps: latents = (code - shift) * factor."""
+        """The factor and the shift of the autoencoder's configuration: latents = (code - shift) * factor."""
         config = self.autoencoder.config
         return float(config.get("scaling_factor") or 1.0), float(config.get("shift_factor") or 0.0)
 
     def _sampled(self, noise: Tensor) -> Tensor:
-        """Return what DDIM without noise makes of noise, with a graph to it (Song et al. 2021)."""
+        """Return samples of deterministic DDIM (Song et al. 2021) for noise (N, c, h, w), with a graph to the noise."""
         from diffusers import DDIMScheduler
 
         scheduler: Any = DDIMScheduler.from_config(self.scheduler)  # type: ignore[no-untyped-call]
@@ -108,22 +108,22 @@ def _halvings(model: Any) -> int:
 
 
 class Prior(Parameterisation):
-    """The latents of a generative model, which start from N(0, I); after every step they are brought to a ball.
+    """The latents of a generative model, which start from N(0, I); after every step they are projected onto a ball.
 
-    Pictures whose sides are no multiples of the model's are cut from the middle of larger ones. The model is frozen,
-    and no part of a checkpoint.
+    The model makes pictures whose sides are multiples of its own factor; other sizes are cut from the middle of the
+    next larger ones. The model is frozen, and checkpoints do not contain it.
 
     Args:
         preprocessing: the network's.
         size: (height, width) of the pictures.
         streams: the random streams of the pictures, for the start.
-        init: pictures to start from, (N, C, H, W) normalised; the autoencoder's latents of them are taken.
+        init: pictures to start from, (N, C, H, W) normalised; the autoencoder encodes them.
         weights: a folder that diffusers saved.
-        sampling_steps: of a diffusion model.
-        radius: of the ball, in units of the length of N(0, I) noise; None: no ball.
+        sampling_steps: number of sampling steps of a diffusion model.
+        radius: of the ball, in units of the expected length of N(0, I) noise; None: no ball.
 
     Raises:
-        UsageError: no such folder, diffusers is not installed, or a model of another kind.
+        UsageError: no such folder, diffusers is not installed, or the model is of another kind.
     """
 
     def __init__(
@@ -143,25 +143,25 @@ class Prior(Parameterisation):
             raise UsageError("image.radius", radius, "above 0, or null")
         self.size = size
         generator = generator_of(weights, sampling_steps)
-        self._kept: list[Generator] = [generator]  # a list, so that the model is no part of the state
+        self._kept: list[Generator] = [generator]  # a list, so that the state dict does not contain the model
         self._check_channels(generator)
         if generator.trained_side and generator.trained_side != max(size):
-            logger.info("image=prior: made for pictures of %d px; these are of %dx%d", generator.trained_side, *size)
+            logger.info("image=prior: trained on pictures of %d px; these have %dx%d px", generator.trained_side, *size)
         shape = generator.latent_shape(size)
         self.latents = nn.Parameter(streams.normal(shape, "start") if init is None else self._start(init, shape))
         self.project()
 
     def _check_channels(self, generator: Generator) -> None:
         if self.channels not in (GREY, RGB) or generator.channels not in (GREY, RGB):
-            wanted = f"makes pictures of {generator.channels} channels, and the network takes {self.channels}"
-            raise UsageError("image", "prior", wanted)
+            problem = f"the model's pictures have {generator.channels} channels, and the network takes {self.channels}"
+            raise UsageError("image", "prior", problem)
 
     @torch.no_grad()
     def _start(self, init: Tensor, shape: tuple[int, int, int]) -> Tensor:
-        """Return the latents of pictures to start from, which are mirrored at their borders to the model's size."""
+        """Return the latents of pictures to start from, whose borders are repeated up to the model's size."""
         generator = self._kept[0].to(init.device)
         if generator.sampler is not None:
-            raise UsageError("image.init", "an image", "noise: a diffusion model starts from nothing else")
+            raise UsageError("image.init", "an image", "must be noise: a diffusion model starts from nothing else")
         pictures = in_channels(self.preprocessing.denormalise(init).clamp(0, 1), generator.channels)
         factor = 2 ** _halvings(generator.autoencoder)
         rows, columns = shape[1] * factor - self.size[0], shape[2] * factor - self.size[1]
@@ -169,7 +169,7 @@ class Prior(Parameterisation):
         return generator.encode(nn.functional.pad(pictures, sides, mode="replicate")).clone()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Prior:
-        """Bring the model along to another device."""
+        """Move the model too, for instance to another device; it is no submodule."""
         self._kept[0]._apply(fn)  # type: ignore[no-untyped-call]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
@@ -185,12 +185,12 @@ class Prior(Parameterisation):
         return self.preprocessing.normalise(self())
 
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
-        """Return the gradient but for pixels at a bound that a step down would leave."""
+        """Return the gradient, set to 0 where a pixel at a bound would leave the valid range by a descent step."""
         return within_range(self.preprocessing, pictures, gradient)
 
     @torch.no_grad()
     def project(self) -> None:
-        """Shorten latents that are longer than ``radius`` times the root of their number."""
+        """Shorten the latents of a picture that are longer than ``radius`` times the root of their number."""
         if self.radius is not None:
             longest = self.radius * self.latents[0].numel() ** 0.5
             self.latents.copy_(self.latents.renorm(2, 0, longest) if len(self.latents) else self.latents)
@@ -200,7 +200,7 @@ def generator_of(weights: str | None, steps: int) -> Generator:
     """Load a generative model from a folder; nothing is downloaded, and nothing unpickled.
 
     Raises:
-        UsageError: no such folder or library, or a model that needs a text or is of another kind.
+        UsageError: no such folder, diffusers is not installed, or the model needs a text or is of another kind.
     """
     if weights is None:
         raise UsageError(KEY, weights, f"{WANTED}, is needed; tools/train_prior.py trains a small one")
@@ -233,7 +233,7 @@ def _loaded(weights: str, steps: int, _stamps: tuple[object, ...]) -> Generator:
 
 
 def _parts(folder: Path, weights: str) -> dict[str, tuple[Path, str]]:
-    """Return the folder and the class of the autoencoder and of the sampler, as far as there are any."""
+    """Return folder and class of the autoencoder and of the sampler, by these two words; one of them may be missing."""
     if not (folder / "model_index.json").is_file():
         kind = _json(folder / "config.json", weights).get("_class_name")
         if kind not in AUTOENCODERS:

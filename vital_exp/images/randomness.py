@@ -1,4 +1,4 @@
-"""One random stream per picture: a function of seed, target and step, never of the batch it is in."""
+"""One random stream per picture: a function of seed, target and step, never of the batch that the picture is in."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 
 
 class RandomStreams:
-    """Random numbers for a batch of pictures, drawn on the CPU so that every device sees the same.
+    """Random numbers for a batch of pictures, drawn on the CPU so that every device gets the same numbers.
 
     Args:
         seed: the run's seed.
         names: the names of the targets, one per picture.
-        branches: one per picture, sets streams of the same target apart; see :meth:`branched` and :meth:`views`.
+        branches: one label per picture, for independent streams of one target; see :meth:`branched`, :meth:`views`.
 
     Examples:
         >>> import torch
         >>> from vital_exp.images.randomness import RandomStreams
         >>> alone = RandomStreams(0, ["class-1"]).uniform((2,), "jitter", step=3)
         >>> both = RandomStreams(0, ["class-0", "class-1"]).uniform((2,), "jitter", step=3)
-        >>> torch.equal(both[1], alone[0])  # whatever else is in the batch
+        >>> torch.equal(both[1], alone[0])  # other pictures of the batch change nothing
         True
     """
 
@@ -32,13 +32,13 @@ class RandomStreams:
         self.branches = tuple(branches) or ("",) * len(self.names)
 
     def branched(self, label: str) -> RandomStreams:
-        """Return streams of the same pictures that are independent of these, the same ones for the same label."""
+        """Return independent streams of the same pictures; the same label gives the same streams."""
         return RandomStreams(self.seed, self.names, [f"{branch}/{label}" for branch in self.branches])
 
     def views(self, numbers: Sequence[int]) -> RandomStreams:
-        """Return the streams of some transformed views of each picture in a step, all pictures view by view.
+        """Return streams for several views of each picture: first all pictures' view ``numbers[0]``, and so on.
 
-        View 0 has these streams.
+        View 0 has the streams of the picture itself.
         """
         branches = [f"{branch}/view {view}" if view else branch for view in numbers for branch in self.branches]
         return RandomStreams(self.seed, self.names * len(numbers), branches)

@@ -1,4 +1,4 @@
-"""Pictures handed over as tensors: what has the wrong shape, type or range is told, never repaired in silence."""
+"""Checks of pictures that the user gives as tensors: a wrong shape, type or range is reported, never repaired."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ WANTED = "RGB in [0, 1]"
 NO_NUMBERS = "NaN or infinite values"
 # Resizing by bicubic or Lanczos kernels overshoots by some hundredths, at sharp edges by up to three tenths.
 OVERSHOOT, EDGES = 0.1, 0.3
-# Normalised pictures leave [0, 1] with many of their values: those of mean = std = 0.5 lie in [-1, 1], with ImageNet's
-# in [-2.1, 2.6]. Normal noise about grey, 0.45 +- 0.23 in RGB, leaves it with few and stays within these.
+# Many values of normalised pictures lie outside [0, 1]: with mean = std = 0.5 they lie in [-1, 1], with ImageNet's mean
+# and std in [-2.1, 2.6]. Normal noise about grey, 0.45 +- 0.23 in RGB, has few such values, within these bounds.
 LEAST, MOST, SHARE = -0.9, 1.9, 0.02
-# Above what normalised pictures have: counts of 0 to 255, of which the darkest picture has some.
+# A value that normalised pictures do not reach, and even dark pictures of values 0 to 255 do.
 BYTES = 8.0
 
 
 def checked_pictures(pictures: object, key: str, channels: int = RGB) -> Tensor:
-    """Return pictures (N, C, H, W) as they are, but for tensors of inference mode, which are copied.
+    """Return pictures (N, C, H, W) unchanged; inference tensors are copied.
 
-    Values a little outside [0, 1], as resizing makes them, are taken; what lies further out is told in the log.
+    Values slightly outside [0, 1], which resizing causes, are accepted; values further outside are logged.
 
     Args:
-        pictures: what was handed over.
-        key: the argument that holds it.
+        pictures: what the user gave.
+        key: the argument that holds the pictures.
         channels: C, as many as the network takes.
 
     Raises:
-        UsageError: no floating-point tensor of that shape, a value that is no number, or another range than [0, 1].
+        UsageError: not a floating-point tensor of this shape; NaN or infinite values; another range than [0, 1].
 
     Examples:
         >>> import torch
@@ -45,7 +45,7 @@ def checked_pictures(pictures: object, key: str, channels: int = RGB) -> Tensor:
         >>> checked_pictures(torch.full((1, 3, 8, 8), 255.0), "init")
         Traceback (most recent call last):
             ...
-        vital_exp.errors.UsageError: init=values from 255 to 255: RGB in [0, 1] is wanted; of 0 to 255: tensor / 255
+        vital_exp.errors.UsageError: init=values from 255 to 255: RGB in [0, 1] is wanted; for 0 to 255: tensor / 255
     """
     tensor = checked_shape(pictures, key, channels=channels)
     tell_ranges(key, {"": tensor})
@@ -53,12 +53,16 @@ def checked_pictures(pictures: object, key: str, channels: int = RGB) -> Tensor:
 
 
 def tell_ranges(key: str, pictures: Mapping[str, Tensor]) -> None:
-    """Check the ranges of several tensors, by whose they are, and tell of the first that lies outside [0, 1].
+    """Check the ranges of several tensors, and log the first that holds NaN, and the first outside [0, 1].
 
-    One of several targets fails alone where its own values are no numbers.
+    NaN or infinite values of one tensor among several are no error here: only the target that uses the tensor fails.
+
+    Args:
+        key: the argument that holds the tensors.
+        pictures: by the text that messages name a tensor with.
 
     Raises:
-        UsageError: NaN or infinite values where there is one tensor; see also :func:`range_outside`.
+        UsageError: NaN or infinite values in the only tensor; a range that :func:`range_outside` refuses.
     """
     broken = [of for of, tensor in pictures.items() if not bool(tensor.isfinite().all())]
     if broken and len(pictures) == 1:
@@ -67,14 +71,14 @@ def tell_ranges(key: str, pictures: Mapping[str, Tensor]) -> None:
     seen = [found for of, tensor in sound.items() if (found := range_outside(tensor, key, of))]
     for found in (f"{broken[0]}{NO_NUMBERS}" if broken else None, seen[0] if seen else None):
         if found:
-            logger.warning("%s=%s: taken as they are; %s is wanted", key, found, WANTED)
+            logger.warning("%s=%s: used unchanged; %s is wanted", key, found, WANTED)
 
 
 def checked_shape(pictures: object, key: str, of: str = "", channels: int = RGB) -> Tensor:
-    """Return a floating-point tensor (N, C, H, W) with nothing of its axes empty.
+    """Return ``pictures`` if they are a floating-point tensor (N, C, H, W) without an empty axis.
 
     Raises:
-        UsageError: anything else; says what to do with the usual others.
+        UsageError: anything else; the message says how to convert the usual other forms.
     """
     values = WANTED if channels == RGB else "in [0, 1]"
     wanted = f"must have the shape (B, {channels}, H, W), {values}"
@@ -97,10 +101,10 @@ def checked_shape(pictures: object, key: str, of: str = "", channels: int = RGB)
 
 
 def range_outside(pictures: Tensor, key: str, of: str = "") -> str | None:
-    """Return the range of pictures that leave [0, 1] further than resizing does; None for others.
+    """Return a text with the range of pictures that leave [0, 1] further than resizing does; None for others.
 
     Raises:
-        UsageError: of 0 to 255, or normalised; the range is named.
+        UsageError: the values seem to be 0 to 255, or normalised; the message has their range.
     """
     values = pictures.detach()
     least, most = (float(value) for value in values.aminmax())
@@ -108,11 +112,9 @@ def range_outside(pictures: Tensor, key: str, of: str = "") -> str | None:
         return None
     seen = f"{of}values from {least:.4g} to {most:.4g}"
     if most > BYTES:
-        raise UsageError(key, seen, f"{WANTED} is wanted; of 0 to 255: tensor / 255")
+        raise UsageError(key, seen, f"{WANTED} is wanted; for 0 to 255: tensor / 255")
     outside = float(((values < -EDGES) | (values > 1 + EDGES)).float().mean())
     if least < LEAST or most > MOST or outside > SHARE:
-        advice = (
-            "give pictures that are not normalised, or tensor * std + mean: the network's own normalisation follows"
-        )
+        advice = "give pictures that are not normalised, or tensor * std + mean: the network normalises them itself"
         raise UsageError(key, seen, f"{WANTED} is wanted; {advice}")
     return seen

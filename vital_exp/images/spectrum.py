@@ -21,23 +21,23 @@ from vital_exp.values import one_of
 
 EMBEDDED = "embedded"
 EMBEDDED_FILE = Path(__file__).with_name("embedded_spectrum.safetensors")
-TENSOR = "magnitude"  # its name in a safetensors file
+TENSOR = "magnitude"  # the name of the tensor in a safetensors file
 RESAMPLINGS = ("frequency", "bilinear")
 
 
 class SpectrumWarning(UserWarning):
-    """A spectrum is not used quite as it is."""
+    """A spectrum is used in a changed form, for instance resampled."""
 
 
 def magnitudes(images: Tensor, own: Preprocessing | None = None, colours: Tensor | None = None) -> Tensor:
-    """Return |rfft2| of images in decorrelated channels, (N, C, H, W // 2 + 1), not normalised; MACO wants its mean.
+    """Return |rfft2| of images in decorrelated channels, (N, C, H, W // 2 + 1); MACO uses the mean over images.
 
-    Channels are standardised first, which decides the zero frequency: the published spectrum is of that kind. Only
-    proportions matter.
+    The channels are standardised first, as for the published spectrum; this decides the magnitude at frequency 0. Only
+    the proportions of the magnitudes matter to MACO.
 
     Args:
         images: (N, C, H, W) in [0, 1].
-        own: whose mean and standard deviation; None: ImageNet's.
+        own: has the mean and the standard deviation to standardise with; None: ImageNet's.
         colours: (C, C) from decorrelated to natural channels; None: :func:`colour_matrix`.
     """
     standardised = (own or Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)).normalise(images)
@@ -50,12 +50,13 @@ def load_magnitude(path: str, channels: int) -> Tensor:
     """Return a magnitude (C, H, W // 2 + 1), float32.
 
     Args:
-        path: a .npy file, a .safetensors file with the tensor ``"magnitude"`` (or only one), or ``"embedded"``: that
-            of the drawn images, whose first channel, the brightness, stands for each channel that is not RGB.
-        channels: as many as the pictures have.
+        path: a .npy file; a .safetensors file with the tensor ``"magnitude"``, or with one tensor of any name; or
+            ``"embedded"``, the magnitude of images that code draws. The embedded magnitude is of RGB; for another
+            number of channels its first channel, the brightness, is repeated.
+        channels: number of channels of the pictures.
 
     Raises:
-        UsageError: no such file, not a magnitude, or one of another number of channels.
+        UsageError: no such file, not a magnitude, or another number of channels.
     """
     if path == EMBEDDED:
         magnitude = load_file(EMBEDDED_FILE)[TENSOR].float()
@@ -89,9 +90,9 @@ def _read(path: str) -> Tensor:
 
 
 def magnitude_for(magnitude: str | Tensor, channels: int, size: tuple[int, int], resample: str = "frequency") -> Tensor:
-    """Return a magnitude (C, H, W // 2 + 1), or that of a file as :func:`load_magnitude`, for pictures of a size.
+    """Return a magnitude, given or loaded by :func:`load_magnitude`, for pictures of a size: (C, H, W // 2 + 1).
 
-    Warns with SpectrumWarning where a file of the user's is of another size.
+    A file of the user's with a magnitude of another size causes a SpectrumWarning.
     """
     one_of("image.resample", resample, RESAMPLINGS)
     if isinstance(magnitude, Tensor):
@@ -107,7 +108,7 @@ def magnitude_for(magnitude: str | Tensor, channels: int, size: tuple[int, int],
 
 
 def picture_size(magnitude: Tensor) -> tuple[int, int]:
-    """Return the (height, width) of a magnitude's pictures, (C, H, W // 2 + 1): square if it can be, else even."""
+    """Return the (height, width) of the pictures of a magnitude (C, H, W // 2 + 1): square if possible, else W even."""
     height, half = magnitude.shape[-2:]
     return height, height if height // 2 + 1 == half else 2 * (half - 1)
 
@@ -115,10 +116,10 @@ def picture_size(magnitude: Tensor) -> tuple[int, int]:
 def resampled(magnitude: Tensor, size: tuple[int, int], how: str) -> Tensor:
     """Return a magnitude (C, H, W // 2 + 1) for pictures of another size.
 
-    ``"bilinear"`` resizes it as if it were a picture, with antialiasing, as Horama does. ``"frequency"`` reads it at
-    the new frequencies, in cycles per pixel: rows wrap around, magnitude times frequency is what is interpolated
-    (nearly constant for natural images), below the lowest frequency it goes on as 1/f, and the zero frequency, the
-    pictures' mean, keeps its proportion to the contrast.
+    ``"bilinear"`` resizes the magnitude like a picture, with antialiasing, as Horama does. ``"frequency"`` reads it at
+    the new frequencies, in cycles per pixel. It interpolates magnitude times frequency, which is nearly constant for
+    natural images; rows wrap around, and the magnitude goes on as 1/f below the lowest frequency. The zero frequency,
+    the mean of the pictures, keeps its proportion to the contrast.
     """
     own = picture_size(magnitude)
     if own == size:
@@ -141,7 +142,7 @@ def _positive_frequencies(size: tuple[int, int]) -> Tensor:
 
 
 def _between_rows(values: Tensor, places: Tensor) -> Tensor:
-    """Return rows of (C, H, K) at places between them, linear and around the end: (C, len(places), K)."""
+    """Return ``values`` (C, H, K) interpolated linearly at fractional rows, (C, len(places), K); rows wrap around."""
     lower = places.floor()
     share = (places - lower).float()[:, None]
     first, second = (row.long() % values.shape[1] for row in (lower, lower + 1))

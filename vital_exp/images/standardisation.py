@@ -1,4 +1,4 @@
-"""Values brought to a mean and a spread, differentiable, in as few passes over memory as there can be."""
+"""Standardisation to a given mean and spread, differentiable, in few passes over memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ AXES = (1, 2, 3)
 
 
 def moments_of(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each picture's mean, and standard deviation + 1e-4, (N, 1, 1, 1), of values (N, C, H, W)."""
+    """Return the mean of each picture's values (N, C, H, W), and their standard deviation + 1e-4: (N, 1, 1, 1) each."""
     return values.mean(dim=AXES, keepdim=True), values.std(dim=AXES, keepdim=True) + EPSILON
 
 
 def standardised(values: Tensor, mean: float | Tensor = 0.0, spread: float | Tensor = 1.0) -> Tensor:
     """Return ``mean + spread * (values - m) / (s + 1e-4)`` with each picture's own mean m and standard deviation s.
 
-    The formula of MACO in Horama, its backward pass written out: of pictures of 1,280 px it is memory that is slow, and
-    autograd passes over it far more often.
+    The formula is that of MACO in Horama. Its backward pass is written out because memory limits the speed for pictures
+    of 1,280 px, and autograd would pass over memory far more often.
 
     Args:
         values: (N, C, H, W).
@@ -32,7 +32,7 @@ def standardised(values: Tensor, mean: float | Tensor = 0.0, spread: float | Ten
 
 
 class _Standardised(torch.autograd.Function):
-    """A multiplication and an addition forward; backward two more, after the two sums that they need."""
+    """Forward: one multiplication and addition. Backward: two sums, then two multiplications and additions."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, mean: float | Tensor, spread: float | Tensor) -> Tensor:
@@ -53,6 +53,6 @@ class _Standardised(torch.autograd.Function):
         along = torch.linalg.vecdot(gradient.flatten(1), result.flatten(1)).view_as(total)
         along = (along - mean * total) / spread  # <g, y>
         scale = spread / (std + EPSILON)
-        slope = (along / ((count - 1) * std)).masked_fill_(std == 0, 0)  # equal values: as torch.std has it
+        slope = (along / ((count - 1) * std)).masked_fill_(std == 0, 0)  # equal values: torch.std has the gradient 0
         found = torch.addcmul(slope * mean - total / count * scale, gradient, scale)
         return found.addcmul_(result, -slope), None, None

@@ -1,6 +1,6 @@
 """Random transforms of the pictures before each step, one random stream per picture.
 
-Which method uses which, and its amounts: docs/methods/transforms.md.
+docs/methods/transforms.md lists the transforms of each method, with their amounts.
 """
 
 from vital_exp.images.transforms.base import Compose, Resizing, Transform

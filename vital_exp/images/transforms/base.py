@@ -1,4 +1,4 @@
-"""What a transform is, and how several follow each other."""
+"""The interface of a transform, and the composition of several."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.values import sides
 
-# Published amounts in pixels are for pictures of this side; other sizes take the same share of their side.
+# The side in px of the pictures that published amounts are for; other sizes use the same share of their side.
 PUBLISHED_SIDE = 224
-OUTSIDE = ("grey", "reflect", "edge")  # what comes from beyond a picture's border
+OUTSIDE = ("grey", "reflect", "edge")  # the values beyond a picture's border
 
 
 class Transform(Protocol):
-    """Maps normalised pictures (N, C, H, W) to transformed ones, which may have another size.
+    """Maps normalised pictures (N, C, H, W) to transformed pictures, whose size may differ.
 
-    The same step of the same target draws the same numbers, whatever else is in the batch. What comes from beyond a
-    picture's border is ``"grey"``, the value 0, which in the network's normalised space is the mean colour of natural
-    images; ``"reflect"``, the picture mirrored at its border; or ``"edge"``, its border's own colour.
+    A step of a target always draws the same numbers, whatever other targets are in the batch. The values beyond a
+    picture's border are ``"grey"``: 0, the mean colour of natural images in the network's normalised space;
+    ``"reflect"``: the picture mirrored at its border; or ``"edge"``: the nearest pixel of the border.
     """
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
@@ -33,29 +33,29 @@ class Resizing:
     """A transform that decides the pictures' size.
 
     Args:
-        size: side or (height, width) of what comes out; None for the network's input size, which :class:`Compose` is
-            told, or the pictures' own where there is no network.
-        key: of the size in mistakes.
+        size: side or (height, width) of the result. None: the network's input size, which :class:`Compose` fills in;
+            the pictures' own size where there is no network.
+        key: the configuration key of the size, for messages.
     """
 
     def __init__(self, size: object, key: str) -> None:
         self.size = None if size is None else sides(key, size)
 
     def size_of(self, pictures: Tensor) -> tuple[int, int]:
-        """Return the (height, width) these pictures get."""
+        """Return the (height, width) that these pictures are resized to."""
         return self.size or (pictures.shape[-2], pictures.shape[-1])
 
 
 class TakesViews:
-    """A transform that takes N pictures with the streams of several views of each; others get the pictures repeated."""
+    """A transform that makes several views of each picture itself; for other transforms the pictures are repeated."""
 
 
 class Compose:
-    """Applies transforms in the order of their names' appearance in the configuration.
+    """Applies transforms in the order of the configuration.
 
     Args:
-        transforms: by name. Two of the same kind draw different numbers.
-        input_size: (height, width) of the network's input, for those that leave the size open.
+        transforms: by name. Two transforms of the same class draw different numbers.
+        input_size: (height, width) of the network's input, for transforms whose size is None.
     """
 
     def __init__(self, transforms: Mapping[str, Transform], input_size: tuple[int, int] | None = None) -> None:
@@ -65,12 +65,12 @@ class Compose:
                 transform.size = input_size
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
-        """Return the pictures after every transform.
+        """Return the pictures after all transforms, one for each stream.
 
         Args:
             pictures: (N, C, H, W).
             streams: of the N pictures, or of several views of each, view by view.
-            step: of the optimisation.
+            step: of the optimisation, from 0.
         """
         seen: Counter[type] = Counter()
         for transform in self.transforms.values():
@@ -83,11 +83,11 @@ class Compose:
 
 
 def _repeated(pictures: Tensor, streams: RandomStreams) -> Tensor:
-    """Return one picture for each of the streams, from pictures (N, C, H, W) of which each has as many views."""
+    """Return one picture for each stream: pictures (N, C, H, W), repeated view by view."""
     views = len(streams.names) // len(pictures)
     return pictures if views == 1 else pictures.repeat(views, 1, 1, 1)
 
 
 def scaled_pixels(pixels: int, pictures: Tensor) -> int:
-    """Return an amount published for pictures of 224 px at the size of these, rounded down."""
+    """Return an amount in pixels, published for pictures of 224 px, scaled to the size of these and rounded down."""
     return pixels * min(pictures.shape[-2:]) // PUBLISHED_SIDE

@@ -14,18 +14,18 @@ from vital_exp.images.transforms.resampling import along_axes, antialiased_boxes
 from vital_exp.values import flag, interval, number, one_of, whole_number
 
 POSITIONS = ("uniform", "centre")
-CENTRE_STD = 0.15  # of a box's middle, as a share of the side: Horama and xplique
-SMALLEST, WHOLE = 0.05, 1.0  # shares of the side that a box is clipped to: xplique's
+CENTRE_STD = 0.15  # standard deviation of a box's centre, as a share of the side (Horama, xplique)
+SMALLEST, WHOLE = 0.05, 1.0  # bounds of a box's size, as shares of the side (xplique)
 
 
 class Crop(Resizing, TakesViews, ABC):
-    """One box of every picture, its size and place drawn anew at each step, resized to one size.
+    """Crops a box of random size and position from every picture at each step, and resizes the box.
 
     Args:
-        position: ``"uniform"``: anywhere inside the picture; ``"centre"``: its middle normal about the picture's with
-            standard deviation 0.15 of the side, so that it may reach beyond the border, where all is grey.
-        antialias: average over what a pixel of the result covers; matters for boxes larger than the result, and costs
-            more.
+        position: ``"uniform"``: anywhere inside the picture. ``"centre"``: the centre of the box is normal about the
+            picture's centre, with standard deviation 0.15 of the side; the box may reach beyond the border, into grey.
+        antialias: average over the area that a pixel of the result covers. This matters for boxes larger than the
+            result, and costs time.
         size: side or [height, width] of the result; None for the network's input size.
     """
 
@@ -39,7 +39,7 @@ class Crop(Resizing, TakesViews, ABC):
         """Return the size of each picture's box as a share of the picture's sides, (N,) float64."""
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
-        """Return the resized boxes, (N, C, *size); several of each picture where the streams are of several views."""
+        """Return the resized boxes, (M, C, *size): one for each of the M streams, which may be several per picture."""
         sides = torch.tensor(pictures.shape[-2:], dtype=torch.float64)
         share = self.shares(streams, step)[:, None]  # (N, 1)
         start = (self._middles(share, streams, step) - share / 2) * sides  # (N, 2), upper left
@@ -49,14 +49,14 @@ class Crop(Resizing, TakesViews, ABC):
         return crop(pictures, top, left, (height, width), self.size_of(pictures))
 
     def _middles(self, share: Tensor, streams: RandomStreams, step: int) -> Tensor:
-        """Return the boxes' middles as shares of the sides, (N, 2): down, right."""
+        """Return the boxes' centres as shares of the sides, (N, 2): vertical, horizontal."""
         if self.position == "centre":
             return 0.5 + CENTRE_STD * streams.normal((2,), "crop position", step).double()
         return share / 2 + (1 - share) * streams.uniform((2,), "crop position", step)
 
 
 class NormalCrop(Crop):
-    """Boxes whose size is N(mean, std) of the side, clipped to 0.05 .. 1: MACO's, with 0.25 and 0.1."""
+    """Boxes whose size is N(mean, std^2) times the side, clipped to 0.05 .. 1; MACO's with mean 0.25 and std 0.1."""
 
     def __init__(
         self,
@@ -76,12 +76,12 @@ class NormalCrop(Crop):
 
 
 class ShrinkingCrop(Crop):
-    """Boxes whose mean size goes in a line from ``first`` to ``last`` within ``steps`` steps: xplique's MACO.
+    """Boxes whose mean size changes linearly from ``first`` to ``last`` within ``steps`` steps: xplique's MACO.
 
     Args:
-        first, last: shares of the side.
+        first, last: mean sizes at the first and the last step, as shares of the side.
         std: standard deviation about the mean; the size is clipped to 0.05 .. 1.
-        steps: after so many steps the mean stays at ``last``.
+        steps: number of steps of the change; the mean stays at ``last`` afterwards.
         position, antialias, size: as for :class:`Crop`.
     """
 
@@ -112,7 +112,7 @@ class UniformCrop(Crop):
 
     Args:
         share: [low, high].
-        horama_quirk: draw from [high, 2 high - low] instead, as Horama does when it is asked for [low, high].
+        horama_quirk: draw from [high, 2 high - low] instead, as Horama's code does for an interval [low, high].
         position, antialias, size: as for :class:`Crop`.
 
     Examples:
@@ -143,7 +143,7 @@ class UniformCrop(Crop):
 
 
 class ToInputSize(Resizing):
-    """Resizes the whole pictures to the network's input size, bilinear with antialiasing; nothing where they have it.
+    """Resizes whole pictures to the network's input size, bilinear with antialiasing; unchanged if they have this size.
 
     Args:
         size: side or [height, width]; None for the network's input size.

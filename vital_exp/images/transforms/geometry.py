@@ -1,4 +1,4 @@
-"""Transforms that scale and turn every picture about its centre, each by an amount of its own."""
+"""Transforms that scale and rotate every picture about its centre, each picture by its own amount."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vital_exp.values import interval, number, numbers, one_of
 
 
 class Scale:
-    """Scales every picture by one of ``factors``, drawn alike; the size stays, so that a factor above 1 crops (Lucid).
+    """Scales every picture by one of ``factors``, with equal probability; a factor above 1 crops the picture (Lucid).
 
     Args:
-        factors: each above 0; one that stands there twice is drawn twice as often.
-        outside: what comes in from beyond the border: ``"grey"``, ``"reflect"`` or ``"edge"``.
+        factors: each above 0; a factor that is listed twice is drawn twice as often.
+        outside: the values beyond the border: ``"grey"``, ``"reflect"`` or ``"edge"``.
     """
 
     def __init__(self, factors: Sequence[float], outside: str = "grey") -> None:
@@ -33,11 +33,11 @@ class Scale:
 
 
 class Rotate:
-    """Turns every picture by one of ``degrees``, counter-clockwise, drawn alike (Lucid).
+    """Rotates every picture counter-clockwise by one of ``degrees``, with equal probability (Lucid).
 
     Args:
-        degrees: one that stands there twice is drawn twice as often.
-        outside: what comes in from beyond the border: ``"grey"``, ``"reflect"`` or ``"edge"``.
+        degrees: an angle that is listed twice is drawn twice as often.
+        outside: the values beyond the border: ``"grey"``, ``"reflect"`` or ``"edge"``.
     """
 
     def __init__(self, degrees: Sequence[float], outside: str = "grey") -> None:
@@ -45,20 +45,20 @@ class Rotate:
         self.outside = one_of("transforms.rotate.outside", outside, OUTSIDE)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
-        """Return the turned pictures, (N, C, H, W)."""
+        """Return the rotated pictures, (N, C, H, W)."""
         angle = _drawn(self.degrees, streams, "rotate", step)
         still = torch.zeros_like(angle)
         return affine(pictures, inverse_map(angle, torch.ones_like(angle), still, still), self.outside)
 
 
 class RandomAffine:
-    """Turns, scales and moves every picture at once, each amount uniform in an interval.
+    """Rotates, scales and shifts every picture, each amount uniform in an interval.
 
     Args:
-        degrees: the largest angle either way.
-        translate: the largest shift either way along each axis, as a share of the side.
-        scale: [low, high].
-        outside: what comes in from beyond the border: ``"grey"``, ``"reflect"`` or ``"edge"``.
+        degrees: the angle is in [-degrees, degrees].
+        translate: the shift along each axis is in [-translate, translate], as a share of the side.
+        scale: [low, high] of the factor.
+        outside: the values beyond the border: ``"grey"``, ``"reflect"`` or ``"edge"``.
     """
 
     def __init__(self, degrees: float, translate: float, scale: Sequence[float], outside: str = "grey") -> None:
@@ -68,7 +68,7 @@ class RandomAffine:
         self.outside = one_of("transforms.affine.outside", outside, OUTSIDE)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
-        """Return the moved pictures, (N, C, H, W)."""
+        """Return the transformed pictures, (N, C, H, W)."""
         height, width = pictures.shape[-2:]
         draws = streams.uniform((4,), "affine", step).double()  # (N, 4) in [0, 1)
         low, high = self.scale
@@ -78,10 +78,10 @@ class RandomAffine:
 
 
 def inverse_map(degrees: Tensor, factor: Tensor, right: Tensor, down: Tensor) -> Tensor:
-    """Return the inverse of scaling, turning counter-clockwise and then moving: (N, 2, 3) for (x, y, 1), y downwards.
+    """Return the inverse of scaling, rotating counter-clockwise, then shifting: (N, 2, 3) for (x, y, 1), y downwards.
 
     Args:
-        degrees, factor, right, down: (N,) each; the shifts in pixels.
+        degrees, factor, right, down: (N,) each; ``right`` and ``down`` are shifts in pixels.
     """
     angle = degrees.deg2rad()
     cos, sin = angle.cos() / factor, angle.sin() / factor

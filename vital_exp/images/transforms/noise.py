@@ -13,7 +13,7 @@ from vital_exp.values import interval, number
 
 
 class UniformNoise:
-    """Adds noise uniform in [-amplitude, amplitude], in the network's normalised space; every pixel has its own.
+    """Adds independent noise to every value, uniform in [-amplitude, amplitude], in the network's normalised space.
 
     Examples:
         >>> import torch
@@ -36,7 +36,7 @@ class UniformNoise:
 
 
 class NormalNoise:
-    """Adds noise N(0, std^2), in the network's normalised space; every pixel has its own."""
+    """Adds independent noise N(0, std^2) to every value, in the network's normalised space."""
 
     def __init__(self, std: float) -> None:
         self.std = number("transforms.normal_noise.std", std, 0, 1000)
@@ -54,7 +54,7 @@ class GaussianBlur:
     At the border the picture is mirrored about its outermost pixels.
 
     Args:
-        sigma: [low, high] for a picture of any size, in its own pixels.
+        sigma: [low, high] in pixels of the picture, whatever its size.
     """
 
     def __init__(self, sigma: Sequence[float]) -> None:
@@ -69,11 +69,11 @@ class GaussianBlur:
 
 
 def blur_weights(sigma: Tensor, side: int) -> Tensor:
-    """Return the weights of an axis's pixels in each of its blurred pixels, (N, side, side), for (N,) sigmas."""
+    """Return the weights (N, side, side) of pixels j in blurred pixels i along an axis, for sigmas (N,)."""
     place = torch.arange(side).to(sigma)
     last = side - 1
-    mirrored = torch.stack([place, -place, 2 * last - place])  # each pixel, and its images beyond either end
-    there = torch.stack([place >= 0, place > 0, place < last])  # the outermost pixels have no image of their own
+    mirrored = torch.stack([place, -place, 2 * last - place])  # each pixel, and its mirror images beyond both ends
+    there = torch.stack([place >= 0, place > 0, place < last])  # the outermost pixels have no mirror image
     distance = (mirrored[:, None, :] - place[:, None]) / sigma.clamp(min=1e-3)[:, None, None, None]  # (N, 3, i, j)
     weights = (torch.exp(-0.5 * distance.square()) * there[:, None, :]).sum(dim=1)
     return weights / weights.sum(dim=-1, keepdim=True)

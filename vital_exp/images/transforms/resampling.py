@@ -1,4 +1,4 @@
-"""Pictures read between their pixels, each picture at places of its own, with the same gradient on every run.
+"""Bilinear interpolation of pictures at positions of their own, with the same gradient, bit for bit, on every run.
 
 Pixel centres are at whole numbers: a side of W pixels reaches from -0.5 to W - 0.5.
 """
@@ -11,23 +11,25 @@ from torch.nn import functional
 
 
 def sample(pictures: Tensor, x: Tensor, y: Tensor, outside: str) -> Tensor:
-    """Return pictures (N, C, H, W) read at positions x, y (N, h, w) in pixels, bilinear: (N, C, h, w).
+    """Return pictures (N, C, H, W) interpolated at positions x, y (N, h, w) in pixels, (N, C, h, w).
 
-    Beyond the border there is 0 (``"grey"``), the mirrored picture (``"reflect"``) or the border (``"edge"``).
+    Beyond the border the values are 0 (``"grey"``), the mirrored picture (``"reflect"``) or the nearest pixel of the
+    border (``"edge"``).
     """
     height, width = pictures.shape[-2:]
     x, y = _folded(x, width, outside), _folded(y, height, outside)
-    if pictures.device.type == "cpu":  # four times as fast as the gather; on CUDA its gradient adds up in any order
+    # On a CPU grid_sample is four times as fast as the gather; on CUDA its gradient adds values in random order.
+    if pictures.device.type == "cpu":
         grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)  # (N, h, w, 2) in [-1, 1]
         return functional.grid_sample(pictures, grid, align_corners=False)
     return gathered(pictures, x, y)
 
 
 class _Windows(torch.autograd.Function):
-    """:func:`sample` with a grey outside, of pictures much larger than what is read of them.
+    """:func:`sample` with ``"grey"``, for crops of large pictures; it reads and writes only the windows that it needs.
 
-    Each view is read from the window of its picture that it touches, and its gradient is added there: a picture of
-    1280 px has 20 MB, and one gradient of its size for each of several crops costs more than the crops.
+    Each view reads the window of its picture that its positions touch, and adds its gradient to this window. A picture
+    of 1280 px has 20 MB, and a gradient of this size for each of several crops would take longer than the crops.
     """
 
     @staticmethod
@@ -45,7 +47,7 @@ class _Windows(torch.autograd.Function):
         total = torch.zeros_like(pictures)
         for number, (view, one) in enumerate(zip(ctx.views, gradient, strict=True)):
             owner = number % len(pictures)
-            # Half precision: autocast made the forward pass of one type, and the backward pass is outside of it.
+            # In half precision autocast unifies the types in the forward pass, but not here, in the backward pass.
             read, arrived = view.of(pictures[owner]).to(view.grid), one[None].to(view.grid)
             of_window, _ = torch.ops.aten.grid_sampler_2d_backward(arrived, read, view.grid, 0, 0, False, [True, False])
             view.of(total[owner])[...] += of_window
@@ -53,7 +55,7 @@ class _Windows(torch.autograd.Function):
 
 
 class _Window:
-    """The part of a picture (C, H, W) around some places, and the places in it as grid_sample takes them."""
+    """The part of a picture (C, H, W) around some positions, and the positions in this part for grid_sample."""
 
     def __init__(self, pictures: Tensor, x: Tensor, y: Tensor) -> None:
         (self.top, height), (self.left, width) = (
@@ -64,19 +66,19 @@ class _Window:
         self.grid = torch.stack(along, dim=-1)[None]  # (1, h, w, 2) in [-1, 1]
 
     def of(self, picture: Tensor) -> Tensor:
-        """Return the window (1, C, height, width) of a picture (C, H, W), a view of it."""
+        """Return the window (1, C, height, width) of a picture (C, H, W), without a copy."""
         return picture[None, :, self.top : self.bottom, self.left : self.right]
 
 
 def _extent(places: Tensor, side: int) -> tuple[int, int]:
-    """Return the first pixel that places along an axis touch, and how many; one at least, all inside the picture."""
+    """Return the first pixel that positions along an axis touch, and the number of pixels: at least 1, all inside."""
     first = min(max(int(places.min().floor()), 0), side - 1)
     last = min(max(int(places.max().floor()) + 1, first), side - 1)
     return first, last + 1 - first
 
 
 def gathered(pictures: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Return what :func:`sample` does with a grey outside, from the four pixels around each position."""
+    """Return :func:`sample` with ``"grey"``, computed from the four pixels around each position."""
     height, width = pictures.shape[-2:]
     table = pictures.permute(0, 2, 3, 1)  # (N, H, W, C)
     each = torch.arange(len(x), device=pictures.device)[:, None, None] % len(pictures)
@@ -94,7 +96,7 @@ def gathered(pictures: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _folded(position: Tensor, side: int, outside: str) -> Tensor:
-    """Return where to read instead along an axis."""
+    """Return positions along an axis with those beyond the border moved inside, as ``outside`` says."""
     if outside == "grey":
         return position
     if outside == "reflect":
@@ -103,11 +105,12 @@ def _folded(position: Tensor, side: int, outside: str) -> Tensor:
 
 
 def affine(pictures: Tensor, inverse: Tensor, outside: str) -> Tensor:
-    """Return pictures (N, C, H, W) under one affine map each, about their centres.
+    """Return pictures (N, C, H, W), each transformed by its own affine map about its centre.
 
     Args:
         pictures: (N, C, H, W).
-        inverse: (N, 2, 3) from a place in the result to its place in the picture, (x, y, 1) in pixels, y downwards.
+        inverse: (N, 2, 3), from a position (x, y, 1) in the result to its position in the picture, in pixels from the
+            centre, y downwards.
         outside: as for :func:`sample`.
     """
     height, width = pictures.shape[-2:]
@@ -120,11 +123,11 @@ def affine(pictures: Tensor, inverse: Tensor, outside: str) -> Tensor:
 
 
 def boxes(pictures: Tensor, top: Tensor, left: Tensor, shape: tuple[Tensor, Tensor], size: tuple[int, int]) -> Tensor:
-    """Return boxes of each picture at a size, (M, C, *size), bilinear; grey beyond the border.
+    """Return boxes of the pictures resized to one size, (M, C, *size), bilinear; grey beyond the border.
 
     Args:
         pictures: (N, C, H, W); M is a multiple of N, and box i is of picture i modulo N.
-        top, left: (M,) the boxes' upper left corners from the pictures', in pixels.
+        top, left: (M,) distances of the boxes' upper left corners from the pictures', in pixels.
         shape: heights (M,) and widths (M,) of the boxes in pixels.
         size: (height, width) of the result.
     """
@@ -143,7 +146,7 @@ def boxes(pictures: Tensor, top: Tensor, left: Tensor, shape: tuple[Tensor, Tens
 def antialiased_boxes(
     pictures: Tensor, top: Tensor, left: Tensor, shape: tuple[Tensor, Tensor], size: tuple[int, int]
 ) -> Tensor:
-    """Return :func:`boxes`, averaged over what a pixel of the result covers where it covers more than one."""
+    """Return :func:`boxes` with antialiasing: a pixel of the result averages over all pixels that it covers."""
     height, width = pictures.shape[-2:]
     rows = axis_weights(top, shape[0], size[0], height)  # (N, h, H)
     columns = axis_weights(left, shape[1], size[1], width)  # (N, w, W)
@@ -151,10 +154,10 @@ def antialiased_boxes(
 
 
 def axis_weights(start: Tensor, length: Tensor, count: int, side: int) -> Tensor:
-    """Return the weights of an axis's pixels in each of ``count`` pixels of an interval of it, (N, count, side).
+    """Return the weights (N, count, side) that resize intervals of an axis of ``side`` pixels to ``count`` pixels.
 
-    A triangle as wide as a pixel of the result, two pixels of the axis at least; weights sum to 1, or to 0 where the
-    triangle does not touch the axis.
+    The weights are a triangle around the centre of a pixel of the result. Half its width is the size of that pixel, and
+    at least 1. The weights sum to 1, or to 0 where the triangle does not touch the axis.
     """
     step = (length / count)[:, None, None]
     centre = start[:, None, None] + (torch.arange(count).to(start)[:, None] + 0.5) * step - 0.5  # (N, count, 1)
@@ -164,9 +167,9 @@ def axis_weights(start: Tensor, length: Tensor, count: int, side: int) -> Tensor
 
 
 def along_axes(pictures: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return rows @ picture @ columns^T for pictures (N, C, H, W), (M, h, H) and (M, w, W): (M, C, h, w).
+    """Return rows @ picture @ columns^T, (M, C, h, w), for pictures (N, C, H, W), rows (M, h, H), columns (M, w, W).
 
-    M is a multiple of N, and entry i is of picture i modulo N; or 1, for all pictures.
+    M is a multiple of N, and entry i belongs to picture i modulo N. One entry is applied to all N pictures.
     """
     if len(rows) > len(pictures):
         pictures = pictures.repeat(len(rows) // len(pictures), 1, 1, 1)

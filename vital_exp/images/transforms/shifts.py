@@ -14,7 +14,7 @@ class CircularJitter:
     """Rolls every picture by integers uniform in [-pixels, pixels] along both axes (VITAL).
 
     Args:
-        pixels: the largest shift for a picture whose shorter side is 224; scaled with the side.
+        pixels: the largest shift for a picture whose shorter side is 224; scaled with the side and rounded.
 
     Examples:
         >>> import torch
@@ -39,7 +39,7 @@ class CircularJitter:
 
 
 class CropJitter:
-    """Crops every picture to its size less ``pixels`` at an offset uniform in [0, pixels] along both axes (Lucid).
+    """Crops every picture by ``pixels`` along each axis, at an offset uniform in [0, pixels] (Lucid).
 
     Args:
         pixels: for a picture whose shorter side is 224; scaled with the side, rounded down.
@@ -56,7 +56,7 @@ class CropJitter:
         self.pixels = whole_number("transforms.crop_jitter.pixels", pixels, 0, PUBLISHED_SIDE - 1)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
-        """Return the crops, (N, C, H - d, W - d)."""
+        """Return the crops, (N, C, H - d, W - d), with d the scaled pixels."""
         most = scaled_pixels(self.pixels, pictures)
         offsets = streams.integers(0, most, 2, "crop jitter", step)
         rolled: Tensor = _Roll.apply(pictures, -offsets.to(pictures.device))
@@ -64,11 +64,11 @@ class CropJitter:
 
 
 class Pad:
-    """Adds a frame.
+    """Adds a frame around every picture.
 
     Args:
         pixels: width of the frame for a picture whose shorter side is 224; scaled with the side, rounded down.
-        outside: what the frame shows, ``"grey"``, ``"reflect"`` or ``"edge"``.
+        outside: the values of the frame, ``"grey"``, ``"reflect"`` or ``"edge"``.
 
     Examples:
         >>> import torch
@@ -83,7 +83,7 @@ class Pad:
         self.outside = one_of("transforms.pad.outside", outside, OUTSIDE)
 
     def __call__(self, pictures: Tensor, streams: RandomStreams, step: int) -> Tensor:
-        """Return the framed pictures, (N, C, H + 2 p, W + 2 p)."""
+        """Return the framed pictures, (N, C, H + 2 p, W + 2 p), with p the scaled width."""
         width = scaled_pixels(self.pixels, pictures)
         if width == 0:
             return pictures
@@ -91,7 +91,7 @@ class Pad:
         return self._framed(rows, width)
 
     def _framed(self, pictures: Tensor, width: int) -> Tensor:
-        """Add to both ends of the last axis; torch's own padding has a gradient that adds up in any order on CUDA."""
+        """Pad both ends of the last axis; the gradient of torch's padding adds values in random order on CUDA."""
         if self.outside == "reflect":
             before, after = pictures[..., :width].flip(-1), pictures[..., -width:].flip(-1)
         else:
@@ -124,7 +124,7 @@ class HorizontalFlip:
 
 
 class _Roll(torch.autograd.Function):
-    """A circular shift per picture in one gather; its gradient is the opposite shift."""
+    """A circular shift of each picture, all by one gather; the backward pass is the opposite shift."""
 
     @staticmethod
     def forward(ctx, pictures: Tensor, shifts: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
