@@ -306,7 +306,7 @@ MISTAKES = [
     ("layer9:3", [], r"target.layer=layer9: no such layer in the network.*did you mean layer1"),
     ("layer1:3", ["model.layers=[layer1]"], r"model.layers=layer1: not below the target's layer layer1"),
     ("layer1:3", ["model.layers=[fc]"], r"model.layers=fc: not below the target's layer layer1"),
-    ("conv1:3", [], r"no layer below conv1 to align; objective.alignment.readout_weight=1 aligns it"),
+    ("conv1:3", [], r"no layer below conv1 to align; objective.alignment.readout_weight=1 aligns .* read-out"),
     ("direction-layer1-0", [], r"target.vectors=None: a .safetensors or .npy file of directions is needed"),
     ("direction-layer1-0", ["target.vectors=nowhere.npy"], r"target.vectors=nowhere.npy: no such file"),
     ("class:1", ["relevance=lrp"], r"relevance=lrp: hidden units only"),

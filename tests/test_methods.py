@@ -94,7 +94,7 @@ def test_every_method_makes_pictures_of_every_kind_of_target(
 
 
 def test_cross_entropy_is_of_classes() -> None:
-    with pytest.raises(UsageError, match=r"target=channel: cross-entropy is of output classes only"):
+    with pytest.raises(UsageError, match=r"target=channel: cross-entropy needs output classes: target=class"):
         visualize("embedded_resnet", "layer3.0:1", method="deep_inversion", steps=1, references=references())
 
 
@@ -121,7 +121,7 @@ def test_lucids_rate_is_constant() -> None:
 
 def test_a_network_without_batch_norm_is_told_what_deep_inversion_needs() -> None:
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    wanted = "not applicable: the network has no batch norm with real running statistics.*method=vital needs none"
+    wanted = "not applicable: the network has no batch norm with running statistics.*method=vital needs no batch norm"
     with pytest.raises(UsageError, match=wanted):
         visualize(module, "class:1", method="deep_inversion", steps=1, overrides=[*QUICK, "model.size=32"])
 

@@ -120,5 +120,5 @@ def test_a_layer_above_all_that_is_read_is_refused(workplace: Path) -> None:
 
     own = load_model(tiny_net(), size=16)
     asked = ["objective=[deepdream]", "objective.deepdream.layer=conv1", "transforms=none", "steer=layer1:3:off"]
-    with pytest.raises(UsageError, match="it changes nothing"):
+    with pytest.raises(UsageError, match="no term reads"):
         objective_and_gradient(own, ["class:1"], REFERENCES[:1], references=REFERENCES, overrides=asked)

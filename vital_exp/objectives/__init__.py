@@ -1,4 +1,4 @@
-"""What the optimisation minimises: alignment with references, and image priors."""
+"""Objectives of the optimisation: alignment with references, activation maximisation, image priors."""
 
 from vital_exp.objectives.alignment import sort_matching
 from vital_exp.objectives.priors import l2_norm, total_variation

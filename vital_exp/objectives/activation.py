@@ -1,4 +1,4 @@
-"""What activation maximisation maximises: read-outs, their cosine-weighted form, squared activations.
+"""Functions of activations that terms maximise or compare: read-outs, cosine-weighted dot products, squares, distances.
 
 Formulas and sources: docs/methods/objectives.md.
 """
@@ -11,21 +11,20 @@ from torch import Tensor
 from vital_exp.objectives.distances import gram_matrix
 from vital_exp.targets.readout import Readout
 
-# Lucid's: added to each norm of a cosine, and the least cosine, so that a picture that points away can turn around.
-COSINE_EPSILON = 1e-4
-LEAST_COSINE = 0.1
-GRAM_EPSILON = 1e-5  # Lucid's: the least norm by which a Gram matrix is divided
+COSINE_EPSILON = 1e-4  # added to each norm of a cosine (Lucid)
+LEAST_COSINE = 0.1  # smaller cosines are raised to it, so that an opposite activation still has a gradient (Lucid)
+GRAM_EPSILON = 1e-5  # the least norm that a Gram matrix is divided by (Lucid)
 
 
 def read_activation(activation: Tensor, readout: Readout, cosine_power: float = 0.0) -> Tensor:
-    """Return the mean over positions of dot * max(0.1, cos)^p, (N,), where a target reads its layer.
+    """Return the mean of dot * max(0.1, cos)^p over the positions of the target, (N,) (Lucid's direction objective).
 
-    dot is the read-out of a position and cos that of the angle between its channels and the target's vector (Lucid's
-    direction objective). p = 0 is the mean read-out: a channel's mean, a neuron's activation, a class's logit.
+    At each position dot is the read-out, and cos the cosine between the activation and the target's vector. For p = 0
+    this is the mean read-out: the mean of a channel, the activation of a neuron, the logit of a class.
 
     Args:
         activation: (N, C, ...) of the layer.
-        readout: what each picture's target reads.
+        readout: the read-out of each picture's target.
         cosine_power: p.
     """
     values = readout.map(activation)  # (N, P)
@@ -39,7 +38,7 @@ def read_activation(activation: Tensor, readout: Readout, cosine_power: float = 
 
 
 def mean_square(activation: Tensor) -> Tensor:
-    """Return the mean squared activation (N,) of (N, C, ...): what DeepDream maximises (Mordvintsev et al. 2015).
+    """Return the mean squared activation (N,) of activations (N, C, ...), as DeepDream (Mordvintsev et al. 2015).
 
     Examples:
         >>> import torch
@@ -51,9 +50,9 @@ def mean_square(activation: Tensor) -> Tensor:
 
 
 def dot_cosine(activation: Tensor, given: Tensor, cosine_power: float = 0.0) -> Tensor:
-    """Return dot * max(0.1, cos)^p, (N,), of whole activations (N, C, ...): Lucid's caricature objective.
+    """Return dot * max(0.1, cos)^p, (N,), of two whole activations (N, C, ...): Lucid's caricature objective.
 
-    Lucid's own notebook divides by one norm only; here cos is the cosine.
+    Here cos is the cosine; Lucid's notebook divides by one norm only.
 
     Examples:
         >>> import torch
@@ -72,7 +71,7 @@ def dot_cosine(activation: Tensor, given: Tensor, cosine_power: float = 0.0) -> 
 
 
 def relative_distance(activation: Tensor, given: Tensor) -> Tensor:
-    """Return ||a - a0||^2 / ||a0||^2, (N,), of activations (N, C, ...) (Mahendran and Vedaldi 2015).
+    """Return ||a - a0||^2 / ||a0||^2, (N,), of activations a and given a0, (N, C, ...) (Mahendran and Vedaldi 2015).
 
     Examples:
         >>> import torch
@@ -86,13 +85,13 @@ def relative_distance(activation: Tensor, given: Tensor) -> Tensor:
 
 
 def position_distance(activation: Tensor, given: Tensor) -> Tensor:
-    """Return the mean over positions of ||a(p) - a0(p)||, (N,), of activations (N, C, ...): accentuation's."""
+    """Return the mean of ||a(p) - a0(p)|| over positions p, (N,), of activations a and given a0, (N, C, ...)."""
     distances: Tensor = (activation.flatten(2) - given.flatten(2)).norm(dim=1).mean(dim=1)
     return distances
 
 
 def gram_cosines(activation: Tensor) -> Tensor:
-    """Return the cosine of the Gram matrices of each pair of pictures, (N, N), for activations (N, C, ...).
+    """Return the cosine between the Gram matrices of each pair of pictures, (N, N), for activations (N, C, ...).
 
     Examples:
         >>> import torch

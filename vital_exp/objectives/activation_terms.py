@@ -1,4 +1,4 @@
-"""Terms that ask for large activations of the target, or of its whole layer; each returns minus that activation.
+"""Terms of activation maximisation: minus the activation of the target or of its whole layer, and diversity.
 
 Formulas and sources: docs/methods/objectives.md.
 """
@@ -22,14 +22,14 @@ CENTRE = "centre"
 
 
 class Activation(Term):
-    """Minus the mean read-out of the target where it reads: class logit, channel, neuron or direction.
+    """Minus the mean read-out of the target over its positions: class logit, channel, neuron or direction.
 
     Args:
         problem: what the pictures are made for.
         weight: factor of the term.
         cosine_power: p of dot * max(0.1, cos)^p; 0 leaves the cosine out.
-        position: [row, column] or ``"centre"`` of the layer's map instead of the target's own; Lucid's direction or
-            neuron at a position.
+        position: [row, column] or ``"centre"`` of the layer's map, for a neuron or a direction at one position as in
+            Lucid; None for the target's own positions.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Activation(Term):
         return -read_activation(activation, self._placed(activation), self.cosine_power)
 
     def _placed(self, activation: Tensor) -> Readout:
-        """Return the read-out at the position asked for."""
+        """Return the read-out, moved to the chosen position where there is one."""
         if self.position is None:
             return self.readout
         height, width = activation.shape[-2:] if activation.ndim == 4 else (1, activation.shape[-1])
@@ -63,16 +63,16 @@ class Activation(Term):
 
 
 class Interpolation(Term):
-    """From one unit to another over the variations of a target (Lucid's channel interpolation).
+    """Minus an interpolation between the activations of two units, over the variations of a target (Lucid).
 
-    Variation v of V shows the target by 1 - t and the other unit by t = (v - 1) / (V - 1).
+    Variation v of V weighs the target by 1 - t and the other unit by t = (v - 1) / (V - 1).
 
     Args:
         problem: what the pictures are made for.
         weight: factor of the term.
-        other: channel (or class) number of the other unit.
-        other_layer: its layer; None for the target's.
-        variations: V.
+        other: number of the other channel (or class).
+        other_layer: layer of the other channel; None for the target's.
+        variations: V, at least 2.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class DeepDream(Term):
     Args:
         problem: what the pictures are made for.
         weight: factor of the term.
-        layer: whose; None for the target's, or the last aligned one for classes.
+        layer: name of the layer; None for the target's layer, or the last aligned layer for classes.
     """
 
     def __init__(self, problem: Problem, weight: float = 1.0, layer: str | None = None) -> None:
@@ -124,15 +124,16 @@ class DeepDream(Term):
 
 
 class Diversity(Term):
-    """How alike the variations of a unit are: cosines of their Gram matrices (Olah et al. 2017).
+    """Similarity of the variations of a unit: cosines between their Gram matrices (Olah et al. 2017).
 
-    Variation v's value is the sum of its cosines with the others over their number V, so that the V values sum to
-    Lucid's. Pictures of other units do not count, nor do the repeated pictures that pad a batch.
+    The value of a variation is the sum of its cosines with the other variations, divided by the number V of
+    variations, so that the V values sum to Lucid's value. Pictures of other units do not count, nor do the repeated
+    pictures that pad a batch.
 
     Args:
         problem: what the pictures are made for.
         weight: factor of the term.
-        layer: whose activations; None for the target's, or the last aligned one for classes.
+        layer: name of the layer; None for the target's layer, or the last aligned layer for classes.
     """
 
     def __init__(self, problem: Problem, weight: float = 1.0, layer: str | None = None) -> None:
@@ -151,12 +152,12 @@ class Diversity(Term):
         """Return the (N,) similarities of each picture with the other variations of its unit."""
         cosines = gram_cosines(activations[self.layer])
         similarity = (cosines * self.shares.to(cosines)).sum(dim=1)
-        # What a copy says must not reach the pictures it is compared with a second time.
+        # The value of a copy has no gradient, which would reach the pictures that the copy is compared with once more.
         return torch.where(self.copies.to(cosines.device), similarity.detach(), similarity)
 
 
 def _pairs(targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
-    """Return which targets are other variations of the same unit, (N, N), and which only pad the batch, (N,)."""
+    """Return which targets are other variations of the same unit, (N, N), and which are copies for padding, (N,)."""
     units = [replace(target, variation=1) for target in targets]
     # A batch is padded with copies of its last target.
     copies = torch.tensor([target in targets[:i] for i, target in enumerate(targets)])
@@ -166,10 +167,10 @@ def _pairs(targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
 
 
 def layer_of(problem: Problem, layer: str | None, key: str) -> str:
-    """Return the layer a term reads: the one asked for, else the target's, else the last aligned one.
+    """Return the layer that a term reads: the given layer, else the target's hidden layer, else the last aligned layer.
 
     Raises:
-        UsageError: no such layer, or none to take.
+        UsageError: no such layer, or no layer given for a class of a network without aligned layers.
     """
     if layer is None and problem.readout.layer != OUTPUT:
         return problem.readout.layer

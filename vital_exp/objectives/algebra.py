@@ -15,19 +15,19 @@ GROUP = "objective"
 
 @dataclass(frozen=True)
 class _Weighted:
-    """One option of the group, its weight and what else is set in it."""
+    """One option of the group ``objective``, with its weight and its other keys."""
 
     name: str
-    choice: str  # of the group below it; "" where there is none
-    weight: float | None  # None for a rule, which is no term of the sum
+    choice: str  # "kl_gaussian" of "alignment/kl_gaussian"; "" for an option without a group below it
+    weight: float | None  # None for a gradient rule, which is no term of the sum
     options: tuple[tuple[str, object], ...]
 
 
 @dataclass(frozen=True)
 class Sum:
-    """A weighted sum of terms; ``overrides`` is what ``visualize`` takes, and ``str`` its caption.
+    """A weighted sum of terms: ``visualize`` takes its ``overrides``, and ``str`` returns its caption.
 
-    Operators change nothing in place. Every weight is the one written, 1 without any.
+    Operators return new sums. A term without a written weight has the weight 1, whatever the configuration's default.
     """
 
     terms: tuple[_Weighted, ...]
@@ -71,11 +71,11 @@ class Sum:
 
 
 def term(name: str, **options: object) -> Sum:
-    """Return one option of the group ``objective``, ``"alignment/kl_gaussian"`` one of a group below it.
+    """Return one term (or gradient rule), an option of the configuration group ``objective``.
 
     Args:
-        name: of the option.
-        options: its keys; ``weight`` is given by multiplication.
+        name: of the option; ``"alignment/kl_gaussian"`` names an option of the group ``objective/alignment``.
+        options: values of the option's keys. Multiplication sets the weight.
 
     Raises:
         UsageError: no such option.
@@ -113,7 +113,7 @@ def caption(weights: dict[str, float]) -> str:
 
 
 def _written(value: object) -> str:
-    """Return a value as an override spells it."""
+    """Return a value in the syntax of overrides."""
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(_written, value))}]"
     if isinstance(value, str):

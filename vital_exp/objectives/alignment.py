@@ -1,4 +1,4 @@
-"""Alignment of feature distributions by sort matching: the heart of VITAL (arXiv 2503.22399; docs/methods/vital.md)."""
+"""Alignment of feature distributions by sort matching, VITAL's objective (arXiv 2503.22399; docs/methods/vital.md)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vital_exp.references.quantiles import resample_quantiles
 def sort_matching(
     features: Tensor, quantiles: Tensor, channel_weights: Tensor | None = None, trim: float = 0.0
 ) -> Tensor:
-    """Return the mean squared difference between sorted features and the references' mean sorted features.
+    """Return the mean squared difference between the sorted features and the references' mean sorted features.
 
-    That is the squared Wasserstein-2 distance per channel between the picture's values and the barycentre of the
-    references', averaged over channels. The sorting permutation is a constant of the backward pass.
+    For each channel this is the squared Wasserstein-2 distance between the distribution of the picture's values and the
+    Wasserstein barycentre of the references' distributions. The backward pass takes the permutation as a constant.
 
     Args:
         features: (N, C, P) activations of N pictures at P positions, in any order of positions.
         quantiles: (N, C, Q) or (C, Q) ascending values; interpolated when Q differs from P.
         channel_weights: (N, C) or (C,) factors of the squared differences; None weighs all channels 1.
-        trim: share of each channel's values, below 0.5, that is left out at either end; 0 as published.
+        trim: share of each channel's values, in [0, 0.5), that is left out at either end; 0 as published.
 
     Returns:
         (N,) losses, at least 0, in float32 (float64 if the features are).
@@ -47,9 +47,9 @@ def sort_matching(
 
 
 def _trimmed(features: Tensor, quantiles: Tensor, weights: Tensor | None, left_out: int) -> Tensor:
-    """Return the losses (N,) of all but so many lowest and so many highest values of each channel.
+    """Return the losses (N,) without the ``left_out`` lowest and the ``left_out`` highest values of each channel.
 
-    Those are compared with themselves: their differences are exactly 0.
+    The values that are left out are compared with themselves, so that their differences are exactly 0.
     """
     own, count = features.detach(), features.shape[-1]
     low, high = (own.topk(left_out, largest=largest).values for largest in (False, True))
@@ -60,7 +60,7 @@ def _trimmed(features: Tensor, quantiles: Tensor, weights: Tensor | None, left_o
 
 
 class _SortMatching(torch.autograd.Function):
-    """One sort forward, nothing but a product backward: sorting and its transposition are done in one place."""
+    """The forward pass sorts and computes the gradient too; the backward pass only multiplies."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, quantiles: Tensor, channel_weights: Tensor | None) -> Tensor:

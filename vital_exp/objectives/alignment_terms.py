@@ -19,36 +19,38 @@ from vital_exp.references.statistics import READOUT, TARGET_LAYER
 from vital_exp.targets.unit import INPUT
 from vital_exp.values import one_of
 
-# Share of a layer's mean variance below which a channel counts as hardly varying.
+# Share of a layer's mean variance that is added to the variance of each of its channels.
 FLOOR_SHARE = 0.1
-# Of a ViT-Tiny's 197 tokens the four in the corners of photographs have 52 to 70 of 192 channels beyond four standard
-# deviations, those in the middle 0.03 (benchmarks/results/vital_on_transformers.md).
+# Share of tokens to trim at either end for transformers. The four corner tokens are a share of 0.02 of a ViT-Tiny's 197
+# tokens. In photographs they have 52 to 70 of 192 channels beyond four standard deviations, and tokens in the middle
+# have 0.03 channels (benchmarks/results/vital_on_transformers.md).
 OUTLYING = 0.03
-AUTO = "auto"  # what suits the architecture
+AUTO = "auto"  # chosen by the architecture
 
 
 class DistributionTerm(Term):
     """Weighted sum over layers of a distance between the distributions of each channel's features.
 
-    For hidden units with relevance the features are masked by it, and each channel counts by its importance.
+    For hidden units with relevance, the features are multiplied by the relevance masks, and the channels are weighted
+    by their importance.
 
     Args:
         problem: what the pictures are made for.
         weight: factor of the whole sum.
-        layers: layers to align; None for the network's.
-        layer_weights: one per layer; None for the network's, or 1 for layers given here.
-        depth_growth: factor by which each layer weighs more than the one before it; 1 as published.
-        pixel_weight: weight of the pictures' own values, matched like a layer's; 0 as published.
-        readout_weight: for hidden units, weight of what the target itself reads, matched like a layer of one channel;
-            0 as published. Classes have no such layer.
-        target_weight: for hidden units, weight of the target's own layer, all its channels; 0 as published, which
-            aligns the layers below it alone.
-        stem_weight: for hidden units, weight of the first layer where nobody chose the layers' weights; None: 0.1, as
-            published.
-        standardise: what squared differences are divided by, so that none counts for more because its values are
-            larger: ``"channel"``: the variance of the channel's reference values; ``"layer"``: its mean over the layer;
-            ``"auto"``: channel for transformers, where one channel of massive activations would rule its layer, else
-            layer; ``"none"``: nothing, as published.
+        layers: layers to align; None for those of the network's recipe.
+        layer_weights: one per layer; None for those of the network's recipe, or 1 for ``layers``.
+        depth_growth: g, where the weight of layer number d, from 0, is multiplied by g^d; 1 as published.
+        pixel_weight: weight of the pixels, matched like a layer; 0 as published.
+        readout_weight: for hidden units, weight of the target's read-out, matched like a layer of one channel; 0 as
+            published. Without effect for classes.
+        target_weight: for hidden units, weight of the target's layer with all its channels; 0 as published: only the
+            layers below it are aligned.
+        stem_weight: for hidden units, weight of the first layer if the user chose no layers and no weights; None: 0.1,
+            as published.
+        standardise: the divisor of squared differences, which makes channels of large and small values count alike.
+            ``"channel"``: the variance of the channel's reference values; ``"layer"``: the mean of these variances
+            over the layer; ``"auto"``: ``"channel"`` for transformers, where a channel of massive activations would
+            dominate its layer, else ``"layer"``; ``"none"``: 1, as published.
     """
 
     def __init__(
@@ -79,7 +81,8 @@ class DistributionTerm(Term):
             around |= {READOUT: float(readout_weight), TARGET_LAYER: float(target_weight)}
         self.layer_weights = {layer: own for layer, own in {**around, **grown}.items() if own or layer in grown}
         if not self.layer_weights:
-            wanted = f"no layer below {problem.readout.layer} to align; objective.alignment.readout_weight=1 aligns it"
+            below = f"no layer below {problem.readout.layer} to align"
+            wanted = f"{below}; objective.alignment.readout_weight=1 aligns the target's read-out"
             raise UsageError("model.layers", "none", wanted)
         self.readout = problem.readout
         self.masked = tuple(grown) if problem.relevance and problem.relevance.has_maps else ()
@@ -97,13 +100,13 @@ class DistributionTerm(Term):
 
     @abstractmethod
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
-        """Return (N,) distances between features (N, C, P) and what :meth:`reference` returns for their layer.
+        """Return the distances (N,) of features (N, C, P) from the ``reference`` of their layer (:meth:`reference`).
 
-        ``channel_weights`` (N, C) are the factors of the channels; None weighs all 1.
+        ``channel_weights`` (N, C) are the factors of the channels; None weighs all channels 1.
         """
 
     def reference(self, layer: str, positions: int) -> Tensor:
-        """Return what a layer's features are compared with: ascending reference values (N, C, positions)."""
+        """Return the ascending reference values (N, C, positions) that a layer's features are compared with."""
         if self.quantiles[layer].shape[-1] != positions:
             self.quantiles[layer] = resample_quantiles(self.quantiles[layer], positions)
         return self.quantiles[layer]
@@ -134,9 +137,9 @@ class SortMatching(DistributionTerm):
 
     Args:
         problem: what the pictures are made for.
-        trim: share of each channel's values, below 0.5, that is left out at either end in the network's layers; 0 as
-            published. ``"auto"``: :data:`OUTLYING` for classes of transformers, whose tokens in the corners of
-            photographs may hold values that no other token has; else 0.
+        trim: share of each channel's values, in [0, 0.5), that is left out at either end, in the network's layers
+            only; 0 as published. ``"auto"``: :data:`OUTLYING` for classes of transformers, whose tokens in the corners
+            of photographs may have outlying values; else 0.
         options: as :class:`DistributionTerm`.
 
     Raises:
@@ -153,14 +156,14 @@ class SortMatching(DistributionTerm):
         self.trim = float(trim)
 
     def loss(self, layer: str, features: Tensor) -> Tensor:
-        """Return the (N,) losses of a layer's features (N, C, P); pixels and what the target reads are not trimmed."""
+        """Return the (N,) losses of a layer's features (N, C, P); pixels, read-out and target layer are not trimmed."""
         if not self.trim or layer in (INPUT, READOUT, TARGET_LAYER):
             return super().loss(layer, features)
         reference = self.reference(layer, features.shape[-1])
         return sort_matching(features, reference, self.channel_weights.get(layer), self.trim)
 
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
-        """Return the mean squared difference of sorted values."""
+        """Return the mean squared differences of sorted values, (N,)."""
         return sort_matching(features, reference, channel_weights)
 
 
@@ -178,14 +181,14 @@ def _layer_weights(
 
 
 def standardisation(kind: str, network: VisionNetwork) -> str:
-    """Return what squared differences are divided by, ``"auto"`` resolved for a network."""
+    """Return the kind of divisor of squared differences, with ``"auto"`` resolved for a network."""
     if kind != AUTO:
         return kind
     return "channel" if is_transformer(network.module) else "layer"
 
 
 def left_out(trim: float | str, network: VisionNetwork, of_classes: bool) -> float | str:
-    """Return the share of a channel's values that is left out at either end, ``"auto"`` resolved for a network."""
+    """Return the share of values that is left out at either end, with ``"auto"`` resolved for a network."""
     if trim != AUTO:
         return trim
     return OUTLYING if of_classes and is_transformer(network.module) else 0.0
@@ -194,7 +197,7 @@ def left_out(trim: float | str, network: VisionNetwork, of_classes: bool) -> flo
 def channel_precision(quantiles: Tensor) -> Tensor:
     """Return one over the variance of each channel's reference values, (N, C), for quantiles (N, C, Q).
 
-    A tenth of the layer's mean variance is added: a channel that hardly varies must not rule the others.
+    A tenth of the layer's mean variance is added to each variance, so that a nearly constant channel cannot dominate.
     """
     variance = quantiles.var(dim=-1, correction=0)  # (N, C)
     floor = FLOOR_SHARE * variance.mean(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Batch-norm statistics as a prior: what DeepInversion (Yin et al., CVPR 2020) knows of natural images."""
+"""Batch-norm statistics as a prior for natural images, as in DeepInversion (Yin et al., CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ KEY = "objective.batch_norm"
 class BatchNormStatistics(Term):
     """Distance of the inputs of all batch norms from their running statistics (DeepInversion, Yin et al. 2020).
 
-    Sum over the norms of ||mean - running mean|| + ||variance - running variance||, over channels; the variance is the
-    biased one. Means and variances are over each picture's own positions, so a picture depends on no other; the
-    original takes them over a batch of pictures.
+    The sum over the batch norms of ||mean - running mean|| + ||variance - running variance||, with norms over channels
+    and biased variances. Means and variances are taken over the positions of each picture, so that no picture depends
+    on another; the original takes them over a batch of pictures.
 
     Args:
         problem: what the pictures are made for.
         weight: factor of the term.
-        first_factor: how many times the first norm of the network counts.
+        first_factor: factor of the network's first batch norm.
 
     Raises:
         UsageError: no batch norm has real running statistics.
     """
 
     knows_target = False
-    to_the_end = True  # the pass must run through every norm
+    to_the_end = True  # the forward pass must reach every batch norm
 
     def __init__(self, problem: Problem, weight: float = 1.0, first_factor: float = 10.0) -> None:
         super().__init__(problem, weight)
         norms = real_batch_norms(problem.network.module)
         if not norms:
             wanted = (
-                "not applicable: the network has no batch norm with real running statistics (folded into convolutions, "
-                "or none at all); method=vital needs none"
+                "not applicable: the network has no batch norm with running statistics of images (batch norms that "
+                "are folded into convolutions have none); method=vital needs no batch norm"
             )
             raise UsageError(KEY, problem.network.name, wanted)
         self.norms = norms
         self.factors = (number(f"{KEY}.first_factor", first_factor, 0), *([1.0] * (len(norms) - 1)))
-        self._distances: list[Tensor] = []  # (N,) of each norm of the pass that runs
+        self._distances: list[Tensor] = []  # (N,) for each batch norm of the current forward pass
 
     @contextmanager
     def during(self, step: int) -> Iterator[None]:
-        """Compare the inputs of the norms while the network runs."""
+        """Compare the inputs of the batch norms with their statistics while the network runs."""
         self._distances = []
         with ExitStack() as hooks:
             for norm, factor in zip(self.norms, self.factors, strict=True):
@@ -64,13 +64,13 @@ class BatchNormStatistics(Term):
         return hook
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
-        """Return the (N,) distances of the pass that has just run."""
+        """Return the (N,) distances of the forward pass that has just ended."""
         distances, self._distances = self._distances, []
         return torch.stack(distances).sum(dim=0)
 
 
 def statistics_distance(features: Tensor, mean: Tensor | None, variance: Tensor | None) -> Tensor:
-    """Return ||mean over positions - mean|| + ||variance over positions - variance||, (N,).
+    """Return ||m - mean|| + ||v - variance||, (N,), for the means m and variances v of features over positions.
 
     Args:
         features: (N, C, ...) inputs of a batch norm.
@@ -86,9 +86,9 @@ def statistics_distance(features: Tensor, mean: Tensor | None, variance: Tensor 
 
 
 def real_batch_norms(module: nn.Module) -> list[nn.BatchNorm2d | nn.SyncBatchNorm]:
-    """Return the batch norms that hold running statistics of images, in the network's order.
+    """Return the batch norms with running statistics of images, in the network's order.
 
-    Those of networks whose norms were folded into their convolutions are left at mean 0 and variance 1.
+    A batch norm with mean 0 and variance 1 is left out: it was folded into a convolution, or never trained.
     """
     found = []
     for norm in module.modules():

@@ -13,18 +13,18 @@ from vital_exp.objectives.terms import Problem, Term
 class CrossEntropy(Term):
     """Cross-entropy of the target class, -log of its probability (DeepInversion, Yin et al. 2020).
 
-    The probability is that of the network's head: softmax(logits)[class], or sigmoid(logit of the class), whatever the
-    other classes.
+    The network's head decides on the probability: softmax(logits)[class], or sigmoid(logit of the class) for heads of
+    independent classes.
 
     Raises:
-        UsageError: hidden units, or a network whose outputs are no classes' scores.
+        UsageError: hidden units, or a network whose outputs are not scores of classes.
     """
 
     def __init__(self, problem: Problem, weight: float = 1.0) -> None:
         super().__init__(problem, weight)
         kind = problem.targets[0].kind
         if kind != "class":
-            wanted = "cross-entropy is of output classes only: target=class, or objective=[activation] for hidden units"
+            wanted = "cross-entropy needs output classes: target=class; for hidden units: objective=[activation]"
             raise UsageError("target", kind, wanted)
         self.head = problem.network.head
         if self.head.unjudged:

@@ -22,7 +22,8 @@ from vital_exp.references.files import PictureFiles
 from vital_exp.values import number
 
 START, REFERENCE = "start", "reference"
-# Of normalised pictures (ours). At the start itself the distance is zero and has no gradient; a little beside it has.
+# Standard deviation of noise that is added to normalised pictures (ours): at the start the distance is 0 and has no
+# gradient, near the start it has one.
 BALANCE_NOISE = 0.02
 
 
@@ -32,12 +33,12 @@ class ImageComparison(Term):
     Args:
         problem: what the pictures are made for.
         weight: factor of the term.
-        layer: the layer; None for the target's, or the last aligned one for classes.
-        image: an image file for all targets, ``"reference"`` for the first reference of each, or ``"start"`` for the
-            picture each starts from.
+        layer: name of the layer; None for the target's layer, or the last aligned layer for classes.
+        image: an image file for all targets, ``"reference"`` for the first reference of each target, or ``"start"`` for
+            the image that each picture starts from.
     """
 
-    name: str  # of its option in the group objective
+    name: str  # of the term's option in the group objective
 
     def __init__(self, problem: Problem, weight: float, layer: str | None, image: str) -> None:
         super().__init__(problem, weight)
@@ -55,7 +56,7 @@ class ImageComparison(Term):
 
 
 class FeatureInversion(ImageComparison):
-    """||A(x) - A(x0)||^2 / ||A(x0)||^2: what a layer knows of an image (Mahendran and Vedaldi 2015)."""
+    """||A(x) - A(x0)||^2 / ||A(x0)||^2 of a layer, to reconstruct an image x0 (Mahendran and Vedaldi 2015)."""
 
     name = "feature_inversion"
 
@@ -68,7 +69,7 @@ class FeatureInversion(ImageComparison):
 
 
 class Caricature(ImageComparison):
-    """Minus dot * max(0.1, cos)^p of whole activations: more of what a layer sees in an image (Lucid)."""
+    """Minus dot * max(0.1, cos)^p of whole activations, to exaggerate a layer's response to an image (Lucid)."""
 
     name = "caricature"
 
@@ -91,15 +92,15 @@ class Caricature(ImageComparison):
 class Accentuation(ImageComparison):
     """Minus the target's activation + alpha * b * distance from the start (Hamblin et al. 2024).
 
-    The distance is the mean over positions of ||A(x) - A(x0)||. b is the ratio of the summed absolute gradients of
-    activation and distance in the pictures at step 0, so that alpha = 1 weighs both alike; there a little noise is
-    added, because the distance has no gradient where it is zero.
+    The distance is the mean over positions of ||A(x) - A(x0)||. b is the sum of the absolute gradients of the
+    activation with respect to the pixels, divided by that of the distance, both at step 0; so alpha = 1 gives both the
+    same influence. For b a little noise is added to the pictures, because the distance has no gradient where it is 0.
 
     Args:
         problem: what the pictures are made for.
         weight: factor of the term.
-        alpha: how much the distance weighs.
-        layer: where the distance is measured; None for the middle one of the aligned layers.
+        alpha: weight of the distance.
+        layer: layer of the distance; None for the middle one of the aligned layers.
         image: as :class:`ImageComparison`.
         cosine_power: of the activation, as for :class:`Activation`.
     """
@@ -137,7 +138,7 @@ class Accentuation(ImageComparison):
         return -read_activation(activations[self.readout.layer], self.readout, self.cosine_power)
 
     def _balance(self, problem: Problem) -> Tensor:
-        """Return b of each picture, (N,): how much larger the activation's gradient is at the start."""
+        """Return b of each picture, (N,): the size of the activation's gradient over that of the distance."""
         assert self.given is not None
         noise = RandomStreams(0, [target.name for target in problem.targets]).normal(self.given.shape[1:], "balance")
         taps = problem.network.taps(self.layers)
@@ -159,7 +160,7 @@ def given_pictures(problem: Problem, image: object, key: str) -> Tensor:
     Args:
         problem: what the pictures are made for.
         image: a file, ``"reference"`` or ``"start"``.
-        key: of the term, for mistakes.
+        key: the term's configuration key, for messages.
 
     Raises:
         UsageError: no such file, not an image, or no picture to start from.
@@ -167,7 +168,7 @@ def given_pictures(problem: Problem, image: object, key: str) -> Tensor:
     size = problem.size or problem.network.preprocessing.size
     if image == START:
         if problem.starts is None:
-            wanted = f"{key} compares with an image: image.init=photo.jpg or reference, or {key}.image=photo.jpg"
+            wanted = f"{key} needs an image: image.init=photo.jpg, image.init=reference, or {key}.image=photo.jpg"
             raise UsageError("image.init", "noise", wanted)
         rgb = problem.starts
     elif image == REFERENCE:

@@ -1,4 +1,4 @@
-"""Terms that match distributions of features otherwise than by sorting (docs/methods/distances.md)."""
+"""Terms that match distributions of features by other distances than sort matching (docs/methods/distances.md)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FEWEST_BINS = 4
 
 
 class Divergence(DistributionTerm):
-    """A distance without a unit: standardising changes nothing, so a preset that asks for it may be kept.
+    """A distance without a unit, which needs no standardisation.
 
     Args:
         problem: what the pictures are made for.
-        standardise: without effect.
+        standardise: without effect; accepted, because presets of methods set it.
         options: as :class:`DistributionTerm`.
     """
 
@@ -38,7 +38,7 @@ class Divergence(DistributionTerm):
 
 
 class GaussianKL(Divergence):
-    """KL divergence of normal distributions, in closed form; options as :class:`DistributionTerm`."""
+    """KL divergence of normal distributions, in closed form; options as for :class:`Divergence`."""
 
     variant = "kl_gaussian"
 
@@ -52,8 +52,8 @@ class HistogramKL(Divergence):
 
     Args:
         problem: what the pictures are made for.
-        bins: of each histogram.
-        options: as :class:`DistributionTerm`.
+        bins: number of bins of each histogram, at least 4.
+        options: as :class:`Divergence`.
     """
 
     variant = "kl_histogram"
@@ -90,9 +90,9 @@ class MomentMatching(DistributionTerm):
 
 
 class GramMatching(DistributionTerm):
-    """Gram matrices against the mean of the references' Gram matrices (Gatys et al. 2016).
+    """Squared difference between a picture's Gram matrix and the references' mean Gram matrix (Gatys et al. 2016).
 
-    They need a pass of their own over the references: quantiles do not tell which channels go together.
+    The references run through the network once more for their Gram matrices, which quantiles do not determine.
     """
 
     variant = "gram"

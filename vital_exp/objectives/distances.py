@@ -1,7 +1,7 @@
 """Distances between distributions of features, as alternatives to sort matching (docs/methods/distances.md).
 
-All compare the features of a picture with ascending reference values, channel by channel, and return the mean over the
-channels, each times its weight.
+Each distance but that of Gram matrices compares a picture's features with ascending reference values, channel by
+channel, and returns the mean over channels of the distance times the channel's weight.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Share of a layer's mean squared reference value that is added to every variance of its channels (ours): a channel
-# that never varies in the references would otherwise make every picture infinitely far.
+# Share of a layer's mean squared reference value that is added to the variance of each of its channels (ours); without
+# it, a channel that is constant over the references would give an infinite distance.
 VARIANCE_FLOOR = 1e-3
-# Bins of a soft histogram (ours): half of them cover the range of the reference values, the others what lies outside.
+# Bins of a soft histogram (ours): half of them cover the range of the reference values, the others all other values.
 BINS = 64
 HIGHEST_MOMENT = 3
 
 
 def gaussian_kl(features: Tensor, quantiles: Tensor, channel_weights: Tensor | None = None) -> Tensor:
-    """Return KL(picture || references) of the normal distributions with the same means and variances.
+    """Return KL(picture || references) of normal distributions with the means and variances of the values.
 
-    log(s_r / s_p) + (s_p^2 + (m_p - m_r)^2) / (2 s_r^2) - 1/2, where m are means and s standard deviations.
+    log(s_r / s_p) + (s_p^2 + (m_p - m_r)^2) / (2 s_r^2) - 1/2, with means m and standard deviations s of the picture
+    (p) and the references (r).
 
     Args:
         features: (N, C, P) activations.
@@ -50,16 +51,16 @@ def histogram_kl(
 ) -> Tensor:
     """Return KL(picture || references) of soft histograms.
 
-    Values are counted in u = z / (1 + |z|), where z is -1 at the smallest reference value and 1 at the largest: all
-    numbers fall into (-1, 1), so none is cut off, and a divergence does not change with such a map. A value counts in
-    the two bins beside it by its nearness; each histogram is then blurred with exp(-distance in bins), whose tails draw
-    values far away from the references' back to them.
+    Values are mapped to u = z / (1 + |z|), where z is linear, -1 at the smallest reference value and 1 at the largest.
+    So every value lies in (-1, 1) and in a bin; an invertible map does not change the KL divergence of densities. A
+    value counts in the two nearest bins, linearly by distance. Each histogram is then blurred by exp(-distance in
+    bins); the tails of the blur give a gradient to values far from the references.
 
     Args:
         features: (N, C, P) activations.
         quantiles: (N, C, Q) reference values, ascending.
         channel_weights: (N, C); None weighs all channels 1.
-        bins: of each histogram.
+        bins: number of bins of each histogram.
 
     Returns:
         (N,), at least 0, in nats.
@@ -86,7 +87,7 @@ def squashed(values: Tensor) -> Tensor:
 
 
 def soft_histogram(values: Tensor, bins: int = BINS) -> Tensor:
-    """Return the blurred histograms (N, C, bins) of values (N, C, P) in (-1, 1); each sums to 1, no bin is 0."""
+    """Return the blurred histograms (N, C, bins) of values (N, C, P) in (-1, 1); each sums to 1, and no bin is 0."""
     place = (values + 1) / 2 * (bins - 1)  # bin centres at 0 .. bins - 1
     lower = place.detach().floor().clamp(0, bins - 2)
     share = place - lower
@@ -103,8 +104,8 @@ def moment_matching(
 ) -> Tensor:
     """Return the squared differences of mean, standard deviation and skewness, in squares of the features' unit.
 
-    (m_p - m_r)^2 + (s_p - s_r)^2 + s_r^2 (g_p - g_r)^2, where g = mean((x - m)^3) / s^3. The first two are the squared
-    Wasserstein-2 distance of normal distributions.
+    (m_p - m_r)^2 + (s_p - s_r)^2 + s_r^2 (g_p - g_r)^2, with means m, standard deviations s and skewness g =
+    mean((x - m)^3) / s^3. The first two summands are the squared Wasserstein-2 distance of normal distributions.
 
     Args:
         features: (N, C, P) activations.
@@ -140,12 +141,12 @@ def _moments(values: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """Return F F^T / P, (N, C, C), for features F (N, C, P): how channels go together, wherever in the picture.
+    """Return F F^T / P, (N, C, C), for features F (N, C, P): the mean over positions of the products of two channels.
 
     Examples:
         >>> import torch
         >>> from vital_exp.objectives.distances import gram_matrix
-        >>> gram_matrix(torch.tensor([[[1.0, 1.0], [1.0, -1.0]]]))  # two channels that never go together
+        >>> gram_matrix(torch.tensor([[[1.0, 1.0], [1.0, -1.0]]]))  # two orthogonal channels
         tensor([[[1., 0.],
                  [0., 1.]]])
     """
@@ -155,12 +156,12 @@ def gram_matrix(features: Tensor) -> Tensor:
 
 
 def gram_matching(features: Tensor, grams: Tensor, channel_weights: Tensor | None = None) -> Tensor:
-    """Return the mean squared difference of Gram matrices (Gatys et al. 2016, a quarter of theirs left out).
+    """Return the mean squared difference of Gram matrices (Gatys et al. 2016, without their factor of 1/4).
 
     Args:
         features: (N, C, P) activations.
         grams: (N, C, C), the references' mean Gram matrices.
-        channel_weights: (N, C); the entry of two channels counts by the product of theirs. None weighs all 1.
+        channel_weights: (N, C); an entry is weighted by the product of its two channels' weights. None weighs all 1.
 
     Returns:
         (N,), at least 0.
@@ -172,16 +173,16 @@ def gram_matching(features: Tensor, grams: Tensor, channel_weights: Tensor | Non
 
 
 def variance_floor(quantiles: Tensor) -> Tensor:
-    """Return what is added to the variances of a layer's channels, (N,), for reference values (N, C, Q)."""
+    """Return the number that is added to the variances of a layer's channels, (N,), for reference values (N, C, Q)."""
     least = torch.finfo(quantiles.dtype).eps
     return (VARIANCE_FLOOR * quantiles.square().mean(dim=(1, 2))).clamp(min=least)
 
 
 def _exact(values: Tensor) -> Tensor:
-    """Differences of means and variances cancel in half precision."""
+    """Return the values in float32 at least: differences of means and variances cancel in half precision."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def _mean_over_channels(values: Tensor, channel_weights: Tensor | None) -> Tensor:
-    """Return the mean over channels of (N, C) values times the channels' weights."""
+    """Return the mean over channels of values (N, C) times the channels' weights, (N,)."""
     return (values if channel_weights is None else values * channel_weights).mean(dim=1)

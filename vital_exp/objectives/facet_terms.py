@@ -1,4 +1,4 @@
-"""Faceted feature visualisation: a theme, told by a linear probe, that a picture of the target is to show.
+"""Faceted feature visualisation: the picture of a target shows a theme, which a linear probe recognises.
 
 Goh et al., Multimodal Neurons in Artificial Neural Networks, Distill 2021; formulas: docs/methods/objectives.md.
 """
@@ -31,27 +31,28 @@ from vital_exp.values import flag
 logger = logging.getLogger(__name__)
 
 KEY = "objective.facet"
-IMAGES, LEAST_IMAGES, IMAGES_PER_PASS = 200, 4, 16  # of the theme, and of the others
-SEPARATES = 0.7  # the least separation of halves (ours) below which a probe is told to know little of the theme
+IMAGES, LEAST_IMAGES, IMAGES_PER_PASS = 200, 4, 16  # most and fewest images with the theme, and without it; per pass
+SEPARATES = 0.7  # a smaller separation of a probe causes a warning (ours)
 
 
 class Facet(Term):
-    """Minus w . (g(x) * df/dg), summed over positions: a theme's activations, as far as they matter to the target.
+    """Minus w . (g(x) * df/dg), summed over positions: the attribution of the target's activation to the theme.
 
-    f is the target's mean read-out, g a lower layer's activation, w the unit vector of the probe. The gradient is a
-    constant of the step, as in the published code.
+    f is the target's mean read-out, g the activation of a lower layer, w the unit vector of the probe. The gradient
+    df/dg is a constant of the step, as in the published code.
 
     Args:
         problem: what the pictures are made for.
         weight: factor of the term.
         theme: a class of the references by name or number, or a folder of images.
-        others: a folder of images that do not show it; None for the other classes, or the targets' references.
-        probe: a file of the probe's weights (C,) instead.
-        layer: of the probe; None for the middle one of the aligned layers.
-        rectified: whether activations that lower the target are left out.
+        others: a folder of images without the theme; None for the other classes, or the targets' references where
+            there are no classes.
+        probe: a file with the weights (C,) of a probe, instead of ``theme``.
+        layer: layer of the probe; None for the middle one of the aligned layers.
+        rectified: whether negative gradients df/dg count as 0.
 
     Raises:
-        UsageError: no theme and no probe, or both; a layer that is not below the target's; too few images.
+        UsageError: no theme and no probe, or both; a layer that is not below the target's layer; too few images.
     """
 
     def __init__(
@@ -70,13 +71,13 @@ class Facet(Term):
         self.layer = self._lower(layer)
         self.layers = (self.layer, self.readout.layer)
         self.taps = problem.network.taps([self.layer], f"{KEY}.layer")
-        self._seen: list[Tensor] = []  # the layer's outputs of this pass, part of its graph
+        self._seen: list[Tensor] = []  # the layer's outputs in this forward pass, with their graph
         self.weights = torch.zeros(0)
         if weight:
             self.weights = self._weights(theme, others, probe).to(problem.network.device)
 
     def _lower(self, layer: str | None) -> str:
-        """Return the probe's layer, checked to lie below the target's."""
+        """Return the probe's layer; it must lie below the target's layer."""
         aligned = list(self.problem.alignment.layers)
         if layer is None and aligned:
             layer = aligned[len(aligned) // 2]
@@ -85,21 +86,21 @@ class Facet(Term):
         self.problem.network.taps([layer], f"{KEY}.layer")
         order = [*layer_shapes(self.problem.network), OUTPUT]
         if layer not in order or order.index(layer) >= order.index(self.readout.layer):
-            raise UsageError(f"{KEY}.layer", layer, f"a layer below the target's is needed: {self.readout.layer}")
+            raise UsageError(f"{KEY}.layer", layer, f"must be below the target's layer {self.readout.layer}")
         if self.problem.network.trace.layers[layer].runs > 1:
             raise UsageError(f"{KEY}.layer", layer, "runs several times in a pass; a layer that runs once is needed")
         return layer
 
     def _weights(self, theme: str | int | None, others: str | None, probe: str | None) -> Tensor:
         if (theme is None) == (probe is None):
-            raise UsageError(f"{KEY}.theme", theme, f"either a class or a folder of images, or {KEY}.probe")
+            raise UsageError(f"{KEY}.theme", theme, f"needs a class or a folder of images; or set {KEY}.probe instead")
         if probe is None:
             return self._fitted(str(theme), others)
         found = load_directions(str(probe), f"{KEY}.probe")
         channels = layer_shapes(self.problem.network)[self.layer][0]
         if found.shape != (1, channels):
-            wanted = f"one direction of the {channels} channels of {self.layer} is needed"
-            raise UsageError(f"{KEY}.probe", probe, f"holds {tuple(found.shape)}: {wanted}")
+            wanted = f"(1, {channels}) is needed for the channels of {self.layer}"
+            raise UsageError(f"{KEY}.probe", probe, f"holds directions of shape {tuple(found.shape)}; {wanted}")
         unit: Tensor = found[0] / found[0].norm()
         return unit
 
@@ -112,20 +113,20 @@ class Facet(Term):
             if count < LEAST_IMAGES:
                 raise UsageError(f"{KEY}.{name}", value, f"{count} images; at least {LEAST_IMAGES} are needed")
         found = fit_probe(shown, rest)
-        told = f"{KEY}.theme={theme}: in {self.layer} a probe of half of the images tells {found.separation:.0%} of the"
+        told = f"{KEY}.theme={theme}: in {self.layer} a probe separates {found.separation:.0%} of held-out image pairs"
         if found.separation < SEPARATES:
-            logger.warning("%s other half's pairs apart; 50%% is chance: another layer or theme would say more", told)
+            logger.warning("%s; 50%% is chance: try another layer or theme", told)
         else:
-            logger.info("%s other half's pairs apart", told)
+            logger.info("%s", told)
         return found.weights
 
     def _class(self, theme: str) -> int:
-        """Return the number of a class that the references have images of."""
+        """Return the number of a class of the references."""
         references = self.problem.statistics.references
         present = references.class_indices()
         names = references.class_names or self.problem.network.class_names
         if present is None or names is None:
-            wanted = "no such folder, and the references are not sorted by classes: a folder of images is needed"
+            wanted = "no such folder, and the references have no classes; a folder of images is needed"
             raise UsageError(f"{KEY}.theme", theme, wanted)
         number = names.find(theme, f"{KEY}.theme")
         if number not in present:
@@ -136,7 +137,7 @@ class Facet(Term):
         yield from islice(self.problem.statistics.references.images(Target("class", number)), IMAGES)
 
     def _others(self, of: int | None) -> Iterator[Tensor]:
-        """Yield images of the other classes, as many of each; where there are no classes the targets' references."""
+        """Yield equally many images of each other class; without classes, of each target's references."""
         references = self.problem.statistics.references
         classes = [number for number in references.class_indices() or () if number != of]
         targets = [Target("class", number) for number in classes] or list(dict.fromkeys(self.problem.targets))
@@ -145,7 +146,7 @@ class Facet(Term):
 
     def _folder(self, folder: Path, name: str) -> Iterator[Tensor]:
         if not folder.is_dir():
-            raise UsageError(f"{KEY}.{name}", str(folder), "is no folder; give a folder of images")
+            raise UsageError(f"{KEY}.{name}", str(folder), "no such folder; a folder of images is needed")
         files = PictureFiles.of(self.problem.network.preprocessing)
         paths = sorted(image_paths(folder, ".", files.suffixes))
         for path in paths[:: -(-len(paths) // IMAGES) or 1]:  # evenly over sub-folders
@@ -156,7 +157,7 @@ class Facet(Term):
 
     @torch.no_grad()
     def _read(self, images: Iterator[Tensor]) -> Tensor:
-        """Return the layer's activations for images, means over positions, (n, C)."""
+        """Return the means over positions of the layer's activations for n images, (n, C)."""
         found = [torch.zeros(0, layer_shapes(self.problem.network)[self.layer][0])]
         while chunk := list(islice(images, IMAGES_PER_PASS)):
             activation = exact(self.taps(model_space(torch.stack(chunk), self.problem.network))[0][self.layer])
@@ -174,7 +175,7 @@ class Facet(Term):
         return -torch.einsum("ncp,ncp,c->n", first, slope, self.weights.to(first))
 
     def _joined(self, outputs: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
-        """Return outputs of the layer, one or one per picture, as (N, C, P)."""
+        """Return the layer's outputs as (N, C, P): one output for all pictures, or one for each picture."""
         layout = self.taps.layout(self.layer)
         each = [one.shape[layout.pictures] if len(outputs) == 1 else 1 for one in outputs]
         parts = [layout.channels_first(one, count) for one, count in zip(outputs, each, strict=True)]
@@ -182,7 +183,7 @@ class Facet(Term):
 
     @contextmanager
     def during(self, step: int) -> Iterator[None]:
-        """Keep the layer's output as a part of the pass's graph."""
+        """Keep the layer's outputs, with their graph, while the network runs."""
         self._seen = []
         with ExitStack() as hooks:
             for layer in self.taps.layers.values():
@@ -199,6 +200,6 @@ class Facet(Term):
             if not output.requires_grad and torch.is_grad_enabled():
                 output = output.detach().requires_grad_()
             self._seen.append(output.clone())
-            return self._seen[-1].clone()  # what comes next may write into its input
+            return self._seen[-1].clone()  # the next module may change its input in place
 
         return hook

@@ -19,19 +19,19 @@ from vital_exp.relevance.weights import Relevance
 from vital_exp.targets.unit import INPUT, OUTPUT
 from vital_exp.values import whole_number
 
-REDIRECTED_STEPS = 16  # Lucid's
-SIX = 6.0  # where a ReLU6 ends
+REDIRECTED_STEPS = 16  # as in Lucid
+SIX = 6.0  # the largest output of a ReLU6
 
 
 class RedirectedReLU(GradientRule):
-    """Lets a gradient through ReLUs that block all of it, for the first steps (Olah et al. 2017).
+    """Lets gradients through closed ReLUs in the first steps, so that a dead unit becomes active (Olah et al. 2017).
 
-    Of a picture whose gradient a ReLU (or ReLU6) blocks everywhere, what pushes its inputs back towards where the ReLU
-    is open passes; other pictures have the usual gradient. A dead unit comes to life.
+    Where a ReLU (or ReLU6) blocks the gradient of a picture at all positions, the rule passes the part of the gradient
+    that moves the inputs towards the open range of the ReLU. Other pictures have the usual gradient.
 
     Args:
         problem: what the pictures are made for.
-        steps: for how many steps.
+        steps: number of steps with this rule.
     """
 
     def __init__(self, problem: Problem, steps: int = REDIRECTED_STEPS) -> None:
@@ -44,7 +44,7 @@ class RedirectedReLU(GradientRule):
 
 
 class _RedirectedReLUs(TorchFunctionMode):
-    """Every ReLU and ReLU6 called inside has the redirected gradient, modules and functions alike."""
+    """Inside this mode every ReLU and ReLU6, module or function, has the redirected gradient."""
 
     def __torch_function__(
         self, function: Operation, types: object, args: Arguments = (), kwargs: Keywords | None = None
@@ -74,7 +74,7 @@ def _ceiling(function: Operation, named: Keywords) -> float | None:
 
 
 class _Redirected(torch.autograd.Function):
-    """A ReLU (up to ``top``) with Lucid's gradient."""
+    """A ReLU, clipped at ``top``, with Lucid's redirected gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, top: float) -> Tensor:
@@ -85,21 +85,21 @@ class _Redirected(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         below, above = ctx.saved_tensors
         usual = gradient.masked_fill(below | above, 0)
-        # A descent step lowers what has a positive gradient.
+        # A descent step lowers inputs of positive gradient and raises inputs of negative gradient.
         redirected = gradient.masked_fill((below & (gradient > 0)) | (above & (gradient < 0)), 0)
         blocked = usual.flatten(1).eq(0).all(dim=1).view(-1, *([1] * (gradient.ndim - 1)))
         return torch.where(blocked, redirected, usual), None
 
 
 class CorrelationGuidance(GradientRule):
-    """Scales the gradient at each channel of some layers by its correlation with the target.
+    """Scales the gradients at the outputs of some layers, channel by channel, by the correlation with the target.
 
-    The weight of a channel is the positive part of the correlation, over the target's references, between its mean
-    activation and the target's: the backward signal runs through the channels that go with the target.
+    The factor of a channel is the positive part of the correlation between its mean activation and the target's
+    activation, over the target's references. So the gradient flows through channels that are active with the target.
 
     Args:
         problem: what the pictures are made for.
-        layers: where; None for the aligned layers.
+        layers: names of the layers; None for the aligned layers.
     """
 
     def __init__(self, problem: Problem, layers: Sequence[str] | None = None) -> None:
@@ -129,7 +129,7 @@ class CorrelationGuidance(GradientRule):
             weights = self.weights[name].to(output)  # (N, C)
             layout = self.taps.layout(name)
             if not layout.windowed and output.shape[layout.pictures] != len(weights):
-                problem = "this network's pictures pass it one by one (see the warning): the rule needs them together"
+                problem = "needs all pictures in one pass; this network takes them one by one (see the warning)"
                 raise UsageError("objective", "correlation_guidance", problem)
             activation = layout.channels_first(output, len(weights))
             spread = weights.view(*weights.shape, *[1] * (activation.ndim - 2)).expand_as(activation)
@@ -140,12 +140,12 @@ class CorrelationGuidance(GradientRule):
 
 
 class _Scaled(torch.autograd.Function):
-    """The identity whose gradient is multiplied by weights."""
+    """The identity, with a gradient that is multiplied by weights."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(weights)
-        return x.clone()  # not a view: the next ReLU may be in place
+        return x.clone()  # a copy, not a view: the next ReLU may work in place
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -18,12 +18,12 @@ from vital_exp.targets.unit import Target
 
 
 def mean_grams(problem: Problem, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Return for each layer the mean Gram matrix of each target's references, (N, C, C) float32, on the device.
+    """Return the mean Gram matrix of each target's references, by layer: (N, C, C) float32, on the network's device.
 
-    Features of hidden units are masked by their relevance, as for the quantiles.
+    For hidden units the features are multiplied by their relevance masks, as for the quantiles.
     """
     references, device = problem.statistics.references, problem.network.device
-    # Variations of a unit mostly share their references, and a padded batch repeats its last target.
+    # Targets with the same references share a matrix: most variations of a unit, and the copies that pad a batch.
     keys = [(replace(target, variation=1), references.fingerprint(target)) for target in problem.targets]
     found: dict[tuple[Target, str], dict[str, Tensor]] = {}
     for number, key in enumerate(keys):
@@ -34,7 +34,7 @@ def mean_grams(problem: Problem, layers: Sequence[str]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _of_target(problem: Problem, layers: Sequence[str], number: int) -> dict[str, Tensor]:
-    """Stream one target's references through the network and average their Gram matrices, (C, C) on the CPU."""
+    """Return the mean Gram matrix of one target's references by layer, (C, C) float32, on the CPU."""
     statistics = problem.statistics
     images = statistics.references.images(problem.targets[number])
     sums: dict[str, Tensor] = {}

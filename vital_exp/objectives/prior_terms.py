@@ -1,4 +1,4 @@
-"""Terms that ask for smooth and small pictures, whatever the target."""
+"""Terms that penalise rough pictures and large pixel values, for all targets alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vital_exp.values import number, one_of, whole_number
 
 
 class TotalVariation(Term):
-    """Total variation of the pictures in normalised space; weight None takes the network's."""
+    """Total variation of the pictures in normalised space; weight None: that of the network's recipe."""
 
     knows_target = False
 
@@ -28,7 +28,7 @@ class TotalVariation(Term):
 
 
 class L2(Term):
-    """The norm of the pictures in normalised space; weight None takes the network's."""
+    """The norm of the pictures in normalised space; weight None: that of the network's recipe."""
 
     knows_target = False
 
@@ -54,15 +54,15 @@ class L1(Term):
 
 
 class HighFrequency(Term):
-    """The mean square of what the pictures have above a frequency, in normalised space.
+    """The mean square of the pictures' components above a frequency, in normalised space.
 
-    Prototype Generation (Tagade and Rumbelow 2023) asks for such a penalty and publishes no formula that we found; this
-    one is ours.
+    Prototype Generation (Tagade and Rumbelow 2023) uses a penalty of high frequencies. We found no published formula;
+    this one is ours.
 
     Args:
         problem: what the pictures are made for.
         weight: factor of the term.
-        cutoff: in cycles per pixel; 0.25 has a period of four pixels.
+        cutoff: in cycles per pixel, in [0, 0.5); 0.25 is a period of four pixels.
     """
 
     knows_target = False
@@ -71,7 +71,7 @@ class HighFrequency(Term):
         super().__init__(problem, weight)
         self.cutoff = number("objective.high_frequency.cutoff", cutoff, 0)
         if self.cutoff >= 0.5:
-            raise UsageError("objective.high_frequency.cutoff", cutoff, "below 0.5, the finest grating along an axis")
+            raise UsageError("objective.high_frequency.cutoff", cutoff, "must be below 0.5 cycles per pixel")
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
         """Return the (N,) mean squares."""
@@ -79,13 +79,13 @@ class HighFrequency(Term):
 
 
 class Boundary(Term):
-    """Lucid's boundary penalty: a frame without detail and of one grey, on the pictures as RGB.
+    """Lucid's boundary penalty, which makes the frame of a picture smooth and grey; on pictures in [0, 1].
 
     Args:
         problem: what the pictures are made for.
         weight: factor of the term.
-        width: of the frame in pixels.
-        colour: of the frame, in [0, 1].
+        width: width of the frame in pixels.
+        colour: grey value of the frame, in [0, 1].
     """
 
     knows_target = False

@@ -9,7 +9,7 @@ from torch.nn import functional
 from vital_exp.values import one_of
 
 ORDERS = ("l1", "l2")
-# Lucid's boundary penalty: how wide its blur is, and how much the distance from a plain colour counts beside it.
+# Lucid's boundary penalty: the side of its blur in pixels, and the factor of the squared distance from the colour.
 BLUR_SIDE = 5
 COLOUR_FACTOR = 0.8
 
@@ -17,8 +17,8 @@ COLOUR_FACTOR = 0.8
 def total_variation(x: Tensor, order: str = "l2") -> Tensor:
     """Return the total variation of each picture, (N,).
 
-    Over the differences to the right, down and along both diagonals: ``"l2"`` sums their four Frobenius norms (neither
-    squared nor averaged), ``"l1"`` their four mean absolute values.
+    The differences are those to the right, downwards and along both diagonals. ``"l2"`` sums their four Frobenius norms
+    (neither squared nor averaged), ``"l1"`` their four mean absolute values.
 
     Args:
         x: (N, C, H, W) pictures.
@@ -32,7 +32,7 @@ def total_variation(x: Tensor, order: str = "l2") -> Tensor:
         >>> from vital_exp.objectives.priors import total_variation
         >>> step = torch.zeros(1, 1, 2, 2)
         >>> step[..., 1] = 1.0  # black beside white
-        >>> total_variation(step)  # sqrt(2) to the right, 0 down, 1 along each diagonal
+        >>> total_variation(step)  # sqrt(2) to the right, 0 downwards, 1 along each diagonal
         tensor([3.4142])
         >>> total_variation(step, "l1")
         tensor([3.])
@@ -67,13 +67,13 @@ def l1_norm(x: Tensor) -> Tensor:
 
 
 def high_frequency(x: Tensor, cutoff: float) -> Tensor:
-    """Return the mean square of what each picture has above a frequency, (N,).
+    """Return the mean square of each picture's components above a frequency, (N,).
 
-    By Parseval that is the sum of |FFT|^2 over the frequencies beyond the cutoff, over C (H W)^2.
+    By Parseval's theorem this is the sum of |FFT|^2 over the frequencies above the cutoff, divided by C (H W)^2.
 
     Args:
         x: (N, C, H, W) pictures.
-        cutoff: in cycles per pixel; the finest grating along an axis has 0.5.
+        cutoff: in cycles per pixel; the highest frequency along an axis is 0.5.
 
     Examples:
         >>> import torch
@@ -95,13 +95,13 @@ def high_frequency(x: Tensor, cutoff: float) -> Tensor:
 def boundary_complexity(x: Tensor, width: int, colour: float) -> Tensor:
     """Return Lucid's boundary penalty of each picture, (N,).
 
-    The sum over a frame of (blur(x) - x)^2 + 0.8 (x - colour)^2. The blur is the mean over 5x5 pixels, those of the
-    window's own frame counting half, and only those inside the picture.
+    The sum over the frame of (blur(x) - x)^2 + 0.8 (x - colour)^2. The blur is a weighted mean over 5x5 pixels, in
+    which the outer pixels count half and pixels outside the picture do not count.
 
     Args:
-        x: (N, C, H, W) RGB pictures.
-        width: of the frame in pixels.
-        colour: what the frame is drawn to, in [0, 1].
+        x: (N, C, H, W) pictures in [0, 1].
+        width: width of the frame in pixels.
+        colour: grey value that the frame is drawn to, in [0, 1].
     """
     frame = x.new_ones(x.shape[-2:])
     frame[width : x.shape[-2] - width, width : x.shape[-1] - width] = 0

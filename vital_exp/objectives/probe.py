@@ -1,4 +1,4 @@
-"""A linear probe: logistic regression of a layer's activations, told which images show a theme."""
+"""A linear probe: a logistic regression on a layer's activations that recognises images of a theme."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# On the standardised weights, per image (ours): with a dozen images of 512 channels a probe without it is arbitrary.
+# Penalty of the squared weights on standardised activations (ours); without it, a dozen images do not determine the
+# weights of 512 channels.
 RIDGE = 0.01
 NEWTON_STEPS = 50
-TOLERANCE = 1e-10  # of the largest change of a weight
+TOLERANCE = 1e-10  # Newton's method ends when no weight changes by more
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A direction that tells images of a theme from others.
+    """A direction that separates images of a theme from other images.
 
     Attributes:
-        weights: (C,) of length 1, on the activations as they are.
-        separation: share of pairs of a theme's and another image that a probe fitted to the other half of the images
-            puts in the right order: 0.5 is chance, 1 perfect.
+        weights: (C,), a vector of length 1, for activations that are not standardised.
+        separation: share of held-out pairs, of one image of the theme and one other image, in which the image of the
+            theme has the larger value. Probes of both halves of the images are tested on the other half. Chance is 0.5.
     """
 
     weights: Tensor
@@ -28,7 +29,7 @@ class Probe:
 
 
 def fit_probe(theme: Tensor, others: Tensor) -> Probe:
-    """Return the probe of activations (n, C) of a theme's images and (m, C) of others, both at least 2 images.
+    """Return the probe for activations (n, C) of a theme's images and (m, C) of other images; n and m are at least 2.
 
     Examples:
         >>> import torch
@@ -48,16 +49,16 @@ def fit_probe(theme: Tensor, others: Tensor) -> Probe:
 
 
 def logistic_weights(theme: Tensor, others: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Return the weights (C,) on activations of a ridge logistic regression of standardised ones, float64.
+    """Return the weights (C,), float64, of a logistic regression with a ridge penalty.
 
-    The minimum of the mean over both groups, each counting one half, of log(1 + exp(-y (w z + b))) plus
-    ridge / 2 ||w||^2; z are the activations less their mean over their standard deviation. Channels that never change
-    have weight 0.
+    Minimises the mean of log(1 + exp(-y (w z + b))), in which both groups of images count one half, plus
+    ridge / 2 ||w||^2. z are the activations, standardised per channel. The returned weights are for activations that
+    are not standardised. Constant channels have weight 0.
 
     Args:
         theme: (n, C), y = 1.
         others: (m, C), y = -1.
-        ridge: on the standardised weights.
+        ridge: factor of the penalty.
     """
     values = torch.cat([theme, others])
     scale = values.std(dim=0, correction=0)
@@ -78,7 +79,7 @@ def logistic_weights(theme: Tensor, others: Tensor, ridge: float = RIDGE) -> Ten
 
 
 def _newton_step(features: Tensor, wanted: Tensor, share: Tensor, penalty: Tensor, solution: Tensor) -> Tensor:
-    """Return what Newton's method takes off the solution (C + 1,), at most 1 in each standardised weight."""
+    """Return the step (C + 1,) that Newton's method subtracts from the solution, scaled to at most 1 per weight."""
     chance = (features @ solution).sigmoid()
     gradient = features.mT @ (share * (chance - wanted)) + penalty * solution
     curvature = features.mT @ (features * (share * chance * (1 - chance))[:, None]) + penalty.diag()
@@ -88,6 +89,6 @@ def _newton_step(features: Tensor, wanted: Tensor, share: Tensor, penalty: Tenso
 
 
 def _ordered(theme: Tensor, others: Tensor) -> float:
-    """Return the share of pairs in which the theme's value is the larger one; ties count half."""
+    """Return the share of pairs in which the theme's value is larger; ties count half."""
     difference = theme[:, None] - others[None]
     return float(((difference > 0).double() + 0.5 * (difference == 0)).mean())

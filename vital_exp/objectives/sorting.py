@@ -1,7 +1,7 @@
-"""Sort matching of many rows: differences between sorted values and quantiles, brought back to the values' positions.
+"""Sort matching of many rows: differences between sorted values and quantiles, scattered to the values' positions.
 
-torch sorts slowly on a CPU. There each block of rows is sorted, compared and scattered while it is in a core's own
-cache, by NumPy, which sorts integers with vector instructions (docs/performance.md).
+torch sorts slowly on a CPU. Here NumPy, which sorts integers with vector instructions, sorts and compares blocks of
+rows that fit into the cache of a core (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Fewer values are sorted by torch before threads are started (about 0.2 ms).
+# torch sorts fewer values in less time than threads need to start (about 0.2 ms).
 FEWEST_VALUES = 2**14
-# Of rows this long, neighbouring values are so close that the order of equal ones changes a first gradient by 1e-7 at
-# most; of shorter ones by up to 1e-3, so there it has to be torch's.
+# The order of equal values changes the first gradient by at most 1e-7 in rows of this length, where neighbouring
+# quantiles are close, and by up to 1e-3 in shorter rows, whose equal values must have torch's order.
 LONG_ROW = 8192
-# Values that are sorted at a time: with all that is made of them they stay in a core's own cache.
+# Values that are sorted at a time; with all buffers they fit into the cache of a core.
 SORTED_TOGETHER = 2**16
-# Bytes that come from memory together: of maps that are (N, H, W, C) they are as many rows' values of one position.
+# Bytes that are read from memory together. With channels last in memory they hold one position of several rows.
 CACHE_LINE = 64
-# Positions that are copied at a time between orders in memory.
+# Positions that are copied at a time between different orders in memory.
 COPIED_TOGETHER = 512
 
 
 @dataclass(frozen=True)
 class _Keys:
-    """How a value and its position make one integer: the value in the upper half, the position in the lower.
+    """Integer types for keys that hold a value in the upper half and its position in the lower half.
 
     Attributes:
-        bits: an integer as wide as a value, in torch.
-        half: the same in NumPy.
-        whole: an integer twice as wide.
-        magnitude: all bits of a value but the sign.
+        bits: torch's integer type of a value's width.
+        half: NumPy's integer type of a value's width.
+        whole: NumPy's integer type of twice this width.
+        magnitude: a mask of all bits of a value but the sign.
     """
 
     bits: torch.dtype
@@ -48,7 +48,7 @@ class _Keys:
 
     @property
     def width(self) -> int:
-        """Bits of a value."""
+        """Number of bits of a value."""
         return 8 * np.dtype(self.half).itemsize
 
 
@@ -59,19 +59,19 @@ KEYS = {
 
 
 def match_sorted(features: Tensor, quantiles: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Compare each row's sorted values with quantiles.
+    """Compare each row's sorted features with quantiles.
+
+    Equal features rank as torch sorts them. Exceptions, which rank by position: zeros (they have no gradient after a
+    ReLU), equal features of long rows, and equal features in bfloat16.
 
     Args:
         features: (N, C, P) activations.
-        quantiles: (N, C, P) or (C, P), ascending, of a precision in which differences do not cancel.
-        factors: (N, C), in the quantiles' precision.
+        quantiles: (N, C, P) or (C, P), ascending, float32 or float64.
+        factors: (N, C), of the quantiles' dtype.
 
     Returns:
-        (N, C) sums of squared differences, in the quantiles' precision, and (N, C, P) factor times the difference at
-        the rank of each feature, arranged in memory like the features; in bfloat16 where they are.
-
-    Of equal features torch decides which ranks before which; zeros (behind a ReLU they have no gradient), equal values
-    of long rows and those in bfloat16 rank in the order they have.
+        The sums of squared differences, (N, C), of the quantiles' dtype; and the factor times the difference at the
+        rank of each feature, (N, C, P), laid out in memory like the features, in bfloat16 for bfloat16 features.
     """
     kind = KEYS.get(features.dtype)
     fast = features.device.type == "cpu" and sys.byteorder == "little" and quantiles.dtype == torch.float32
@@ -89,24 +89,24 @@ def match_sorted(features: Tensor, quantiles: Tensor, factors: Tensor) -> tuple[
 
 
 def match_by_torch(features: Tensor, quantiles: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Do the same by torch's own sort, on any device; rows may have any dimensions before them."""
+    """Return :func:`match_sorted`, computed by torch's sort, on any device, for rows with any leading dimensions."""
     ordered, order = features.sort(dim=-1)
     difference = ordered.to(quantiles.dtype).sub_(quantiles)
     squares = torch.linalg.vecdot(difference, difference)
     slopes = difference.mul_(factors[..., None])
-    if features.dtype == torch.bfloat16:  # half as much to move; float16 would lose small ones
+    if features.dtype == torch.bfloat16:  # half the memory traffic; float16 would lose small slopes
         slopes = slopes.bfloat16()
     return squares, torch.empty_like(slopes).scatter_(-1, order, slopes)
 
 
 class _Blocks:
-    """Rows of (N, C, P) features, matched block by block.
+    """Rows of features (N, C, P), matched block by block.
 
     Attributes:
-        places: the blocks: a picture's number and a slice of its channels.
-        squares: (N, C), as what follows filled in by :meth:`run`.
-        slopes: (N, C, P).
-        tied: (N, C), rows with equal values whose order has to be torch's.
+        places: the blocks, each a picture's number and a slice of its channels.
+        squares: (N, C), the sums of squared differences; :meth:`run` fills in this and the following attributes.
+        slopes: (N, C, P), the factors times the differences.
+        tied: (N, C) bool, rows with equal values that torch must rank.
     """
 
     def __init__(self, features: Tensor, quantiles: Tensor, factors: Tensor, kind: _Keys) -> None:
@@ -124,7 +124,7 @@ class _Blocks:
         self.places = [(n, slice(c, c + self.rows)) for n in range(count) for c in range(0, channels, self.rows)]
 
     def run(self, places: Sequence[tuple[int, slice]]) -> None:
-        """Match some blocks, in memory that is theirs in turn."""
+        """Match some blocks, one after another in the same buffers."""
         positions = self._features.shape[-1]
         block = np.empty((self.rows, positions), self.kind.half)
         own = _Rows(self.kind, self.together, positions)
@@ -134,12 +134,12 @@ class _Blocks:
             for first in range(0, len(bits), self.together):
                 some = bits[first : first + self.together]
                 begin = place[1].start + first
-                with np.errstate(over="ignore", invalid="ignore"):  # infinite values and losses are reported as losses
+                with np.errstate(over="ignore", invalid="ignore"):  # losses that are not finite are reported later
                     self._match(own.first(len(some)), (place[0], slice(begin, begin + len(some))), some)
             _copy(self._slopes[place], bits)
 
     def _match(self, own: _Rows, rows: tuple[int, slice], bits: np.ndarray) -> None:
-        """Put the slopes of some rows in the place of their bits."""
+        """Replace the bits of some rows' values by the bits of their slopes."""
         own.sort(bits)
         values, spare = own.values, own.spare
         if self.tells_ties:
@@ -154,12 +154,12 @@ class _Blocks:
 
 @dataclass
 class _Rows:
-    """Memory for rows while they are sorted and scattered.
+    """Buffers for rows that are sorted and scattered.
 
     Attributes:
-        kind: of their values.
-        rows: how many there is room for.
-        positions: of each.
+        kind: the integer types for the dtype of the values.
+        rows: number of rows that fit.
+        positions: number of positions of each row.
     """
 
     kind: _Keys
@@ -176,7 +176,7 @@ class _Rows:
         self.place = np.arange(self.positions).astype(f"u{self.halves.itemsize}").view(self.kind.half)
 
     def first(self, rows: int) -> _Rows:
-        """Return the same memory for the first of the rows."""
+        """Return the same buffers, limited to the first ``rows`` rows."""
         if rows == len(self.keys):
             return self
         part = copy(self)
@@ -185,7 +185,7 @@ class _Rows:
         return part
 
     def sort(self, bits: np.ndarray) -> None:
-        """Put ascending values into ``values``, where they were among all rows' values into ``index``."""
+        """Write each row's ascending values to ``values``, and their indices in the flattened rows to ``index``."""
         lower, upper = (self.keys.view(self.kind.half)[:, half::2] for half in (0, 1))
         np.copyto(upper, self._ascending(bits))
         np.copyto(lower, self.place)
@@ -199,9 +199,9 @@ class _Rows:
             whole <<= 32 - self.kind.width  # a bfloat16 is the upper half of a float32
 
     def _ascending(self, bits: np.ndarray) -> np.ndarray:
-        """Return integers that ascend as the floats of these bits do, or the bits of such integers.
+        """Convert, in place, bits of floats to integers of the same order, or such integers back to bits of floats.
 
-        As integers, negative floats ascend with their magnitude.
+        The bits of negative floats, read as integers, ascend with the magnitude; so these bits are flipped.
         """
         if bits.min() < 0:
             flips = bits >> (self.kind.width - 1)
@@ -210,9 +210,9 @@ class _Rows:
         return bits
 
     def scatter(self, bits: np.ndarray) -> None:
-        """Write ``values`` to the positions of ``index``, as bits of the rows' dtype."""
+        """Write ``values``, converted to the dtype of the rows, to the indices ``index`` of ``bits``."""
         whole, odd = self.values.view(np.uint32), self.spare.view(np.uint32)
-        if self.kind.width < 32:  # to the nearest bfloat16, halfway to the even one
+        if self.kind.width < 32:  # round to the nearest bfloat16, ties to even
             np.right_shift(whole, 16, out=odd)
             odd &= 1
             odd += 0x7FFF
@@ -223,7 +223,7 @@ class _Rows:
 
 
 def _copy(into: np.ndarray, source: np.ndarray) -> None:
-    """Copy rows, a few positions at a time: those far apart in memory would drive each other out of the cache."""
+    """Copy rows, a few positions at a time: positions far apart in memory would evict each other from the cache."""
     for first in range(0, source.shape[-1], COPIED_TOGETHER):
         some = slice(first, first + COPIED_TOGETHER)
         np.copyto(into[:, some], source[:, some])

@@ -1,4 +1,4 @@
-"""Steering: a channel or a concept is turned up, down or off while a picture is made (docs/methods/steering.md)."""
+"""Steering: a channel or concept is raised, lowered or set to 0 while a picture is made (docs/methods/steering.md)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ IMAGES_PER_PASS = 8
 
 @dataclass(frozen=True)
 class Axis:
-    """What is turned up or down in a layer.
+    """A channel or a concept of a layer: the vector that steering adds, and the reading of its amount.
+
+    The amount in an activation is r = direction . (activation - mean) / (direction . component).
 
     Attributes:
-        layer: its name.
-        component: (C,), what is added to an activation.
-        direction: (C,), reads how much of it there is: r = direction . (activation - mean) / (direction . component).
-        mean: (C,).
+        layer: name of the layer.
+        component: (C,), the vector that steering adds to an activation.
+        direction: (C,), as in the formula.
+        mean: (C,), as in the formula.
     """
 
     layer: str
@@ -44,55 +46,59 @@ class Axis:
 
     @classmethod
     def of_channel(cls, layer: str, channel: int, channels: int) -> Axis:
-        """Return a channel, which reads itself."""
+        """Return the axis of a channel, whose amount r is its activation."""
         unit = nn.functional.one_hot(torch.tensor(channel), channels).float()
         return cls(layer, unit, unit, torch.zeros(channels))
 
     def read(self, activation: Tensor) -> Tensor:
-        """Return r at each position, (N, P), of activations (N, C, P)."""
+        """Return the amount r at each position, (N, P), of activations (N, C, P)."""
         component, direction, mean = (part.to(activation) for part in (self.component, self.direction, self.mean))
         found: Tensor = torch.einsum("ncp,c->np", activation - mean[:, None], direction / (direction @ component))
         return found
 
 
 class Steering(GradientRule):
-    """Adds a multiple of a channel's, or concept's, standard deviation to it at all positions, or makes it 0.
+    """Adds a multiple of its standard deviation to a channel or a concept at all positions, or sets it to 0.
 
-    The deviation is that of its reading over the references of each picture's own target and all positions. Only the
-    picture's own pass is steered: reference statistics and relevance are of the network as it is.
+    The standard deviation is that of the amount r over all positions of the references of a picture's target. Only the
+    pictures are steered; reference statistics and relevance are those of the unchanged network.
 
     Args:
         problem: what the pictures are made for.
-        asked: ``"layer3:5:+2sd"``, ``"layer3:5:off"``, ``"folder#3:+2sd"``; with ``=`` for the last colon too.
-        concept: what the last form names; the caller reads the folder.
+        asked: ``"layer3:5:+2sd"``, ``"layer3:5:off"`` or ``"folder#3:+2sd"``; the last colon may be ``=``.
+        concept: the concept that ``"folder#3"`` names, which the caller reads; None for a channel.
 
     Raises:
-        UsageError: another form, no such layer or channel, a layer above all that is read, no references.
+        UsageError: another form, no such layer or channel, no references, or references with a constant amount.
     """
 
     def __init__(self, problem: Problem, asked: str, concept: Axis | None = None) -> None:
         super().__init__(problem)
-        # Of "folder#3:off" the layer and the channel are those of "concept:3:off".
+        # "folder#3:off" is parsed like "folder:3:off", a layer and a channel.
         found = FORM.fullmatch(str(asked) if concept is None else str(asked).replace("#", ":"))
         if found is None:
-            raise UsageError(KEY, asked, f"{WANTED} is needed, standard deviations over the references")
+            raise UsageError(KEY, asked, f"{WANTED} is needed; sd is the standard deviation over the references")
         self.asked, self.layer = asked, found["layer"] if concept is None else concept.layer
         self.taps = problem.network.taps([self.layer], KEY)
         channels, number = unit_shape(problem.network, self.layer, KEY)[0], int(found["channel"])
         if concept is None and number >= channels:
             raise UsageError(KEY, asked, f"{self.layer} has {channels} channels, 0 to {channels - 1}")
         self.axis = concept or Axis.of_channel(self.layer, number, channels)
-        self.added: Tensor | None = None  # (N,), per picture
+        self.added: Tensor | None = None  # (N,), the amount to add for each picture; None sets the amount to 0
         if found["off"] is None:
             own = {target: self._deviation(problem.statistics.references, target) for target in set(problem.targets)}
             self.added = float(found["amount"]) * torch.stack([own[target] for target in problem.targets])
 
     def check_read(self, layers: Sequence[str]) -> None:
-        """Make sure that some layer that a term reads comes after the steered one, or is it."""
+        """Check that a term reads the steered layer or a layer after it.
+
+        Raises:
+            UsageError: no term does.
+        """
         order = [*layer_shapes(self.network), OUTPUT]
         place = order.index(self.layer)
         if not any(layer in order and order.index(layer) >= place for layer in layers):
-            raise UsageError(KEY, self.asked, f"no term reads {self.layer} or a layer above it: it changes nothing")
+            raise UsageError(KEY, self.asked, f"has no effect: no term reads {self.layer} or a layer above it")
 
     @torch.no_grad()
     def _deviation(self, references: References, target: Target) -> Tensor:
@@ -102,15 +108,15 @@ class Steering(GradientRule):
             activation = exact(self.taps(model_space(torch.stack(chunk), self.network))[0][self.layer])
             values.append(self.axis.read(activation.flatten(2)).flatten().double().cpu())
         if not values:
-            raise UsageError(KEY, self.asked, "standard deviations are over references, of which there are none")
+            raise UsageError(KEY, self.asked, f"{target.name} has no references to take the standard deviation over")
         deviation = torch.cat(values).std()
         if not deviation > 0:
-            raise UsageError(KEY, self.asked, f"it is the same for all references of {target.name}")
+            raise UsageError(KEY, self.asked, f"its standard deviation over the references of {target.name} is 0")
         return deviation
 
     @contextmanager
     def during(self, step: int) -> Iterator[None]:
-        """Change the layer's output."""
+        """Change the layer's output while the network runs."""
         with ExitStack() as hooks:
             for layer in self.taps.layers.values():
                 hooks.callback(layer.register_forward_hook(self._hook()).remove)
@@ -123,7 +129,7 @@ class Steering(GradientRule):
             layout = self.taps.layout(self.layer)
             count = output.shape[layout.pictures]
             if layout.windowed or (self.added is not None and count != len(self.added)):
-                raise UsageError(KEY, self.asked, "the layer does not hold one row for each picture of the batch")
+                raise UsageError(KEY, self.asked, "the layer's output does not have one entry per picture of the batch")
             activation = layout.channels_first(output, count)  # (N, C, ...)
             component = self.axis.component.to(activation).view(1, -1, *[1] * (activation.ndim - 2))
             if self.added is None:

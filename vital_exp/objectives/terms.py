@@ -1,4 +1,4 @@
-"""Objectives: weighted sums of terms, each of which maps pictures and activations to one value per picture, (N,)."""
+"""Objectives: weighted sums of terms. A term maps pictures and activations to one value per picture, (N,)."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from vital_exp.relevance.weights import Relevance
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
 
-# Before the name of a layer: its activation for the pictures a term compares with; the mask of its relevance.
+# Prefixes of layer names, for the activations of the pictures that a term compares with, and for relevance masks.
 GIVEN, MASK = "given/", "relevance mask/"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a batch of pictures is made for.
+    """The data that the terms of a batch of pictures need.
 
     Attributes:
         network: the frozen network.
         targets: one per picture, all of one layer or all classes.
-        readout: what the targets read from their layer, or from the network's output.
-        alignment: the layers to align, their weights, the weights of the priors.
-        statistics: of the targets' references.
-        relevance: how relevant the pictures' features are for hidden units; None for classes.
-        starts: (N, 3, H, W) RGB, the pictures before the first step where they start from an image; None for noise.
+        readout: the read-outs of the targets from their layer, or from the network's output.
+        alignment: the network's recipe: the layers to align, their weights, the weights of the priors.
+        statistics: reference statistics of the targets.
+        relevance: computes the relevance of features for hidden units; None for classes.
+        starts: (N, 3, H, W) RGB in [0, 1], the images that the pictures start from; None for noise.
         size: (height, width) of the pictures; None for the network's input size.
-        views: how many transformed views of each picture are in the batch; the targets are repeated, view by view.
+        views: number of transformed views of each picture in the batch; ``targets`` are repeated, view by view.
     """
 
     network: VisionNetwork
@@ -55,45 +55,45 @@ class Problem:
 
 
 class ObjectivePart:
-    """What takes part in an objective: a term, or a rule for the gradient."""
+    """A part of an objective: a term, or a gradient rule."""
 
     def during(self, step: int) -> AbstractContextManager[None]:
-        """Return what surrounds the forward pass of a step (from 0): where a part watches or changes the network."""
+        """Return a context for the forward pass of a step (from 0); in it a part may observe or change the network."""
         return nullcontext()
 
 
 class GradientRule(ObjectivePart, ABC):
-    """Changes how gradients flow back through the network; it has no value of its own.
+    """A rule that changes gradients (or activations) in the network; it has no value.
 
     Args:
         problem: what the pictures are made for.
     """
 
-    until = 0  # the first step at which it no longer acts; 0 for a rule that always does
+    until = 0  # the first step without the rule; 0 for a rule that never ends
 
     def __init__(self, problem: Problem) -> None:
         self.network = problem.network
 
     @abstractmethod
     def during(self, step: int) -> AbstractContextManager[None]:
-        """Return what changes the gradients of a forward pass made inside it."""
+        """Return a context that changes the gradients of forward passes inside it."""
 
 
 class Term(ObjectivePart, ABC):
-    """One term: its weight in the sum, the layers it reads, and its value.
+    """One term of an objective: its weight, the layers that it reads, and its value.
 
     Args:
         problem: what the pictures are made for.
-        weight: its factor in the objective; 0 leaves the term out.
+        weight: factor of the term in the objective; 0 leaves the term out.
     """
 
     layers: tuple[str, ...] = ()
-    variant = ""  # which of the group below its option, "kl_gaussian" of alignment
-    knows_target = True  # False for priors, which are the same whatever the target
-    to_the_end = False  # whether the whole network must run, whatever layers are read
+    variant = ""  # name in the group below the term's option, such as "kl_gaussian" of alignment
+    knows_target = True  # False for priors, which do not depend on the target
+    to_the_end = False  # whether the forward pass must run to the network's output
     given: Tensor | None = None  # (N, 3, H, W) normalised pictures to compare with; they take the same transforms
-    compared: tuple[str, ...] = ()  # the layers of the given pictures that are read, under "given/<layer>"
-    masked: tuple[str, ...] = ()  # the layers whose relevance masks are read, (N, C, P) under "relevance mask/<layer>"
+    compared: tuple[str, ...] = ()  # layers whose activations for ``given`` the term reads, under "given/<layer>"
+    masked: tuple[str, ...] = ()  # layers whose relevance masks (N, C, P) it reads, under "relevance mask/<layer>"
 
     def __init__(self, problem: Problem, weight: float) -> None:
         self.weight = float(weight)
@@ -104,23 +104,23 @@ class Term(ObjectivePart, ABC):
 
 
 class Objective:
-    """A weighted sum of terms over one forward pass that ends at the last layer any of them reads.
+    """A weighted sum of terms over one forward pass, which ends at the last layer that a term reads.
 
-    Terms do not run the network. The relevance masks that they read come from one more pass, which they share.
+    Terms do not run the network themselves. One further pass computes the relevance masks for all terms.
 
     Args:
         network: the frozen network.
-        parts: by name; terms of weight 0 are left out.
-        fold_batch_norms: whether norms are part of the convolutions before them while the network runs.
-        pack_weights: whether a CPU's convolutions have their weights in its own order while the network runs.
-        relevance: of the pictures' features, where a term reads its masks.
+        parts: terms and gradient rules by name; terms of weight 0 are left out.
+        fold_batch_norms: whether batch norms are folded into the convolutions before them while the network runs.
+        pack_weights: whether the weights of convolutions are reordered for the CPU while the network runs.
+        relevance: computes the relevance masks that terms read.
 
     Attributes:
         terms: the terms of the sum, by name.
-        scales: of the losses before a backward pass, see :func:`vital_exp.models.precision.scaled_gradient`.
-        settled: the first step from which on no rule ends: gradients before it are not the network's own.
-        given: by the name of a term the normalised pictures (N, 3, H, W) it compares with. Whoever transforms the
-            pictures of a step hands these over likewise transformed.
+        scales: factors of losses before a backward pass; see :func:`vital_exp.models.precision.scaled_gradient`.
+        settled: the first step after the end of all gradient rules that end.
+        given: the normalised pictures (N, 3, H, W) that terms compare with, by the name of the term. The caller
+            transforms them like the pictures of a step, and passes them to :meth:`__call__`.
     """
 
     def __init__(
@@ -151,12 +151,12 @@ class Objective:
     def __call__(
         self, pictures: Tensor, *, step: int = 0, given: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total (N,) and each term's weighted share of it, (N,), for normalised pictures (N, 3, H, W).
+        """Return the total (N,), and the weighted value (N,) of each term by name.
 
         Args:
-            pictures: as the network takes them, after the transforms.
-            step: of the optimisation, from 0; rules for the gradient may end after some steps.
-            given: ``self.given`` after the same transforms; None takes it as it is.
+            pictures: normalised pictures (N, 3, H, W) after the transforms.
+            step: of the optimisation, from 0; gradient rules may end after some steps.
+            given: ``self.given`` after the same transforms; None: ``self.given`` without transforms.
         """
         with ExitStack() as around:
             for part in self.parts:
@@ -178,12 +178,12 @@ class Objective:
 
     @torch.no_grad()
     def _given_activations(self, given: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """Return the activations of the pictures that terms compare with, under the names of their terms."""
+        """Return the activations of the pictures that terms compare with, by term and prefixed layer."""
         found = {name: self.given_taps[name](pictures)[0] for name, pictures in given.items()}
         return {name: {GIVEN + layer: exact(values) for layer, values in one.items()} for name, one in found.items()}
 
     def _masks(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Return the relevance masks that terms read, all from one pass of the network; constants of the step."""
+        """Return the relevance masks that terms read, by prefixed layer; one pass computes them, without a graph."""
         if not self.masked or self.relevance is None:
             return {}
         return {MASK + layer: mask for layer, mask in self.relevance.masks(pictures, self.masked).items()}
@@ -195,6 +195,6 @@ class Objective:
         return caption(named)
 
     def aimed(self, shares: Mapping[str, Tensor]) -> Tensor:
-        """Return the sum of the shares of the terms that know the target, (N,); a plain 0 when there is none."""
+        """Return the sum (N,) over the terms that depend on the target; the scalar 0 when there is none."""
         known = [share for name, share in shares.items() if self.terms[name].knows_target]
         return torch.stack(known).sum(dim=0) if known else torch.zeros(())
