@@ -93,13 +93,14 @@ class Facet(Term):
 
     def _weights(self, theme: str | int | None, others: str | None, probe: str | None) -> Tensor:
         if (theme is None) == (probe is None):
-            raise UsageError(f"{KEY}.theme", theme, f"needs a class or a folder of images; or set {KEY}.probe instead")
+            wanted = f"either a theme, a class or a folder of images, or {KEY}.probe is needed, and not both"
+            raise UsageError(f"{KEY}.theme", theme, wanted)
         if probe is None:
             return self._fitted(str(theme), others)
         found = load_directions(str(probe), f"{KEY}.probe")
         channels = layer_shapes(self.problem.network)[self.layer][0]
         if found.shape != (1, channels):
-            wanted = f"(1, {channels}) is needed for the channels of {self.layer}"
+            wanted = f"one direction of the {channels} channels of {self.layer} is needed"
             raise UsageError(f"{KEY}.probe", probe, f"holds directions of shape {tuple(found.shape)}; {wanted}")
         unit: Tensor = found[0] / found[0].norm()
         return unit
