@@ -19,7 +19,7 @@ MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 
 
 class Rules(Protocol):
-    """What attention is made of, each with its own rule."""
+    """The operations of attention, each with its own rule."""
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return x weight^T + bias."""
@@ -100,7 +100,7 @@ def _projected(rule_pass: Rules, known: Keywords) -> tuple[Tensor, ...]:
 
 
 def _offset(mask: Tensor | None, padding: Tensor | None, count: int, heads: int, like: Tensor) -> Tensor | None:
-    """Return what is added to scores (N, heads, T, S): masks are true where nothing is read."""
+    """Return the offset of scores (N, heads, T, S); boolean masks are true at positions that are not attended."""
     offset = None
     if mask is not None:
         mask = _added(mask, like)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vital_exp.models.axes import Operation
 
-# Relevance goes where the values came from: they are moved, chosen, copied or cut; the gradient is the rule.
+# Operations that move, select, copy or cut values: relevance follows the plain gradient.
 MOVEMENTS = frozenset(
     {
         *("cat", "stack", "hstack", "vstack", "dstack", "chunk", "split", "split_with_sizes", "tensor_split", "unbind"),
@@ -38,7 +38,7 @@ AVERAGES = frozenset(
         *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
     }
 )
-# The same shares as those of the mean of what the maximum (or minimum) was taken over.
+# Relevance is shared as for the mean over the values that the maximum (or minimum) ranges over.
 MAXIMA = frozenset(
     {
         *("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d"),

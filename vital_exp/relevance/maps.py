@@ -1,4 +1,4 @@
-"""Relevance of the activations below a target for what the target reads (docs/methods/relevance.md)."""
+"""Relevance of activations below a target's layer for the target's read-out (docs/methods/relevance.md)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vital_exp.targets.unit import OUTPUT
 
 LRP = ("lrp", "lrp_restricted", "attn_lrp")
 WITH_MAPS = (*LRP, "guided_backprop", "gradient_x_activation")
-# These weigh channels only, from statistics of the references instead of a map for each picture.
+# These methods weigh channels only, by statistics of the references, and give no map for each picture.
 WITHOUT_MAPS = ("correlation", "none")
 METHODS = (*WITH_MAPS, *WITHOUT_MAPS)
 
@@ -36,12 +36,12 @@ Found = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
 def activations_and_relevance(
     network: VisionNetwork | nn.Module, pictures: Tensor, layers: Sequence[str], readout: Readout, method: str
 ) -> Found:
-    """Return activations, their relevance for what the pictures' targets read, and what these read.
+    """Return activations, their relevance for the targets' read-outs, and the read-outs.
 
     Args:
         network: the network, or a bare module.
         pictures: (N, 3, H, W) normalised.
-        layers: where relevance is asked for: at the target's layer or below it.
+        layers: the target's layer, or layers below it, at which relevance is returned.
         readout: one target per picture; the forward pass ends at its layer.
         method: ``"lrp"`` (on networks with attention the same as ``"attn_lrp"``), ``"lrp_restricted"``,
             ``"attn_lrp"``, ``"guided_backprop"`` or ``"gradient_x_activation"``.
@@ -62,7 +62,7 @@ def activations_and_relevance(
 
 
 def _joined(passes: Sequence[Found]) -> Found:
-    """Return what single pictures gave as that of all."""
+    """Concatenate the results of single pictures."""
 
     def together(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {layer: torch.cat([one[layer] for one in parts]) for layer in parts[0]}
@@ -77,7 +77,7 @@ def _of_pass(taps: Taps, pictures: Tensor, layers: Sequence[str], readout: Reado
         try:
             try:
                 outputs = _ruled(taps, pictures, readout.layer, mode)
-            except Uncovered:  # such as a detector's padding: what is done to the picture alone needs no rule
+            except Uncovered:  # operations on the picture alone, such as a detector's padding, need no rule
                 mode = _pass(taps.module, method)
                 outputs = _ruled(taps, pictures, readout.layer, mode, from_weights=True)
         except Uncovered as operation:
@@ -98,7 +98,7 @@ def _of_pass(taps: Taps, pictures: Tensor, layers: Sequence[str], readout: Reado
 
 
 def _maps(flow: dict[str, Tensor], activations: dict[str, Tensor], method: str) -> dict[str, Tensor]:
-    """Return relevance at each layer from what came back to it."""
+    """Return relevance at each layer from the backward signal at the layer."""
     if method == "guided_backprop":
         return {layer: flow[layer].clamp(min=0) for layer in activations}
     if method == "gradient_x_activation":
@@ -107,7 +107,7 @@ def _maps(flow: dict[str, Tensor], activations: dict[str, Tensor], method: str) 
 
 
 def start(activation: Tensor, readout: Readout, method: str) -> Tensor:
-    """Return what relevance starts from at the target's layer, in the shape of its activation (N, C, ...).
+    """Return the initial relevance at the target's layer, in the shape of the layer's activation (N, C, ...).
 
     LRP: v_c A_c(p) where the read-out is positive and the target reads (an autoencoder's encoder is a linear layer that
     relevance passes where the feature is active); restricted: v_c, only where the read-out is the largest share of the
@@ -123,7 +123,7 @@ def start(activation: Tensor, readout: Readout, method: str) -> Tensor:
         begun = readout.shares(activation) * (mask * readout.active(activation))[:, None]
     else:
         begun = vectors * (mask / mask.sum(dim=1, keepdim=True))[:, None]
-    return torch.empty_like(activation).copy_(begun.view_as(activation))  # in its order in memory, as all below will be
+    return torch.empty_like(activation).copy_(begun.view_as(activation))  # keeps the activation's memory format
 
 
 def _pass(module: nn.Module, method: str) -> OutOfPlacePass:
@@ -150,7 +150,7 @@ def _outputs(
 ) -> dict[str, Tensor]:
     """Run the network up to the target's layer under a mode; return the layers' outputs, as parts of its graph.
 
-    The graph begins at the pictures, or (``from_weights``) at what the first modules with weights take.
+    The graph begins at the pictures, or (``from_weights``) at the inputs of modules with weights.
     """
     found: dict[str, Tensor] = {}
 

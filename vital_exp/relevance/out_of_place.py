@@ -1,4 +1,4 @@
-"""A forward pass that changes nothing in place, so that activations stay what they were."""
+"""A forward pass without in-place operations, so that activations keep their values."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ GUIDED = frozenset(
 
 
 class Uncovered(Exception):
-    """An operation on an activation cannot be followed; its name."""
+    """An operation on an activation has no rule; the message is the operation's name."""
 
 
 class OutOfPlacePass(TorchFunctionMode):
     """While it is active, in-place operations are carried out out of place, so that activations stay what they were.
 
-    Whatever uses a tensor after an in-place operation on it gets the operation's result. What shares memory with such a
-    tensor, as a part of it does, would have changed too: it raises Uncovered when it is used afterwards.
+    Later uses of a tensor that was changed in place get the operation's result. A tensor that shares the changed
+    memory, such as a view, would have changed too; a later use of such a tensor raises Uncovered.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # By the id of a tensor: it, kept so that no other takes its id or memory, and what it would have become.
+        # By the id of a tensor: the tensor, kept so that its id and memory are not reused, and its changed value.
         self._changed: dict[int, tuple[Tensor, Tensor]] = {}
         # By the address of their memory: the changed tensors.
         self._outdated: dict[int, list[Tensor]] = {}
@@ -53,7 +53,7 @@ class OutOfPlacePass(TorchFunctionMode):
         return result
 
     def current(self, value: object) -> Any:
-        """Return what in-place operations would have made of a tensor, or of those in a tuple or list."""
+        """Return the value of a tensor after in-place operations; of a tuple or list, the values of its tensors."""
         if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
             return type(value)(map(self.current, value))
         while id(value) in self._changed:
@@ -98,9 +98,9 @@ def in_place(func: Operation, keywords: Keywords) -> bool:
 
 
 def carry_out(func: Operation, args: Arguments, keywords: Keywords) -> Any:
-    """Carry out an operation, out of place if it is an in-place one on or with an activation.
+    """Carry out an operation; an in-place operation on or with an activation is done out of place.
 
-    An assignment to a part, ``x[...] = y``, returns the whole.
+    An assignment ``x[...] = y`` returns a changed copy of x.
     """
     if keywords.get("inplace"):
         keywords = {**keywords, "inplace": False}

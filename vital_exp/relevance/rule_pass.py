@@ -28,13 +28,13 @@ INVERSE_ROOT = -0.5
 
 
 def check_ruled(values: object) -> None:
-    """Make sure that activations came out of operations that a relevance pass carried out.
+    """Check that activations are results of operations that a relevance pass carried out.
 
-    A custom ``torch.autograd.Function`` or a scripted module is not shown to it: relevance would flow through its plain
-    gradient.
+    torch hides a custom ``torch.autograd.Function`` or a scripted module from the pass, so that relevance would follow
+    their plain gradients.
 
     Raises:
-        Uncovered: one did not.
+        Uncovered: an activation is not.
     """
     for tensor in _activations(values):
         if tensor.grad_fn is not None and not getattr(tensor, "_has_rule", False):
@@ -44,8 +44,9 @@ def check_ruled(values: object) -> None:
 class RelevancePass(OutOfPlacePass):
     """While it is active, operations on activations that need a gradient get the backward pass of their rule.
 
-    In-place operations are carried out out of place. An operation without a rule raises Uncovered; one that torch does
-    not show to a mode does so when its result is used. ``vital_exp.relevance.covered.COVERED`` lists the operations.
+    In-place operations are carried out out of place. An operation without a rule raises Uncovered; where torch hides
+    the operation from modes, the first use of its result raises Uncovered. ``vital_exp.relevance.covered.COVERED``
+    lists the operations with a rule.
 
     Attributes:
         counts: how often each rule was installed, by operation; ``"residual_sum"`` counts sums of two activations.

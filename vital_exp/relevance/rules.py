@@ -1,7 +1,7 @@
 """Relevance rules of single operations (docs/relevance.md; AttnLRP, Achtibat et al., ICML 2024).
 
-Each function computes an operation as the network does, and gives it a backward pass that distributes relevance: what
-arrives as the gradient of the output is the output's relevance, what leaves as the gradient of an input is the input's.
+Each function computes an operation as the network does, and gives the result a backward pass that distributes
+relevance: the gradient of the output stands for the output's relevance, the gradient of an input for the input's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 EPSILON = 1e-5  # of every division, published
-# AttnLRP's gammas of vision transformers: how much more contributions of the output's sign count.
+# AttnLRP's gammas for vision transformers: additional weight of contributions that have the output's sign.
 GAMMA_CONVOLUTION = 0.25
 GAMMA_LINEAR = 0.05
 
@@ -69,7 +69,7 @@ def identity(value: Tensor, x: Tensor) -> Tensor:
 
 
 def positive(x: Tensor) -> Tensor:
-    """Note that an activation is nowhere negative, so that nobody has to look: on a GPU to look is to wait."""
+    """Note that an activation is nowhere negative, so that no rule has to test it: a test on a GPU synchronises."""
     x._nowhere_negative = True  # type: ignore[attr-defined]
     return x
 
@@ -135,7 +135,7 @@ def gamma(
 
 
 def pooled(value: Tensor, x: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
-    """Every pooling, sum and mean over dimensions, the maximum too: proportional to the average of the activation."""
+    """Pooling, sums, means and maxima: relevance is shared in proportion to each value's part of the average."""
     return ruled(value, lambda relevance, x: (proportional(relevance, x, average),), x)
 
 
@@ -157,7 +157,7 @@ def average_like_maximum(x: Tensor, stride: int | Sequence[int] | None, size: to
 
 
 def residual_sum(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """rho = |a| / (|a| + |b|) of the relevance goes to a, the rest to b."""
+    """A sum of two activations: a gets the share |a| / (|a| + |b|) of the relevance, b the rest."""
 
     def rule(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         share = a.abs()
@@ -208,7 +208,7 @@ def matrix_product(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def bilinear(value: Tensor, a: Tensor, b: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The rule of matrix products for whatever is linear in each of two factors."""
+    """The rule of matrix products for any operation that is linear in each of two factors."""
 
     def rule(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""From relevance to what weighs features: masks over space, importance of channels (docs/methods/relevance.md)."""
+"""Weights of features from relevance: masks over positions, importance of channels (docs/methods/relevance.md)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def channel_correlation(means: Tensor, values: Tensor) -> Tensor:
 
     Args:
         means: (B, C) spatial means of a layer's channels.
-        values: (B,) what the target reads of the same images.
+        values: (B,), the target's read-outs for the same images.
 
     Examples:
         >>> import torch
