@@ -34,7 +34,7 @@ def check_ruled(values: object) -> None:
     their plain gradients.
 
     Raises:
-        Uncovered: an activation is not.
+        Uncovered: an activation is no such result.
     """
     for tensor in _activations(values):
         if tensor.grad_fn is not None and not getattr(tensor, "_has_rule", False):
@@ -259,7 +259,7 @@ class RelevancePass(OutOfPlacePass):
         return rules.matrix_product(torch.matmul(a, b), a, b)
 
     def _bilinear(self, name: str, a: Tensor, b: Tensor, product: Callable[..., Tensor], gamma: float) -> Tensor:
-        """What is linear in each of two factors: a constant one is a weight."""
+        """An operation that is linear in each of two factors; a constant factor is a weight."""
         value = product(a, b)
         if not needs_gradient(value):
             return value

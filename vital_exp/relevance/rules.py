@@ -30,7 +30,7 @@ Backward = Callable[..., tuple[Tensor, ...]]
 
 
 class _Ruled(torch.autograd.Function):
-    """A given value of the inputs whose backward pass is a given rule."""
+    """A function of the inputs with a given value and a given rule as its backward pass."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, rule: Backward, *inputs: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class _Ruled(torch.autograd.Function):
 
 
 def ruled(value: Tensor, rule: Backward, *inputs: Tensor) -> Tensor:
-    """Return ``value`` with ``rule(relevance of value, *inputs)`` as the way back to ``inputs``."""
+    """Return ``value`` with ``rule(relevance of value, *inputs)`` as its backward pass to ``inputs``."""
     result: Tensor = _Ruled.apply(value.detach(), rule, *inputs)
     return result
 
@@ -64,7 +64,7 @@ def proportional(relevance: Tensor, x: Tensor, operation: Callable[[Tensor], Ten
 
 
 def identity(value: Tensor, x: Tensor) -> Tensor:
-    """Norms, activation functions, dropout, scales: relevance passes as it is, and adds up where x was broadcast."""
+    """Norms, activation functions, dropout, scales: relevance passes unchanged, summed where x was broadcast."""
     return ruled(value, lambda relevance, x: (_fold(relevance, x),), x)
 
 
@@ -95,7 +95,7 @@ def z_plus(value: Tensor, x: Tensor, weight: Tensor, linear: Callable[[Tensor, T
 
 
 def _laid_out_as(weight: Tensor, values: Tensor) -> Tensor:
-    """Return values with the strides of ``weight``: torch forgets the order of axes of length 1, of 1 x 1 kernels."""
+    """Return values with the strides of ``weight``: torch loses those of axes of length 1 (1 x 1 kernels)."""
     same = zip(weight.shape, weight.stride(), values.stride(), strict=True)
     if any(length > 1 and theirs != ours for length, theirs, ours in same):
         return values  # a weight that is a part of a tensor, or repeated, is laid out anew
@@ -107,8 +107,9 @@ def gamma(
 ) -> Tensor:
     """The generalised gamma rule: contributions of the output's sign count more.
 
-    For outputs z >= 0 x+ (w + g w+) + x- (w + g w-), for z < 0 the other two; a bias takes its share. Since
-    x+ w+ + x- w- = (x w + |x| |w|) / 2, that is (1 + g/2) z +- g/2 (|x| |w| + |b|): three products instead of eight.
+    The denominator is x+ (w + g w+) + x- (w + g w-) for outputs z >= 0, and x+ (w + g w-) + x- (w + g w+) for z < 0; a
+    bias takes its share. Since x+ w+ + x- w- = (x w + |x| |w|) / 2, the denominator is
+    (1 + g/2) z +- g/2 (|x| |w| + |b|): three products instead of eight.
 
     Args:
         value: x w + b, as part of a graph from ``x``.
@@ -175,12 +176,12 @@ def _fold(relevance: Tensor, like: Tensor) -> Tensor:
 
 
 def product(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Element-wise products of two activations: half each (AttnLRP, uniform rule)."""
+    """Element-wise products of two activations: half of the relevance to each (AttnLRP, uniform rule)."""
     return ruled(value, lambda r, a, b: (_fold(r / 2, a), _fold(r / 2, b)), a, b)
 
 
 def outer(value: Tensor, a: Tensor, b: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Products without a sum, such as that of ``einsum("nchw,nc->nchw")``: half each; beside a constant one, all."""
+    """Products without a sum, such as ``einsum("nchw,nc->nchw")``: half to each, or all to the only activation."""
     half = 1 / (a.requires_grad + b.requires_grad)
 
     def rule(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,7 +197,7 @@ def outer(value: Tensor, a: Tensor, b: Tensor, product: Callable[[Tensor, Tensor
 def matrix_product(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Epsilon rule for both factors, (..., n, m) and (..., m, k), half of the relevance each (AttnLRP).
 
-    Beside a constant factor the other takes all of it.
+    If one factor is constant, the other takes all of the relevance.
     """
     activations = a.requires_grad + b.requires_grad
 
