@@ -1,4 +1,4 @@
-"""One batch: targets, their pictures, the objective of a step, and what becomes of them."""
+"""One batch: its targets, their pictures, the objective of a step, and the results."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Made:
     Attributes:
         picture: (C, H, W) in [0, 1]; NaN where the target failed.
         mask: (1, H, W) in [0, 1], the transparency map.
-        history: by term, its weighted share of the loss at each step, and the ``total``.
-        activation: what the saved picture makes of its target; None where a network has no classes.
-        error: why the picture is no result; None when it is one.
+        history: each term's weighted share of the loss at each step, by the term's name; and the ``total``.
+        activation: the target's activation by the saved picture; None for a class of a network without class names.
+        error: why the picture is not a valid result; None when the picture is valid.
     """
 
     picture: Tensor
@@ -44,7 +44,7 @@ class Made:
     def failed(
         cls, shape: tuple[int, int, int], error: str | None = None, history: dict[str, list[float]] | None = None
     ) -> Made:
-        """Return what stands for a picture of (channels, height, width) that could not be made."""
+        """Return the placeholder, all NaN, for a picture of (channels, height, width) that could not be made."""
         return cls(torch.full(shape, torch.nan), torch.zeros(1, *shape[1:]), history or {}, None, error)
 
 
@@ -52,19 +52,19 @@ class Batch:
     """Pictures that are optimised together; no picture's gradient depends on another.
 
     Args:
-        setup: of the run.
-        targets: all of one layer, or all classes.
-        size: pictures of the batch; a short batch is filled with copies of its last target. None: one per target.
-        views_per_pass: views of each picture in the network at a time; None: as many as are fast and fit.
+        setup: the run's setup.
+        targets: units of one layer, or classes only.
+        size: number of pictures; copies of the last target fill a short batch. None: one picture per target.
+        views_per_pass: views of each picture in one forward pass; None: as many as are fast and fit into memory.
         picture_size: (height, width); None: the setup's.
-        given: (C, H, W) in [0, 1] by target, what pictures start from in place of ``image.init``.
+        given: for each target the image, (C, H, W) in [0, 1], that replaces ``image.init`` as its picture's start.
 
     Attributes:
-        targets: without copies.
-        starts: (N, C, H, W) in [0, 1], what the pictures start from as their parameterisation has it; None: noise.
+        targets: the targets without the copies that fill the batch.
+        starts: (N, C, H, W) in [0, 1], the starting images as the parameterisation represents them; None: noise.
         pictures: the parameterisation.
-        objective: losses and gradient of a step at the pictures' own size.
-        stages: the steps, by the size at which the network sees the pictures.
+        objective: computes losses and gradient of a step at the pictures' own size.
+        stages: groups of steps; in one stage the network sees the pictures at one size.
 
     Raises:
         UsageError: a target without references.
@@ -104,16 +104,16 @@ class Batch:
 
     @property
     def names(self) -> list[str]:
-        """Of the targets."""
+        """The targets' names."""
         return [target.name for target in self.targets]
 
     def module(self) -> VisualizationModule:
-        """Return what Lightning optimises."""
+        """Return the LightningModule that optimises the pictures."""
         own = self.setup
         return VisualizationModule(self.pictures, self.stages, own.optimizer, own.rate, own.mask)
 
     def made(self, module: VisualizationModule) -> list[Made]:
-        """Return each target's picture after the optimisation, or why there is none."""
+        """Return each target's picture after the optimisation, or the reason why there is no picture."""
         count = len(self.targets)
         with torch.no_grad():
             pictures = module.pictures().detach().float().cpu()[:count]
@@ -130,7 +130,7 @@ class Batch:
         return found
 
     def _activations(self, pictures: Tensor) -> list[float | None]:
-        """What each saved picture makes of its target: a class's logit, a hidden unit's largest activation."""
+        """Each target's activation by its saved picture: a class's logit, a hidden unit's largest activation."""
         network = self.setup.network
         if self.targets[0].kind == "class" and network.class_names is None:
             return [None] * len(self.targets)
@@ -140,13 +140,13 @@ class Batch:
         return list(map(float, unit_activations(network, self.setup.readout(self.targets), shown)))
 
     def _precision_hint(self, error: str) -> str:
-        """What to do where a number may have left the range of float16, 6e-8 to 65504."""
+        """Advice for an error that may come from a number outside float16's range, 6e-8 to 65504; else empty."""
         narrow = torch.float16 in precisions_of(self.setup.network.module) and "zero" not in error
         return "; the network computes in float16, to 65504: hand over module.bfloat16() or float()" if narrow else ""
 
 
 def failure(losses: Sequence[float], picture: Tensor, dead: bool, activation: float | None) -> str | None:
-    """Return why a picture is no result; None when it is one."""
+    """Return why a picture is not a valid result; None when the picture is valid."""
     broken = next((step for step, value in enumerate(losses) if not math.isfinite(value)), None)
     if broken is not None:
         return f"the loss is {losses[broken]} at step {broken}"

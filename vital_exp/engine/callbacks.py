@@ -1,4 +1,4 @@
-"""What happens beside the optimisation: progress, checkpoints, loggers."""
+"""Lightning callbacks of the optimisation: progress, checkpoints, loggers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from vital_exp.images.output import as_image, to_uint8
 from vital_exp.models.channels import as_rgb
 from vital_exp.progress_bars import hidden
 
-# Reading the loss makes a device wait, and a bar needs no more than a few updates a second.
+# Reading the loss synchronises with the GPU, and a few updates of the bar a second are enough.
 STEPS_PER_UPDATE = 10
-NO_KIND = ("total", "total_variation", "l2")  # of a loss: its sum, and priors that every method may have
+NO_KIND = ("total", "total_variation", "l2")  # names that do not tell losses apart: the sum, and priors of any method
 
 
 class Progress(Callback):
     """One bar over all batches: pictures done, the loss, the time left.
 
-    It appears with the first step: a mistake that is found before is one line on a clean terminal.
+    The bar appears with the first step, so that an earlier error message stands alone on the terminal.
     """
 
     def __init__(self, pictures: int, steps: int, batches: int, shown: bool) -> None:
@@ -38,7 +38,7 @@ class Progress(Callback):
             self.bar.set_description(f"pictures {self.done}/{self.pictures}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Skip the steps a checkpoint has."""
+        """Show the bar, and advance it by the steps that a checkpoint has already done."""
         if self.bar is None:
             self.bar = tqdm(total=self.steps, unit="step", disable=hidden(self.shown), dynamic_ncols=True)
             self._describe()
@@ -47,7 +47,7 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Advance; now and then read the loss."""
+        """Advance by one step; every ``STEPS_PER_UPDATE`` steps show the loss."""
         if self.bar is None or self.bar.disable:
             return
         if trainer.global_step % STEPS_PER_UPDATE == 0:
@@ -60,13 +60,13 @@ class Progress(Callback):
         self._describe()
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar at its present count."""
         if self.bar is not None:
             self.bar.close()
 
 
 class Checkpoint(Callback):
-    """Keeps a half-made batch.
+    """Saves the state of an unfinished batch at regular steps.
 
     Args:
         save: writes the trainer's state to disk.
@@ -80,20 +80,20 @@ class Checkpoint(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Save after every so many steps, but not after the last: then the pictures follow."""
+        """Save after every ``every`` steps, but not after the last step: the finished pictures are saved then."""
         if trainer.global_step % self.every == 0 and trainer.global_step < pl_module.steps:
             self.save(trainer)
 
 
 class LogTerms(Callback):
-    """Sends the terms' means over the batch, and now and then pictures, to Lightning loggers.
+    """Sends the terms' means over the batch, and pictures at longer intervals, to Lightning loggers.
 
     Args:
-        loggers: where to.
-        first_step: steps of the batches before, so that one run's steps only grow.
-        names: the targets of the batch.
-        every: steps between terms.
-        pictures_every: steps between pictures.
+        loggers: the loggers.
+        first_step: number of steps in earlier batches; it is added, so that step numbers grow over the whole run.
+        names: names of the batch's targets.
+        every: steps between two logs of the terms.
+        pictures_every: steps between two logs of the pictures.
         each: whether the terms of each target are sent too.
     """
 
@@ -126,9 +126,9 @@ class LogTerms(Callback):
             log_pictures(self.loggers, pl_module, self.names, self.first_step + step)
 
     def _terms(self, module: Any, step: int) -> dict[str, float]:
-        """What loggers are sent at a step, by name.
+        """The values of a step that loggers receive, by name.
 
-        The names say what the loss is of, "alignment" or "activation": losses of different kinds never share a panel.
+        A name contains the kind of the loss (:func:`loss_kind`), so that losses of different kinds never share a panel.
         """
         count = len(self.names)
         means = module.terms_at(step, count)
@@ -142,15 +142,15 @@ class LogTerms(Callback):
 
 
 def loss_kind(terms: Iterable[str]) -> str:
-    """Return what a loss of these terms is of: "alignment", "activation", or "priors" alone."""
+    """Return the kind of a loss: the names of its terms without priors, joined by "+"; "priors" if none is left."""
     return "+".join(name for name in terms if name not in NO_KIND) or "priors"
 
 
 @torch.no_grad()
 def log_pictures(loggers: Sequence[Logger], module: VisualizationModule, names: Sequence[str], step: int) -> None:
-    """Send the pictures as they are now, in the bytes of their files, to the loggers that can show them.
+    """Send the current pictures, uint8 as in their files, to the loggers of Weights & Biases and TensorBoard.
 
-    Each target has a name of its own, so that a panel shows its pictures by all jobs of a sweep side by side.
+    Each target has its own panel, in which the pictures from all jobs of a sweep stand side by side.
     """
     preview = module.pictures.preprocessing.preview
     shown = as_rgb(module.pictures()[: len(names)].float(), preview)  # (n, 3, H, W)

@@ -20,7 +20,7 @@ from vital_exp.images.parameterisation import Parameterisation
 
 
 class _Known(torch.autograd.Function):
-    """A loss whose gradient in the pictures is known already."""
+    """A loss whose gradient with respect to the pictures has already been computed."""
 
     @staticmethod
     def forward(ctx, pictures: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
@@ -38,9 +38,9 @@ class Stage:
     """Steps in which the network sees the pictures at one size.
 
     Attributes:
-        until: the first step after them.
+        until: the first step after the stage.
         objective: gives each picture's loss and its gradient at a step.
-        network_input: returns the pictures in the network's space at that size, (N, C, h, w), with a graph.
+        network_input: returns the normalised pictures at the stage's size, (N, C, h, w), with an autograd graph.
     """
 
     until: int
@@ -51,14 +51,14 @@ class Stage:
 class VisualizationModule(LightningModule):
     """Optimises N pictures at once, each for its own target; no picture's gradient depends on another.
 
-    The network is reached through the objective and is no submodule: a checkpoint holds pictures, not weights.
+    The objective holds the network, which is not a submodule: a checkpoint holds the pictures, not the weights.
 
     Args:
         pictures: the parameterisation; its parameters are the module's only ones.
-        stages: in order; the last ends with the last step.
+        stages: in order of their steps; the last stage ends with the run's last step.
         optimizer: makes the optimiser from the parameters.
         rate: maps a step to the learning rate.
-        mask: what the transparency map adds up, one of ``MASKS``.
+        mask: the quantity that the transparency map sums over steps, one of ``MASKS``.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class VisualizationModule(LightningModule):
         self._rate = rate
         self.mask = mask
         count = len(self.objective.streams.names)
-        # Every step's terms, fetched once at the end: a value read at each step would make a GPU wait.
+        # The terms of all steps stay on the device until the end: reading a value at each step would stall a GPU.
         terms = [*self.objective.objective.terms, "total"]
         self._history = {name: torch.full((self.steps, count), torch.nan) for name in terms}
         self._sensitivity = torch.zeros(())  # sum over steps of |dL/dx|, or of what the picture follows, (N, C, H, W)
@@ -92,20 +92,20 @@ class VisualizationModule(LightningModule):
         return range(self.steps)
 
     def on_fit_start(self) -> None:
-        """Bring the records to the pictures' device."""
+        """Move the records to the pictures' device."""
         self._history = {name: values.to(self.device) for name, values in self._history.items()}
         self._sensitivity = self._sensitivity.to(self.device)
         self._dead = self._dead.to(self.device)
 
     def training_step(self, batch: object, batch_idx: int) -> Tensor:
-        """Return what a step goes down."""
+        """Return the scalar that Lightning differentiates in this step."""
         return self.surrogate(self.global_step)
 
     def surrogate(self, step: int) -> Tensor:
-        """Return a scalar whose gradient in the parameters is that of the sum of the losses; note the step's losses."""
+        """Return the summed losses, differentiable with respect to the parameters; record the step's losses."""
         stage = next(one for one in self.stages if step < one.until)
         pictures = stage.network_input()
-        first = min(self.objective.objective.settled, self.steps - 1)  # before, a rule may bring dead units to life
+        first = min(self.objective.objective.settled, self.steps - 1)  # before, a gradient rule may revive dead units
         found = stage.objective(pictures, step, ask_reached=step in (first, self.steps - 1))
         for name, value in {**found.shares, "total": found.losses}.items():
             self._history[name][step] = value
@@ -136,19 +136,19 @@ class VisualizationModule(LightningModule):
         return shape[-2:]
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Take one step at the schedule's rate, then bring the pictures back into range."""
+        """Take one step at the schedule's learning rate, then project the pictures back into their range."""
         for group in optimizer.param_groups:
             group["lr"] = self._rate(self.global_step)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.pictures.project()
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Store the records beside pictures and optimiser."""
+        """Store the records in the checkpoint, beside pictures and optimiser."""
         records = {"history": self._history, "sensitivity": self._sensitivity, "dead": self._dead}
         checkpoint["visualization"] = records
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the records back."""
+        """Restore the records."""
         self._history = checkpoint["visualization"]["history"]
         self._sensitivity = checkpoint["visualization"]["sensitivity"]
         self._dead = checkpoint["visualization"]["dead"]
@@ -170,14 +170,14 @@ class VisualizationModule(LightningModule):
         return {name: values[step, :count].tolist() for name, values in self._history.items()}
 
     def dead(self) -> list[bool]:
-        """Return for each picture whether nothing in it reached its target, at the first step and at the last."""
+        """Return for each picture whether its target's gradient was exactly zero at the first and last checked step."""
         return [bool(one) for one in self._dead.cpu()]
 
     def masks(self, percentile: float) -> Tensor:
         """Return the transparency map of each picture, (N, 1, H, W) in [0, 1], on the CPU, clipped at a percentile.
 
-        ``published``: of the sum over steps of |dL/dx|. ``followed``: of the sum of the magnitudes of what the pictures
-        can follow of dL/dx, smoothed.
+        ``published``: the sum over steps of |dL/dx|. ``followed``: the sum over steps of the magnitude of the part of
+        dL/dx that the parameterisation can follow, smoothed.
         """
         as_map = transparency if self.mask == "published" else smoothed_transparency
         return as_map(self._sensitivity.cpu(), percentile)

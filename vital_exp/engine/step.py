@@ -1,4 +1,4 @@
-"""One step's losses and gradient: over several random views of each picture, a few images in the network at a time."""
+"""One step's losses and gradient, averaged over random views of each picture, with a few views per forward pass."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vital_exp.targets.unit import Target
 
 @dataclass(frozen=True)
 class ObjectiveValues:
-    """What the objective says of N pictures.
+    """The objective's losses and gradients for N pictures.
 
     Attributes:
         losses: (N,), means over the views.
         shares: each term's weighted share of the losses, (N,).
         gradient: of each picture's loss, (N, C, H, W).
-        reached: (N,), whether the terms that know the target have any gradient; None where it was not asked for.
+        reached: (N,), whether the terms that depend on the target have a nonzero gradient; None where nobody asked.
     """
 
     losses: Tensor
@@ -33,7 +33,7 @@ class ObjectiveValues:
     reached: Tensor | None
 
     def __add__(self, other: ObjectiveValues) -> ObjectiveValues:
-        """Return the sums; reached is what either reached."""
+        """Return the sums; a picture is reached where either operand reached it."""
         reached = None if self.reached is None or other.reached is None else self.reached | other.reached
         shares = {name: value + other.shares[name] for name, value in self.shares.items()}
         return ObjectiveValues(self.losses + other.losses, shares, self.gradient + other.gradient, reached)
@@ -43,11 +43,11 @@ class StepObjective:
     """The mean of an objective over the random views of each picture in a step.
 
     Args:
-        objective: of as many pictures as are in one pass, view by view.
-        transform: gives a view of a picture.
+        objective: the objective of all views in one pass, ordered by view, then by picture.
+        transform: makes a view of a picture.
         streams: the pictures' random streams.
-        views: of each picture in a step.
-        views_per_pass: of each picture in the network at a time; a divisor of ``views``.
+        views: number of views of each picture in a step.
+        views_per_pass: number of views of each picture in one forward pass; a divisor of ``views``.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class StepObjective:
     def __call__(self, pictures: Tensor, step: int, *, ask_reached: bool = False) -> ObjectiveValues:
         """Return losses and gradients for normalised pictures (N, C, H, W).
 
-        Memory is that of one pass: each pass's graph is gone before the next.
+        Memory is needed for one pass only: the graph of a pass is freed before the next pass.
         """
         found: ObjectiveValues | None = None
         for first in range(0, self.views, self.views_per_pass):
@@ -79,7 +79,7 @@ class StepObjective:
         return found
 
     def _pass(self, pictures: Tensor, step: int, numbers: Sequence[int], ask_reached: bool) -> ObjectiveValues:
-        """Return what some views of each picture add to the mean over all."""
+        """Return the contribution of some views of each picture to the mean over all views."""
         streams, count = self.streams.views(numbers), len(numbers)
         given = {name: self.transform(one, streams, step) for name, one in self.objective.given.items()}
         losses, shares = self.objective(self.transform(pictures, streams, step), step=step, given=given)
@@ -90,15 +90,15 @@ class StepObjective:
         )
 
     def _reached(self, pictures: Tensor, shares: Mapping[str, Tensor]) -> Tensor:
-        """Return for which pictures (N,) the terms that know the target have a gradient that is not exactly zero."""
+        """Return (N,) bool: whether the terms that depend on the target have a gradient that is not exactly zero."""
         aimed = self.objective.aimed(shares)
-        if not aimed.requires_grad:  # no term knows the target
+        if not aimed.requires_grad:  # no term depends on the target
             return torch.ones(len(pictures), dtype=torch.bool, device=pictures.device)
         gradient = scaled_gradient(aimed, pictures, self.objective.scales, keep_graph=True)
         return gradient.flatten(1).abs().amax(dim=1) > 0
 
     def _mean(self, values: Tensor, count: int) -> Tensor:
-        """Return what ``count`` views' values (count N,) add to the mean over all views, (N,)."""
+        """Return the contribution (N,) of ``count`` views' values (count N,) to the mean over all views."""
         means: Tensor = values.detach().unflatten(0, (count, -1)).sum(dim=0) / self.views
         return means
 
@@ -114,12 +114,12 @@ def step_objective(
     """Return the objective of a batch of targets.
 
     Args:
-        setup: of the run.
-        targets: one per picture, all of one layer or all classes.
-        views_per_pass: of each picture in the network at a time.
+        setup: the run's setup.
+        targets: one per picture; units of one layer, or classes only.
+        views_per_pass: number of views of each picture in one forward pass.
         size: (height, width) of the pictures.
-        starts: (N, 3, H, W) RGB, what the pictures start from where that is an image.
-        share: of their side, at which the network sees the references.
+        starts: (N, C, H, W) in [0, 1], the images that the pictures start from; None: noise.
+        share: the factor by which the sides of the references are scaled before the network sees them.
     """
     problem = setup.problem(list(targets) * views_per_pass, share)
     repeated = starts if starts is None or views_per_pass == 1 else starts.repeat(views_per_pass, 1, 1, 1)

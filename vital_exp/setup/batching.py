@@ -1,4 +1,4 @@
-"""Targets into batches of one size: short ones are padded, and ``auto`` takes what fits into memory."""
+"""Groups targets into batches of one size: short batches are padded, and ``auto`` fills the memory."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from vital_exp.targets.unit import Target
 LARGEST_AUTO_BATCH = {"cpu": 16, "cuda": 64, "mps": 16}
 # Images in the network at a time; on a CPU larger passes are slower per image (benchmarks/baselines_speed.py).
 FASTEST_PASS = {"cpu": 8, "cuda": 64, "mps": 16}
-# Share of the free memory that auto may plan with; the estimate leaves out the allocator's own overhead.
+# Share of the free memory that auto may use; the estimate leaves out the allocator's overhead.
 MEMORY_SHARE = 0.5
-# Activations are kept for the backward pass once and pass through it as gradients once; sorting copies the tapped ones.
+# One copy is kept for the backward pass, one holds the gradients, and sorting copies the aligned layers' activations.
 ACTIVATION_COPIES = 2.5
 
 
 def batches(
     targets: Sequence[Target], batch_size: int, half_made: Sequence[Sequence[str]] = ()
 ) -> Iterator[list[Target]]:
-    """Yield batches of targets of one layer: what a layer's units are made for, the layers below it, is its own.
+    """Yield batches of targets of one layer, because the aligned layers depend on the targets' layer.
 
     Args:
-        targets: what is to be made.
-        batch_size: targets of a batch, at most.
-        half_made: the names of the targets of batches that are begun; they come first, as they were.
+        targets: all targets.
+        batch_size: largest number of targets in a batch.
+        half_made: target names of each batch that has a checkpoint; these batches come first, unchanged.
 
     Examples:
         >>> from vital_exp.setup.batching import batches
@@ -56,7 +56,7 @@ def batches(
 
 
 def together(targets: Sequence[Target]) -> int:
-    """Return how many targets could be made together, the most of one layer: a larger batch would only be padded."""
+    """Return the largest number of targets of one layer: a larger batch would only be padded."""
     return max(Counter(target.layer for target in targets).values(), default=0)
 
 
@@ -66,7 +66,7 @@ def padded(targets: Sequence[Target], batch_size: int) -> list[Target]:
 
 
 def _units(targets: Sequence[Target]) -> list[list[Target]]:
-    """Group the variations of a unit: each is to differ from the others, so they are made together."""
+    """Group the variations of a unit into one batch, because a term makes them differ from each other."""
     units: dict[Target, list[Target]] = {}
     for target in targets:
         units.setdefault(replace(target, variation=1), []).append(target)
@@ -76,7 +76,7 @@ def _units(targets: Sequence[Target]) -> list[list[Target]]:
 def automatic_batch_size(network: VisionNetwork, size: tuple[int, int], count: int) -> int:
     """Return the batch size for ``count`` pictures of a size: as many as fit into half of the free memory.
 
-    Of several batches all are alike: 20 pictures are 10 and 10, where 16 and 4 would be padded to 32.
+    The pictures are spread evenly over the batches: 20 become 10 and 10, since 16 and 4 would be padded to 32.
     """
     most = max(1, min(_fitting(network, size), LARGEST_AUTO_BATCH.get(network.device.type, 16)))
     count = max(1, count)
@@ -84,7 +84,7 @@ def automatic_batch_size(network: VisionNetwork, size: tuple[int, int], count: i
 
 
 def views_per_pass(views: int, network: VisionNetwork, size: tuple[int, int], batch_size: int) -> int:
-    """Return how many of each picture's views are fast in the network at a time and fit into memory: a divisor."""
+    """Return the number of each picture's views in one pass: the largest fast divisor of ``views`` that fits."""
     if views == 1:
         return 1
     images = min(FASTEST_PASS.get(network.device.type, 8), _fitting(network, size))
@@ -92,7 +92,7 @@ def views_per_pass(views: int, network: VisionNetwork, size: tuple[int, int], ba
 
 
 def _fitting(network: VisionNetwork, size: tuple[int, int]) -> int:
-    """Return how many pictures fit into the part of the memory that is planned with."""
+    """Return how many pictures fit into the share ``MEMORY_SHARE`` of the free memory."""
     return int(free_memory(network.device) * MEMORY_SHARE / max(bytes_per_picture(network, size), 1))
 
 
