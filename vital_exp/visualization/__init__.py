@@ -1,1 +1,1 @@
-"""The job: all pictures of a request, batch after batch, on one or several ranks."""
+"""The job: makes all pictures of a request, batch after batch, on one or several ranks."""

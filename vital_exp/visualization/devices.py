@@ -1,4 +1,4 @@
-"""Which GPU a job of a sweep takes: one that no other job of this user on this machine has."""
+"""The choice of a GPU for a job of a sweep: a GPU that no other job of this user on this machine holds."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vital_exp.runs.locks import hold
 
 @contextmanager
 def own_gpu(number: int, place: Path | None = None) -> Iterator[int]:
-    """Hold a GPU for a job that runs beside others, and say which: launchers start several on one machine.
+    """Hold a GPU for a job that runs beside other jobs on this machine, and yield the GPU's number.
 
     Args:
-        number: of the job; where every GPU is held, it says which one is shared.
-        place: where the locks are; the system's temporary folder by default.
+        number: the job's number; if other jobs hold every GPU, it decides which GPU is shared.
+        place: folder of the lock files; None for a folder in the system's temporary folder.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus < 2:
@@ -42,6 +42,6 @@ def own_gpu(number: int, place: Path | None = None) -> Iterator[int]:
 
 
 def _visible() -> list[str]:
-    """The names of the GPUs that this process sees, the same ones in processes that see others."""
+    """Return the names of this process's GPUs; the names do not depend on which GPUs a process sees."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",") if named else [str(gpu) for gpu in range(torch.cuda.device_count())]

@@ -1,4 +1,4 @@
-"""Start the other ranks of a job on this machine: the same command again, once for each."""
+"""Starts the other ranks of a job on this machine, each by the same command."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import torch
 
 LOCAL_HOST = "127.0.0.1"
 THREADS = "OMP_NUM_THREADS"
-WATCHING = 0.5  # seconds between looks at the other ranks
-LEAVING = 60.0  # seconds a rank has for saving its batch before it is killed
-INTERRUPTED = 130  # the exit code of a rank that was asked to end
-STARTED_BY = "VITAL_STARTED_BY"  # the environment variable that holds rank 0's process
+WATCHING = 0.5  # seconds between checks of the other ranks
+LEAVING = 60.0  # seconds that a rank has to save its batch before it is killed
+INTERRUPTED = 130  # the exit code of a rank that was interrupted
+STARTED_BY = "VITAL_STARTED_BY"  # the environment variable with the process number of rank 0
 
 
 class Launcher:
-    """The ranks from 1 on.
+    """Starts and ends the ranks from 1 on.
 
     Args:
         arguments: of ``python -m vital_exp``.
-        count: ranks, this one included.
+        count: number of ranks, this one included.
 
     Attributes:
-        ended: which rank ended before its time, and how; empty while none has.
+        ended: a text that names a rank that ended early, and says how it ended; empty while there is none.
     """
 
     def __init__(self, arguments: Sequence[str], count: int) -> None:
@@ -39,7 +39,7 @@ class Launcher:
         self._leaving = False
 
     def start(self, port: int) -> None:
-        """Start them; they meet rank 0 at a port of this machine."""
+        """Start the ranks, which connect to rank 0 at a port of this machine."""
         shared = {"MASTER_ADDR": LOCAL_HOST, "MASTER_PORT": str(port), "WORLD_SIZE": str(self.count), "NODE_RANK": "0"}
         shared |= {THREADS: str(self._threads()), STARTED_BY: str(os.getpid()), "PYTHONWARNINGS": "ignore"}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC")}
@@ -50,7 +50,7 @@ class Launcher:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _threads(self) -> int:
-        """Share the cores out, unless the user has: more threads than cores are slower than one."""
+        """Return the threads of each rank: the user's choice, or an equal share of the cores."""
         if THREADS in os.environ:
             return int(os.environ[THREADS].split(",")[0])
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -59,7 +59,7 @@ class Launcher:
         return threads
 
     def _watch(self) -> None:
-        """End this rank, as SIGTERM does, when another one dies."""
+        """Send SIGTERM to this rank when another rank dies."""
         while not self._leaving:
             if self._died():
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -78,14 +78,14 @@ class Launcher:
         return False
 
     def wait_for_end(self) -> str:
-        """Return how the rank ended that was just found missing."""
+        """Wait for the end of a rank that no longer answers, and return ``ended``."""
         deadline = time.monotonic() + LEAVING
         while not self._died() and time.monotonic() < deadline:
             time.sleep(WATCHING / 10)
         return self.ended
 
     def end(self) -> None:
-        """Ask those that still run to save and end, and wait for them."""
+        """Ask the ranks that still run to save their batches and end, and wait for their end."""
         self._leaving = True
         for process in self._processes:
             if process.poll() is None:
@@ -99,14 +99,14 @@ class Launcher:
                 process.wait()
 
     def wait(self) -> None:
-        """Wait until all have ended by themselves."""
+        """Wait until all ranks have ended by themselves."""
         self._leaving = True
         for process in self._processes:
             process.wait()
 
 
 def end_with_launcher() -> None:
-    """End this rank when the rank that started it is gone: nobody else would."""
+    """Watch the rank that started this one, and end this rank when the other has ended."""
     starter = int(os.environ.get(STARTED_BY, 0))
     if starter:
         threading.Thread(target=_follow, args=(starter,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Lightning's loggers for a whole job: made before the first batch, ended after the last."""
+"""Lightning's loggers of a job: created before the first batch, closed after the last one."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from vital_exp.visualization import wandb_server
 
 TABLE_COLUMNS = ("target", "label", "status", "model", "method", "seed", "total", "activation", "seconds", "error")
 MEDIA_COLUMNS = ("picture", "references")
-PICTURES_IN_TABLE = 200  # rows with pictures: dashboards of thousands do not open
-LONGEST_TAG = 64  # letters, wandb's limit
+PICTURES_IN_TABLE = 200  # rows with pictures; a dashboard with thousands of pictures does not open
+LONGEST_TAG = 64  # characters, wandb's limit
 JOB_TYPE = "visualize"
 
 
 def make_loggers(setup: RunSetup, folder: RunFolder | None) -> list[Logger]:
-    """Return the logger of the configuration, writing into the run folder; none without a folder.
+    """Return the logger that the configuration names, which writes into the run folder; none without a folder.
 
-    A run of Weights & Biases is tagged with model, method and kind of target, and grouped with its sweep's. A server
-    that does not answer costs seconds, and the run goes on offline.
+    A run of Weights & Biases gets the tags model, method and target, and the group of its sweep. If the server does not
+    answer within seconds, the run continues offline.
 
     Raises:
-        UsageError: Weights & Biases online without a login.
+        UsageError: Weights & Biases is online without a login.
     """
     logger = setup.logger(folder.path.resolve()) if folder else None
     if folder is None or logger is None:
         return []
     if isinstance(logger, WandbLogger):
         _start_wandb(logger, setup, folder.path)
-    if not isinstance(logger, TensorBoardLogger):  # it gets them with the final metrics
+    if not isinstance(logger, TensorBoardLogger):  # TensorBoard gets the hyperparameters with the final metrics
         logger.log_hyperparams(dict(setup.recorded))
     return [logger]
 
 
-def _told_apart(setup: RunSetup, folder: RunFolder | None) -> dict[str, Any]:
-    """What a table of jobs tells them apart by: the usual keys, and those that the command line names.
+def _distinguishing_keys(setup: RunSetup, folder: RunFolder | None) -> dict[str, Any]:
+    """Return the keys that distinguish jobs in a table: those on the command line, then the usual ones.
 
-    TensorBoard shows the first five columns alone until somebody chooses others.
+    TensorBoard at first shows five columns only.
     """
     usual = {"method": setup.method, "model": _model(setup), "seed": setup.seed, "steps": setup.steps}
     given = recorded_overrides(folder.path) if folder else []
@@ -55,14 +55,14 @@ def _told_apart(setup: RunSetup, folder: RunFolder | None) -> dict[str, Any]:
 
 def _start_wandb(logger: WandbLogger, setup: RunSetup, folder: Path) -> None:
     started = logger._wandb_init
-    started.pop("anonymous", None)  # Lightning hands over what wandb warns of
+    started.pop("anonymous", None)  # Lightning sets this argument, and wandb warns of it
     started["name"] = started.get("name") or f"{short_name(_model(setup))} {setup.method} s{setup.seed}"
     started["job_type"] = JOB_TYPE
     started["tags"] = [*(started.get("tags") or []), *_tags(setup)]
     started["group"] = started.get("group") or sweep_name(folder)
 
     def begin(arguments: dict[str, Any]) -> Any:
-        started.update(arguments)  # wandb reads the variable that Lightning sets once per process only
+        started.update(arguments)  # by argument: wandb reads its environment variable only once per process
         logger._offline = arguments.get("mode") == "offline"
         return logger.experiment
 
@@ -70,7 +70,7 @@ def _start_wandb(logger: WandbLogger, setup: RunSetup, folder: Path) -> None:
 
 
 def _tags(setup: RunSetup) -> list[str]:
-    """Model, method, and what the targets are."""
+    """Return the tags of a run: the model, the method, and the targets' layer or kind."""
     target = setup.recorded["target"]
     names = (_model(setup), setup.method, target.get("layer") or target["kind"])
     return [str(name)[:LONGEST_TAG] for name in names if name]
@@ -82,7 +82,7 @@ def _model(setup: RunSetup) -> str:
 
 
 def sweep_name(folder: Path) -> str | None:
-    """Return the name of the sweep that a run folder is in, its last two folders, date and time; None outside one."""
+    """Return the name of a run folder's sweep, the last two folders of its path (date, time); None without a sweep."""
     inside = (folder.parent / "multirun.yaml").is_file()
     return "/".join(folder.resolve().parent.parts[-2:]) if inside else None
 
@@ -95,13 +95,15 @@ def close_loggers(
     metrics: Mapping[str, Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Send the final metrics and the table, and end the run: without it, the jobs of a sweep become one run.
+    """Log the final metrics and the table, and close the loggers.
+
+    Without this, wandb would log all jobs of a sweep as one run.
 
     Args:
-        loggers: of :func:`make_loggers`.
+        loggers: from :func:`make_loggers`.
         setup: of the job.
-        folder: where the pictures are.
-        results: a line of results.jsonl by target.
+        folder: the run folder.
+        results: lines of results.jsonl by target.
         metrics: as in metrics.json.
         rows: as in metrics.csv.
     """
@@ -110,7 +112,7 @@ def close_loggers(
         if final:
             logger.log_metrics(final, max(0, _last_step(setup, results)))
         if isinstance(logger, TensorBoardLogger) and final:
-            logger.log_hyperparams(_told_apart(setup, folder), metrics=final)
+            logger.log_hyperparams(_distinguishing_keys(setup, folder), metrics=final)
         if isinstance(logger, WandbLogger) and folder is not None:
             import wandb
 
@@ -127,7 +129,7 @@ def close_loggers(
 
 
 def summarise(run: Any, metrics: Mapping[str, Mapping[str, Any]]) -> None:
-    """Send to a run of Weights & Biases how sure each metric is, and which direction is better."""
+    """Log to a run of Weights & Biases each metric's interval and n, and whether higher values are better."""
     for name, entry in metrics.items():
         better = higher_is_better(name)
         if better is not None and is_number(entry.get("value")):
@@ -138,14 +140,14 @@ def summarise(run: Any, metrics: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _last_step(setup: RunSetup, results: Mapping[str, Mapping[str, Any]]) -> int:
-    """The last step that the batches have logged, whatever their size: one per picture at most."""
+    """Return a step that no batch has passed: there are at most as many batches as pictures."""
     return setup.steps * len(results) - 1
 
 
 def _table(
     setup: RunSetup, folder: Path, results: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[str], list[list[Any]]]:
-    """Every target with its picture, references and metrics; with model and method, to group jobs by."""
+    """Return columns and rows of a table: every target with picture, references, metrics, model and method."""
     import wandb
 
     scores = {row["target"]: row for row in rows}

@@ -1,4 +1,4 @@
-"""How the ranks that something else started find each other, or say what to type where they do not."""
+"""The meeting of ranks that torchrun, srun or another program started; messages say what to do if ranks are missing."""
 
 from __future__ import annotations
 
@@ -17,35 +17,33 @@ from vital_exp.errors import UsageError
 from vital_exp.visualization.launcher import LOCAL_HOST, STARTED_BY
 from vital_exp.visualization.starters import how_to_start, said_by
 
-ATTEMPT = timedelta(seconds=10)  # of a connection: a process hears no signal meanwhile
-LOOKING = 0.2  # seconds between looks at who has come
-FIRST_WORD = 5.0  # seconds until a line says who is waited for
-NEXT_WORD = 15.0  # seconds between such lines
+ATTEMPT = timedelta(seconds=10)  # limit of an attempt to connect; a process handles no signals during it
+LOOKING = 0.2  # seconds between checks of which ranks have arrived
+FIRST_WORD = 5.0  # seconds until the first message that ranks are missing
+NEXT_WORD = 15.0  # seconds between such messages
 RANKS_SHOWN = 8
 
 logger = logging.getLogger(__name__)
 
 
 class RankEnded(KeyboardInterrupt):
-    """Another rank of the job ended before its time."""
+    """Another rank of the job ended early."""
 
 
 def meet(started: ClusterEnvironment, patience: float) -> Any:
-    """Return the key-value store of all ranks, once they are here.
-
-    Each that comes may be the slowest to import torch: the patience is with the one after it.
+    """Wait until all ranks have arrived, and return their key-value store.
 
     Args:
-        started: what started this rank.
-        patience: seconds between one rank and the next.
+        started: the environment that started this rank.
+        patience: longest time in seconds between the arrivals of one rank and the next; imports of torch differ.
 
     Raises:
-        UsageError: the others did not come; it says what to type.
-        RankEnded: they did not come, and rank 0 says so.
+        UsageError: ranks are missing; the message says how to start them.
+        RankEnded: ranks are missing, and rank 0 reports it; or rank 0 has ended.
     """
     rank, size = started.global_rank(), started.world_size()
     store: Any = PrefixStore(f"vital_exp {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", _store(started, patience))
-    if STARTED_BY in os.environ:  # rank 0 sees whether the process lives
+    if STARTED_BY in os.environ:  # rank 0 started this process and watches it
         return store
     try:
         store.set(f"here {rank}", "")
@@ -56,15 +54,15 @@ def meet(started: ClusterEnvironment, patience: float) -> Any:
     if not missing:
         return store
     if rank > 0 and leader_here:
-        raise RankEnded("ranks are missing, as rank 0 says")
-    missed = f"{_ranks(missing)} of {size} did not come within {patience:g} s"
+        raise RankEnded("ranks are missing, as rank 0 reports")
+    missed = f"{_ranks(missing)} of {size} did not start within {patience:g} s"
     raise UsageError(
         *said_by(started), f"{missed}; {how_to_start(started)}; rank_timeout={10 * patience:g} waits longer"
     )
 
 
 def _wait(started: ClusterEnvironment, store: Any, patience: float) -> list[int]:
-    """Return the ranks that have not come when the patience with the next one ends."""
+    """Wait for the ranks, and return those that are missing ``patience`` seconds after the last arrival."""
     missing = list(range(started.world_size()))
     last = time.monotonic()
     word = last + FIRST_WORD
@@ -84,32 +82,32 @@ def _wait(started: ClusterEnvironment, store: Any, patience: float) -> list[int]
 
 
 def _store(started: ClusterEnvironment, patience: float) -> Any:
-    """Return a connection to what the ranks share; the leading one offers it, the others may be earlier."""
+    """Return a connection to the ranks' store; rank 0 serves the store, and other ranks may start before it."""
     port, size = started.main_port, started.world_size()
     if started.global_rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return offered(port, size)
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
-        try:  # asked by Python first: torch's own client would print warnings, and hear no signal
+        try:  # a socket first: torch's client prints warnings and blocks signals while it waits
             socket.create_connection((started.main_address, port), LOOKING * 10).close()
             return TCPStore(started.main_address, port, size, False, ATTEMPT, wait_for_workers=False)
         except (OSError, RuntimeError, UnicodeError):
             time.sleep(LOOKING)
     place, (name, _) = f"{started.main_address}:{port}", said_by(started)
-    problem = f"where the ranks of {name}={size} meet, nothing answers within {patience:g} s; {how_to_start(started)}"
+    problem = f"nothing answers within {patience:g} s; rank 0 of {name}={size} is needed there; {how_to_start(started)}"
     raise UsageError("MASTER_ADDR", place, f"{problem}; rank_timeout={10 * patience:g} waits longer")
 
 
 def offered(port: int, size: int) -> Any:
-    """Return a store that this process offers at a port, 0 for any.
+    """Return a store that this process serves at a port; port 0 stands for any free port.
 
     Raises:
-        UsageError: the port is taken.
+        UsageError: the port cannot be used.
     """
     try:
         return TCPStore(LOCAL_HOST, port, size, True, ATTEMPT, wait_for_workers=False)
     except RuntimeError as error:
-        problem = "cannot be used on this machine: set MASTER_PORT to a free one for all ranks"
+        problem = "cannot be used on this machine: set MASTER_PORT to a free port, the same for all ranks"
         raise UsageError("MASTER_PORT", port, problem) from error
 
 

@@ -1,4 +1,4 @@
-"""What a run says before its first step: network, targets, references, folder, and how long it takes."""
+"""The lines that a run prints before its first step: network, targets, references, run folder, estimated time."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from vital_exp.targets.unit import Target
 from vital_exp.visualization.step_time import seconds_per_step, trial
 
 WIDTH = 80  # columns
-NAMES = 12  # letters of the names of lines
+NAMES = 12  # columns of the lines' names
 TARGETS_SHOWN = 10
-ESTIMATED_FROM = 100  # steps of a run: a shorter one has ended before it is estimated
+ESTIMATED_FROM = 100  # fewest steps of a run whose time is estimated; shorter runs end before an estimate is worth it
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Opening:
 
     Attributes:
         setup: of the run.
-        targets: all of them.
-        batches: those that are to be made.
-        size: pictures of a batch.
-        together: views of each picture in the network at a time.
+        targets: all targets of the run.
+        batches: targets that have no picture yet, in batches.
+        size: number of pictures in a batch.
+        together: number of views of each picture that pass through the network at a time.
         path: the run folder; None where nothing is written.
     """
 
@@ -51,28 +51,28 @@ class Opening:
     path: Path | None = None
 
     def __str__(self) -> str:
-        """Return the lines, wrapped at 80 columns but for paths."""
+        """Return the lines, wrapped at 80 columns; paths are not broken."""
         network = self.setup.network
         count = network.output.classes
         classes = f", {count} {'class' if count == 1 else 'classes'}" if count else ""
         lines = {
-            "network": f"{network.name}{classes}, on {network.device}{self._told_usual_pictures()}",
-            "targets": self._told_targets(),
-            "references": self._told_references(),
+            "network": f"{network.name}{classes}, on {network.device}{self._assumed_preprocessing()}",
+            "targets": self._targets_line(),
+            "references": self._references_line(),
             **({"run folder": str(self.path)} if self.path else {}),
-            **({"time": told} if (told := self._told_time()) else {}),
+            **({"time": time} if (time := self._time_line()) else {}),
         }
         return "\n".join(_wrapped(name, text) for name, text in lines.items())
 
-    def _told_usual_pictures(self) -> str:
-        """Of somebody's own network whose preprocessing nobody has said: which one it gets, for it may be another."""
+    def _assumed_preprocessing(self) -> str:
+        """Return a note if the user's own network gets ImageNet's mean or std, which may not be its own; else ''."""
         own, usual = self.setup.network.preprocessing, Preprocessing()
         lacking = [key for key in ("mean", "std") if getattr(own, key) == getattr(usual, key)]
         if self.setup.recorded["model"]["source"] != "python" or not lacking:
             return ""
         return f"; ImageNet's {' and '.join(lacking)} (others: {', '.join(f'model.{key}=' for key in lacking)})"
 
-    def _told_targets(self) -> str:
+    def _targets_line(self) -> str:
         waiting = [target for batch in self.batches for target in batch]
         names = [f"{target.name} ({target.label})" if target.label else target.name for target in waiting]
         more = f" and {len(names) - TARGETS_SHOWN} more" if len(names) > TARGETS_SHOWN else ""
@@ -80,9 +80,9 @@ class Opening:
         finished = f"; {done} are finished" if done else ""
         return f"{', '.join(names[:TARGETS_SHOWN])}{more}; by {self.setup.method}, {self.setup.steps} steps{finished}"
 
-    def _told_references(self) -> str:
+    def _references_line(self) -> str:
         told = described(self.setup.references, self.targets)
-        if self._trial is None or (kept := self._kept(self._trial)) is None:
+        if self._trial is None or (kept := self._in_cache(self._trial)) is None:
             return told
         waiting = len({target for batch in self.batches for target in batch})
         where = {waiting: "statistics are in the cache", 0: "to be read"}
@@ -90,7 +90,7 @@ class Opening:
 
     @cached_property
     def _trial(self) -> Batch | None:
-        """The batch that is timed; None for a short run, or where something is wrong, which whoever makes it tells."""
+        """The batch that is timed; None for a short run, or where it cannot be made (the run then reports why)."""
         if self.setup.steps * len(self.batches) < ESTIMATED_FROM:
             return None
         try:
@@ -98,8 +98,8 @@ class Opening:
         except (UsageError, RuntimeError):
             return None
 
-    def _kept(self, batch: Batch) -> int | None:
-        """How many targets have the statistics of their references in the cache; None where they ask for none."""
+    def _in_cache(self, batch: Batch) -> int | None:
+        """Return the number of targets whose reference statistics are in the cache; None where none are needed."""
         terms = batch.objective.objective.terms.values()
         layers = next((tuple(term.layer_weights) for term in terms if isinstance(term, DistributionTerm)), None)
         if layers is None or not _can_tell(self.setup.references):
@@ -109,7 +109,7 @@ class Opening:
         except UsageError:
             return None
 
-    def _told_time(self) -> str | None:
+    def _time_line(self) -> str | None:
         if self._trial is None:
             return None
         try:
@@ -122,10 +122,10 @@ class Opening:
 
 
 def described(references: References, targets: Sequence[Target]) -> str:
-    """Return how many references targets have, and where they come from."""
+    """Return a text with the number of each target's references, and their source."""
     if isinstance(references, FacetedReferences):
         if isinstance(references.source, MinedReferences):
-            return f"{references.count} of each facet, of {_described_mined(references.source)}"
+            return f"{references.count} of each facet, from {_described_mined(references.source)}"
         return f"{described(references.source, targets)}; {references.count} of each facet"
     if isinstance(references, NoReferences):
         return "none"
@@ -135,14 +135,14 @@ def described(references: References, targets: Sequence[Target]) -> str:
         return f"{_counted(references, targets)} images of each target from {printable(references.root)}"
     if isinstance(references, MinedReferences):
         return f"{references.count} of {_described_mined(references)}"
-    return "handed over as tensors"
+    return "given as tensors"
 
 
 def _counted(references: FolderReferences, targets: Sequence[Target]) -> str:
-    """How many images the first targets have, at most as many as are asked for."""
+    """Return the number of images that a target has, up to the wanted number, or its range over the first targets."""
     try:
         counts = [min(references.count, references.available(target)) for target in targets[:TARGETS_SHOWN]]
-    except UsageError:  # whoever reads the images tells it
+    except UsageError:  # reading the images will report it
         return str(references.count)
     few, many = min(counts), max(counts)
     return str(few) if few == many else f"{few} to {many}"
@@ -156,7 +156,7 @@ def _described_mined(references: MinedReferences) -> str:
 
 
 def _can_tell(references: References) -> bool:
-    """Whether nothing has to be mined to know what the statistics depend on."""
+    """Return whether the cache of statistics can be searched: references are there, and need not be mined first."""
     source = references.source if isinstance(references, FacetedReferences) else references
     return not isinstance(source, NoReferences) and not (isinstance(source, MinedReferences) and not source.is_mined())
 

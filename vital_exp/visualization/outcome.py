@@ -1,4 +1,4 @@
-"""What a run hands back."""
+"""The values that a run returns."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
 
-NAMED = 4  # targets in a line
+NAMED = 4  # targets that a repr names
 
 
 class History(dict[str, dict[str, list[float]]]):
-    """Terms by step of each target, by its name in the run folder; every other spelling of a target finds it too.
+    """The values of the terms at each step, by target: the name in the run folder, or any other spelling of the target.
 
-    A unit whose pictures are of facets stands for its facet if it has one; a KeyError names them if there are several.
+    The name of a unit with one facet finds this facet. If the unit has several facets, a KeyError names them.
     """
 
     def __init__(self, terms: Mapping[str, dict[str, list[float]]], class_names: ClassNames | None) -> None:
@@ -49,20 +49,20 @@ class History(dict[str, dict[str, list[float]]]):
 
 
 def _facet_of(target: Target) -> str:
-    """Return the pattern of the names of a target's facets: channel-layer4-7_f0_v2 is one of channel-layer4-7_v2."""
+    """Return a pattern for the names of a target's facets: channel-layer4-7_f0_v2 is a facet of channel-layer4-7_v2."""
     ending = f"_v{target.variation}" if target.variation > 1 else ""
     return rf"{re.escape(replace(target, variation=1).name)}_f\d+{ending}"
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a run made, but for the pictures themselves, in the order of its targets.
+    """The results of a run without its pictures, in the order of the targets.
 
     Attributes:
         targets: the targets.
         results: one dict per target, as in results.jsonl.
         metrics: as in metrics.json.
-        rows: per-target values, as in metrics.csv.
+        rows: metrics of each target, as in metrics.csv.
         path: the run folder; None when nothing was written.
     """
 
@@ -75,7 +75,7 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Pictures(Outcome):
-    """What a run made, in the order of its targets.
+    """The pictures of a run with their results, in the order of the targets.
 
     Attributes:
         images: (N, 3, H, W) float32 RGB in [0, 1]; NaN where a target failed.
@@ -88,17 +88,18 @@ class Pictures(Outcome):
     history: History
 
     def __repr__(self) -> str:
-        """What there is, in a line: tensors of this size say nothing."""
+        """Return one line: the number, shape and targets of the pictures, without the values of the tensors."""
         names = ", ".join(map(_caption, self.targets[:NAMED])) + (", ..." if len(self.targets) > NAMED else "")
         shape = " x ".join(map(str, self.images.shape[1:]))
         return f"Pictures({len(self.targets)} of {shape}: {names}{f'; in {self.path}' if self.path else ''})"
 
     def show(self, columns: int = 5) -> Image.Image:
-        """Return all pictures as one image, in rows of so many; a notebook displays it.
+        """Return all pictures in one image, which a notebook displays.
+
+        Pictures that are neither grey nor RGB are shown by their first three channels; failed targets are black.
 
         Args:
-            columns: pictures in a row. Of pictures that are neither grey nor RGB the first three channels are shown;
-                those of targets that failed are black.
+            columns: number of pictures in a row.
         """
         return contact_sheet(self._shown(), columns)
 
@@ -112,7 +113,7 @@ class Pictures(Outcome):
 
 
 def _caption(target: Target, result: Mapping[str, Any] | None = None) -> str:
-    """What a person calls a target, and what became of its picture."""
+    """Return the name and the label of a target, and the activation or the error of its picture."""
     name = f"{target.name} {target.label}".strip()
     if result is None:
         return name
@@ -128,8 +129,8 @@ def result_line(setup: RunSetup, target: Target, made: Made, cost: Mapping[str, 
     Args:
         setup: of the run.
         target: of the line.
-        made: its picture, or why there is none.
-        cost: seconds, and MB of memory.
+        made: the target's picture, or the error.
+        cost: ``"seconds"``, and ``"memory"`` in MB.
     """
     error = made.error
     return {
@@ -155,7 +156,7 @@ def result_line(setup: RunSetup, target: Target, made: Made, cost: Mapping[str, 
 
 
 def _described(references: References, target: Target) -> dict[str, Any]:
-    """What is known of the target's facet."""
+    """Return the columns that describe the target's facet; their values are None without a facet."""
     if isinstance(references, FacetedReferences) and target.facet is not None:
         return references.describe(target)
     return {"share": None, "coherence": None, "members": None, "facets": None}

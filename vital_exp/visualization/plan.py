@@ -1,4 +1,4 @@
-"""What a run would do: targets, batches, and estimates of time, memory and disk."""
+"""The plan of a run, for ``dry_run``: targets, batches, and estimates of time, memory and disk."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from vital_exp.visualization.run import check_size
 from vital_exp.visualization.step_time import seconds_per_step, trial
 
 TARGETS_SHOWN = 10
-BYTES_PER_PIXEL_ON_DISK = 5  # measured: a picture, its masked form and its share of the gallery, as PNG
-BYTES_PER_HISTORY_ROW = 60  # a step of one target in history.csv
+BYTES_PER_PIXEL_ON_DISK = 5  # measured, for PNG files: a picture, the masked picture, and their part of the gallery
+BYTES_PER_HISTORY_ROW = 60  # of one step of one target in history.csv
 
 
 def describe_plan(request: Request) -> str:
-    """Return the plan as text; takes a few steps of the first batch to estimate the time."""
+    """Return the plan as text; makes a few steps of the first batch to estimate the time."""
     return plan(request)[0]
 
 
 def plan(request: Request) -> tuple[str, float]:
-    """Return the plan as text, and the seconds that the optimisation would take by a few timed steps."""
+    """Return the plan as text, and the seconds of the optimisation, estimated from a few steps."""
     setup, network = request.setup, request.network
     size, seen = setup.size, setup.seen_size(setup.size)
     check_size(network, seen)
@@ -58,7 +58,7 @@ def plan(request: Request) -> tuple[str, float]:
 
 
 def _mining_lines(request: Request) -> dict[str, str]:
-    """Say what is mined first, and how long that takes."""
+    """Return a line with the mining that comes first, and its time; no line without mining."""
     references = request.references
     source = references.source if isinstance(references, FacetedReferences) else references
     if not isinstance(source, MinedReferences) or source.is_mined() or source.plan is None:
@@ -68,7 +68,7 @@ def _mining_lines(request: Request) -> dict[str, str]:
 
 
 def _facets_line(request: Request) -> dict[str, str]:
-    """Say how many facets there are, or that they are found first."""
+    """Return a line with the number of facets, or with the units whose facets are still to be found."""
     if not isinstance(request.references, FacetedReferences):
         return {}
     wanted = f"references.facets={request.references.wanted}"
@@ -78,7 +78,7 @@ def _facets_line(request: Request) -> dict[str, str]:
     parts = [f"{sum(known)} of {len(known)} {'unit' if len(known) == 1 else 'units'}"] if known else []
     if waiting:
         units = "one unit" if waiting == 1 else f"{waiting} units"
-        parts.append(f"those of {units} are found first, a picture for each: the estimates are of one")
+        parts.append(f"those of {units} are found first; the estimates count one facet of each")
     return {"facets": f"{', '.join(parts)} ({wanted})"}
 
 

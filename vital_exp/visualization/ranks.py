@@ -1,7 +1,7 @@
-"""The processes of one job: each makes its share of the pictures on a device of its own.
+"""The ranks of a job: processes that each make a share of the pictures on their own device.
 
-Nothing is averaged between them. Lightning's environments say which of the ranks this process is, torch's key-value
-store shares the work out and passes on what rank 0 decided, and each rank's Trainer is one of a single device.
+Ranks average nothing. Lightning's environments tell the number of this rank. torch's key-value store distributes the
+work and the decisions of rank 0. The Trainer of each rank has a single device.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ from vital_exp.visualization.starters import how_to_start
 __all__ = ["PATIENCE", "RankEnded", "Ranks", "check_ranks", "join", "of_all_ranks"]
 
 T = TypeVar("T")
-PATIENCE = 50.0  # seconds between one rank and the next that comes
-JOINING = 600.0  # seconds until the first sign of life of a rank whose process lives
-LOOKING = 0.05  # seconds between looks at what the others have done
-BEAT = 5.0  # seconds between signs of life
-SILENCE = 120.0  # seconds without one, after which a rank counts as gone
+PATIENCE = 50.0  # longest time in seconds between the arrivals of one rank and the next
+JOINING = 600.0  # longest time in seconds until the first heartbeat of a rank
+LOOKING = 0.05  # seconds between checks of the store
+BEAT = 5.0  # seconds between heartbeats
+SILENCE = 120.0  # seconds without a heartbeat, after which a rank counts as ended
 
 
 class Ranks:
-    """This process among those of its job; alone, unless told otherwise.
+    """This process and the other ranks of its job; by default there are no others.
 
     Args:
-        launcher: starts the other ranks once rank 0 has found no mistake; None when there are none or they run already.
+        launcher: starts the other ranks after rank 0's checks; None if there are none, or they run already.
 
     Attributes:
-        rank: its number, from 0.
-        size: how many there are.
-        local_rank: its number on its machine.
+        rank: number of this rank, from 0.
+        size: number of ranks.
+        local_rank: number of this rank on its machine, from 0.
     """
 
-    joined: ClassVar[Ranks | None] = None  # a process is one rank of one world
+    joined: ClassVar[Ranks | None] = None  # the ranks that this process has joined: a process joins once
 
     def __init__(self, launcher: Launcher | None = None) -> None:
         self.rank, self.size, self.local_rank = 0, 1, 0
         self._launcher = launcher
         self._store: Any = None
-        self._turn = 0  # what all ranks do together is numbered
+        self._turn = 0  # number of the last operation that all ranks take part in
 
     @classmethod
     def of(cls, started: ClusterEnvironment, patience: float = PATIENCE) -> Ranks:
-        """Join the ranks that something else started.
+        """Join the ranks that an environment started.
 
         Raises:
-            UsageError: they do not come, each within ``patience`` seconds of the one before it.
+            UsageError: ranks are missing ``patience`` seconds after the last arrival.
         """
         ranks = cls()
         ranks.rank, ranks.size = started.global_rank(), started.world_size()
@@ -72,16 +72,16 @@ class Ranks:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:
-        """Give signs of life, until the job ends."""
+        """Send heartbeats until the job ends."""
         while (store := self._store) is not None:
             try:
                 store.add(f"beat of {self.rank}", 1)
-            except RuntimeError:  # rank 0 is gone, which this rank's next question will find
+            except RuntimeError:  # rank 0 has ended; the next access to the store will report it
                 return
             time.sleep(BEAT)
 
     def _launch(self) -> None:
-        """Start the other ranks, if that is to be done and is not done yet."""
+        """Start the other ranks if there is a launcher and they are not started yet."""
         if self._launcher is not None and self._store is None:
             self.size = self._launcher.count
             store = offered(0, self.size)
@@ -89,10 +89,10 @@ class Ranks:
             self._join(PrefixStore("vital_exp 0", store))
 
     def in_turn(self, make: Callable[[], T]) -> T:
-        """Return what ``make`` makes, on rank 0 first: a mistake is told once, a download made once.
+        """Return the result of ``make``, which rank 0 calls first: errors are printed once, and files downloaded once.
 
         Raises:
-            UsageError: on every rank, what ``make`` raised on rank 0.
+            UsageError: on every rank, the error that ``make`` raised on rank 0.
         """
         if self.rank > 0:
             if mistake := self.broadcast(None):
@@ -109,7 +109,7 @@ class Ranks:
         return made
 
     def broadcast(self, value: Any) -> Any:
-        """Return rank 0's value, anything that JSON has, on every rank."""
+        """Return rank 0's value on every rank; JSON must be able to hold the value."""
         if self._store is None:
             return value
         self._turn += 1
@@ -122,9 +122,12 @@ class Ranks:
             return json.loads(self._store.get(key))
 
     def share(self, work: Sequence[T]) -> Iterator[tuple[int, T]]:
-        """Yield number and item of what this rank is to do next, until all is taken; all ranks have the same work.
+        """Yield the number and the item that this rank takes next, until all items are taken by some rank.
 
-        A rank takes an item when it has finished its last one, so slow ones hold none up.
+        A rank takes an item when it has finished its last one, so that slow ranks delay nobody.
+
+        Args:
+            work: all items, the same on every rank.
         """
         if self._store is None:
             yield from enumerate(work)
@@ -139,7 +142,7 @@ class Ranks:
             self._arrive(stay=True)
 
     def _arrive(self, stay: bool) -> None:
-        """Tell that this rank is here and, if it is to stay, wait for the others."""
+        """Report the arrival of this rank and, if ``stay``, wait for the others."""
         self._turn += 1
         turn = self._turn
         self._count(f"rank {self.rank} at {turn}")
@@ -155,9 +158,15 @@ class Ranks:
             return int(self._store.add(key, 1))
 
     def _look(self, happened: Callable[[], bool], awaited: Callable[[], list[int]]) -> None:
-        """Wait until something has happened, as long as the ranks that it needs give signs of life.
+        """Wait until ``happened`` returns True.
 
-        A rank that this one started may end before its first sign, and the signal that tells of it while none is heard.
+        Args:
+            happened: the condition.
+            awaited: returns the ranks that the condition depends on.
+
+        Raises:
+            RankEnded: an awaited rank sends no heartbeats. Or the launcher saw a rank end: its signal may arrive while
+                this process handles none.
         """
         beats: dict[int, tuple[int, float]] = {}
         while not happened():
@@ -168,22 +177,22 @@ class Ranks:
                 if beats.get(rank, (-1, 0.0))[0] != beat:
                     beats[rank] = beat, time.monotonic()
                 elif time.monotonic() - beats[rank][1] > (SILENCE if beat else JOINING):
-                    raise RankEnded(f"rank {rank} gives no sign of life")
+                    raise RankEnded(f"rank {rank} no longer answers")
             time.sleep(LOOKING)
 
     def __enter__(self) -> Ranks:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """See the ranks that this one started to their end, and say why the job ended before its time.
+        """Wait for the end of the ranks that this one started.
 
         Raises:
-            RankEnded: one of them ended by itself.
+            RankEnded: the job was interrupted because one of these ranks ended early.
         """
         if self._store is None:
             return
         if error is None:
-            self._arrive(stay=self.rank == 0)  # the others hear rank 0, so it leaves last
+            self._arrive(stay=self.rank == 0)  # rank 0 serves the store, so it leaves last
         if self._launcher is None:
             return
         if error is None:
@@ -201,7 +210,7 @@ def _everywhere(error: UsageError) -> UsageError:
 
 
 class _Together:
-    """Something that needs another rank: what goes wrong there is that it is gone."""
+    """A context for access to the store, in which a RuntimeError means that another rank has ended."""
 
     def __init__(self, launcher: Launcher | None) -> None:
         self._launcher = launcher
@@ -216,31 +225,32 @@ class _Together:
 
 
 def join(started: ClusterEnvironment | None, patience: float = PATIENCE) -> Ranks | None:
-    """Return the ranks that this process was started as one of, met once; None when it was started alone.
+    """Return the ranks that this process belongs to, which it joins once; None if it was started alone.
 
     Raises:
-        UsageError: see :meth:`Ranks.of`; or nothing says where they meet.
+        UsageError: see :meth:`Ranks.of`; or MASTER_PORT is not set.
     """
     if started is None:
         return None
     if Ranks.joined is None:
         if isinstance(started, LightningEnvironment) and "MASTER_PORT" not in os.environ:
-            raise UsageError("MASTER_PORT", None, f"the ranks meet there, and it is not set; {how_to_start(started)}")
+            raise UsageError("MASTER_PORT", None, f"the ranks need it to find each other; {how_to_start(started)}")
         Ranks.joined = Ranks.of(started, patience)
     return Ranks.joined
 
 
 def check_ranks(started: ClusterEnvironment | None, devices: int, nodes: int, sweep: bool) -> None:
-    """Check that as many ranks run, or can be started, as were asked for.
+    """Check that the number of ranks agrees with the configuration.
 
     Args:
-        started: what started this process as one of several.
-        devices: per machine, as the configuration has it.
-        nodes: machines.
-        sweep: whether this is one job of a multirun.
+        started: the environment that started this process as one of several ranks; None if it was started alone.
+        devices: number of devices per machine in the configuration.
+        nodes: number of machines in the configuration.
+        sweep: whether this is a job of a sweep.
 
     Raises:
-        UsageError: other ranks were started from outside; several machines or a sweep without ranks from outside.
+        UsageError: another number of ranks was started from outside; or no ranks were started from outside, and the
+            configuration has several machines, or several devices in a sweep.
     """
     if started is not None:
         size = started.world_size()
@@ -250,23 +260,23 @@ def check_ranks(started: ClusterEnvironment | None, devices: int, nodes: int, sw
     elif nodes > 1:
         command = f"torchrun --nnodes={nodes} --nproc-per-node={devices} -m vital_exp visualize ..., or srun"
         raise UsageError(
-            "trainer.num_nodes", nodes, f"on several machines the ranks are started from outside: {command}"
+            "trainer.num_nodes", nodes, f"on several machines something else must start the ranks: {command}"
         )
     elif sweep and devices > 1:
         command = f"torchrun --nproc-per-node={devices} -m vital_exp visualize -m ..."
-        wanted = f"a sweep would be started by every rank: trainer.devices=1 (one job per device), or {command}"
+        wanted = f"every rank would start the sweep: trainer.devices=1 (one job per device), or {command}"
         raise UsageError("trainer.devices", devices, wanted)
 
 
 def of_all_ranks(ranks: Ranks, ask: Callable[[FoundFacets | None], Request]) -> Request:
-    """Return this rank's request; the facets of units are found by rank 0 and are the same on all ranks.
+    """Return this rank's request; rank 0 finds the facets of units for all ranks.
 
     Args:
-        ranks: the processes of the job.
-        ask: makes the request, given the facets that rank 0 has found; None on rank 0.
+        ranks: the ranks of the job.
+        ask: makes the request from the facets that rank 0 has found; rank 0 calls it with None.
 
     Raises:
-        UsageError: on every rank, the mistake that rank 0 found.
+        UsageError: on every rank, the error that ``ask`` raised on rank 0.
     """
     request = ranks.in_turn(lambda: ask(ranks.broadcast(None) if ranks.rank > 0 else None))
     if ranks.rank == 0:

@@ -1,4 +1,4 @@
-"""The job: make the pictures of a request batch after batch, each kept as soon as it is finished, and score them."""
+"""The job: makes the pictures of a request batch after batch, saves each finished batch, and computes the metrics."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ from vital_exp.visualization.ranks import Ranks
 from vital_exp.visualization.scores import Evaluator, Scores
 
 REFERENCES_SHOWN = 6  # beside each picture in the gallery
-SECONDS_BETWEEN_COLLECTIONS = 5.0  # of objects that hold each other
+SECONDS_BETWEEN_COLLECTIONS = 5.0  # garbage collections, which free reference cycles
 
 
 class Visualization:
-    """One run: what to make, and what is made so far.
+    """One run: the pictures to make, and the finished ones.
 
     Args:
         request: configuration, network, targets and references.
-        init: (N, 3, H, W) RGB to start from, one per target; None for what the configuration says.
-        folder: where to keep everything; None keeps it in memory.
-        ranks: the processes that share the targets; they meet in the folder.
-        keep: whether pictures that are in the folder stay in memory too: thousands would fill it.
-        tell: is told what is about to begin, before the first batch; None: nobody.
+        init: (N, 3, H, W) RGB in [0, 1], an image to start from for each target; None for the configuration's start.
+        folder: the run folder; None keeps everything in memory.
+        ranks: the ranks that share the targets and the run folder; None for this process alone.
+        keep: whether pictures that are saved in the folder stay in memory too; thousands would fill it.
+        tell: a function that takes the opening of the run before the first batch; None for no opening.
     """
 
     def __init__(
@@ -85,18 +85,18 @@ class Visualization:
         self.views_per_pass = 1
 
     def run(self) -> Pictures:
-        """Make every picture that is not there yet, evaluate all, and return them."""
+        """Make the missing pictures, evaluate all pictures, and return them."""
         self.make()
         return self.pictures()
 
     def make(self) -> Outcome:
-        """Make this rank's share of the pictures that are not there yet; rank 0 then evaluates all."""
+        """Make this rank's share of the missing pictures; rank 0 then evaluates all pictures."""
         leads = self.ranks.rank == 0
         evaluator = Evaluator(self.setup, self.targets) if leads else None
         check_size(self.network, self._seen_size())
         self.ranks.in_turn(lambda: check_network(self.folder, self.network) if leads and self.folder else None)
         if isinstance(self.references, MinedReferences) and self.ranks.size > 1:
-            self.ranks.in_turn(lambda: next(self.references.images(self.targets[0]), None))  # mined once
+            self.ranks.in_turn(lambda: next(self.references.images(self.targets[0]), None))  # rank 0 mines for all
         size, work = self._plan()
         self.loggers = make_loggers(self.setup, self.folder) if leads else []
         if leads and work:
@@ -122,17 +122,17 @@ class Visualization:
         if self.tell:
             path = self.folder.path if self.folder else None
             self.tell(Opening(self.setup, self.targets, work, size, self.views_per_pass, path))
-        if self.folder is None or not self.folder.results():  # a run that goes on has told it
-            self._tell_of_autoencoder()
+        if self.folder is None or not self.folder.results():  # a resumed run has logged it before
+            self._log_reconstruction()
 
-    def _tell_of_autoencoder(self) -> None:
+    def _log_reconstruction(self) -> None:
         first = self.targets[0]
         autoencoder = self.setup.readout([first]).autoencoder if first.kind == "sae" else None
         if autoencoder is not None and not isinstance(self.references, NoReferences):
             try:
                 images = list(islice(self.references.images(first), MOST_IMAGES))
             except UsageError:
-                return  # told where the picture is made
+                return  # making the picture will report it
             log_reconstruction(self.network, str(first.layer), autoencoder, images)
 
     def _make_all(self, size: int, work: list[list[Target]], progress: Progress) -> None:
@@ -145,10 +145,10 @@ class Visualization:
         progress.close()
         self._take_over()
 
-    # What is to be made
+    # The plan
 
     def _plan(self) -> tuple[int, list[list[Target]]]:
-        """Return the batch size and the batches that are to be made, the same on every rank."""
+        """Return the batch size and the batches of the missing pictures, the same on every rank."""
         self._take_over()
         waiting = [target for target in self.targets if target.name not in self.results]
         chosen = self._sizes(together(waiting)) if self.ranks.rank == 0 else None
@@ -160,14 +160,14 @@ class Visualization:
         return size, list(batches(waiting, size, half_made))
 
     def _take_over(self) -> None:
-        """Take over what the folder says is finished: of an earlier start, or by other ranks."""
+        """Read the results in the folder, which an earlier start of the run or other ranks have written."""
         if self.folder:
             names = {target.name for target in self.targets}
             found = self.ranks.broadcast(self.folder.results(names) if self.ranks.rank == 0 else [])
             self.results = {result["target"]: result for result in found}
 
     def _sizes(self, waiting: int) -> tuple[int, int]:
-        """How many pictures are made together, and how many views of each; a resumed run keeps what auto chose."""
+        """Return the batch size, and the number of views per pass; a resumed run keeps the recorded numbers."""
         recorded = (self.folder.load_json("provenance.json") or {}) if self.folder else {}
         each = math.ceil(waiting / self.ranks.size)
         size = self.setup.batch_size or recorded.get("batch_size")
@@ -180,7 +180,7 @@ class Visualization:
         return self.network.preprocessing.channels, *self.size
 
     def _seen_size(self) -> tuple[int, int]:
-        """At which size the network sees the pictures; crops of a large picture are as small as its input."""
+        """Return the size at which the network sees the pictures; for crops this is its input size."""
         return self.setup.seen_size(self.size)
 
     # One batch
@@ -206,16 +206,20 @@ class Visualization:
             self.folder.checkpoints.drop(batch.names)
 
     def _batch(self, targets: list[Target], size: int) -> Batch | None:
-        """Return the batch of targets; those whose references have gone meanwhile fail alone. None: all have."""
+        """Return the batch of the targets whose references can be read, None if there are none; record the others.
+
+        Files of references may be deleted during a run. A target without its files fails, and the other targets of its
+        batch do not.
+        """
         try:
             return self._assembled(targets, size)
         except UsageError:
-            lost = self._lost(targets) if self.results else {}
-            if not lost:
+            failed = self._failures(targets) if self.results else {}
+            if not failed:
                 raise
-        for target, reason in lost.items():
+        for target, reason in failed.items():
             self._keep(target, Made.failed(self._shape, reason), {"seconds": 0.0, "memory": None})
-        left = [target for target in targets if target not in lost]
+        left = [target for target in targets if target not in failed]
         return self._assembled(left, size) if left else None
 
     def _assembled(self, targets: list[Target], size: int) -> Batch:
@@ -223,24 +227,24 @@ class Visualization:
         self._record_caption(batch.objective.objective.caption)
         return batch
 
-    def _lost(self, targets: list[Target]) -> dict[Target, str]:
-        """Return the targets that cannot be made even alone, for their files have gone meanwhile, and why."""
-        lost = {}
+    def _failures(self, targets: list[Target]) -> dict[Target, str]:
+        """Return the errors of the targets that fail even in a batch of their own."""
+        failed = {}
         for target in targets:
             try:
                 self._assembled([target], 1)
             except UsageError as mistake:
-                lost[target] = str(mistake)
-        return lost
+                failed[target] = str(mistake)
+        return failed
 
     def _record_caption(self, caption: str) -> None:
-        """Note what is minimised, in words; the gallery shows it."""
+        """Write the objective's caption, which the gallery shows, into provenance.json."""
         recorded = self.folder.load_json("provenance.json") if self.folder and self.ranks.rank == 0 else None
         if self.folder and recorded and "objective" not in recorded:
             self.folder.save_json("provenance.json", {**recorded, "objective": caption})
 
     def _fit(self, number: int, batch: Batch, beside: list[Any]) -> VisualizationModule:
-        """Optimise a batch, watched by the loggers, and return what was optimised."""
+        """Optimise a batch, with the loggers' callbacks, and return its Lightning module."""
         module = batch.module()
         if self.loggers:
             every = (self.setup.log_every, self.setup.pictures_every)
@@ -249,10 +253,10 @@ class Visualization:
         fit(self.setup, module, batch.names, beside, self.folder.checkpoints if self.folder else None)
         return module
 
-    # What is kept of a target
+    # Finished pictures
 
     def _keep(self, target: Target, made: Made, cost: Mapping[str, float | None]) -> None:
-        """Keep a picture: on disk if there is a folder, and its line last."""
+        """Keep a picture; in a run folder, its line in results.jsonl is written last."""
         result = result_line(self.setup, target, made, cost)
         if self.folder:
             if made.history:
@@ -266,10 +270,10 @@ class Visualization:
             self.finished[target.name] = made
         self.results[target.name] = result
 
-    # What is handed back
+    # Returned values
 
     def pictures(self) -> Pictures:
-        """Return all pictures, those of an earlier start or another rank read from disk."""
+        """Return all pictures; those of an earlier start or another rank are read from the run folder."""
         earlier = [target for target in self.targets if target.name not in self.finished]
         history = self.folder.load_history() if self.folder and earlier else {}
         made = [self.finished.get(t.name) or self._from_folder(t, history) for t in self.targets]
@@ -298,15 +302,16 @@ class Visualization:
         return Made(*self.folder.load_picture(target.name), terms)
 
     def _pixels(self, targets: Sequence[Target]) -> Tensor:
-        """The pictures of finished targets, stored as their files hold them, (N, C, H, W)."""
+        """Return the pictures of finished targets, (N, C, H, W), as their files hold them."""
         made = (self.finished.get(target.name) or self._from_folder(target, {}) for target in targets)
         return torch.stack([stored(one.picture) for one in made])
 
 
 def collect_now_and_then(last: float) -> float:
-    """Free objects that hold each other, as Lightning's trainers do; return when that was done last.
+    """Collect garbage if the last collection, at time ``last``, is seconds ago; return the time of the last one.
 
-    Python by itself waits for a hundred batches of them. It takes a quarter of a second, so seconds pass in between.
+    Lightning's trainers form reference cycles. Python itself would free them only after a hundred batches. A collection
+    takes a quarter of a second, so it is not done after every batch.
     """
     if time.monotonic() - last < SECONDS_BETWEEN_COLLECTIONS:
         return last
@@ -315,10 +320,10 @@ def collect_now_and_then(last: float) -> float:
 
 
 def check_size(network: VisionNetwork, size: Sequence[int]) -> None:
-    """Run the network once on an empty picture.
+    """Run the network once on a blank picture of a size, unless this is its input size.
 
     Raises:
-        UsageError: it refuses pictures of this size.
+        UsageError: the network refuses pictures of this size.
     """
     if tuple(size) == tuple(network.preprocessing.size):
         return

@@ -1,4 +1,4 @@
-"""The evaluation at the end of a run: judges first, so that a mistake in one does not wait for the pictures."""
+"""The evaluation at the end of a run. Judges are loaded at its start, so that errors in judges appear at once."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from vital_exp.runs.provenance import version_of
 from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.unit import Target
 
-BASIC = "basic"  # evaluation.metrics: what a few forward passes tell
-EVALUATION = ".hydra/evaluation.json"  # the last one, and what it was of
+BASIC = "basic"  # a value of evaluation.metrics: the metrics that need a few forward passes only
+EVALUATION = ".hydra/evaluation.json"  # the last evaluation, with a hash of its inputs
 
 Row = dict[str, float | int | str]
-Pixels = Callable[[Sequence[Target]], Tensor]  # the pictures of targets as their files hold them, (N, 3, H, W) uint8
+Pixels = Callable[[Sequence[Target]], Tensor]  # returns the pictures of targets, (N, C, H, W), as their files hold them
 
 
 @dataclass
 class Scores:
-    """What the metrics say of a run's pictures.
+    """The metrics of a run's pictures.
 
     Attributes:
-        rows: per target, as in metrics.csv.
+        rows: metrics of each target, as in metrics.csv.
         metrics: as in metrics.json.
     """
 
@@ -44,14 +44,14 @@ class Scores:
 
 
 class Evaluator:
-    """Computes the metrics that a run's configuration names; nothing where evaluation is off.
+    """Computes the metrics that a run's configuration names; none where evaluation is disabled.
 
     Args:
         setup: of the run.
         targets: of the run.
 
     Raises:
-        UsageError: a judge that is unknown, or that does not know the classes.
+        UsageError: a judge that is unknown, or that has other classes than the network.
     """
 
     def __init__(self, setup: RunSetup, targets: Sequence[Target]) -> None:
@@ -61,9 +61,9 @@ class Evaluator:
 
     def _load_judges(self, targets: Sequence[Target]) -> dict[str, VisionNetwork]:
         of_classes = targets[0].layer is None
-        # Of hidden units judges are asked for an embedding, which basic metrics do not use.
-        asked = self.network.class_names is not None if of_classes else self.keys["metrics"] != BASIC
-        if not self.keys["enabled"] or not asked:
+        # For hidden units judges give embeddings, which basic metrics do not use.
+        needed = self.network.class_names is not None if of_classes else self.keys["metrics"] != BASIC
+        if not self.keys["enabled"] or not needed:
             return {}
         judges = [named_network(spec, self.setup.cache_dir, "evaluation.judges") for spec in self.keys["judges"]]
         for judge in judges:
@@ -75,17 +75,19 @@ class Evaluator:
     def scores(
         self, targets: list[Target], results: Mapping[str, Mapping[str, Any]], pixels: Pixels, folder: RunFolder | None
     ) -> Scores:
-        """Return the scores of finished pictures, from an earlier start of the run where nothing has changed since.
+        """Return the scores of finished pictures.
+
+        The scores of an earlier start of the run are read from the folder if their inputs have not changed.
 
         Args:
             targets: of the finished pictures.
-            results: a line of results.jsonl by target.
-            pixels: returns pictures.
-            folder: of the run; the scores are written into it.
+            results: lines of results.jsonl by target.
+            pixels: returns the pictures of targets.
+            folder: the run folder, in which the scores are written; None for none.
         """
         if not self.keys["enabled"] or not targets:
             return Scores()
-        asked = self._asked_of(targets, results)
+        asked = self._hash_of_inputs(targets, results)
         if folder and (known := _known(folder, asked)):
             return known
         if self.keys["metrics"] == BASIC:
@@ -98,26 +100,26 @@ class Evaluator:
             folder.save_json(EVALUATION, {"asked": asked, "rows": scores.rows, "metrics": scores.metrics})
         return scores
 
-    def _asked_of(self, targets: list[Target], results: Mapping[str, Mapping[str, Any]]) -> str:
-        """A hash of all an evaluation depends on: its settings, pictures, references, judges, and this version."""
+    def _hash_of_inputs(self, targets: list[Target], results: Mapping[str, Mapping[str, Any]]) -> str:
+        """Return a hash of all that an evaluation depends on: settings, pictures, references, judges, version."""
         content = {
             "version": version_of("vital-exp"),
             **{key: self.setup.recorded[key] for key in ("evaluation", "references")},
             "results": [results[target.name] for target in targets],
             "networks": [f"{identity_of(one).key} {one.head}" for one in (self.network, *self.judges.values())],
-            "images": [self._images_of(target) for target in targets],
+            "images": [self._hash_of_images(target) for target in targets],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
-    def _images_of(self, target: Target) -> str | None:
-        """A hash of a target's natural images; None where there are none."""
+    def _hash_of_images(self, target: Target) -> str | None:
+        """Return a hash of a target's references; None where there are none."""
         try:
             return self.setup.references.fingerprint(target)
         except UsageError:
             return None
 
     def _measured(self, targets: list[Target], results: Mapping[str, Mapping[str, Any]], pixels: Pixels) -> Scores:
-        """The metrics that vital-evaluate computes."""
+        """Return the metrics of ``evaluation.metrics``, computed as by vital-evaluate."""
         from vital_exp.evaluation.metrics import chosen
         from vital_exp.evaluation.pictures import PictureSet
         from vital_exp.runs.evaluate import evaluate_pictures, settings_of
@@ -135,32 +137,32 @@ class Evaluator:
         return Scores(table.rows, table.metrics)
 
     def _unjudged(self, targets: list[Target], rows: list[Row]) -> dict[str, Any]:
-        """Why classes are not recognised, by whoever has no opinion of them."""
+        """Return, for classes, entries of metrics.json that say why a network has no judgement of them."""
         of_classes = targets[0].kind == "class" and self.network.class_names is not None
         return unjudged(self.network, self.judges, rows) if of_classes else {}
 
     def _rows(self, targets: list[Target], results: Mapping[str, Mapping[str, Any]], pixels: Pixels) -> list[Row]:
-        """What metrics.csv says of each target: who recognises a class, how strongly a hidden unit is driven."""
+        """Return the basic metrics of each target: recognition of classes, activation of hidden units."""
         if any(target.kind != "class" for target in targets):
             activations = [results[target.name]["activation"] for target in targets]
             return activation_rows(targets, activations, self.setup.references)
         if self.network.class_names is None:
             return []
         rows = []
-        for start in range(0, len(targets), PICTURES_PER_PASS):  # thousands do not fit into memory
+        for start in range(0, len(targets), PICTURES_PER_PASS):  # thousands of pictures do not fit into memory
             some = targets[start : start + PICTURES_PER_PASS]
             rows += recognition(self.network, self.judges, some, in_unit(pixels(some)))
         return rows
 
 
 def _known(folder: RunFolder, asked: str) -> Scores | None:
-    """The scores of an earlier start: a sweep that goes on does not judge its finished jobs again."""
+    """Return the scores of an earlier start with the same inputs, so that a resumed sweep does not repeat them."""
     names = (EVALUATION, METRICS, ROWS)
     if not all((folder.path / name).is_file() for name in names):
         return None
     try:
         known = folder.load_json(EVALUATION)
-    except UsageError:  # damaged: it is only a copy
+    except UsageError:  # a damaged file: the scores are computed again
         return None
     same = isinstance(known, dict) and known.get("asked") == asked
     return Scores(known["rows"], known["metrics"]) if same else None

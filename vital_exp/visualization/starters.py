@@ -1,4 +1,4 @@
-"""What started this process as one of several: torchrun, srun, or vital_exp itself; and what to type where none did."""
+"""The environments that start several ranks (torchrun, srun, vital_exp itself), and hints how to start ranks."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from vital_exp.errors import UsageError
 
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 SLURM = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
-STEP_SIZE = "SLURM_STEP_NUM_TASKS"  # what one srun has started, where SLURM_NTASKS is what the job may start
-STEP = "SLURM_STEP_ID"  # srun sets it, sbatch and salloc do not
-SHELLS = ("bash", "interactive")  # names of SLURM jobs in which somebody types
+STEP_SIZE = "SLURM_STEP_NUM_TASKS"  # the number of tasks of one srun; SLURM_NTASKS is the number of the whole job
+STEP = "SLURM_STEP_ID"  # set by srun, not by sbatch and salloc
+SHELLS = ("bash", "interactive")  # names of interactive SLURM jobs
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")
 
 
 class SrunEnvironment(SLURMEnvironment):
-    """Processes of one srun."""
+    """The processes that one srun has started."""
 
     def __init__(self) -> None:
-        # Lightning refuses --ntasks alone, for strategies that need as many ranks on every machine.
+        # Lightning refuses --ntasks without --ntasks-per-node: some strategies need equally many ranks per machine.
         os.environ.setdefault("SLURM_NTASKS_PER_NODE", os.environ["SLURM_NTASKS"])
         super().__init__()
 
     def world_size(self) -> int:
-        """Return how many the step has."""
+        """Return the number of processes of the SLURM step."""
         return int(os.environ.get(STEP_SIZE, os.environ["SLURM_NTASKS"]))
 
 
 def environment() -> ClusterEnvironment | None:
-    """Return what started this process as one of several; None when it was started alone.
+    """Return the environment that started this process as one of several ranks; None if it was started alone.
 
     Raises:
-        UsageError: the environment variables that say so hold no such numbers.
+        UsageError: an environment variable with a number of ranks, or of this rank, is not valid.
     """
     found: ClusterEnvironment | None = None
     if TorchElasticEnvironment.detect():
@@ -57,46 +57,49 @@ def environment() -> ClusterEnvironment | None:
 
 
 def script_environment() -> ClusterEnvironment | None:
-    """Return what started this Python script as one of several; None in a notebook, a console or SLURM without srun."""
+    """Return :func:`environment` for a Python script; None in a notebook, in a console, or in SLURM without srun."""
     interactive = hasattr(sys, "ps1") or bool(sys.flags.interactive)
     started = None if interactive else environment()
     return None if isinstance(started, SrunEnvironment) and STEP not in os.environ else started
 
 
 def _check(names: tuple[str, ...]) -> None:
-    """Check the numbers of the rank, of the rank on its machine and of all ranks."""
+    """Check the three variables: number of the rank, its number on its machine, and number of ranks.
+
+    Raises:
+        UsageError: not a whole number, or a rank that is not below the number of ranks.
+    """
     rank, _, size = names
     for name in names:
         value = os.environ.get(name, "0" if name != size else "1")
         if not value.isdecimal():
-            raise UsageError(
-                name, value, f"a whole number; unset {' '.join(names)} where nothing started several ranks"
-            )
+            wanted = f"must be a whole number; for a single process: unset {' '.join(names)}"
+            raise UsageError(name, value, wanted)
     if int(os.environ.get(rank, 0)) >= int(os.environ.get(size, 1)) > 1:
-        raise UsageError(rank, os.environ[rank], f"{size}={os.environ[size]} ranks are numbered from 0")
+        raise UsageError(rank, os.environ[rank], f"must be below {size}={os.environ[size]}: ranks are numbered from 0")
 
 
 def said_by(started: ClusterEnvironment) -> tuple[str, int]:
-    """Return the environment variable that says how many ranks there are, and how many."""
+    """Return the environment variable with the number of ranks, and this number."""
     slurm = STEP_SIZE if STEP_SIZE in os.environ else SLURM[-1]
     return (slurm if isinstance(started, SrunEnvironment) else "WORLD_SIZE"), started.world_size()
 
 
 def how_to_start(started: ClusterEnvironment) -> str:
-    """Return what to type to start the ranks, or to have none."""
+    """Return a hint: how to start the ranks, and how to run without ranks."""
     size = started.world_size()
     if isinstance(started, SrunEnvironment):
-        return f"type srun --ntasks={size} before the command to start them, or unset SLURM_NTASKS to have none"
+        return f"type srun --ntasks={size} before the command to start the ranks, or unset SLURM_NTASKS for one process"
     more = " TORCHELASTIC_RUN_ID" if TorchElasticEnvironment.detect() else ""
     start = f"torchrun --nproc-per-node={size} -m vital_exp visualize ..."
-    return f"type {start} to start them, or unset {' '.join(TORCHRUN)}{more} to have none"
+    return f"type {start} to start the ranks, or unset {' '.join(TORCHRUN)}{more} for one process"
 
 
 def mpi_processes() -> str:
-    """Return a line for processes that mpirun started, which do not share the targets; empty for others."""
+    """Return a warning for processes that mpirun started, which do not share the targets; '' for other processes."""
     for name in MPI_SIZES:
         size = os.environ.get(name, "")
         if size.isdecimal() and int(size) > 1:
-            instead = f"torchrun --nproc-per-node={size} -m vital_exp visualize ..., or srun, starts ranks that do"
-            return f"{name}={size}: processes of mpirun do not share the targets, this one makes them all; {instead}"
+            instead = f"start them by torchrun --nproc-per-node={size} -m vital_exp visualize ..., or by srun"
+            return f"{name}={size}: processes of mpirun do not share the targets, each makes them all; {instead}"
     return ""

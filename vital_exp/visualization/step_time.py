@@ -1,4 +1,4 @@
-"""How long a step takes: a few are made on blank references, before the real ones are read."""
+"""The time of a step, measured on a few steps with blank references, before the real references are read."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TIMED_STEPS = 3
 
 
 def trial(setup: RunSetup, targets: Sequence[Target], batch_size: int, together: int) -> Batch:
-    """Return a batch with blank references in place of the real ones: steps cost the same, and nothing is read."""
+    """Return a batch with blank references, whose steps take the same time as with the real references."""
     network = setup.network
     blank = TensorReferences(network.blank().cpu(), ClassNames.numbered(1), network.preprocessing.channels)
     return Batch(setup.without_cache(blank), targets, batch_size, together)
 
 
 def seconds_per_step(batch: Batch, steps: int = TIMED_STEPS, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Time a few steps of a batch, the first not counted; the mean over its stages, weighed by their steps."""
+    """Return the mean time of a step in seconds, from ``steps`` steps of each stage, weighted by the stages' lengths."""
     total, before = 0.0, 0
     for stage in batch.stages:
         total += (stage.until - before) * _seconds(stage, steps, clock)
@@ -32,7 +32,7 @@ def seconds_per_step(batch: Batch, steps: int = TIMED_STEPS, clock: Callable[[],
 
 
 def _seconds(stage: Stage, steps: int, clock: Callable[[], float]) -> float:
-    """Time a few steps of a stage, the first not counted."""
+    """Return the mean time of ``steps`` steps of a stage, in seconds, after one step that does not count."""
     started = 0.0
     for step in range(steps + 1):
         if step == 1:
@@ -40,5 +40,5 @@ def _seconds(stage: Stage, steps: int, clock: Callable[[], float]) -> float:
         x = stage.network_input()
         found = stage.objective(x, step)
         (x * found.gradient).sum().backward()
-        float(found.losses.sum())  # waits for the device
+        float(found.losses.sum())  # waits until the device has finished
     return (clock() - started) / steps

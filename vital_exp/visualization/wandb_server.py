@@ -1,4 +1,4 @@
-"""Weights & Biases without waiting for it: a server that does not answer costs seconds, and the run goes on offline."""
+"""The start of a Weights & Biases run. If its server does not answer within seconds, the run continues offline."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from vital_exp.errors import UsageError
 from vital_exp.setup.wandb_login import MODE, check_login, is_offline
 
 Run = TypeVar("Run")
-SILENT = "WANDB_SILENT"  # the environment variable
-ASKED_BY = {"logger": "wandb", "wandb": "true"}  # configuration keys, and how they are spelt
-PROBE_SECONDS = 3  # for a connection to the server
-INIT_SECONDS = 20  # for its answer to a new run; wandb itself waits 90
-# How long wandb goes on trying to send: by default hours, in which the last line of a script does not end.
+SILENT = "WANDB_SILENT"  # wandb's environment variable
+ASKED_BY = {"logger": "wandb", "wandb": "true"}  # configuration keys that turn wandb on, with their values
+PROBE_SECONDS = 3  # limit for a connection to the server
+INIT_SECONDS = 20  # limit for the server's answer to a new run; wandb's default is 90
+# Limits for wandb's attempts to send. By default wandb tries for hours, and a script does not end.
 PATIENCE = {"retry_max": 2, "retry_wait_min_seconds": 1, "retry_wait_max_seconds": 3, "timeout_seconds": 10}
 SENDERS = ("x_graphql", "x_file_stream", "x_file_transfer")
-SYNC = "`wandb sync` sends what is kept in the folder wandb later"
+SYNC = "`wandb sync` later sends the records from the folder wandb"
 
 
 def start(begin: Callable[[dict[str, Any]], Run], offline: bool, key: str = "logger") -> Run:
-    """Begin a run, offline if that is asked for or if the server does not answer.
+    """Begin a run: offline if the user wants it or the server does not answer, else online.
 
-    What wandb itself says on the terminal is left out, unless WANDB_SILENT=false asks for it.
+    wandb prints nothing itself, unless the environment has WANDB_SILENT=false.
 
     Args:
-        begin: calls ``wandb.init`` with the arguments it is given.
-        offline: whether it is asked for.
-        key: the configuration key that asked for wandb, for messages.
+        begin: calls ``wandb.init`` with the given arguments.
+        offline: whether the user wants to work offline.
+        key: the configuration key that turned wandb on, for messages.
 
     Raises:
-        UsageError: online without a login, or with one that the server refuses.
+        UsageError: online without a login, or with a login that the server refuses.
     """
     with _quiet():
         return _start(begin, offline, key)
 
 
 def where(run: Any) -> str:
-    """Return the line that says where a run is."""
+    """Return a line with the address of a run, or with the command that sends an offline run."""
     return f"wandb: offline; send it by: wandb sync {Path(run.dir).parent}" if run.offline else f"wandb: {run.url}"
 
 
@@ -63,19 +63,19 @@ def _start(begin: Callable[[dict[str, Any]], Run], offline: bool, key: str) -> R
             return begin({"settings": patient_settings()})
     except wandb.errors.AuthenticationError as error:
         raise UsageError(key, value, _first_line(error)) from error
-    except wandb.errors.Error as error:  # a server that refuses, or stopped answering
+    except wandb.errors.Error as error:  # the server refused the run or stopped answering
         wandb.teardown()
         return _without_server(begin, _first_line(error))
 
 
 def _without_server(begin: Callable[[dict[str, Any]], Run], reason: str) -> Run:
-    print(f"wandb: {reason}; the run goes on offline, and {SYNC}", file=sys.stderr)
+    print(f"wandb: {reason}; the run continues offline, and {SYNC}", file=sys.stderr)
     with _unchanged_mode():
         return begin({"mode": "offline"})
 
 
 def patient_settings() -> Any:
-    """Return settings with which wandb gives up soon; those that this version of wandb has."""
+    """Return the settings, of those that this version of wandb has, with which wandb gives up soon."""
     import wandb
 
     limits: dict[str, Any] = {f"{sender}_{name}": value for sender in SENDERS for name, value in PATIENCE.items()}
@@ -84,7 +84,7 @@ def patient_settings() -> Any:
 
 
 def reachable(address: str) -> bool:
-    """Return whether a server takes connections; taken for granted behind a proxy."""
+    """Return whether a server accepts connections; True without a test behind a proxy."""
     place = urlparse(address)
     if urllib.request.getproxies().get(place.scheme) and not urllib.request.proxy_bypass(place.hostname or ""):
         return True
@@ -108,7 +108,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Ask wandb to be silent, unless somebody has said otherwise."""
+    """Silence wandb, unless the environment variable is set."""
     if SILENT in os.environ:
         yield
         return
@@ -121,7 +121,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _unchanged_mode() -> Iterator[None]:
-    """Put the variable back afterwards: the next job of a sweep may be online."""
+    """Restore the environment variable of wandb's mode at the end: the next job of a sweep may be online."""
     before = os.environ.get(MODE)
     try:
         yield
