@@ -491,7 +491,7 @@ REFUSED: dict[str, Operation] = {
     "conv2d with a bias that is an activation": lambda x: F.conv2d(x, torch.ones(2, 4, 1, 1), x[0, :2, 0, 0]),
     "einsum of more than two factors": lambda x: torch.einsum("nc,nc,nc->nc", *[x[..., 0, 0]] * 3),
     "scaled_dot_product_attention with dropout": lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1),
-    "in place on a part of an activation that is used elsewhere": partly_changed,
+    "in-place change of a part of an activation that is used again": partly_changed,
 }
 
 
@@ -519,7 +519,7 @@ def test_a_part_changed_in_place_never_leaves_the_whole_as_it_was(mode: type[Out
     with mode() as rules:
         torch.testing.assert_close(apart(x.clone().requires_grad_() * 1), apart(x.clone()))
         torch.testing.assert_close(rules.current(overwritten(x.clone().requires_grad_())), overwritten(x.clone()))
-        with pytest.raises(Uncovered, match="in place on a part"):
+        with pytest.raises(Uncovered, match="in-place change of a part"):
             partly_changed(x.clone().requires_grad_() * 1)
 
 

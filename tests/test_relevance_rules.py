@@ -436,7 +436,7 @@ TO_NOTHING = AttentionToNothing(4, 1, batch_first=True, add_zero_attn=True).doub
         (lambda x: x / (x.relu() + 1), "division by an activation"),
         (lambda x: torch.ones(1, 2, 4).double().div(other=x), "division by an activation"),
         (lambda x: 1 / x, "rdiv"),
-        (TO_NOTHING, "attention to more than the inputs"),
+        (TO_NOTHING, "attention with added keys"),
     ],
 )
 def test_what_has_no_rule_is_refused(operation: Callable[[Tensor], Tensor], named: str) -> None:

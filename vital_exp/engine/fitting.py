@@ -1,4 +1,4 @@
-"""The optimisation of one batch by Lightning, and how it ends: finished, interrupted, or out of memory."""
+"""The optimisation of one batch by Lightning, which ends finished, interrupted, or with an error message."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vital_exp.models.refusals import unsupported
 from vital_exp.runs.checkpoints import Checkpoints
 from vital_exp.setup.run_setup import RunSetup
 
-# What Lightning warns of once per batch and a user can do nothing about.
+# Lightning gives these warnings for every batch, and a user can do nothing about them.
 LIGHTNING_WARNINGS = (
-    r".*LeafSpec.*",  # Lightning 2.6 calls what torch 2.15 deprecates
-    r"(GPU|MPS) available but not used",  # the accelerator is the one that was asked for
-    r".*resuming from a checkpoint that ended before the epoch ended.*",  # steps are counted by the module itself
+    r".*LeafSpec.*",  # Lightning 2.6 calls a function that torch 2.15 deprecates
+    r"(GPU|MPS) available but not used",  # the user chose the accelerator
+    r".*resuming from a checkpoint that ended before the epoch ended.*",  # the module counts its steps itself
 )
 
 
@@ -39,14 +39,14 @@ def fit(
 
     Args:
         setup: of the run.
-        module: the batch.
-        names: of its targets; its checkpoint has them.
-        callbacks: what else happens beside the optimisation.
-        checkpoints: where half-made batches are kept; None: nowhere.
+        module: the module of the batch.
+        names: names of the batch's targets, which identify its checkpoint.
+        callbacks: further callbacks of Lightning's trainer.
+        checkpoints: the checkpoints of unfinished batches; None saves none.
 
     Raises:
-        UsageError: out of memory; what the network cannot compute.
-        KeyboardInterrupt: a signal came; the half-made batch is kept.
+        UsageError: out of memory; an operation that the network's device or precision does not support.
+        KeyboardInterrupt: a signal came; the unfinished batch is saved.
     """
     callbacks, begun, save = list(callbacks), None, None
     if checkpoints:
@@ -59,14 +59,14 @@ def fit(
             trainer = setup.trainer([*callbacks, interruption])
             trainer.fit(module, ckpt_path=begun, weights_only=True if begun else None)
     finally:
-        module.trainer = None  # else module and trainer hold each other, and the batch's tensors with them
+        module.trainer = None  # breaks a reference cycle, which would keep the batch's tensors in memory
     if interruption.asked:
         raise KeyboardInterrupt
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Leave out Lightning's greetings and warnings, which come once per batch."""
+    """Suppress the messages and warnings that Lightning prints for every batch."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in LIGHTNING_WARNINGS:
@@ -76,7 +76,7 @@ def quiet_lightning() -> Iterator[None]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Turn Lightning's answer to Ctrl-C into KeyboardInterrupt, and let the next Ctrl-C have its usual effect."""
+    """Raise KeyboardInterrupt instead of Lightning's SystemExit on Ctrl-C, and restore Python's signal handler."""
     try:
         yield
     except SystemExit as ending:
@@ -86,7 +86,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _explained(setup: RunSetup, module: VisualizationModule) -> Iterator[None]:
-    """Turn errors that a user can do something about into one line."""
+    """Turn errors that a user can avoid into a UsageError."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -97,7 +97,7 @@ def _explained(setup: RunSetup, module: VisualizationModule) -> Iterator[None]:
 
 
 def _explain_memory(error: BaseException, batch_size: int, views_per_pass: int) -> None:
-    """Raise UsageError if an error means that memory ran out."""
+    """Raise UsageError if ``error`` means that memory ran out."""
     text = str(error).lower()
     if (
         isinstance(error, (MemoryError, torch.OutOfMemoryError))

@@ -1,4 +1,4 @@
-"""The objective and its gradient at given pictures: one step of the optimisation without the step."""
+"""The objective and its gradient at given pictures, computed as in a step of the optimisation."""
 
 from __future__ import annotations
 
@@ -30,23 +30,25 @@ def objective_and_gradient(
     step: int = 0,
     overrides: Sequence[str] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate the objective as the optimisation would at one step.
+    """Evaluate the objective at given pictures, as a step of the optimisation does.
 
     Args:
         model: a name, or a network wrapped by :func:`vital_exp.load_model`.
         targets: one target per picture.
-        pictures: (N, 3, H, W) RGB, taken as they are; float64 is normalised before it is cast.
+        pictures: (N, C, H, W) RGB or grey, not clamped to [0, 1]. float64 is normalised before it is cast to the
+            network's dtype.
         method: an option of the group ``method``.
-        references: a folder, a tensor (B, 3, H, W) RGB for all targets, or {target: tensor}.
+        references: a folder, a tensor (B, C, H, W) in [0, 1] for all targets, or {target: tensor}.
         seed: of the random transforms.
-        step: whose random transforms to apply; ``overrides=["transforms=none"]`` applies none.
-        overrides: as the command takes them; ``trainer.precision`` counts as in a run.
+        step: number of the step, from 0, whose random transforms are applied; ``overrides=["transforms=none"]``
+            applies none.
+        overrides: as on the command line; ``trainer.precision`` has the same effect as in a run.
 
     Returns:
-        (N,) losses, and (N, 3, H, W) gradients with respect to the pictures in the network's normalised space.
+        The losses (N,), and their gradients (N, C, H, W) with respect to the normalised pictures.
 
     Raises:
-        UsageError: as the command; or as many pictures as targets are not given.
+        UsageError: a configuration that the command refuses, or another number of pictures than of targets.
     """
     request = Request.of(model, targets, method=method, references=references, seed=seed, overrides=overrides)
     pictures = checked_shape(pictures, "pictures", channels=request.network.preprocessing.channels)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step is finished, the batch saved, and the job ends."""
+"""The response to Ctrl-C and SIGTERM: the current step ends, the unfinished batch is saved, and the job ends."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption(Callback):
-    """Answers the first signal after the step that runs, and a second Ctrl-C at once.
+    """Ends the optimisation after the current step on a first signal, and at once on a second Ctrl-C.
 
     Args:
-        save: keeps the half-made batch.
+        save: saves the unfinished batch; None saves nothing.
 
     Attributes:
         asked: whether a signal came.
@@ -27,7 +27,7 @@ class Interruption(Callback):
         self.asked = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals over; Lightning gives them back to whoever had them."""
+        """Install the signal handlers; Lightning restores the earlier handlers after the fit."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._ask)
@@ -40,7 +40,7 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """End the fit if a signal came."""
+        """Save the batch and end the fit if a signal came."""
         if self.asked and trainer.global_step < pl_module.steps:
             if self.save:
                 self.save(trainer)

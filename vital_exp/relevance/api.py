@@ -1,4 +1,4 @@
-"""Relevance maps of a network by name, for images in RGB."""
+"""Relevance maps of a named network for images in [0, 1]."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ def relevance_maps(
     layers: Sequence[str],
     method: str = "lrp",
 ) -> dict[str, Tensor]:
-    """Return how relevant each activation of the layers is for a unit, image by image.
+    """Return the relevance of each activation of some layers for a unit, for each image.
 
     Args:
         model: a name, or a network wrapped by :func:`vital_exp.load_model`.
-        images: (N, 3, H, W) RGB in [0, 1], never clamped; float64 is normalised before it is cast.
-        target: ``"layer4.2:1935"``, with ``@7,7`` at one position; ``"class:207"`` is the logit.
-        layers: module names, the target's layer or layers below it.
+        images: (N, C, H, W) in [0, 1], RGB or grey, not clamped. float64 is normalised before it is cast to the
+            network's dtype.
+        target: ``"layer4.2:1935"`` for a channel, ``"layer4.2:1935@7,7"`` for a neuron, ``"class:207"`` for a logit.
+        layers: names of modules: the target's layer or layers below it.
         method: ``"lrp"``, ``"lrp_restricted"``, ``"attn_lrp"``, ``"guided_backprop"`` or ``"gradient_x_activation"``.
 
     Returns:
-        For each layer (N, C, H, W), or (N, C, T) of tokens, on the network's device.
+        By layer the relevance, (N, C, H, W), or (N, C, T) for T tokens, on the network's device.
 
     Raises:
-        UsageError: images that are not RGB in [0, 1], an unknown method, layer or unit, a layer above the target, an
-            operation no rule covers.
+        UsageError: images of another shape or range; an unknown method, layer or unit; a layer above the target; an
+            operation that no rule covers.
     """
     one_of("method", method, WITH_MAPS)
     network = model if isinstance(model, VisionNetwork) else load_model(model)

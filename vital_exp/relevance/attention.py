@@ -1,4 +1,4 @@
-"""Attention by the rules of its parts: projections, scaled dot products, softmax, weighted sums (AttnLRP)."""
+"""Attention, composed of operations that have rules: linear maps, matrix products, softmax, sums (AttnLRP)."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Rules(Protocol):
         """Return x weight^T + bias."""
 
     def matrix_product(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return a b; one of them may be constant."""
+        """Return a b; one factor may be constant."""
 
     def softmax(self, x: Tensor, axis: int) -> Tensor:
-        """Return shares along an axis."""
+        """Return the softmax along an axis."""
 
     def sum_of_two(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return a + b; one of them may be constant."""
+        """Return a + b; one summand may be constant."""
 
 
 def dot_product_attention(rule_pass: Rules, args: Arguments, keywords: Keywords) -> Tensor:
-    """``scaled_dot_product_attention``, with all of its arguments but dropout."""
+    """Return ``scaled_dot_product_attention(*args, **keywords)``; Uncovered is raised for dropout."""
     given = {**dict(zip(DOT_PRODUCTS, args, strict=False)), **keywords}
     query, key, value = given["query"], given["key"], given["value"]
     if given.get("dropout_p"):
@@ -54,7 +54,7 @@ def dot_product_attention(rule_pass: Rules, args: Arguments, keywords: Keywords)
 def attend(
     rule_pass: Rules, query: Tensor, key: Tensor, value: Tensor, offset: Tensor | None, scale: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return values (..., T, D) mixed by attention, and the attention (..., T, S), each part by its own rule."""
+    """Return the output (..., T, D) and the weights (..., T, S) of attention; each operation has its own rule."""
     scaled = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     scores = rule_pass.matrix_product(rules.identity(scaled, query), key.transpose(-2, -1))
     if offset is not None:
@@ -64,12 +64,12 @@ def attend(
 
 
 def multi_head_attention(rule_pass: Rules, args: Arguments, keywords: Keywords) -> tuple[Tensor, Tensor | None]:
-    """``nn.MultiheadAttention``: projections to queries, keys and values, heads, one projection; the mean attention."""
+    """Return what ``torch.nn.functional.multi_head_attention_forward(*args, **keywords)`` returns."""
     given = MULTI_HEAD.bind(*args, **keywords)
     given.apply_defaults()
     known = given.arguments
     if any(known[name] is not None for name in ("bias_k", "bias_v", "static_k", "static_v")) or known["add_zero_attn"]:
-        raise Uncovered("attention to more than the inputs")
+        raise Uncovered("attention with added keys")
     if known["dropout_p"] and known["training"]:
         raise Uncovered("attention with dropout")
     heads, one = known["num_heads"], known["query"].ndim == 2
@@ -87,7 +87,7 @@ def multi_head_attention(rule_pass: Rules, args: Arguments, keywords: Keywords) 
 
 
 def _projected(rule_pass: Rules, known: Keywords) -> tuple[Tensor, ...]:
-    """Queries, keys and values: one projection of one input, or three."""
+    """Return queries, keys and values: parts of one projection of a common input, or three projections."""
     inputs = known["query"], known["key"], known["value"]
     packed, bias = known["in_proj_weight"], known["in_proj_bias"]
     if inputs[0] is inputs[1] is inputs[2] and not known["use_separate_proj_weight"]:

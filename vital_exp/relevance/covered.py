@@ -1,4 +1,4 @@
-"""The operations that LRP covers, by rule: what docs/relevance.md lists."""
+"""The operations that LRP covers, by rule; docs/relevance.md lists them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ MOVEMENTS = frozenset(
         *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold"),
     }
 )
-# Relevance passes unchanged: norms (what normalises is taken as constant), dropout, functions of one value each. The
-# first argument is the activation, and the only one.
+# Relevance passes these operations unchanged: norms (whose statistics count as constants), dropout, and functions of
+# single values. Only the first argument may be an activation.
 IDENTITIES = frozenset(
     {
         *("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm", "normalize"),
@@ -29,9 +29,9 @@ IDENTITIES = frozenset(
         *("logsigmoid", "tanh", "hardshrink", "softshrink", "tanhshrink"),
     }
 )
-# Taken as constant, as in batch and layer norm: what normalises an activation (ConvNeXt V2's response norm).
+# Statistics that normalise an activation count as constants, as in batch and layer norm (ConvNeXt V2's response norm).
 CONSTANTS = frozenset({"norm", "linalg_norm", "linalg_vector_norm", "var", "std", "var_mean", "std_mean", "rsqrt"})
-# Each value takes the share that it contributed to a mean or a sum.
+# Each value receives the share that it contributed to a mean or a sum.
 AVERAGES = frozenset(
     {
         *("mean", "sum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "interpolate", "fold"),
@@ -47,7 +47,7 @@ MAXIMA = frozenset(
 )
 CONVOLUTIONS = frozenset({*("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")})
 
-# Every covered operation by the rule that it follows.
+# Rules, each with the operations that follow it.
 COVERED: dict[str, frozenset[str]] = {
     "movement": MOVEMENTS,
     "identity": IDENTITIES,
@@ -82,12 +82,12 @@ ALIASES = {
 
 
 def operation_name(func: Operation) -> str:
-    """Return an operation's plain name, without the marks of in-place, reflected and property forms.
+    """Return the name of an operation, the same for its in-place, reflected and property forms.
 
-    ``relu`` for ``relu_``, ``add`` for ``__iadd__`` and ``__radd__``, ``T`` for the property.
+    For instance ``relu`` for ``relu_``, ``add`` for ``__iadd__`` and ``__radd__``, ``T`` for the property.
     """
     name = str(getattr(func, "__name__", func))
-    if name == "__get__":  # of a property such as x.T
+    if name == "__get__":  # the getter of a property such as x.T
         name = str(getattr(getattr(func, "__self__", None), "__name__", name))
     plain = name.removeprefix("__").removesuffix("__").rstrip("_")
     return ALIASES.get(plain, plain)

@@ -27,7 +27,7 @@ METHODS = (*WITH_MAPS, *WITHOUT_MAPS)
 
 
 class _TargetReached(Exception):
-    """Ends the forward pass once the target's layer has run."""
+    """Ends the forward pass after the target's layer."""
 
 
 Found = tuple[dict[str, Tensor], dict[str, Tensor], Tensor]
@@ -109,9 +109,12 @@ def _maps(flow: dict[str, Tensor], activations: dict[str, Tensor], method: str) 
 def start(activation: Tensor, readout: Readout, method: str) -> Tensor:
     """Return the initial relevance at the target's layer, in the shape of the layer's activation (N, C, ...).
 
-    LRP: v_c A_c(p) where the read-out is positive and the target reads (an autoencoder's encoder is a linear layer that
-    relevance passes where the feature is active); restricted: v_c, only where the read-out is the largest share of the
-    norm of all channels. Gradients: that of the mean read-out.
+    With the target's vector v, the activation A and channels c, at the target's positions p:
+
+    - LRP: v_c A_c(p) where the read-out is positive; for an autoencoder's feature, whose encoder is a linear layer,
+      where the feature is active.
+    - ``"lrp_restricted"``: v_c, at the position where the read-out is the largest share of the norm of all channels.
+    - Methods by gradients: the gradient of the mean read-out.
     """
     values, vectors = activation.flatten(2), readout.vectors.to(activation)[:, :, None]  # (N, C, P), (N, C, 1)
     read, mask = readout.map(activation), readout.mask(activation)  # (N, P)
@@ -137,7 +140,7 @@ def _pass(module: nn.Module, method: str) -> OutOfPlacePass:
 def _ruled(
     taps: Taps, pictures: Tensor, target: str, mode: OutOfPlacePass, from_weights: bool = False
 ) -> dict[str, Tensor]:
-    """Return the layers' outputs as :func:`_outputs` does; raises Uncovered where an operation has no rule."""
+    """Return :func:`_outputs`; raise Uncovered if an operation on the way has no rule."""
     outputs = _outputs(taps, pictures, target, mode, from_weights)
     check_gradients(outputs)
     if isinstance(mode, RelevancePass):
@@ -148,7 +151,7 @@ def _ruled(
 def _outputs(
     taps: Taps, pictures: Tensor, target: str, mode: OutOfPlacePass, from_weights: bool = False
 ) -> dict[str, Tensor]:
-    """Run the network up to the target's layer under a mode; return the layers' outputs, as parts of its graph.
+    """Run the network up to the target's layer under a mode; return the layers' outputs with their autograd graph.
 
     The graph begins at the pictures, or (``from_weights``) at the inputs of modules with weights.
     """
@@ -191,7 +194,7 @@ def _outputs(
 
 
 def _uncovered(taps: Taps, pictures: Tensor, target: str, method: str, operation: str) -> UsageError:
-    """Run again to find the module that has the operation without a rule."""
+    """Return the error for an operation without a rule; another pass finds the module that the operation is in."""
     running: list[str] = []
 
     def leave(_module: nn.Module, _inputs: object, output: object) -> None:

@@ -69,16 +69,16 @@ class OutOfPlacePass(TorchFunctionMode):
     def _refuse_outdated(self, values: object) -> None:
         for tensor in tensors_in(values):
             if any(_overlap(tensor, changed) for changed in self._outdated.get(_address(tensor), ())):
-                raise Uncovered("in place on a part of an activation that is used elsewhere")
+                raise Uncovered("in-place change of a part of an activation that is used again")
 
     def _run(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
         return carry_out(func, args, keywords)
 
 
 class GuidedPass(OutOfPlacePass):
-    """While it is active, activation functions let only positive gradients back (guided backpropagation).
+    """A mode in which activation functions pass only positive gradients back (guided backpropagation).
 
-    In-place operations are carried out out of place; everything else is as it is.
+    In-place operations are carried out out of place; all other operations are unchanged.
     """
 
     def _run(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
@@ -90,7 +90,7 @@ class GuidedPass(OutOfPlacePass):
 
 
 def in_place(func: Operation, keywords: Keywords) -> bool:
-    """Whether an operation changes its first argument."""
+    """Return whether an operation changes its first argument."""
     name = str(getattr(func, "__name__", ""))
     if name in ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__"):
         return True
@@ -116,12 +116,12 @@ def carry_out(func: Operation, args: Arguments, keywords: Keywords) -> Any:
 
 
 def needs_gradient(value: object) -> bool:
-    """Whether a value is a tensor that needs a gradient, or holds one."""
+    """Return whether a value is, or contains, a tensor that needs a gradient."""
     return any(tensor.requires_grad for tensor in tensors_in(value))
 
 
 def is_activation(value: object) -> bool:
-    """Whether a value is a tensor that depends on the pictures, or holds one: no weight of a network in training."""
+    """Return whether a value is, or contains, a tensor that needs a gradient and is no parameter of the network."""
     return any(tensor.requires_grad and not isinstance(tensor, nn.Parameter) for tensor in tensors_in(value))
 
 
@@ -130,7 +130,7 @@ def _address(tensor: Tensor) -> int:
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors of one memory have elements in common."""
+    """Return whether two tensors that share a storage have elements in common; True for different dtypes."""
     if a.dtype != b.dtype:
         return True
     elements = a.untyped_storage().nbytes() // a.element_size()

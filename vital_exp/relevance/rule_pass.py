@@ -1,4 +1,4 @@
-"""A forward pass whose operations carry relevance rules, whatever modules they are written in."""
+"""A forward pass that attaches relevance rules to operations, in whatever modules the operations are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vital_exp.relevance.out_of_place import (
 from vital_exp.relevance.out_of_place import in_place as changes_its_input
 
 NEVER_NEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softplus", "abs", "square", "sqrt"})
-# A power of this exponent, as in a root mean square norm, is what normalises an activation.
+# A power with this exponent normalises an activation, as in a root mean square norm, and counts as a constant.
 INVERSE_ROOT = -0.5
 
 
@@ -120,7 +120,7 @@ class RelevancePass(OutOfPlacePass):
     def _affine(
         self, name: str, x: Tensor, weight: Tensor, bias: Tensor | None, affine: Callable[..., Tensor], gamma: float
     ) -> Tensor:
-        """An affine map; where the weight is an activation too (dynamic convolutions), a product of two."""
+        """Return an affine map; a weight that is an activation (dynamic convolutions) makes it a product of two."""
         if is_activation(bias):
             raise Uncovered(f"{name} with a bias that is an activation")
         if not is_activation(weight):
@@ -150,7 +150,7 @@ class RelevancePass(OutOfPlacePass):
         self._note(name)
         value: Tensor = func(*args, **keywords)
         if name == "interpolate" and "nearest" in str(_argument(args, keywords, 3, "mode") or "nearest"):
-            return value  # copies
+            return value  # nearest neighbours are copies
         return rules.pooled(value, args[0], lambda v: func(v, *args[1:], **keywords))
 
     def _maximum(self, func: Operation, args: Arguments, keywords: Keywords) -> Any:
@@ -197,7 +197,7 @@ class RelevancePass(OutOfPlacePass):
         return self.sum_of_two(_scaled(start, 1 - weight), _scaled(end, weight))
 
     def sum_of_two(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return a + b, by magnitude; a constant, such as a position embedding, is a bias."""
+        """Return a + b; relevance is shared by magnitude. A constant, such as a position embedding, gets none."""
         value = torch.add(a, b)
         if not (needs_gradient(a) and needs_gradient(b)):
             self._note("bias")
@@ -246,7 +246,7 @@ class RelevancePass(OutOfPlacePass):
         return self.matrix_product(a, b)
 
     def matrix_product(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return a b as ``torch.matmul`` does; a constant matrix is a weight, a constant batch of matrices is not."""
+        """Return a b as ``torch.matmul``. A constant matrix is a weight; a constant batch of matrices is not."""
         if a.ndim == 1:
             return self.matrix_product(a.unsqueeze(0), b).squeeze(-1 if b.ndim == 1 else -2)
         if b.ndim == 1:
@@ -289,7 +289,7 @@ class RelevancePass(OutOfPlacePass):
         def product(v: Tensor, w: Tensor) -> Tensor:
             return torch.einsum(equation, v, w)
 
-        if read <= written:  # nothing is summed
+        if read <= written:  # the einsum does not sum
             self._note("einsum")
             return rules.outer(product(a, b), a, b, product)
         return self._bilinear("einsum", a, b, product, rules.GAMMA_LINEAR)
@@ -302,7 +302,7 @@ class RelevancePass(OutOfPlacePass):
             return self.sum_of_two(offset, _scaled(product, keywords.get("value", 1)))
         product = self.matrix_product(a, b) if needs_gradient((a, b)) else a @ b
         product = _scaled(product, keywords.get("alpha", 1))
-        if keywords.get("beta", 1) == 0:  # the offset is not read, and may be anything
+        if keywords.get("beta", 1) == 0:  # torch ignores the offset, whatever its values
             return product
         return self.sum_of_two(_scaled(offset, keywords.get("beta", 1)), product)
 
@@ -316,7 +316,7 @@ class RelevancePass(OutOfPlacePass):
         return rules.softmax(func(*args, **keywords), args[0], axis)
 
     def softmax(self, x: Tensor, axis: int) -> Tensor:
-        """Return shares along an axis."""
+        """Return the softmax along an axis."""
         return self._softmax(torch.softmax, (x, axis), {})
 
     def _dot_product_attention(self, func: Operation, args: Arguments, keywords: Keywords) -> Tensor:
@@ -326,7 +326,7 @@ class RelevancePass(OutOfPlacePass):
         return attention.multi_head_attention(self, args, keywords)
 
 
-# What torch calls the factors of its matrix products.
+# torch's names of the factors of matrix products.
 FACTORS = ("tensor1", "tensor2", "batch1", "batch2", "mat", "mat1", "mat2", "vec", "tensor", "other")
 
 # The rule of every operation in COVERED.
@@ -358,7 +358,7 @@ RULES: dict[str, Callable[..., Any]] = {
 
 
 def _average_pooling(name: str, size: torch.Size, args: Arguments, keywords: Keywords) -> Callable[[Tensor], Tensor]:
-    """Return the average pooling that stands in for a maximum pooling with an output of this size."""
+    """Return the average pooling whose shares a maximum pooling with an output of this size uses."""
     axes = int(name[-2])  # of max_pool2d
     stride = None
     if not name.startswith("adaptive"):
@@ -367,21 +367,21 @@ def _average_pooling(name: str, size: torch.Size, args: Arguments, keywords: Key
 
 
 def _average_over(axes: tuple[int, ...] | list[int] | int | None, keeps_them: object) -> Callable[[Tensor], Tensor]:
-    """Return the mean over dimensions, over all of them if none is given."""
+    """Return a function for the mean over some axes, or over all axes if none is given."""
     if axes is None or axes == ():
         return lambda v: v.mean()
     return lambda v: v.mean(axes, keepdim=bool(keeps_them))
 
 
 def _indices(equation: str) -> tuple[set[str], set[str]]:
-    """Return the indices that an einsum reads, and those that it writes."""
+    """Return the indices of an einsum's inputs, and the indices of its output."""
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     letters = [letter for letter in inputs if letter not in ",."]
     return set(letters), set(output) if arrow else {letter for letter in letters if letters.count(letter) == 1}
 
 
 def _linear_arguments(args: Arguments, keywords: Keywords) -> tuple[Tensor, Tensor, Tensor | None, Any]:
-    """Return input, weight, bias and further positional arguments; ``keywords`` keeps only further ones."""
+    """Return input, weight, bias and the other positional arguments; remove weight and bias from ``keywords``."""
     x = args[0]
     weight = args[1] if len(args) > 1 else keywords.pop("weight")
     bias = args[2] if len(args) > 2 else keywords.pop("bias", None)
@@ -398,17 +398,17 @@ def _operands(args: Arguments, keywords: Keywords) -> tuple[Any, Any]:
 
 
 def _scaled(x: Tensor, factor: Tensor | float) -> Tensor:
-    """Multiply by a constant: a linear map of each value by itself, through which relevance passes unchanged."""
+    """Return x times a constant; relevance passes unchanged."""
     if not isinstance(factor, Tensor) and factor == 1:
         return x
     return rules.identity(x * factor, x) if needs_gradient(x) else x * factor
 
 
 def _activations(values: object) -> Iterator[Tensor]:
-    """Yield the tensors in a result or in arguments that need a gradient."""
+    """Yield the tensors in ``values`` that need a gradient."""
     return (tensor for tensor in tensors_in(values) if tensor.requires_grad)
 
 
 def _same(result: object, args: Arguments) -> bool:
-    """Whether an operation returned one of its arguments, such as ``x.requires_grad_()``."""
+    """Return whether an operation returned one of its arguments, as ``x.requires_grad_()`` does."""
     return any(result is argument for argument in args)

@@ -50,12 +50,12 @@ def ruled(value: Tensor, rule: Backward, *inputs: Tensor) -> Tensor:
 
 
 def stabilised(z: Tensor) -> Tensor:
-    """Move z away from zero by epsilon, keeping its sign."""
+    """Return z, moved away from zero by epsilon with its sign, as a divisor."""
     return z + torch.where(z < 0, -EPSILON, EPSILON).to(z)
 
 
 def proportional(relevance: Tensor, x: Tensor, operation: Callable[[Tensor], Tensor]) -> Tensor:
-    """Give each input the share of an output's relevance that it contributed through a linear ``operation``."""
+    """Return the relevance of x: its share of each output's relevance, as it contributed to a linear ``operation``."""
     with torch.enable_grad():
         variable = x.detach().requires_grad_()
         z = operation(variable)
@@ -75,12 +75,12 @@ def positive(x: Tensor) -> Tensor:
 
 
 def is_positive(x: Tensor) -> bool:
-    """Whether it is known that an activation is nowhere negative."""
+    """Return whether an activation is marked as nowhere negative."""
     return getattr(x, "_nowhere_negative", False)
 
 
 def z_plus(value: Tensor, x: Tensor, weight: Tensor, linear: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Positive contributions only: x+ w+ + x- w-, no bias; the same as x w+ for inputs that are nowhere negative."""
+    """The z+ rule: only positive contributions x+ w+ + x- w- count, without the bias."""
     known = is_positive(x)
 
     def rule(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
@@ -98,7 +98,7 @@ def _laid_out_as(weight: Tensor, values: Tensor) -> Tensor:
     """Return values with the strides of ``weight``: torch loses those of axes of length 1 (1 x 1 kernels)."""
     same = zip(weight.shape, weight.stride(), values.stride(), strict=True)
     if any(length > 1 and theirs != ours for length, theirs, ours in same):
-        return values  # a weight that is a part of a tensor, or repeated, is laid out anew
+        return values  # a weight that is a view of a larger or an expanded tensor has other strides than its copy
     return values.as_strided(weight.shape, weight.stride())
 
 
@@ -141,12 +141,12 @@ def pooled(value: Tensor, x: Tensor, average: Callable[[Tensor], Tensor]) -> Ten
 
 
 def average_like_maximum(x: Tensor, stride: int | Sequence[int] | None, size: torch.Size, axes: int) -> Tensor:
-    """Average pooling that stands in for a maximum with this stride and output size: 2x2 for the usual 3x3/2.
+    """Return an average pooling with the output size of a maximum pooling: 2x2 for the usual 3x3 with stride 2.
 
     Args:
         x: an activation whose last ``axes`` axes are pooled.
-        stride: of the maximum; None for an adaptive one.
-        size: shape of its output.
+        stride: stride of the maximum pooling; None for an adaptive pooling.
+        size: shape of the output of the maximum pooling.
         axes: 1, 2 or 3.
     """
     if stride is not None:
@@ -171,7 +171,7 @@ def residual_sum(value: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _fold(relevance: Tensor, like: Tensor) -> Tensor:
-    """Sum over the axes along which an operand was broadcast."""
+    """Return the relevance summed over the axes along which ``like`` was broadcast."""
     return relevance.sum_to_size(like.shape)
 
 
@@ -185,7 +185,7 @@ def outer(value: Tensor, a: Tensor, b: Tensor, product: Callable[[Tensor, Tensor
     half = 1 / (a.requires_grad + b.requires_grad)
 
     def rule(relevance: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():  # the gradient at factors of one: relevance adds up where a factor was repeated
+        with torch.enable_grad():  # a gradient with respect to ones sums relevance where a factor was repeated
             first, second = torch.ones_like(a).requires_grad_(), torch.ones_like(b).requires_grad_()
             (to_a,) = torch.autograd.grad(product(first, second.detach()), first, relevance * half)
             (to_b,) = torch.autograd.grad(product(first.detach(), second), second, relevance * half)
@@ -222,11 +222,11 @@ def bilinear(value: Tensor, a: Tensor, b: Tensor, product: Callable[[Tensor, Ten
 
 
 def softmax(value: Tensor, x: Tensor, axis: int) -> Tensor:
-    """The first Taylor term at x: R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP)."""
+    """The rule of softmax s, the first Taylor term at x: R_i = x_i (R_i - s_i sum_j R_j) (AttnLRP)."""
     shares = value.detach()
 
     def rule(relevance: Tensor, x: Tensor) -> tuple[Tensor]:
-        # Masked logits are minus infinity and take nothing.
+        # Masked logits are minus infinity and get no relevance.
         flow = relevance - shares * relevance.sum(dim=axis, keepdim=True)
         return (torch.where(x.isfinite(), x * flow, 0),)
 

@@ -12,16 +12,16 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.relevance.maps import WITHOUT_MAPS, activations_and_relevance
 from vital_exp.targets.readout import Readout
 
-EPSILON = 1e-6  # of the min-max scaling, published
+EPSILON = 1e-6  # added to the divisor of min-max scaling, as published
 
 
 @dataclass(frozen=True)
 class Relevance:
-    """How relevant each feature of a batch of pictures is for each picture's target.
+    """Computes the relevance of features for the targets of a batch of pictures.
 
     Attributes:
         network: the frozen network.
-        readout: what the targets read.
+        readout: the read-outs of the targets.
         method: one of ``vital_exp.relevance.METHODS``.
     """
 
@@ -35,13 +35,13 @@ class Relevance:
         return self.method not in WITHOUT_MAPS
 
     def masks(self, pictures: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """Return (N, C, P) masks in [0, 1] at each layer for normalised pictures (N, 3, H, W), without a graph."""
+        """Return relevance masks (N, C, P) in [0, 1) by layer, for normalised pictures (N, C, H, W); no graph."""
         _, relevance, _ = activations_and_relevance(self.network, pictures.detach(), layers, self.readout, self.method)
         return {layer: spatial_masks(values) for layer, values in relevance.items()}
 
 
 def spatial_masks(relevance: Tensor) -> Tensor:
-    """Min-max scale relevance (N, C, ...) over space, per image and channel: (N, C, P) in [0, 1).
+    """Return relevance (N, C, ...) min-max scaled over positions, for each image and channel: (N, C, P) in [0, 1).
 
     Examples:
         >>> import torch
@@ -55,7 +55,7 @@ def spatial_masks(relevance: Tensor) -> Tensor:
 
 
 def channel_importance(relevance: Tensor) -> Tensor:
-    """Return each image's largest relevance over space, min-max scaled over channels: (B, C) for (B, C, ...)."""
+    """Return the largest relevance over positions, min-max scaled over channels, (B, C), for relevance (B, C, ...)."""
     largest = relevance.flatten(2).amax(dim=-1)  # (B, C)
     low, high = largest.amin(dim=-1, keepdim=True), largest.amax(dim=-1, keepdim=True)
     return (largest - low) / (high - low + EPSILON)
@@ -72,7 +72,7 @@ def channel_correlation(means: Tensor, values: Tensor) -> Tensor:
         >>> import torch
         >>> from vital_exp.relevance.weights import channel_correlation
         >>> reads = torch.tensor([1.0, 2.0, 3.0])
-        >>> channel_correlation(torch.stack([reads, -reads], dim=1), reads)  # what falls counts nothing
+        >>> channel_correlation(torch.stack([reads, -reads], dim=1), reads)  # a negative correlation counts as 0
         tensor([1., 0.])
     """
     x, y = means.double() - means.double().mean(dim=0), values.double() - values.double().mean()

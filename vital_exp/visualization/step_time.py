@@ -23,7 +23,7 @@ def trial(setup: RunSetup, targets: Sequence[Target], batch_size: int, together:
 
 
 def seconds_per_step(batch: Batch, steps: int = TIMED_STEPS, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return the mean time of a step in seconds, from ``steps`` steps of each stage, weighted by the stages' lengths."""
+    """Return the mean time of a step in seconds, from ``steps`` steps of each stage, weighted by the stage's length."""
     total, before = 0.0, 0
     for stage in batch.stages:
         total += (stage.until - before) * _seconds(stage, steps, clock)
