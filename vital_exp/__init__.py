@@ -1,7 +1,7 @@
 """vital_exp: pictures of what the units of a vision network detect.
 
 ``from vital_exp import visualize, mine, evaluate, report, audit, load_model``; the commands have the same names.
-Nothing heavy is imported before one of them is used.
+The first use of a name imports torch; ``import vital_exp`` alone does not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # else every name would be there to a type checker
+if not TYPE_CHECKING:  # a type checker would take every name for an attribute
 
     def __getattr__(name: str) -> object:
         if name in __all__:

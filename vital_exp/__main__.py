@@ -1,4 +1,4 @@
-"""``python -m vital_exp <command> ...``: the commands without their console scripts."""
+"""``python -m vital_exp <command> ...`` runs a command where its console script is not installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COMMANDS = ("visualize", "mine", "evaluate", "report", "audit", "atlas")
 
 
 def main() -> None:
-    """Hand the arguments to the named command."""
+    """Run the named command with the other arguments."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in COMMANDS:
         near = nearest(name, COMMANDS)

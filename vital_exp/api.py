@@ -1,4 +1,4 @@
-"""The Python functions of the commands' names."""
+"""The Python API: one function for each command, with the command's name."""
 
 from __future__ import annotations
 
@@ -71,20 +71,21 @@ def visualize(
     Args:
         model: a name, or a network (wrap it with :func:`load_model` to give mean, std and size).
         targets: ``"class:207"``, ``"class:golden retriever"``, ``"layer4.2:1935"`` (a channel), ``"layer4.2:1935@7,7"``
-            (a position), or Target objects; classes and hidden units are two calls. With ``references.facets`` a unit
-            stands for all its facets, the clearest first, and ``"layer4.2:1935#1"`` for one.
-        method: an option of the group ``method``.
-        references: a folder of real images (of classes, by sub-folder; hidden units find in it what drives them), a
-            tensor (B, 3, H, W) RGB for all targets, or {target: tensor}; tensors are never clamped.
-        steps: optimisation steps; the method's by default.
-        seed: with target and step it decides every random number.
-        init: (N, 3, H, W) RGB to start from, one per target.
-        overrides: as the command takes them, ``["optimizer.lr=0.5"]``; ``"progress=true"`` shows a progress bar.
-        out: a run folder to write, or to go on with; None writes nothing but the cache. Ranks that torchrun or SLURM
-            started share the targets and meet there.
+            (a neuron), or Target objects. One call takes classes or hidden units, not both. With
+            ``references.facets`` a unit stands for all its facets, the clearest first; ``"layer4.2:1935#1"`` names
+            one facet.
+        method: an option of the configuration group ``method``.
+        references: a folder of natural images, a tensor (B, 3, H, W) RGB for all targets, or {target: tensor}. A
+            folder has one sub-folder per class; for hidden units, the folder is mined. Tensors are never clamped.
+        steps: number of optimisation steps; None: the method's number.
+        seed: every random number depends on the seed, the target and the step alone.
+        init: (N, 3, H, W) RGB, the image from which each target's picture starts.
+        overrides: the command's arguments, ``["optimizer.lr=0.5"]``; ``"progress=true"`` shows a progress bar.
+        out: a run folder to write or to resume; None: only the cache is written. Ranks that torchrun or SLURM started
+            share the targets, and exchange their results in this folder.
 
     Returns:
-        The pictures in the order of the targets. A failed one is NaN and says why in ``.results``.
+        The pictures in the order of the targets. A failed picture is NaN, and ``.results`` has the reason.
 
     Raises:
         UsageError: a mistake in what was asked for.
@@ -107,7 +108,7 @@ def visualize(
 
 
 def _made(request: Request, init: Tensor | None, out: str | Path | None, ranks: Ranks) -> Pictures:
-    """Make the pictures of a request, with gallery if there is a folder."""
+    """Make the pictures of a request, and a gallery if there is a folder."""
     _check_devices(request, ranks)
     folder = ranks.in_turn(lambda: _folder(request, out, ranks))
     run = Visualization(request, init, folder, ranks)
@@ -122,7 +123,7 @@ def _made(request: Request, init: Tensor | None, out: str | Path | None, ranks: 
 
 
 def _join(overrides: Sequence[str]) -> Ranks | None:
-    """Join the ranks that a script was started as one of."""
+    """Join the other ranks if torchrun or SLURM started this script as a rank; None otherwise."""
     if (started := script_environment()) is None:
         return None
     asked = [override for override in overrides if override.startswith("rank_timeout=")]
@@ -134,7 +135,7 @@ def _folder(request: Request, out: str | Path | None, ranks: Ranks) -> RunFolder
 
 
 def _check_devices(request: Request, ranks: Ranks) -> None:
-    """Refuse devices that nobody has started ranks for: a script, or a notebook, is not run again for each."""
+    """Refuse several devices without a rank for each: a function cannot start its caller's script again."""
     trainer = request.config.trainer
     check_ranks(script_environment(), device_count(request.config), trainer.num_nodes, sweep=False)
     if trainer.devices not in (1, "1", "auto") and device_count(request.config) > 1 and ranks.size == 1:
@@ -145,17 +146,17 @@ def _check_devices(request: Request, ranks: Ranks) -> None:
 def audit(
     check: str, run: str | Path | Sequence[str | Path], out: str | Path | None = None, **options: object
 ) -> Audit:
-    """Run one check on a run folder: how far can its pictures be trusted?
+    """Run one check of how far the pictures of a run folder can be trusted.
 
     Args:
-        check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"``, ``"proxpulse"`` or
-            ``"theory"``.
+        check: ``"path_similarity"``, ``"fooling_circuit"``, ``"silent_units"``, ``"slingshot"``, ``"proxpulse"``,
+            ``"diversion"``, ``"circuit_breaker"`` or ``"theory"``.
         run: a run folder of vital-visualize; path similarity takes several.
-        out: where to write the table, the page and the attacked networks; None writes nothing.
+        out: the folder for the table, the page and the attacked networks; None: nothing is written.
         options: see :class:`vital_exp.attacks.settings.AuditSettings`.
 
     Returns:
-        Its table: ``.verdicts``, ``.rows``, ``.facts``.
+        The check's table: ``.verdicts``, ``.rows``, ``.facts``.
 
     Raises:
         UsageError: a mistake in what was asked for.
@@ -174,38 +175,38 @@ def mine(
     out: str | Path | None = None,
     **options: Any,
 ) -> Index:
-    """Find the images of a folder, and the patches of them, that drive the units of layers most and least.
+    """Find the images of a folder, and their patches, that drive the units of layers most and least.
 
     Args:
         model: a name, or a network (wrap it with :func:`load_model` to give mean, std and size).
         layers: module names.
-        images: a folder, any tree.
-        k: images on each side, and patches, per unit.
-        out: the folder of the index, to write or to go on with; None keeps it in the cache.
-        options: channels, pooling, patch, batch_size, workers, ..., see :func:`vital_exp.mining.mine.mine`.
+        images: a folder of images, with sub-folders at any depth.
+        k: number of strongest images, of weakest images and of patches per unit.
+        out: the folder of the index, to write or to resume; None: the index is kept in the cache.
+        options: channels, pooling, patch, batch_size, workers, ...; see :func:`vital_exp.mining.mine.mine`.
 
     Returns:
-        The index: ``.top("layer3.5", 7)``, ``.bottom(...)``, ``.patches(...)`` are lists of rows.
+        The index: ``.top("layer3.5", 7)``, ``.bottom(...)`` and ``.patches(...)`` return lists of rows.
 
     Raises:
-        UsageError: an unknown layer, a channel out of range, no images, fewer than ``k``.
+        UsageError: an unknown layer, a channel out of range, or fewer than ``k`` images.
     """
     network = model if isinstance(model, VisionNetwork) else load_model(model)
     return mine_network(network, layers, images, k=k, out=out, **options)
 
 
 def atlas(folder: str | Path) -> Atlas:
-    """Open an atlas that vital-atlas has made, or is making.
+    """Open an atlas, finished or still being made by vital-atlas.
 
     Args:
-        folder: of the atlas.
+        folder: the atlas's folder.
 
     Returns:
         ``.units`` (a pandas DataFrame where pandas is installed), ``.pictures("layer3.5", 7)``,
         ``.neighbours("layer3.5", 7)``, ``.layers``, ``.meta``; a notebook displays it.
 
     Raises:
-        UsageError: there is no atlas.
+        UsageError: the folder holds no atlas.
     """
     return Atlas(folder)
 
@@ -217,19 +218,20 @@ def report(
     metrics: Sequence[str] | str | None = None,
     title: str | None = None,
 ) -> Report:
-    """Gather the run folders of a sweep into one table and one page.
+    """Write one table and one page of the run folders of a sweep.
 
     Args:
-        runs: a folder that holds run folders at any depth, or several.
-        out: where the report goes; None: the folder ``report`` in the first of ``runs``.
-        metrics: what the table shows first, names with or without [judge]; None: the usual ones; ``"all"``.
-        title: of the page; None: the networks' names.
+        runs: a folder that holds run folders at any depth, or a list of such folders.
+        out: the folder of the report; None: ``report`` in the first of ``runs``.
+        metrics: names of the metrics that the table shows first, with or without [judge]; ``"all"``; None: the usual
+            metrics.
+        title: the page's title; None: the networks' names.
 
     Returns:
-        ``.page``, ``.table`` (its cells by model, method and metric), ``.runs``.
+        ``.page``, ``.table`` (cells by model, method and metric) and ``.runs``.
 
     Raises:
-        UsageError: no runs there, none with a finished picture, or a metric that none has.
+        UsageError: no run folders, no finished picture in any run, or a metric that no run has.
     """
     places = [runs] if isinstance(runs, (str, Path)) else list(runs)
     if not places:

@@ -1,4 +1,4 @@
-"""The configuration: composing it, comparing it, building objects from it. Imports no torch."""
+"""Compose configurations, compare them, and build objects from them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from vital_exp.errors import UsageError
 __all__ = ["OPEN_MAPPINGS", "build", "canonical", "compose_config", "config_dir", "config_hash", "groups", "normalised"]
 __all__ += ["options_of", "picture_config", "plain"]
 
-# Configurations that are kept as Hydra composed them: calls in one process often ask for the same again.
+# Number of composed configurations that are cached: calls in one process often compose the same one again.
 KEPT = 32
-# Other spellings of a command's keys: Hydra takes the name of a group for nothing but a group.
+# Other spellings of a command's keys. Hydra reads the name of a group as the group, so the real keys differ from it.
 SPELLINGS = {
     "atlas": {"method": "pictures", "concepts": "concept_folder"},
     "mine": {"relevance": "relevance_method"},
 }
-# Keys that change neither a picture nor what is recorded of it; a run may be resumed with others.
+# Keys that change neither a picture nor its recorded results; a resumed run may have other values of these keys.
 INCIDENTAL = (
     *(
         "resume",
@@ -56,10 +56,10 @@ INCIDENTAL = (
 
 
 def compose_config(overrides: Sequence[str], command: str = VISUALIZE) -> Configuration:
-    """Compose the configuration a command would get with these overrides.
+    """Return the configuration of a command with these overrides.
 
     Raises:
-        UsageError: an unknown group, option or key, or a value that cannot be read.
+        UsageError: an unknown group, option or key, or a value that cannot be parsed.
 
     Examples:
         >>> from vital_exp.config import compose_config
@@ -81,7 +81,7 @@ def compose_config(overrides: Sequence[str], command: str = VISUALIZE) -> Config
 
 @lru_cache(KEPT)
 def _compose(command: str, overrides: tuple[str, ...]) -> DictConfig:
-    """Compose with Hydra, also inside a running Hydra job, whose state is put back; nobody may change the result."""
+    """Compose with Hydra, and restore the state of a running Hydra job. Callers must not change the cached result."""
     state = GlobalHydra.instance()
     outer = state.hydra
     state.clear()
@@ -93,10 +93,10 @@ def _compose(command: str, overrides: tuple[str, ...]) -> DictConfig:
 
 
 def normalised(config: DictConfig, command: str = VISUALIZE) -> Configuration:
-    """Return a command's configuration without Hydra's part and other commands', interpolations resolved.
+    """Return a command's configuration, resolved, without Hydra's own keys and the groups of other commands.
 
     Raises:
-        UsageError: a key whose kind of value is known holds another.
+        UsageError: a value of the wrong type, or a value that is not allowed.
     """
     strange = strange_groups(command)
     resolved = OmegaConf.to_container(config, resolve=True)
@@ -109,10 +109,10 @@ def normalised(config: DictConfig, command: str = VISUALIZE) -> Configuration:
 
 
 def _drop_leftovers(config: dict[str, Any]) -> None:
-    """Take away, in place, what the method sets of another option than the chosen one.
+    """Remove, in place, keys that the method sets for an option which the user has replaced by another.
 
-    ``method=vital_fourier objective=[activation]`` has no alignment, and ``method=maco_horama image=pixels`` no
-    spectrum to resample. A value of the user's stays, to be refused.
+    ``method=vital_fourier objective=[activation]`` has no alignment, and ``method=maco_horama image=pixels`` has no
+    spectrum to resample. A value that the user gave for such a key stays, so that a later check refuses it.
     """
     method = (config.get("method") or {}).get("name")
     if method not in options_of("method"):
@@ -137,10 +137,10 @@ def _drop(node: dict[str, object], keys: Mapping[str, object]) -> None:
 
 
 def canonical(override: str, command: str = VISUALIZE) -> str:
-    """Return the one spelling of an override that has several.
+    """Return the canonical spelling of an override.
 
-    A ``+`` before a group goes, because the defaults list has every group already; an argument of the network may be
-    given with or without it. A value with a ``#`` (file#3) is quoted, for Hydra reads no bare one.
+    A ``+`` before a group is removed, because the defaults list has every group already. An argument of the network
+    may be given with or without ``+``. A value with a ``#`` (file#3) is quoted: Hydra cannot parse a bare ``#``.
     """
     override = _quoted(override)
     bare = override.lstrip("+")
@@ -153,7 +153,7 @@ def canonical(override: str, command: str = VISUALIZE) -> str:
 
 
 def _quoted(override: str) -> str:
-    """Return an override whose values with a ``#`` are in quotes, if no quotes or brackets are there yet."""
+    """Return an override with quotes around each value that has a ``#``, unless it has quotes or brackets already."""
     key, _, value = override.partition("=")
     if "#" not in value or any(sign in value for sign in "'\"[{"):
         return override
@@ -163,15 +163,15 @@ def _quoted(override: str) -> str:
 def build(key: str, node: Mapping[str, object], **objects: object) -> Any:
     """Instantiate the object that a part of a configuration describes.
 
-    The one place that calls Hydra's instantiate.
+    Only this function calls Hydra's instantiate.
 
     Args:
-        key: of the part, ``"objective.alignment"``.
-        node: names the class as ``_target_``, and its arguments.
-        objects: further arguments, handed over as they are.
+        key: the dotted key of the part, ``"objective.alignment"``.
+        node: the class, under ``_target_``, and its arguments.
+        objects: further arguments, passed on unchanged.
 
     Raises:
-        UsageError: no such class, an argument that it does not take, or a value that it refuses.
+        UsageError: there is no such class, or the class refuses an argument or a value.
     """
     if not isinstance(node, Mapping) or not node.get("_target_"):
         raise UsageError("_target_", node, "what it builds is not said: _target_=package.module.Class is needed")
@@ -189,7 +189,7 @@ def build(key: str, node: Mapping[str, object], **objects: object) -> Any:
 
 
 def picture_config(config: Mapping[str, object]) -> dict[str, Any]:
-    """Return the part of the configuration that decides the pictures, flat: dotted key to value."""
+    """Return the keys that decide the pictures, as a flat dict of dotted keys."""
     flat: dict[str, object] = {}
 
     def walk(node: object, prefix: str) -> None:
@@ -204,11 +204,11 @@ def picture_config(config: Mapping[str, object]) -> dict[str, Any]:
 
 
 def config_hash(config: Mapping[str, object]) -> str:
-    """Return 16 hexadecimal digits that change when a picture-deciding key does, whichever targets are asked for."""
+    """Return a hash, 16 hexadecimal digits, of all keys that decide the pictures, except ``target.index``."""
     content = {key: value for key, value in picture_config(config).items() if key != "target.index"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def content_hash(config: Mapping[str, object]) -> str:
-    """Return 16 hexadecimal digits of all that decides the pictures of a run, its targets among it."""
+    """Return a hash, 16 hexadecimal digits, of all keys that decide the pictures, ``target.index`` included."""
     return hashlib.sha256(json.dumps(picture_config(config), sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Mistakes in a configuration: found before anything runs, or told in one line where Hydra tells them in many.
+"""Find mistakes in a configuration before anything runs, and turn Hydra's long messages into one line.
 
 Imports no torch.
 """
@@ -20,16 +20,16 @@ from vital_exp.config_tree import VISUALIZE, groups, known_keys, options_of, str
 from vital_exp.errors import SUGGESTIONS, UsageError, nearest
 from vital_exp.values import is_text_or_none, is_whole
 
-# What is handed on to the network's constructor.
+# The key whose values are passed to the network's constructor.
 ARGUMENTS = "model.arguments"
-# Mappings of named parts; a user may add and take away parts.
+# Mappings of named parts; a user may add parts and remove them.
 PARTS = ("transforms", "objective")
-# Mappings a user may add keys to.
+# Mappings to which a user may add keys.
 OPEN_MAPPINGS = (ARGUMENTS, *PARTS)
 # Where reference images come from: the values of references.source.
 SOURCES = ("embedded", "folder", "mined")
 MOVIES = (None, "gif", "apng")  # the values of movie
-# Arguments of built objects that the engine hands over, so that a value of the user's would be lost.
+# Arguments that the engine sets when it builds an object; a value from the user would be overwritten.
 SET_BY_ENGINE = (
     *(f"trainer.{name}" for name in ("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time", "logger")),
     *(f"trainer.{name}" for name in ("callbacks", "strategy", "barebones", "default_root_dir")),
@@ -40,7 +40,7 @@ NOT_THERE = object()
 
 
 def explain(error: Exception, overrides: Sequence[str] = (), command: str = VISUALIZE) -> UsageError:
-    """Turn an error of Hydra or OmegaConf into one line that names the key, the value and the nearest allowed ones."""
+    """Turn an error of Hydra or OmegaConf into one line with the key, its value and the nearest allowed names."""
     text = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
         return UsageError("argument", error.override, f"cannot be read as key=value ({text.partition(' See http')[0]})")
@@ -65,7 +65,7 @@ def _no_such_option(group: str, option: str) -> UsageError:
 
 
 def _no_such_key(key: str, value: object, command: str, options: Sequence[str] = ()) -> UsageError:
-    """The mistake of a key that is not there: which option would have it, or what is spelled like it."""
+    """Return the mistake of an unknown key, with the options that have the key, or keys of similar spelling."""
     known = known_keys(command)
     if owners := known.get(key.lstrip("+")):
         owners = [owner for owner in owners if not owner.startswith("experiment=")] or owners
@@ -77,14 +77,14 @@ def _no_such_key(key: str, value: object, command: str, options: Sequence[str] =
 
 
 def check_words(arguments: Sequence[str], command: str = VISUALIZE) -> None:
-    """Refuse the rest of a value with spaces, which the shell hands over as arguments of their own.
+    """Refuse an unquoted value with spaces, which the shell splits into several arguments.
 
     Args:
         arguments: the command line.
-        command: whose it is.
+        command: the command's name.
 
     Raises:
-        UsageError: a word without ``=`` after a key=value that is no key itself.
+        UsageError: a word without ``=`` follows a key=value, and the word is not a key.
     """
     for place, word in enumerate(arguments[1:], 1):
         before = arguments[place - 1]
@@ -102,22 +102,22 @@ def _is_word(argument: str) -> bool:
 def check_overrides(
     overrides: Sequence[str], compose: Callable[[Sequence[str], str], Mapping[str, object]], command: str = VISUALIZE
 ) -> None:
-    """Refuse what Hydra would accept in silence, or refuse with a traceback.
+    """Refuse overrides that Hydra would accept silently, or refuse with a traceback.
 
     Args:
-        overrides: as the user gave them; one of several values stands for all.
-        compose: makes the command's configuration of the overrides that add nothing.
-        command: whose configuration it is.
+        overrides: the user's overrides; of a sweep's values only the first is checked.
+        compose: composes the command's configuration from the overrides that add no key.
+        command: the command's name.
 
     Raises:
         UsageError: a group without an option; a key added with ``+`` that nothing reads, that the engine sets or that
-            is there already; a key taken away with ``~`` that is not a part of the objective or the transforms.
+            exists already; a key removed with ``~`` that is not a part of the objective or the transforms.
     """
     added: list[str] = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         if re.match(r"hydra[./]", key):
-            continue  # Hydra's own; it checks them
+            continue  # Hydra checks its own keys
         if not key:
             raise UsageError("argument", override, "cannot be read as key=value")
         if re.split(r"[.@/]", key)[0] in strange_groups(command):
@@ -135,7 +135,7 @@ def check_overrides(
 
 
 def _one_job(override: str) -> str:
-    """Return an override with the first of its values, where several make a sweep."""
+    """Return an override with the first value only, if its values make a sweep."""
     parsed = OverridesParser.create().parse_override(override)
     if not parsed.is_sweep_override():
         return override
@@ -160,7 +160,7 @@ def _check_deleted(key: str, value: str, command: str) -> None:
 
 
 def _check_added(override: str, config: Mapping[str, object], command: str) -> None:
-    """Check one key that starts with ``+`` against the configuration without it."""
+    """Check an override that starts with ``+`` against the configuration without this override."""
     key, _, value = override.lstrip("+").partition("=")
     parent, _, name = key.rpartition(".")
     there = select(config, key, NOT_THERE) is not NOT_THERE
@@ -173,7 +173,7 @@ def _check_added(override: str, config: Mapping[str, object], command: str) -> N
     node = select(config, parent) if parent else None
     target = node.get("_target_") if isinstance(node, Mapping) else None
     if not target and any(f"{parent}.".startswith(f"{mapping}.") for mapping in (*PARTS, ARGUMENTS)):
-        return  # a new part, checked as a whole, or an argument of a network, which checks it itself
+        return  # check_values checks a new part; a network checks its own arguments
     options = _arguments(target)
     if name not in options:
         raise _no_such_key(f"+{key}", value, command, [f"{parent}.{option}" for option in options])
@@ -184,10 +184,10 @@ def _arguments(target: str | None) -> list[str]:
 
 
 def check_values(config: Mapping[str, Any], command: str = VISUALIZE) -> None:
-    """Check the kinds of values of a command that whoever reads the key would stumble over.
+    """Check the types and ranges of a command's values before any code reads them.
 
     Raises:
-        UsageError: the first that is not allowed, or a part of the objective or the transforms without a _target_.
+        UsageError: the first value that is not allowed, or a part of the objective or transforms without a _target_.
     """
     for key, (allowed, described) in VALUES[command].items():
         value = select(config, key)
@@ -200,7 +200,7 @@ def check_values(config: Mapping[str, Any], command: str = VISUALIZE) -> None:
 
 
 def _part_of_nothing(mapping: str, name: str, node: object) -> UsageError:
-    """The mistake of a part that says nothing of what it builds: an option that is not chosen, or a new part."""
+    """Return the mistake of a part without ``_target_``: an option that is not chosen, or a new part."""
     if name in options_of(mapping):
         return UsageError(f"{mapping}.{name}", node, f"the option {mapping}=[{name}] is not among the chosen ones")
     return UsageError(f"{mapping}.{name}", node, "what it builds is not said: _target_=package.module.Class")
@@ -226,7 +226,7 @@ ONE_DEVICE: Check = (
     lambda value: value in (1, "1", "auto") or (isinstance(value, list) and len(value) == 1),
     "one device",
 )
-# Keys of every command that has a network.
+# Keys of every command that loads a network.
 COMMON: Mapping[str, Check] = {
     **dict.fromkeys(("progress", "model.pretrained"), FLAG),
     "cache_dir": (lambda value: isinstance(value, str) and value != "", "a folder"),

@@ -1,4 +1,4 @@
-"""Where the configuration tree is, and what groups, options and keys it has. Imports no torch."""
+"""The place of the configuration tree, and its groups, options and keys. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-# The command whose configuration is meant when none is named.
+# The default command of the functions below.
 VISUALIZE = "visualize"
-# Words of a configuration file that are no keys of the composed configuration.
+# Words of a configuration file that are not keys of the composed configuration.
 NOT_KEYS = ("defaults", "hydra", "_target_")
 
 
@@ -25,13 +25,13 @@ def config_dir() -> Path:
 
 
 def groups(command: str = VISUALIZE) -> list[str]:
-    """Return the names of the configuration groups of a command: those its defaults list has, and groups in them."""
+    """Return the names of a command's configuration groups: the groups in its defaults list, and their sub-groups."""
     listed, _ = _of_command(command)
     return [group for group in _all_groups() if group.split("/")[0] in listed]
 
 
 def strange_groups(command: str) -> list[str]:
-    """Return the names of the groups that other commands have and this one has neither as groups nor as keys."""
+    """Return the names of other commands' groups that are neither groups nor keys of this command."""
     listed, keys = _of_command(command)
     return [group for group in _all_groups() if group.split("/")[0] not in listed | keys]
 
@@ -45,9 +45,9 @@ def _all_groups() -> tuple[str, ...]:
 
 @cache
 def _of_command(command: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The groups in the defaults list of a command's own file, and the file's keys.
+    """Return the groups in the defaults list of a command's file, and the file's keys.
 
-    Optional groups do not count: they are there because an option of another group chooses one of theirs.
+    Optional groups are left out: an option of another group chooses their options.
     """
     content = yaml.safe_load((config_dir() / f"{command}.yaml").read_text(encoding="utf-8"))
     listed = frozenset(group for entry in content["defaults"] if isinstance(entry, dict) for group in entry)
@@ -66,21 +66,21 @@ def options_of(group: str) -> list[str]:
 
 
 def option_content(group: str, option: str) -> dict[str, Any]:
-    """Return what the file of an option says itself, as nested dicts; nothing is composed."""
+    """Return the content of an option's own file as nested dicts, without its defaults list."""
     content = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{option}.yaml"))
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items() if key != "defaults"}
 
 
 def known_keys(command: str = VISUALIZE) -> dict[str, list[str]]:
-    """Return every dotted key of a command with the options that bring it; none for a key that is always there."""
+    """Return every dotted key of a command, with the options that have it; an empty list if it always exists."""
     found: dict[str, list[str]] = {}
     always: set[str] = set()
     own, unchosen = {*groups(command), ""}, _unchosen(command)
     for path in sorted(config_dir().rglob("*.yaml")):
         group = "/".join(path.relative_to(config_dir()).parts[:-1])
         if group not in own or (not group and path.stem != command):
-            continue  # another command's
+            continue  # a file of another command
         text = path.read_text(encoding="utf-8")
         package = re.match(r"# @package (\S+)", text)
         place = package[1].replace("_global_", "") if package else group.replace("/", ".")
@@ -94,14 +94,14 @@ def known_keys(command: str = VISUALIZE) -> dict[str, list[str]]:
 
 
 def _unchosen(command: str) -> set[str]:
-    """The groups of which a command has no option unless one is asked for."""
+    """Return the groups of a command whose default option is null."""
     content = yaml.safe_load((config_dir() / f"{command}.yaml").read_text(encoding="utf-8"))
     entries = [entry for entry in content["defaults"] if isinstance(entry, dict)]
     return {str(group) for entry in entries for group, option in entry.items() if option is None}
 
 
 def _flat(node: object, prefix: str) -> Iterator[str]:
-    """Yield the dotted keys of a configuration file, those of mappings too."""
+    """Yield the dotted keys of a configuration file, the keys of mappings included."""
     for name, value in node.items() if isinstance(node, dict) else ():
         if name not in NOT_KEYS:
             key = f"{prefix}.{name}" if prefix else str(name)

@@ -1,6 +1,6 @@
-"""A composed configuration as values that nobody changes. Imports no torch, and nothing of Hydra.
+"""A composed configuration as immutable values. Imports neither torch nor Hydra.
 
-Groups whose keys are always the same are dataclasses; the others, whose keys depend on the option, are mappings.
+A group whose keys are always the same is a dataclass; a group whose keys depend on the option is a mapping.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Group = TypeVar("Group")
 
 
 class Keys(Mapping[str, Any]):
-    """A mapping of keys to plain values: its keys are attributes too, and it never changes.
+    """An immutable mapping of keys to plain values, which are attributes too.
 
     Args:
-        content: numbers, texts, lists and mappings of these.
+        content: numbers, texts, lists and mappings.
     """
 
     _content: Mapping[str, Any]
@@ -56,29 +56,29 @@ class Keys(Mapping[str, Any]):
 
 
 def plain(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration, or a part of one, as nested dicts and lists of its own."""
+    """Return a deep copy of a configuration, or of a part, as nested dicts and lists."""
     return {key: plain(value) if isinstance(value, Mapping) else deepcopy(value) for key, value in node.items()}
 
 
 @dataclass(frozen=True)
 class ReferenceKeys:
-    """The group ``references``; None where the source has no such key.
+    """The group ``references``. A key that the source does not have is None, or has its default.
 
     Attributes:
-        source: ``"embedded"``, ``"folder"`` or ``"mined"``; ``"tensors"`` where they were handed over in Python.
-        count: references of a target.
-        seed: of their choice.
+        source: ``"embedded"``, ``"folder"`` or ``"mined"``; ``"tensors"`` for tensors passed in Python.
+        count: number of references per target.
+        seed: seed of the random choice of references.
         size: side in px, or [height, width]; None: the network's input.
-        facets: a number, or ``"auto"``.
+        facets: number of facets per unit, or ``"auto"``.
         embedding: name or keys of the network that embeds images for facets; None: the network itself.
-        cache: whether statistics are kept.
-        candidates: images that are clustered into facets, or compete; ``"auto"`` for mined ones.
-        root: the folder.
-        loader: the user's function that reads files.
-        index: what was mined before.
+        cache: whether the statistics of references are cached on disk.
+        candidates: number of images from which references or facets are chosen; ``"auto"`` is for mined references.
+        root: the folder of natural images.
+        loader: the user's function that reads image files.
+        index: the folder of an existing index.
         region: what mined references show: ``"window"``, ``"patch"`` or ``"image"``.
-        window: its kind.
-        enlarge: whether windows are enlarged to the input's size, or ``"auto"``.
+        window: the kind of window.
+        enlarge: whether windows are enlarged to the network's input size, or ``"auto"``.
         patch: size, overlap and search of patches.
     """
 
@@ -101,16 +101,16 @@ class ReferenceKeys:
 
 @dataclass(frozen=True)
 class TargetKeys:
-    """The keys of the group ``target`` that several kinds have, and those of circuits; None where a kind has none.
+    """The keys of the group ``target`` that several kinds share, and the keys of circuits.
 
     Attributes:
         kind: ``"class"``, ``"channel"``, ...
         index: number, name, list, range or ``"all"``.
-        layer: of hidden units.
-        position: [row, column] of neurons, or the name of tokens.
-        variations: pictures of a target.
+        layer: the layer of hidden units.
+        position: [row, column] of a neuron, or the name of tokens.
+        variations: number of pictures per unit.
         concepts: a file of concepts, or its folder.
-        unit, layers, levels, width, ablation_images: of a circuit.
+        unit, layers, levels, width, ablation_images: the keys of a circuit.
     """
 
     kind: str
@@ -128,14 +128,14 @@ class TargetKeys:
 
 @dataclass(frozen=True)
 class TrainerKeys:
-    """The group ``trainer``, as far as the engine reads it.
+    """The keys of the group ``trainer`` that the engine reads.
 
     Attributes:
         accelerator: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
         devices: a number, a list of GPUs, or ``"auto"``.
-        num_nodes: machines.
-        precision: of the steps.
-        log_every_n_steps: steps between losses that are logged.
+        num_nodes: number of machines.
+        precision: numerical precision of the optimisation steps.
+        log_every_n_steps: number of steps between two logged losses.
     """
 
     accelerator: str
@@ -146,7 +146,7 @@ class TrainerKeys:
 
 
 class Configuration(Keys):
-    """The composed configuration of a command, without Hydra's part.
+    """The composed configuration of a command, without Hydra's own keys.
 
     Examples:
         >>> from vital_exp.config import compose_config
@@ -159,17 +159,17 @@ class Configuration(Keys):
 
     @cached_property
     def references(self) -> ReferenceKeys:
-        """Where natural images of targets come from."""
+        """The group ``references``."""
         return self._group(ReferenceKeys, "references")
 
     @cached_property
     def target(self) -> TargetKeys:
-        """What pictures are made of."""
+        """The group ``target``."""
         return self._group(TargetKeys, "target")
 
     @cached_property
     def trainer(self) -> TrainerKeys:
-        """What the command computes on."""
+        """The group ``trainer``."""
         return self._group(TrainerKeys, "trainer")
 
     @property
@@ -178,7 +178,7 @@ class Configuration(Keys):
         return Path(self["cache_dir"]).expanduser()
 
     def with_keys(self, **values: object) -> Configuration:
-        """Return a configuration in which dotted keys, with ``__`` for the dot, have other values."""
+        """Return a copy with other values of dotted keys; ``__`` stands for the dot."""
         content = plain(self)
         for key, value in values.items():
             *groups, name = key.split("__")
@@ -192,7 +192,7 @@ class Configuration(Keys):
         """Return a group as a dataclass.
 
         Raises:
-            UsageError: it lacks a key, as a recorded configuration may that somebody has edited.
+            UsageError: the group is no mapping or lacks a key, for example after an edit of a recorded configuration.
         """
         given = self._content[name]
         if not isinstance(given, Mapping):

@@ -1,4 +1,4 @@
-"""Pictures inside a page: data URIs, so that nothing lies beside it and nothing is fetched."""
+"""Data URIs, which hold pictures inside a page: the page needs no other file and no network access."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ JPEG, PNG = "image/jpeg", "image/png"
 
 
 def data_uri(data: bytes, mime: str) -> str:
-    """Return the content of a file, of a MIME type, as a data URI."""
+    """Return a file's content as a data URI of a MIME type."""
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"

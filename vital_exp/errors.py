@@ -1,25 +1,25 @@
-"""The one exception a user sees: a mistake told in one line that names the key, the value and what is allowed."""
+"""The exception for mistakes of a user: one line with the key, its value and the allowed values."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-# Suggestions shown after "did you mean"; more than three read as noise.
+# Suggestions shown after "did you mean"; a longer list hides the right one.
 SUGGESTIONS = 3
 
 
 class UsageError(ValueError):
-    """A mistake in what the user asked for; the commands print it as one line and exit with code 2.
+    """A mistake of the user; the commands print it as one line and exit with code 2.
 
     Args:
         key: the configuration key (or Python argument) that holds the mistake, e.g. ``"model.name"``.
-        value: what it holds.
-        problem: what is wrong with it and what is allowed, without a final full stop.
+        value: the key's value.
+        problem: what is wrong and what is allowed, without a final full stop.
         options: every allowed value; the nearest to ``value`` are suggested.
 
     Attributes:
-        everywhere: whether every rank of the job knows of it, so that one tells it and all go on together.
+        everywhere: whether every rank of the job has this mistake, so that one rank reports it and all ranks go on.
 
     Examples:
         >>> from vital_exp.errors import UsageError
@@ -36,18 +36,18 @@ class UsageError(ValueError):
         super().__init__(_one_line(f"{key}={value}: {problem}{hint}"))
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        """Rebuild from the arguments: worker processes hand exceptions back pickled."""
+        """Pickle the constructor's arguments: worker processes return exceptions as pickles."""
         return type(self), (self.key, self.value, self.problem, self.options)
 
 
 def _one_line(text: str) -> str:
-    """Escape what would end the line, or steer the terminal."""
+    """Replace line breaks by spaces, and escape characters that cannot be printed."""
     text = text.replace("\n", " ")
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def nearest(value: str, options: Iterable[str], count: int = SUGGESTIONS) -> list[str]:
-    """Return up to ``count`` of ``options`` that are spelled most like ``value``, best first, ignoring case.
+    """Return up to ``count`` of ``options`` whose spelling is nearest to ``value``, nearest first; case is ignored.
 
     Examples:
         >>> from vital_exp.errors import nearest

@@ -1,4 +1,4 @@
-"""The modes of torch around the functions of the Python API, whatever the caller's are."""
+"""The Python API computes in torch modes of its own, independent of the caller's modes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 
 @contextmanager
 def own_modes() -> Iterator[None]:
-    """Compute inside without the caller's inference mode, ``no_grad``, autocast, default precision and default device.
+    """Suspend the caller's inference mode, ``no_grad``, autocast, default dtype and default device.
 
-    Pictures need gradients, also where they are asked for in a test step or an evaluation script, and their precision
-    is the trainer's.
+    The optimisation needs gradients, even when a test step or an evaluation script calls the API. The trainer's
+    precision applies.
     """
     precision = torch.get_default_dtype()
     with ExitStack() as modes:
-        modes.enter_context(torch.inference_mode(False))  # which has gradients on
+        modes.enter_context(torch.inference_mode(False))  # also enables gradients
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 modes.enter_context(torch.autocast(device, enabled=False))

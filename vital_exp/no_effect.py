@@ -1,7 +1,7 @@
-"""Options that cannot have an effect beside the others: which they are, by command, told in one line.
+"""Keys that have no effect because of the values of other keys: the rules of each command, and a one-line warning.
 
-They are no mistakes: a sweep may go over options of which some read a key and others do not. Imports no torch; what
-metrics there are, whoever asks says (``vital_exp.evaluation.metrics.chosen``).
+Such a key is no mistake: a sweep may go over options of which only some read the key. Imports no torch: the caller
+passes the function that looks up metrics (``vital_exp.evaluation.metrics.chosen``).
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from vital_exp.image_folders import names_file
 from vital_exp.recorded_config import recorded_config
 from vital_exp.run_folders import is_sweep
 
-# What the metrics that read a setting are called.
+# Names of the metrics that read a setting.
 CLIP_METRICS, NAMING, LPIPS, KID = ("clip", "naming"), ("naming",), ("lpips_diversity",), ("kid",)
-CLASSES = "class"  # the kind of target that has no layer
+CLASSES = "class"  # the kind of target without a layer
 
 logger = logging.getLogger(__name__)
 
 
 class MetricNeeds(Protocol):
-    """What the rules ask of a metric; see :class:`vital_exp.evaluation.metrics.Metric`."""
+    """The attributes of a metric that the rules read; see :class:`vital_exp.evaluation.metrics.Metric`."""
 
     @property
     def name(self) -> str:
-        """What a user asks for."""
+        """The metric's name."""
         ...
 
     @property
     def over(self) -> str:
-        """Whether it is computed once, with each judge or in each feature space."""
+        """``once``, ``judges`` or ``spaces``: computed once, with each judge, or in each feature space."""
         ...
 
     @property
@@ -46,17 +46,17 @@ class MetricNeeds(Protocol):
         ...
 
 
-# The metrics of names, all for None; raises UsageError.
+# Returns the metrics with the given names, or all metrics for None; raises UsageError.
 Chosen = Callable[[Any], Sequence[MetricNeeds]]
 
 
 class Asked:
-    """A configuration, and which of its keys the user gave.
+    """A configuration, and the keys that the user gave.
 
     Args:
         content: the composed configuration, as nested dicts.
-        given: dotted keys.
-        chosen: returns the metrics of names.
+        given: the dotted keys that the user gave.
+        chosen: returns the metrics with the given names.
     """
 
     def __init__(self, content: Mapping[str, object], given: Iterable[str], chosen: Chosen) -> None:
@@ -71,13 +71,13 @@ class Asked:
         """Whether the targets are known to be hidden units."""
         kind = self("target.kind")
         if kind is None and isinstance(self("run"), str):
-            with suppress(UsageError):  # told by who reads it
+            with suppress(UsageError):  # the reader of the run folder reports this mistake
                 kind = (recorded_config(Path(self("run")).expanduser(), "run").get("target") or {}).get("kind")
         return kind not in (None, CLASSES, "circuit")
 
     @cached_property
     def metrics(self) -> list[MetricNeeds]:
-        """The metrics that are computed; all, where the names are wrong: whoever computes them says so."""
+        """The metrics that are computed; with a wrong name all metrics, since the evaluation reports the mistake."""
         given = self("metrics") if "metrics" in self.content else self("evaluation.metrics")
         try:
             found = self.chosen(given)
@@ -87,7 +87,7 @@ class Asked:
 
     @property
     def uses_judges(self) -> bool:
-        """Whether a metric is computed with each judge, or in its features."""
+        """Whether a metric is computed with each judge, or in each judge's feature space."""
         return any(metric.over != "once" for metric in self.metrics)
 
     @property
@@ -96,18 +96,18 @@ class Asked:
         return any(metric.over == "spaces" for metric in self.metrics)
 
     def uses(self, names: Sequence[str]) -> bool:
-        """Whether one of some metrics is computed."""
+        """Whether at least one of the named metrics is computed."""
         return any(metric.name in names for metric in self.metrics)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """When keys have no effect.
+    """The condition under which some keys have no effect.
 
     Attributes:
-        keys: dotted keys, * for any letters.
-        idle: whether they have none beside what else is asked for.
-        why: in a few words.
+        keys: dotted keys; ``*`` matches any characters.
+        idle: whether the keys have no effect in a configuration.
+        why: the reason, in a few words.
     """
 
     keys: tuple[str, ...]
@@ -127,7 +127,7 @@ def _scores(asked: Asked) -> bool:
 
 
 def _unread(name: str) -> Callable[[Asked], bool]:
-    """Whether no metric reads what ``Asked`` has a property for."""
+    """Whether metrics are computed, and a property of ``Asked`` is false for them."""
     return lambda asked: _scores(asked) and not getattr(asked, name)
 
 
@@ -136,7 +136,7 @@ def _none_of(names: Sequence[str]) -> Callable[[Asked], bool]:
 
 
 def _weight_is_given(term: str) -> Callable[[Asked], bool]:
-    """Whether the model's weight of a prior is not asked: there is no such term, or the term has its own."""
+    """Whether the model's weight of a prior is unused: the objective lacks the term, or the term has its own weight."""
     return lambda asked: asked(f"objective.{term}") is None or asked(f"objective.{term}.weight") is not None
 
 
@@ -147,7 +147,7 @@ def _aligns_nothing(asked: Asked) -> bool:
 
 
 def _logger_is(*names: str) -> Callable[[Asked], bool]:
-    """Whether the logger is one of some classes; empty stands for none."""
+    """Whether the logger's class is one of the names; an empty name stands for no logger."""
     return lambda asked: str(asked("logger._target_") or "").rpartition(".")[2] in names
 
 
@@ -168,7 +168,7 @@ def _lacks(key: str) -> Callable[[Asked], bool]:
 
 
 def _is_nothing(value: object) -> bool:
-    """Whether a value asks for nothing: none, false, an empty list."""
+    """Whether a value is None, false or empty."""
     return value is None or value is False or (isinstance(value, (str, Sequence, Mapping)) and not value)
 
 
@@ -178,7 +178,7 @@ def _without_facets(asked: Asked) -> bool:
 
 
 def _finds_by_embedding(asked: Asked) -> bool:
-    """Whether units are looked for by CLIP: by words always, by an image where that is said."""
+    """Whether CLIP looks for units: always for words, and for an image with ``find_by=embedding``."""
     query = asked("find")
     return query is not None and (asked("find_by") == "embedding" or not names_file(str(query)))
 
@@ -187,7 +187,7 @@ def _of_a_transformers_folder(asked: Asked) -> bool:
     return asked("model.source") == "transformers" and Path(str(asked("model.name"))).expanduser().is_dir()
 
 
-# Of the commands that look at the whole network.
+# For the commands that cannot prune the network.
 DENSE = Rule(
     ("model.sparsify", "model.sparsity", "model.sparsify_images"), lambda asked: True, "only vital-visualize prunes it"
 )
@@ -198,7 +198,7 @@ MODEL = (
     Rule(("model.pretrained",), _is("model.source", "python"), "a python factory makes its own weights"),
     Rule(("model.pretrained",), _of_a_transformers_folder, "the weights are those of the folder"),
 )
-# By metrics; the keys of the group evaluation, and the command's own words for them.
+# Keys that only some metrics read: keys of the group evaluation, and the commands' own keys of the same meaning.
 METRICS = (
     Rule(("judges", "evaluation.judges"), _unread("uses_judges"), "the metrics use no judge"),
     Rule(("evaluation.features",), _unread("uses_spaces"), "the metrics use no feature space"),
@@ -245,7 +245,7 @@ REFERENCES = (
     ),
 )
 FOUND_CONCEPTS = ("method", "count", "class", "importance", "seed", "patches", "explained")
-CHECKS = {  # of vital-audit, and the keys that each does not read
+CHECKS = {  # each check of vital-audit, and the keys that it does not read
     "path_similarity": (
         *("methods", "steps", "views", "seed", "judges", "targets", "decoy", "aim", "overrides"),
         *("snapshots.*", "detector.*", "tuning.*"),
@@ -277,11 +277,11 @@ RULES: Mapping[str, Sequence[Rule]] = {
         Rule(("model.layers", "model.layer_weights"), _aligns_nothing, "no term of the objective aligns layers"),
         Rule(
             ("movie", "checkpoint_every", "resume", "pictures_every", "log_targets", "logger.*"),
-            lambda asked: "out" in asked.content and asked("out") is None,  # the Python function's
+            lambda asked: "out" in asked.content and asked("out") is None,  # only visualize() has out
             "without out=folder nothing is written",
         ),
         Rule(
-            ("target.variations",),  # which the term interpolation reads too
+            ("target.variations",),  # the term interpolation reads it too
             lambda asked: "out" in asked.content and asked("objective.interpolation") is None,
             'in Python each target is named: "class:star_v2"',
         ),
@@ -438,10 +438,10 @@ def without_effect(command: str, content: Mapping[str, object], given: Iterable[
     """Return the keys that the user gave and that have no effect, each with the reason.
 
     Args:
-        command: whose rules they are, ``"visualize"``.
+        command: the command's name, ``"visualize"``.
         content: the composed configuration, as nested dicts.
         given: dotted keys that the user gave.
-        chosen: returns the metrics of names; called only where a key's effect depends on the metrics.
+        chosen: returns the metrics with the given names; called only if a key's effect depends on the metrics.
     """
     asked = Asked(content, given, chosen)
     if asked("list") is not None:
@@ -458,7 +458,7 @@ def without_effect(command: str, content: Mapping[str, object], given: Iterable[
 
 
 def tell_without_effect(command: str, content: Mapping[str, object], given: Iterable[str], chosen: Chosen) -> None:
-    """Log one line of the keys that :func:`without_effect` finds, if there are any."""
+    """Log a one-line warning with the keys that :func:`without_effect` finds, if there are any."""
     reasons: dict[str, list[str]] = {}
     for key, why in without_effect(command, content, list(given), chosen).items():
         reasons.setdefault(why, []).append(key)

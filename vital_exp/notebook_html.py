@@ -1,4 +1,4 @@
-"""How results are displayed in a notebook: self-contained HTML without scripts."""
+"""Self-contained HTML without scripts, which displays results in a notebook."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from vital_exp.data_uris import PNG, data_uri
 
-SMALLEST_SHOWN, LARGEST_SHOWN = 128, 256  # px: smaller pictures are enlarged, larger ones made smaller
+SMALLEST_SHOWN, LARGEST_SHOWN = 128, 256  # px: the range of widths in which pictures are shown
 ROWS_SHOWN, CELL_SIDE = 50, 64
 DIGITS = 4
 
@@ -34,7 +34,7 @@ def figures(pictures: Iterable[tuple[Image.Image, str]]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Return an HTML table with a column per key: the first ROWS_SHOWN rows, and the number of the other rows.
+    """Return an HTML table with a column per key, of the first ``ROWS_SHOWN`` rows, and the number of rows left out.
 
     A cell is a text, a number, or a list of images, which are shown ``CELL_SIDE`` px high.
     """
@@ -53,7 +53,7 @@ def lines(texts: Iterable[object]) -> str:
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Return one image with images of equal size in a grid of ``columns`` columns."""
+    """Return one image that shows images of equal size in a grid of at most ``columns`` columns."""
     width, height = images[0].size
     scale = max(1, SMALLEST_SHOWN // max(width, 1))
     width, height, gap = width * scale, height * scale, 4

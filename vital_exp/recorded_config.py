@@ -1,4 +1,4 @@
-"""The configuration in a run folder: written as plain values, and read as data whoever wrote it. Imports no torch."""
+"""The configuration in a run folder: written as plain values and read as data, never as code. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from vital_exp.errors import UsageError
 from vital_exp.whole_files import whole_file
 
 RECORDED, OVERRIDES = Path(".hydra") / "config.yaml", Path(".hydra") / "overrides.yaml"
-MISTAKE_FILE = "mistake.txt"  # of a run that could not make anything
+MISTAKE_FILE = "mistake.txt"  # the reason why a run made no picture
 
 
 def recorded_config(folder: Path, key: str, groups: Sequence[str] = ()) -> Configuration:
-    """Return the configuration of a run folder as it stands there.
+    """Return the configuration that a run folder has recorded, without interpolation.
 
-    A run records its configuration resolved, so nothing in the file is interpolated: what looks like ``${oc.env:NAME}``
-    is text, and a folder from elsewhere learns nothing of this machine.
+    A run records resolved values. A text such as ``${oc.env:NAME}`` therefore stays a text, and a run folder from
+    somebody else cannot read this machine's environment.
 
     Args:
         folder: a run folder with a recorded configuration.
         key: the configuration key that names the folder, for the message.
-        groups: the groups that are needed of it.
+        groups: the groups that the configuration must have.
 
     Raises:
-        UsageError: the file cannot be read, is no configuration, or lacks a group.
+        UsageError: the file cannot be read, is not a mapping, or lacks a group.
     """
     try:
         content = yaml.safe_load((folder / RECORDED).read_text(encoding="utf-8"))
@@ -43,10 +43,10 @@ def recorded_config(folder: Path, key: str, groups: Sequence[str] = ()) -> Confi
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Writes every value where it stands, and in quotes a text that another YAML reader takes for something else."""
+    """Writes YAML without aliases, and quotes a text that another YAML reader would not take for a text."""
 
     def ignore_aliases(self, _data: object) -> bool:
-        """Write a list that stands in two places twice."""
+        """Write a value that occurs twice in full both times."""
         return True
 
 
@@ -67,13 +67,13 @@ _Dumper.add_representer(str, _text)
 
 
 def as_yaml(content: Mapping[str, Any] | Sequence[str]) -> str:
-    """Return plain values as YAML, keys in their order."""
+    """Return plain values as YAML, with the keys in their order."""
     text: str = yaml.dump(content, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
     return text
 
 
 def record_config(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] | None = None) -> None:
-    """Write a configuration into a run folder, and what it was composed of, where that is known."""
+    """Write a configuration, and its overrides unless they are None, into a run folder."""
     (folder / RECORDED).parent.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / RECORDED) as file:
         file.write(as_yaml(plain(config)))
@@ -83,6 +83,6 @@ def record_config(config: Mapping[str, Any], folder: Path, overrides: Sequence[s
 
 
 def recorded_overrides(folder: Path) -> list[str]:
-    """Return the overrides that a run folder has recorded; none where it has not."""
+    """Return the overrides that a run folder has recorded; an empty list if there is no record."""
     place = folder / OVERRIDES
     return list(map(str, yaml.safe_load(place.read_text(encoding="utf-8")))) if place.is_file() else []

@@ -1,4 +1,4 @@
-"""Which run folders there are at or below a place, and the lines of their results. Imports no torch."""
+"""Find run folders at or below a folder, and read the lines of their results. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from vital_exp.errors import UsageError
 
 RESULTS = "results.jsonl"
-WANDB_FOLDER = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(\w+)")  # of one start, inside a run folder's wandb
+WANDB_FOLDER = re.compile(r"(?:offline-)?run-\d{8}_\d{6}-(\w+)")  # one start's folder, in wandb/ of a run folder
 
 
 def is_run(folder: Path) -> bool:
@@ -20,12 +20,12 @@ def is_run(folder: Path) -> bool:
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether a folder is no run folder, and holds some at any depth."""
+    """Whether a folder is not a run folder, but holds run folders at any depth."""
     return not is_run(folder) and next(folder.rglob(RESULTS), None) is not None
 
 
 def wandb_id(folder: Path) -> str | None:
-    """Return the id by which Weights & Biases knows the last start of a run; None where it was not logged there."""
+    """Return the Weights & Biases id of a run's last start; None if the run was not logged there."""
     found = [WANDB_FOLDER.fullmatch(path.name) for path in sorted((folder / "wandb").glob("*run-*"))]
     return next((match[1] for match in reversed(found) if match), None)
 
@@ -33,17 +33,17 @@ def wandb_id(folder: Path) -> str | None:
 def read_results(
     folder: Path, is_result: Callable[[object], bool] | None = None
 ) -> tuple[list[dict[str, Any]], int, int]:
-    """Return what results.jsonl says of each target: its last line, in the order of the targets' first lines.
+    """Return each target's last line of results.jsonl, in the order of the targets' first lines.
 
     Args:
         folder: a run folder.
-        is_result: tells a line that counts; None: one that names its target.
+        is_result: whether a parsed line is a valid result; None: a line with the key ``target`` is valid.
 
     Returns:
-        The lines as dicts; how many lines do not count or are torn; how many lines there are.
+        The lines as dicts; the number of invalid or incomplete lines; the number of lines that are not blank.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
+        OSError: the file does not exist or cannot be read.
     """
     counts, found, others, lines = is_result or _names_target, {}, 0, 0
     with (folder / RESULTS).open(encoding="utf-8", errors="replace", newline="\n") as file:
@@ -67,10 +67,10 @@ def _names_target(line: object) -> bool:
 
 
 def find_runs(places: Sequence[str | Path], key: str = "runs") -> list[Path]:
-    """Return the run folders at or below some places, in the order of their numbers.
+    """Return the run folders at or below each of some folders, sorted by number below each.
 
     Raises:
-        UsageError: a place that does not exist, or holds no run.
+        UsageError: a folder does not exist, or holds no run.
     """
     found: list[Path] = []
     for place in places:
@@ -85,7 +85,7 @@ def find_runs(places: Sequence[str | Path], key: str = "runs") -> list[Path]:
 
 
 def by_number(path: Path) -> list[tuple[bool, int, str]]:
-    """Return a key that sorts numbers in names as numbers: 2 before 10.
+    """Return a sort key that compares the numbers in a path as numbers: 2 before 10.
 
     Examples:
         >>> from pathlib import Path

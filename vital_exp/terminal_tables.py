@@ -1,4 +1,4 @@
-"""Tables for a terminal of 80 columns: no cell wraps, long texts give way and end in dots. Imports no torch."""
+"""Tables for a terminal of 80 columns: no cell wraps, and long texts are cut with an ellipsis. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 WIDTH = 80  # columns of a terminal
-LEAST = 8  # letters that are left of a text that gives way
+LEAST = 8  # width below which no flexible column shrinks
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Column:
     """A column of a table.
 
     Attributes:
-        title: at its head.
-        right: whether numbers stand below one another.
-        flexible: whether its texts give way where the table is too wide.
+        title: the column's heading.
+        right: whether cells are aligned right, as numbers are.
+        flexible: whether the column shrinks if the table is too wide.
     """
 
     title: str
@@ -33,13 +33,13 @@ class Column:
 
 
 def table_text(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str = "", width: int = WIDTH) -> str:
-    """Return a table as text, no line of which is wider than ``width`` as long as flexible columns can give way.
+    """Return a table as text. Lines are at most ``width`` wide, as far as flexible columns can shrink.
 
     Args:
-        columns: of the table.
+        columns: the table's columns.
         rows: a cell for each column; a line break in a cell makes a second line of the row.
-        title: above the table.
-        width: columns of the terminal.
+        title: a line above the table.
+        width: width of the terminal, in characters.
     """
     cells = [[column.title for column in columns], *rows]
     natural = [max(cell_len(line) for row in cells for line in row[i].split("\n")) for i in range(len(columns))]
@@ -58,7 +58,7 @@ def table_text(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: 
 
 
 def _shortened(cell: str, width: int) -> str:
-    """Return a cell whose lines keep what stands last after a comma: "as brain co…, 0.41"."""
+    """Return a cell with its lines shortened before the last comma: "as brain co…, 0.41"."""
     return "\n".join(_line(line, width) for line in cell.split("\n"))
 
 
@@ -69,7 +69,7 @@ def _line(line: str, width: int) -> str:
 
 
 def _given_way(natural: Sequence[int], flexible: Sequence[bool], room: int) -> list[int]:
-    """Return widths that fit into the room; of the flexible ones always the widest gives way."""
+    """Return widths whose sum fits into ``room``, if possible: the widest flexible column shrinks first."""
     widths = list(natural)
     while sum(widths) > room:
         able = [i for i, gives in enumerate(flexible) if gives and widths[i] > LEAST]
@@ -81,18 +81,18 @@ def _given_way(natural: Sequence[int], flexible: Sequence[bool], room: int) -> l
 
 
 def note_text(notes: Mapping[str, Sequence[str]], width: int = WIDTH) -> str:
-    """Return what notes say, each once with all that it is about: ``note: this, that``.
+    """Return each note once, with the names of all its subjects: ``note: this, that``.
 
     Args:
-        notes: what each is about, by note.
-        width: columns of the terminal.
+        notes: the subjects of each note.
+        width: width of the terminal, in characters.
     """
     lines = (f"{note}: {', '.join(about)}" for note, about in notes.items())
     return "\n".join(wrapped(line, width=width) for line in lines)
 
 
 def wrapped(text: str, indent: int = 2, width: int = WIDTH) -> str:
-    """Return a text in lines of a width, but for words that are longer; lines after the first are indented."""
+    """Return a text wrapped at ``width``; longer words are not broken, and lines after the first are indented."""
     return "\n".join(
         textwrap.wrap(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
     )

@@ -1,4 +1,4 @@
-"""Read text that a user hands over, whatever editor or system wrote it."""
+"""Read a user's text files, with any line ends and byte order mark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from vital_exp.errors import UsageError
 
-# What editors put before a text to say how it is encoded; UTF-32's begins as UTF-16's does.
+# Byte order marks and their encodings. UTF-32 comes first, because its little-endian mark begins with that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -18,18 +18,18 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-MARK = "\ufeff"  # the same mark, decoded; inside a text where marked files were joined
+MARK = "\ufeff"  # the decoded mark; joined files have marks inside the text
 
 
 def read_text(path: Path, key: str) -> str:
-    """Return a text file without byte order marks, its lines ended by ``\\n``.
+    """Return the content of a text file without byte order marks, with ``\\n`` as the line end.
 
     Args:
         path: a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
-        key: what is to blame for it.
+        key: the configuration key that names the file, for the message.
 
     Raises:
-        UsageError: no such file, one that cannot be read, or one that is no such text.
+        UsageError: the file does not exist, cannot be read, or is not text in one of these encodings.
     """
     if not path.is_file():
         raise UsageError(key, path, "is a folder, not a text file" if path.is_dir() else "no such file")
@@ -51,7 +51,7 @@ def read_text(path: Path, key: str) -> str:
 
 
 def read_lines(path: Path, key: str) -> list[str]:
-    """Return the lines of a text file without spaces around them; blank ones are left out.
+    """Return the lines of a text file, stripped of white space; blank lines are left out.
 
     Raises:
         UsageError: see :func:`read_text`.
@@ -60,10 +60,10 @@ def read_lines(path: Path, key: str) -> list[str]:
 
 
 def read_json(path: Path, key: str) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
-        UsageError: see :func:`read_text`; the text is no JSON.
+        UsageError: the text is not JSON; see also :func:`read_text`.
     """
     try:
         return json.loads(read_text(path, key))

@@ -1,6 +1,6 @@
-"""Checks of what users give: one number, text or list each, or a mistake that names the key and what is allowed.
+"""Checks of single values: each returns the value, or raises a mistake with the key and the allowed values.
 
-YAML's true and false are no numbers here, and neither are infinity and NaN.
+Booleans, infinity and NaN do not count as numbers.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def whole_number(
 
     Args:
         key: the configuration key or argument that holds the value.
-        value: what it holds.
-        least: the smallest that is allowed.
-        most: the largest.
-        allowed: what the message says is allowed; None: the bounds.
+        value: the value to check.
+        least: the smallest allowed value.
+        most: the largest allowed value.
+        allowed: the message's description of allowed values; None: the bounds.
 
     Raises:
         UsageError: anything else.
@@ -76,11 +76,11 @@ def number(
     below: float = math.inf,
     allowed: str | None = None,
 ) -> float:
-    """Return a finite number in [least, most] that is larger than ``above`` and smaller than ``below``.
+    """Return a finite number in [least, most] and in the open interval (above, below).
 
     Args:
-        key, value, least, most, allowed: as for :func:`whole_number`; the message names only least and most.
-        above, below: bounds that are no allowed values themselves; ``allowed`` is to name them.
+        key, value, least, most, allowed: as for :func:`whole_number`; the message's bounds are least and most.
+        above, below: exclusive bounds; the text ``allowed`` must name them.
 
     Raises:
         UsageError: anything else.
@@ -93,15 +93,15 @@ def number(
 def numbers(
     key: str, values: object, least: float = -math.inf, most: float = math.inf, *, each: str | None = None
 ) -> tuple[float, ...]:
-    """Return a list of at least one finite number, all in [least, most].
+    """Return a non-empty list of finite numbers in [least, most], as a tuple.
 
     Args:
         key, least, most: as for :func:`whole_number`.
         values: a list or another sequence.
-        each: what the message says each entry must be; None: a number and the bounds.
+        each: the message's description of an allowed entry; None: a number and the bounds.
 
     Raises:
-        UsageError: no list, an empty one, or an entry that is no such number.
+        UsageError: not a list, an empty list, or an entry that is not such a number.
     """
     if not _is_list(values) or not values:
         raise UsageError(key, values, f"a list of numbers{_between(least, most)}")
@@ -134,12 +134,12 @@ def interval(
 
 
 def side(key: str, value: object) -> int:
-    """Return a side in px; raises UsageError for anything but a whole number of at least 1."""
+    """Return a side in px; raises UsageError unless the value is a whole number of at least 1."""
     return whole_number(key, value, 1, allowed="a side of at least 1 px")
 
 
 def sides(key: str, value: object) -> tuple[int, int]:
-    """Return (height, width) in px, of one side or of [height, width]; raises UsageError for anything else.
+    """Return (height, width) in px from one side or from [height, width]; raises UsageError for anything else.
 
     Examples:
         >>> from vital_exp.values import sides

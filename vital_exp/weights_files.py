@@ -1,4 +1,4 @@
-"""Read the tensors of a local file, by name, without running code from it."""
+"""Read the tensors of a local file, by name, without running code from the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vital_exp.errors import UsageError
 from vital_exp.text_files import read_json
 from vital_exp.weights_places import INDEX, KEY, weights_file
 
-# What files of other kinds begin with, or are called, and what to do.
+# Files of other formats, recognised by their first bytes or their suffix, and the advice in the message.
 CONVERT = "save the weights as a state_dict, or as .safetensors"
 HEADS = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the weights: git lfs pull fetches them"),
@@ -28,18 +28,19 @@ HEADS = (
 )
 OTHER_KINDS = dict.fromkeys((".npz", ".npy"), "NumPy arrays") | dict.fromkeys((".h5", ".hdf5", ".keras"), "Keras")
 OTHER_KINDS |= {".onnx": "ONNX", ".pb": "TensorFlow", ".tflite": "TensorFlow", ".msgpack": "Flax", ".gguf": "GGUF"}
-DEEPEST = 12  # containers in each other; a checkpoint has few, a pickle may hold itself
+DEEPEST = 12  # nested containers: a checkpoint has few, but a pickled container may contain itself
 
 
 def read_tensors(path: Path | str, key: str = KEY) -> dict[str, Tensor]:
-    """Return the tensors of a file by the dotted path to each: ``state_dict.model.conv1.weight``.
+    """Return the tensors of a file by dotted path: ``state_dict.model.conv1.weight``.
 
     Args:
-        path: a .safetensors file, a file of torch.save that loads as weights only, or the index of weights in several.
-        key: the configuration's key that names the file.
+        path: a .safetensors file, a file of torch.save that loads with ``weights_only=True``, or the index of a sharded
+            checkpoint (``.index.json``).
+        key: the configuration key that names the file.
 
     Raises:
-        UsageError: no such file, one of another kind, one that would execute code, or no tensors in it.
+        UsageError: the file does not exist, has another format, could execute code, or holds no tensors.
     """
     path = weights_file(path, key)
     content = _sharded(path, key) if path.name.endswith(INDEX) else _content(path, key)
@@ -47,10 +48,15 @@ def read_tensors(path: Path | str, key: str = KEY) -> dict[str, Tensor]:
 
 
 def tensors_of(content: bytes, path: Path, key: str) -> dict[str, Tensor]:
-    """Return the tensors of what torch.save wrote, which is part of a file, as :func:`read_tensors` does.
+    """Return the tensors in bytes that torch.save wrote, by dotted path, as :func:`read_tensors` does.
+
+    Args:
+        content: the bytes, which are a part of the file ``path``.
+        path: the file, for the message.
+        key: the configuration key that names the file.
 
     Raises:
-        UsageError: it would execute code, cannot be read, or there are no tensors in it.
+        UsageError: the bytes could execute code, cannot be read, or hold no tensors.
     """
     return _tensors(_unpickled(BytesIO(content), path, key), path, key)
 
@@ -65,7 +71,7 @@ def _tensors(content: object, path: Path, key: str) -> dict[str, Tensor]:
 
 
 def _content(path: Path, key: str) -> Any:
-    """What a file holds: nested dicts, lists and tensors."""
+    """Return a file's content: nested dicts, lists and tensors."""
     with path.open("rb") as file:
         head = file.read(64)
     for beginning, problem in HEADS:
@@ -74,7 +80,7 @@ def _content(path: Path, key: str) -> Any:
     if path.suffix.lower() in OTHER_KINDS:
         raise UsageError(key, path, f"is of {OTHER_KINDS[path.suffix.lower()]}: {CONVERT}")
     if head[8:9] != b"{" and (path.suffix != ".safetensors" or head.startswith(b"PK")):
-        with path.open("rb") as file:  # not by its name, which torch goes by
+        with path.open("rb") as file:  # opened here: torch may choose a loader by the file's name
             return _unpickled(file, path, key)
     try:
         return load_file(path)
@@ -83,10 +89,10 @@ def _content(path: Path, key: str) -> Any:
 
 
 def _unpickled(file: IO[bytes], path: Path, key: str) -> Any:
-    """What torch.save wrote, by torch's loader that runs no code."""
+    """Return the content of a torch.save file, loaded with ``weights_only=True``, which runs no code."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an unusual pickle protocol, before torch refuses or reads the file
+            warnings.simplefilter("ignore")  # about an unusual pickle protocol: torch reads or refuses the file next
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         holds = "holds" if "Unsupported global" in str(error) else "is damaged or holds"
@@ -99,7 +105,7 @@ def _unpickled(file: IO[bytes], path: Path, key: str) -> Any:
 
 
 def _sharded(index: Path, key: str) -> dict[str, Tensor]:
-    """The tensors of several files, which an index beside them names."""
+    """Return the tensors of a sharded checkpoint: an index names the files, which lie beside it."""
     content = read_json(index, key)
     parts = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
@@ -128,5 +134,5 @@ def _walk(node: object, prefix: str, depth: int = 0) -> Iterator[tuple[str, Tens
 
 
 def _first_line(error: BaseException) -> str:
-    """The first sentence of a loader's message; what it says further is meant for programmers."""
+    """Return the first sentence of a loader's message; the rest is for programmers."""
     return str(error).strip().split("\n")[0].split(". ")[0] or "it ends too early"

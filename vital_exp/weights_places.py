@@ -1,4 +1,4 @@
-"""The file of weights that a user names. Imports no torch."""
+"""Check the path of a weights file. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 from vital_exp.errors import UsageError
 
 KEY = "model.checkpoint"
-INDEX = ".index.json"  # of weights in several files, as Hugging Face's tools write them
+INDEX = ".index.json"  # suffix of the index of a sharded checkpoint, as Hugging Face's tools write it
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", INDEX)
-SHOWN = 5  # files of a folder that are named
+SHOWN = 5  # number of a folder's files that a message lists
 
 
 def weights_file(path: Path | str, key: str = KEY) -> Path:
-    """Return the file that a user names.
+    """Return the path of an existing weights file, with ``~`` expanded.
 
     Args:
-        path: of the file.
-        key: the configuration's key that names it.
+        path: the file's path.
+        key: the configuration key that names the file.
 
     Raises:
-        UsageError: no such file, or a folder.
+        UsageError: the file does not exist, or is a folder.
     """
     path = Path(path).expanduser()
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are complete: written beside it, then renamed."""
+"""Atomic writes: a file is written under a temporary name in the same folder, and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-MODE, FOLDER_MODE = 0o644, 0o755  # mkstemp and mkdtemp make what their owner alone can read
+MODE, FOLDER_MODE = 0o644, 0o755  # mkstemp and mkdtemp give access to the owner alone
 
 
 @contextmanager
 def whole_path(path: Path) -> Iterator[Path]:
-    """Give a path in the same folder to write to; it takes the name ``path`` when the block ends without an error.
+    """Yield a temporary path in the same folder; the file is renamed to ``path`` when the block ends without an error.
 
     Raises:
-        OSError: it cannot be written; the error names ``path``, which a full disk does not.
+        OSError: the file cannot be written. The error names ``path``, even where the system's error names no file.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     os.close(handle)
@@ -38,9 +38,9 @@ def whole_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to fill; it takes the name ``path`` when the block ends without an error.
+    """Yield a temporary folder; it is renamed to ``path`` when the block ends without an error.
 
-    Where another process was faster, its folder stays.
+    If ``path`` is a folder with content by then, for example from another process, that folder stays.
     """
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=".part"))
     try:
@@ -57,7 +57,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(path: Path, binary: bool = False, errors: str = "strict") -> Iterator[IO[Any]]:
-    """Open a file, UTF-8 text or binary, that appears when the block ends; ``errors`` as for :func:`open`."""
+    """Open a file, UTF-8 text or binary, for an atomic write (:func:`whole_path`); ``errors`` as for :func:`open`."""
     with whole_path(path) as temporary:
         if binary:
             with temporary.open("wb") as file:
@@ -68,21 +68,21 @@ def whole_file(path: Path, binary: bool = False, errors: str = "strict") -> Iter
 
 
 def write_whole(path: Path, chunks: Iterable[str]) -> Path:
-    """Write a text file whole, what UTF-8 cannot hold replaced, and return its path."""
+    """Write a text file atomically and return its path; characters that UTF-8 cannot encode become ``?``."""
     with whole_file(path, errors="replace") as file:
         file.writelines(chunks)
     return path
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file whole."""
+    """Write a JSON file atomically."""
     with whole_file(path) as file:
         json.dump(content, file, indent=2)
         file.write("\n")
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write a CSV file whole, one column per key of any row."""
+    """Write a CSV file atomically, with a column for each key of any row."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with whole_file(path) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")

@@ -1,1 +1,1 @@
-"""Circuits: a class or unit, the channels below that are most relevant for it, and so on down, each with a picture."""
+"""Circuits: a unit, the most relevant channels of the layer below, and so on layer by layer, with a picture of each."""

@@ -1,4 +1,4 @@
-"""What channels do for a unit: their activation is replaced by its mean, and the unit read again.
+"""Mean ablation: replace the activation of channels by their means, and read a unit again.
 
 Formulas: docs/methods/causal_circuits.md.
 """
@@ -18,7 +18,7 @@ from vital_exp.models.precision import exact
 from vital_exp.targets.readout import Readout
 
 IMAGES_PER_PASS = 8
-NO_EFFECT = 1e-6  # of the unit's value; a layer that changes the unit less has no shares
+NO_EFFECT = 1e-6  # relative change of the unit's value, at or below which a layer has no shares
 
 
 @contextmanager
@@ -28,11 +28,11 @@ def ablated(network: VisionNetwork, layer: str, channels: Tensor, means: Tensor)
     Args:
         network: the frozen network.
         layer: a module's name.
-        channels: (C,) bool, those that are replaced.
-        means: (C,), by what.
+        channels: (C,) bool, true for the channels that are replaced.
+        means: (C,), the constants.
 
     Raises:
-        UsageError: the layer returns something else than a tensor.
+        UsageError: the layer's output is not a tensor.
     """
     layout, count = network.taps([layer], "target.layers").layout(layer), 0
     kept, constant = ~channels, means * channels
@@ -72,7 +72,7 @@ def channel_means(network: VisionNetwork, layer: str, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mean_value(network: VisionNetwork, read: Readout, images: Tensor) -> float:
-    """Return the mean over images of what one target reads: a logit, a channel's largest value."""
+    """Return the mean over images (N, C, H, W) in [0, 1] of one target's read-out, for example a logit."""
     taps, values = network.taps([read.layer]), []
     for part in images.split(IMAGES_PER_PASS):
         activation = exact(taps(model_space(part, network))[0][read.layer])
@@ -82,13 +82,15 @@ def mean_value(network: VisionNetwork, read: Readout, images: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A unit, the layer below it and the images on which channels of the layer are replaced.
+    """The ablation of a layer's channels, and its effect on a unit above, over some images.
+
+    m is the mean of the unit's read-out over the images.
 
     Attributes:
         network: the frozen network.
-        read: of the unit.
-        layer: whose channels are replaced.
-        means: (C,) of :func:`channel_means` over other images.
+        read: the unit's read-out.
+        layer: the layer below the unit whose channels are replaced.
+        means: (C,), each channel's mean, from :func:`channel_means`.
         images: (N, C, H, W) in [0, 1].
     """
 
@@ -99,25 +101,29 @@ class Ablation:
     images: Tensor
 
     def without(self, channels: Tensor | Sequence[int]) -> float:
-        """Return the unit's mean value m with some channels, by number, replaced by their means."""
+        """Return m with the channels of these numbers replaced by their means."""
         chosen = torch.zeros(len(self.means), dtype=torch.bool)
         chosen[torch.as_tensor(channels, dtype=torch.long)] = True
         with ablated(self.network, self.layer, chosen, self.means):
             return mean_value(self.network, self.read, self.images)
 
     def keeping(self, channels: Tensor | Sequence[int]) -> float:
-        """Return m with all channels but these replaced."""
+        """Return m with all channels replaced by their means, except the channels of these numbers."""
         others = torch.ones(len(self.means), dtype=torch.bool)
         others[torch.as_tensor(channels, dtype=torch.long)] = False
         return self.without(others.nonzero()[:, 0])
 
     @property
     def ends(self) -> tuple[float, float]:
-        """m of the whole network, and with all channels of the layer replaced."""
+        """m of the unchanged network, and m with all channels of the layer replaced."""
         return mean_value(self.network, self.read, self.images), self.keeping([])
 
     def shares(self, values: Sequence[float], ends: tuple[float, float]) -> list[float | None]:
-        """Return (m - m of none) / (m of all - m of none); None where the layer changes nothing."""
+        """Return (m - m_none) / (m_whole - m_none) for each m in ``values``; None if the layer has no effect.
+
+        Args:
+            values: values of m.
+            ends: (m_whole, m_none), as :attr:`ends`."""
         whole, none = ends
         if abs(whole - none) <= NO_EFFECT * max(abs(whole), abs(none)):
             return [None] * len(values)

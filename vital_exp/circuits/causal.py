@@ -1,4 +1,4 @@
-"""How far a circuit explains its unit: faithfulness, completeness, and edges by ablation beside those by relevance.
+"""How far a circuit explains its unit: faithfulness, completeness, and each edge by ablation and by relevance.
 
 Formulas: docs/methods/causal_circuits.md.
 """
@@ -21,7 +21,7 @@ from vital_exp.references.faceted import main_facet
 from vital_exp.targets.unit import Target
 
 RANDOM_ORDERS = 3
-COMPARED = 16  # channels of each unit whose relevance and ablation are ranked, spread over the ranks of relevance
+COMPARED = 16  # number of channels per unit, spread over the ranks of relevance, in the rank correlation
 ReferencesOf = Callable[[list[Target]], References]
 
 
@@ -34,16 +34,17 @@ def causal(
     count: int,
     seed: int = 0,
 ) -> dict[str, object]:
-    """Return what ablation says of a circuit, ready for JSON: ``layers`` with curves, ``edges``, ``ranks``.
+    """Return the ablation results of a circuit as values for JSON: ``layers`` with curves, ``edges`` and ``ranks``.
 
     Args:
         network: the frozen network.
-        tree: of :func:`vital_exp.circuits.tree.grow`.
-        references_of: the references of the units of one level.
-        others: (N, C, H, W) in [0, 1], images of any content: what means are over, and the second set of images.
-        method: of relevance.
-        count: references of each unit that are shown to the network.
-        seed: of the random orders of channels.
+        tree: the result of :func:`vital_exp.circuits.tree.grow`.
+        references_of: returns the references of the units of one level.
+        others: (N, C, H, W) in [0, 1], images of any content: channel means are taken over them, and the layers'
+            effects are measured on them as well as on the references.
+        method: the relevance method.
+        count: largest number of references per unit on which ablations are measured.
+        seed: seed of the random orders of channels.
     """
     levels = list(tree.levels())
     own = references_of([tree.target])
@@ -62,12 +63,12 @@ def causal(
 
 
 def first_images(references: References, target: Target, count: int) -> Tensor:
-    """Return up to ``count`` references of a unit, those of its main facet where they are by facet."""
+    """Return up to ``count`` references of a unit, (N, C, H, W); of its main facet if references are clustered."""
     return torch.stack(list(islice(references.images(main_facet(references, target)), count)))
 
 
 def counts_of(channels: int) -> list[int]:
-    """Return 1, 2, 4 ... below the number of channels, and that number."""
+    """Return the powers of two below the number of channels, then the number itself."""
     return [2**power for power in range(channels.bit_length()) if 2**power < channels] + [channels]
 
 
@@ -80,7 +81,7 @@ def _of_layer(
     images: dict[str, Tensor],
     seed: int,
 ) -> dict[str, object]:
-    """The curves of one layer, and the effect of the channels that the circuit shows."""
+    """Return the curves of one layer, and the effect of the channels that the circuit shows."""
     read = unit_readout(network, [target], key="target.unit")
     means = channel_means(network, layer, images["others"])
     counts = counts_of(len(means))
@@ -104,7 +105,7 @@ def _of_layer(
 def _curves(
     ablation: Ablation, ends: tuple[float, float], orders: Sequence[Tensor], counts: Sequence[int]
 ) -> dict[str, list[float | None]]:
-    """Faithfulness and completeness by number of channels, means over orders."""
+    """Return faithfulness and completeness for each number of first channels; m is the mean over the orders."""
     kept = [sum(ablation.keeping(order[:count]) for order in orders) / len(orders) for count in counts]
     left = [sum(ablation.without(order[:count]) for order in orders) / len(orders) for count in counts]
     return {"faithfulness": ablation.shares(kept, ends), "completeness": ablation.shares(left, ends)}
@@ -113,7 +114,7 @@ def _curves(
 def _edges(
     network: VisionNetwork, level: Sequence[Node], references_of: ReferencesOf, others: Tensor, method: str, count: int
 ) -> tuple[list[dict[str, object]], list[dict[str, Any]]]:
-    """Each edge of the units of a level by relevance and by ablation, and the rank correlation of each unit's."""
+    """Return each edge below a level by relevance and by ablation, and for each unit their rank correlation."""
     parents = {node.target: node for node in level if node.children}
     references = references_of(list(dict.fromkeys(node.target for node in level)))
     edges, ranks = [], []
@@ -138,7 +139,7 @@ def _edges(
 
 
 def spread(relevance: Tensor) -> list[int]:
-    """Return channels of evenly spread ranks of relevance, the most relevant and the least among them."""
+    """Return up to ``COMPARED`` channels at evenly spaced ranks of relevance, from the highest to the lowest."""
     order = relevance.argsort(descending=True)
     places = torch.linspace(0, len(order) - 1, min(COMPARED, len(order))).round().long()
     chosen: list[int] = order[places].tolist()
@@ -146,7 +147,7 @@ def spread(relevance: Tensor) -> list[int]:
 
 
 def _correlation(relevance: Tensor, effect: dict[int, float]) -> dict[str, float | int | None]:
-    """Spearman's rank correlation of relevance and effect over channels; None where one of them is constant."""
+    """Return Spearman's rank correlation of relevance and effect over channels; None if either is constant."""
     from scipy.stats import spearmanr
 
     channels = list(effect)

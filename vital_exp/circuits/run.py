@@ -1,4 +1,4 @@
-"""Make a circuit: its tree, a run folder of pictures for each level, and the page of both."""
+"""Make a circuit: its tree, the ablation results, and a run folder of pictures for each level."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ from vital_exp.whole_files import whole_file
 logger = logging.getLogger(__name__)
 
 TREE, CAUSAL = "circuit.json", "causal.json"
-# Keys of references that a method chooses for hidden units; a class has its own.
+# Keys of references whose values a method sets for hidden units; a class has other values.
 BY_KIND = ("count", "facets", "candidates")
 
 
 @dataclass
 class Circuit:
-    """A circuit that a configuration asks for.
+    """The circuit of a configuration.
 
     Attributes:
-        config: composed, with ``target=circuit``.
-        network: on its device.
-        overrides: what was asked for, recorded in the run folders.
+        config: the composed configuration, with ``target=circuit``.
+        network: the network, on its device.
+        overrides: the user's overrides, recorded in the run folders.
     """
 
     config: Configuration
@@ -66,7 +66,7 @@ class Circuit:
 
     @classmethod
     def from_config(cls, config: Configuration, overrides: Sequence[str] = ()) -> Circuit:
-        """Build the network and check what is asked for.
+        """Build the network, and check the configuration.
 
         Raises:
             UsageError: the first mistake.
@@ -100,7 +100,7 @@ class Circuit:
 
     @cached_property
     def layers(self) -> list[str]:
-        """The layers below the root, from the top down, as many as there are levels below it."""
+        """The layers below the root, from the top down, one for each level below the root."""
         given, below = self.config.target.layers, int(self.config.target.levels) - 1
         if given is not None:
             return list(map(str, [given] if isinstance(given, str) else given))[:below]
@@ -113,7 +113,7 @@ class Circuit:
         """Grow the tree and make the pictures of each level in ``path/level0``, ``level1``, ...
 
         Returns:
-            The tree, and how many pictures failed.
+            The tree, and the number of failed pictures.
         """
         method = self.config.relevance.method
         tree = grow(self.network, self.root, self.layers, self.config.target.width, self.references, method)
@@ -128,7 +128,7 @@ class Circuit:
         return tree, failed
 
     def _ablate(self, tree: Node, place: Path) -> None:
-        """Write what ablation says of the tree, unless it stands there or is not asked for."""
+        """Write the ablation results of the tree, unless the file exists or ``target.ablation_images`` is 0."""
         count = int(self.config.target.ablation_images)
         if count == 0 or place.is_file():
             return
@@ -136,14 +136,14 @@ class Circuit:
         method, seed = self.config.relevance.method, int(self.config.seed)
         try:
             found = causal(self.network, tree, self.references, others, method, count, seed)
-        except UsageError as error:  # a layer whose channels cannot be replaced still has its pictures
+        except UsageError as error:  # pictures are possible without ablation
             logger.warning("no ablation: %s", error)
             return
         with whole_file(place) as file:
             json.dump(found, file, indent=2)
 
     def _other_images(self, count: int) -> Tensor:
-        """Return images of the folder that is mined, evenly spread over its paths, (N, C, H, W) in [0, 1]."""
+        """Return up to ``count`` images (N, C, H, W) in [0, 1], evenly spaced in the mined folder's list of paths."""
         own = self.network.preprocessing
         place = image_folder(self.config.references.root, self.config.cache)
         folder = ImageFolder(place, own, "references.root", parts.loader_of(self.config))
@@ -172,9 +172,9 @@ class Circuit:
         return self.level(targets).references
 
     def level(self, targets: list[Target]) -> Request:
-        """Return what the units of one level are looked at with, made once.
+        """Return the request of the units of one level, cached.
 
-        Relevance and pictures are of the same windows, in the same size, and their facets are found once.
+        Relevance and pictures thus share the same windows, of the same size, and the same facets.
         """
         key = tuple(targets)
         if key not in self._levels:
@@ -193,13 +193,13 @@ class Circuit:
         content["target"] = {"kind": first.kind, "layer": first.layer, "index": numbers, "variations": 1}
         if first.kind == "class":
             content["references"] = self._class_references(content["references"], content["model"]["source"])
-        # relevance= chooses the channels; their pictures are the method's.
+        # The key relevance chooses the tree's channels; the pictures use the method's own relevance.
         own = content["method"].get("units", {}).get("relevance", "none")
         content["relevance"] = {"method": "none" if first.kind == "class" else own}
         return Configuration(content)
 
     def _class_references(self, mined: dict[str, object], model: str) -> dict[str, object]:
-        """The references of a class at the root: a class's usual ones, but for what was asked for."""
+        """Return the keys of the references of a class at the root: a class's defaults, and the user's values."""
         source = "folder" if mined["root"] or model != "embedded" else "embedded"
         usual = {**option_content("references", "_keys"), **option_content("references", source)}
         asked = keys_of(self.overrides)
@@ -209,6 +209,6 @@ class Circuit:
 
 
 def as_json(node: Node) -> dict[str, object]:
-    """Return a tree ready for JSON."""
+    """Return a tree as values for JSON."""
     own = {"target": node.target.name, "label": node.target.label, "layer": node.target.layer}
     return {**own, "index": node.target.index, "share": node.share, "children": [as_json(c) for c in node.children]}

@@ -1,4 +1,4 @@
-"""The tree of a circuit: which channels of the layers below are most relevant for a unit, over its references."""
+"""The tree of a circuit: the channels of lower layers that are most relevant for a unit, over its references."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Node:
 
     Attributes:
         target: the unit.
-        share: of the positive relevance that reaches its layer from the unit above, in [0, 1]; 1 for the root.
-        children: the most relevant channels of the layer below, the most relevant first.
+        share: the channel's share of its layer's positive relevance for the unit above, in [0, 1]; 1 for the root.
+        children: the most relevant channels of the layer below, in descending order of relevance.
     """
 
     target: Target
@@ -35,7 +35,7 @@ class Node:
     children: list[Node] = field(default_factory=list)
 
     def levels(self) -> Iterator[list[Node]]:
-        """Yield the nodes of each level, from this one down."""
+        """Yield the nodes of each level, from this node down."""
         level = [self]
         while level:
             yield level
@@ -45,17 +45,17 @@ class Node:
 def channel_relevance(
     network: VisionNetwork, target: Target, references: References, layer: str, method: str = "lrp"
 ) -> Tensor:
-    """Return how relevant each channel of a layer is for a unit, (C,): summed over positions, mean over references.
+    """Return the relevance of each channel of a layer for a unit, (C,) float64: positions summed, references averaged.
 
     Args:
         network: the frozen network.
         target: a class or a channel.
-        references: its images; where they are by facet, those of its main facet count.
-        layer: below the target.
-        method: of relevance, one with maps.
+        references: the target's references; if they are clustered, only those of the main facet are used.
+        layer: a layer below the target.
+        method: a relevance method with maps.
 
     Raises:
-        UsageError: a layer that is not below the target, or an operation no rule covers.
+        UsageError: the layer is not below the target, or no relevance rule covers an operation.
     """
     unit = unit_readout(network, [target], key="target.unit")
     images, sums, count = references.images(main_facet(references, target)), [], 0
@@ -81,13 +81,13 @@ def grow(
     Args:
         network: the frozen network.
         root: a class or a channel.
-        layers: from the top down.
-        width: channels below each unit.
-        references_of: the references of the units of one level.
-        method: of relevance.
+        layers: the layers below the root, from the top down.
+        width: largest number of channels below each unit.
+        references_of: returns the references of the units of one level.
+        method: the relevance method.
 
     Raises:
-        UsageError: no relevance reaches a layer; see also :func:`channel_relevance`.
+        UsageError: no positive relevance reaches a layer; see also :func:`channel_relevance`.
     """
     tree = Node(root)
     level = [tree]
@@ -105,7 +105,7 @@ def grow(
 
 
 def _most_relevant(relevance: Tensor, layer: str, width: int) -> list[Node]:
-    """Return the channels of largest relevance, none without any."""
+    """Return up to ``width`` channels of largest positive relevance, in descending order."""
     positive = relevance.clamp(min=0)
     shares = positive / positive.sum().clamp(min=torch.finfo(positive.dtype).tiny)
     best = shares.topk(min(width, len(shares)))

@@ -1,1 +1,1 @@
-"""Run folders: what writes them, what reads them, and what a recorded run was made with."""
+"""Write, read and score run folders, and rebuild the objects of a recorded run."""

@@ -1,4 +1,4 @@
-"""Half-made batches on disk: of each the latest checkpoint and the one before, which serves if that is damaged."""
+"""Checkpoints of unfinished batches: for each batch the latest, and the previous one in case the latest is damaged."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import torch
 
 from vital_exp.whole_files import whole_file, whole_path
 
-# What reading a checkpoint of this package's own that was damaged can raise.
+# Errors that torch.load raises for a damaged checkpoint of this package.
 DAMAGE = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint that could not be read."""
+    """A checkpoint cannot be read."""
 
 
 class Checkpoints:
-    """The checkpoints of a run's half-made batches, each under the name of the batch's first target.
+    """The checkpoints of a run's unfinished batches, each named after the batch's first target.
 
     Args:
-        folder: where they are.
+        folder: the folder of the checkpoints.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def exist(self) -> bool:
-        """Return whether there is any."""
+        """Return whether there is any checkpoint."""
         return any(self.folder.glob("*.ckpt"))
 
     def batches(self) -> list[list[str]]:
-        """Return the names of the targets of each half-made batch."""
+        """Return the names of the targets of each unfinished batch."""
         found = []
         for path in sorted(self.folder.glob("*.json")):
             names = _names(path)
@@ -44,9 +44,10 @@ class Checkpoints:
         return found
 
     def begin(self, names: Sequence[str]) -> Path | None:
-        """Return the checkpoint that a batch of these targets goes on from, None when there is none of exactly them.
+        """Return the checkpoint from which a batch resumes; None if there is none of exactly these targets.
 
-        Warns with CheckpointWarning of one that cannot be read.
+        Emits a CheckpointWarning for each checkpoint that cannot be read. Without a usable checkpoint, the batch's old
+        files are removed and its targets recorded.
         """
         marker = self._marker(names)
         if _names(marker) == list(names):
@@ -59,7 +60,7 @@ class Checkpoints:
         return None
 
     def save(self, names: Sequence[str], write: Callable[[Path], None]) -> None:
-        """Keep a checkpoint, whole, and the one before it; ``write`` writes it to a path."""
+        """Write a checkpoint atomically with ``write``, and keep the one before as the previous checkpoint."""
         latest = self._latest(names)
         with whole_path(latest) as temporary:
             write(temporary)
@@ -67,7 +68,7 @@ class Checkpoints:
                 latest.replace(self._previous(names))
 
     def drop(self, names: Sequence[str]) -> None:
-        """Remove the checkpoints of a batch whose results are written."""
+        """Remove the checkpoints of a finished batch."""
         for path in (self._latest(names), self._previous(names), self._marker(names)):
             path.unlink(missing_ok=True)
 
@@ -82,7 +83,7 @@ class Checkpoints:
 
 
 def _names(marker: Path) -> list[str]:
-    """The targets of a batch; none where the marker is missing or damaged."""
+    """Return the names of a batch's targets; an empty list if the marker file is missing or damaged."""
     try:
         names = json.loads(marker.read_text(encoding="utf-8"))
     except (OSError, ValueError):

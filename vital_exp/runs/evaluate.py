@@ -1,4 +1,4 @@
-"""Score a run folder, or any folder of pictures."""
+"""Score a run folder, the runs of a sweep, or any folder of pictures."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Evaluations(dict[Path, Evaluation]):
     """The tables of several runs, by run folder.
 
     Attributes:
-        failed: why other runs have none, by run folder.
+        failed: the mistakes of the runs that could not be scored, by run folder.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Evaluations(dict[Path, Evaluation]):
         self.failed: dict[Path, UsageError] = {}
 
 
-# Is told the table of a run, or why there is none.
+# Called with each run folder and its table, or the mistake that prevented the table.
 Tell = Callable[[Path, Evaluation | UsageError], None]
 
 
@@ -81,24 +81,27 @@ def evaluate(
 
     Args:
         run_or_folder: a run folder, a folder that holds run folders at any depth, or a folder of pictures.
-        judges: other networks of the same classes, of hidden units any: names, keys of the group model, or networks.
-        metrics: names of ``vital_exp.evaluation.metrics.METRICS``; None: all.
-        model: the network the pictures were made for; None: the one the run folder has recorded.
-        references: natural images: a folder, tensors, or an object; None: those that the run has recorded.
-        pattern, targets: which target a picture is of, see :func:`folder_pictures`: names, or the path of a CSV.
-        features: further networks in whose feature space FID, KID and Inception Score are computed.
-        settings: of single metrics; whether weights may be downloaded.
+        judges: names, keys of the group model, or networks. For classes a judge must have the same classes; for hidden
+            units any network may judge.
+        metrics: names from ``vital_exp.evaluation.metrics.METRICS``; None: all.
+        model: the network for which the pictures were made; None: the network that the run folder has recorded.
+        references: natural images as a folder, tensors, or an object; None: the references that the run has recorded.
+        pattern, targets: the pattern of the files' names, or the path of a CSV file, that gives each picture's target;
+            see :func:`folder_pictures`.
+        features: further networks in whose feature spaces metrics are computed.
+        settings: settings of single metrics, and whether weights may be downloaded.
         config: a composed configuration of vital-evaluate; None: its defaults.
-        folder_of_pictures: whether it is a folder of pictures; None: if there is no results.jsonl at or below it.
-        tell: of a folder of runs, is told each run's table, or why it has none, at once.
+        folder_of_pictures: whether ``run_or_folder`` is a folder of pictures; None: it is one if there is no
+            results.jsonl at or below it.
+        tell: for a folder of runs, a function that is called after each run, with its table or its mistake.
         progress: whether progress bars are shown on a terminal.
 
     Returns:
-        The table: ``.metrics`` as in metrics.json, ``.rows`` as in metrics.csv, ``str()`` to read, ``.save(folder)``;
-        of a folder of runs, a dict of such tables by run folder, whose ``.failed`` says why others have none.
+        The table: ``.metrics`` as in metrics.json, ``.rows`` as in metrics.csv, ``str()`` for reading, ``.save(folder)``.
+        For a folder of runs, a dict of such tables by run folder; ``.failed`` has the mistakes of the other runs.
 
     Raises:
-        UsageError: the first mistake in what was asked for; of a folder of runs, the first one's if all fail.
+        UsageError: the first mistake; for a folder of runs, only if all runs fail, the first run's mistake.
     """
     folder, chosen = Path(run_or_folder).expanduser(), all_metrics.chosen(metrics)
     settings = settings or MetricSettings()
@@ -114,7 +117,7 @@ def evaluate(
 
 
 def _begin(model: Judge | None, judges: Sequence[Judge], config: Configuration) -> None:
-    """Look anew at networks that were handed over: since the last call they may have been trained or edited."""
+    """Identify networks from Python anew: since the last call their weights or code may have changed."""
     for one in (model, *judges):
         if isinstance(one, VisionNetwork):
             begin_call(one, config.cache)
@@ -129,7 +132,7 @@ def _tell_without_effect(
     pattern: str,
     settings: MetricSettings,
 ) -> None:
-    """Say which arguments of the function have no effect, by the command's rules."""
+    """Warn of arguments without effect, by the rules of vital-evaluate."""
     group, usual = asdict(settings), asdict(MetricSettings())
     own = {"judges": list(judges), "targets": targets, "pattern": pattern, "metrics": metrics}
     content = {
@@ -144,7 +147,7 @@ def _tell_without_effect(
 
 
 def _evaluate_runs(runs: Sequence[Path], asked: _Asked, tell: Tell | None) -> Evaluations:
-    """Score runs one after the other; one that cannot be scored does not stop the others."""
+    """Score runs one after another; a run that cannot be scored does not stop the others."""
     found = Evaluations()
     for run in runs:
         try:
@@ -160,7 +163,7 @@ def _evaluate_runs(runs: Sequence[Path], asked: _Asked, tell: Tell | None) -> Ev
 
 @dataclass(frozen=True)
 class _Asked:
-    """What is asked of every run, as the arguments of :func:`evaluate`, and what the runs share."""
+    """The arguments of :func:`evaluate` that hold for every run, and the loaded networks that the runs share."""
 
     judges: Sequence[Judge]
     metrics: Sequence[all_metrics.Metric]
@@ -215,18 +218,18 @@ def evaluate_pictures(
     """Score pictures that are in memory; see :func:`evaluate`.
 
     Args:
-        network, pictures: the pictures, their targets, and the network that they were made for.
-        references: natural images of the targets; None: metrics that need them are not computed.
+        network, pictures: the network, and the pictures that were made for it, with their targets.
+        references: natural images of the targets; None: metrics that need references are not computed.
         judges, features, settings: see :func:`evaluate`.
-        metrics: of :func:`vital_exp.evaluation.metrics.chosen`.
-        cache_dir: where downloaded weights are, and readings of natural images.
-        readout: one row per target, for directions.
-        keep: read and keep there what networks say of the natural images.
-        shared: what was loaded for other pictures.
+        metrics: the result of :func:`vital_exp.evaluation.metrics.chosen`.
+        cache_dir: the folder of downloaded weights, and of networks' outputs for natural images.
+        readout: for directions, the read-out with one row per target.
+        keep: whether networks' outputs for natural images are read from and written to ``cache_dir``.
+        shared: networks and readings that were loaded for other pictures.
         progress: whether progress bars are shown on a terminal.
 
     Raises:
-        UsageError: an unknown judge, or one of other classes that is to recognise pictures of classes.
+        UsageError: an unknown judge, or, for pictures of classes, a judge with other classes.
     """
     shared = shared or Shared(cache_dir, settings.download)
     there, absent = _judges(judges, network, shared, of_classes=pictures.targets[0].layer is None)
@@ -264,7 +267,7 @@ def _measured(
 def _predictions(
     evidence: Evidence, network: VisionNetwork, judges: Mapping[str, VisionNetwork]
 ) -> dict[str, list[str]]:
-    """What pictures of classes are taken for, by whoever was asked about them, as columns of metrics.csv."""
+    """Return the classes that the network and the judges predict for pictures of classes, as columns of metrics.csv."""
     found = {}
     for view, one in {TARGET: network, **judges}.items() if evidence.targets[0].layer is None else ():
         logits = evidence.reading(view).logits if view in evidence.passes else None
@@ -278,7 +281,8 @@ def settings_of(group: Mapping[str, Any]) -> MetricSettings:
     """Return the settings in the configuration group ``evaluation``.
 
     Raises:
-        UsageError: a subset size that is no whole number of at least 2, or a download that is neither true nor false.
+        UsageError: a subset size that is not a whole number of at least 2, a download that is not a boolean, or an
+            unknown LPIPS network, CLIP template or Inception feature layer.
     """
     size, download = group["kid_subset_size"], group["download"]
     if size is not None:
@@ -322,7 +326,7 @@ def _placed(network: VisionNetwork, config: Configuration) -> VisionNetwork:
 
 
 def _check_targets(targets: Sequence[Target], network: VisionNetwork) -> None:
-    """Make sure that the network has the targets, and that they are of one layer."""
+    """Check that the network has the targets, and that all are classes or all are of one layer."""
     places = {(target.layer, target.is_direction) for target in targets}
     if len(places) > 1:
         names = ", ".join(sorted(str(layer or "classes") for layer, _ in places))
@@ -347,7 +351,7 @@ def _references(
     network: VisionNetwork,
     targets: Sequence[Target],
 ) -> References | None:
-    """Natural images: those handed over, those the command names, else those the run has recorded."""
+    """Return the references: given in Python, else named by the command, else recorded by the run; or None."""
     if isinstance(given, (Tensor, Mapping)):
         return as_references(given, network)
     if given is not None and not isinstance(given, (str, Path)):
@@ -360,7 +364,7 @@ def _references(
         return None
     keys = record.config.references
     if keys.source == "tensors":
-        return None  # they were handed to the run and are not there any more
+        return None  # tensors passed in Python are not recorded
     if targets[0].layer is not None and keys.source == "folder":
         if keys.root is None:
             return None
@@ -374,14 +378,14 @@ def _references(
 
 
 def _with_model(config: Configuration, recorded: RunRecord | None) -> Configuration:
-    """The command's configuration with what its references depend on beside themselves: the run's model and target."""
+    """Return the command's configuration with the run's model and target, on which references depend too."""
     usual = {"model": {"source": ""}, "target": {}}
     own = usual if recorded is None else {**usual, **recorded.config}
     return config.with_keys(**{key: own[key] for key in usual if not config.get(key)})
 
 
 def _directions(targets: Sequence[Target], recorded: RunRecord | None, network: VisionNetwork) -> Readout | None:
-    """The read-out of directions, whose vectors only a run has recorded."""
+    """Return the read-out of directions, whose vectors only a run's configuration names; None for other targets."""
     if not targets[0].is_direction:
         return None
     if recorded is None:
@@ -394,7 +398,9 @@ def _directions(targets: Sequence[Target], recorded: RunRecord | None, network: 
 def _judges(
     judges: Sequence[Judge], network: VisionNetwork, shared: Shared, of_classes: bool
 ) -> tuple[dict[str, VisionNetwork], dict[str, str]]:
-    """The judges that are there, by name, and what the others need; of hidden units only their embedding is asked."""
+    """Return the available judges by name, and for each other judge what it lacks.
+
+    For hidden units a judge's classes are not checked, because only its embedding is used."""
     there: dict[str, VisionNetwork] = {}
     absent: dict[str, str] = {}
     for judge in judges:
@@ -418,7 +424,7 @@ def _name(spec: Judge) -> str:
 def _loaders(
     features: Sequence[Spec], network: VisionNetwork, settings: MetricSettings, shared: Shared
 ) -> dict[str, Load]:
-    """How further views are loaded, when a metric first asks for one."""
+    """Return the function that loads each further view when a metric first needs it."""
     device, clip = network.device, settings.clip
     other = settings.inception_features != PUBLISHED
     inception = f"{INCEPTION}-{settings.inception_features}" if other else INCEPTION  # results name the layer

@@ -1,4 +1,4 @@
-"""The run folder: what is finished is on disk and stays there; nothing half-written looks finished."""
+"""The run folder: finished results stay on disk, and no incomplete file looks finished."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from vital_exp.whole_files import whole_file, write_json
 KEY = "hydra.run.dir"
 DIFFERENCES_SHOWN = 4
 RESULT_KEYS = ("target", "label", "status", "loss", "activation", "seconds", "error")  # of results.jsonl, at least
-NETWORK = ".hydra/network.json"  # what the pictures are made for
-HASH = ".hydra/content_hash"  # of the configuration: what a sweep finds its jobs by
+NETWORK = ".hydra/network.json"  # the identity of the network
+HASH = ".hydra/content_hash"  # the configuration's hash, by which a sweep finds the folder of a job
 
 
 class RunFolder:
@@ -42,14 +42,14 @@ class RunFolder:
     Args:
         path: the folder; made if it does not exist.
         config: the composed configuration.
-        overrides: what the user asked for, recorded beside it.
-        joins: whether another rank of the same job has opened it.
-        shares: whether other jobs of the same configuration may write into it too, other targets each. Such jobs open
-            it one after another.
+        overrides: the user's overrides, recorded beside the configuration.
+        joins: whether another rank of the same job has opened the folder already.
+        shares: whether several jobs of the same configuration may write into the folder, each its own targets. Such
+            jobs open the folder one after another.
 
     Raises:
-        UsageError: the folder cannot be written, holds a run of another configuration, holds a run and ``resume`` is
-            false, or another job writes into it.
+        UsageError: the folder cannot be written, holds a run of another configuration, holds a run although ``resume``
+            is false, or is in use by another job.
     """
 
     def __init__(
@@ -83,18 +83,18 @@ class RunFolder:
             _check_same(recorded_config(self.path, KEY), config, self.path)
         elif not joins:
             self._check_and_mend(config, overrides)
-            hold(lock, handle, exclusive=False)  # lets the other ranks in, and jobs that share
+            hold(lock, handle, exclusive=False)  # other ranks, and jobs that share the folder, may open it now
 
     @staticmethod
     def _held(lock: Path, exclusive: bool) -> int | None:
-        """Return the handle of a lock that is held; None where another job's lock prevents it."""
+        """Lock the file and return its handle; None if another job's lock prevents it."""
         try:
             return hold(lock, exclusive=exclusive)
         except BlockingIOError:
             return None
 
     def close(self) -> None:
-        """Let other jobs write into the folder."""
+        """Release the lock, so that other jobs may write into the folder."""
         self._release()
 
     def _check_and_mend(self, config: Configuration, overrides: Sequence[str]) -> None:
@@ -108,13 +108,13 @@ class RunFolder:
         self._mend()
 
     def _begun(self) -> bool:
-        """Whether anything was made here: a finished target, or a checkpoint of a batch."""
+        """Whether the folder holds the result of a target, or a checkpoint of a batch."""
         results = self.path / RESULTS
         return results.is_file() and (self.checkpoints.exist() or results.stat().st_size > 0)
 
     def _start(self, config: Configuration, overrides: Sequence[str]) -> None:
-        """Record the configuration; results.jsonl, made last, marks the folder as a run."""
-        for stale in ("history.csv", "provenance.json", NETWORK, MISTAKE_FILE):  # of an earlier start that made nothing
+        """Record the configuration. The file results.jsonl, written last, marks the folder as a run."""
+        for stale in ("history.csv", "provenance.json", NETWORK, MISTAKE_FILE):  # from a start that made no picture
             (self.path / stale).unlink(missing_ok=True)
         self.images.mkdir(parents=True, exist_ok=True)
         record_config(config, self.path, overrides)
@@ -124,7 +124,7 @@ class RunFolder:
             pass
 
     def _mend(self) -> None:
-        """Drop what a kill left: a torn line, history rows of targets that were not finished, half-written files."""
+        """Remove incomplete lines, results that are not done, history rows of their targets, and temporary files."""
         for half in list(self.path.glob("**/.*.part")):
             half.unlink()
         results = [result for result in self.results() if result.get("status") == "done"]  # failed ones are tried again
@@ -147,10 +147,10 @@ class RunFolder:
             return {line.split(",", 1)[0] for line in file}
 
     def results(self, names: Collection[str] | None = None) -> list[dict[str, Any]]:
-        """Return one dict per finished or failed target, in the order they were finished; torn lines are left out.
+        """Return each finished or failed target's last result, in the order of first results; invalid lines do not count.
 
         Args:
-            names: of the targets; None: all.
+            names: names of targets; None: all targets.
         """
 
         def counts(line: object) -> bool:
@@ -160,7 +160,7 @@ class RunFolder:
         return read_results(self.path, counts)[0]
 
     def _is_result(self, line: object) -> bool:
-        """Whether a line says what a run needs to know, and what it says is done has its picture."""
+        """Whether a line has all keys of a result and, if its status is done, its picture files exist."""
         if not isinstance(line, dict) or not set(RESULT_KEYS) <= set(line) or not _is_file_name(line["target"]):
             return False
         if line["status"] == "done":
@@ -169,10 +169,10 @@ class RunFolder:
         return bool(line["status"] == "failed")
 
     def save_picture(self, target: Target, picture: Tensor, mask: Tensor) -> str:
-        """Write a picture (C, H, W) in [0, 1] and, with the map (1, H, W), its masked form; return its path.
+        """Write a picture (C, H, W) and its transparency map (1, H, W), both in [0, 1]; return the relative path.
 
-        Pictures that are neither grey nor RGB are an array, .npy (C, H, W) float32; the image beside it shows three of
-        their channels.
+        A picture that is neither grey nor RGB is also saved as an array, .npy (C, H, W) float32; its PNG files show
+        three of its channels.
         """
         shown = picture
         if picture.shape[0] not in (GREY, RGB):
@@ -184,24 +184,24 @@ class RunFolder:
         return f"images/{target.name}.png"
 
     def save_film(self, target: Target, frames: list[Tensor], kind: str) -> None:
-        """Write the frames (1 or 3, H, W) uint8 of a target's optimisation as an animation."""
+        """Write the frames of a target's optimisation, (3, H, W) uint8 each, as an animation."""
         path = self.path / "movies" / f"{target.name}.{SUFFIXES[kind]}"
         path.parent.mkdir(exist_ok=True)
         with whole_file(path, binary=True) as file:
             write_film(file, frames, kind)
 
     def load_picture(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return a finished target's picture (C, H, W) and map (1, H, W), float32 in [0, 1], from their files."""
+        """Read a finished target's picture (C, H, W) and transparency map (1, H, W), float32 in [0, 1]."""
         with Image.open(self.images / f"{name}_masked.png") as image:
             mask = in_unit(torch.from_numpy(np.array(image.getchannel("A")))[None])
         return read_picture(self.images / f"{name}.png"), mask
 
     def append_result(self, result: Mapping[str, Any]) -> None:
-        """Append one line to results.jsonl, after its picture is on disk."""
+        """Append one line to results.jsonl; the target's picture must be on disk already."""
         append(self.path / RESULTS, json.dumps(result) + "\n")
 
     def append_history(self, target: Target, terms: Mapping[str, Sequence[float]]) -> None:
-        """Append every step of one target to history.csv."""
+        """Append one row per step of a target to history.csv: the value of each term."""
         columns = zip(*terms.values(), strict=True)
         rows = [[target.name, step, *(f"{v:.7g}" for v in row)] for step, row in enumerate(columns)]
         append(self.path / "history.csv", _csv_text(rows), header=_csv_text([["target", "step", *terms]]))
@@ -210,7 +210,7 @@ class RunFolder:
         """Return the recorded terms of every finished target: {target: {term: values by step}}.
 
         Raises:
-            UsageError: somebody has written something else into the file.
+            UsageError: the file cannot be parsed.
         """
         try:
             return self._read_history()
@@ -231,7 +231,7 @@ class RunFolder:
         return history
 
     def save_references(self, target: Target, images: Iterable[Tensor], side: int = 96) -> None:
-        """Write a strip of the target's first reference images, (C, H, W) each, for the gallery."""
+        """Write references of a target, (C, H, W) each, as a strip of tiles of ``side`` px, for the gallery."""
         tiles = [as_image(to_uint8(as_rgb(one, self.preview).clamp(0, 1))).resize((side, side)) for one in images]
         if not tiles:
             return
@@ -244,19 +244,19 @@ class RunFolder:
             strip.save(file, format="JPEG", quality=88)
 
     def save_json(self, name: str, content: object) -> None:
-        """Write a JSON file whole."""
+        """Write a JSON file atomically."""
         write_json(self.path / name, content)
 
     def save_mistake(self, error: UsageError) -> None:
-        """Write why nothing could be made here: the table of a sweep says it in place of numbers."""
+        """Record why the run made no picture; the table of a sweep shows this text in place of numbers."""
         with whole_file(self.path / MISTAKE_FILE) as file:
             file.write(f"{error}\n")
 
     def load_json(self, name: str) -> Any:
-        """Return a JSON file's content, None when there is none.
+        """Return a JSON file's content; None if the file does not exist.
 
         Raises:
-            UsageError: somebody has written something else into it.
+            UsageError: the file is not JSON.
         """
         path = self.path / name
         try:
@@ -266,10 +266,10 @@ class RunFolder:
 
 
 def job_folder(place: Path, config: Configuration) -> Path:
-    """Return the run folder of a job of a sweep: that of the same configuration, if the sweep has one already.
+    """Return the run folder of a sweep's job: an existing folder of the same configuration, else a new one.
 
     Args:
-        place: the folder that the job's number gives it; a new job takes another name where that is taken.
+        place: the folder named by the job's number. If another configuration has it, the name gets the job's hash.
         config: the composed configuration.
     """
     own = content_hash(config)

@@ -1,4 +1,4 @@
-"""Locks on files: the system takes them back when a process ends, however it ends, so none outlives its job."""
+"""Locks on files. The system releases the locks of a process when the process ends in any way."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if sys.platform != "win32":
 
 
 def hold(path: Path, handle: int | None = None, exclusive: bool = True) -> int:
-    """Hold a lock on a file until its handle is closed, and return the handle.
+    """Lock a file until the returned handle is closed.
 
     Args:
         path: the file; made if it does not exist.
-        handle: of an earlier call, whose lock becomes exclusive or shared.
-        exclusive: nobody else may hold it; else others may hold it too, but none exclusively.
+        handle: the handle of an earlier call, to change its lock; None: the file is opened.
+        exclusive: whether the lock excludes all others; a shared lock excludes exclusive locks only.
 
     Raises:
-        BlockingIOError: others hold it.
+        BlockingIOError: another lock prevents this one; the handle is closed.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644) if handle is None else handle
     if sys.platform != "win32":
@@ -36,7 +36,7 @@ def hold(path: Path, handle: int | None = None, exclusive: bool = True) -> int:
 
 
 def wait_for(path: Path, exclusive: bool = True) -> int:
-    """Hold a lock on a file as :func:`hold` does, but wait until nobody else's lock prevents it; return the handle."""
+    """Lock a file as :func:`hold` does, but wait while another lock prevents it; return the handle."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     if sys.platform != "win32":
         try:
@@ -48,9 +48,9 @@ def wait_for(path: Path, exclusive: bool = True) -> int:
 
 
 def hold_byte(handle: int, number: int) -> bool:
-    """Hold a lock on one byte of an open file, which need not be that long; return False if another process holds it.
+    """Lock one byte of an open file, even beyond the file's end; return False if another process holds the lock.
 
-    The lock ends with the process, with :func:`give_back_byte`, or when the process closes any handle of the file.
+    The lock ends with :func:`give_back_byte`, with the process, or when the process closes any handle of the file.
     """
     if sys.platform != "win32":
         try:
@@ -63,7 +63,7 @@ def hold_byte(handle: int, number: int) -> bool:
 
 
 def give_back_byte(handle: int, number: int) -> None:
-    """End the lock on a byte of an open file."""
+    """Release the lock on a byte of an open file."""
     if sys.platform != "win32":
         with suppress(OSError):  # a file system without locks
             fcntl.lockf(handle, fcntl.LOCK_UN, 1, number)
@@ -71,23 +71,23 @@ def give_back_byte(handle: int, number: int) -> None:
 
 @contextmanager
 def _alone(handle: int) -> Iterator[None]:
-    """Wait until no other process is writing to a file."""
+    """Wait for the exclusive lock of a file; closing the handle releases the lock."""
     if sys.platform != "win32":
-        with suppress(OSError):  # a file system without locks: an append is whole there, but for several machines
+        with suppress(OSError):  # a file system without locks: only appends from several machines may mix there
             fcntl.flock(handle, fcntl.LOCK_EX)
     yield
 
 
 def append(path: Path, rows: str, header: str = "") -> None:
-    """Append rows to a text file whole, or not at all; several processes may do so at once.
+    """Append rows to a text file, all or none; several processes may append at once.
 
     Args:
         path: the file; made if it does not exist.
-        rows: with their line ends.
-        header: put first into an empty file.
+        rows: text, with line ends.
+        header: written before the rows if the file is empty.
 
     Raises:
-        OSError: the disk is full; the file is as it was.
+        OSError: writing fails, for example on a full disk; the file is unchanged.
     """
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
@@ -107,6 +107,6 @@ def append(path: Path, rows: str, header: str = "") -> None:
 
 
 def _write(handle: int, content: bytes) -> None:
-    """Write everything: the system may take a part at a time, before it says that the disk is full."""
+    """Write all bytes: os.write may write only a part, and report a full disk at the next call."""
     while content:
         content = content[os.write(handle, content) :]

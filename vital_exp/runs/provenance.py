@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, hashes, device, git revision."""
+"""The provenance of a run: versions, hashes, device, git revision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def provenance(config_hash: str, network: VisionNetwork, batch_size: int, views_per_pass: int = 1) -> dict[str, Any]:
-    """Return what is needed to make the same pictures again, ready for JSON."""
+    """Return the facts that are needed to make the same pictures again, as values for JSON."""
     return {
         "python": platform.python_version(),
         "versions": {package: version_of(package) for package in PACKAGES},
@@ -52,7 +52,7 @@ def version_of(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """The revision of the working folder, if it is a git checkout."""
+    """Return the git revision of the working directory; None if it is no checkout or git is missing."""
     try:
         command = ["git", "rev-parse", "HEAD"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)

@@ -1,4 +1,4 @@
-"""What a run folder has recorded, made into objects again: network, references, read-out. Nothing else does it."""
+"""Rebuild references and read-out from the configuration that a run folder has recorded. Only this module does so."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RunRecord:
 
     Attributes:
         folder: the run folder.
-        config: as it was recorded.
+        config: the recorded configuration.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class RunRecord:
 
     @classmethod
     def of(cls, folder: Path) -> RunRecord:
-        """Read a run folder that has a configuration (:meth:`is_there`).
+        """Read the configuration of a run folder that has one (:meth:`is_there`).
 
         Raises:
             UsageError: the configuration cannot be read, or lacks a group.
@@ -45,29 +45,29 @@ class RunRecord:
 
     @property
     def model(self) -> dict[str, Any]:
-        """The keys of the group ``model``."""
+        """The keys of the group ``model``, as a dict."""
         keys: dict[str, Any] = plain(self.config)["model"]
         return keys
 
     @property
     def method(self) -> str:
-        """The method's name."""
+        """The method's name; ``"pictures"`` if none is recorded."""
         method = plain(self.config).get("method") or {}
         return str(method.get("name", "pictures"))
 
     def references(self, network: VisionNetwork, targets: Sequence[Target], **keys: object) -> References:
-        """Return the references of targets as the run had them, found without a progress bar.
+        """Return the references of targets by the run's configuration, without a progress bar.
 
         Args:
-            network: the run's.
-            targets: of one layer, or classes.
-            keys: what is otherwise than recorded, dotted with ``__`` for the dot: ``references__count=50``.
+            network: the run's network.
+            targets: classes, or units of one layer.
+            keys: values that replace recorded ones; ``__`` stands for the dot: ``references__count=50``.
 
         Raises:
-            UsageError: the images are not there any more.
+            UsageError: the images no longer exist.
         """
         return references_of(self.config.with_keys(**{"progress": False, **keys}), network, targets)
 
     def readout(self, network: VisionNetwork, targets: Sequence[Target]) -> Readout:
-        """Return what the run's targets read, directions among them."""
+        """Return the read-out of the run's targets, directions included."""
         return readout_of(self.config, network, targets)

@@ -1,4 +1,4 @@
-"""Whether the network is still the one that a run folder's pictures were begun with."""
+"""Check that a network is still the network of a run folder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vital_exp.models.network import VisionNetwork
 from vital_exp.runs.folder import KEY, NETWORK, RunFolder
 
 RECIPE = "recipe"
-DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # what reading somebody else's record raises
+DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # errors that a malformed record raises
 
 logger = logging.getLogger(__name__)
 
 
 def check_network(folder: RunFolder, network: VisionNetwork) -> None:
-    """Record the network that a run begins with; make sure that a run which goes on still has it.
+    """Record the network of a new run; check that a resumed run has the recorded network.
 
     Raises:
-        UsageError: another network; says what has changed.
+        UsageError: the network has changed (the message says how), or the record cannot be read.
     """
     identity = identity_of(network)
     recorded = folder.load_json(NETWORK)
@@ -40,7 +40,7 @@ def check_network(folder: RunFolder, network: VisionNetwork) -> None:
 
 
 def network_change(recorded: Mapping[str, Any], network: VisionNetwork) -> str | None:
-    """Say what has changed since the network of a run was recorded; None where nothing has."""
+    """Return how a network differs from a run's record; None if it does not differ."""
     what = difference(recorded, identity_of(network))
     if what is None and recorded[RECIPE] != repr(network.recipe):
         what = RECIPE
@@ -52,10 +52,10 @@ def network_change(recorded: Mapping[str, Any], network: VisionNetwork) -> str |
 
 
 def warn_of_change(path: Path, network: VisionNetwork) -> None:
-    """Say in one line if a network is no longer the one that a finished run's pictures were made for."""
+    """Log a one-line warning if a network differs from the network of a finished run."""
     try:
         text = network_change(json.loads((path / NETWORK).read_text(encoding="utf-8")), network)
     except (OSError, *DAMAGE):
-        return  # nothing is known of it
+        return  # no readable record to compare with
     if text:
         logger.warning("%s: %s; what is said of its pictures is said by the network as it is now", path, text)
