@@ -123,7 +123,8 @@ class Ablation:
 
         Args:
             values: values of m.
-            ends: (m_whole, m_none), as :attr:`ends`."""
+            ends: (m_whole, m_none), as :attr:`ends`.
+        """
         whole, none = ends
         if abs(whole - none) <= NO_EFFECT * max(abs(whole), abs(none)):
             return [None] * len(values)

@@ -98,7 +98,7 @@ def evaluate(
 
     Returns:
         The table: ``.metrics`` as in metrics.json, ``.rows`` as in metrics.csv, ``str()`` for reading, ``.save(folder)``.
-        For a folder of runs, a dict of such tables by run folder; ``.failed`` has the mistakes of the other runs.
+        For a folder of runs, a dict of tables by run folder; ``.failed`` has the mistakes of the other runs.
 
     Raises:
         UsageError: the first mistake; for a folder of runs, only if all runs fail, the first run's mistake.

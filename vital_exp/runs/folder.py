@@ -147,7 +147,7 @@ class RunFolder:
             return {line.split(",", 1)[0] for line in file}
 
     def results(self, names: Collection[str] | None = None) -> list[dict[str, Any]]:
-        """Return each finished or failed target's last result, in the order of first results; invalid lines do not count.
+        """Return each finished or failed target's last result, in the order of first results, without invalid lines.
 
         Args:
             names: names of targets; None: all targets.
