@@ -97,7 +97,7 @@ def evaluate(
         progress: whether progress bars are shown on a terminal.
 
     Returns:
-        The table: ``.metrics`` as in metrics.json, ``.rows`` as in metrics.csv, ``str()`` for reading, ``.save(folder)``.
+        The table: ``.metrics`` as in metrics.json, ``.rows`` as in metrics.csv, ``str()``, ``.save(folder)``.
         For a folder of runs, a dict of tables by run folder; ``.failed`` has the mistakes of the other runs.
 
     Raises:
