@@ -19,6 +19,7 @@ from vital_exp.images.fourier import Fourier, low_frequencies
 from vital_exp.images.output import resized
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.network import Preprocessing
+from vital_exp.objectives.alignment_terms import channel_precision, layer_precision
 from vital_exp.setup.request import Request
 from vital_exp.visualization.step_time import seconds_per_step
 
@@ -52,7 +53,9 @@ def test_the_smaller_picture_is_that_of_the_low_frequencies() -> None:
     whole = (torch.view_as_complex(pictures.coefficients) * pictures.frequency_scale)[0].detach().numpy()
     for height, width in ((7, 5), (8, 6)):
         rows = [row % 12 for row in np.fft.fftfreq(height, 1 / height).astype(int)]
-        small = whole[:, rows, : width // 2 + 1] * (height * width / (12 * 9))
+        middles = [(12 / height - 1) / 2, (9 / width - 1) / 2]  # of the first pixel, from that of the whole picture
+        turns = np.fft.fftfreq(12)[rows, None] * middles[0] + np.fft.rfftfreq(9)[None, : width // 2 + 1] * middles[1]
+        small = whole[:, rows, : width // 2 + 1] * (height * width / (12 * 9)) * np.exp(2j * np.pi * turns)
         decorrelated = np.fft.irfft2(small, s=(height, width)) / 4
         rgb = 1 / (1 + np.exp(-decorrelated))
         found = preprocessing.denormalise(pictures.smaller((height, width)))[0].detach().numpy()
@@ -61,11 +64,17 @@ def test_the_smaller_picture_is_that_of_the_low_frequencies() -> None:
 
 def test_a_smooth_picture_looks_the_same_when_it_is_small() -> None:
     preprocessing = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, size=(64, 64))
-    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-    smooth = (0.5 + 0.3 * torch.sin(2 * torch.pi * (rows + 2 * columns) / 64)).expand(1, 3, 64, 64)
+
+    def wave(places: Tensor) -> Tensor:
+        """Values at rows and columns of the whole picture, (1, 3, h, w)."""
+        shown = 0.5 + 0.3 * torch.sin(2 * torch.pi * (places[:, None] + 2 * places) / 64)
+        return shown.expand(1, 3, *shown.shape)
+
+    smooth = wave(torch.arange(64.0))
     pictures = Fourier(preprocessing, (64, 64), RandomStreams(0, ["class-0"]), preprocessing.normalise(smooth))
     small = preprocessing.denormalise(pictures.smaller((32, 32)))
-    torch.testing.assert_close(small, smooth[..., ::2, ::2], atol=1e-4, rtol=0)
+    centres = 2 * torch.arange(32.0) + 0.5  # between two pixels of the whole picture
+    torch.testing.assert_close(small, wave(centres), atol=1e-3, rtol=0)
 
 
 def test_frequencies_that_the_small_picture_cannot_show_stay_as_they_are() -> None:
@@ -150,6 +159,19 @@ def ordinary() -> Any:
     return load_model(tiny_net(), size=32)
 
 
+class Even(nn.Module):
+    """Takes pictures whose sides are multiples of 8 px."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = tiny_net()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return (N, 4) logits."""
+        logits: Tensor = self.inner(pictures.unfold(2, 8, 8).permute(0, 1, 2, 4, 3).reshape_as(pictures))
+        return logits
+
+
 class Fixed(nn.Module):
     """Takes pictures of 32 px alone."""
 
@@ -168,7 +190,10 @@ class Fixed(nn.Module):
     [
         (["image.grow_from=1"], ordinary, "image.grow_from=1: above 0 and below 1"),
         (["image.grow_from=small"], ordinary, "image.grow_from=small"),
+        (["image.grow_from=-1"], ordinary, "image.grow_from=-1: above 0 and below 1"),
+        (["image.grow_from=0.99"], ordinary, "this share of (32, 32) px is the whole side"),
         (["image.grow_until=2"], ordinary, "image.grow_until=2"),
+        (["image.grow_until=0"], ordinary, "image.grow_until=0: above 0 and at most 1"),
         (["transforms=maco"], ordinary, "the transforms bring pictures of any size to"),
         ([], lambda: load_model(Fixed(), size=32), "does not take pictures of 16x16 px"),
     ],
@@ -178,6 +203,28 @@ def test_what_cannot_grow_is_refused(overrides: list[str], network: Callable[[],
         requested(*overrides, network=network())
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_layers_of_one_position_do_not_freeze_the_picture() -> None:
+    """A layer of one position has no variance: its squares are not divided by next to nothing."""
+    own = load_model(tiny_net(), size=8)  # layer1 has one position in a picture of 4 px
+    asked = [*GROWN, "model.layers=[layer1]"]
+    images = resized(REFERENCES, (8, 8))
+    request = Request.of(own, ["class:1"], method="vital_fourier", references=images, steps=8, overrides=asked)
+    batch = Batch(request.setup, request.targets)
+    small = batch.stages[0]
+    assert small.objective(small.network_input(), 0).gradient.abs().max() < 1e3
+    assert channel_precision(torch.ones(1, 2, 5)).tolist() == layer_precision(torch.ones(1, 2, 1)).tolist() == [[1, 1]]
+
+
+def test_a_start_of_another_size_is_checked_at_both_sizes() -> None:
+    """The network takes the start, but not the start at half its side."""
+    own = load_model(Even(), size=32)
+    start = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    given = {"references": REFERENCES, "steps": 4, "init": start, "method": "vital_fourier"}
+    assert visualize(own, ["class:1"], **given).images.shape[-1] == 24
+    with pytest.raises(UsageError, match=r"image\.size"):
+        visualize(own, ["class:1"], **given, overrides=[*GROWN])
 
 
 def test_pixels_cannot_grow(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,9 +70,21 @@ class Fourier(Parameterisation):
 
         The coefficients are the same ones. Those of frequencies that the smaller size cannot show have no influence.
         """
-        shown = low_frequencies(torch.view_as_complex(self.coefficients) * self.frequency_scale, size)
+        spectrum = torch.view_as_complex(self.coefficients) * self.frequency_scale
+        shown = low_frequencies(spectrum * self._centred(size), size)
         share = size[0] * size[1] / (self.size[0] * self.size[1])  # the inverse transform divides by its own size
         return self.preprocessing.normalise(self._coloured(shown * share, size))
+
+    def _centred(self, size: tuple[int, int]) -> Tensor:
+        """Return the factors (H, W // 2 + 1) that move the pictures by the distance between the pixels' centres.
+
+        The centre of a smaller picture's first pixel lies (H / h - 1) / 2 rows below that of the picture's own.
+        """
+        down, right = ((whole / small - 1) / 2 for whole, small in zip(self.size, size, strict=True))
+        rows = torch.fft.fftfreq(self.size[0], dtype=torch.float64)[:, None]
+        columns = torch.fft.rfftfreq(self.size[1], dtype=torch.float64)[None]
+        angles = 2 * torch.pi * (rows * down + columns * right)
+        return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(self.frequency_scale.device)
 
     def followed(self, pictures: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient, weaker where the sigmoid is flat; see :func:`through_sigmoid`."""

@@ -201,14 +201,19 @@ def channel_precision(quantiles: Tensor) -> Tensor:
     """
     variance = quantiles.var(dim=-1, correction=0)  # (N, C)
     floor = FLOOR_SHARE * variance.mean(dim=-1, keepdim=True)
-    return 1.0 / (variance + floor).clamp(min=torch.finfo(variance.dtype).tiny)
+    return _inverse(variance + floor)
 
 
 def layer_precision(quantiles: Tensor) -> Tensor:
     """Return one over the mean variance of the channels' reference values, (N, C), for quantiles (N, C, Q)."""
     variance = quantiles.var(dim=-1, correction=0)  # (N, C)
     mean = variance.mean(dim=-1, keepdim=True).expand_as(variance)
-    return 1.0 / mean.clamp(min=torch.finfo(variance.dtype).tiny)
+    return _inverse(mean)
+
+
+def _inverse(variances: Tensor) -> Tensor:
+    """Return one over variances; 1 for a layer without variance, such as a layer with one position."""
+    return torch.where(variances > 0, 1.0 / variances.clamp(min=torch.finfo(variances.dtype).tiny), 1.0)
 
 
 PRECISIONS: Mapping[str, Callable[[Tensor], Tensor]] = {

@@ -13,7 +13,8 @@ from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.transforms import Compose
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.refusals import takes_size
-from vital_exp.values import number
+from vital_exp.setup.checks import pair
+from vital_exp.values import is_number
 
 FROM, UNTIL = "image.grow_from", "image.grow_until"
 
@@ -54,32 +55,39 @@ def growth_of(
     share, until = config.image.get("grow_from"), config.image.get("grow_until")
     if share is None:
         return None
-    number(FROM, share, 0)
-    number(UNTIL, until, 0, 1)
-    if not 0 < share < 1:
+    if not is_number(share) or not 0 < share < 1:
         raise UsageError(FROM, share, "above 0 and below 1, a share of the pictures' side; null for none")
+    if not is_number(until) or not 0 < until <= 1:
+        raise UsageError(UNTIL, until, "above 0 and at most 1, a share of the steps")
     growth = Growth(float(share), min(max(1, round(until * config.steps)), config.steps - 1))
     if growth.until < 1:
         return None  # a single step shows the whole picture
-    _check(config, network, transform, growth.size(whole), whole)
+    _check_kind(config, growth, whole)
+    _check_sizes(config, network, transform, growth, whole)
     return growth
 
 
-def _check(
-    config: Configuration, network: VisionNetwork, transform: Compose, small: tuple[int, int], whole: tuple[int, int]
-) -> None:
+def _check_kind(config: Configuration, growth: Growth, whole: tuple[int, int]) -> None:
+    """Make sure that pictures and targets exist at two sizes."""
     if config.image.get("_target_") != f"{Fourier.__module__}.{Fourier.__qualname__}":
-        raise UsageError(FROM, config.image.grow_from, "image=fourier alone: its coefficients are the same at any size")
+        raise UsageError(FROM, growth.share, "image=fourier alone: its coefficients are the same at any size")
     if config.target.kind == "neuron":
-        raise UsageError(FROM, config.image.grow_from, "null: a neuron's position is one of the map at one size")
-    seen = [
-        tuple(transform(network.blank(size=size), RandomStreams(0, ["size"]), 0).shape[-2:]) for size in (small, whole)
-    ]
-    if seen[0] == seen[1]:
-        raise UsageError(
-            FROM, config.image.grow_from, f"null: the transforms bring pictures of any size to {seen[0]} px"
-        )
-    with torch.no_grad():
-        if not takes_size(network, seen[0]):
-            text = f"null: {network.name} does not take pictures of {seen[0][0]}x{seen[0][1]} px"
-            raise UsageError(FROM, config.image.grow_from, text)
+        raise UsageError(FROM, growth.share, "null: a neuron's position is one of the map at one size")
+    if growth.size(whole) == whole:
+        raise UsageError(FROM, growth.share, f"smaller: this share of {whole} px is the whole side")
+
+
+def _check_sizes(
+    config: Configuration, network: VisionNetwork, transform: Compose, growth: Growth, whole: tuple[int, int]
+) -> None:
+    """Make sure that the network takes small pictures and small references."""
+    small, streams = growth.size(whole), RandomStreams(0, ["size"])
+    seen, seen_whole = (tuple(transform(network.blank(size=size), streams, 0).shape[-2:]) for size in (small, whole))
+    if seen == seen_whole:
+        raise UsageError(FROM, growth.share, f"null: the transforms bring pictures of any size to {seen} px")
+    references = growth.size(pair(config.references.size, "references.size", network.preprocessing.size))
+    for height, width in dict.fromkeys((seen, references)):
+        with torch.no_grad():
+            if not takes_size(network, (height, width)):
+                text = f"null: {network.name} does not take pictures of {height}x{width} px"
+                raise UsageError(FROM, growth.share, text)

@@ -94,6 +94,8 @@ class Visualization:
         leads = self.ranks.rank == 0
         evaluator = Evaluator(self.setup, self.targets) if leads else None
         check_size(self.network, self._seen_size())
+        if self.setup.growth:
+            check_size(self.network, self.setup.seen_size(self.setup.growth.size(self.size)))
         self.ranks.in_turn(lambda: check_network(self.folder, self.network) if leads and self.folder else None)
         if isinstance(self.references, MinedReferences) and self.ranks.size > 1:
             self.ranks.in_turn(lambda: next(self.references.images(self.targets[0]), None))  # rank 0 mines for all
