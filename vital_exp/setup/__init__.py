@@ -1,1 +1,1 @@
-"""From a configuration to objects, once: network, targets, references, and the parts of a step."""
+"""The setup of a run, made once from its configuration: network, targets, references, and the parts of a step."""

@@ -1,4 +1,4 @@
-"""From a composed configuration to the objects of a run: network, targets, references, pictures, objective."""
+"""The parts of a run, made from a composed configuration: device, transforms, pictures, objective, optimiser."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from vital_exp.setup.schedule import learning_rate, restarted
 from vital_exp.setup.steered import concept_of
 from vital_exp.values import one_of
 
-# Keys of the group ``image`` that are not the parameterisation's.
+# Keys of the group ``image`` that are no arguments of the parameterisation.
 NOT_OF_IMAGES = ("size", "scale", "init", "colours", "grow_from", "grow_until")
-REFERENCES = "references"  # image.magnitude: of the references' folder
+REFERENCES = "references"  # a value of image.magnitude: the magnitude is measured on the references' folder
 
 
 def device_count(config: Configuration) -> int:
-    """Return how many devices of a machine the configuration asks for: each has a process of its own.
+    """Return the number of devices of a machine that the run uses; each device has its own process.
 
     Raises:
-        UsageError: more GPUs than there are, or something else than a number, a list of GPUs or auto.
+        UsageError: more GPUs than the machine has; or a value other than a number, a list of GPUs, or auto.
     """
     devices = config.trainer.devices
     gpus = torch.cuda.device_count() if _kind(config) == "cuda" else 0
@@ -56,15 +56,15 @@ def device_count(config: Configuration) -> int:
 
 
 def device_of(config: Configuration, network: VisionNetwork | None = None, local_rank: int = 0) -> torch.device:
-    """Return the device the configuration asks for; ``auto`` is where a given network is, else the best there is.
+    """Return the device of a run; for ``auto``, the device of a given network, or else the fastest available one.
 
     Args:
         config: the composed configuration.
-        network: one that is on a device already.
-        local_rank: of the devices, the one with this number is meant.
+        network: a network that is on a device already.
+        local_rank: number of the rank on this machine, which selects one of several GPUs.
 
     Raises:
-        UsageError: an unknown accelerator, or one this machine does not have.
+        UsageError: an unknown accelerator, or one that this machine does not have.
     """
     if config.trainer.accelerator == "auto" and network is not None:
         return network.device
@@ -77,7 +77,7 @@ def device_of(config: Configuration, network: VisionNetwork | None = None, local
 
 
 def _kind(config: Configuration) -> str:
-    """The kind of device that the configuration asks for, and that this machine has."""
+    """Return the kind of device that the configuration names; UsageError if this machine has none."""
     name = one_of("trainer.accelerator", config.trainer.accelerator, ACCELERATORS)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
@@ -92,7 +92,7 @@ def picture_size(config: Configuration, network: VisionNetwork) -> tuple[int, in
     """Return the (height, width) of pictures that start from noise.
 
     Raises:
-        UsageError: a size or scale that is not allowed.
+        UsageError: ``image.size`` or ``image.scale`` is not allowed.
     """
     check_scale(config)
     height, width = (max(1, round(config.image.scale * side)) for side in network.preprocessing.size)
@@ -103,7 +103,7 @@ def check_optimisation(config: Configuration, network: VisionNetwork) -> None:
     """Check rates, transforms and the pictures' size before anything is computed.
 
     Raises:
-        UsageError: the first mistake among them.
+        UsageError: the first mistake.
     """
     size = picture_size(config, network)
     rate_of(config)
@@ -112,7 +112,7 @@ def check_optimisation(config: Configuration, network: VisionNetwork) -> None:
 
 
 def objective_of(config: Configuration, problem: Problem) -> Objective:
-    """Return the sum of the terms the configuration lists."""
+    """Return the objective: the sum of the terms that the configuration lists."""
     for name, node in config.objective.items():
         weight = node.get("weight")
         if isinstance(weight, bool) or not isinstance(weight, (int, float, type(None))):
@@ -122,12 +122,12 @@ def objective_of(config: Configuration, problem: Problem) -> Objective:
     if config.get("steer") is not None:
         terms["steer"] = steering = Steering(problem, config.steer, concept_of(str(config.steer), problem.network))
         steering.check_read([layer for part in terms.values() for layer in getattr(part, "layers", ())])
-        fold = False  # a folded norm's convolution is another layer than the one that is steered
+        fold = False  # folding would change the output of a layer that is steered
     return Objective(problem.network, terms, fold, config.pack_weights, problem.relevance)
 
 
 def transform_of(config: Configuration, network: VisionNetwork | None = None) -> Compose:
-    """Return the transforms the configuration lists, in order; crops are resized to the network's input, if given."""
+    """Return the transforms that the configuration lists, in order; crops are resized to a given network's input."""
     parts = {name: build(f"transforms.{name}", node) for name, node in config.transforms.items()}
     return Compose(parts, network.preprocessing.size if network else None)
 
@@ -139,9 +139,14 @@ def pictures_of(
     init: Tensor | None = None,
     colours: Tensor | None = None,
 ) -> Parameterisation:
-    """Return the parameterisation; ``init`` (N, C, H, W) in [0, 1] replaces the random start.
+    """Return the parameterisation of a batch of pictures.
 
-    ``colours`` (C, C) are those of the references, where ``image.colours`` asks for them.
+    Args:
+        config: the composed configuration.
+        network: the network that sees the pictures.
+        streams: the random streams of the pictures.
+        init: (N, C, H, W) in [0, 1], images to start from; None: a random start.
+        colours: (C, C) from decorrelated to natural channels, measured on the references; None: the default.
     """
     keys = {key: value for key, value in config.image.items() if key not in NOT_OF_IMAGES}
     size = picture_size(config, network)
@@ -165,7 +170,7 @@ def pictures_of(
 
 
 def _references_magnitude(config: Configuration, network: VisionNetwork, colours: Tensor | None) -> str | Tensor:
-    """MACO's magnitude of the whole folder, which does not depend on the targets; of drawn images without a folder."""
+    """Return MACO's magnitude, measured on the references' whole folder; without a folder, that of drawn images."""
     root, own = config.references.root, network.preprocessing
     if not root:
         return EMBEDDED
@@ -191,7 +196,7 @@ def optimizer_of(config: Configuration) -> Callable[[list[torch.nn.Parameter]], 
 
 
 def rate_of(config: Configuration, growth: Growth | None = None) -> Callable[[int], float]:
-    """Return the schedule: step to learning rate; it begins again when the pictures have grown."""
+    """Return the schedule, from a step to its learning rate; it starts again when the pictures have grown."""
     check_rate(config)
     keys = config.optimizer
     rate = partial(learning_rate, peak=keys.lr, warmup=keys.warmup, schedule=keys.schedule)

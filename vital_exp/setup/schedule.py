@@ -1,11 +1,11 @@
-"""Learning rates: a linear warm-up, then a cosine to zero (docs/methods/vital.md), or a constant rate."""
+"""Learning rates: a linear warm-up, then a cosine decay to zero (docs/methods/vital.md) or a constant rate."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-WARMUP_STEPS = 100  # whatever the length of the run
+WARMUP_STEPS = 100  # for runs of any length
 SCHEDULES = ("cosine", "constant")
 
 
@@ -30,12 +30,12 @@ def learning_rate(
 
 
 def restarted(rate: Callable[..., float], steps: int, at: int) -> Callable[[int], float]:
-    """Return a schedule that runs twice: over the steps before ``at``, and over those from ``at`` to ``steps``.
+    """Return a schedule that runs twice: over the steps before ``at``, and over the steps from ``at`` on.
 
     Args:
-        rate: :func:`learning_rate`, or the same with some arguments given.
-        steps: of the run.
-        at: the step at which the schedule begins again.
+        rate: :func:`learning_rate`, possibly with some arguments fixed.
+        steps: number of steps of the run.
+        at: the step at which the schedule starts again.
 
     Examples:
         >>> from functools import partial

@@ -1,4 +1,4 @@
-"""What pictures start from where it is not noise: an image of the target's references, their mean, or a file."""
+"""Images that pictures start from: a reference of the target, the mean of its references, or a file."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def starts_of(
     own: Preprocessing,
     cache: Path | None = None,
 ) -> Tensor | None:
-    """Return what the pictures of targets start from, (N, C, H, W) in [0, 1]; None for noise.
+    """Return the images that the pictures of targets start from, (N, C, H, W) in [0, 1]; None for noise.
 
     Args:
         init: one of ``NAMED``, or an image file.
         references: of the targets.
         targets: one per picture.
         size: (height, width) of the pictures.
-        own: what the network's pictures are.
-        cache: where means are kept; None: nowhere.
+        own: the network's preprocessing.
+        cache: the folder in which mean images are cached; None: nowhere.
 
     Raises:
-        UsageError: neither a name nor an image, or a target without references.
+        UsageError: ``init`` is neither a name nor a readable image file, or a target has no references.
     """
     if init == "noise":
         return None

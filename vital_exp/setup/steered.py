@@ -14,7 +14,7 @@ def concept_of(asked: str, network: VisionNetwork) -> Axis | None:
     """Return the concept of ``folder#3:+2sd``; None for another form, which names a channel.
 
     Raises:
-        UsageError: no concepts there, of another network, or not so many.
+        UsageError: no concepts in the folder, concepts of another network, or no concept of this number.
     """
     found = CONCEPT_FORM.fullmatch(asked)
     if found is None:

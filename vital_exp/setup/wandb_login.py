@@ -1,4 +1,4 @@
-"""Whether Weights & Biases knows who is logged in: asked before anything long begins. Imports no torch."""
+"""The check for a login at Weights & Biases, before a long run begins. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import os
 
 from vital_exp.errors import UsageError
 
-MODE = "WANDB_MODE"  # the environment variable
+MODE = "WANDB_MODE"  # wandb's environment variable
 
 
 def is_offline(asked: bool) -> bool:
-    """Return whether nothing is to be sent: it is asked for, or the environment says so."""
+    """Return whether wandb works offline: by the configuration (``asked``) or by the environment variable."""
     return asked or os.environ.get(MODE, "online") not in ("online", "shared")
 
 
 def check_login(key: str, value: object, offline: bool) -> None:
-    """Make sure that a run can be sent.
+    """Check that a run can be sent to Weights & Biases.
 
     Args:
-        key, value: of the configuration, that asked for Weights & Biases.
-        offline: whether it is asked that nothing is sent.
+        key, value: the configuration key that turned wandb on, and its value, for the message.
+        offline: whether the configuration asks to work offline.
 
     Raises:
         UsageError: online without a login.
@@ -32,7 +32,7 @@ def check_login(key: str, value: object, offline: bool) -> None:
 
 
 def logged_in() -> bool:
-    """Return whether there is a login; nobody is asked for one, as wandb.init would on a terminal."""
+    """Return whether there is a login, without a prompt for one (wandb.init would show a prompt on a terminal)."""
     import wandb
 
     if "prompt" in inspect.signature(wandb.login).parameters:
