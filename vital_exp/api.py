@@ -72,14 +72,13 @@ def visualize(
         model: a name, or a network (wrap it with :func:`load_model` to give mean, std and size).
         targets: ``"class:207"``, ``"class:golden retriever"``, ``"layer4.2:1935"`` (a channel), ``"layer4.2:1935@7,7"``
             (a neuron), or Target objects. One call takes classes or hidden units, not both. With
-            ``references.facets`` a unit stands for all its facets, the clearest first; ``"layer4.2:1935#1"`` names
-            one facet.
+            ``references.facets`` a unit stands for all its facets; ``"layer4.2:1935#1"`` names one facet.
         method: an option of the configuration group ``method``.
-        references: a folder of natural images, a tensor (B, 3, H, W) RGB for all targets, or {target: tensor}. A
-            folder has one sub-folder per class; for hidden units, the folder is mined. Tensors are never clamped.
+        references: a folder of natural images, with a sub-folder per class (for hidden units it is mined); a tensor
+            (B, C, H, W) in [0, 1] for all targets, or {target: tensor}. Tensors are never clamped.
         steps: number of optimisation steps; None: the method's number.
         seed: every random number depends on the seed, the target and the step alone.
-        init: (N, 3, H, W) RGB, the image from which each target's picture starts.
+        init: (N, C, H, W) in [0, 1], the image from which each target's picture starts.
         overrides: the command's arguments, ``["optimizer.lr=0.5"]``; ``"progress=true"`` shows a progress bar.
         out: a run folder to write or to resume; None: only the cache is written. Ranks that torchrun or SLURM started
             share the targets, and exchange their results in this folder.

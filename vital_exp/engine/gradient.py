@@ -53,7 +53,7 @@ def objective_and_gradient(
     request = Request.of(model, targets, method=method, references=references, seed=seed, overrides=overrides)
     pictures = checked_shape(pictures, "pictures", channels=request.network.preprocessing.channels)
     if len(pictures) != len(request.targets):
-        wanted = f"one picture (3, H, W) per target, and there are {len(request.targets)}"
+        wanted = f"one picture ({pictures.shape[1]}, H, W) per target, and there are {len(request.targets)}"
         raise UsageError("pictures", tuple(pictures.shape), wanted)
     setup, network, size = request.setup, request.network, (pictures.shape[-2], pictures.shape[-1])
     together = setup.together(size, len(pictures))

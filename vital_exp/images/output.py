@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,18 @@ def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(pictures.shape[-2:]) == tuple(size):
         return pictures
     return functional.interpolate(pictures, size, mode="bilinear", antialias=True)
+
+
+def scaled_size(size: Sequence[int], factor: float) -> tuple[int, int]:
+    """Return a (height, width) in px times a factor, rounded; each side is at least 1.
+
+    Examples:
+        >>> from vital_exp.images.output import scaled_size
+        >>> scaled_size((224, 224), 0.714)
+        (160, 160)
+    """
+    height, width = (max(1, round(factor * side)) for side in size)
+    return height, width
 
 
 def transparency(sensitivity: Tensor, percentile: float) -> Tensor:

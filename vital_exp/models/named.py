@@ -122,31 +122,27 @@ def load_model(
     value_range: Sequence[float] | None = None,
     pretrained: bool | None = None,
 ) -> VisionNetwork:
-    """Return a network, wrapped for visualisation: pictures in, logits out; it is frozen, in evaluation mode.
-
-    A module of your own is changed, not copied: its parameters need no gradients, compiled parts run uncompiled.
+    """Return a network wrapped for visualisation; a module of your own is frozen in place, and runs uncompiled.
 
     Args:
         model: an option of the group ``model`` (``"resnet50"``), a timm network, ``"transformers:folder"``, timm's
             ``"local-dir:folder"`` and ``"hf-hub:owner/name"``, or a module of your own.
         mean, std: per channel, for pictures in [0, 1]; ImageNet's unless the network has its own.
-        size: the input's side or (height, width) in px; 224 unless the network has its own.
+        size: the input's side or (height, width), px; 224 unless the network has its own.
         class_names: one per output, or a file of them; ImageNet's for 1000 outputs.
         checkpoint: local weights, .safetensors or weights-only .pth.
-        checkpoint_key: where in the file the network is, ``"ema"``; by default the one place that has all its names.
-        device: where to put the network; by default it stays where it is.
-        output: the entry that holds the logits, where the network returns a tuple, dict or dataclass: a name or number,
-            dotted inside nested ones; by default the entry ``logits``, else the first of shape (N, classes).
+        checkpoint_key: place of the network in the file, ``"ema"``; by default the place that has all its names.
+        device: the network's device; by default it stays on its own.
+        output: name or number of the logits in an output that is a tuple, dict or dataclass, dotted where nested; by
+            default ``logits``, else the first entry of shape (N, classes).
         head: ``"softmax"``, ``"sigmoid"`` or ``"none"``; by default sigmoid for one output, softmax for several.
         channels: number of channels of its pictures; by default as many as its first layer takes.
         preview: the three channels that are shown as red, green, blue where pictures are neither grey nor RGB.
         value_range: the values of arrays that become 0 and 1.
-        pretrained: whether published weights that are not on disk are fetched, for a network given by name; by default
-            true, for transformers' false.
+        pretrained: whether a network given by name downloads its published weights; false for transformers' networks.
 
     Raises:
-        UsageError: an argument that does not fit the network; a module without values or readable layers (TorchScript,
-            quantised, exported).
+        UsageError: an argument that does not fit; TorchScript, quantised and exported modules, whose layers are hidden.
 
     Examples:
         >>> from vital_exp import load_model
@@ -155,8 +151,9 @@ def load_model(
     """
     own: dict[str, object] = {"mean": mean, "std": std, "size": size, "class_names": class_names, "output": output}
     own |= {"head": head, "channels": channels, "preview": preview, "value_range": value_range}
+    own["pretrained"] = pretrained
     build = partial(_named, model) if isinstance(model, str) else partial(_wrapped, model)
-    network = build({**own, "pretrained": pretrained}, checkpoint, checkpoint_key)
+    network = build(own, checkpoint, checkpoint_key)
     return network if device is None else network.to(device)
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vital_exp.images.output import resized
+from vital_exp.images.output import resized, scaled_size
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact
@@ -56,7 +56,7 @@ class ReferenceStatistics:
         references: the source of the images.
         cache_dir: a folder for the results of earlier runs; None keeps nothing.
         relevance: masks and weighs the features of hidden units; None for classes.
-        share: of their side, at which the network sees the images.
+        share: side at which the network sees the images, as a share of their own side.
     """
 
     def __init__(
@@ -117,8 +117,7 @@ class ReferenceStatistics:
         """Return an image (C, H, W) at the size at which the network sees it."""
         if self.share == 1:
             return image
-        height, width = (max(1, round(side * self.share)) for side in image.shape[-2:])
-        return resized(image[None], (height, width))[0]
+        return resized(image[None], scaled_size(image.shape[-2:], self.share))[0]
 
     def _key(self, number: int, target: Target, layers: tuple[str, ...]) -> str:
         """Return a hash of everything that the statistics of a target depend on: the name of its file in the cache."""

@@ -81,24 +81,21 @@ def evaluate(
 
     Args:
         run_or_folder: a run folder, a folder that holds run folders at any depth, or a folder of pictures.
-        judges: names, keys of the group model, or networks. For classes a judge must have the same classes; for hidden
-            units any network may judge.
+        judges: names, keys of the group model, or networks; of classes only networks with the same classes.
         metrics: names from ``vital_exp.evaluation.metrics.METRICS``; None: all.
         model: the network for which the pictures were made; None: the network that the run folder has recorded.
         references: natural images as a folder, tensors, or an object; None: the references that the run has recorded.
-        pattern, targets: the pattern of the files' names, or the path of a CSV file, that gives each picture's target;
-            see :func:`folder_pictures`.
+        pattern, targets: what gives each picture's target: its file's name, or a CSV file; see :func:`folder_pictures`.
         features: further networks in whose feature spaces metrics are computed.
         settings: settings of single metrics, and whether weights may be downloaded.
         config: a composed configuration of vital-evaluate; None: its defaults.
-        folder_of_pictures: whether ``run_or_folder`` is a folder of pictures; None: it is one if there is no
-            results.jsonl at or below it.
-        tell: for a folder of runs, a function that is called after each run, with its table or its mistake.
+        folder_of_pictures: whether ``run_or_folder`` is one; None: it is, if it has no results.jsonl at or below it.
+        tell: called after each run of a folder of runs, with its table or its mistake.
         progress: whether progress bars are shown on a terminal.
 
     Returns:
-        The table: ``.metrics`` as in metrics.json, ``.rows`` as in metrics.csv, ``str()``, ``.save(folder)``.
-        For a folder of runs, a dict of tables by run folder; ``.failed`` has the mistakes of the other runs.
+        The table: ``.metrics`` as in metrics.json, ``.rows`` as in metrics.csv, ``str()``, ``.save(folder)``. For a
+        folder of runs, a dict of tables by run folder; ``.failed`` has the mistakes of the other runs.
 
     Raises:
         UsageError: the first mistake; for a folder of runs, only if all runs fail, the first run's mistake.

@@ -9,6 +9,7 @@ import torch
 from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.images.fourier import Fourier
+from vital_exp.images.output import scaled_size
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.transforms import Compose
 from vital_exp.models.network import VisionNetwork
@@ -24,7 +25,7 @@ class Growth:
     """Smaller pictures at first.
 
     Attributes:
-        share: side of the small pictures as a share of the pictures' own side.
+        share: side of the small pictures, as a share of the pictures' own side.
         until: the first step at which the network sees the pictures at their own size.
     """
 
@@ -32,25 +33,15 @@ class Growth:
     until: int
 
     def size(self, whole: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) of the small pictures, for that of the pictures."""
-        height, width = (max(1, round(side * self.share)) for side in whole)
-        return height, width
+        """Return the (height, width) of the small pictures in px, for that of the pictures."""
+        return scaled_size(whole, self.share)
 
 
-def growth_of(
-    config: Configuration, network: VisionNetwork, transform: Compose, whole: tuple[int, int]
-) -> Growth | None:
+def growth_of(config: Configuration) -> Growth | None:
     """Return how the pictures grow; None where they have their own size from the first step on.
 
-    Args:
-        config: composed.
-        network: sees the small pictures.
-        transform: between the pictures and the network.
-        whole: (height, width) of the pictures.
-
     Raises:
-        UsageError: a share that is not allowed; pictures that are no Fourier coefficients; a target, transform or
-            network that needs pictures of one size.
+        UsageError: a share that is not allowed.
     """
     share, until = config.image.get("grow_from"), config.image.get("grow_until")
     if share is None:
@@ -59,12 +50,25 @@ def growth_of(
         raise UsageError(FROM, share, "above 0 and below 1, a share of the pictures' side; null for none")
     if not is_number(until) or not 0 < until <= 1:
         raise UsageError(UNTIL, until, "above 0 and at most 1, a share of the steps")
-    growth = Growth(float(share), min(max(1, round(until * config.steps)), config.steps - 1))
-    if growth.until < 1:
-        return None  # a single step shows the whole picture
-    _check_kind(config, growth, whole)
-    _check_sizes(config, network, transform, growth, whole)
-    return growth
+    until = min(max(1, round(until * config.steps)), config.steps - 1)
+    return Growth(float(share), until) if until else None  # a single step shows the whole picture
+
+
+def check_growth(config: Configuration, network: VisionNetwork, transform: Compose, whole: tuple[int, int]) -> None:
+    """Make sure that pictures, target, transforms and network exist at two sizes, before anything is computed.
+
+    Args:
+        config: the composed configuration.
+        network: the network that sees the pictures.
+        transform: the transforms between the pictures and the network.
+        whole: (height, width) of the pictures in px.
+
+    Raises:
+        UsageError: the first of them that needs one size; a share that is not allowed.
+    """
+    if growth := growth_of(config):
+        _check_kind(config, growth, whole)
+        _check_sizes(config, network, transform, growth, whole)
 
 
 def _check_kind(config: Configuration, growth: Growth, whole: tuple[int, int]) -> None:

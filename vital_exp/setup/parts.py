@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from vital_exp.config import build
 from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
+from vital_exp.images.output import scaled_size
 from vital_exp.images.parameterisation import Parameterisation
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.spectrum import EMBEDDED
@@ -23,7 +24,7 @@ from vital_exp.objectives.steering import Steering
 from vital_exp.objectives.terms import Objective, Problem
 from vital_exp.references.arrays import Loader
 from vital_exp.setup.checks import ACCELERATORS, check_devices, check_rate, check_scale, pair
-from vital_exp.setup.growth import Growth, growth_of
+from vital_exp.setup.growth import Growth, check_growth
 from vital_exp.setup.image_root import image_root
 from vital_exp.setup.schedule import learning_rate, restarted
 from vital_exp.setup.steered import concept_of
@@ -95,12 +96,12 @@ def picture_size(config: Configuration, network: VisionNetwork) -> tuple[int, in
         UsageError: ``image.size`` or ``image.scale`` is not allowed.
     """
     check_scale(config)
-    height, width = (max(1, round(config.image.scale * side)) for side in network.preprocessing.size)
-    return pair(config.image.size, "image.size", (height, width))
+    own = scaled_size(network.preprocessing.size, config.image.scale)
+    return pair(config.image.size, "image.size", own)
 
 
 def check_optimisation(config: Configuration, network: VisionNetwork) -> None:
-    """Check rates, transforms and the pictures' size before anything is computed.
+    """Check rates, transforms, the pictures' size and their growth before anything is computed.
 
     Raises:
         UsageError: the first mistake.
@@ -108,7 +109,7 @@ def check_optimisation(config: Configuration, network: VisionNetwork) -> None:
     size = picture_size(config, network)
     rate_of(config)
     optimizer_of(config)
-    growth_of(config, network, transform_of(config, network), size)
+    check_growth(config, network, transform_of(config, network), size)
 
 
 def objective_of(config: Configuration, problem: Problem) -> Objective:

@@ -113,8 +113,7 @@ class RunSetup:
     @classmethod
     def of(cls, config: Configuration, network: VisionNetwork, references: References) -> RunSetup:
         """Take everything out of a composed configuration that was checked (:class:`Request`)."""
-        size, transform = parts.picture_size(config, network), parts.transform_of(config, network)
-        growth = growth_of(config, network, transform, size)
+        growth = growth_of(config)
         views_per_pass = None if config.views_per_pass == AUTO else int(config.views_per_pass)
         return cls(
             network=network,
@@ -125,7 +124,7 @@ class RunSetup:
             views_per_pass=1 if config.views == 1 else views_per_pass,
             batch_size=_batch_size(config),
             sparsify=_sparsification(config),
-            size=size,
+            size=parts.picture_size(config, network),
             init=config.image.init,
             log_every=config.trainer.log_every_n_steps,
             log_targets=config.log_targets,
@@ -133,7 +132,7 @@ class RunSetup:
             relevance=config.relevance.method,
             cache_dir=config.cache,
             cache=config.cache if config.references.cache else None,
-            transform=transform,
+            transform=parts.transform_of(config, network),
             growth=growth,
             rate=parts.rate_of(config, growth),
             recorded=plain(config),

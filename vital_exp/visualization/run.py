@@ -48,7 +48,7 @@ class Visualization:
 
     Args:
         request: configuration, network, targets and references.
-        init: (N, 3, H, W) RGB in [0, 1], an image to start from for each target; None for the configuration's start.
+        init: (N, C, H, W) in [0, 1], an image to start from for each target; None for the configuration's start.
         folder: the run folder; None keeps everything in memory.
         ranks: the ranks that share the targets and the run folder; None for this process alone.
         keep: whether pictures that are saved in the folder stay in memory too; thousands would fill it.
