@@ -343,6 +343,7 @@ run(visualize.main, "steps=0", "evaluation.kid_subset_size=3")
 run(visualize.main, "method=vitall")
 run(visualize.main, "references=folder", "references.root=nowhere")
 run(visualize.main, "optimizer.lr=-1")
+run(visualize.main, "image=fourier", "image.grow_from=2")
 run(visualize.main, "target.index=10")
 run(visualize.main, "target=neuron", "target.layer=layer3", "target.position=[1]")
 run(visualize.main, "model=timm", "model.name=resnet18", "model.checkpoint=nowhere.pth")
@@ -373,9 +374,9 @@ def test_mistakes_that_need_no_torch_import_none(tmp_path: Path) -> None:
         check=True,
         env={**elsewhere, "HOME": str(tmp_path)},  # nobody is logged in there
     )
-    assert done.stdout.splitlines() == [f"{MISTAKE} False"] * 22, done.stderr
+    assert done.stdout.splitlines() == [f"{MISTAKE} False"] * 23, done.stderr
     lines = done.stderr.splitlines()
-    assert len(lines) == 22
+    assert len(lines) == 23
     asked = zip(lines[-4:], ("logger=wandb", *["wandb=true"] * 3), ("logger.", "", "", ""), strict=True)
     for line, key, group in asked:
         assert f"{key}: no login: add {group}offline=true, run `wandb login`, or set WANDB_API_KEY" in line

@@ -62,6 +62,7 @@ def _check_visualize(config: Configuration) -> None:
     check_judges(content["evaluation"]["judges"] or [], "evaluation.judges")
     check_rate(config)
     check_scale(config)
+    check_growing(config)
     pair(config.image.get("size"), "image.size", (1, 1))
     check_reference_count(config)
     pair(config.references.size, "references.size", (1, 1))
@@ -209,6 +210,17 @@ def check_scale(config: Configuration) -> None:
     scale = config.image.scale
     if not is_number(scale, 0, LARGEST_SCALE) or scale == 0:
         raise UsageError("image.scale", scale, f"a number above 0, at most {LARGEST_SCALE}")
+
+
+def check_growing(config: Configuration) -> None:
+    """Check ``image.grow_from`` and ``image.grow_until``; raises UsageError."""
+    share, until = config.image.get("grow_from"), config.image.get("grow_until")
+    if share is None:
+        return
+    if not is_number(share) or not 0 < share < 1:
+        raise UsageError("image.grow_from", share, "above 0 and below 1, a share of the picture's side; null for none")
+    if not is_number(until) or not 0 < until <= 1:
+        raise UsageError("image.grow_until", until, "above 0 and at most 1, a share of the steps")
 
 
 def check_rate(config: Configuration) -> None:

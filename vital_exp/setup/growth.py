@@ -14,10 +14,9 @@ from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.transforms import Compose
 from vital_exp.models.network import VisionNetwork
 from vital_exp.models.refusals import takes_size
-from vital_exp.setup.checks import pair
-from vital_exp.values import is_number
+from vital_exp.setup.checks import check_growing, pair
 
-FROM, UNTIL = "image.grow_from", "image.grow_until"
+FROM = "image.grow_from"
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,11 @@ def growth_of(config: Configuration) -> Growth | None:
     Raises:
         UsageError: a share that is not allowed.
     """
-    share, until = config.image.get("grow_from"), config.image.get("grow_until")
+    check_growing(config)
+    share = config.image.get("grow_from")
     if share is None:
         return None
-    if not is_number(share) or not 0 < share < 1:
-        raise UsageError(FROM, share, "above 0 and below 1, a share of the pictures' side; null for none")
-    if not is_number(until) or not 0 < until <= 1:
-        raise UsageError(UNTIL, until, "above 0 and at most 1, a share of the steps")
-    until = min(max(1, round(until * config.steps)), config.steps - 1)
+    until = min(max(1, round(config.image.grow_until * config.steps)), config.steps - 1)
     return Growth(float(share), until) if until else None  # a single step shows the whole picture
 
 
