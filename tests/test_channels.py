@@ -351,7 +351,7 @@ def test_what_is_said_of_colours_that_cannot_be_measured(caplog: pytest.LogCaptu
     asked = ["steps=1", "evaluation=none", "image.colours=references", "image.size=32"]
     with caplog.at_level("WARNING"):
         visualize(load_model(of_channels(3), size=SIZE), "class:0", method="fourier", overrides=asked)
-    assert "no references to measure its channels' covariance from; ImageNet's is taken" in caplog.text
+    assert "no references to measure the covariance of its channels on; ImageNet's covariance is used" in caplog.text
 
 
 def test_a_loader_of_a_module_is_another_when_its_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

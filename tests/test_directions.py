@@ -307,7 +307,7 @@ def test_mistakes_of_texts(
     clip = (f"model.name={tiny_clip['model']}", f"model.checkpoint={tiny_clip['checkpoint']}", "model=open_clip")
     mistakes = {
         ("model=embedded_resnet", "target.prompt=a heart"): "target=text: embedded_resnet has no text tower",
-        clip: "target.prompt=None: words are needed",
+        clip: "target.prompt=None: a text is needed",
         (*clip, "target.prompt=a", "target.layer=clip.visual.conv1"): "texts are directions of the image embedding",
         ("model=open_clip", "model.name=ViT-B-23"): "model.name=ViT-B-23: no such model in open_clip",
         ("model=open_clip", "model.weights=opnai"): "model.weights=opnai: open_clip has",

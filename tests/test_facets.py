@@ -556,7 +556,7 @@ def test_too_few_tensors_for_two_facets_are_one(composed: Configuration, caplog:
         config = composed.with_keys(references__facets="auto")
         source = TensorReferences(references, ClassNames.numbered(4))
         assert faceted(config, tiny(), source) is source
-        assert "15 images were handed over: one facet, for two need 16" in caplog.text
+        assert "15 images were given: one facet, because two need 16" in caplog.text
 
 
 @pytest.mark.usefixtures("workplace")

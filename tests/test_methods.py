@@ -109,7 +109,7 @@ def test_methods_that_look_at_no_references_need_none(method: str) -> None:
 
 def test_a_method_that_looks_at_references_asks_for_a_folder() -> None:
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-    with pytest.raises(UsageError, match=r"references.root=None: a folder of real images is needed"):
+    with pytest.raises(UsageError, match=r"references.root=None: a folder of natural images is needed"):
         visualize(module, "class:1", steps=2, overrides=["evaluation=none"])
 
 

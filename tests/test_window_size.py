@@ -83,8 +83,8 @@ def test_windows_are_enlarged_otherwise(overrides: list[str], size: int | None, 
 
 REFUSED = [
     (["references.window=7"], r"windows of 7 px are less than a quarter"),
-    (["references.region=image"], r"references.region=window, and a layer of a map"),
-    (["references.window=20", "model=embedded_vit", "target.layer=blocks.1"], r"a layer of a map"),
+    (["references.region=image"], r"only windows \(references.region=window\) of layers with a map"),
+    (["references.window=20", "model=embedded_vit", "target.layer=blocks.1"], r"of layers with a map"),
 ]
 
 

@@ -251,7 +251,7 @@ VALUES: Mapping[str, Mapping[str, Check]] = {
         "trainer.log_every_n_steps": (_is_count, "a whole number of at least 1"),
         "references.seed": (lambda value: is_whole(value, 0), "a whole number"),
         "references.source": (lambda value: value in SOURCES, f"one of {', '.join(SOURCES)}"),
-        "references.root": (is_text_or_none, "a folder of real images"),
+        "references.root": (is_text_or_none, "a folder of natural images"),
         "evaluation.judges": (
             lambda value: isinstance(value, list),
             "a list of networks, [resnet50,densenet121]",

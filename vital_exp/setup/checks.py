@@ -1,6 +1,6 @@
-"""What of a composed configuration can be checked without torch, a network or images, before they are imported or read.
+"""Checks of a composed configuration that need no torch, network or images; a command runs these checks first.
 
-Whoever makes an object of these keys calls the same functions.
+The functions that make objects from the same keys call these checks too.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.selection import class_targets
 from vital_exp.values import is_number, is_whole, one_of, sides, whole_number
 
-# Others scale the whole batch's loss and skip a step for all when one picture overflows.
+# 16-mixed is missing: it scales the loss of the whole batch, and skips a step for all pictures when one overflows.
 PRECISIONS = ("32-true", "bf16-mixed", "64-true")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
-LARGEST_SCALE = 100  # of a picture, times the network's input
-LARGEST = 2**31 - 1  # of counts and seeds
-RANGE = re.compile(r"\s*(\d{1,9})\s*(?:\.\.|-|:)\s*(\d{1,9})\s*")  # of seeds, as other tools write it
+LARGEST_SCALE = 100  # largest side of a picture, as a multiple of the network's input
+LARGEST = 2**31 - 1  # the largest count or seed
+RANGE = re.compile(r"\s*(\d{1,9})\s*(?:\.\.|-|:)\s*(\d{1,9})\s*")  # a range of seeds in the syntax of other tools
 COUNT = "a whole number of at least 1"
 
 
 def check_early(config: Configuration, command: str, files: bool = True) -> None:
-    """Check what a command's configuration says, as far as that needs no torch.
+    """Check a command's configuration as far as possible without torch.
 
     Args:
-        config: composed, without Hydra's part.
-        command: whose it is, ``"visualize"``.
-        files: whether files and folders are looked for too; ranks on several machines may not have the same.
+        config: the composed configuration, without Hydra's part.
+        command: name of the command, such as ``"visualize"``.
+        files: whether to check that files and folders exist; machines of several ranks may have different files.
 
     Raises:
-        UsageError: the first mistake. Every rank finds the same, where no files are looked for.
+        UsageError: the first mistake; every rank finds the same one without ``files``.
     """
     if config.get("list") is not None or command not in EARLY:
         return
@@ -86,12 +86,12 @@ def _check_files_of_mine(config: Configuration) -> None:
 
 def _check_files_of_evaluate(config: Configuration) -> None:
     if config.wandb and config.pictures is not None:
-        raise UsageError("wandb", "true", "metrics of runs are sent, run=...; a folder of pictures has none")
+        raise UsageError("wandb", "true", "sends the metrics of a run (run=...), and not those of a folder of pictures")
     _check_wandb(config)
     if config.study or config.answers is not None:
         return
     if config.run is not None and config.pictures is not None:
-        raise UsageError("pictures", config.pictures, f"either run or pictures, and run={config.run} is given too")
+        raise UsageError("pictures", config.pictures, f"cannot be combined with run={config.run}")
     if config.pictures is not None:
         check_folder(Path(config.pictures).expanduser(), "pictures", "pictures")
         return
@@ -99,7 +99,7 @@ def _check_files_of_evaluate(config: Configuration) -> None:
         raise UsageError("run", None, "a run folder of vital-visualize, or pictures=folder, is needed")
     run = Path(config.run).expanduser()
     if not is_run(run) and not is_sweep(run):
-        problem = "no results.jsonl at or below it; a run folder of vital-visualize holds one"
+        problem = "no results.jsonl in this folder or below; a run folder of vital-visualize has one"
         raise UsageError("run", config.run, problem if run.is_dir() else "no such folder")
 
 
@@ -131,10 +131,10 @@ FILES: Mapping[str, Callable[[Configuration], None]] = {
 
 
 def check_numbers(config: Configuration) -> None:
-    """Check the keys that hold counts and choices.
+    """Check the keys whose values are counts or choices.
 
     Raises:
-        UsageError: the first that is not allowed.
+        UsageError: the first value that is not allowed.
     """
     for key, least in (("steps", 1), ("seed", 0), ("checkpoint_every", 1), ("pictures_every", 1)):
         value = config[key]
@@ -156,7 +156,7 @@ def check_numbers(config: Configuration) -> None:
 def _check_whole(key: str, value: object, least: int) -> None:
     if isinstance(value, str) and (found := RANGE.fullmatch(value)):
         first, last = int(found[1]), int(found[2])
-        raise UsageError(key, value, f"{_whole(least)}; -m '{key}=range({first},{last + 1})' makes a job of each")
+        raise UsageError(key, value, f"{_whole(least)}; -m '{key}=range({first},{last + 1})' makes one job for each")
     if not is_whole(value, least):
         raise UsageError(key, value, _whole(least))
 
@@ -182,17 +182,17 @@ def _check_trainer(config: Configuration) -> None:
 
 
 def check_devices(devices: object) -> None:
-    """Check what ``trainer.devices`` says, whatever devices there are; raises UsageError."""
+    """Check the form of ``trainer.devices``, whatever devices the machine has; raises UsageError."""
     words = isinstance(devices, str) and (devices == "auto" or (devices.isdecimal() and int(devices) > 0))
     if not (words or is_whole(devices, 1) or isinstance(devices, list)):
         raise UsageError("trainer.devices", devices, "a number of devices, a list of GPUs, or auto")
 
 
 def rank_patience(config: Configuration) -> float:
-    """Return how many seconds a rank that something else started waits for the next.
+    """Return ``rank_timeout``, the longest time in seconds between the arrivals of one rank and the next.
 
     Raises:
-        UsageError: no number above 0.
+        UsageError: not a number above 0.
     """
     seconds = config.rank_timeout
     if not is_number(seconds, 0, LARGEST) or seconds == 0:
@@ -201,7 +201,7 @@ def rank_patience(config: Configuration) -> float:
 
 
 def pair(size: object, key: str, default: tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) of a side, a [height, width] or None for the default; raises UsageError for others."""
+    """Return (height, width) for a side, a [height, width], or None (the default); raises UsageError for others."""
     return default if size is None else sides(key, size)
 
 
@@ -240,13 +240,13 @@ def check_reference_count(config: Configuration) -> None:
 
 
 def check_layer(layer: object) -> None:
-    """Make sure that hidden units have a layer; raises UsageError where none is named."""
+    """Check that hidden units have a layer; raises UsageError where none is named."""
     if not layer:
         raise UsageError("target.layer", layer, "the name of a layer is needed; list=layers prints them")
 
 
 def position_of(given: object) -> tuple[int, int]:
-    """Return the position (row, column) of a neuron; raises UsageError for anything else."""
+    """Return the position (row, column) of a neuron; raises UsageError for other values."""
     numbers = list(given) if isinstance(given, list) else []
     if len(numbers) != 2 or not all(is_whole(number, 0) for number in numbers):
         raise UsageError("target.position", given, "[row, column] in the layer's map, from 0")
@@ -254,7 +254,7 @@ def position_of(given: object) -> tuple[int, int]:
 
 
 def variations_of(config: Configuration) -> int:
-    """Return how many pictures a target has; raises UsageError where that is no count."""
+    """Return the number of variations of each unit; raises UsageError for other values."""
     variations: int = config.target.variations
     if not is_whole(variations, 1):
         raise UsageError("target.variations", variations, COUNT)
@@ -271,14 +271,14 @@ def check_tree(config: Configuration) -> None:
 
 
 def _check_target(config: Configuration) -> None:
-    """Check the targets, but for classes, which are known by their names."""
+    """Check the targets; classes are checked only if the configuration lists their names."""
     kind = config.target.kind
     if kind == "circuit":
         check_tree(config)
         return
     variations_of(config)
     if kind != "class":
-        if kind != "concept" or config.target.concepts is None:  # a file says its layer
+        if kind != "concept" or config.target.concepts is None:  # a file of concepts names its layer
             check_layer(config.target.layer)
         if kind == "neuron":
             position_of(config.target.position)
@@ -287,14 +287,14 @@ def _check_target(config: Configuration) -> None:
 
 
 def _check_classes(config: Configuration) -> None:
-    """Make sure that there are the classes that are asked for, where their names are given."""
+    """Check that the target's classes are among the names of ``model.class_names``."""
     content = plain(config)
     names = ClassNames(read_class_names(content["model"]["class_names"]))
     class_targets(content["target"]["index"], names, variations_of(config))
 
 
 def _check_files_of_network(config: Configuration) -> None:
-    """Make sure that the files of the network are there."""
+    """Check that the files of the network exist."""
     check_network_files(plain(config)["model"])
     if config.model.get("class_names") is not None:
         read_class_names(plain(config)["model"]["class_names"])

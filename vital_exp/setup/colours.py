@@ -1,4 +1,4 @@
-"""How channels of Fourier and MACO pictures are correlated: as ImageNet's colours, or as the references' channels."""
+"""The correlation of channels of Fourier and MACO pictures: of ImageNet's colours, or of the references' channels."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from vital_exp.whole_files import whole_path
 
 KEY = "image.colours"
 AUTO, IMAGENET, REFERENCES = "auto", "imagenet", "references"
-# Of a folder, evenly over its paths: enough for a covariance of channels, in seconds.
+# Images of a folder, evenly over its paths, that the covariance is measured on; this takes seconds.
 IMAGES_READ = 300
 IMAGES_AT_ONCE = 8
 TENSOR = "covariance"
 
 
 def colours_of(config: Configuration, network: VisionNetwork, references: References) -> Tensor | None:
-    """Return the (C, C) matrix from decorrelated to natural channels that ``image.colours`` asks for.
+    """Return the (C, C) matrix from decorrelated to natural channels that ``image.colours`` selects.
 
-    None means: ImageNet's matrix for RGB; independent channels for other networks without references; no matrix at all
-    for grey networks and for parameterisations that do not mix channels.
+    None stands for ImageNet's matrix (RGB), for independent channels (other networks without references), and for no
+    matrix (grey networks, and parameterisations that do not mix channels).
 
     Raises:
         UsageError: an unknown option, ``imagenet`` for pictures that are not RGB, or a folder that cannot be read.
     """
     asked = config.image.get("colours")
-    if asked is None:  # pixels are as they are
+    if asked is None:  # the parameterisation does not mix channels
         return None
     channels = network.preprocessing.channels
     options = (AUTO, IMAGENET, REFERENCES) if channels == RGB else (AUTO, REFERENCES)
@@ -54,8 +54,8 @@ def colours_of(config: Configuration, network: VisionNetwork, references: Refere
         return None
     covariance = _covariance(config, network, references)
     if covariance is None:
-        taken = "ImageNet's is taken" if channels == RGB else "its pictures' channels are independent"
-        network.tell(f"{network.name}: there are no references to measure its channels' covariance from; {taken}")
+        instead = "ImageNet's covariance is used" if channels == RGB else "the channels of its pictures are independent"
+        network.tell(f"{network.name}: no references to measure the covariance of its channels on; {instead}")
         return None
     return covariance_root(covariance)
 
@@ -75,7 +75,7 @@ def _covariance(config: Configuration, network: VisionNetwork, references: Refer
 
 
 def channel_covariance(pictures: Iterable[Tensor]) -> Tensor:
-    """Return the channel covariance over all pixels of pictures (C, H, W), (C, C) float64, of at least one picture."""
+    """Return the covariance of channels over all pixels of pictures (C, H, W), at least one: (C, C) float64."""
     count, total, products = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for picture in pictures:
         values = picture.detach().cpu().double().flatten(1)  # (C, P)

@@ -1,4 +1,4 @@
-"""Where the directions of a run's targets come from: a file, concepts mined or to be mined, a sparse autoencoder."""
+"""The directions of a run's targets: from a file, of concepts, of an autoencoder's features, or of texts."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ from vital_exp.targets.unit import OUTPUT
 
 
 def settle_files(config: Configuration) -> Configuration:
-    """Return the configuration with what files say where nothing was asked for.
+    """Return the configuration with open keys filled in from files.
 
-    A file of concepts: the layer, and the index of what drives them. An index: the folder of its images.
+    A file of concepts has the layer, and an index of the patches that drive the concepts. An index has the folder of
+    its images.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: no such file.
     """
     return settle_index(_settle_concepts(config))
 
@@ -51,17 +52,17 @@ def _settle_concepts(config: Configuration) -> Configuration:
     index = (path if path.is_dir() else path.parent) / indices.NAME
     keys = config.references
     if keys.source == "mined" and not keys.root and not keys.index and index.is_file():
-        own = min(keys.count, Index.open(index).meta["k"])  # its patches, of which there are no more
+        count = min(keys.count, Index.open(index).meta["k"])  # the index has k patches of each concept
         named = {"references__index": str(index), "references__root": concepts.meta["folder"]}
-        config = config.with_keys(**named, references__count=own)
+        config = config.with_keys(**named, references__count=count)
     return config
 
 
 def vectors_of(config: Configuration, network: VisionNetwork, layer: str, channels: int) -> Tensor | SparseAutoencoder:
-    """Return the directions (K, C) of direction targets, or the autoencoder whose features they are.
+    """Return the directions (K, C) of direction targets, or the autoencoder whose features the targets are.
 
     Raises:
-        UsageError: none are named, or they are of another layer, network or number of channels.
+        UsageError: no directions are named, or they belong to another layer, network or number of channels.
     """
     keys = {**plain(config)["target"], "layer": layer}
     if keys["kind"] == "sae":
@@ -74,26 +75,26 @@ def vectors_of(config: Configuration, network: VisionNetwork, layer: str, channe
         raise UsageError("target.vectors", keys.get("vectors"), "a .safetensors or .npy file of directions is needed")
     vectors = load_directions(str(keys["vectors"]))
     if vectors.shape[1] != channels:
-        wanted = f"directions of {vectors.shape[1]} channels, and {layer} has {channels}"
-        raise UsageError("target.vectors", keys["vectors"], wanted)
+        problem = f"has directions of {vectors.shape[1]} channels, and {layer} has {channels} channels"
+        raise UsageError("target.vectors", keys["vectors"], problem)
     return vectors
 
 
 @lru_cache(maxsize=1)
 def _autoencoder(keys: str, channels: int, _stamps: tuple[object, ...]) -> SparseAutoencoder:
-    """Load an autoencoder, once for all batches of a run as long as its files stay as they are."""
+    """Load an autoencoder; all batches of a run share it, unless its files change."""
     return load_autoencoder(json.loads(keys), channels)
 
 
 def _stamps(keys: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return what changes when a file of the autoencoder does; nothing where a key names none."""
+    """Return name, size and time of change of the autoencoder's files, as a key of the cache."""
     named = [Path(str(keys[key]).partition("#")[0]).expanduser() for key in ("checkpoint", "mean") if keys.get(key)]
     files = [file for path in named for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
     return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file())
 
 
 def _concepts(config: Configuration, keys: Mapping[str, Any], network: VisionNetwork) -> Tensor:
-    """Return the directions of concepts: those of a file, else found now, or taken from the cache."""
+    """Return the directions of concepts, from a file, from the cache, or mined now."""
     if keys["concepts"] is None:
         try:
             mining = _mining(config, keys, network)
@@ -104,7 +105,7 @@ def _concepts(config: Configuration, keys: Mapping[str, Any], network: VisionNet
     if concepts.layer != keys["layer"]:
         raise UsageError("target.layer", keys["layer"], f"the concepts are of {concepts.layer}")
     if text := network_difference(concepts.meta, identity_of(network)):
-        raise UsageError("target.concepts", keys["concepts"], f"are of {text}")
+        raise UsageError("target.concepts", keys["concepts"], f"the concepts are of {text}")
     return concepts.factors.directions
 
 
@@ -112,12 +113,12 @@ def prompts_of(keys: Mapping[str, Any]) -> list[str]:
     """Return the prompts of ``target=text``.
 
     Raises:
-        UsageError: none, or something that is no text.
+        UsageError: no prompts, or values that are no texts.
     """
     given = keys.get("prompt")
     prompts = [given] if isinstance(given, (str, int, float)) else given
     if not isinstance(prompts, list) or not prompts or not all(str(prompt).strip() for prompt in prompts):
-        raise UsageError("target.prompt", given, 'words are needed: "a striped animal", or a list of such')
+        raise UsageError("target.prompt", given, 'a text is needed, such as "a striped animal", or a list of texts')
     return [str(prompt) for prompt in prompts]
 
 
@@ -126,12 +127,12 @@ def _texts(keys: Mapping[str, Any], network: VisionNetwork) -> Tensor:
     if not isinstance(network.module, ClipNetwork):
         raise UsageError("target", "text", f"{network.name} has no text tower; model=open_clip has one")
     if keys["layer"] != OUTPUT:
-        raise UsageError("target.layer", keys["layer"], f"texts are directions of the image embedding: {OUTPUT}")
+        raise UsageError("target.layer", keys["layer"], f"texts are directions of the image embedding, {OUTPUT}")
     return network.module.texts(prompts_of(keys))
 
 
 def _own_key(key: str) -> str:
-    """Return the key of the group ``target`` for one of vital-mine."""
+    """Return the key of the group ``target`` that corresponds to a key of vital-mine."""
     return {"concepts": "target.method", "layers": "target.layer"}.get(key, key.replace("concepts.", "target."))
 
 

@@ -1,4 +1,4 @@
-"""Facets as a configuration asks for them: references by facet, and targets for each facet of a unit."""
+"""Facets for a configuration: references by facet, and a target for each facet of a unit."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ from vital_exp.values import whole_number
 
 EMBEDDING = "references.embedding"
 CANDIDATES = "references.candidates"
-FoundFacets = Mapping[str, Sequence[Mapping[str, Any]]]  # of units by name, as FacetedReferences.found returns them
+FoundFacets = Mapping[str, Sequence[Mapping[str, Any]]]  # the facets of units, by name; see FacetedReferences.found
 
 logger = logging.getLogger(__name__)
 
 
 class OwnEmbedding:
-    """The network's own: activations of the target's layer, for a class of the last aligned one, mean over positions.
+    """Embeds images by the network's own activations: means over positions, in the target's layer.
+
+    For classes the layer is the last aligned one.
 
     Args:
         network: the frozen network.
@@ -47,22 +49,22 @@ class OwnEmbedding:
         return target.layer or list(alignment(self.network, self.network.recipe).layers)[-1]
 
     def identity(self, target: Target) -> str:
-        """Return network and layer."""
+        """Return a text that identifies network and layer."""
         return f"{self.network.name} {identity_of(self.network).key} {self.layer(target)}"
 
     @torch.no_grad()
     def __call__(self, target: Target, pictures: Tensor) -> Tensor:
-        """Return (n, C) float32 on the CPU for pictures (n, 3, H, W) RGB."""
+        """Return embeddings (n, C), float32 on the CPU, of pictures (n, 3, H, W) RGB in [0, 1]."""
         layer = self.layer(target)
         activations, _ = self.network.taps([layer])(model_space(pictures, self.network))
         return activations[layer].flatten(2).float().mean(dim=2).cpu()
 
 
 class OtherEmbedding:
-    """Another network's: what its classifier is given; the output of a network without one (DINO, CLIP).
+    """Embeds images by the input of another network's classifier, or its output if it has none (DINO, CLIP).
 
     Args:
-        network: the frozen network.
+        network: the other network, frozen.
     """
 
     def __init__(self, network: VisionNetwork) -> None:
@@ -72,20 +74,20 @@ class OtherEmbedding:
         self._read = NetworkReader(network)
 
     def identity(self, _target: Target) -> str:
-        """Return the network."""
+        """Return a text that identifies the network."""
         return f"{self.network.name} {identity_of(self.network).key}"
 
     def __call__(self, _target: Target, pictures: Tensor) -> Tensor:
-        """Return (n, D) float32 on the CPU for pictures (n, 3, H, W) RGB."""
+        """Return embeddings (n, D), float32 on the CPU, of pictures (n, 3, H, W) RGB in [0, 1]."""
         return self._read(pictures).features
 
 
 def faceted(config: Configuration, network: VisionNetwork, source: References) -> References:
-    """Return references by facet, where the configuration asks for facets; else the source itself.
+    """Return references by facet if the configuration asks for facets, else the source.
 
     Raises:
-        UsageError: a number of facets that is not allowed or more than the references can have, an embedding network
-            that is unknown or without weights, images of facets that nobody has.
+        UsageError: a number of facets that is not allowed, or that needs more images than there are; no references; an
+            embedding network that is unknown or without weights.
     """
     keys = config.references
     facets, given = keys.facets, keys.embedding
@@ -95,7 +97,7 @@ def faceted(config: Configuration, network: VisionNetwork, source: References) -
     if isinstance(source, NoReferences):
         raise UsageError("references.root", None, f"{KEY}={facets} needs images: {source.wanted}")
     if facets == AUTO and (few := _too_few_tensors(source)) is not None:
-        logger.warning("%d images were handed over: one facet, for two need %d", few, 2 * LEAST_MEMBERS)
+        logger.warning("%d images were given: one facet, because two need %d images", few, 2 * LEAST_MEMBERS)
         return source
     _check_candidates(config, facets, source)
     embedding: Embedding = OwnEmbedding(network) if given is None else OtherEmbedding(_other(config, network))
@@ -104,16 +106,16 @@ def faceted(config: Configuration, network: VisionNetwork, source: References) -
 
 
 def _too_few_tensors(source: References) -> int | None:
-    """Return how many tensors a target has, where they are too few for two facets."""
+    """Return a target's number of tensors that is too small for two facets; None if there is none."""
     counts = source.counts().values() if isinstance(source, TensorReferences) else ()
     return next((count for count in counts if count < 2 * LEAST_MEMBERS), None)
 
 
 def _check_candidates(config: Configuration, facets: str | int, source: References) -> None:
-    """Refuse facets that so few images cannot have, before anything is mined or read."""
+    """Raise UsageError if the images are too few for the facets, before anything is mined or read."""
     if isinstance(source, TensorReferences):
         for name, count in source.counts().items():
-            check_enough(facets, count, f"images of {name} were handed over" if name else "images were handed over")
+            check_enough(facets, count, f"images of {name} were given" if name else "images were given")
         return
     asked = count = whole_number(CANDIDATES, _candidates(config, source), 1)
     if isinstance(source, MinedReferences):
@@ -126,12 +128,12 @@ def _check_candidates(config: Configuration, facets: str | int, source: Referenc
 
 
 def _candidates(config: Configuration, source: References) -> object:
-    """Return how many images compete; mined references have settled what auto is."""
+    """Return the number of images that compete; mined references have resolved auto."""
     return source.candidates_count if isinstance(source, MinedReferences) else config.references.candidates
 
 
 def _store(config: Configuration, source: References) -> FacetStore | None:
-    """Where facets are kept: in the index that they are of, or in the cache."""
+    """Return the store of facets: the mined index, or the cache; None without a cache."""
     if isinstance(source, MinedReferences):
         return IndexFacets(source)
     return FacetFiles(config.cache) if config.references.cache else None
@@ -144,7 +146,8 @@ def _other(config: Configuration, network: VisionNetwork) -> VisionNetwork:
 
     spec = config.references.embedding
     if not isinstance(spec, (str, dict)):
-        raise UsageError(EMBEDDING, spec, "null (the network's own), a name, or the keys of the group model")
+        wanted = "null (for the network itself), the name of a network, or the keys of the group model"
+        raise UsageError(EMBEDDING, spec, wanted)
     try:
         built = network_if_there(spec, config.cache, download=False, key=EMBEDDING)
     except NotComputed:
@@ -163,7 +166,7 @@ def _other(config: Configuration, network: VisionNetwork) -> VisionNetwork:
 
 
 def _is_random(spec: dict[str, Any]) -> bool:
-    """Whether a network of these keys has random weights."""
+    """Return whether a network of these keys has random weights."""
     config = ModelConfig(**spec)
     return config.source in ("timm", "torchvision", "open_clip") and not (config.pretrained or config.checkpoint)
 
@@ -179,17 +182,17 @@ def facet_targets(
     find: bool = True,
     found: FoundFacets | None = None,
 ) -> list[Target]:
-    """Return each unit's facets in place of it, the clearest first.
+    """Return the targets, with each unit replaced by its facets, the clearest facet first.
 
     Args:
         config: the composed configuration.
         references: of the targets.
         targets: units, or facets.
-        find: whether facets that are not known are found; else their units stay.
+        find: whether to find facets that are not known; False leaves their units in place.
         found: facets that another rank has found.
 
     Raises:
-        UsageError: a facet that the unit does not have, or that nobody asked for.
+        UsageError: a facet that the unit does not have, or a facet in a configuration without facets.
     """
     check_stray(config, references, targets)
     if not isinstance(references, FacetedReferences):
@@ -203,10 +206,10 @@ def facet_targets(
 
 
 def check_stray(config: Configuration, references: References, targets: Sequence[Target]) -> None:
-    """Refuse a facet among targets whose references have none; tensors that were handed over for a facet are its own.
+    """Check that no target is a facet if the references have no facets; tensors may be given for a facet itself.
 
     Raises:
-        UsageError: there is one.
+        UsageError: a target is such a facet.
     """
     if isinstance(references, FacetedReferences):
         return

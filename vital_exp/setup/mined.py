@@ -1,4 +1,4 @@
-"""References of hidden units by mining: the images, or patches of them, that drive each unit most."""
+"""Mined references of hidden units: the images, or windows of images, that drive each unit most."""
 
 from __future__ import annotations
 
@@ -29,32 +29,30 @@ from vital_exp.targets.autoencoder import SparseAutoencoder
 from vital_exp.targets.unit import Target
 from vital_exp.values import whole_number
 
-# What ranks the images, and what a picture's activation is compared with.
+# The maximum over positions ranks the images, and is compared with a picture's activation.
 POOLING = "max"
-# references.candidates=auto: one of ten images, at most 80. Of 300 images 80 are more than a quarter: their facets are
-# of what is in the folder, not of what drives the unit.
+# references.candidates=auto: one image of ten, at most 80. Of a larger share of a folder, such as 80 images of 300,
+# facets would show what the folder contains, and not what drives the unit.
 CANDIDATES_OF, MOST_CANDIDATES = 10, 80
-# Keys of the command for arguments of an index.
+# Configuration keys for the arguments that errors of an index name.
 OWN_KEYS = {"layer": "target.layer", "channel": "target.index"}
 
 logger = logging.getLogger(__name__)
 
 
 def settle_index(config: Configuration) -> Configuration:
-    """Return the configuration with the folder that an index was mined from, where none was asked for.
+    """Return the configuration; if it names an index and no folder, with the folder that the index was mined from.
 
     Raises:
-        UsageError: there is no such index, or no longer such a folder.
+        UsageError: no such index, or its folder no longer exists.
     """
     keys = config.references
     if keys.source != "mined" or not keys.index or keys.root:
         return config
     folder = Index.open(keys.index).meta["folder"]
     if not Path(folder).is_dir():
-        problem = (
-            f"was mined from {printable(folder)}, which is no longer there; references.root=folder, if it has moved"
-        )
-        raise UsageError(KEY, keys.index, problem)
+        moved = "if it has moved: references.root=folder"
+        raise UsageError(KEY, keys.index, f"was mined from {printable(folder)}, which is no longer there; {moved}")
     return config.with_keys(references__root=folder)
 
 
@@ -65,20 +63,20 @@ def mined_references(
     directions: Tensor | SparseAutoencoder | None,
     cache: Path,
 ) -> MinedReferences:
-    """Return the mined references of hidden units; they are mined when the first is looked at.
+    """Return the mined references of hidden units; mining runs when the first reference is read.
 
     Args:
         config: the composed configuration.
         network: the frozen network.
         targets: the hidden units.
         directions: (K, C) of direction targets, or their autoencoder.
-        cache: the folder of mining results, where no index is given.
+        cache: the cache, for the results of mining without an index.
 
     Raises:
-        UsageError: class targets, no folder, an unknown region, an index of another network, of other images or units.
+        UsageError: class targets; no folder; an unknown region; an index of another network, other images or units.
     """
     keys = settle_index(config).references
-    if not targets or any(target.layer is None for target in targets):  # those of classes are not known yet
+    if not targets or any(target.layer is None for target in targets):  # class targets are selected later
         raise UsageError("references", "mined", "hidden units only: classes take references=folder")
     if keys.region not in REGIONS:
         raise UsageError("references.region", keys.region, f"one of {', '.join(REGIONS)}", REGIONS)
@@ -102,12 +100,12 @@ def mined_references(
 
 
 def image_folder(root: str | None, cache: Path) -> Path:
-    """Return the folder of images to mine; without one it is the embedded networks' drawn images."""
+    """Return the folder of images to mine; the default is the drawn images for the embedded networks."""
     return image_root(root, cache) if root else drawn_folder(cache)
 
 
 def _candidates(keys: ReferenceKeys, images: int) -> int:
-    """Return how many images of a folder compete; without such a key as many as are wanted.
+    """Return the number of images of a folder that compete: ``references.candidates``, else ``references.count``.
 
     Raises:
         UsageError: neither a whole number of at least 1 nor auto.
@@ -119,7 +117,7 @@ def _candidates(keys: ReferenceKeys, images: int) -> int:
 
 
 def _check_settings(index: Index, keys: ReferenceKeys) -> None:
-    """Refuse an index that ranks otherwise than references are, or whose windows are not those asked for."""
+    """Raise UsageError for an index with another pooling, or with other patches than the configuration's."""
     if index.meta["pooling"] != POOLING:
         problem = f"ranks images by their {index.meta['pooling']} over positions; mine with pooling={POOLING}"
         raise UsageError(KEY, index.path, problem)
@@ -131,14 +129,14 @@ def _check_settings(index: Index, keys: ReferenceKeys) -> None:
             problem = f"{index.path} was mined with {own[key]}; leave the key out, or mine again"
             raise UsageError(f"references.patch.{key}", keys.patch[key], problem)
     size, overlap = "64 of 224 px" if own["size"] is None else f"{own['size']} px", own["overlap"]
-    told = f"{own['search']} windows of {size}, {overlap:.0%} of each shared with the next"
-    logger.info("references of %s: of %d images per unit %s", index.path, index.meta["k"], told)
+    told = f"{own['search']} windows of {size}, which overlap by {overlap:.0%}"
+    logger.info("references of %s: %d images per unit, %s", index.path, index.meta["k"], told)
 
 
 def _check_units(
     references: MinedReferences, targets: Sequence[Target], directions: Tensor | SparseAutoencoder | None
 ) -> None:
-    """Make sure that the targets were mined, before anything is computed."""
+    """Check, before anything is computed, that the index has the targets."""
     try:
         for target in targets:
             references.rows(target)
@@ -169,7 +167,7 @@ def _mining(
     if keys.region == "patch":
         patch = PatchSettings(**keys.patch)
     if keys.region == "patch" or keys.facets != 1:
-        # The strongest windows need not be of the strongest images, and facets are made of more than they keep.
+        # The strongest windows may be in other images than the strongest ones, and facets are found among more images.
         count = max(count, candidates)
     return Mining(units, folder, min(count, len(folder.paths)), patch, progress=progress)
 

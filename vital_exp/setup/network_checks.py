@@ -1,4 +1,4 @@
-"""What of a network's keys can be checked without torch: numbers, files, the names of a factory and of judges' keys."""
+"""Checks of a network's keys that need no torch: numbers, files, the name of a factory, the keys of judges."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from vital_exp.values import interval, numbers, side, sides
 from vital_exp.weights_places import weights_file
 
 LISTS = ("mean", "std")
-FINITE = "a finite number"  # what mistakes say is allowed
+FINITE = "a finite number"  # the allowed values, for messages
 
 
 def check_network_numbers(model: Mapping[str, Any]) -> None:
-    """Check the sizes, means and ranges of the group ``model``, as far as they do not depend on the network.
+    """Check the sizes, means and ranges of the group ``model``, as far as possible without the network.
 
     Raises:
-        UsageError: the first that is not allowed.
+        UsageError: the first value that is not allowed.
     """
     for key, check in (("size", sides), ("resize", side)):
         if model.get(key) is not None:
@@ -28,14 +28,14 @@ def check_network_numbers(model: Mapping[str, Any]) -> None:
         interval("model.value_range", model["value_range"])
     found = {key: numbers(f"model.{key}", model[key], each=FINITE) for key in LISTS if model.get(key) is not None}
     if "std" in found and min(found["std"]) <= 0:
-        raise UsageError("model.std", list(found["std"]), "numbers above 0: pictures are divided by them")
+        raise UsageError("model.std", list(found["std"]), "numbers above 0: pictures are divided by model.std")
     if len(found) == len(LISTS) and len(found["mean"]) != len(found["std"]):
         mean, std = (len(found[key]) for key in LISTS)
-        raise UsageError("model.std", list(found["std"]), f"as many numbers as model.mean, which has {mean}, not {std}")
+        raise UsageError("model.std", list(found["std"]), f"needs as many numbers as model.mean: {mean}, not {std}")
 
 
 def check_network_files(model: Mapping[str, Any]) -> None:
-    """Make sure that the file of a factory, and that of the weights, are there; raises UsageError."""
+    """Check that the files of a factory and of the weights exist; raises UsageError."""
     if model.get("source") == "python" and isinstance(model.get("factory"), str):
         check_spelling(model["factory"], "model.factory")
     if model.get("checkpoint"):
@@ -46,7 +46,7 @@ def check_judges(judges: Sequence[object], key: str) -> None:
     """Check that each judge is a name or keys of the group ``model``.
 
     Raises:
-        UsageError: anything else, or a key that there is not.
+        UsageError: another type, or an unknown key.
     """
     for judge in judges:
         if isinstance(judge, str):

@@ -1,4 +1,4 @@
-"""What pictures are made for, from a composed configuration: targets, references, layers, relevance."""
+"""Targets, references, aligned layers and relevance, made from a composed configuration."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from vital_exp.values import one_of
 
 
 def references_of(config: Configuration, network: VisionNetwork, targets: Sequence[Target] = ()) -> References:
-    """Return the source of reference images that the configuration names, by facet where it asks for facets.
+    """Return the references that the configuration names, by facet if it asks for facets.
 
     Raises:
         UsageError: a count, size or folder that is not allowed; mined references for classes; a mistake about facets.
@@ -54,21 +54,21 @@ def _source_of(config: Configuration, network: VisionNetwork, targets: Sequence[
     size = pair(keys.size, "references.size", own.size)
     if keys.source == "embedded":
         if size[0] != size[1]:
-            raise UsageError("references.size", keys.size, "the embedded images are square: one side")
+            raise UsageError("references.size", keys.size, "must be one side: the embedded images are square")
         if own.channels not in (GREY, RGB):
             wanted = f"the embedded images are RGB, and {network.name} takes {own.channels} channels: references=folder"
             raise UsageError("references", "embedded", wanted)
         return DrawnReferences(keys.count, keys.seed, size[0], _competing(keys), own.channels)
     if keys.source == "mined":
         if not keys.root and not keys.index and config.model.source != "embedded":
-            return NoReferences("a folder of real images is needed: those that drive the unit most are found in it")
+            return NoReferences("a folder of natural images is needed, in which mining finds those that drive a unit")
         from vital_exp.setup.mined import mined_references
 
         return mined_references(config, network, targets, _directions(config, network, targets), config.cache)
     if not keys.root:
-        return NoReferences("a folder of real images is needed, one sub-folder per class")
+        return NoReferences("a folder of natural images is needed, with one sub-folder per class")
     resize = own.resize and round(own.resize * min(size) / min(own.size))
-    names = network.class_names or ClassNames.numbered(1)  # a network without classes asks for images of none
+    names = network.class_names or ClassNames.numbered(1)  # a network without classes needs no images of classes
     root = image_root(keys.root, config.cache)
     candidates = _competing(keys)
     kind = (own.channels, own.value_range, loader_of(config))
@@ -77,22 +77,22 @@ def _source_of(config: Configuration, network: VisionNetwork, targets: Sequence[
 
 
 def _competing(keys: ReferenceKeys) -> Any:
-    """Return how many images compete; without such a key as many as are wanted."""
+    """Return the number of images that compete: ``references.candidates``, else ``references.count``."""
     return keys.count if keys.candidates is None else keys.candidates
 
 
 def targets_of(config: Configuration, network: VisionNetwork, references: References | None = None) -> list[Target]:
-    """Return the targets the configuration selects; ``references`` says which classes "all" are.
+    """Return the targets that the configuration selects; "all" stands for the classes that ``references`` have.
 
     Raises:
-        UsageError: an unknown class, layer, channel or position, or a class that has no references.
+        UsageError: an unknown class, layer, channel or position, or a class without references.
     """
     keys = plain(config)["target"]
     variations = variations_of(config)
     if keys["kind"] != "class":
         return _hidden_targets(config, keys, network, variations)
     available = references.class_indices() if references else None
-    classes = network.classes  # refuses where there are none
+    classes = network.classes  # raises UsageError for a network without classes
     names = references.class_names if references else None
     targets = class_targets(keys["index"], names or classes, variations, available)
     if references:
@@ -125,19 +125,19 @@ def _hidden_targets(
 
 
 def check_references(targets: Sequence[Target], references: References) -> None:
-    """Make sure that every class target has references, before anything is optimised."""
+    """Check, before anything is optimised, that every class target has references; raises UsageError."""
     available = references.class_indices()
     for target in targets:
         if target.kind == "class" and available is not None and target.index not in available:
-            references.fingerprint(target)  # says which class and what there is instead
+            references.fingerprint(target)  # raises a UsageError that names the classes with references
             raise UsageError("references.root", target.name, "no reference images of this class")
 
 
 def check_units(config: Configuration, network: VisionNetwork, targets: Sequence[Target]) -> None:
-    """Make sure that the network has the channels and positions of hidden units.
+    """Check that the network has the channels and positions of hidden units.
 
     Raises:
-        UsageError: the first that it has not.
+        UsageError: the first unit that the network does not have.
     """
     for target in targets:
         if target.layer is None:
@@ -155,22 +155,22 @@ def check_alignment(config: Configuration, network: VisionNetwork, layer: str | 
     """Check layers and relevance before anything is computed.
 
     Raises:
-        UsageError: the first mistake among them.
+        UsageError: the first mistake.
     """
     alignment_of(config, network, layer)
     method = config.relevance.method
     if method not in RELEVANCE_METHODS:
         raise UsageError("relevance.method", method, f"one of {', '.join(RELEVANCE_METHODS)}", RELEVANCE_METHODS)
     if layer is None and method != "none":
-        wanted = "hidden units only: target=channel target.layer=<the classifier> has the classes as its channels"
+        wanted = "hidden units only; target=channel target.layer=<the classifier> makes classes hidden units"
         raise UsageError("relevance", method, wanted)
 
 
 def alignment_of(config: Configuration, network: VisionNetwork, layer: str | None) -> Alignment:
-    """Return what is aligned for classes (``layer`` None) or for units of a layer.
+    """Return the aligned layers and their weights, for classes (``layer`` None) or for units of a layer.
 
     Raises:
-        UsageError: an unknown layer, one above the target, or not as many weights as layers.
+        UsageError: an unknown layer, a layer above the target, or different numbers of weights and layers.
     """
     model = model_config(config)
     if layer is None:
@@ -179,7 +179,7 @@ def alignment_of(config: Configuration, network: VisionNetwork, layer: str | Non
 
 
 def readout_of(config: Configuration, network: VisionNetwork, targets: Sequence[Target]) -> Readout:
-    """Return what targets of one layer, or classes, read from it."""
+    """Return the read-outs of targets, which are units of one layer, or classes."""
     return unit_readout(network, targets, _directions(config, network, targets))
 
 
@@ -194,10 +194,10 @@ def _directions(
 
 
 def as_references(given: Tensor | Mapping[Any, Tensor], network: VisionNetwork) -> References:
-    """Return tensors that were handed to the Python API as references.
+    """Return references made of tensors that the Python API was called with.
 
     Raises:
-        UsageError: tensors of another shape or type than (B, 3, H, W), or not of RGB in [0, 1].
+        UsageError: a tensor that is not (B, C, H, W) floating point in [0, 1], with the network's number C of channels.
     """
     references = TensorReferences(given, network.class_names or ClassNames.numbered(1), network.preprocessing.channels)
     references.check_ranges()

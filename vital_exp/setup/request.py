@@ -1,4 +1,4 @@
-"""What somebody asked for, from the command line or from Python, made into objects."""
+"""Requests from the command line or from Python: configuration, network, targets and references."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from vital_exp.targets.unit import Target
 
 @dataclass(frozen=True)
 class HandedOver:
-    """What a call from Python names in place of keys of the configuration.
+    """Arguments of a call from Python that replace keys of the configuration.
 
     Attributes:
         model: a name, a module or a network.
-        targets: spellings or targets, at least one.
-        references: tensors or a folder; None: what the configuration says.
+        targets: targets or their spellings, at least one.
+        references: tensors or a folder; None: the configuration's references.
     """
 
     model: str | nn.Module | VisionNetwork
@@ -56,16 +56,16 @@ class HandedOver:
 
     @property
     def tensors(self) -> Tensor | Mapping[Any, Tensor] | None:
-        """References that are tensors; a folder of them is among the keys of the configuration."""
+        """The references if they are tensors; None for a folder, which becomes a key of the configuration."""
         return None if isinstance(self.references, (str, Path)) else self.references
 
     @cached_property
     def kind(self) -> str:
-        """The option of the group ``target``: class units, or those of hidden layers."""
+        """The kind of the targets, an option of the group ``target``."""
         return _kind(self.targets)
 
     def overrides(self) -> list[str]:
-        """Return the overrides that choose the options of groups."""
+        """Return the overrides that select options of the groups ``model``, ``target`` and ``references``."""
         named = model_overrides(self.model) if isinstance(self.model, str) else ["model=python"]
         source = "folder" if self.kind == "class" else "mined"
         folder = [f"references={source}"] if isinstance(self.references, (str, Path)) else []
@@ -74,7 +74,7 @@ class HandedOver:
 
 @dataclass(frozen=True)
 class Request:
-    """A configuration with its network on the device, targets and references."""
+    """A configuration with its network (on its device), targets and references."""
 
     config: Configuration
     network: VisionNetwork
@@ -84,7 +84,7 @@ class Request:
 
     @cached_property
     def setup(self) -> RunSetup:
-        """What the run is made with."""
+        """The setup of the run."""
         return RunSetup.of(self.config, self.network, self.references)
 
     @classmethod
@@ -101,10 +101,12 @@ class Request:
         local_rank: int = 0,
         found: FoundFacets | None = None,
     ) -> Request:
-        """Make the objects of a call from Python; see :func:`vital_exp.visualize` and :func:`of_all_ranks`.
+        """Return the request of a call from Python; see :func:`vital_exp.visualize` for the arguments.
+
+        ``local_rank`` and ``found`` are as for :meth:`from_config`.
 
         Raises:
-            UsageError: the first mistake in it.
+            UsageError: the first mistake in the call.
         """
         handed = HandedOver(model, [targets] if isinstance(targets, (str, Target)) else list(targets), references)
         asked = [*handed.overrides(), f"method={method}", f"seed={seed}"]
@@ -123,17 +125,17 @@ class Request:
         found: FoundFacets | None = None,
         handed: HandedOver | None = None,
     ) -> Request:
-        """Make the objects that a composed configuration names, on the device of a rank.
+        """Return the request of a composed configuration, with its network on the device of a rank.
 
         Args:
-            config: composed.
-            overrides: what it was composed of, recorded beside it.
-            local_rank: of this process on its machine.
+            config: the composed configuration.
+            overrides: the overrides that it was composed from, which are recorded with it.
+            local_rank: number of this rank on its machine.
             found: facets that another rank has found.
-            handed: objects that come before what the configuration names.
+            handed: arguments of a call from Python, which take precedence over the configuration.
 
         Raises:
-            UsageError: the first mistake in it.
+            UsageError: the first mistake in the configuration.
         """
         check_numbers(config)
         parts.device_count(config)
@@ -155,12 +157,12 @@ def _selected(config: Configuration, network: VisionNetwork) -> tuple[list[Targe
     """Return the targets that a configuration selects, and their references."""
     layer = config.target.layer
     if config.target.kind == "class":
-        _ = network.classes  # refuses where there are none
+        _ = network.classes  # raises UsageError for a network without classes
     else:
         check_layer(layer)
     check_alignment(config, network, layer)
     parts.check_optimisation(config, network)
-    if config.target.kind == "class":  # "all" are those that have references
+    if config.target.kind == "class":  # "all" stands for the classes that have references
         references = references_of(config, network)
         return targets_of(config, network, references), references
     targets = targets_of(config, network)
@@ -170,7 +172,7 @@ def _selected(config: Configuration, network: VisionNetwork) -> tuple[list[Targe
 def _looked_at(
     config: Configuration, network: VisionNetwork, targets: Sequence[Target], handed: HandedOver
 ) -> References:
-    """Return the references of targets that were handed over, after a check of what is made of them."""
+    """Check the targets of a call from Python, and return their references."""
     for layer in dict.fromkeys(target.layer for target in targets):
         check_alignment(config, network, layer)
     parts.check_optimisation(config, network)
@@ -190,24 +192,24 @@ def _shown(
     targets: list[Target],
     found: FoundFacets | None,
 ) -> tuple[Configuration, list[Target]]:
-    """Return the configuration with the size of windows, and the targets: facets of units where asked for."""
+    """Return the configuration with the size of windows, and the targets, with units replaced by wanted facets."""
     settled = settle_windows(config, network, references, targets, find=not config.dry_run)
     return settled, facet_targets(settled, references, targets, not config.dry_run, found)
 
 
 def _kind(spellings: Sequence[str | Target]) -> str:
-    """The option of the group ``target`` for what was asked for: class units, or those of hidden layers."""
+    """Return the kind of targets, the option of the group ``target``; UsageError for classes beside hidden units."""
     if not spellings:
         raise UsageError("targets", "[]", "at least one target")
     kinds = [parse_target(spelling, None).kind for spelling in spellings]
     if "class" in kinds and set(kinds) != {"class"}:
         hidden = next(s for s, kind in zip(spellings, kinds, strict=True) if kind != "class")
-        raise UsageError("targets", hidden, "classes and hidden units need other references: two calls")
+        raise UsageError("targets", hidden, "classes and hidden units need different references: two calls")
     return kinds[0]
 
 
 def _chosen(spellings: Sequence[str | Target], kind: str, network: VisionNetwork) -> list[Target]:
-    """The targets, each once."""
+    """Return the targets, each once."""
     names = network.classes if kind == "class" else None
     chosen = list(dict.fromkeys(parse_target(spelling, names) for spelling in spellings))
     if stray := next((target for target in chosen if target.tokens != chosen[0].tokens), None):
@@ -216,7 +218,7 @@ def _chosen(spellings: Sequence[str | Target], kind: str, network: VisionNetwork
 
 
 def _network(model: str | nn.Module | VisionNetwork | None, config: Configuration, local_rank: int) -> VisionNetwork:
-    """Return a network that was handed over, or else the one that the configuration names."""
+    """Return the network of a call from Python, or else the one that the configuration names, on its device."""
     if model is None or isinstance(model, str):
         device = parts.device_of(config, local_rank=local_rank)
         return _placed(build_network(model_config(config), config.cache), config, device)
@@ -229,7 +231,7 @@ def _network(model: str | nn.Module | VisionNetwork | None, config: Configuratio
 
 
 def _placed(network: VisionNetwork, config: Configuration, device: torch.device) -> VisionNetwork:
-    """Move the network to its device, in the memory order asked for; pictures in double precision need it in double."""
+    """Return the network on its device, in the configuration's memory order and, for ``64-true``, in float64."""
     check_values(network.module)
     if config.trainer.precision == "64-true":
         network = network.double()
@@ -242,7 +244,7 @@ def _placed(network: VisionNetwork, config: Configuration, device: torch.device)
 def _recorded(
     config: Configuration, network: VisionNetwork, targets: Sequence[Target], given: References | None
 ) -> Configuration:
-    """Return the configuration with what came as objects, so that a resumed call can be compared with it."""
+    """Return the configuration with records of the given objects, with which a resumed call is compared."""
     named = config.with_keys(model__name=network.name, target__index=[target.name for target in targets])
     if given is None:
         return named

@@ -1,4 +1,4 @@
-"""What a run is made with: the composed configuration as plain values and functions. Below it nobody reads a key."""
+"""The setup of a run: the composed configuration as plain values and functions. Lower layers read no configuration."""
 
 from __future__ import annotations
 
@@ -45,30 +45,31 @@ class RunSetup:
     """A checked configuration, for one network and its targets' references.
 
     Attributes:
-        network: frozen, on its device.
-        references: natural images of the targets.
-        method: its name.
-        seed, steps: of every target.
-        views: random views of each picture in a step.
-        views_per_pass: of each picture in the network at a time; None: as many as are fast and fit.
-        batch_size: pictures that are made together; None: as many as fit.
+        network: the frozen network, on its device.
+        references: the references of the targets.
+        method: name of the method.
+        seed, steps: seed of the run; number of steps of every target.
+        views: number of random views of each picture in a step.
+        views_per_pass: number of views of each picture in one forward pass; None: as many as are fast and fit into
+            memory.
+        batch_size: number of pictures that are optimised together; None: as many as fit into memory.
         sparsify: how the network is pruned for each target; None: not at all.
         size: (height, width) of pictures that start from noise.
-        init: what pictures start from: ``image.init``.
-        mask, mask_percentile: of the transparency maps.
-        checkpoint_every, pictures_every, log_every: steps.
-        log_targets: whether loggers get the losses of each target, beside the mean over a batch.
-        movie: the format of films; None: there are none.
+        init: the start of the pictures, ``image.init``.
+        mask, mask_percentile: kind and percentile of the transparency maps.
+        checkpoint_every, pictures_every, log_every: steps between checkpoints, logged pictures and logged losses.
+        log_targets: whether loggers get the losses of each target too, and not only the mean over a batch.
+        movie: the format of films; None: no films.
         progress: whether progress is shown.
         bf16: whether steps compute in bfloat16.
-        relevance: the method's name.
-        cache_dir: the cache.
-        cache: where statistics of references are kept; None: nowhere.
-        transform: gives the view of a picture that the network sees.
-        growth: smaller pictures at first; None: pictures have their own size from the first step on.
-        rate: step to learning rate.
-        recorded: the configuration, as it is written down.
-        config_hash: of what decides about pictures.
+        relevance: name of the relevance method.
+        cache_dir: the folder of the cache.
+        cache: the folder in which statistics of references are cached; None: nowhere.
+        transform: makes a random view of a picture.
+        growth: the size of the pictures in the first steps; None: their own size in all steps.
+        rate: maps a step to its learning rate.
+        recorded: the configuration in plain values, as it is written into the run folder.
+        config_hash: hash of the keys that determine the pictures.
     """
 
     network: VisionNetwork
@@ -112,7 +113,7 @@ class RunSetup:
 
     @classmethod
     def of(cls, config: Configuration, network: VisionNetwork, references: References) -> RunSetup:
-        """Take everything out of a composed configuration that was checked (:class:`Request`)."""
+        """Return the setup of a composed configuration that :class:`Request` has checked."""
         growth = growth_of(config)
         views_per_pass = None if config.views_per_pass == AUTO else int(config.views_per_pass)
         return cls(
@@ -148,7 +149,7 @@ class RunSetup:
         )
 
     def without_cache(self, references: References) -> RunSetup:
-        """Return the same with other references, whose statistics are not kept."""
+        """Return the setup with other references, whose statistics are not cached."""
         return replace(self, references=references, cache=None)
 
     def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -158,11 +159,11 @@ class RunSetup:
         return seen.shape[-2], seen.shape[-1]
 
     def together(self, size: tuple[int, int], batch_size: int) -> int:
-        """Return how many views of each picture of a size are in the network at a time, a divisor of ``views``."""
+        """Return the number of views per pass for each picture of a size, a divisor of ``views``."""
         return self.views_per_pass or views_per_pass(self.views, self.network, self.seen_size(size), batch_size)
 
     def starts(self, targets: Sequence[Target], size: tuple[int, int]) -> Tensor | None:
-        """Return what pictures of a size start from, (N, C, H, W) in [0, 1]; None for noise."""
+        """Return the images that pictures of a size start from, (N, C, H, W) in [0, 1]; None for noise."""
         return starts_of(self.init, self.references, targets, size, self.network.preprocessing, self.cache)
 
     def pictures(self, targets: Sequence[Target], start: Tensor | None) -> Parameterisation:
@@ -172,23 +173,23 @@ class RunSetup:
 
     @cached_property
     def colours(self) -> Tensor | None:
-        """How the channels of pictures are correlated, (C, C); None: as ImageNet's colours, or not at all."""
+        """The (C, C) matrix from decorrelated to natural channels; None: ImageNet's, or the identity."""
         return self._colours()
 
     def alignment(self, layer: str | None) -> Alignment:
-        """Return what is aligned for units of a layer, or for classes (None)."""
+        """Return the aligned layers and weights for units of a layer, or for classes (None)."""
         if layer not in self._alignments:
             self._alignments[layer] = self._alignment(layer)
         return self._alignments[layer]
 
     def readout(self, targets: Sequence[Target]) -> Readout:
-        """Return what targets of one layer, or classes, read from it."""
+        """Return the read-outs of targets, which are units of one layer, or classes."""
         return self._readout(targets)
 
     def problem(self, targets: Sequence[Target], share: float = 1.0) -> Problem:
-        """Return what a batch of pictures, all of one layer or all of classes, is made for.
+        """Return the problem of a batch of pictures, whose targets are units of one layer, or classes.
 
-        The network sees the references at a ``share`` of their side.
+        The sides of the references are scaled by ``share`` before the network sees the references.
         """
         layer, read = targets[0].layer, self.readout(targets)
         network = self._network_for(targets)
@@ -197,15 +198,15 @@ class RunSetup:
         return Problem(network, tuple(targets), read, self.alignment(layer), statistics, relevance)
 
     def _network_for(self, targets: Sequence[Target]) -> VisionNetwork:
-        """Return the network that pictures of targets are made on: a copy pruned for their references, if asked for."""
+        """Return the network for pictures of targets: with ``sparsify``, a copy that is pruned for their references."""
         if self.sparsify is None:
             return self.network
         alone = {replace(target, variation=1) for target in targets}
         if len(alone) > 1:
-            raise UsageError("model.sparsify", "spade", "a network of its own for each target: one target at a time")
+            raise UsageError("model.sparsify", "spade", "one target at a time: each target has its own pruned network")
         target = alone.pop()
         if target not in self._sparse:
-            self._sparse.clear()  # one copy at a time
+            self._sparse.clear()  # only one copy stays in memory
             images = list(self.references.images(target))
             self._sparse[target] = sparsified(self.network, images, self.sparsify, target.layer)
         return self._sparse[target]
@@ -227,7 +228,7 @@ class RunSetup:
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=[device.index or 0] if device.type == "cuda" else 1,
             num_nodes=1,
-            plugins=[LightningEnvironment()],  # a rank among others trains by itself, whatever started it
+            plugins=[LightningEnvironment()],  # each rank trains by itself, whatever environment started it
             logger=False,
             callbacks=callbacks,
             enable_checkpointing=False,
@@ -236,12 +237,12 @@ class RunSetup:
         )
 
     def logger(self, save_dir: Path) -> Logger | None:
-        """Return the logger that the configuration names, writing into a folder; None for none."""
+        """Return the logger that the configuration names, which writes into a folder; None without a logger."""
         return None if self._logger is None else self._logger(save_dir=str(save_dir))
 
 
 def _sparsification(config: Configuration) -> Sparsification | None:
-    """Return how the network is pruned for each target; None where that is not asked for."""
+    """Return how the network is pruned for each target; None without pruning."""
     keys = plain(config)["model"]
     if keys.get("sparsify") is None:
         return None
@@ -249,11 +250,11 @@ def _sparsification(config: Configuration) -> Sparsification | None:
 
 
 def _batch_size(config: Configuration) -> int | None:
-    """Return how many pictures are made together; None: as many as fit."""
+    """Return the number of pictures that are optimised together; None: as many as fit into memory."""
     size = None if config.batch_size == AUTO else int(config.batch_size)
     if config.model.get("sparsify") is None:
         return size
     if size not in (None, 1):
-        wanted = "1 or auto: model.sparsify makes a network of its own for each target"
+        wanted = "1 or auto: with model.sparsify each target has its own pruned network"
         raise UsageError("batch_size", size, wanted)
     return 1

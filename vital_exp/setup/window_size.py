@@ -1,4 +1,4 @@
-"""Whether hidden units' windows are shown as large as they are; pictures then have the windows' size."""
+"""The choice whether windows of hidden units are enlarged; without enlarging, pictures have the windows' size."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from vital_exp.targets.unit import Target
 
 KEY = "references.enlarge"
 AUTO = "auto"
-# Of the input's side. In smaller pictures the network's padding rules: such windows are enlarged.
+# Share of the input's side below which windows are enlarged: padding would dominate activations of smaller pictures.
 LEAST_SHARE = 0.25
 
 
 def settle_windows(
     config: Configuration, network: VisionNetwork, references: References, targets: Sequence[Target], find: bool = True
 ) -> Configuration:
-    """Return the configuration with ``auto`` of mined references decided, and the size of windows for the pictures.
+    """Return the configuration with ``auto`` resolved for mined references, and with the size of the pictures.
 
-    ``references.candidates`` becomes the number of images that compete, ``references.enlarge`` true or false. Pictures
-    get the size of windows that are not enlarged.
+    ``references.candidates`` becomes the number of images that compete, and ``references.enlarge`` true or false.
+    Pictures get the size of windows that are not enlarged.
 
-    ``auto`` enlarges no window where the network takes pictures of that size, as convolutional networks do, and
-    nobody has chosen the pictures' size: units then see things in the size in which they saw them.
+    ``auto`` enlarges no windows if the network takes pictures of their size, as convolutional networks do, and if the
+    user has not chosen the pictures' size. Units then see the windows in the size in which mining found them.
 
     Args:
         config: the composed configuration.
         network: the frozen network.
         references: of the targets.
         targets: units, or their facets.
-        find: whether images may be mined for it; else what is not mined stays undecided.
+        find: whether mining may run; False leaves ``auto`` unresolved where nothing is mined yet.
 
     Raises:
-        UsageError: neither a truth value nor auto; false for windows that have no size of their own, of several sizes,
-            or of one that the network refuses.
+        UsageError: neither a truth value nor auto; or false for windows without a size of their own, of several sizes,
+            or of a size that the network refuses.
     """
     source = references.source if isinstance(references, FacetedReferences) else references
     enlarge = config.references.enlarge
@@ -65,13 +65,13 @@ def settle_windows(
 
 
 def _side(network: VisionNetwork, source: MinedReferences, targets: Sequence[Target]) -> tuple[int, str]:
-    """Return the side of all windows in px, and why they cannot be shown so; nothing where they can."""
+    """Return the side of all windows in px, and the reason why they must be enlarged; '' if they need not be."""
     if any(target.position is not None for target in targets):
-        return 0, "a neuron's position is one of the map at the input's size"
+        return 0, "a neuron's position belongs to the map at the input's size"
     sides = {source.side(target) for target in targets}
     size, side = network.preprocessing.size, next(iter(sides))
     if side is None or None in sides:
-        return 0, "references.region=window, and a layer of a map, have windows of their own size"
+        return 0, "only windows (references.region=window) of layers with a map have a size of their own"
     if len(sides) > 1:
         return side, f"the layers' windows have several sizes: {', '.join(map(str, sorted(map(int, sides))))} px"  # type: ignore[arg-type]
     if side >= max(size):
