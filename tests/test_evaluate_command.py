@@ -167,7 +167,7 @@ MISTAKES = {
     "no such run": (("run=nowhere",), ("run=nowhere", "no such folder")),
     "a run without results": (("run=empty",), ("run=empty", "results.jsonl")),
     "a run without finished pictures": (("run=started",), ("run=started", "finished")),
-    "both": (("run=empty", "pictures=empty"), ("pictures=empty", "either")),
+    "both": (("run=empty", "pictures=empty"), ("pictures=empty", "combined with run=empty")),
     "no model": (("pictures=pictures",), ("model=None", "model=resnet50")),
     "no such pictures": (("pictures=nowhere", "model=embedded_resnet"), ("pictures=nowhere", "does not exist")),
     "a pattern that fits nothing": (
