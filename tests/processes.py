@@ -35,15 +35,16 @@ def start(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_run, args=(command, place, arguments, {**os.environ, **(setting or {})}, before))
     with _tests_importable():
+        environment = {**os.environ, **(setting or {})}
+        process = context.Process(target=_run, args=(command, place, arguments, environment, before))
         process.start()
     return process
 
 
 @contextmanager
 def _tests_importable() -> Iterator[None]:
-    """The process that commands are forked from starts with the first of them: it has to find the tests to import."""
+    """Name the tests' folder to the process that commands are forked from, to the commands, and to ranks they start."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
     try:
