@@ -18,6 +18,7 @@ from tests.tiny import tiny_net
 from vital_exp import load_model
 from vital_exp.commands.help_text import help_text
 from vital_exp.errors import UsageError
+from vital_exp.evaluation.crops import CROPS_PER_SIDE, crops_of
 from vital_exp.evaluation.metrics import METRICS, chosen, higher_is_better
 from vital_exp.evaluation.pictures import PictureSet, folder_pictures
 from vital_exp.evaluation.reading import NetworkReader, classifier
@@ -194,9 +195,10 @@ def test_every_picture_is_passed_once_through_each_network() -> None:
     count_pictures(judge.module, counts, "judge")
     found = table_of((network, judge), real_pictures(), targets_of())
     needed = 30 + 10 * PER_CLASS
-    assert found.forward_passes == {"target": needed, "embedded_judge": needed, "pixels": needed}
-    assert counts["network"] <= needed + 6  # which axes are the pictures' and the channels', and what is the classifier
-    assert counts["judge"] <= needed + 6
+    cropped = needed + 30 * CROPS_PER_SIDE**2
+    assert found.forward_passes == {"target": cropped, "embedded_judge": cropped, "pixels": needed}
+    assert counts["network"] <= cropped + 6  # which axes are the pictures' and channels', and what is the classifier
+    assert counts["judge"] <= cropped + 6
 
 
 def test_natural_images_are_left_alone_where_nobody_asks() -> None:
@@ -215,6 +217,39 @@ def test_features_are_what_the_classifier_is_given() -> None:
     assert classifier(network) is network.module.fc
     assert torch.allclose(network.module.fc(read.features), read.logits, atol=1e-5)  # type: ignore[operator]
     assert not list(network.module.fc._forward_pre_hooks)  # type: ignore[union-attr]
+
+
+# --- crops ----------------------------------------------------------------------------------------------------------
+
+
+def mosaics(pictures: Tensor) -> Tensor:
+    """Each picture sixteen times, in a grid."""
+    return pictures.repeat(1, 1, CROPS_PER_SIDE, CROPS_PER_SIDE)
+
+
+@pytest.mark.parametrize("left_over", [0, 1, 3])
+def test_crops_cover_the_picture(left_over: int) -> None:
+    small = torch.rand(2, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+    before = left_over // 2
+    large = torch.nn.functional.pad(mosaics(small), (before, left_over - before) * 2)
+    assert torch.equal(crops_of(large), small[:, None].expand(-1, CROPS_PER_SIDE**2, -1, -1, -1))
+
+
+def test_objects_in_crops_are_recognised_there(networks: tuple[VisionNetwork, VisionNetwork]) -> None:
+    pictures, targets = real_pictures()[:10], targets_of()[:10]
+    asked = chosen(["crops", "accuracy"])
+    whole = table_of(networks, pictures, targets, metrics=asked, references=None).scores
+    many = table_of(networks, mosaics(pictures), targets, metrics=asked, references=None).scores
+    for name in ("crops_top1", "crops_any_top1", "crops_top1[embedded_judge]"):
+        assert many[name].value == 1
+    assert (many["crops_probability[embedded_judge]"].value or 0) > 0.9
+    assert (many["accuracy_top1"].value or 0) < 0.5 < (whole["accuracy_top1"].value or 0)
+    assert (whole["crops_top1"].value or 0) < 0.5
+
+
+def test_pictures_smaller_than_their_crops_say_so(networks: tuple[VisionNetwork, VisionNetwork]) -> None:
+    found = table_of(networks, real_pictures()[:2, :, :3], targets_of()[:2], metrics=chosen("crops"), references=None)
+    assert found.scores["crops"].reason == "not computed: needs pictures of at least 4 px a side, and these have 3 x 64"
 
 
 # --- mistakes and gaps ----------------------------------------------------------------------------------------------

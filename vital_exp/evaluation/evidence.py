@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vital_exp.errors import UsageError
+from vital_exp.evaluation.crops import crops_of
 from vital_exp.evaluation.kept_readings import KeptReading, reading_place
 from vital_exp.evaluation.reading import NetworkReader, PictureReader, PixelReader, Reading, joined
 from vital_exp.evaluation.recognition import PICTURES_PER_PASS
@@ -81,6 +82,7 @@ class Evidence:
     _readers: dict[str, PictureReader] = field(default_factory=dict)
     _missing: dict[str, str] = field(default_factory=dict)
     _read: dict[str, Reading] = field(default_factory=dict)
+    _crop_logits: dict[str, Tensor | None] = field(default_factory=dict)
 
     @cached_property
     def units(self) -> list[Target]:
@@ -185,6 +187,24 @@ class Evidence:
             self._read[view] = joined(parts)
             self.passes[view] += len(self.pictures)
         return self._read[view]
+
+    def crop_logits(self, view: str) -> Tensor | None:
+        """Return a view's logits of the pictures' crops, (N * crops of a picture, classes), read in one pass.
+
+        Returns:
+            The logits; None for a network without classes.
+
+        Raises:
+            NotComputed: the view's reader cannot be loaded, or the pictures are too small.
+        """
+        if view not in self._crop_logits:
+            reader = self.reader(view)
+            crops = [crops_of(in_unit(picture))[0] for picture in self.pictures.split(1)]
+            read = [self._shown(reader, of_one).logits for of_one in crops]
+            there = [logits for logits in read if logits is not None]
+            self._crop_logits[view] = torch.cat(there) if there else None
+            self.passes[view] += sum(map(len, crops))
+        return self._crop_logits[view]
 
     def rgb(self, members: Sequence[int]) -> Tensor:
         """Return pictures by their numbers, (M, 3, H, W) RGB in [0, 1]; grey pictures get three equal channels.

@@ -47,8 +47,8 @@ SETS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 RATIOS = ("high_frequency_ratio",)  # metrics whose mean is the geometric one
-# How often a metric is computed: once, once for each judge, or once for each feature space.
-ONCE, JUDGES, SPACES = "once", "judges", "spaces"
+# How often a metric is computed: once, for each judge, for the network itself and each judge, for each feature space.
+ONCE, JUDGES, CLASSIFIERS, SPACES = "once", "judges", "classifiers", "spaces"
 NAN = float("nan")
 
 
@@ -60,7 +60,7 @@ class Metric:
         name: the name in the configuration. Names in the table begin with it or with a name of its parts; a judge or
             feature space follows in brackets.
         measure: maps the evidence and the name of a view to scores by name; raises NotComputed.
-        over: ``ONCE``, ``JUDGES`` or ``SPACES``.
+        over: ``ONCE``, ``JUDGES``, ``CLASSIFIERS`` or ``SPACES``.
         better: by the beginning of a name in the table, +1 for higher, -1 for lower, 0 for neither.
         natural: whether it needs natural images of the targets.
         classes: whether the targets must be classes.
@@ -87,15 +87,27 @@ def _transfer(evidence: Evidence, view: str) -> Scores:
 
 
 def _recognition(evidence: Evidence, view: str, name: str) -> Scores:
-    logits, head = _opinion(evidence, view)
+    logits, head = _opinion(evidence, view, evidence.reading(view).logits)
     names = {"top1": f"{name}_top1", "top5": f"{name}_top5", "probability": "probability"}
     found = verdicts(logits, evidence.labels, head)
     return {names[part]: Score.mean(values.tolist()) for part, values in found.items()}
 
 
-def _opinion(evidence: Evidence, view: str) -> tuple[Tensor, Head]:
-    """A view's logits of the pictures, (N, classes), and the head that makes probabilities of them."""
-    logits, head = evidence.reading(view).logits, evidence.reader(view).head
+def _crops(evidence: Evidence, view: str) -> Scores:
+    logits, head = _opinion(evidence, view, evidence.crop_logits(view))
+    each = len(logits) // len(evidence.targets)
+    found = verdicts(logits, evidence.labels.repeat_interleave(each), head)
+    first, probability = (found[part].float().view(-1, each) for part in ("top1", "probability"))  # (N, crops)
+    return {
+        "crops_top1": Score.mean(first.mean(dim=1).tolist()),
+        "crops_any_top1": Score.mean(first.amax(dim=1).tolist()),
+        "crops_probability": Score.mean(probability.mean(dim=1).tolist()),
+    }
+
+
+def _opinion(evidence: Evidence, view: str, logits: Tensor | None) -> tuple[Tensor, Head]:
+    """A view's logits, (n, classes), and the head that makes probabilities of them."""
+    head = evidence.reader(view).head
     if logits is None:
         raise NotComputed("needs a network with class outputs")
     if head.unjudged:
@@ -104,7 +116,7 @@ def _opinion(evidence: Evidence, view: str) -> tuple[Tensor, Head]:
 
 
 def _inception_score(evidence: Evidence, view: str) -> Scores:
-    logits, head = _opinion(evidence, view)
+    logits, head = _opinion(evidence, view, evidence.reading(view).logits)
     if head.kind != SOFTMAX or logits.shape[1] < 2:
         there = f"1 output, model.head={head.kind}" if logits.shape[1] == 1 else f"model.head={head.kind}"
         raise NotComputed(f"needs a softmax over at least 2 classes, and there is {there}")
@@ -248,6 +260,7 @@ METRICS: Mapping[str, Metric] = {
     for metric in (
         Metric("accuracy", _accuracy, better={"accuracy": UP, "probability": UP}, classes=True),
         Metric("transfer", _transfer, JUDGES, {"transfer": UP}, classes=True),
+        Metric("crops", _crops, CLASSIFIERS, {"crops": UP}, classes=True),
         Metric("activation_ratio", units.activation_ratio, better={"activation_ratio": UP}, natural=True),
         Metric(
             "activation_ratio_others",
@@ -371,12 +384,10 @@ def _views(evidence: Evidence, metric: Metric) -> list[str]:
 
 
 def _scores(evidence: Evidence, metric: Metric) -> Scores:
-    if metric.over == ONCE:
-        return _attempt(evidence, metric, TARGET)
+    scores = _attempt(evidence, metric, TARGET) if metric.over in (ONCE, CLASSIFIERS) else {}
     views = _views(evidence, metric)
-    if not views:
+    if not views and metric.over == JUDGES:
         return {metric.name: Score.missing("needs a judge: judges=[...]")}
-    scores: Scores = {}
     for view in views:
         scores |= {f"{name}[{view}]": score for name, score in _attempt(evidence, metric, view).items()}
     return scores

@@ -10,6 +10,12 @@ WORDS = {
     "accuracy_top5": ("in the network's first five", "Share of pictures whose class is among its first five."),
     "transfer_top1": ("recognised by {judge}", "Share of pictures whose class this judge puts first."),
     "transfer_top5": ("in the first five of {judge}", "Share of pictures whose class is among its first five."),
+    "crops_top1": ("crops recognised by {judge}", "Share of a picture's sixteen crops that are recognised."),
+    "crops_any_top1": (
+        "any crop recognised by {judge}",
+        "Share of pictures of which at least one of sixteen crops is recognised.",
+    ),
+    "crops_probability": ("probability of the class in crops", "Mean probability of the class in a picture's crops."),
     "probability": ("probability of the class", "Mean probability of the picture's class, from 0 to 1."),
     "log_probability": ("log-probability of the class", "Mean natural logarithm of that probability, at most 0."),
     "activation_ratio": (

@@ -28,7 +28,7 @@ END = 'text-anchor="end"'
 UNITS = {"seconds": "s", "memory": "MiB"}  # physical units of metrics
 # The beginnings of names of metrics that are shares, probabilities or areas: their axis is from 0 to 1.
 SHARES = (
-    *("accuracy", "transfer", "probability", "clip_top1", "clip_top5", "clip_probability", "mis_"),
+    *("accuracy", "transfer", "crops", "probability", "clip_top1", "clip_top5", "clip_probability", "mis_"),
     *("correspondence_auc", "cosy_auc"),
 )
 
