@@ -3,7 +3,10 @@
     python benchmarks/atlas_memory.py --units 200 1000 2000 4000
 
 Each atlas is made in a process of its own. Printed is the peak of the process's memory above that after the imports and
-the network. ``--layers`` divides the units among that many layers.
+the network. ``--layers`` divides the units among that many layers. Layers are mined together until they have
+``--at-once`` units, so memory stops growing there:
+
+    python benchmarks/atlas_memory.py --units 1000 2000 4000 --layers 8 --at-once 1000 --images 60
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vital_exp.atlases import run
 from vital_exp.atlases.request import AtlasRequest
-from vital_exp.atlases.run import AtlasRun
+from vital_exp.atlases.run import UNITS_PER_PASS, AtlasRun
 from vital_exp.config import compose_config
 from vital_exp.engine.memory import MEBIBYTE, forget_peak, peak
 from vital_exp.visualization.ranks import Ranks
@@ -67,6 +71,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--map", default="pca")
+    parser.add_argument("--at-once", type=int, default=UNITS_PER_PASS)
     options = parser.parse_args()
     print(
         "| units | layers | peak above the start, MiB | KB per unit above the first | seconds |\n|---|---|---|---|---|"
@@ -76,7 +81,7 @@ def main() -> None:
         first: tuple[int, float] | None = None
         for units in options.units:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                most, seconds = pool.apply(made, (Path(place), units, options.layers, options.map))
+                most, seconds = pool.apply(made, (Path(place), units, options.layers, options.map, options.at_once))
             more = f"{(most - first[1]) * MEBIBYTE / 1000 / (units - first[0]):.1f}" if first else ""
             first = first or (units, most)
             print(f"| {units} | {options.layers} | {most:.0f} | {more} | {seconds:.0f} |", flush=True)
@@ -91,8 +96,9 @@ def write_images(folder: Path, count: int) -> None:
         Image.fromarray(numbers.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(path)
 
 
-def made(place: Path, units: int, layers: int, placed: str) -> tuple[float, float]:
+def made(place: Path, units: int, layers: int, placed: str, at_once: int) -> tuple[float, float]:
     """Make an atlas; return the peak of memory above that at the start in MiB, and the seconds."""
+    run.UNITS_PER_PASS = at_once
     names = ",".join(f"layers.{number}" for number in range(layers))
     given = ["model=python", f"model.factory={Path(__file__).resolve()}:Wide", f"model.size={SIDE}"]
     given += [f"model.arguments.units={units}", f"model.arguments.layers={layers}", f"images={place / 'images'}"]

@@ -159,7 +159,7 @@ def test_diversity_is_of_a_target_s_variations(squeeze: Path) -> None:
     pixels = (random_pictures(5) * 255).round() / 255
     pairs = [perceptual.mean_distance(lpips, pixels[part]) for part in (slice(0, 2), slice(2, 4))]
     assert found.value == pytest.approx(np.mean(pairs), rel=1e-4)
-    assert "at least 2 pictures of a target" in str(table_of(settings, ["lpips_diversity"]).metrics["lpips_diversity"])
+    assert "at least 2 pictures of a unit" in str(table_of(settings, ["lpips_diversity"]).metrics["lpips_diversity"])
 
 
 def test_the_backbone_of_each_lpips_loads_torchvision_s_names(tmp_path: Path) -> None:

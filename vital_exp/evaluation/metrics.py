@@ -134,33 +134,36 @@ def _kid(evidence: Evidence, view: str) -> Scores:
     return {"kid": distances.kid(pictures, natural.features, evidence.settings.kid_subset_size)}
 
 
-def _by_unit(evidence: Evidence, of: Callable[[int, list[int]], float]) -> Score:
-    """The mean over units of a number; ``of`` maps a unit and its targets to the number, and may raise NotComputed."""
+def _by_unit(owners: Sequence[int], of: Callable[[int, list[int]], float]) -> Score:
+    """The mean over units of a number; ``of`` maps a unit and its targets to the number, and may raise NotComputed.
+
+    ``owners`` holds the unit of each target.
+    """
     found, reason = {}, ""
-    for unit in range(len(evidence.units)):
-        members = [number for number, own in enumerate(evidence.unit_of) if own == unit]
+    for unit in sorted(set(owners)):
+        members = [number for number, own in enumerate(owners) if own == unit]
         try:
             found[unit] = of(unit, members)
         except NotComputed as error:
             reason = str(error)
     if not found:
         raise NotComputed(reason)
-    return Score.mean(evidence.spread(found), evidence.unit_of)
+    return Score.mean([found.get(unit, NAN) for unit in owners], owners)
 
 
 def _diversity(evidence: Evidence, _view: str) -> Scores:
-    if len(evidence.units) == len(evidence.targets):
-        raise NotComputed("needs at least 2 pictures of a target: target.variations=2")
+    if len(evidence.whole_units) == len(evidence.targets):
+        raise NotComputed("needs at least 2 pictures of a unit: target.variations=2 or references.facets=2")
     settings = evidence.settings
     evidence.check_rgb()
     lpips = load_lpips(settings.lpips.net, settings.lpips.checkpoint, settings.download)
 
     def of(_unit: int, members: list[int]) -> float:
         if len(members) < 2:
-            raise NotComputed("needs at least 2 pictures of a target")
+            raise NotComputed("needs at least 2 pictures of a unit")
         return mean_distance(lpips, evidence.rgb(members))
 
-    return {"lpips_diversity": _by_unit(evidence, of)}
+    return {"lpips_diversity": _by_unit(evidence.whole_of, of)}
 
 
 def _clip(evidence: Evidence, _view: str) -> Scores:
@@ -198,7 +201,7 @@ def _lens(evidence: Evidence, features: Tensor, owners: Tensor, suffix: str) -> 
     scores: Scores = {}
     for name, of in (("clarity", semantic_lens.clarity), ("polysemanticity", semantic_lens.polysemanticity)):
         try:
-            scores[name + suffix] = _by_unit(evidence, partial(_lens_of, of, features, owners))
+            scores[name + suffix] = _by_unit(evidence.unit_of, partial(_lens_of, of, features, owners))
         except NotComputed as error:
             scores[name + suffix] = Score.missing(str(error))
     present = owners.unique().tolist()
