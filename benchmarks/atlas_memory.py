@@ -3,8 +3,8 @@
     python benchmarks/atlas_memory.py --units 200 1000 2000 4000
 
 Each atlas is made in a process of its own. Printed is the peak of the process's memory above that after the imports and
-the network. ``--layers`` divides the units among that many layers. Layers are mined together until they have
-``--at-once`` units, so memory stops growing there:
+the network. ``--layers`` divides the units among that many layers. At most ``--at-once`` units are mined
+together, so memory stops growing there:
 
     python benchmarks/atlas_memory.py --units 1000 2000 4000 --layers 8 --at-once 1000 --images 60
 """
@@ -23,9 +23,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vital_exp.atlases import run
+from vital_exp.atlases import mined_layers
+from vital_exp.atlases.mined_layers import UNITS_PER_PASS
 from vital_exp.atlases.request import AtlasRequest
-from vital_exp.atlases.run import UNITS_PER_PASS, AtlasRun
+from vital_exp.atlases.run import AtlasRun
 from vital_exp.config import compose_config
 from vital_exp.engine.memory import MEBIBYTE, forget_peak, peak
 from vital_exp.visualization.ranks import Ranks
@@ -98,7 +99,7 @@ def write_images(folder: Path, count: int) -> None:
 
 def made(place: Path, units: int, layers: int, placed: str, at_once: int) -> tuple[float, float]:
     """Make an atlas; return the peak of memory above that at the start in MiB, and the seconds."""
-    run.UNITS_PER_PASS = at_once
+    mined_layers.UNITS_PER_PASS = at_once
     names = ",".join(f"layers.{number}" for number in range(layers))
     given = ["model=python", f"model.factory={Path(__file__).resolve()}:Wide", f"model.size={SIDE}"]
     given += [f"model.arguments.units={units}", f"model.arguments.layers={layers}", f"images={place / 'images'}"]

@@ -34,6 +34,8 @@ from vital_exp.commands.mine import main as mine
 from vital_exp.concepts.concepts import Concepts
 from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
+from vital_exp.mining.index import Index
+from vital_exp.mining.joined import join_indices
 from vital_exp.models.loading import wrap
 from vital_exp.models.model_config import ModelConfig
 from vital_exp.visualization.ranks import Ranks
@@ -277,6 +279,45 @@ def test_an_atlas_in_python(store: Store) -> None:
 
 def files(out: Path) -> dict[str, int]:
     return {str(path.relative_to(out)): path.stat().st_mtime_ns for path in (out / "pictures").rglob("images/*.png")}
+
+
+def test_wide_layers_are_mined_in_parts(
+    place: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vital_exp.atlases.mined_layers.UNITS_PER_PASS", 3)
+    out, joined, own = tmp_path / "atlas", [], ("pictures=none", f"layers=[{','.join(LAYERS)}]")
+
+    def interrupted(*given: Any) -> Index:
+        if joined:
+            raise KeyboardInterrupt
+        joined.append(given)
+        return join_indices(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vital_exp.atlases.mined_layers.join_indices", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made(place, out, *own)
+    before = mined_at(out)
+    parts = made(place, out, *own)
+    after = mined_at(out)
+    assert len(after) == len(LAYERS)
+    assert after.items() >= {name: file for name, file in before.items() if name in after}.items()
+    assert len(after.keys() & before.keys()) == 1  # joined before the interruption, and not mined again
+    for layer in LAYERS:
+        whole, one = (Index.open(each.folder / each.meta()["indices"][layer]) for each in (store, parts))
+        assert one.meta["fields"][layer] == whole.meta["fields"][layer]
+        assert one.corrupt == whole.corrupt
+        for unit in range(len(Profile.open(out, layer, "folder"))):
+            assert one.top(layer, unit) == whole.top(layer, unit)
+            assert one.bottom(layer, unit) == whole.bottom(layer, unit)
+            assert one.histogram(layer, unit) == whole.histogram(layer, unit)
+        values = [Profile.open(each.folder, layer, "folder").values for each in (store, parts)]
+        assert np.array_equal(*values, equal_nan=True)
+
+
+def mined_at(out: Path) -> dict[str, int]:
+    """The file of each index of an atlas: one that is written again is another file."""
+    return {path.parent.name: path.stat().st_ino for path in (out / "mining").glob("*/index.sqlite")}
 
 
 def test_interrupted_resumed_extended_and_refreshed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vital_exp.atlases.measures import IMAGES
+from vital_exp.atlases.mined_layers import passes
 from vital_exp.atlases.places import method_of
 from vital_exp.atlases.request import AtlasRequest, Part
 from vital_exp.config import compose_config
@@ -15,10 +16,10 @@ PASSES_PER_STEP = 3
 
 def describe(asked: AtlasRequest) -> str:
     """Return the plan as text."""
-    units, config = asked.units(list(asked.parts)), asked.config
+    units, config = asked.all_units(asked.parts), asked.config
     cost = measured(asked.folder, units.maps, config.batch_size, config.workers, asked.network.device)
     images, count = len(asked.folder.paths), sum(len(part.units) for part in asked.parts.values())
-    mining = cost.seconds(images, images)
+    mining = cost.seconds(images, images) * len(passes({layer: part.count for layer, part in asked.parts.items()}))
     each = {layer: _seconds(asked, part, cost) for layer, part in asked.parts.items()}
     pictures = count * (FACETS if config.facets == "auto" else int(config.facets)) if asked.makes_pictures else 0
     steps = sorted({_steps(asked, part) for part in asked.parts.values()})

@@ -37,11 +37,13 @@ class ProfileWriter:
         folder: the atlas's.
         units: how many units each layer has.
         images: how many there are; the rows of images that cannot be read stay NaN.
+        given: the units of each layer whose values are handed over.
     """
 
-    def __init__(self, folder: Path, units: Mapping[str, int], images: int) -> None:
+    def __init__(self, folder: Path, units: Mapping[str, int], images: int, given: Mapping[str, range]) -> None:
         (folder / PROFILES).mkdir(parents=True, exist_ok=True)
         self._paths = {layer: profile_path(folder, layer) for layer in units}
+        self._given = {layer: slice(own.start, own.stop) for layer, own in given.items()}
         for layer, count in units.items():
             make_array(self._paths[layer], (images, count), np.float16)
 
@@ -49,7 +51,7 @@ class ProfileWriter:
         """Take in values (N, U) of the images of some numbers (N,)."""
         kept = values.float().clamp(-LARGEST, LARGEST).half().cpu().numpy()
         array = np.load(self._paths[layer], mmap_mode="r+")  # opened each time: pages of an open one stay in memory
-        array[numbers.cpu().numpy()] = kept
+        array[numbers.cpu().numpy(), self._given[layer]] = kept
 
 
 def make_array(path: Path, shape: tuple[int, int], dtype: type[np.floating[Any]]) -> None:

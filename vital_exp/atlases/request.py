@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -125,11 +125,17 @@ class AtlasRequest:
         """How many of each unit's strongest images are ranked, and as many of the weakest."""
         return min(len(self.folder.paths), max(MOST_CANDIDATES, int(self.config.shown)))
 
-    def units(self, layers: Sequence[str]) -> Units:
-        """Return all units of some layers, to be mined."""
-        given = {layer: self.parts[layer].directions for layer in layers}
+    def all_units(self, layers: Iterable[str]) -> Units:
+        """Return all units of some layers."""
+        return self.units({layer: range(self.parts[layer].count) for layer in layers})
+
+    def units(self, units: Mapping[str, Sequence[int]]) -> Units:
+        """Return units of some layers, to be mined."""
+        given = {layer: self.parts[layer].directions for layer in units}
         directions = {layer: vectors for layer, vectors in given.items() if vectors is not None}
-        return select_units(self.network, layers, directions=directions)
+        return select_units(
+            self.network, list(units), {layer: list(own) for layer, own in units.items()}, directions=directions
+        )
 
 
 def check_settings(config: Configuration) -> None:

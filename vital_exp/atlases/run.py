@@ -1,4 +1,4 @@
-"""Makes the atlas of a network: all layers are mined in one pass, then units are made and written one after another.
+"""Makes the atlas of a network: layers are mined together, then units are made and written one after another.
 
 An interrupted atlas goes on. Layers that are added later are mined by themselves, into a folder of their own.
 """
@@ -9,20 +9,19 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from vital_exp.atlases.cells import cell_layers, make_cells
 from vital_exp.atlases.edges import find_edges
 from vital_exp.atlases.layer_run import LayerRun
 from vital_exp.atlases.measures import Labels, mined_row, statistics
+from vital_exp.atlases.mined_layers import LayersMining
 from vital_exp.atlases.neighbours import neighbour_blocks
 from vital_exp.atlases.places import method_of, places
 from vital_exp.atlases.profiles import UNITS_AT_ONCE as BLOCK
-from vital_exp.atlases.profiles import Profile, ProfileWriter
+from vital_exp.atlases.profiles import Profile
 from vital_exp.atlases.remake import commands
 from vital_exp.atlases.request import AUTO, AtlasRequest
 from vital_exp.atlases.site import write_site
@@ -34,7 +33,6 @@ from vital_exp.errors import UsageError
 from vital_exp.evaluation.score import NotComputed
 from vital_exp.mining.index import Index
 from vital_exp.mining.meta import describe_images, images_difference, network_difference
-from vital_exp.mining.mine import Mining
 from vital_exp.mining.patches import grid
 from vital_exp.models.identity import identity_of
 from vital_exp.models.layers import unit_shapes
@@ -44,8 +42,6 @@ from vital_exp.references.decoding import printable
 from vital_exp.runs.provenance import version_of
 from vital_exp.visualization.ranks import Ranks
 
-MINING = "mining"
-UNITS_PER_PASS = 16384  # mined together: some 200 MB; a layer with more has a pass of its own
 CORRUPT_SHOWN = 3
 SECONDS_BETWEEN_PAGES = 30.0  # while the atlas grows
 
@@ -140,24 +136,11 @@ class AtlasRun:
                 self._check_same(Store.open(self.out).meta())
             Store.create(self.out, {})
             known: dict[str, str] = store.meta().get("indices", {})
-            for layers in self._passes([layer for layer in self.asked.parts if layer not in known]):
-                known |= dict.fromkeys(layers, self._mine(store, layers))
+            mining = LayersMining(self.asked, self.out, partial(self._begin, store))
+            known |= mining.run([layer for layer in self.asked.parts if layer not in known])
             store.set_meta({**self._meta(store, known), "finished": False})
             store.write_layers(self._layer_rows(known))
         return store
-
-    def _passes(self, layers: Sequence[str]) -> list[list[str]]:
-        """Return the layers by pass: mining holds the strongest images of all units of a pass in memory."""
-        passes: list[list[str]] = []
-        held = 0
-        for layer in layers:
-            count = self.asked.parts[layer].count
-            if not passes or held + count > UNITS_PER_PASS:
-                passes.append([])
-                held = 0
-            passes[-1].append(layer)
-            held += count
-        return passes
 
     def _check_same(self, old: dict[str, Any]) -> None:
         """Refuse the atlas of another network or of other images, finished or not."""
@@ -170,20 +153,10 @@ class AtlasRun:
             state = "a finished" if old.get("finished") else "an unfinished"
             raise UsageError(KEY, self.out, f"holds {state} atlas of {text}; choose another folder")
 
-    def _mine(self, store: Store, layers: Sequence[str]) -> str:
-        """Mine layers in one pass; return the folder of their index, relative to the atlas."""
-        asked, config = self.asked, self.asked.config
-        units = asked.units(layers)
-        counts = {layer: len(units.channels[layer]) for layer in layers}
-        writer = ProfileWriter(self.out, counts, len(asked.folder.paths))
-        counted = (config.batch_size, config.workers, config.progress, config.save_every)
-        mining = Mining(units, asked.folder, asked.k, None, *counted, watch=writer)
+    def _begin(self, store: Store, meta: dict[str, object]) -> None:
+        """Record network and images before the first layer is mined."""
         if "mined" not in store.meta():
-            store.set_meta({"network": asked.network.name, "mined": mining.meta})
-        place = f"{MINING}/{mining.key}"
-        with torch.no_grad():
-            mining.run(self.out / place)
-        return place
+            store.set_meta({"network": self.asked.network.name, "mined": meta})
 
     def index(self, store: Store, layer: str) -> Index:
         """Return the index of a layer."""
@@ -261,7 +234,7 @@ class AtlasRun:
 
     def windows(self, layer: str, index: Index) -> Windows:
         """Return the writer of the images of a layer's units."""
-        units = self.asked.units([layer])
+        units = self.asked.all_units([layer])
         return Windows(index, self.asked.folder, units, self.out, min(int(self.asked.config.shown), self.asked.k))
 
     # What relates units to one another

@@ -257,6 +257,13 @@ class Index:
         """Return the unit's activation for the image that drives it most."""
         return self.top(layer, channel, 1)[0].activation
 
+    def strongest_images(self, layer: str) -> list[tuple[int, str]]:
+        """Return each unit of a layer that any image drives, ascending, with the image that drives it most."""
+        query = (
+            "SELECT channel, image FROM units WHERE layer = ? AND side = ? AND region = ? AND rank = 1 ORDER BY channel"
+        )
+        return [(channel, _path(image)) for channel, image in self._query(query, (layer, TOP, IMAGE))]
+
     def histogram(self, layer: str, channel: int) -> Histogram:
         """Return the distribution of a unit's activation over all images.
 
@@ -347,18 +354,23 @@ def write_index(
         connection.executemany("INSERT INTO units VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_values, rows))
         activity = ((layer, channel, h.awake, h.low, h.high, json.dumps(h.counts)) for layer, channel, h in histograms)
         connection.executemany("INSERT INTO activity VALUES (?, ?, ?, ?, ?, ?)", activity)
-        connection.executemany("INSERT INTO corrupt VALUES (?, ?)", ((_text(p), r) for p, r in corrupt.items()))
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", ((k, json.dumps(v)) for k, v in meta.items()))
+        connection.executemany("INSERT INTO corrupt VALUES (?, ?)", ((text_path(p), r) for p, r in corrupt.items()))
+        write_meta(connection, meta)
     return Index(path)
+
+
+def write_meta(connection: sqlite3.Connection, meta: Meta) -> None:
+    """Write the description of an index."""
+    connection.executemany("INSERT INTO meta VALUES (?, ?)", ((k, json.dumps(v)) for k, v in meta.items()))
 
 
 def _values(row: Row) -> tuple[object, ...]:
     region, box = (PATCH, row.box) if row.box else (IMAGE, (None,) * 4)
     unit = (row.layer, row.channel, row.side, region, row.rank)
-    return (*unit, _text(row.image), row.activation, *box, row.position)
+    return (*unit, text_path(row.image), row.activation, *box, row.position)
 
 
-def _text(path: str) -> str | bytes:
+def text_path(path: str) -> str | bytes:
     """Return a path for SQLite: as text, or as bytes where the file name is no valid Unicode."""
     try:
         path.encode()

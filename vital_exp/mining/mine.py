@@ -35,10 +35,10 @@ from vital_exp.mining.plan import duration, images_line, measured, told, windows
 from vital_exp.mining.state import MiningState
 from vital_exp.mining.top import NOTHING, TopK
 from vital_exp.mining.units import Units, select_units
-from vital_exp.mining.windows import FIELD_IMAGES, receptive_field
+from vital_exp.mining.windows import layer_field
 from vital_exp.models.identity import begin_call, identity_of
 from vital_exp.models.network import VisionNetwork
-from vital_exp.references.decoding import CorruptImageError, printable
+from vital_exp.references.decoding import printable
 
 FOLDER_KEY = "hydra.run.dir"
 
@@ -217,15 +217,11 @@ class Mining:
 
     def _field(self, passes: Passes, state: MiningState, layer: str) -> int | None:
         """Return the side in px of a layer's receptive field, measured on the strongest images of some units."""
-        ranked = [(unit, number) for unit, number in enumerate(state.top[layer].numbers[:, 0].tolist()) if number >= 0]
-        pictures, numbers = [], []
-        for unit, number in ranked[:: -(-len(ranked) // FIELD_IMAGES)]:
-            try:
-                pictures.append(self.folder.load(self.folder.paths[number // passes.positions[layer]]))
-            except CorruptImageError:  # the file was readable in the first pass and has changed since
-                continue
-            numbers.append(unit)
-        return receptive_field(self.units, layer, torch.stack(pictures), numbers) if pictures else None
+        numbers, positions = state.top[layer].numbers[:, 0].tolist(), passes.positions[layer]
+        strongest = [
+            (unit, self.folder.paths[number // positions]) for unit, number in enumerate(numbers) if number >= 0
+        ]
+        return layer_field(self.units, self.folder, layer, strongest)
 
     def _patches(self, passes: Passes, layer: str, best: TopK) -> Iterator[Row]:
         for unit, rank, value, number in _ranked(best):

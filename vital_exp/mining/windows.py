@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.patches import Box, grid
 from vital_exp.mining.units import Units
 from vital_exp.models.network import model_space
+from vital_exp.references.decoding import CorruptImageError
 from vital_exp.values import is_number, is_whole
 
 AUTO = "auto"
@@ -78,6 +80,25 @@ def window_around(place: tuple[float, float], size: tuple[int, int], side: int) 
     """Return the box of a window around a place (y, x), moved inside the borders of a picture (height, width)."""
     y, x = (min(max(round(centre - side / 2), 0), length - side) for centre, length in zip(place, size, strict=True))
     return x, y, x + side, y + side
+
+
+def layer_field(units: Units, folder: ImageFolder, layer: str, strongest: Sequence[tuple[int, str]]) -> int | None:
+    """Return a layer's :func:`receptive_field` by the strongest images of some units; None without an image.
+
+    Args:
+        units: the units that are mined.
+        folder: the images.
+        layer: the layer.
+        strongest: the place of each unit among the layer's mined units, and the path of its strongest image.
+    """
+    pictures, numbers = [], []
+    for unit, path in strongest[:: max(1, -(-len(strongest) // FIELD_IMAGES))]:
+        try:
+            pictures.append(folder.load(path))
+        except CorruptImageError:  # the file was readable when it was mined and has changed since
+            continue
+        numbers.append(unit)
+    return receptive_field(units, layer, torch.stack(pictures), numbers) if pictures else None
 
 
 def receptive_field(units: Units, layer: str, pictures: Tensor, numbers: Sequence[int]) -> int | None:
