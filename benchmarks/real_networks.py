@@ -6,7 +6,8 @@
 A part is ``network:method:cost``: three pictures of each of ten classes, from different starts, in a run folder under
 ``--out``. The metrics of each picture are added to ``real_networks.csv`` in ``--results``, beside a strip with one
 picture per class. A part with rows there is not made again, so parts may be made on different days and machines.
-``--list`` prints all parts with the number of network passes that each takes.
+``--list`` prints all parts with the number of network passes that each takes. ``--each 1`` makes one picture of a class,
+for parts that would take hours.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ JUDGES = {
 # As judges are called in metrics.
 NAMES = {"resnet56": "resnet56", "vit": "vit_tiny_patch16_224", "mobilenet": "mobilenetv2_100"}
 PASSES = 400  # of each picture at equal cost: those of vital_fourier
-VARIATIONS = (1, 2, 3)  # pictures of a class, from different starts and under different transforms
+EACH = 3  # pictures of a class, from different starts and under different transforms
 EQUAL, PUBLISHED = "equal", "published"
 
 
@@ -132,7 +133,7 @@ def make(options: argparse.Namespace, network: str, method: str, cost: str) -> N
     folder = options.out / network / f"{method}-{cost}"
     asked = argparse.Namespace(network=network, data=options.data, overrides=[], steps=None)
     classes = Request.from_config(configuration(asked, "vital_fourier", 0)).targets
-    targets = [replace(one, variation=number) for one in classes for number in VARIATIONS]
+    targets = [replace(one, variation=number) for one in classes for number in range(1, options.each + 1)]
     recipe = METHODS[method]
     given = [*recipe.keys(cost), *recipe.overrides, f"cache_dir={options.out.resolve()}/cache"]
     started = time.process_time()
@@ -294,6 +295,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", default=["*"], help="network:method:cost, with * and ?")
     parser.add_argument("--list", action="store_true", help="print the parts, their passes, and which are there")
     parser.add_argument("--table", action="store_true", help="print the tables of the parts there are")
+    parser.add_argument("--each", type=int, default=EACH, help="pictures of a class in parts that are made now")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VITAL_TEST_DATA", ".")))
     parser.add_argument("--out", type=Path, default=Path("outputs/real_networks"))
     parser.add_argument("--results", type=Path, default=RESULTS)
