@@ -6,8 +6,8 @@
 A part is ``network:method:cost``: three pictures of each of ten classes, from different starts, in a run folder under
 ``--out``. The metrics of each picture are added to ``real_networks.csv`` in ``--results``, beside a strip with one
 picture per class. A part with rows there is not made again, so parts may be made on different days and machines.
-``--list`` prints all parts with the number of network passes that each takes. ``--each 1`` makes one picture of a class,
-for parts that would take hours.
+``--list`` prints all parts with the number of network passes that each takes. ``--each 1`` makes one picture of a
+class, for parts that would take hours.
 """
 
 from __future__ import annotations
