@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vital_exp.evaluation.ranking import auc_of_ranks
+
 BEAM = 5  # formulas per unit that are lengthened in each round
 Mask = NDArray[np.bool_]
 
@@ -52,11 +54,7 @@ def best_formulas(values: Tensor, owners: Sequence[Sequence[str]], labels: Seque
 
 def rank_auc(ranks: NDArray[np.float64], mask: Mask) -> float:
     """Return the AUC of images inside a mask against images outside, by their ranks; -1 where one side is empty."""
-    inside = int(mask.sum())
-    outside = len(mask) - inside
-    if not inside or not outside:
-        return -1.0
-    return float((ranks[mask].sum() - inside * (inside + 1) / 2) / (inside * outside))
+    return float(auc_of_ranks(ranks, mask)) if mask.any() and not mask.all() else -1.0
 
 
 def _search(ranks: NDArray[np.float64], literals: Sequence[tuple[str, Mask]], length: int) -> Formula:

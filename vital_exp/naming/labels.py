@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.evaluation.ranking import auc_of_ranks
 from vital_exp.mining.images import ImageFolder
 from vital_exp.mining.units import Units
 from vital_exp.references.decoding import printable
@@ -57,8 +58,7 @@ def label_scores(values: Tensor, owners: Sequence[str], labels: Sequence[str]) -
     aucs, deviations = [], []
     for label in labels:
         inside = names == label
-        count, others = int(inside.sum()), int((~inside).sum())
-        aucs.append((ranks[inside].sum(axis=0) - count * (count + 1) / 2) / (count * others))
+        aucs.append(auc_of_ranks(ranks, inside))
         control = activations[~inside]
         spread = np.maximum(control.std(axis=0, ddof=1), np.finfo(np.float64).tiny)
         deviations.append((activations[inside].mean(axis=0) - control.mean(axis=0)) / spread)
