@@ -160,6 +160,12 @@ def test_attacks_of_hidden_units(runs: Path) -> None:
     assert {row["n"] for row in similar.rows} == {2}
 
 
+def test_a_diversion_makes_one_picture_of_each_hidden_unit(runs: Path) -> None:
+    """With 16 references or more, vital_fourier would make one picture of each facet."""
+    found = audit("diversion", runs / "hidden", count=16, steps=1, methods=["vital_fourier"])
+    assert [row["target"] for row in found.rows] == ["channel-layer3-1", "channel-layer3-2"]
+
+
 def test_a_circuit_is_broken_and_no_decoy_is_shown(runs: Path) -> None:
     for run in ("classes", "hidden"):
         asked = (f"run={runs / run}", "check=circuit_breaker", *BRIEF, *TUNING, f"hydra.run.dir={run}")

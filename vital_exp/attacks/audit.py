@@ -309,8 +309,9 @@ def _diversion(runs: list[RecordedRun], settings: AuditSettings, out: Path | Non
     decoys = {target: _decoys(run, [target], natural, settings)[0] for target in targets}
     aimed = settings.methods[0]
     own = {target: run.own_images(target, settings.count) for target in targets}
-    views, seed = _fewer_views(aimed, settings.views), settings.seed + 1
-    honest = make_pictures(run.network, targets, aimed, own, seed=seed, steps=settings.steps, overrides=views).images
+    # The images given are already those of the target's facet, so they are not clustered again.
+    one, seed = [*_fewer_views(aimed, settings.views), "references.facets=1"], settings.seed + 1
+    honest = make_pictures(run.network, targets, aimed, own, seed=seed, steps=settings.steps, overrides=one).images
     there = [
         on_the_way(picture, decoys[target], _start(run, target, aimed), settings.seed)
         for target, picture in zip(targets, honest, strict=True)
