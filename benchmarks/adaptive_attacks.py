@@ -2,9 +2,10 @@
 
     VITAL_TEST_DATA=... python benchmarks/adaptive_attacks.py --networks cifar mobilenet
 
-Each attack is written when it is finished; a second call makes the missing ones only. The tables go to
-benchmarks/results/adaptive_attacks.csv and adaptive_attacks.md, the pictures beside the runs. The definition of success
-was fixed in advance (vital_exp/attacks/success.py).
+Each attack is written when it is finished, and an attack that fine-tunes a network for each unit is kept unit by unit;
+a second call makes what is missing. ``--minutes`` ends the call after the unit in which the time runs out. The tables
+go to benchmarks/results/adaptive_attacks.csv and adaptive_attacks.md, the pictures beside the runs. The definition of
+success was fixed in advance (vital_exp/attacks/success.py).
 """
 
 from __future__ import annotations
@@ -23,6 +24,15 @@ from attacks import read_rows
 from class_pictures import specs
 
 from vital_exp import audit
+from vital_exp.attacks.audit import Audit
+from vital_exp.attacks.comparison import honest_pictures, summary
+from vital_exp.attacks.recorded import RecordedRun
+from vital_exp.attacks.resemblance import perceptual_distance
+from vital_exp.evaluation.correspondence import correspondence, unit_vectors
+from vital_exp.evaluation.intervals import bootstrap_mean
+from vital_exp.evaluation.reading import NetworkReader
+from vital_exp.images.output import quantised
+from vital_exp.models.named import named_network
 from vital_exp.whole_files import whole_file, write_table
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,27 +44,36 @@ CONTESTS: Mapping[str, tuple[str, str, str]] = {
     "cifar": ("resnet20", "resnet56", "cifar10/test_jpeg"),
     "mobilenet": ("mobilenet", "squeezenet", "imagenette"),
 }
+IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)  # the classes of the images
 HIDDEN_LAYER = {"cifar": "layer3", "mobilenet": "blocks.4"}
 METHODS = ("vital_fourier", "fourier")
 # What a loaded CPU core does in minutes.
 TUNING = {"steps": 60, "lr": 1e-3, "batch_size": 6, "preservation": 0.8}
-BREAKER = {"steps": 40, "lr": 1e-3, "batch_size": 8, "preservation": 0.9}
-FOUR = {"methods": ("vital",), "tuning": BREAKER, "count": 30, "targets": 4, "steps": 60}
+PULSE = {"steps": 100, "lr": 1e-3, "batch_size": 16, "preservation": 0.8}
+BREAKER = {"steps": 60, "lr": 1e-3, "batch_size": 8, "preservation": 0.9}
+CIRCUITS = {"methods": ("vital", "vital_fourier"), "tuning": BREAKER, "count": 30}
 # Transforms that do not wrap around: what a reader of the borders cannot see.
 ELSE = {"methods": ("vital_fourier",), "overrides": ["transforms=lucid"]}
 ATTACKS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("cifar", "diversion", "classes", {}),
     ("mobilenet", "diversion", "classes", {"steps": 80}),
     ("cifar", "diversion", "classes", ELSE),
-    ("cifar", "circuit_breaker", "hidden", FOUR),
-    ("cifar", "slingshot", "classes", {"aim": "alignment", "tuning": TUNING}),
     ("cifar", "diversion", "hidden", {"count": 50}),
+    ("cifar", "proxpulse", "hidden", {"count": 50, "tuning": PULSE}),
+    ("cifar", "slingshot", "classes", {"aim": "alignment", "tuning": TUNING}),
+    ("cifar", "slingshot", "hidden", {"aim": "alignment", "tuning": TUNING, "count": 50}),
+    ("cifar", "circuit_breaker", "hidden", CIRCUITS),
     ("mobilenet", "slingshot", "classes", {"aim": "alignment", "tuning": TUNING, "steps": 80}),
+    ("mobilenet", "circuit_breaker", "hidden", {**CIRCUITS, "steps": 80}),
 )
+TOGETHER = ("diversion",)  # one detector of all units; the other attacks make a network for each unit
+OTHERS = 10  # natural images of each class, as the images of other units
+ENDS = ("low", "high")
 FACTS = (
     *("natural_images_told_natural", "pictures_told", "slope_cosine_before", "slope_cosine_after"),
     *("attribution_share_before", "attribution_share_after", "circuit_kept_attribution", "circuit_kept_relevance"),
     *("effect_before", "effect_after", "unit_correlation"),
+    *("decoy_to_top_before", "decoy_to_top_after", "top_images_kept"),
 )
 SHOWN = {
     "nearer_decoy": "nearer the decoy",
@@ -68,25 +87,109 @@ SHOWN = {
     "accuracy_after": "after ",
     "seconds": "seconds",
 }
+HIDDEN_WORDS = (
+    "Hidden units: do the pictures still show the unit? Correspondence is the share of pairs of a reference of the "
+    "unit and a natural image of any class in which the picture is more similar to the reference, to the judge "
+    "(chance: 0.5). With 95 % bootstrap intervals over units."
+)
+FACT_WORDS = "What each attack reached in its own terms, with 95 % bootstrap intervals over units:"
+HIDDEN = {
+    "correspondence_honest": "correspondence with the unit's images before",
+    "correspondence_attacked": "after",
+    "change": "change",
+    "honest_distance": "distance from the honest picture",
+    "other_seed_distance": "of two honest pictures, other seed",
+}
 
 
 def main() -> None:
     asked = _arguments()
+    end = time.monotonic() + 60 * asked.minutes
     done = read_rows(RESULTS / "adaptive_attacks.csv")
     for network, attack, units, keys in ATTACKS:
         name = _name(attack, units, keys)
         if (network, name) in {(row["network"], row["what"]) for row in done} or network not in asked.networks:
             continue
-        run, start = _run(asked, network, units), time.process_time()
-        settings = {"methods": METHODS, **_common(asked, network), **keys}
-        found = audit(attack, run, asked.out / network / re.sub(r"\W+", "_", name), **settings)
-        seconds = time.process_time() - start
-        facts = {key: value for key, value in found.facts.items() if isinstance(value, float)}
-        table = [{_column(key): value for key, value in line.items() if key != "attack"} for line in found.table]
-        done += [{"network": network, "what": name, **line, **facts, "seconds": seconds} for line in table]
+        every = _units(network, units)
+        parts = [every] if attack in TOGETHER else [[unit] for unit in every]
+        rows: list[dict[str, Any]] = []
+        for part in parts:
+            if time.monotonic() > end:
+                return
+            place = asked.out / network / re.sub(r"\W+", "_", name) / "-".join(map(str, part))
+            if not (place / "measured.csv").is_file():
+                _measure(asked, (network, attack, units), keys, part, place)
+            rows += read_rows(place / "measured.csv")
+        done += [{"network": network, "what": name, **line} for line in _lines(rows)]
         write_table(RESULTS / "adaptive_attacks.csv", done)
         _write_page(RESULTS / "adaptive_attacks.md", done)
-        print(network, found, sep="\n", flush=True)
+
+
+def _measure(
+    asked: argparse.Namespace,
+    what: tuple[str, str, str],
+    keys: Mapping[str, Any],
+    units: Sequence[int],
+    place: Path,
+) -> None:
+    """Attack units of a network, compare the pictures, and keep a row of each unit and method."""
+    network, attack, kind = what
+    run, start = _run(asked, network, kind, units), time.process_time()
+    settings = {"methods": METHODS, **_common(asked, network), "targets": len(units), **keys}
+    found = audit(attack, run, place, **settings)
+    rows = [{_column(key): value for key, value in row.items()} for row in found.rows]
+    seconds = (time.process_time() - start) / len(units)
+    if kind == "hidden":
+        _read_units(asked, network, run, settings, found, rows)
+    write_table(place / "measured.csv", [row | {"seconds": seconds} for row in rows])
+    print(network, found, sep="\n", flush=True)
+
+
+def _read_units(
+    asked: argparse.Namespace,
+    network: str,
+    folder: Path,
+    settings: Mapping[str, Any],
+    found: Audit,
+    rows: Sequence[dict[str, Any]],
+) -> None:
+    """Add to each row whether the pictures show the unit, to the judge, and how far another seed's picture is."""
+    run, judge = RecordedRun.of(folder, settings["count"]), named_network(_spec(asked, CONTESTS[network][1], network))
+    reader = NetworkReader(judge)
+    others = unit_vectors(reader(run.natural(OTHERS).images).features)
+    shown = {panel.name: dict(panel.pictures) for panel in found.panels}
+    for row in rows:
+        (target,) = (one for one in run.targets if one.name == row["target"])
+        own = unit_vectors(reader(run.own_images(target, settings["count"])).features)
+        pictures = shown[row["label"] or row["target"]]
+        for when in ("honest", "attacked"):
+            picture = unit_vectors(reader(pictures[f"{row['method']}, {when}"][None]).features)[0]
+            row[f"correspondence_{when}"] = correspondence(picture, own, others)
+        if found.check == "circuit_breaker":
+            views = {row["method"]: ("views=2",)} if row["method"] == "fourier" else {row["method"]: ()}
+            again = honest_pictures(
+                run.network, [target], views, run.references, settings["count"], steps=settings["steps"], seed=1
+            )
+            pair = [pictures[f"{row['method']}, honest"][None], quantised(again[row["method"]][target][None])]
+            row["other_seed_distance"] = float(perceptual_distance(judge, *pair))
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row per method: the means over units, and the intervals of facts and of correspondence."""
+    lines = []
+    for line in summary(rows):
+        own = [row for row in rows if row["method"] == line["method"] and not row["failed"]]
+        for fact in (*FACTS, "other_seed_distance", "honest_distance"):
+            values = [float(row[fact]) for row in own if fact in row]
+            if len(set(values)) > 1:  # a detector of all units has one value
+                line |= {f"{fact}_{end}": value for end, value in bootstrap_mean(values).items() if end in ENDS}
+        if own and "correspondence_honest" in own[0]:
+            changes = [row["correspondence_attacked"] - row["correspondence_honest"] for row in own]
+            change = bootstrap_mean(changes)
+            line |= {"change": change["value"], "change_low": change["low"], "change_high": change["high"]}
+        line["seconds"] = sum(float(row["seconds"]) for row in own)
+        lines.append({key: value for key, value in line.items() if key != "attack"})
+    return lines
 
 
 def _arguments() -> argparse.Namespace:
@@ -95,6 +198,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", choices=sorted(CONTESTS), default=sorted(CONTESTS))
     parser.add_argument("--out", type=Path, default=Path("outputs/adaptive"), help="runs, pages and attacked networks")
     parser.add_argument("--steps", type=int, default=100, help="of the pictures")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no further unit is begun")
     parser.add_argument("--count", type=int, default=60, help="natural images of each class")
     return parser.parse_args()
 
@@ -122,26 +226,37 @@ def _spec(asked: argparse.Namespace, name: str, contest: str) -> dict[str, Any]:
     return specs(asked.data)[name] | ({"size": MOBILENET_SIDE} if contest == "mobilenet" else {})
 
 
-def _run(asked: argparse.Namespace, network: str, units: str) -> Path:
-    """Make a run that gives the units and their natural images; the audit does not compare its pictures."""
-    folder: Path = asked.out / network / f"run_{units}"
+def _run(asked: argparse.Namespace, network: str, kind: str, units: Sequence[int]) -> Path:
+    """Make a run that gives the units, those to attack first, and their natural images; its pictures are not used."""
+    every = "all" if kind == "classes" and len(units) > 1 else "-".join(map(str, units))
+    folder: Path = asked.out / network / f"run_{kind}_{every}"
     if not (folder / "results.jsonl").is_file():
         own, _, images = CONTESTS[network]
         spec = _spec(asked, own, network)
         arguments = [f"+model.arguments.{key}={value}" for key, value in spec.pop("arguments", {}).items()]
         model = [f"model={spec.pop('source')}", *arguments, *(f"model.{key}={_text(spec[key])}" for key in spec)]
-        hidden = ["target=channel", f"target.layer={HIDDEN_LAYER[network]}", f"target.index={_spread(network)}"]
-        target = hidden if units == "hidden" else ["target.index=all"]
+        hidden = ["target=channel", f"target.layer={HIDDEN_LAYER[network]}", "references.facets=1"]
+        target = [f"target.index={_text(list(units))}", *hidden] if kind == "hidden" else [_classes(network, units)]
         brief = ["method=fourier", "steps=4", "evaluation=none", "logger=none", "progress=false"]
         given = [*model, *target, *brief, f"references.root={asked.data / 'data' / images}", f"hydra.run.dir={folder}"]
         subprocess.run([sys.executable, "-m", "vital_exp.commands.visualize", *given], check=True)
     return folder
 
 
-def _spread(network: str) -> str:
-    """Evenly spread channels of the hidden layer."""
+def _classes(network: str, units: Sequence[int]) -> str:
+    """All classes that the images have, the units first: an attack's cost is measured on the images of all of them."""
+    if len(units) > 1:
+        return "target.index=all"
+    known = range(10) if network == "cifar" else IMAGENETTE
+    return f"target.index={_text([*units, *(label for label in known if label not in units)])}"
+
+
+def _units(network: str, kind: str) -> list[int]:
+    """Return the first eight classes, or evenly spread channels of the hidden layer."""
+    if kind == "classes":
+        return list((range(10) if network == "cifar" else IMAGENETTE)[:UNITS])
     channels = {"cifar": 64, "mobilenet": 96}[network]
-    return "[" + ",".join(str(place) for place in range(channels // 16, channels, channels // UNITS)) + "]"
+    return list(range(channels // 16, channels, channels // UNITS))
 
 
 def _text(value: Any) -> str:
@@ -156,13 +271,18 @@ def _write_page(place: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = ["network", "attack", "method", "n", *SHOWN.values()]
+    hidden = [row for row in rows if "correspondence_honest" in row]
+    parts = [_table(rows, SHOWN), HIDDEN_WORDS, _table(hidden, HIDDEN), FACT_WORDS, "\n".join(_facts(rows))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    head = ["network", "attack", "method", "n", *columns.values()]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [str(row[key]) for key in ("network", "what", "method")] + [f"{float(row['n']):g}"]
-        cells += [_cell(row.get(key, "")) for key in SHOWN]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "What each attack reached in its own terms:", "", *_facts(rows)]) + "\n"
+        lines.append("| " + " | ".join([*cells, *(_cell(row, key) for key in columns)]) + " |")
+    return "\n".join(lines)
 
 
 def _facts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -170,15 +290,18 @@ def _facts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for network, what in dict.fromkeys((row["network"], row["what"]) for row in rows):
         row = next(row for row in rows if (row["network"], row["what"]) == (network, what))
-        found = [f"{key.replace('_', ' ')} {float(row[key]):.2f}" for key in FACTS if key in row]
+        found = [f"{key.replace('_', ' ')} {_cell(row, key)}" for key in FACTS if key in row]
         lines.append(f"- {network}, {what}: {'; '.join(found)}")
     return lines
 
 
-def _cell(value: float | str) -> str:
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key, "")
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.0f}" if value > 10 else f"{value:.2f}"  # seconds, else shares
+    text = f"{value:.0f}" if value > 10 else f"{value:.2f}"  # seconds, else shares
+    ends = [row.get(f"{key}_{end}") for end in ENDS]
+    return text if key == "success" or None in ends else f"{text} ({ends[0]:.2f} to {ends[1]:.2f})"
 
 
 if __name__ == "__main__":

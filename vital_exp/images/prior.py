@@ -1,7 +1,8 @@
 """Pictures as latents of a generative model: only pictures that the model can make (docs/methods/images.md).
 
 Nguyen et al. (NeurIPS 2016) optimised the latents of a generator for activation maximisation. Here the model is any
-autoencoder or unconditional diffusion model that diffusers saved, and the objective is that of any method.
+autoencoder or unconditional diffusion model that diffusers saved, or the package's own autoencoder of drawn images, and
+the objective is that of any method.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vital_exp.errors import UsageError
+from vital_exp.images.embedded_prior import embedded_prior
 from vital_exp.images.parameterisation import Parameterisation, within_range
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.models.channels import GREY, RGB, in_channels
@@ -28,14 +30,15 @@ logger = logging.getLogger(__name__)
 
 KEY = "image.weights"
 AUTOENCODERS, UNCONDITIONAL, CONDITIONAL = ("AutoencoderKL", "AutoencoderTiny"), "UNet2DModel", "UNet2DConditionModel"
-WANTED = "a folder that diffusers saved: an AutoencoderKL, or a pipeline of a UNet2DModel"
+EMBEDDED = "embedded"  # the package's own autoencoder
+WANTED = "a folder that diffusers saved, of an AutoencoderKL or a pipeline of a UNet2DModel"
 
 
 class Generator(nn.Module):
     """A frozen generative model: an autoencoder's decoder, a diffusion sampler, or a sampler and then a decoder.
 
     Args:
-        autoencoder: a model of diffusers; None where the sampler returns pictures.
+        autoencoder: a model of diffusers or the embedded one; None where the sampler returns pictures.
         sampler: a UNet2DModel; None where the decoder takes the latents directly.
         scheduler: the configuration of the sampler's scheduler.
         steps: number of steps of deterministic sampling.
@@ -49,7 +52,7 @@ class Generator(nn.Module):
     @property
     def channels(self) -> int:
         """The number of channels of the pictures that the model makes."""
-        return int((self.autoencoder or self.sampler).config.out_channels)
+        return int((self.autoencoder or self.sampler).config["out_channels"])
 
     @property
     def trained_side(self) -> int | None:
@@ -62,7 +65,8 @@ class Generator(nn.Module):
         shrinks = _halvings(self.autoencoder)
         coarse = 2 ** _halvings(self.sampler)  # the sides of the sampler's input are multiples of this number
         sides = [coarse * math.ceil(side / 2**shrinks / coarse) for side in size]
-        channels = self.autoencoder.config.latent_channels if self.autoencoder else self.sampler.config.in_channels
+        config = (self.autoencoder or self.sampler).config
+        channels = config["latent_channels" if self.autoencoder else "in_channels"]
         return int(channels), sides[0], sides[1]
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -99,7 +103,7 @@ class Generator(nn.Module):
 
 
 def _halvings(model: Any) -> int:
-    """Return how often a model of diffusers halves its input."""
+    """Return how often a model halves its input."""
     if model is None:
         return 0
     if model.config.get("encoder_block_out_channels"):  # AutoencoderTiny
@@ -118,7 +122,7 @@ class Prior(Parameterisation):
         size: (height, width) of the pictures.
         streams: the random streams of the pictures, for the start.
         init: pictures to start from, (N, C, H, W) normalised; the autoencoder encodes them.
-        weights: a folder that diffusers saved.
+        weights: a folder that diffusers saved, or ``"embedded"``, the package's autoencoder of drawn images.
         sampling_steps: number of sampling steps of a diffusion model.
         radius: of the ball, in units of the expected length of N(0, I) noise; None: no ball.
 
@@ -197,16 +201,19 @@ class Prior(Parameterisation):
 
 
 def generator_of(weights: str | None, steps: int) -> Generator:
-    """Load a generative model from a folder; nothing is downloaded, and nothing unpickled.
+    """Load a generative model from a folder, or the embedded one; nothing is downloaded, and nothing unpickled.
 
     Raises:
         UsageError: no such folder, diffusers is not installed, or the model needs a text or is of another kind.
     """
     if weights is None:
-        raise UsageError(KEY, weights, f"{WANTED}, is needed; tools/train_prior.py trains a small one")
+        raise UsageError(KEY, weights, f"{EMBEDDED} (for drawn images), or {WANTED}, is needed", [EMBEDDED])
+    if weights == EMBEDDED:
+        return Generator(embedded_prior(), None, {}, steps)
     folder = Path(weights).expanduser()
     if not folder.is_dir():
-        raise UsageError(KEY, weights, f"no such folder, and nothing is downloaded; {WANTED}")
+        problem = f"no such folder, and nothing is downloaded; {EMBEDDED} (for drawn images), or {WANTED}"
+        raise UsageError(KEY, weights, problem, [EMBEDDED])
     stamps = tuple(sorted((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.is_file()))
     return _loaded(str(weights), steps, stamps)
 
