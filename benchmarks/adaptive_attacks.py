@@ -11,8 +11,10 @@ success was fixed in advance (vital_exp/attacks/success.py).
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -33,19 +35,23 @@ from vital_exp.evaluation.intervals import bootstrap_mean
 from vital_exp.evaluation.reading import NetworkReader
 from vital_exp.images.output import quantised
 from vital_exp.models.named import named_network
+from vital_exp.reporting.pages import in_words
 from vital_exp.whole_files import whole_file, write_table
 
 RESULTS = Path(__file__).parent / "results"
 HEADING = "## Attack x method"
 MOBILENET_SIDE = 96  # px: a fifth of what 224 costs
 UNITS = 8
-# Network, judge, images; the images of a class are split into the attacker's 70 % and the 30 % of which the cost is.
-CONTESTS: Mapping[str, tuple[str, str, str]] = {
+# Network, judge, images (None: drawn). The images of a class are split into the attacker's 70 %, and the 30 % on which
+# the cost is measured.
+CONTESTS: Mapping[str, tuple[str, str, str | None]] = {
     "cifar": ("resnet20", "resnet56", "cifar10/test_jpeg"),
     "mobilenet": ("mobilenet", "squeezenet", "imagenette"),
+    "embedded": ("embedded_resnet", "embedded_judge", None),
 }
 IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)  # the classes of the images
-HIDDEN_LAYER = {"cifar": "layer3", "mobilenet": "blocks.4"}
+HIDDEN_LAYER = {"cifar": "layer3", "mobilenet": "blocks.4", "embedded": "layer3"}
+CHANNELS = {"cifar": 64, "mobilenet": 96, "embedded": 96}
 METHODS = ("vital_fourier", "fourier")
 # What a loaded CPU core does in minutes.
 TUNING = {"steps": 60, "lr": 1e-3, "batch_size": 6, "preservation": 0.8}
@@ -54,6 +60,8 @@ BREAKER = {"steps": 60, "lr": 1e-3, "batch_size": 8, "preservation": 0.9}
 CIRCUITS = {"methods": ("vital", "vital_fourier"), "tuning": BREAKER, "count": 30}
 # Transforms that do not wrap around: what a reader of the borders cannot see.
 ELSE = {"methods": ("vital_fourier",), "overrides": ["transforms=lucid"]}
+PRIOR = {"methods": ("vital_fourier",), "overrides": ["image=prior", "image.weights=embedded"]}
+SPADE = {"methods": ("vital_fourier",), "overrides": ["model.sparsify=spade"]}
 ATTACKS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("cifar", "diversion", "classes", {}),
     ("mobilenet", "diversion", "classes", {"steps": 80}),
@@ -61,8 +69,11 @@ ATTACKS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("cifar", "diversion", "hidden", {"count": 50}),
     ("cifar", "proxpulse", "hidden", {"count": 50, "tuning": PULSE}),
     ("cifar", "slingshot", "classes", {"aim": "alignment", "tuning": TUNING}),
-    ("cifar", "slingshot", "hidden", {"aim": "alignment", "tuning": TUNING, "count": 50}),
     ("cifar", "circuit_breaker", "hidden", CIRCUITS),
+    ("cifar", "slingshot", "hidden", {"aim": "alignment", "tuning": TUNING, "count": 50}),
+    ("embedded", "diversion", "classes", {}),
+    ("embedded", "diversion", "classes", PRIOR),
+    ("cifar", "diversion", "hidden", {"count": 50, **SPADE}),
     ("mobilenet", "slingshot", "classes", {"aim": "alignment", "tuning": TUNING, "steps": 80}),
     ("mobilenet", "circuit_breaker", "hidden", {**CIRCUITS, "steps": 80}),
 )
@@ -161,7 +172,7 @@ def _read_units(
     for row in rows:
         (target,) = (one for one in run.targets if one.name == row["target"])
         own = unit_vectors(reader(run.own_images(target, settings["count"])).features)
-        pictures = shown[row["label"] or row["target"]]
+        pictures = shown[row["label"] or in_words(row["target"])]
         for when in ("honest", "attacked"):
             picture = unit_vectors(reader(pictures[f"{row['method']}, {when}"][None]).features)[0]
             row[f"correspondence_{when}"] = correspondence(picture, own, others)
@@ -209,8 +220,8 @@ def _column(key: str) -> str:
 
 
 def _name(attack: str, units: str, keys: Mapping[str, Any]) -> str:
-    at, under = (f" at {keys['aim']}" if "aim" in keys else ""), (", transforms=lucid" if "overrides" in keys else "")
-    return f"{attack}{at} {units}{under}"
+    at = f" at {keys['aim']}" if "aim" in keys else ""
+    return ", ".join([f"{attack}{at} {units}", *keys.get("overrides", [])])
 
 
 def _common(asked: argparse.Namespace, network: str) -> dict[str, Any]:
@@ -223,39 +234,48 @@ def _common(asked: argparse.Namespace, network: str) -> dict[str, Any]:
 
 
 def _spec(asked: argparse.Namespace, name: str, contest: str) -> dict[str, Any]:
+    if contest == "embedded":
+        return {"source": "embedded", "name": name}
     return specs(asked.data)[name] | ({"size": MOBILENET_SIDE} if contest == "mobilenet" else {})
 
 
 def _run(asked: argparse.Namespace, network: str, kind: str, units: Sequence[int]) -> Path:
-    """Make a run that gives the units, those to attack first, and their natural images; its pictures are not used."""
-    every = "all" if kind == "classes" and len(units) > 1 else "-".join(map(str, units))
-    folder: Path = asked.out / network / f"run_{kind}_{every}"
-    if not (folder / "results.jsonl").is_file():
+    """Return a run that gives the units and their natural images; its pictures are not used.
+
+    One run is made of all units of a kind. A part of the units has a copy of it: of hidden units the copy lists those
+    alone, of classes it lists those first, because an attack's cost is measured on the images of all classes.
+    """
+    whole: Path = asked.out / network / f"run_{kind}"
+    if not (whole / "results.jsonl").is_file():
         own, _, images = CONTESTS[network]
+        root = [f"references.root={asked.data / 'data' / images}"] if images else ["references.source=embedded"]
         spec = _spec(asked, own, network)
         arguments = [f"+model.arguments.{key}={value}" for key, value in spec.pop("arguments", {}).items()]
-        model = [f"model={spec.pop('source')}", *arguments, *(f"model.{key}={_text(spec[key])}" for key in spec)]
+        named = f"model={spec.pop('source') if images else own}"
+        model = [named, *arguments, *(f"model.{key}={_text(spec[key])}" for key in spec)]
         hidden = ["target=channel", f"target.layer={HIDDEN_LAYER[network]}", "references.facets=1"]
-        target = [f"target.index={_text(list(units))}", *hidden] if kind == "hidden" else [_classes(network, units)]
+        every = _text(_units(network, kind)) if kind == "hidden" else "all"
         brief = ["method=fourier", "steps=4", "evaluation=none", "logger=none", "progress=false"]
-        given = [*model, *target, *brief, f"references.root={asked.data / 'data' / images}", f"hydra.run.dir={folder}"]
+        target = [f"target.index={every}", *(hidden if kind == "hidden" else ())]
+        given = [*model, *target, *brief, *root, f"hydra.run.dir={whole}"]
         subprocess.run([sys.executable, "-m", "vital_exp.commands.visualize", *given], check=True)
-    return folder
-
-
-def _classes(network: str, units: Sequence[int]) -> str:
-    """All classes that the images have, the units first: an attack's cost is measured on the images of all of them."""
     if len(units) > 1:
-        return "target.index=all"
-    known = range(10) if network == "cifar" else IMAGENETTE
-    return f"target.index={_text([*units, *(label for label in known if label not in units)])}"
+        return whole
+    part = whole.with_name(f"{whole.name}_{'_'.join(map(str, units))}")
+    if not (part / "results.jsonl").is_file():
+        lines = (whole / "results.jsonl").read_text().splitlines()
+        own_lines, others = ([line for line in lines if (json.loads(line)["index"] in units) is mine]
+                             for mine in (True, False))  # fmt: skip
+        shutil.copytree(whole, part, dirs_exist_ok=True)
+        (part / "results.jsonl").write_text("\n".join(own_lines + (others if kind == "classes" else [])) + "\n")
+    return part
 
 
 def _units(network: str, kind: str) -> list[int]:
     """Return the first eight classes, or evenly spread channels of the hidden layer."""
     if kind == "classes":
-        return list((range(10) if network == "cifar" else IMAGENETTE)[:UNITS])
-    channels = {"cifar": 64, "mobilenet": 96}[network]
+        return list((IMAGENETTE if network == "mobilenet" else range(10))[:UNITS])
+    channels = CHANNELS[network]
     return list(range(channels // 16, channels, channels // UNITS))
 
 

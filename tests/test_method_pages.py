@@ -124,7 +124,7 @@ def written_commands(page: str) -> list[list[str]]:
 @pytest.mark.parametrize("page", GROUPS.values())
 def test_the_commands_of_a_page_make_pictures(page: str, workplace: Path) -> None:
     for words in written_commands(page):
-        if words[0] == "vital-visualize" and "image=prior" not in words:  # a model must be trained for it
+        if words[0] == "vital-visualize" and "image.weights=folder" not in words:  # a model that users have
             assert command(*words[1:], "steps=2", "references.count=4", "progress=false", *ON_CPU) == 0, words
 
 

@@ -47,7 +47,8 @@ LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 VARIATIONS, STATIONS = 4, 5  # variations of a channel; pictures between two classes
 # Weights of priors, chosen so that the effect is visible.
 PRIORS = {"total_variation": 0.1, "l1": 1e-3, "l2": 0.3, "high_frequency": 30.0, "boundary": 0.01}
-PARAMETERISATIONS = ("pixels", "fourier", "maco")  # image=prior needs a generative model
+PARAMETERISATIONS = ("pixels", "fourier", "maco")
+EMBEDDED_PRIOR = ("image=prior", "image.weights=embedded")
 TILES, GRAIN = (1, 2, 4), (0.0, 0.05, 0.2)  # repetitions per side; standard deviations of the noise, RGB in [0, 1]
 OF_CLASSES = ("fooling_circuit", "silent_units", "slingshot", "diversion")  # attacks that are shown on classes
 
@@ -87,6 +88,14 @@ def of_prior(prior: str) -> Image.Image:
     with_prior = (f"objective=[activation,{prior}]", weight)
     plain = made(targets, "activation_max", "objective=[activation]")
     return strip([*plain, *made(targets, "activation_max", *with_prior)])
+
+
+def of_embedded_prior() -> Image.Image:
+    """Return pictures of three classes with the embedded prior, by activation maximisation and by VITAL."""
+    targets = [f"class:{name}" for name in CLASSES]
+    return strip(
+        [picture for method in ("fourier", "vital_fourier") for picture in made(targets, method, *EMBEDDED_PRIOR)]
+    )
 
 
 def of_layers(term: str) -> Image.Image:
@@ -205,6 +214,7 @@ def strips() -> dict[str, partial[Image.Image]]:
         **{f"transforms_{option}": partial(of_transform, option) for option in transforms},
         **{f"relevance_{option}": partial(of_relevance, option) for option in RULES},
         **{f"image_{option}": partial(of_classes, "fourier", f"image={option}") for option in PARAMETERISATIONS},
+        "image_prior": partial(of_embedded_prior),
         **{
             f"alignment_{option}": partial(of_classes, "vital_fourier", f"objective/alignment={option}")
             for option in options_of("objective/alignment")

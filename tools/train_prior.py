@@ -1,8 +1,8 @@
 """Train the embedded prior, a small variational autoencoder, on the drawn image set and write its weights.
 
-Usage: ``python tools/train_prior.py [--out DIR] [--seed 0] [--steps 4000]``
+Usage: ``python tools/train_prior.py [--out DIR] [--seed 0] [--steps 2400]``
 
-About 15 minutes of one processor core. Beside the weights it writes ``embedded_prior.json`` with what was measured.
+About ten minutes of one processor core. Beside the weights it writes ``embedded_prior.json`` with what was measured.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--out", type=Path, default=weights_path().parent, help="folder of the two files")
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--steps", type=int, default=4000)
+    arguments.add_argument("--steps", type=int, default=2400)
     given = arguments.parse_args()
     torch.set_num_threads(1)  # another number rounds differently
     began = time.process_time()

@@ -491,7 +491,7 @@ def _panels(attacked: Attacked, shown: list[Shown]) -> list[Panel]:
         pictures = [("decoy", attacked.decoys[target][0])] if target in attacked.decoys else []
         for one in shown:
             pictures += [(f"{one.method}, honest", one.honest[i]), (f"{one.method}, attacked", one.attacked[i])]
-        panels.append(Panel(target.label or target.name, pictures))
+        panels.append(Panel(target.label or in_words(target.name), pictures))
     return panels
 
 
