@@ -63,7 +63,7 @@ RECIPES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 THEMES = {"resnet20": "ship", "embedded": "heart", "mobilenet": "church", "lite0": "church"}
 BELOW = {"resnet20": "layer1:3", "embedded": "layer1:3", "mobilenet": "blocks.1:3", "lite0": "blocks.1:3"}
 CLASSES = "classes"  # in place of a layer
-OF_CLASSES = ("accuracy", "transfer", "correspondence", "mis", "high_frequency")  # metrics of pictures of classes
+OF_CLASSES = ("accuracy", "transfer", "correspondence", "high_frequency")  # metrics of pictures of classes
 SHOWN = (
     *(
         "top1",
