@@ -31,6 +31,7 @@ from vital_exp.evaluation.correspondence import correspondence, unit_vectors
 from vital_exp.evaluation.intervals import bootstrap_mean
 from vital_exp.evaluation.pictures import run_pictures
 from vital_exp.evaluation.reading import NetworkReader
+from vital_exp.images.output import in_unit
 from vital_exp.models.layers import unit_shape
 from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
@@ -146,7 +147,7 @@ def theme_shares(
     others = [image for label in known if label != own.index
               for image in islice(references.images(Target("class", label)), each)]  # fmt: skip
     reader, shown = NetworkReader(judge), run_pictures(folder, network.class_names, network.preprocessing)
-    stacks = (torch.stack(list(references.images(own))), torch.stack(others), shown.pixels)
+    stacks = (torch.stack(list(references.images(own))), torch.stack(others), in_unit(shown.pixels))
     with_theme, without, pictures = (unit_vectors(reader(stack).features) for stack in stacks)
     found = zip(shown.targets, pictures, strict=True)
     return {target.name: correspondence(picture, with_theme, without) for target, picture in found}

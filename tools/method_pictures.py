@@ -90,14 +90,6 @@ def of_prior(prior: str) -> Image.Image:
     return strip([*plain, *made(targets, "activation_max", *with_prior)])
 
 
-def of_embedded_prior() -> Image.Image:
-    """Return pictures of three classes with the embedded prior, by activation maximisation and by VITAL."""
-    targets = [f"class:{name}" for name in CLASSES]
-    return strip(
-        [picture for method in ("fourier", "vital_fourier") for picture in made(targets, method, *EMBEDDED_PRIOR)]
-    )
-
-
 def of_layers(term: str) -> Image.Image:
     """Return a drawn image, and the pictures that a term makes of it in each of ``LAYERS``."""
     image = draw(2, 0, 0)
@@ -214,7 +206,7 @@ def strips() -> dict[str, partial[Image.Image]]:
         **{f"transforms_{option}": partial(of_transform, option) for option in transforms},
         **{f"relevance_{option}": partial(of_relevance, option) for option in RULES},
         **{f"image_{option}": partial(of_classes, "fourier", f"image={option}") for option in PARAMETERISATIONS},
-        "image_prior": partial(of_embedded_prior),
+        "image_prior": partial(of_classes, "vital_fourier", *EMBEDDED_PRIOR),
         **{
             f"alignment_{option}": partial(of_classes, "vital_fourier", f"objective/alignment={option}")
             for option in options_of("objective/alignment")
