@@ -119,21 +119,30 @@ def main() -> None:
     done = read_rows(RESULTS / "adaptive_attacks.csv")
     for network, attack, units, keys in ATTACKS:
         name = _name(attack, units, keys)
-        if (network, name) in {(row["network"], row["what"]) for row in done} or network not in asked.networks:
+        units_of = _units(network, units)
+        parts = [units_of] if attack in TOGETHER else [[unit] for unit in units_of]
+        if network not in asked.networks or _complete(done, network, name):
             continue
-        every = _units(network, units)
-        parts = [every] if attack in TOGETHER else [[unit] for unit in every]
         rows: list[dict[str, Any]] = []
         for part in parts:
-            if time.monotonic() > end:
-                return
             place = asked.out / network / re.sub(r"\W+", "_", name) / "-".join(map(str, part))
             if not (place / "measured.csv").is_file():
+                if time.monotonic() > end:
+                    break
                 _measure(asked, (network, attack, units), keys, part, place)
             rows += read_rows(place / "measured.csv")
+        if not rows:
+            return
+        done = [row for row in done if (row["network"], row["what"]) != (network, name)]
         done += [{"network": network, "what": name, **line} for line in _lines(rows)]
         write_table(RESULTS / "adaptive_attacks.csv", done)
         _write_page(RESULTS / "adaptive_attacks.md", done)
+
+
+def _complete(done: Sequence[Mapping[str, Any]], network: str, name: str) -> bool:
+    """Whether the table has an attack with all of its units."""
+    own = [row for row in done if (row["network"], row["what"]) == (network, name)]
+    return any(row["failed"] == 1 or round(row["n"] / (1 - row["failed"])) >= UNITS for row in own)
 
 
 def _measure(
