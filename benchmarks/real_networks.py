@@ -93,13 +93,13 @@ METRICS = (
 )
 COLUMNS = ("network", "method", "cost", "metric", "target", "value", "low", "high")
 KEPT = (
-    *("accuracy_top1", "accuracy_top5", "probability", "transfer_top1", "transfer_top5", "crops", "fid", "kid"),
+    *("accuracy_top1", "accuracy_top5", "probability", "transfer_top1", "transfer_top5", "crops_top1", "fid", "kid"),
     *("inception_score", "lpips_diversity", "correspondence_auc", "path_similarity", "activation_ratio"),
     *("high_frequency_ratio", "seconds"),
 )
 # The tables' columns: means over the judges where each judge says something of a picture; the first judge's else.
 LOG = "log_probability"
-OF_JUDGES = ("transfer_top1", "transfer_top5", LOG, "crops_any_top1", "correspondence_auc")
+OF_JUDGES = ("transfer_top1", "transfer_top5", LOG, "crops_top1", "correspondence_auc")
 OF_FIRST = ("fid", "kid", "inception_score")
 SHOWN = (
     "accuracy_top1",
