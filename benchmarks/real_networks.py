@@ -95,20 +95,16 @@ COLUMNS = ("network", "method", "cost", "metric", "target", "value", "low", "hig
 KEPT = (
     *("accuracy_top1", "accuracy_top5", "probability", "transfer_top1", "transfer_top5", "crops_top1", "fid", "kid"),
     *("inception_score", "lpips_diversity", "correspondence_auc", "path_similarity", "activation_ratio"),
-    *("high_frequency_ratio", "seconds"),
+    *("high_frequency_ratio", "seconds", "processor_seconds"),
 )
 # The tables' columns: means over the judges where each judge says something of a picture; the first judge's else.
 LOG = "log_probability"
 OF_JUDGES = ("transfer_top1", "transfer_top5", LOG, "crops_top1", "correspondence_auc")
 OF_FIRST = ("fid", "kid", "inception_score")
+PROCESSOR = "processor_seconds"  # of a picture, on one thread
 SHOWN = (
-    "accuracy_top1",
-    *OF_JUDGES,
-    *OF_FIRST,
-    "lpips_diversity",
-    "path_similarity",
-    "high_frequency_ratio",
-    "seconds",
+    *("accuracy_top1", *OF_JUDGES, *OF_FIRST),
+    *("lpips_diversity", "path_similarity", "high_frequency_ratio", PROCESSOR),
 )
 LEAST = 1e-30  # of a probability that is smaller than single precision can say
 TILE = 96  # px of a strip
@@ -136,7 +132,7 @@ def make(options: argparse.Namespace, network: str, method: str, cost: str) -> N
     targets = [replace(one, variation=number) for one in classes for number in range(1, options.each + 1)]
     recipe = METHODS[method]
     given = [*recipe.keys(cost), *recipe.overrides, f"cache_dir={options.out.resolve()}/cache"]
-    started = time.process_time()
+    begun, started = folder.exists(), time.process_time()
     made = vital_exp.visualize(
         target,
         targets,
@@ -145,7 +141,8 @@ def make(options: argparse.Namespace, network: str, method: str, cost: str) -> N
         references=options.data / "data" / images,
         overrides=[*given, "evaluation=none", "logger=none"],
     )
-    print(f"{network}:{method}:{cost}: {time.process_time() - started:.0f} processor seconds", flush=True)
+    seconds = time.process_time() - started
+    print(f"{network}:{method}:{cost}: {seconds:.0f} processor seconds", flush=True)
     lpips = options.data / "data" / "weights" / "lpips_alex_v0.1.fp16.safetensors"
     judges = [known[judge] for judge in JUDGES[network]]
     found = vital_exp.evaluate(
@@ -157,7 +154,8 @@ def make(options: argparse.Namespace, network: str, method: str, cost: str) -> N
     )
     assert not isinstance(found, dict)
     names = [result.name for result in made.targets]
-    write_rows(options.results, (network, method, cost), names, found.scores)
+    own = {} if begun else {PROCESSOR: Score(seconds / len(names))}  # of a part that was not interrupted
+    write_rows(options.results, (network, method, cost), names, {**found.scores, **own})
     first = [picture for name, picture in zip(names, made.images, strict=True) if not name.endswith(("_v2", "_v3"))]
     if method != "accentuation":  # whose pictures are hardly changed photographs of somebody
         strip(first, options.results / f"{network}_{method}_{cost}.jpg")
@@ -250,7 +248,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-LESS_IS_BETTER = ("fid", "kid", "seconds", "high_frequency_ratio")
+LESS_IS_BETTER = ("fid", "kid", "seconds", PROCESSOR, "high_frequency_ratio")
 
 
 def _of_classes(rows: Sequence[Mapping[str, str]], metric: str, method: str) -> dict[str, float]:
