@@ -272,6 +272,11 @@ RULES: Mapping[str, Sequence[Rule]] = {
         *METRICS,
         *MODEL,
         *REFERENCES,
+        Rule(
+            ("relevance.every",),
+            _is("relevance.method", "none", "correlation"),
+            "this relevance reads references alone",
+        ),
         Rule(("image.grow_until",), _lacks("image.grow_from"), "image.grow_from=null: pictures do not grow"),
         Rule(("model.total_variation",), _weight_is_given("total_variation"), "no term of the objective asks for it"),
         Rule(("model.l2",), _weight_is_given("l2"), "no term of the objective asks for it"),

@@ -96,6 +96,11 @@ class VisualizationModule(LightningModule):
         self._history = {name: values.to(self.device) for name, values in self._history.items()}
         self._sensitivity = self._sensitivity.to(self.device)
         self._dead = self._dead.to(self.device)
+        for stage in self.stages:
+            stage.objective.masks = {
+                first: {name: mask.to(self.device) for name, mask in masks.items()}
+                for first, masks in stage.objective.masks.items()
+            }
 
     def training_step(self, batch: object, batch_idx: int) -> Tensor:
         """Return the scalar that Lightning differentiates in this step."""
@@ -145,13 +150,15 @@ class VisualizationModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Store the records in the checkpoint, beside pictures and optimiser."""
         records = {"history": self._history, "sensitivity": self._sensitivity, "dead": self._dead}
-        checkpoint["visualization"] = records
+        checkpoint["visualization"] = records | {"masks": [stage.objective.masks for stage in self.stages]}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the records."""
         self._history = checkpoint["visualization"]["history"]
         self._sensitivity = checkpoint["visualization"]["sensitivity"]
         self._dead = checkpoint["visualization"]["dead"]
+        for stage, masks in zip(self.stages, checkpoint["visualization"]["masks"], strict=True):
+            stage.objective.masks = masks
 
     def history(self) -> dict[str, Tensor]:
         """Return each term's weighted share of the loss and the total, (steps, N) on the CPU, NaN where not reached."""

@@ -48,6 +48,11 @@ class StepObjective:
         streams: the pictures' random streams.
         views: number of views of each picture in a step.
         views_per_pass: number of views of each picture in one forward pass; a divisor of ``views``.
+        every: steps between two relevance passes over the pictures. The steps between show the network the same views,
+            because the relevance of one view does not fit another. Without effect if no term reads relevance masks.
+
+    Attributes:
+        masks: the relevance masks of the latest relevance passes, by prefixed layer, by the pass's first view.
     """
 
     def __init__(
@@ -57,12 +62,15 @@ class StepObjective:
         streams: RandomStreams,
         views: int = 1,
         views_per_pass: int = 1,
+        every: int = 1,
     ) -> None:
         self.objective = objective
         self.transform = transform
         self.streams = streams
         self.views = views
         self.views_per_pass = views_per_pass
+        self.every = every if objective.masked else 1
+        self.masks: dict[int, dict[str, Tensor]] = {}
 
     @torch.enable_grad()
     def __call__(self, pictures: Tensor, step: int, *, ask_reached: bool = False) -> ObjectiveValues:
@@ -70,6 +78,8 @@ class StepObjective:
 
         Memory is needed for one pass only: the graph of a pass is freed before the next pass.
         """
+        if step % self.every == 0:
+            self.masks = {}
         found: ObjectiveValues | None = None
         for first in range(0, self.views, self.views_per_pass):
             numbers = range(first, first + self.views_per_pass)
@@ -80,14 +90,23 @@ class StepObjective:
 
     def _pass(self, pictures: Tensor, step: int, numbers: Sequence[int], ask_reached: bool) -> ObjectiveValues:
         """Return the contribution of some views of each picture to the mean over all views."""
-        streams, count = self.streams.views(numbers), len(numbers)
-        given = {name: self.transform(one, streams, step) for name, one in self.objective.given.items()}
-        losses, shares = self.objective(self.transform(pictures, streams, step), step=step, given=given)
+        streams, count, drawn = self.streams.views(numbers), len(numbers), step - step % self.every
+        given = {name: self.transform(one, streams, drawn) for name, one in self.objective.given.items()}
+        views = self.transform(pictures, streams, drawn)
+        losses, shares = self.objective(views, step=step, given=given, masks=self._masks(views, numbers[0]))
         reached = self._reached(pictures, shares) if ask_reached else None
         gradient = scaled_gradient(losses / self.views, pictures, self.objective.scales)
         return ObjectiveValues(
             self._mean(losses, count), {name: self._mean(one, count) for name, one in shares.items()}, gradient, reached
         )
+
+    def _masks(self, views: Tensor, first: int) -> dict[str, Tensor] | None:
+        """Return the relevance masks of a pass, of an earlier step if there are any; None: each step has its own."""
+        if self.every == 1:
+            return None
+        if first not in self.masks:
+            self.masks[first] = self.objective.masks(views)
+        return self.masks[first]
 
     def _reached(self, pictures: Tensor, shares: Mapping[str, Tensor]) -> Tensor:
         """Return (N,) bool: whether the terms that depend on the target have a gradient that is not exactly zero."""
@@ -125,4 +144,5 @@ def step_objective(
     repeated = starts if starts is None or views_per_pass == 1 else starts.repeat(views_per_pass, 1, 1, 1)
     problem = replace(problem, size=size, starts=repeated, views=views_per_pass)
     streams = RandomStreams(setup.seed, [target.name for target in targets])
-    return StepObjective(setup.objective(problem), setup.transform, streams, setup.views, views_per_pass)
+    views = (setup.views, views_per_pass)
+    return StepObjective(setup.objective(problem), setup.transform, streams, *views, setup.relevance_every)

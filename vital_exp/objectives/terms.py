@@ -149,7 +149,12 @@ class Objective:
         self.given_taps = {name: network.taps(self.terms[name].compared) for name in self.given}
 
     def __call__(
-        self, pictures: Tensor, *, step: int = 0, given: Mapping[str, Tensor] | None = None
+        self,
+        pictures: Tensor,
+        *,
+        step: int = 0,
+        given: Mapping[str, Tensor] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total (N,), and the weighted value (N,) of each term by name.
 
@@ -157,6 +162,7 @@ class Objective:
             pictures: normalised pictures (N, 3, H, W) after the transforms.
             step: of the optimisation, from 0; gradient rules may end after some steps.
             given: ``self.given`` after the same transforms; None: ``self.given`` without transforms.
+            masks: the relevance masks that terms read, from :meth:`masks`; None: those of ``pictures``.
         """
         with ExitStack() as around:
             for part in self.parts:
@@ -169,7 +175,7 @@ class Objective:
         if pictures.requires_grad:
             check_gradients(activations)
         compared = self._given_activations(self.given if given is None else given)
-        activations |= self._masks(pictures)
+        activations |= self.masks(pictures) if masks is None else masks
         shares = {
             name: term.weight * term(pictures, {**activations, **compared.get(name, {})})
             for name, term in self.terms.items()
@@ -182,8 +188,11 @@ class Objective:
         found = {name: self.given_taps[name](pictures)[0] for name, pictures in given.items()}
         return {name: {GIVEN + layer: exact(values) for layer, values in one.items()} for name, one in found.items()}
 
-    def _masks(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Return the relevance masks that terms read, by prefixed layer; one pass computes them, without a graph."""
+    def masks(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Return the relevance masks (N, C, P) that terms read for normalised pictures (N, C, H, W), by prefixed layer.
+
+        One pass computes them, without a graph.
+        """
         if not self.masked or self.relevance is None:
             return {}
         return {MASK + layer: mask for layer, mask in self.relevance.masks(pictures, self.masked).items()}

@@ -148,6 +148,7 @@ def check_numbers(config: Configuration) -> None:
     percentile = config.mask_percentile
     if not is_number(percentile, 0, 100) or percentile == 0:
         raise UsageError("mask_percentile", percentile, "a number above 0, at most 100")
+    check_relevance(config)
     _check_views(config)
     _check_trainer(config)
     rank_patience(config)
@@ -179,6 +180,11 @@ def _check_trainer(config: Configuration) -> None:
     if not is_whole(keys.num_nodes, 1):
         raise UsageError("trainer.num_nodes", keys.num_nodes, COUNT)
     check_devices(keys.devices)
+
+
+def check_relevance(config: Configuration) -> None:
+    """Check ``relevance.every``; raises UsageError."""
+    _check_whole("relevance.every", config.relevance.every, 1)
 
 
 def check_devices(devices: object) -> None:

@@ -62,7 +62,7 @@ class RunSetup:
         movie: the format of films; None: no films.
         progress: whether progress is shown.
         bf16: whether steps compute in bfloat16.
-        relevance: name of the relevance method.
+        relevance, relevance_every: name of the relevance method; steps between two relevance passes over a picture.
         cache_dir: the folder of the cache.
         cache: the folder in which statistics of references are cached; None: nowhere.
         transform: makes a random view of a picture.
@@ -93,6 +93,7 @@ class RunSetup:
     progress: bool
     bf16: bool
     relevance: str
+    relevance_every: int
     cache_dir: Path
     cache: Path | None
     transform: Compose
@@ -131,6 +132,7 @@ class RunSetup:
             log_targets=config.log_targets,
             bf16=config.trainer.precision == "bf16-mixed",
             relevance=config.relevance.method,
+            relevance_every=config.relevance.every,
             cache_dir=config.cache,
             cache=config.cache if config.references.cache else None,
             transform=parts.transform_of(config, network),

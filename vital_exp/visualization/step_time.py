@@ -32,8 +32,9 @@ def seconds_per_step(batch: Batch, steps: int = TIMED_STEPS, clock: Callable[[],
 
 
 def _seconds(stage: Stage, steps: int, clock: Callable[[], float]) -> float:
-    """Return the mean time of ``steps`` steps of a stage, in seconds, after one step that does not count."""
-    started = 0.0
+    """Return the mean time of at least ``steps`` steps of a stage, in seconds, after one step that does not count."""
+    every = stage.objective.every
+    steps, started = -(-steps // every) * every, 0.0  # relevance passes have their share of any ``every`` steps
     for step in range(steps + 1):
         if step == 1:
             started = clock()
