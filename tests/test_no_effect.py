@@ -43,7 +43,7 @@ GROUPS = ("model", "method", "target", "image", "logger", "evaluation", "referen
 EVALUATE, VISUALIZE, MINE, AUDIT = "evaluate", "visualize", "mine", "audit"
 CLIP = "evaluation.clip.checkpoint=clip.safetensors"
 WITHOUT_EFFECT = [
-    (VISUALIZE, "relevance.every=2", "relevance=none", "target=channel"),
+    (VISUALIZE, "relevance.every=2", "method=vital_fourier", "target=channel"),
     (EVALUATE, "judges=[a]", "metrics=[accuracy]"),
     (EVALUATE, "judges=[a]", "metrics=[repetition,seconds]"),
     (EVALUATE, "judges=[a]", "metrics=[accuracy,transfer]", f"run={UNIT_RUN}"),
@@ -116,7 +116,7 @@ WITHOUT_EFFECT = [
     ("report", "offline=true"),
 ]
 WITH_EFFECT = [
-    (VISUALIZE, "relevance.every=2", "relevance=lrp", "target=channel"),
+    (VISUALIZE, "relevance.every=2", "method=vital", "target=channel"),
     (VISUALIZE, "references.candidates=9", "references.facets=auto", "references.index=i.sqlite", "target=channel"),
     (VISUALIZE, "references.candidates=9", "references.facets=2", "target=class"),
     (VISUALIZE, "references.window=0.5", "references.region=window", "target=channel"),
