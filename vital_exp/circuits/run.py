@@ -195,7 +195,7 @@ class Circuit:
             content["references"] = self._class_references(content["references"], content["model"]["source"])
         # The key relevance chooses the tree's channels; the pictures use the method's own relevance.
         own = content["method"].get("units", {}).get("relevance", "none")
-        content["relevance"] = {"method": "none" if first.kind == "class" else own}
+        content["relevance"]["method"] = "none" if first.kind == "class" else own
         return Configuration(content)
 
     def _class_references(self, mined: dict[str, object], model: str) -> dict[str, object]:
