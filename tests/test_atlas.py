@@ -372,7 +372,10 @@ def test_units_are_named_by_words(place: Path, tmp_path: Path, tiny_clip: dict[s
     assert {row.status for row in found.units()} == {DONE}
 
 
-def test_a_unit_that_fails_says_why_and_the_others_go_on(place: Path, workplace: Path) -> None:
+def test_a_unit_that_fails_says_why_and_the_others_go_on(
+    place: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vital_exp.atlases.mined_layers.UNITS_PER_PASS", 2)  # so the three features are mined in parts
     stream = torch.Generator().manual_seed(0)
     encoder, bias = torch.randn(3, 8, generator=stream), torch.tensor([0.0, -1e6, 0.0])
     save_file({"encoder.weight": encoder, "encoder.bias": bias}, workplace / "sae.safetensors")
