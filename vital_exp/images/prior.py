@@ -200,20 +200,29 @@ class Prior(Parameterisation):
             self.latents.copy_(self.latents.renorm(2, 0, longest) if len(self.latents) else self.latents)
 
 
+def check_weights(weights: str | None) -> None:
+    """Check that a generative model is named that is there.
+
+    Raises:
+        UsageError: none is named, or there is no such folder.
+    """
+    choice = f"{EMBEDDED} (for drawn images), or {WANTED}"
+    if weights is None:
+        raise UsageError(KEY, weights, f"{choice}, is needed", [EMBEDDED])
+    if weights != EMBEDDED and not Path(str(weights)).expanduser().is_dir():
+        raise UsageError(KEY, weights, f"no such folder, and nothing is downloaded; {choice}", [EMBEDDED])
+
+
 def generator_of(weights: str | None, steps: int) -> Generator:
     """Load a generative model from a folder, or the embedded one; nothing is downloaded, and nothing unpickled.
 
     Raises:
         UsageError: no such folder, diffusers is not installed, or the model needs a text or is of another kind.
     """
-    if weights is None:
-        raise UsageError(KEY, weights, f"{EMBEDDED} (for drawn images), or {WANTED}, is needed", [EMBEDDED])
+    check_weights(weights)
     if weights == EMBEDDED:
         return Generator(embedded_prior(), None, {}, steps)
-    folder = Path(weights).expanduser()
-    if not folder.is_dir():
-        problem = f"no such folder, and nothing is downloaded; {EMBEDDED} (for drawn images), or {WANTED}"
-        raise UsageError(KEY, weights, problem, [EMBEDDED])
+    folder = Path(str(weights)).expanduser()
     stamps = tuple(sorted((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.is_file()))
     return _loaded(str(weights), steps, stamps)
 

@@ -15,6 +15,7 @@ from vital_exp.configuration import Configuration
 from vital_exp.errors import UsageError
 from vital_exp.images.output import scaled_size
 from vital_exp.images.parameterisation import Parameterisation
+from vital_exp.images.prior import check_weights
 from vital_exp.images.randomness import RandomStreams
 from vital_exp.images.spectrum import EMBEDDED
 from vital_exp.images.transforms import Compose
@@ -101,12 +102,14 @@ def picture_size(config: Configuration, network: VisionNetwork) -> tuple[int, in
 
 
 def check_optimisation(config: Configuration, network: VisionNetwork) -> None:
-    """Check rates, transforms, the pictures' size and their growth before anything is computed.
+    """Check rates, transforms, the pictures' size, growth and prior before anything is computed.
 
     Raises:
         UsageError: the first mistake.
     """
     size = picture_size(config, network)
+    if "weights" in config.image:
+        check_weights(config.image.weights)
     rate_of(config)
     optimizer_of(config)
     check_growth(config, network, transform_of(config, network), size)
