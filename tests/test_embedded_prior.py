@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from tests.tiny import ON_CPU, SHORT, command
+from tests.tiny import ON_CPU, SHORT, command, exit_code
+from vital_exp.commands.hydra_app import MISTAKE
+from vital_exp.commands.visualize import main
 from vital_exp.images.embedded_prior import EmbeddedAutoencoder, embedded_prior, weights_path
 from vital_exp.images.prior import Prior
 from vital_exp.images.randomness import RandomStreams
@@ -88,3 +90,9 @@ def test_the_command_needs_no_diffusers(
     told = capsys.readouterr().err
     assert "image.weights=embeded" in told
     assert "did you mean embedded?" in told
+
+
+def test_a_misspelt_prior_leaves_no_run_folder(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(main, "target.index=star", "image=prior", "image.weights=embeded") == MISTAKE
+    assert "did you mean embedded?" in capsys.readouterr().err
+    assert not Path("outputs").exists()
