@@ -18,6 +18,7 @@ from tests.test_manual import MADE
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 import figures
+import follow
 import same_bits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +47,23 @@ def test_lengths_count_from_def_to_the_last_line(tmp_path: Path) -> None:
     assert f"lines: {LINES + 4}" in lines
     assert f"    vital_exp.engine.step.slow: {LINES}" in lines
     assert f"longest function: {LINES} lines, vital_exp.engine.step.slow" in lines
+
+
+def test_lines_of_code_and_open_mappings(tmp_path: Path) -> None:
+    text = '"""A page\nin two lines."""\n\nDATA: dict[str, Any] = {\n    "a": 1,  # first\n}\n# alone\ntext = """one\ntwo"""\n'
+    sources = figures.Sources(package(tmp_path, {"vital_exp/engine/step.py": text}))
+    assert (sources.code_lines(), sources.open_mappings()) == (5, 1)
+
+
+FILES, CLIMBS = 35, 25  # that a target may enter and make on its way from the command line to its picture
+
+
+@pytest.mark.parametrize("keys", [["target.index=3"], ["target=channel", "target.layer=layer2", "target.index=3"]])
+def test_the_way_of_a_target_is_short(keys: list[str]) -> None:
+    way = follow.follow([*keys, "references.count=4"])
+    assert 10 < len(set(way.stays)) <= FILES
+    assert 0 < len(way.climbs) <= CLIMBS
+    assert {"vital_exp.setup.request", "vital_exp.visualization.run", "vital_exp.runs.folder"} <= set(way.stays)
 
 
 def test_imports_count_wherever_they_stand(tmp_path: Path) -> None:
@@ -86,6 +104,7 @@ def test_names_of_configurations_and_any_are_counted(tmp_path: Path) -> None:
     sources = figures.Sources(package(tmp_path, files))
     assert sources.naming("DictConfig", "OmegaConf") == ["vital_exp.config"]
     assert sources.count("Any") == 2
+    assert sources.open_mappings() == 0
 
 
 def test_documents_that_are_not_there_are_told_with_their_line(tmp_path: Path) -> None:

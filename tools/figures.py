@@ -4,7 +4,8 @@
     python tools/figures.py ../other     # of another one
 
 The script reads the sources and imports nothing. The length of a function counts the lines from its ``def`` to its
-last, docstring included. Imports inside functions and under TYPE_CHECKING count too.
+last, docstring included. A line of code is no blank line, no comment and no part of a docstring. Imports inside
+functions and under TYPE_CHECKING count too.
 """
 
 from __future__ import annotations
@@ -112,6 +113,28 @@ class Sources:
         return sum(
             isinstance(node, ast.Name) and node.id == name for tree in self.trees.values() for node in ast.walk(tree)
         )
+
+    def open_mappings(self) -> int:
+        """Return the number of uses of ``Any`` in mappings of text to anything: JSON, YAML, a row of a table."""
+        slices = (
+            node.slice for tree in self.trees.values() for node in ast.walk(tree) if isinstance(node, ast.Subscript)
+        )
+        pairs = (part.elts for part in slices if isinstance(part, ast.Tuple))
+        return sum([isinstance(one, ast.Name) and one.id for one in pair] == ["str", "Any"] for pair in pairs)
+
+    def code_lines(self) -> int:
+        """Return the number of lines that hold code: no blank line, no comment, no docstring."""
+        return sum(_code_lines(text) for text in self.texts.values())
+
+
+def _code_lines(text: str) -> int:
+    blank = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    described = {number for number, _ in _docstrings(ast.parse(text))}
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    lines = {
+        number for token in tokens if token.type not in blank for number in range(token.start[0], token.end[0] + 1)
+    }
+    return len(lines - described)
 
 
 def _names(tree: ast.Module) -> Iterator[str]:
@@ -245,13 +268,14 @@ def report(root: Path) -> list[str]:
     return [
         f"files: {len(sources.texts)}",
         f"lines: {sum(len(text.splitlines()) for text in sources.texts.values())}",
+        f"lines of code: {sources.code_lines()}",
         f"functions: {len(functions)}",
         f"median function: {statistics.median(lengths):g} lines",
         f"90th percentile: {lengths[int(0.9 * len(lengths))]} lines",
         f"longest function: {longest.lines} lines, {longest.place}",
         *_listed(f"functions over {LONG} lines", [f"{f.place}: {f.lines}" for f in functions if f.lines > LONG]),
         f"files that name {' or '.join(CONFIGURATIONS)}: {len(sources.naming(*CONFIGURATIONS))} ({each})",
-        f"uses of Any: {sources.count('Any')}",
+        f"uses of Any: {sources.count('Any')} ({sources.open_mappings()} as values of mappings with text as keys)",
         *_listed("import circles", [f"{len(ring)} files: {', '.join(ring)}" for ring in rings]),
         *_listed("upward imports", [f"{module} -> {other}" for module, other in upward]),
         *_listed("mentions of documents that are not in the repository", absent),
