@@ -50,7 +50,8 @@ def test_lengths_count_from_def_to_the_last_line(tmp_path: Path) -> None:
 
 
 def test_lines_of_code_and_open_mappings(tmp_path: Path) -> None:
-    text = '"""A page\nin two lines."""\n\nDATA: dict[str, Any] = {\n    "a": 1,  # first\n}\n# alone\ntext = """one\ntwo"""\n'
+    code = 'DATA: dict[str, Any] = {\n    "a": 1,  # first\n}\n# alone\ntext = """one\ntwo"""\n'
+    text = f'"""A page\nin two lines."""\n\n{code}'
     sources = figures.Sources(package(tmp_path, {"vital_exp/engine/step.py": text}))
     assert (sources.code_lines(), sources.open_mappings()) == (5, 1)
 
