@@ -32,6 +32,7 @@ from vital_exp.runs.provenance import provenance
 from vital_exp.runs.same_network import check_network
 from vital_exp.setup.batching import automatic_batch_size, batches, together
 from vital_exp.setup.request import Request
+from vital_exp.setup.run_setup import RunSetup
 from vital_exp.targets.unit import Target
 from vital_exp.visualization.loggers import close_loggers, make_loggers
 from vital_exp.visualization.opening import Opening
@@ -64,12 +65,7 @@ class Visualization:
         keep: bool = True,
         tell: Callable[[Opening], None] | None = None,
     ) -> None:
-        if init is not None:
-            init = checked_pictures(init, "init", request.network.preprocessing.channels)
-            if len(init) != len(request.targets):
-                shape = f"({init.shape[1]}, H, W)"
-                wanted = f"one picture {shape} per target, and there are {len(request.targets)}"
-                raise UsageError("init", tuple(init.shape), wanted)
+        init = None if init is None else _checked_init(init, request)
         self.setup, self.network, self.references = request.setup, request.network, request.references
         self.targets = list(request.targets)
         self.given = {} if init is None else dict(zip(request.targets, init, strict=True))
@@ -125,17 +121,7 @@ class Visualization:
             path = self.folder.path if self.folder else None
             self.tell(Opening(self.setup, self.targets, work, size, self.views_per_pass, path))
         if self.folder is None or not self.folder.results():  # a resumed run has logged it before
-            self._log_reconstruction()
-
-    def _log_reconstruction(self) -> None:
-        first = self.targets[0]
-        autoencoder = self.setup.readout([first]).autoencoder if first.kind == "sae" else None
-        if autoencoder is not None and not isinstance(self.references, NoReferences):
-            try:
-                images = list(islice(self.references.images(first), MOST_IMAGES))
-            except UsageError:
-                return  # making the picture will report it
-            log_reconstruction(self.network, str(first.layer), autoencoder, images)
+            _log_reconstruction(self.setup, self.targets[0])
 
     def _make_all(self, size: int, work: list[list[Target]], progress: Progress) -> None:
         collected = time.monotonic()
@@ -307,6 +293,28 @@ class Visualization:
         """Return the pictures of finished targets, (N, C, H, W), as their files hold them."""
         made = (self.finished.get(target.name) or self._from_folder(target, {}) for target in targets)
         return torch.stack([stored(one.picture) for one in made])
+
+
+def _checked_init(init: Tensor, request: Request) -> Tensor:
+    """Return the images to start from, one for each target, (N, C, H, W)."""
+    init = checked_pictures(init, "init", request.network.preprocessing.channels)
+    if len(init) != len(request.targets):
+        shape = f"({init.shape[1]}, H, W)"
+        wanted = f"one picture {shape} per target, and there are {len(request.targets)}"
+        raise UsageError("init", tuple(init.shape), wanted)
+    return init
+
+
+def _log_reconstruction(setup: RunSetup, target: Target) -> None:
+    """Log how well the autoencoder of a feature reconstructs the layer's activations on the feature's references."""
+    autoencoder = setup.readout([target]).autoencoder if target.kind == "sae" else None
+    if autoencoder is None or isinstance(setup.references, NoReferences):
+        return
+    try:
+        images = list(islice(setup.references.images(target), MOST_IMAGES))
+    except UsageError:
+        return  # making the picture will report it
+    log_reconstruction(setup.network, str(target.layer), autoencoder, images)
 
 
 def collect_now_and_then(last: float) -> float:
