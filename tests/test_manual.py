@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torchvision.transforms.functional import to_pil_image
 
 from tests.tiny import ON_CPU, command
@@ -139,6 +141,33 @@ def test_python_of_the_readme_runs(workplace: Path) -> None:
     exec(code.replace('method="vital_fourier"', short), known)
     assert known["pictures"].images.shape == (1, 3, 224, 224)
     assert {target.index for target in known["units"].targets} == {7, 12}
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme_run(workplace: Path) -> None:
+    """The three commands of a user's own network, with small images, random weights, and one job of the sweep."""
+    images, _ = draw_set(2, 0)
+    folder = workplace / "photos" / "golden retriever"
+    folder.mkdir(parents=True)
+    for number in range(16):  # as many as two facets need
+        to_pil_image(images[number]).save(folder / f"{number}.png")
+    save_file(timm.create_model("mobilenetv2_100").state_dict(), workplace / "weights.safetensors")
+    shown = [words for words in lines(README) if words[:1] == ["vital-visualize"] and len(words) > 1]
+    assert len(shown) == 3
+    for number, (_, *words) in enumerate(shown):
+        small = [*SHORT, "model.size=64", "references.count=2", "model.pretrained=false", f"hydra.run.dir=run{number}"]
+        asked = [word.replace("0-15", "0-1").replace("vital,fourier,maco", "maco") for word in words]
+        assert command(*[word.replace("0,1,2", "0") for word in asked if word != "-m"], *small) == 0
+        assert list((workplace / f"run{number}" / "images").glob("*.png"))
+
+
+def test_costs_of_the_readme_are_those_that_were_measured() -> None:
+    measured = (ROOT / "docs/results/measured.md").read_text(encoding="utf-8")
+    (head,), (costs,) = (re.findall(rf"^\| {row}\| (.+) \|$", measured, re.M) for row in ("", "cost "))
+    for method, cost in zip(head.split("|"), costs.split("|"), strict=True):
+        row = re.search(rf"^\| `{method.strip()}`.*\| (\d+)[^|]*\|$", README.read_text(encoding="utf-8"), re.M)
+        assert row, method
+        assert int(row[1]) == round(float(cost)), method
 
 
 # How-tos.
