@@ -25,6 +25,7 @@ GROUPS = {  # groups of options, each described on one page
     "image": "images",
     "transforms": "transforms",
 }
+CHANGES = ("spade", "steer")  # of the network, while pictures are made
 NOTHING = ("none", "auto")  # options that choose nothing of their own
 ELSEWHERE = {"path_similarity": ("metrics", "path_similarity"), "theory": ("theory", "theory")}  # checks, no attacks
 SHARED = "## What all of them share\n"
@@ -37,6 +38,7 @@ def described() -> list[tuple[str, str]]:
     found = [(pages.get(option, option), option) for option in options_of("method")]
     found += [("metrics", name) for name in METRICS]
     found += [ELSEWHERE.get(check, ("attacks", check)) for check in CHECKS]
+    found += [(pages[change], change) for change in CHANGES]
     for group, page in GROUPS.items():
         found += [(page, option) for option in options_of(group) if option not in NOTHING]
     return list(dict.fromkeys(found))

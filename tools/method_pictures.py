@@ -9,7 +9,7 @@ pictures before and after). The attacks take some twenty minutes on one CPU core
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ BRIGHT = 0.95  # quantile of relevance from which on a position is shown undimme
 RULES = ("lrp", "lrp_restricted", "attn_lrp", "guided_backprop", "gradient_x_activation")
 UNIT, READ = "layer3:5", "layer2"  # a hidden unit, and the layer whose relevance is shown
 CHANNELS = ("layer3:0", "layer3:5", "layer3:12")
+AMOUNTS = ("-2sd", "off", "+2sd")  # of steering
 THEMES = ("fish", "heart", "mushroom")
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 VARIATIONS, STATIONS = 4, 5  # variations of a channel; pictures between two classes
@@ -132,6 +133,19 @@ def of_theme() -> Image.Image:
     return strip([*plain, *themes])
 
 
+def of_steering() -> Image.Image:
+    """Return the picture of a class, and the pictures while a channel is turned down, off and up."""
+    plain = made(["class:fish"], "fourier")
+    steered = [made(["class:fish"], "fourier", f"steer={UNIT}:{amount}")[0] for amount in AMOUNTS]
+    return strip([*plain, *steered])
+
+
+def of_spade() -> Image.Image:
+    """Return pictures of three classes by activation maximisation, of the whole network and of a copy for each class."""
+    targets = [f"class:{name}" for name in CLASSES]
+    return strip([*made(targets, "fourier"), *made(targets, "fourier", "model.sparsify=spade")])
+
+
 def of_guidance() -> Image.Image:
     """Return pictures of three channels, without and with guidance by correlation."""
     one = ("references.facets=1", "references.enlarge=true")
@@ -198,7 +212,7 @@ OBJECTIVES = {
 }
 
 
-def strips() -> dict[str, partial[Image.Image]]:
+def strips() -> dict[str, Callable[[], Image.Image]]:
     """Return the function that makes each strip, by the strip's name."""
     transforms = [option for option in options_of("transforms") if option != "none"]
     return {
@@ -214,6 +228,8 @@ def strips() -> dict[str, partial[Image.Image]]:
         },
         **{f"objective_{name}": partial(make) for name, make in OBJECTIVES.items()},
         **{f"metric_{name}": partial(of_metric, name) for name in ("repetition", "high_frequency")},
+        "steering": of_steering,
+        "spade": of_spade,
         **{f"attack_{check}": partial(of_attack, check) for check in (*OF_CLASSES, "proxpulse")},
     }
 
