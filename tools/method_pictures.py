@@ -141,7 +141,7 @@ def of_steering() -> Image.Image:
 
 
 def of_spade() -> Image.Image:
-    """Return pictures of three classes by activation maximisation, of the whole network and of a copy for each class."""
+    """Return pictures of three classes by activation maximisation, of the whole network and of pruned copies."""
     targets = [f"class:{name}" for name in CLASSES]
     return strip([*made(targets, "fourier"), *made(targets, "fourier", "model.sparsify=spade")])
 
