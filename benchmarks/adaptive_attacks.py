@@ -71,6 +71,8 @@ ATTACKS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("cifar", "slingshot", "classes", {"aim": "alignment", "tuning": TUNING}),
     ("cifar", "circuit_breaker", "hidden", CIRCUITS),
     ("cifar", "slingshot", "hidden", {"aim": "alignment", "tuning": TUNING, "count": 50}),
+    ("mobilenet", "diversion", "hidden", {"count": 50, "steps": 80}),
+    ("mobilenet", "proxpulse", "hidden", {"count": 50, "tuning": PULSE, "steps": 80}),
     ("embedded", "diversion", "classes", {}),
     ("embedded", "diversion", "classes", PRIOR),
     ("cifar", "diversion", "hidden", {"count": 50, **SPADE}),
