@@ -213,7 +213,7 @@ def test_the_command_has_one_page_and_one_figure(capsys: pytest.CaptureFixture[s
     assert exit_code(main, "check=theory", "run=run", *BRIEF) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "determine the unit in these classes of functions: affine in one dimension, constant" in said
-    assert "class-0: L is at least" in said
+    assert "star: L is at least" in said
     page = Path("out/report.html").read_text()
     assert page.count("<svg") == 1
     assert page.count("data:image/png") == 4

@@ -390,7 +390,7 @@ def _theory(runs: list[RecordedRun], settings: AuditSettings, _out: Path | None)
     found = Audit("theory", [run.folder], theory.verdicts(rows), rows, table, plot=figure(table), headings=OF_THEORY)
     units = [of_unit[0] for of_unit, _ in made]
     found.facts = {key: _mean(units, key) for key in theory.FACTS}
-    below = [in_words(row["target"]) for row in units if not row["picture_above_images"]]
+    below = [theory.shown_name(row) for row in units if not row["picture_above_images"]]
     found.notes = [NOT_THE_LARGEST.format(names=", ".join(below))] if below else []
     for target, (_, (high, low)) in zip(targets, made, strict=True):
         pictures = [("maximising", high), ("minimising", low)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact
 from vital_exp.models.unit_readout import unit_readout
 from vital_exp.references.base import References
+from vital_exp.reporting.pages import in_words
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
 
@@ -78,9 +79,9 @@ class UnitFunction:
 def decided(run: RecordedRun, target: Target, settings: AuditSettings) -> tuple[list[dict[str, Any]], Tensor]:
     """Return a row per class of functions, and the two pictures (2, C, H, W), the maximising one first.
 
-    Columns: target, class, construction, n, undecided, undecided_mean, difference, and ``FACTS``. Undecided is the
-    distance between the largest and the smallest member of the class that agree with f at the pictures, as a share of
-    the range of f: the largest over natural images, and the mean. Difference is the largest distance of f from the
+    Columns: target, label, class, construction, n, undecided, undecided_mean, difference, and ``FACTS``. Undecided is
+    the distance between the largest and the smallest member of the class that agree with f at the pictures, as a share
+    of the range of f: the largest over natural images, and the mean. Difference is the largest distance of f from the
     farther member, as a share of the range.
 
     Raises:
@@ -92,7 +93,7 @@ def decided(run: RecordedRun, target: Target, settings: AuditSettings) -> tuple[
     facts = lipschitz_facts(known, unit, f)
     rows = []
     for name, construction, bounds in constructions(known, unit, facts["lipschitz_constant"]):
-        words = {"target": target.name, "class": name, "construction": construction}
+        words = {"target": target.name, "label": target.label, "class": name, "construction": construction}
         rows.append(words | measured(known, f, bounds) | facts)
     return rows, known.pictures.float().view(2, *unit.size)
 
@@ -238,9 +239,14 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     return said + [_bound(row) for row in {row["target"]: row for row in rows}.values()]
 
 
-def _bound(row: dict[str, Any]) -> str:
+def shown_name(row: Mapping[str, Any]) -> str:
+    """Return what the page calls a row's unit: its label, or its name in words."""
+    return str(row["label"] or in_words(row["target"]))
+
+
+def _bound(row: Mapping[str, Any]) -> str:
     return (
-        f"{row['target']}: L is at least {row['lipschitz_constant']:.3g}, so a picture bounds the unit within "
+        f"{shown_name(row)}: L is at least {row['lipschitz_constant']:.3g}, so a picture bounds the unit within "
         f"a distance of at most {row['binding_radius']:.3g}; the nearest natural image is {row['nearest_image']:.3g} "
         f"away, and {row['images_within']:.0%} of {row['n']} natural images are within"
     )
