@@ -178,6 +178,16 @@ def test_what_a_package_exports_is_in_the_reference(package: str) -> None:
             assert f"{thing.__module__}.{thing.__qualname__}" in python_reference()
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.stem)
+def test_what_a_page_imports_is_in_the_reference(page: Path) -> None:
+    code = "".join(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
+    for module, names in re.findall(r"^from (vital_exp[\w.]*) import (.+)$", code, re.M):
+        for thing in (getattr(import_module(module), name.strip()) for name in names.split(",")):
+            if inspect.isfunction(thing) or inspect.isclass(thing):
+                own = f"{thing.__module__}.{thing.__name__}"
+                assert python_reference() & {own, f"vital_exp.{thing.__name__}"}, own
+
+
 def test_docstrings_come_out_readable() -> None:
     text = "See :func:`a.b`.\n\nArgs:\n    mean, std: of channels,\n        one each.\n    size: px.\n"
     said = "of channels,\n        one each."

@@ -27,7 +27,10 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "evaluation": ("Evaluation: metrics, intervals, tables", ("evaluation",)),
     "targets": ("Targets", ("targets",)),
     "models": ("Models", ("models.named", "models.network", "models.layers", "models.taps", "models.model_config")),
-    "mining": ("Mining and concepts", ("mining.index", "mining.mine", "concepts.factors", "concepts.importance")),
+    "mining": (
+        "Mining and concepts",
+        ("mining.index", "mining.mine", "concepts.factors", "concepts.importance", "concepts.activation_atlas"),
+    ),
     "naming": ("Names of units", ("naming",)),
     "circuits": ("Circuits", ("circuits",)),
     "atlases": ("Atlases", ("atlases.opened", "atlases.compare", "atlases.store")),
