@@ -124,7 +124,8 @@ class VisualizationModule(LightningModule):
     def _note_sensitivity(self, pictures: Tensor, gradient: Tensor) -> None:
         if self.mask == "followed":
             gradient = self.pictures.followed(pictures, gradient)
-        self._sensitivity = self._sensitivity + self._whole(gradient.abs())
+        moved = self._whole(gradient.abs())
+        self._sensitivity = self._sensitivity.add_(moved) if self._sensitivity.ndim else moved
 
     def _whole(self, sensitivity: Tensor) -> Tensor:
         """Return a map (N, C, h, w) at the pictures' own size, with the same sum."""

@@ -104,7 +104,7 @@ def scaled_gradient(losses: Tensor, pictures: Tensor, scales: Sequence[float], *
     for scale in scales:
         last = scale == scales[-1]
         (gradient,) = torch.autograd.grad(losses.sum() * scale, pictures, retain_graph=keep_graph or not last)
-        gradient = gradient / scale
+        gradient = gradient if scale == 1 else gradient / scale
         if found is not None:
             finite = found.isfinite().flatten(1).all(dim=1)  # (N,)
             gradient = torch.where(finite.view(-1, *[1] * (gradient.ndim - 1)), found, gradient)
