@@ -237,13 +237,14 @@ def _kept(method: str, cost: str) -> str:
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return one row per method: means over classes, after the mean of each class's three pictures."""
+    """Return one row per method: means over classes, after the mean of each class's pictures."""
     methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    lines = [f"| method | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
+    lines = [f"| method | pictures | {' | '.join(metrics)} |", "|---" * (len(metrics) + 2) + "|"]
     best = {metric: _best(rows, metric, methods) for metric in metrics}
     for method in methods:
-        cells = [_cell(rows, metric, method, best[metric]) for metric in metrics]
+        pictures = {row["target"] for row in rows if row["method"] == method and row["target"]}
+        cells = [str(len(pictures)), *(_cell(rows, metric, method, best[metric]) for metric in metrics)]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
