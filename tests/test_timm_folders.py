@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import shutil
 from collections.abc import Callable
@@ -20,8 +21,10 @@ from tests.tiny import ON_CPU, SHORT, command
 from vital_exp import load_model
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.weights import weights_there
+from vital_exp.models.hub import RETRIES, retries_told_once
 from vital_exp.models.loading import build_network
 from vital_exp.models.model_config import ModelConfig
+from vital_exp.models.named import named_network
 from vital_exp.models.network import VisionNetwork
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
@@ -96,6 +99,24 @@ def test_a_name_of_the_hub_reads_the_cache_and_fetches_only_if_asked(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
     with pytest.raises(UsageError, match=r"not in the cache: model\.pretrained=true downloads it"):
         build_network(ModelConfig(name="hf-hub:owner/other", pretrained=False), tmp_path)
+
+
+def test_a_judge_without_weights_is_blamed_as_a_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    words = r"^evaluation\.judges=hf-hub:a/b: .*; give {source: timm, name: hf-hub:a/b, checkpoint: file}$"
+    with pytest.raises(UsageError, match=words):
+        named_network("hf-hub:a/b", tmp_path, "evaluation.judges")
+    with pytest.raises(UsageError, match=r"^evaluation\.judges\.checkpoint=/none: "):
+        named_network({"source": "timm", "name": "resnet10t", "checkpoint": "/none"}, tmp_path, "evaluation.judges")
+
+
+def test_a_hub_that_does_not_answer_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger(RETRIES)
+    with pytest.warns(UserWarning, match="does not answer") as told, retries_told_once():
+        for attempt in range(3):
+            logger.warning("Retrying in %d s", attempt)
+    assert len(told) == 1
+    assert not caplog.records
 
 
 def edited(folder: Path, **keys: Any) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,28 @@ CONFIG = "config.json"
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 SAFE_PARTS = "model-*-of-*.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.pth", "model.pth")
+RETRIES = "huggingface_hub.utils._http"  # the logger that tells of each attempt, with the whole address
+
+
+@contextmanager
+def retries_told_once() -> Iterator[None]:
+    """Say in one warning that the hub does not answer, instead of two lines for each attempt."""
+    logger, told = logging.getLogger(RETRIES), False
+
+    def passes(record: logging.LogRecord) -> bool:
+        nonlocal told
+        if record.levelno != logging.WARNING:
+            return True
+        if not told:
+            told = True
+            warnings.warn(f"{HUB} does not answer; it is asked again for up to a minute", stacklevel=2)
+        return False
+
+    logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        logger.removeFilter(passes)
 
 
 def local_folder(place: str, value: str) -> Path:

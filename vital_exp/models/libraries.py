@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from torch import nn
 
 from vital_exp.errors import UsageError
-from vital_exp.models import embedded, timm_hub
+from vital_exp.models import embedded, hub, timm_hub
 from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.models.factories import find_factory
 from vital_exp.models.model_config import ModelConfig
@@ -25,6 +26,8 @@ from vital_exp.values import one_of
 
 # Networks whose published weights expect an input transform, which torchvision sets only when it loads them itself.
 INCEPTIONS = ("googlenet", "inception_v3")
+WITHOUT_WEIGHTS = "give model.checkpoint=file or model.pretrained=false"
+LONGEST_REASON = 150  # letters of a library's own message
 
 
 def _from_timm(config: ModelConfig, cache_dir: Path | None) -> Built:
@@ -154,19 +157,21 @@ def _required(value: str | None, key: str, what: str) -> str:
 
 
 class _explained_failures:
-    """Turns a failure to fetch or build a named network into one line that says what to do."""
+    """Turns a failure to fetch or build a named network, and the retries before it, into one line each."""
 
     def __init__(self, key: str, name: str, pretrained: bool) -> None:
         self.key, self.name, self.pretrained = key, name, pretrained
+        self.retries = hub.retries_told_once()
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> None:
+        self.retries.__enter__()
 
-    def __exit__(self, kind: type | None, error: BaseException | None, _trace: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        self.retries.__exit__(kind, error, trace)
         if isinstance(error, TypeError):
             raise UsageError("model.arguments", self.name, f"this network does not take them: {error}") from error
         if isinstance(error, (OSError, RuntimeError, ValueError)) and not isinstance(error, UsageError):
-            reason = str(error).strip().split("\n")[0][:150]
-            advice = "give model.checkpoint=file or model.pretrained=false"
-            cannot = f"its pretrained weights cannot be had ({reason}); {advice}"
+            reason = shorten(str(error).strip().split("\n")[0], LONGEST_REASON, placeholder=" ...")
+            cannot = f"its pretrained weights cannot be had ({reason}); {WITHOUT_WEIGHTS}"
             problem = cannot if self.pretrained else f"cannot be built: {reason}"
             raise UsageError(self.key, self.name, problem) from error

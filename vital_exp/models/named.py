@@ -15,6 +15,7 @@ from vital_exp.config import compose_config, options_of, plain
 from vital_exp.config_tree import option_content
 from vital_exp.errors import UsageError, nearest
 from vital_exp.models.checkpoints import PLACE_KEY, load_checkpoint
+from vital_exp.models.libraries import WITHOUT_WEIGHTS
 from vital_exp.models.loading import build_network, wrap
 from vital_exp.models.model_config import ModelConfig
 from vital_exp.models.network import Recipe, VisionNetwork
@@ -92,7 +93,7 @@ def named_network(spec: str | Mapping[str, Any], cache_dir: Path | None = None, 
         UsageError: an unknown name or key; see also :func:`build_network`.
     """
     if isinstance(spec, str):
-        return build_network(named_config(spec, key), cache_dir)
+        return _built(named_config(spec, key), cache_dir, key)
     if not isinstance(spec, Mapping):
         raise UsageError(key, spec, "a name, or the keys of the group model")
     allowed: Sequence[str] = list(ModelConfig.__dataclass_fields__)
@@ -101,7 +102,20 @@ def named_network(spec: str | Mapping[str, Any], cache_dir: Path | None = None, 
             near = nearest(name, allowed)
             hint = f" (did you mean {' or '.join(near)}?)" if near else ""
             raise UsageError(f"{key}.{name}", spec[name], f"no such key of a model{hint}")
-    return build_network(ModelConfig(**spec), cache_dir)
+    return _built(ModelConfig(**spec), cache_dir, key)
+
+
+def _built(config: ModelConfig, cache_dir: Path | None, key: str) -> VisionNetwork:
+    """Build a network; a mistake is blamed on ``key``, where the network is not the run's own."""
+    try:
+        return build_network(config, cache_dir)
+    except UsageError as error:
+        if key == "model" or not error.key.startswith("model."):
+            raise
+        file = f"give {{source: {config.source}, name: {config.name}, checkpoint: file}}"
+        problem = error.problem.replace(WITHOUT_WEIGHTS, file)
+        blamed = key if error.key == "model.name" else f"{key}{error.key.removeprefix('model')}"
+        raise UsageError(blamed, error.value, problem, error.options) from error
 
 
 @own_modes()
