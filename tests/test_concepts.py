@@ -148,6 +148,19 @@ def test_patch_activations_are_those_of_enlarged_windows(tmp_path: Path) -> None
     assert torch.equal(few(), few())
 
 
+def test_activations_that_cannot_be_used_are_told_at_the_first_image(tmp_path: Path) -> None:
+    own, seen = network(), []
+    folder = ImageFolder(image_folder(tmp_path / "photos", ["a"], count=3), own.preprocessing)
+
+    def check(activations: torch.Tensor) -> None:
+        seen.append(len(activations))
+        raise UsageError("concepts", "nmf", "negative")
+
+    with pytest.raises(UsageError, match="negative"):
+        PatchActivations(own, "layer1", folder, PatchSettings(16, 0), limit=1000, check=check)()
+    assert seen == [4]
+
+
 # Ground truth.
 
 

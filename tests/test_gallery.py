@@ -137,6 +137,16 @@ def test_nothing_is_fetched(run: Path) -> None:
     assert not any(word in html for word in ("http://", "https://", "url(", "@import", "fetch("))
 
 
+def test_many_metrics_are_folded_above_the_pictures(run: Path) -> None:
+    missing = {"value": None, "reason": "needs a judge"}
+    entries = {"transfer": missing, **{f"metric{i}": {"value": i} for i in range(gallery.METRICS_SHOWN + 1)}}
+    (run / "metrics.json").write_text(json.dumps(entries))
+    read = gallery.read_run(run)
+    assert list(read.first_metrics) == [f"metric{i}" for i in range(gallery.METRICS_SHOWN)]
+    assert list(read.further_metrics) == ["transfer", f"metric{gallery.METRICS_SHOWN}"]
+    assert "2 more metrics" in write_gallery(run).read_text()
+
+
 def test_what_comes_from_files_is_escaped(run: Path) -> None:
     before = len(Page(write_gallery(run)).all("script"))
     hostile = [result("class-1", label=HOSTILE, loss={HOSTILE: 1.0}), result("x", status="failed", error=HOSTILE)]

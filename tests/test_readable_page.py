@@ -133,6 +133,8 @@ def test_metrics_have_titles() -> None:
     assert metric_title("path_similarity[model.stages.1]") == "path similarity, model.stages.1"
     assert metric_title("mis_pictures[resnet50]") == "told apart by ResNet-50 (MIS)"
     assert metric_title("mis_pictures") == "told apart by another network (MIS)"
+    assert metric_title("crops_top1") == "crops recognised by the network itself"
+    assert metric_title("crops_top1[resnet50]") == "crops recognised by ResNet-50"
     assert metric_title("fid[target]") == "FID, target"
     shown = {name for name in HEADLINES if not name.startswith("study_")} - set(WORDS)
     assert shown == set()

@@ -210,15 +210,17 @@ class ConceptMining:
         own = self.settings
         read = PatchActivations(
             *(self.network, self.layer, self.folder, self.patch, own.patches, own.seed),
-            *(self.batch_size, self.workers, self.progress),
+            *(self.batch_size, self.workers, self.progress, self._check_sign),
         )
-        activations = read()
-        if own.method == "nmf" and activations.min() < 0:
-            raise self._negative(float(activations.min()))
-        factors = factorise(activations, own.count, own.method, own.seed)
+        factors = factorise(read(), own.count, own.method, own.seed)
         if own.of_class is None or own.importance == NONE:
             return Concepts(factors, None, self.meta)
         return Concepts(*by_importance(factors, self.importance(factors)), self.meta)
+
+    def _check_sign(self, activations: Tensor) -> None:
+        """Refuse negative activations for NMF."""
+        if self.settings.method == "nmf" and activations.min() < 0:
+            raise self._negative(float(activations.min()))
 
     def _negative(self, smallest: float) -> UsageError:
         near = without_negatives(self.network, self.layer, next(self._images()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ class PatchActivations:
         batch_size: patches in the network at once.
         workers: processes that decode images.
         progress: whether a progress bar is shown on a terminal.
+        check: called with each image's activations (n, C); raises for those that cannot be used, before all are read.
     """
 
     network: VisionNetwork
@@ -46,6 +47,7 @@ class PatchActivations:
     batch_size: int = 32
     workers: int = 0
     progress: bool = False
+    check: Callable[[Tensor], None] | None = None
 
     def __call__(self) -> Tensor:
         """Return the activations of n patches, (n, C) float32 on the CPU; tokens are positions.
@@ -63,6 +65,8 @@ class PatchActivations:
                 if batch.pixels is not None:
                     image = batch.rgb(self.network.device)
                     found.append(self._of(taps, image, [boxes[i] for i in chosen[int(batch.numbers[0])]]))
+                    if self.check:
+                        self.check(found[-1])
                 bar.update(batch.count)
         if not found:
             raise UsageError(self.folder.key, printable(self.folder.root), "none of its images can be read")

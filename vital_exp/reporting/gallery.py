@@ -37,6 +37,7 @@ EMBED_BYTES = 48_000_000
 WEBP_QUALITY, WEBP_SIDE = 90, 512
 # Pictures up to this width in px get narrower cards: enlarged less, their pixels show less.
 SMALL_SIDE = 96
+METRICS_SHOWN = 10  # metrics of classes that the page shows unfolded: two lines on a wide screen
 # The column of metrics.csv that holds whether the network itself recognised a picture.
 RECOGNISED = "top1"
 
@@ -157,6 +158,20 @@ class Run:
         """The metrics that :attr:`readable` does not show."""
         shown = numbers_of(readable(self.metrics)) if self.of_hidden_units else set()
         return {name: entry for name, entry in self.metrics.items() if name not in shown}
+
+    @property
+    def first_metrics(self) -> dict[str, dict[str, Any]]:
+        """Those of :attr:`other_metrics` above the pictures: all, or the first that have a value."""
+        everything = self.other_metrics
+        if len(everything) <= METRICS_SHOWN:
+            return everything
+        computed = [(name, entry) for name, entry in everything.items() if entry.get("value") is not None]
+        return dict(computed[:METRICS_SHOWN])
+
+    @property
+    def further_metrics(self) -> dict[str, dict[str, Any]]:
+        """Those of :attr:`other_metrics` that the page folds, so that the pictures stay near its beginning."""
+        return {name: entry for name, entry in self.other_metrics.items() if name not in self.first_metrics}
 
     @property
     def recognised(self) -> list[bool]:

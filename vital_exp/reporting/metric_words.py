@@ -59,6 +59,7 @@ WORDS = {
     "memory": ("memory (MiB)", "Largest memory in use while the pictures were made."),
 }
 JUDGED = "{judge}"
+OF_CLASSIFIERS = ("crops_top1", "crops_any_top1")  # metrics of the network itself where no judge is in brackets
 OF_LAYERS = "path_similarity"  # the metric with a layer in brackets in place of a judge
 
 
@@ -70,7 +71,7 @@ def metric_title(name: str) -> str:
     who = network_words(judge.removesuffix("]"))
     title = WORDS[base][0] if base in WORDS else base.replace("_", " ")
     if JUDGED in title:
-        return title.replace(JUDGED, who or "another network")
+        return title.replace(JUDGED, who or ("the network itself" if base in OF_CLASSIFIERS else "another network"))
     return f"{title}, {who}" if who else title
 
 
