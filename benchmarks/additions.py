@@ -117,7 +117,8 @@ def run(options: argparse.Namespace, place: str, name: str, seed: int, folder: P
         asked = tuple(key for key in asked if key not in WINDOWS)
         asked += ("references.source=embedded",) if images is None else ()  # for the metrics of every method
     targets = targets_of(options, network, layer)
-    overrides = [key.format(theme=THEMES[of], steered=BELOW[of]) for key in asked]
+    theme = theme_of(THEMES[of], network, None if layer == CLASSES else images)
+    overrides = [key.format(theme=theme, steered=BELOW[of]) for key in asked]
     given = [*overrides, f"cache_dir={options.out.resolve()}/cache", "evaluation=none", "logger=none", "progress=false"]
     common: dict[str, Any] = {"method": method, "references": images}
     vital_exp.visualize(network, targets[:1], **common, overrides=given, steps=1)  # mines
@@ -130,6 +131,15 @@ def run(options: argparse.Namespace, place: str, name: str, seed: int, folder: P
     shares = theme_shares(folder, network, named_network(judges[0]), images, THEMES[of])
     _with_themes(folder / "metrics.csv", shares)
     (folder / "processor_seconds.json").write_text(json.dumps(seconds))
+
+
+def theme_of(theme: str, network: VisionNetwork, images: Path | None) -> str:
+    """Return the theme, or its folder of images: the references of hidden units are mined and have no classes."""
+    if images is None:
+        return theme
+    own = parse_target(f"class:{theme}", network.classes)
+    assert own.index is not None  # a class has one
+    return str(images / FolderReferences(images, network.classes).class_folders(own.index)[0])
 
 
 def theme_shares(
