@@ -138,7 +138,6 @@ def theme_of(theme: str, network: VisionNetwork, images: Path | None) -> str:
     if images is None:
         return theme
     own = parse_target(f"class:{theme}", network.classes)
-    assert own.index is not None  # a class has one
     return str(images / FolderReferences(images, network.classes).class_folders(own.index)[0])
 
 
