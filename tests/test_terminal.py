@@ -47,6 +47,12 @@ def outcome(judges: int, hidden: bool = False) -> Outcome:
     return Outcome(targets=targets, results=[done, failed], rows=[row], metrics=metrics)
 
 
+def test_the_next_command_keeps_the_judges(capsys: pytest.CaptureFixture[str]) -> None:
+    judges = ["embedded_judge", {"name": "resnet18"}, "resnet50"]
+    print_summary(outcome(0, False), Path("run/report.html"), {}, judges=judges)
+    assert capsys.readouterr().out.endswith("run=run metrics=all judges=[embedded_judge,resnet50]\n")
+
+
 @pytest.mark.parametrize(("judges", "hidden"), [(0, False), (1, False), (2, False), (5, False), (0, True)])
 def test_the_closing_lines_fit_into_80_columns(judges: int, hidden: bool, capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(outcome(judges, hidden), Path("run/report.html"), {"objective": "activation", "batch_size": 2})

@@ -91,7 +91,8 @@ def _atlas(config: Configuration, out: Path, ranks: Ranks) -> int:
         return 0  # rank 0 reports the outcome
     record_config(config, out)
     failed = store.count(status=FAILED)
-    print(f"atlas: {store.path} ({store.count()} units of {len(store.layers())} layers, {failed} failed)")
+    layers = "1 layer" if len(store.layers()) == 1 else f"{len(store.layers())} layers"
+    print(f"atlas: {store.path} ({store.count()} units of {layers}, {failed} failed)")
     for line in told_corrupt(store):
         print(line)
     if config.wandb:

@@ -114,7 +114,8 @@ def _run(config: Configuration, ranks: Ranks, device: int) -> int | Value:
     if ranks.rank > 0:
         return 0  # rank 0 reports the outcome
     alone = hydra.mode != RunMode.MULTIRUN
-    print_summary(outcome, write_gallery(path), folder.load_json("provenance.json") or {}, alone)
+    judges = request.config.evaluation.judges or ()
+    print_summary(outcome, write_gallery(path), folder.load_json("provenance.json") or {}, alone, judges)
     folder.close()
     failed = sum(result["status"] == "failed" for result in outcome.results)
     return failed if failed or config.sweep_metric is None else _value(config.sweep_metric, outcome.metrics)

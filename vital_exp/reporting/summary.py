@@ -17,7 +17,13 @@ RECOGNISED = "top1"
 OWN = "recognised"  # the column of the network itself
 
 
-def print_summary(outcome: Outcome, gallery: Path, provenance: Mapping[str, Any], alone: bool = True) -> None:
+def print_summary(
+    outcome: Outcome,
+    gallery: Path,
+    provenance: Mapping[str, Any],
+    alone: bool = True,
+    judges: Sequence[object] = (),
+) -> None:
     """Print a line per target, the meaning of the columns, the metrics, the page, and the next command.
 
     Args:
@@ -25,12 +31,14 @@ def print_summary(outcome: Outcome, gallery: Path, provenance: Mapping[str, Any]
         gallery: the run's page.
         provenance: the content of provenance.json.
         alone: whether the run is outside a sweep; a sweep prints the next command itself.
+        judges: the run's judges, for the next command; those that are not named configurations are left out.
     """
     for part in _parts(outcome, provenance):
         print(part)
     print(f"gallery: {gallery}")
     if alone:
-        print(f"next: vital-evaluate run={gallery.parent} metrics=all")
+        named = ",".join(judge for judge in judges if isinstance(judge, str))
+        print(f"next: vital-evaluate run={gallery.parent} metrics=all{f' judges=[{named}]' if named else ''}")
 
 
 def _parts(outcome: Outcome, provenance: Mapping[str, Any]) -> Iterator[str]:
