@@ -19,7 +19,7 @@ from vital_exp.circuits.tree import grow
 from vital_exp.errors import UsageError
 from vital_exp.models.unit_readout import unit_readout
 from vital_exp.references.tensors import TensorReferences
-from vital_exp.reporting.causal import read_causal
+from vital_exp.reporting.causal import chart, read_causal
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.unit import Target
 
@@ -133,10 +133,18 @@ def test_a_circuit_with_all_channels_is_faithful_and_edges_have_their_ranks(tmp_
     found = causal(own, tree, lambda _: references, images(1), "lrp", 6)
     for layer in found["layers"]:
         assert layer["counts"][-1] == layer["channels"]
-        for curves in layer["curves"].values():
+        for curves in layer["references"]["curves"].values():
             assert curves["faithfulness"][-1] == pytest.approx(1, abs=1e-4)
             assert curves["completeness"][-1] == pytest.approx(0, abs=1e-4)
         assert layer["references"]["whole"] != layer["others"]["whole"]
+    # A logit is linear in the pooled relu: over the images that give the means, that layer has no effect.
+    relu, layer1 = (found["layers"][number]["others"]["curves"]["relevance"] for number in (0, 1))
+    assert set(relu["faithfulness"]) == {None}
+    assert layer1["faithfulness"][-1] == pytest.approx(1, abs=1e-4)
+    assert layer1["completeness"][-1] == pytest.approx(0, abs=1e-4)
+    assert layer1 != found["layers"][1]["references"]["curves"]["relevance"]
+    assert [chart(found["layers"][number], "others").count("<polyline") for number in (0, 1)] == [0, 6]
+    assert "changes nothing" in chart(found["layers"][0], "others")
     assert [edge["unit"] for edge in found["edges"]].count("class-2") == 2
     first = found["ranks"][0]
     ablation = Ablation(
@@ -152,7 +160,7 @@ def test_a_circuit_with_all_channels_is_faithful_and_edges_have_their_ranks(tmp_
     (tmp_path / "causal.json").write_text(json.dumps(found))
     page = read_causal(tmp_path, {"class-0": "star"})
     assert page is not None
-    assert page["layers"][0]["chart"].count("<polyline") == 6
+    assert page["layers"][0]["charts"]["references"].count("<polyline") == 6
     assert page["correlation"] is not None
     assert read_causal(tmp_path / "nowhere", {}) is None
 

@@ -80,7 +80,7 @@ def test_a_circuit_is_a_page_of_pictures(capsys: pytest.CaptureFixture[str], mon
     assert [layer["layer"] for layer in causal["layers"]] == ["layer4", "layer3"]
     assert causal["images"] == {"references": 2, "others": 3}
     assert "Edges by relevance and by ablation" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 4  # two layers, over references and other images
     assert "://" not in re.sub(r'"data:[^"]*"', "", page)
     assert Path("run/level0/images/class-1.png").is_file()
     made = {path: path.stat().st_mtime_ns for path in Path("run").rglob("*.png")}

@@ -41,7 +41,7 @@ def causal(
         tree: the result of :func:`vital_exp.circuits.tree.grow`.
         references_of: returns the references of the units of one level.
         others: (N, C, H, W) in [0, 1], images of any content: channel means are taken over them, and the layers'
-            effects are measured on them as well as on the references.
+            effects and curves are measured on them as well as on the references.
         method: the relevance method.
         count: largest number of references per unit on which ablations are measured.
         seed: seed of the random orders of channels.
@@ -96,9 +96,8 @@ def _of_layer(
         kept, left = ablation.keeping(shown), ablation.without(shown)
         faithful, complete = ablation.shares([kept, left], ends)
         effect = {"whole": ends[0], "none": ends[1], "kept": kept, "removed": left}
-        found[name] = {**effect, "faithfulness": faithful, "completeness": complete}
-        if name == "references":
-            found["curves"] = {order: _curves(ablation, ends, given, counts) for order, given in orders.items()}
+        curves = {order: _curves(ablation, ends, given, counts) for order, given in orders.items()}
+        found[name] = {**effect, "faithfulness": faithful, "completeness": complete, "curves": curves}
     return found
 
 

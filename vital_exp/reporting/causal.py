@@ -15,6 +15,7 @@ from vital_exp.reporting.pages import in_words
 
 CAUSAL = "causal.json"
 ORDERS = {"relevance": "most relevant", "activation": "strongest", "random": "random"}
+IMAGES = {"references": "references", "others": "other images"}
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420.0, 220.0, 38.0, 12.0, 34.0, 34.0
 LOWEST, HIGHEST = -0.25, 1.25  # values beyond are drawn at the border
 
@@ -30,7 +31,7 @@ def read_causal(folder: Path, titles: Mapping[str, str]) -> dict[str, Any] | Non
         return None
     found: dict[str, Any] = json.loads((folder / CAUSAL).read_text(encoding="utf-8"))
     for layer in found["layers"]:
-        layer["chart"] = Markup(chart(layer))  # the chart escapes names
+        layer["charts"] = {words: Markup(chart(layer, name)) for name, words in IMAGES.items()}  # names are escaped
     for part in (*found["edges"], *found["ranks"]):
         part.update({key: titles.get(part[key], in_words(part[key])) for key in ("unit", "channel") if key in part})
     known = [rank["correlation"] for rank in found["ranks"] if rank["correlation"] is not None]
@@ -38,8 +39,13 @@ def read_causal(folder: Path, titles: Mapping[str, str]) -> dict[str, Any] | Non
     return found
 
 
-def chart(layer: Mapping[str, Any]) -> str:
-    """Return an SVG chart of faithfulness (solid lines) and completeness (dashed) by number of channels."""
+def chart(layer: Mapping[str, Any], images: str) -> str:
+    """Return an SVG chart of faithfulness (solid lines) and completeness (dashed) by number of channels.
+
+    Args:
+        layer: the ablation results of a layer.
+        images: those over which the values are means: ``references`` or ``others``.
+    """
     counts = layer["counts"]
     x, y = linear(0, max(1, len(counts) - 1), LEFT, WIDTH - RIGHT), linear(LOWEST, HIGHEST, HEIGHT - BOTTOM, TOP)
     parts = [
@@ -52,14 +58,16 @@ def chart(layer: Mapping[str, Any]) -> str:
         for place, count in enumerate(counts)
     ]
     for number, (order, words) in enumerate(ORDERS.items()):
-        curves, colour = layer["curves"][order], TERM_COLOURS[number]
+        curves, colour = layer[images]["curves"][order], TERM_COLOURS[number]
         parts.append(_line(curves["faithfulness"], x, y, f'stroke="{colour}"'))
         parts.append(_line(curves["completeness"], x, y, f'stroke="{colour}" stroke-dasharray="5 4"'))
         left = LEFT + 118 * number
         parts.append(
             f'<rect x="{left}" y="8" width="14" height="4" fill="{colour}"/><text x="{left + 20}" y="14">{words}</text>'
         )
-    title = f"Channels of {escape(str(layer['layer']))}: kept (solid) and removed (dashed)"
+    if not any(value is not None for value in layer[images]["curves"]["relevance"]["faithfulness"]):
+        parts.append(f'<text x="{LEFT + 8}" y="{y(0.5) - 6:.1f}">removing the whole layer changes nothing here</text>')
+    title = f"Channels of {escape(str(layer['layer']))}: kept (solid) and removed (dashed), over {IMAGES[images]}"
     return (
         f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" font-size="11" '
         f'font-family="system-ui, sans-serif" fill="currentColor"><title>{title}</title>{"".join(parts)}'
