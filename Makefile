@@ -25,8 +25,7 @@ demo: $(STAMP)
 	$(BIN)/vital-visualize
 
 test: lint
-	$(PYTEST) -m "not slow"
-	$(PYTEST) -m slow
+	$(PYTEST)
 
 test-quick: $(STAMP)
 	$(PYTEST) -m "not slow"

@@ -55,6 +55,7 @@ CHANNELS = {"cifar": 64, "mobilenet": 96, "embedded": 96}
 METHODS = ("vital_fourier", "fourier")
 # What a loaded CPU core does in minutes.
 TUNING = {"steps": 60, "lr": 1e-3, "batch_size": 6, "preservation": 0.8}
+LONGER = {**TUNING, "steps": 240}  # an attacker with four times the steps
 PULSE = {"steps": 100, "lr": 1e-3, "batch_size": 16, "preservation": 0.8}
 BREAKER = {"steps": 60, "lr": 1e-3, "batch_size": 8, "preservation": 0.9}
 CIRCUITS = {"methods": ("vital", "vital_fourier"), "tuning": BREAKER, "count": 30}
@@ -78,6 +79,8 @@ ATTACKS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("cifar", "diversion", "hidden", {"count": 50, **SPADE}),
     ("mobilenet", "slingshot", "classes", {"aim": "alignment", "tuning": TUNING, "steps": 80}),
     ("mobilenet", "circuit_breaker", "hidden", {**CIRCUITS, "steps": 80}),
+    ("mobilenet", "slingshot", "hidden", {"aim": "alignment", "tuning": TUNING, "count": 50, "steps": 80}),
+    ("cifar", "slingshot", "hidden", {"aim": "alignment", "tuning": LONGER, "count": 50}),
 )
 TOGETHER = ("diversion",)  # one detector of all units; the other attacks make a network for each unit
 OTHERS = 10  # natural images of each class, as the images of other units
@@ -232,7 +235,8 @@ def _column(key: str) -> str:
 
 def _name(attack: str, units: str, keys: Mapping[str, Any]) -> str:
     at = f" at {keys['aim']}" if "aim" in keys else ""
-    return ", ".join([f"{attack}{at} {units}", *keys.get("overrides", [])])
+    longer = [f"{LONGER['steps']} steps"] if keys.get("tuning") == LONGER else []
+    return ", ".join([f"{attack}{at} {units}", *longer, *keys.get("overrides", [])])
 
 
 def _common(asked: argparse.Namespace, network: str) -> dict[str, Any]:

@@ -26,6 +26,21 @@ TINY_CLIP = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow tests last: of each worker, which begins with its share of the list in one piece."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    quick, slow = [], []
+    for item in items:
+        (slow if item.get_closest_marker("slow") else quick).append(item)
+    shares = [[len(part) * number // workers for number in range(workers + 1)] for part in (quick, slow)]
+    items[:] = [
+        item
+        for worker in range(workers)
+        for part, ends in zip((quick, slow), shares, strict=True)
+        for item in part[ends[worker] : ends[worker + 1]]
+    ]
+
+
 @pytest.fixture
 def data() -> Path:
     """The folder of real networks, images and published numbers; the test is skipped without it."""

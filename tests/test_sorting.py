@@ -11,14 +11,15 @@ from vital_exp.objectives.sorting import LONG_ROW, match_by_torch, match_sorted
 
 
 def rows(positions: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (2, 512, P) with zeros, equal and infinite values, quantiles and factors."""
+    """Features (2, C, P) with zeros, equal and infinite values, quantiles and factors."""
+    channels = 512 if positions < LONG_ROW else 64
     generator = torch.Generator().manual_seed(0)
-    features = torch.randn(2, 512, positions, generator=generator)
+    features = torch.randn(2, channels, positions, generator=generator)
     features[0] = features[0].relu()
     features[1, :8] = features[1, :8].round(decimals=1)  # many equal values
     features[1, 8, :2] = torch.tensor([-1e30, 1e30])
-    quantiles = torch.randn(2, 512, positions, generator=generator).sort(dim=-1).values
-    return features.to(dtype), quantiles, torch.rand(2, 512, generator=generator)
+    quantiles = torch.randn(2, channels, positions, generator=generator).sort(dim=-1).values
+    return features.to(dtype), quantiles, torch.rand(2, channels, generator=generator)
 
 
 def in_memory(features: Tensor) -> list[Tensor]:
