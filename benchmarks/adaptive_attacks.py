@@ -35,7 +35,7 @@ from vital_exp.evaluation.intervals import bootstrap_mean
 from vital_exp.evaluation.reading import NetworkReader
 from vital_exp.images.output import quantised
 from vital_exp.models.named import named_network
-from vital_exp.reporting.pages import in_words
+from vital_exp.targets.words import in_words
 from vital_exp.whole_files import whole_file, write_table
 
 RESULTS = Path(__file__).parent / "results"

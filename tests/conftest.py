@@ -29,7 +29,8 @@ TINY_CLIP = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow tests last: of each worker, which begins with its share of the list in one piece."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    quick, slow = [], []
+    quick: list[pytest.Item] = []
+    slow: list[pytest.Item] = []
     for item in items:
         (slow if item.get_closest_marker("slow") else quick).append(item)
     shares = [[len(part) * number // workers for number in range(workers + 1)] for part in (quick, slow)]

@@ -16,8 +16,9 @@ from tests.chromium import Tab, tab
 from vital_exp.attacks.paths import similarity_plot
 from vital_exp.reporting.charts import Curve, labelled_ticks, loss_chart
 from vital_exp.reporting.combined import Cell
-from vital_exp.reporting.pages import environment, in_words
+from vital_exp.reporting.pages import environment
 from vital_exp.reporting.plots import interval_plot, scatter_plot
+from vital_exp.targets.words import in_words
 
 LONG = "vital_fourier, objective.alignment.distance=squared, transforms=published, references.count=20, seed=3"
 METHODS = ("vital", "vital_fourier, steps=400", "maco")

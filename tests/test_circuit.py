@@ -12,7 +12,7 @@ import torch
 
 from tests.tiny import command, image_folder, tiny_net
 from vital_exp import load_model
-from vital_exp.circuits.run import Circuit
+from vital_exp.circuits.run import CircuitRun
 from vital_exp.circuits.tree import channel_relevance, grow
 from vital_exp.config import compose_config
 from vital_exp.errors import UsageError
@@ -109,7 +109,7 @@ def test_relevance_and_pictures_of_a_level_are_of_the_same_windows() -> None:
     config = compose_config(
         [*SHORT, *QUIET, "target=circuit", "target.unit=layer3:5", "method=vital_fourier", "relevance=lrp"]
     )
-    circuit = Circuit.from_config(config)
+    circuit = CircuitRun.from_config(config)
     level = circuit.level([circuit.root])
     assert level.config.references.enlarge is False
     assert level.config.references.candidates == 60  # of 600 drawn images
@@ -127,7 +127,7 @@ def test_a_class_at_the_root_has_the_references_of_classes() -> None:
             "target.unit=class:heart",
             *asked,
         ]
-        circuit = Circuit.from_config(compose_config(overrides), overrides)
+        circuit = CircuitRun.from_config(compose_config(overrides), overrides)
         own = circuit.config_of([circuit.root]).references
         return own.count, own.facets, own.candidates
 

@@ -26,7 +26,7 @@ from vital_exp.mining.patches import enlarged
 from vital_exp.models.network import model_space
 from vital_exp.models.taps import Taps
 from vital_exp.references.folder import ReferenceWarning
-from vital_exp.reporting.pages import in_words
+from vital_exp.targets.words import in_words
 
 pytestmark = pytest.mark.usefixtures("workplace")
 RUN = (*SHORT, *ON_CPU, "references.cache=false", "target.layer=layer3", "hydra.run.dir=run")

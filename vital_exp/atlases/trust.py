@@ -12,7 +12,7 @@ from typing import Any
 from vital_exp.atlases.pictures import PICTURES
 from vital_exp.atlases.request import EMBEDDED, AtlasRequest
 from vital_exp.atlases.store import safe_name
-from vital_exp.circuits.run import Circuit
+from vital_exp.circuits.run import CircuitRun
 from vital_exp.config import compose_config, plain
 from vital_exp.errors import UsageError
 from vital_exp.reporting.circuit import PAGE, write_circuit
@@ -62,7 +62,7 @@ def make_circuits(asked: AtlasRequest, out: Path) -> None:
         config = compose_config(overrides).with_keys(model=plain(asked.config)["model"])
         check_numbers(config)
         check_tree(config)
-        Circuit(config, asked.network, overrides).run(path)
+        CircuitRun(config, asked.network, overrides).run(path)
         write_circuit(path, asked.network.name, str(config.relevance.method))
 
 

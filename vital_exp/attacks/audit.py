@@ -43,11 +43,11 @@ from vital_exp.models.unit_readout import unit_readout
 from vital_exp.modes import own_modes
 from vital_exp.notebook_html import lines
 from vital_exp.notebook_html import table as notebook_table
-from vital_exp.reporting.pages import in_words
 from vital_exp.setup.starts import starts_of
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.selection import parse_target
 from vital_exp.targets.unit import Target
+from vital_exp.targets.words import in_words
 from vital_exp.values import one_of
 from vital_exp.whole_files import whole_file, write_table
 

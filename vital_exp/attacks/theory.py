@@ -22,9 +22,9 @@ from vital_exp.models.network import VisionNetwork, model_space
 from vital_exp.models.precision import exact
 from vital_exp.models.unit_readout import unit_readout
 from vital_exp.references.base import References
-from vital_exp.reporting.pages import in_words
 from vital_exp.targets.readout import Readout
 from vital_exp.targets.unit import Target
+from vital_exp.targets.words import in_words
 
 LARGEST = 200  # natural images that are compared; of more, evenly spread ones
 PER_PASS = 16

@@ -50,7 +50,7 @@ BY_KIND = ("count", "facets", "candidates")
 
 
 @dataclass
-class Circuit:
+class CircuitRun:
     """The circuit of a configuration.
 
     Attributes:
@@ -65,7 +65,7 @@ class Circuit:
     _levels: dict[tuple[Target, ...], Request] = field(default_factory=dict)
 
     @classmethod
-    def from_config(cls, config: Configuration, overrides: Sequence[str] = ()) -> Circuit:
+    def from_config(cls, config: Configuration, overrides: Sequence[str] = ()) -> CircuitRun:
         """Build the network, and check the configuration.
 
         Raises:

@@ -144,11 +144,11 @@ def _place(config: Configuration) -> Path:
 
 def _circuit(config: Configuration) -> int:
     """Make the tree of pictures of one job; returns the number of failed pictures."""
-    from vital_exp.circuits.run import Circuit
+    from vital_exp.circuits.run import CircuitRun
     from vital_exp.reporting.circuit import write_circuit
 
     hydra = HydraConfig.get()
-    circuit = Circuit.from_config(config, hydra.overrides.task)
+    circuit = CircuitRun.from_config(config, hydra.overrides.task)
     if config.dry_run:
         counts = [circuit.config.target.width**level for level in range(len(circuit.layers) + 1)]
         places = [circuit.root.name, *circuit.layers]

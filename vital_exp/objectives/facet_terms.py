@@ -35,7 +35,7 @@ IMAGES, LEAST_IMAGES, IMAGES_PER_PASS = 200, 4, 16  # most and fewest images wit
 SEPARATES = 0.7  # a smaller separation of a probe causes a warning (ours)
 
 
-class Facet(Term):
+class FacetProbe(Term):
     """Minus w . (g(x) * df/dg), summed over positions: the attribution of the target's activation to the theme.
 
     f is the target's mean read-out, g the activation of a lower layer, w the unit vector of the probe. The gradient

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from vital_exp.reporting.charts import TERM_COLOURS, Scale, linear
-from vital_exp.reporting.pages import in_words
+from vital_exp.targets.words import in_words
 
 CAUSAL = "causal.json"
 ORDERS = {"relevance": "most relevant", "activation": "strongest", "random": "random"}

@@ -10,7 +10,8 @@ from typing import Any
 from vital_exp.reporting.causal import read_causal
 from vital_exp.reporting.facets import facet_count, facet_words, is_facet
 from vital_exp.reporting.gallery import Embedded, embed, read_run
-from vital_exp.reporting.pages import environment, in_words
+from vital_exp.reporting.pages import environment
+from vital_exp.targets.words import in_words
 from vital_exp.whole_files import write_whole
 
 PAGE = "circuit.html"

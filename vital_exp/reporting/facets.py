@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vital_exp.reporting.pages import format_number, in_words
+from vital_exp.reporting.pages import format_number
+from vital_exp.targets.words import in_words
 from vital_exp.values import number_or_none
 
 Result = Mapping[str, Any]  # a line of results.jsonl
