@@ -463,6 +463,7 @@ MISTAKES = [
     (("images=nowhere",), "images=nowhere: does not exist; give a folder of images"),
     (("images=empty",), "images=empty: holds no image"),
     (("layers=[conv1]", "method=vitall"), "pictures=vitall: one of"),
+    (("channels=0-3",), "channels=0-3: no such key (did you mean units?)"),
     (("map=tsne",), "map=tsne: one of auto, umap, pca"),
     (("facets=0",), "facets=0: must be auto, or a whole number"),
     (("shown=0",), "shown=0: a whole number of at least 1"),

@@ -201,7 +201,8 @@ def _check_pictures_and_table(run: Path, history: list[dict[str, Any]]) -> None:
         assert np.array_equal(row["references"], pixels_of(run / "references" / f"{row['target']}.jpg"))
 
 
-def test_pictures_of_every_target_of_a_large_batch() -> None:
+def test_pictures_of_every_target_of_a_large_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "")  # wandb refuses an empty word
     more = ("target.index=[0,1,2,3,4,5,6,7,8,9]", "target.variations=2", "batch_size=20", "steps=1")
     assert command(*RUN, *more, "logger=wandb", "logger.offline=true", "hydra.run.dir=run") == 0
     history, _, _ = history_of(Path("run"))

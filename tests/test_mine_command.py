@@ -235,6 +235,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown model": (("model=resnet51",), ("model=resnet51", "did you mean resnet50")),
     "unknown key": (("pach.size=3",), ("pach.size=3", "did you mean patch.size")),
     "unknown key with +": (("+chanels=3",), ("+chanels=3", "did you mean channels")),
+    "the atlas's name of a key": (("units=0-3",), ("units=0-3", "did you mean channels?")),
     "key of another command": (("optimizer.lr=1",), ("optimizer.lr=1", "no such key")),
     "group of another command": (("references=folder",), ("references=folder", "no such key")),
     "key of an optional group": (("references.count=3",), ("references.count=3", "no such key")),

@@ -36,6 +36,7 @@ SET_BY_ENGINE = (
     *("trainer.enable_*", "trainer.accumulate_grad_batches", "trainer.fast_dev_run", "trainer.limit_train_batches"),
     *("image.preprocessing", "image.streams", "optimizer.params", "objective.*.problem", "logger.save_dir"),
 )
+CALLED_ELSEWHERE = {"units": "channels", "channels": "units"}  # by vital-mine and vital-atlas
 NOT_THERE = object()
 
 
@@ -71,7 +72,8 @@ def _no_such_key(key: str, value: object, command: str, options: Sequence[str] =
         owners = [owner for owner in owners if not owner.startswith("experiment=")] or owners
         first = f" ({owners[0]} {key}={value})" if len(owners) <= SUGGESTIONS else ""
         return UsageError(key, value, f"no such key here: it belongs to {' and '.join(owners)}{first}")
-    near = nearest(key.lstrip("+"), [*options, *known, *groups(command)])
+    other = CALLED_ELSEWHERE.get(key.lstrip("+"))
+    near = [other] if other in known else nearest(key.lstrip("+"), [*options, *known, *groups(command)])
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     return UsageError(key, value, f"no such key{hint}")
 

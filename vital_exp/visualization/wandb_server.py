@@ -108,8 +108,8 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence wandb, unless the environment variable is set."""
-    if SILENT in os.environ:
+    """Silence wandb, unless the environment variable has a value; an empty one is an error to wandb."""
+    if os.environ.get(SILENT):
         yield
         return
     os.environ[SILENT] = "true"
