@@ -49,8 +49,8 @@ def lines(document: Path) -> Iterator[list[str]]:
 
 
 def documented_commands() -> list[Any]:
-    """Every command in a code block: its name, and its list of arguments."""
-    found = []
+    """Every command in a code block: its name, and its list of arguments; once if several pages have the same."""
+    found: dict[tuple[str, ...], Any] = {}
     for document in DOCUMENTS:
         for words in lines(document):
             for place, word in enumerate(words):
@@ -58,9 +58,9 @@ def documented_commands() -> list[Any]:
                     if "--config-dir" not in words:  # those run, below
                         arguments = words[place + 1 :]
                         shown = f"{document.stem}: {name[1]} {' '.join(arguments)[:60]}"
-                        found.append(pytest.param(name[1], arguments, id=shown))
+                        found.setdefault((name[1], *arguments), pytest.param(name[1], arguments, id=shown))
                     break
-    return found
+    return list(found.values())
 
 
 @pytest.mark.parametrize(("name", "arguments"), documented_commands())

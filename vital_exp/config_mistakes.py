@@ -73,7 +73,7 @@ def _no_such_key(key: str, value: object, command: str, options: Sequence[str] =
         first = f" ({owners[0]} {key}={value})" if len(owners) <= SUGGESTIONS else ""
         return UsageError(key, value, f"no such key here: it belongs to {' and '.join(owners)}{first}")
     other = CALLED_ELSEWHERE.get(key.lstrip("+"))
-    near = [other] if other in known else nearest(key.lstrip("+"), [*options, *known, *groups(command)])
+    near = [other] if other and other in known else nearest(key.lstrip("+"), [*options, *known, *groups(command)])
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     return UsageError(key, value, f"no such key{hint}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,16 @@ def options_of(group: str) -> list[str]:
     return sorted(p.stem for p in (config_dir() / group).glob("*.yaml") if not p.stem.startswith("_"))
 
 
-def option_content(group: str, option: str) -> dict[str, Any]:
-    """Return the content of an option's own file as nested dicts, without its defaults list."""
+@cache
+def option_content(group: str, option: str) -> Mapping[str, Any]:
+    """Return the content of an option's own file as nested dicts, without its defaults list; it must not be changed."""
     content = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{option}.yaml"))
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items() if key != "defaults"}
 
 
-def known_keys(command: str = VISUALIZE) -> dict[str, list[str]]:
+@cache
+def known_keys(command: str = VISUALIZE) -> Mapping[str, list[str]]:
     """Return every dotted key of a command, with the options that have it; an empty list if it always exists."""
     found: dict[str, list[str]] = {}
     always: set[str] = set()
