@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torchmetrics.functional.image.lpips import _LPIPS
 
 from vital_exp import load_model
 from vital_exp.errors import UsageError
@@ -177,7 +178,7 @@ def test_the_backbone_of_each_lpips_loads_torchvision_s_names(tmp_path: Path) ->
 @pytest.mark.parametrize("names", ["features", "torchmetrics"])
 def test_a_complete_lpips_brings_its_own_linear_maps(names: str, tmp_path: Path) -> None:
     torch.manual_seed(2)
-    source = perceptual._LPIPS(net="alex", pretrained=False, pnet_rand=True)
+    source = _LPIPS(net="alex", pretrained=False, pnet_rand=True)
     tensors = {name: value.half() for name, value in source.state_dict().items() if not name.startswith("lins.")}
     if names == "features":
         tensors = {re.sub(r"^net\.slice\d+\.", "features.", name): value for name, value in tensors.items()}

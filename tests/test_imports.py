@@ -1,4 +1,6 @@
 import gc
+import importlib.metadata
+import subprocess
 import sys
 
 import pytest
@@ -39,3 +41,24 @@ def test_who_has_switched_the_collector_off_keeps_it_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+POSTPONED = """
+import sys
+from vital_exp.commands.imports import uncollected
+with uncollected():
+    import lightning.pytorch
+print([name for name in ("torchmetrics.functional", "transformers", "scipy.signal") if name in sys.modules])
+import torchmetrics
+from lightning.pytorch.utilities.types import Metric
+print(Metric is torchmetrics.Metric, hasattr(torchmetrics, "__nothing__"), torchmetrics.__version__)
+print(torchmetrics.MeanMetric()([1.0, 3.0]), issubclass(torchmetrics.Accuracy, object), type(torchmetrics).__name__)
+from torchmetrics.image.fid import FrechetInceptionDistance
+print(issubclass(FrechetInceptionDistance, Metric))
+"""
+
+
+def test_metrics_are_imported_when_they_are_asked_for():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", POSTPONED], capture_output=True, text=True, check=True)
+    version = importlib.metadata.version("torchmetrics")
+    assert done.stdout.splitlines() == ["[]", f"True False {version}", "tensor(2.) True module", "True"]

@@ -15,9 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.inception import InceptionScore
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from vital_exp.evaluation.intervals import interval_around, resamples
 from vital_exp.evaluation.score import NotComputed, Score
@@ -51,6 +48,8 @@ def inception_score(logits: Tensor) -> Score:
         >>> round(inception_score(100 * torch.eye(4)).value, 3)  # four pictures of four classes, without doubt
         4.0
     """
+    from torchmetrics.image.inception import InceptionScore
+
     _need_pictures(len(logits), 2)
     with _without_warnings():
         metric = InceptionScore(feature=_Given(logits.shape[1]), splits=1)
@@ -84,6 +83,8 @@ def fid(pictures: Tensor, natural: Tensor) -> Score:
         >>> round(fid(natural + 1, natural).value, 3)  # the squared distance of the means
         3.0
     """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     _need_pictures(len(pictures), 2)
     _need_natural(len(natural), 2)
     metric = FrechetInceptionDistance(feature=_Given(pictures.shape[1]))
@@ -143,6 +144,8 @@ def kid(pictures: Tensor, natural: Tensor, subset_size: int | None = None) -> Sc
         natural: (M, D) features of natural images.
         subset_size: number of pictures, and of natural images, in a subset; None: 1000, or all where there are fewer.
     """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     least = subset_size or 2
     _need_pictures(len(pictures), least)
     _need_natural(len(natural), least)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.image.lpips import _LPIPS, _normalize_tensor
 
 from vital_exp.errors import UsageError
 from vital_exp.evaluation.score import NotComputed
@@ -17,6 +17,9 @@ from vital_exp.evaluation.weights import hub_file, local_file
 from vital_exp.models.checkpoints import load_checkpoint
 from vital_exp.values import one_of
 from vital_exp.weights_files import read_tensors
+
+if TYPE_CHECKING:
+    from torchmetrics.functional.image.lpips import _LPIPS
 
 KEY = "evaluation.lpips"
 CHECKPOINT = f"{KEY}.checkpoint"
@@ -45,6 +48,8 @@ def load_lpips(net: str, checkpoint: str | None, download: bool) -> _LPIPS:
         UsageError: an unknown net, or a file that does not exist or holds the weights of another network.
         NotComputed: there are no weights and ``download`` is false.
     """
+    from torchmetrics.functional.image.lpips import _LPIPS
+
     one_of(f"{KEY}.net", net, BACKBONES)
     place = local_file(checkpoint, CHECKPOINT)
     cached = hub_file(BACKBONES[net][1])
@@ -96,6 +101,8 @@ def mean_distance(lpips: _LPIPS, pictures: Tensor) -> float:
         lpips: the result of :func:`load_lpips`.
         pictures: (N, 3, H, W) RGB in [0, 1], N at least 2.
     """
+    from torchmetrics.functional.image.lpips import _normalize_tensor
+
     scaled = lpips.scaling_layer(2 * pictures - 1)
     layers = [_normalize_tensor(layer) for layer in lpips.net(scaled)]  # each (N, C, h, w)
     distances = []
