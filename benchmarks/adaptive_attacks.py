@@ -61,8 +61,11 @@ BREAKER = {"steps": 60, "lr": 1e-3, "batch_size": 8, "preservation": 0.9}
 CIRCUITS = {"methods": ("vital", "vital_fourier"), "tuning": BREAKER, "count": 30}
 # Transforms that do not wrap around: what a reader of the borders cannot see.
 ELSE = {"methods": ("vital_fourier",), "overrides": ["transforms=lucid"]}
-PRIOR = {"methods": ("vital_fourier",), "overrides": ["image=prior", "image.weights=embedded"]}
-SPADE = {"methods": ("vital_fourier",), "overrides": ["model.sparsify=spade"]}
+PRIOR = {"overrides": ["image=prior", "image.weights=embedded"]}
+SPADE = {"overrides": ["model.sparsify=spade"]}
+STEERED = {"overrides": ["steer=layer1:3:+2sd"]}
+THEME = "objective.facet.theme={data}/cifar10/test_jpeg/ship"  # no ship is attacked
+FACET = {"methods": ("fourier",), "overrides": ["objective=[activation,facet]", THEME]}
 ATTACKS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("cifar", "diversion", "classes", {}),
     ("mobilenet", "diversion", "classes", {"steps": 80}),
@@ -81,6 +84,8 @@ ATTACKS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("mobilenet", "circuit_breaker", "hidden", {**CIRCUITS, "steps": 80}),
     ("mobilenet", "slingshot", "hidden", {"aim": "alignment", "tuning": TUNING, "count": 50, "steps": 80}),
     ("cifar", "slingshot", "hidden", {"aim": "alignment", "tuning": LONGER, "count": 50}),
+    ("cifar", "diversion", "classes", STEERED),
+    ("cifar", "diversion", "classes", FACET),
 )
 TOGETHER = ("diversion",)  # one detector of all units; the other attacks make a network for each unit
 OTHERS = 10  # natural images of each class, as the images of other units
@@ -161,6 +166,7 @@ def _measure(
     network, attack, kind = what
     run, start = _run(asked, network, kind, units), time.process_time()
     settings = {"methods": METHODS, **_common(asked, network), "targets": len(units), **keys}
+    settings["overrides"] = [one.format(data=asked.data / "data") for one in keys.get("overrides", [])]
     found = audit(attack, run, place, **settings)
     rows = [{_column(key): value for key, value in row.items()} for row in found.rows]
     seconds = (time.process_time() - start) / len(units)

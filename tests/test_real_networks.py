@@ -29,7 +29,7 @@ CIFAR_CLASSES = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
 FACTORY = ROOT / "examples" / "my_network.py"
 
 
-@pytest.mark.parametrize(("method", "steps"), [("vital", 500), ("vital_fourier", 200)])
+@pytest.mark.parametrize(("method", "steps"), [("vital", 300), ("vital_fourier", 200)])
 def test_ten_cifar_classes_are_recognised_by_two_networks(data: Path, tmp_path: Path, method: str, steps: int) -> None:
     weights = data / "data" / "weights"
     judge = f"{{source: python, name: resnet56, factory: '{FACTORY}:resnet', arguments: {{depth: 56}}, size: 32, "

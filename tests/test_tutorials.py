@@ -63,8 +63,9 @@ def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("PATH", sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"])
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
-    for cell in notebook.cells:  # fewer steps; everything else as it stands
+    for cell in notebook.cells:  # fewer steps, and no UMAP, which compiles itself; everything else as it stands
         cell.source = re.sub(r"steps=\d+", "steps=4", re.sub(r'"steps": \d+', '"steps": 4', cell.source))
+        cell.source = cell.source.replace("vital-atlas ", "vital-atlas map=pca ")
     where = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
     assert "Traceback" not in printed(notebook.cells)
