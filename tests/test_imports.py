@@ -47,12 +47,16 @@ POSTPONED = """
 import sys
 from vital_exp.commands.imports import uncollected
 with uncollected():
+    pass
+assert "torchmetrics" not in sys.modules
+with uncollected():
     import lightning.pytorch
 print([name for name in ("torchmetrics.functional", "transformers", "scipy.signal") if name in sys.modules])
 import torchmetrics
 from lightning.pytorch.utilities.types import Metric
 print(Metric is torchmetrics.Metric, hasattr(torchmetrics, "__nothing__"), torchmetrics.__version__)
 print(torchmetrics.MeanMetric()([1.0, 3.0]), issubclass(torchmetrics.Accuracy, object), type(torchmetrics).__name__)
+from torchmetrics.classification import Accuracy
 from torchmetrics.image.fid import FrechetInceptionDistance
 print(issubclass(FrechetInceptionDistance, Metric))
 """

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 METRICS = "torchmetrics"
+UTILITIES = f"{METRICS}.utilities"
 # What Lightning imports from torchmetrics, with the modules that define it.
 ASKED = {"Metric": f"{METRICS}.metric", "MetricCollection": f"{METRICS}.collections"}
 
@@ -29,29 +30,38 @@ def uncollected() -> Iterator[None]:
     if not gc.isenabled():
         yield
         return
-    postpone_metrics()
     modules = len(sys.modules)
     gc.disable()
     try:
-        yield
+        with metrics_postponed():
+            yield
     finally:
         if len(sys.modules) > modules:
             gc.freeze()
         gc.enable()
 
 
-def postpone_metrics() -> None:
-    """Let torchmetrics import all of its metrics only when one of them is asked for.
+@contextmanager
+def metrics_postponed() -> Iterator[None]:
+    """Let a torchmetrics that is imported in this context import its metrics only when one of them is asked for.
 
     Lightning imports torchmetrics for two classes, and torchmetrics imports Transformers, SciPy's signal processing and
     more for its metrics of text and audio: a fifth of the time of a command's imports.
     """
     spec = None if METRICS in sys.modules else find_spec(METRICS)
-    if spec:
-        package = module_from_spec(spec)
-        package.__class__ = _PostponedMetrics
-        vars(package).update(_logger=logging.getLogger(METRICS), __version__=version(METRICS))  # others read these
-        sys.modules[METRICS] = package
+    if not spec:
+        yield
+        return
+    package = module_from_spec(spec)
+    package.__class__ = _PostponedMetrics
+    vars(package).update(_logger=logging.getLogger(METRICS), __version__=version(METRICS))  # others read these
+    sys.modules[METRICS] = package
+    try:
+        yield
+    finally:
+        # Its modules import each other. In Lightning's order they can; in a network's file the order may be another.
+        if UTILITIES not in sys.modules:
+            del sys.modules[METRICS]
 
 
 class _PostponedMetrics(ModuleType):
@@ -63,7 +73,7 @@ class _PostponedMetrics(ModuleType):
             raise AttributeError(name)  # as modules without such an attribute do
         if name in ASKED:
             try:
-                import_module(f"{METRICS}.utilities")  # first: it and the module import each other
+                import_module(UTILITIES)  # first: it and the module import each other
                 return getattr(import_module(ASKED[name]), name)
             except (ImportError, AttributeError):  # another version
                 pass
