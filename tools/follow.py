@@ -40,7 +40,7 @@ class Follower:
         self.stays: list[str] = []
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        """Note a call that is handed a target; the form that ``sys.settrace`` wants, which is not asked about lines."""
+        """Note a call that is handed a target; the form that ``sys.setprofile`` wants."""
         if event != "call" or (module := _module(frame.f_code.co_filename)) in ("", OWN):
             return
         if self.stays[-1:] != [module] and any(map(_is_target, _arguments(frame))):
@@ -79,15 +79,14 @@ def follow(keys: Sequence[str]) -> Follower:
     follower = Follower()
     given = [key for key in GIVEN if key.split("=")[0] not in {one.split("=")[0] for one in keys}]
     with tempfile.TemporaryDirectory() as folder:
-        before = sys.gettrace()
-        sys.settrace(follower)
+        sys.setprofile(follower)
         try:
             visualize([*given, *keys, f"hydra.run.dir={folder}/run", f"cache_dir={folder}/cache"])
         except SystemExit as end:
             if end.code:
                 raise
         finally:
-            sys.settrace(before)
+            sys.setprofile(None)
     return follower
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,13 @@ def options_of(group: str) -> list[str]:
     return sorted(p.stem for p in (config_dir() / group).glob("*.yaml") if not p.stem.startswith("_"))
 
 
+def option_content(group: str, option: str) -> dict[str, Any]:
+    """Return the content of an option's own file as nested dicts, without its defaults list."""
+    return deepcopy(_option_content(group, option))
+
+
 @cache
-def option_content(group: str, option: str) -> Mapping[str, Any]:
-    """Return the content of an option's own file as nested dicts, without its defaults list; it must not be changed."""
+def _option_content(group: str, option: str) -> dict[str, Any]:
     content = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{option}.yaml"))
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items() if key != "defaults"}

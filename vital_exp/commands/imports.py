@@ -21,7 +21,7 @@ ASKED = {"Metric": f"{METRICS}.metric", "MetricCollection": f"{METRICS}.collecti
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Switch the garbage collector off for the imports in this context.
+    """Switch the garbage collector off for the imports in this context, and postpone those of torchmetrics' metrics.
 
     Objects of modules live until the process ends, and searching them for reference cycles took a quarter of the
     imports' time. They are frozen at the end, so that later collections skip them too. Where nothing was imported, as
@@ -46,7 +46,7 @@ def metrics_postponed() -> Iterator[None]:
     """Let a torchmetrics that is imported in this context import its metrics only when one of them is asked for.
 
     Lightning imports torchmetrics for two classes, and torchmetrics imports Transformers, SciPy's signal processing and
-    more for its metrics of text and audio: a fifth of the time of a command's imports.
+    more for its metrics of text and audio: a fifth of the demo's processor time with one step (docs/performance.md).
     """
     spec = None if METRICS in sys.modules else find_spec(METRICS)
     if not spec:
