@@ -75,6 +75,8 @@ TABLE = (
     *(Capability(f"alignment.{how}") for how in options_of("objective/alignment")),
     Capability("alignment.moments", options=("highest=2", "standardise=channel")),
     Capability("alignment.gram", options=("standardise=channel", "pixel_weight=1.0")),
+    *(Capability(f"alignment.{how}", options=("detail_weight=1.0",)) for how in options_of("objective/alignment")),
+    Capability("alignment.sort", options=("standardise=channel", "detail_weight=1.0")),
     Capability("activation"),
     Capability("activation", options=("cosine_power=2.0",)),
     Capability("activation", kinds=("channel",), options=("position=centre",)),

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
+from vital_exp.images.details import bands_of, details
+from vital_exp.images.output import scaled_size
 from vital_exp.models.layers import is_transformer
 from vital_exp.models.network import VisionNetwork
 from vital_exp.objectives.alignment import sort_matching
 from vital_exp.objectives.terms import MASK, Problem, Term
 from vital_exp.references.quantiles import resample_quantiles
-from vital_exp.references.statistics import READOUT, TARGET_LAYER
+from vital_exp.references.statistics import DETAILS, OF_PICTURES, READOUT, TARGET_LAYER
 from vital_exp.targets.unit import INPUT
 from vital_exp.values import one_of
 
@@ -41,6 +43,8 @@ class DistributionTerm(Term):
         layer_weights: one per layer; None for those of the network's recipe, or 1 for ``layers``.
         depth_growth: g, where the weight of layer number d, from 0, is multiplied by g^d; 1 as published.
         pixel_weight: weight of the pixels, matched like a layer; 0 as published.
+        detail_weight: weight of each band of the picture's details of 2, 4 and 8 px (:mod:`vital_exp.images.details`),
+            matched like a layer; 0 as published. ``standardise`` divides each channel by its own variance.
         readout_weight: for hidden units, weight of the target's read-out, matched like a layer of one channel; 0 as
             published. Without effect for classes.
         target_weight: for hidden units, weight of the target's layer with all its channels; 0 as published: only the
@@ -61,6 +65,7 @@ class DistributionTerm(Term):
         layer_weights: Sequence[float] | None = None,
         depth_growth: float = 1.0,
         pixel_weight: float = 0.0,
+        detail_weight: float = 0.0,
         readout_weight: float = 0.0,
         target_weight: float = 0.0,
         stem_weight: float | None = None,
@@ -76,7 +81,7 @@ class DistributionTerm(Term):
         ):
             hidden = {layer: stem_weight if depth == 0 else own for depth, (layer, own) in enumerate(hidden.items())}
         grown = {layer: own * depth_growth**depth for depth, (layer, own) in enumerate(hidden.items())}
-        around = {INPUT: float(pixel_weight)}
+        around = {INPUT: float(pixel_weight), **dict.fromkeys(_bands(problem), float(detail_weight))}
         if problem.relevance:
             around |= {READOUT: float(readout_weight), TARGET_LAYER: float(target_weight)}
         self.layer_weights = {layer: own for layer, own in {**around, **grown}.items() if own or layer in grown}
@@ -87,8 +92,8 @@ class DistributionTerm(Term):
         self.readout = problem.readout
         self.masked = tuple(grown) if problem.relevance and problem.relevance.has_maps else ()
         own = (READOUT, TARGET_LAYER)
-        tapped = [problem.readout.layer if layer in own else layer for layer in self.layer_weights]
-        self.layers = tuple(dict.fromkeys(tapped))
+        read = dict.fromkeys(own, problem.readout.layer) | dict.fromkeys(DETAILS, INPUT)
+        self.layers = tuple(dict.fromkeys(read.get(layer, layer) for layer in self.layer_weights))
         self.quantiles: dict[str, Tensor] = {}
         self.channel_weights: dict[str, Tensor] = {}
         if weight:
@@ -96,7 +101,8 @@ class DistributionTerm(Term):
             self.quantiles, self.channel_weights = statistics.quantiles, dict(statistics.importance)
         standardise = standardisation(standardise, problem.network)
         for layer, values in self.quantiles.items() if standardise != "none" else ():
-            self.channel_weights[layer] = self.channel_weights.get(layer, 1.0) * PRECISIONS[standardise](values)
+            precision = PRECISIONS["channel" if layer in DETAILS else standardise](values)
+            self.channel_weights[layer] = self.channel_weights.get(layer, 1.0) * precision
 
     @abstractmethod
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
@@ -113,6 +119,9 @@ class DistributionTerm(Term):
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
         """Return the (N,) weighted sum over layers."""
+        if bands := sum(layer in DETAILS for layer in self.layer_weights):
+            found = details(activations[INPUT], bands)
+            activations = {**activations, **dict(zip(DETAILS, found, strict=False))}
         total = pictures.new_zeros(len(pictures))
         for layer, weight in self.layer_weights.items():
             features = self._features(layer, activations)
@@ -156,8 +165,8 @@ class SortMatching(DistributionTerm):
         self.trim = float(trim)
 
     def loss(self, layer: str, features: Tensor) -> Tensor:
-        """Return the (N,) losses of a layer's features (N, C, P); pixels, read-out and target layer are not trimmed."""
-        if not self.trim or layer in (INPUT, READOUT, TARGET_LAYER):
+        """Return the (N,) losses of a layer's features (N, C, P); only layers of the network are trimmed."""
+        if not self.trim or layer in (*OF_PICTURES, READOUT, TARGET_LAYER):
             return super().loss(layer, features)
         reference = self.reference(layer, features.shape[-1])
         return sort_matching(features, reference, self.channel_weights.get(layer), self.trim)
@@ -165,6 +174,12 @@ class SortMatching(DistributionTerm):
     def distance(self, features: Tensor, reference: Tensor, channel_weights: Tensor | None) -> Tensor:
         """Return the mean squared differences of sorted values, (N,)."""
         return sort_matching(features, reference, channel_weights)
+
+
+def _bands(problem: Problem) -> Sequence[str]:
+    """Return the names of the bands of details that a picture has at the size at which the network sees it."""
+    seen = scaled_size(problem.network.preprocessing.size, problem.statistics.share)
+    return DETAILS[: bands_of(min(*seen, *(problem.size or seen)))]
 
 
 def _layer_weights(

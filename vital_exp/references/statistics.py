@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vital_exp.images.details import MOST_BANDS, details
 from vital_exp.images.output import resized, scaled_size
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork, model_space
@@ -31,7 +32,10 @@ IMAGES_PER_PASS = 8
 FORMAT = "mean sorted features, 5"
 READOUT = "readout"  # names the target's read-out, which is matched like a layer with a single channel
 TARGET_LAYER = "target layer"  # names all channels of the layer that the target is a unit of
-WITHOUT_RELEVANCE = (INPUT, READOUT, TARGET_LAYER)
+# Name the bands of the pictures' details, from the finest one; each is matched like a layer.
+DETAILS = tuple(f"details of {2**band} px" for band in range(1, MOST_BANDS + 1))
+OF_PICTURES = (INPUT, *DETAILS)
+WITHOUT_RELEVANCE = (*OF_PICTURES, READOUT, TARGET_LAYER)
 QUANTILES, IMPORTANCE = "quantiles/", "importance/"  # prefixes of the names in a cache file
 
 
@@ -78,8 +82,8 @@ class ReferenceStatistics:
 
         Args:
             targets: one per picture; with ``relevance``, the same targets in the same order as there.
-            layers: module names, ``"input"`` for the images themselves, ``"readout"`` for the target's read-out,
-                ``"target layer"`` for all channels of the layer that the target reads from.
+            layers: module names, ``"input"`` for the images themselves, names of :data:`DETAILS`, ``"readout"`` for
+                the target's read-out, ``"target layer"`` for all channels of the layer that the target reads from.
         """
         results: dict[str, dict[str, Tensor]] = {}
         keys = [self._key(number, target, tuple(layers)) for number, target in enumerate(targets)]
@@ -156,7 +160,7 @@ def reference_statistics(
 
     Args:
         network: the frozen network.
-        layers: module names, ``"input"``, ``"readout"`` or ``"target layer"``.
+        layers: module names, ``"input"``, names of :data:`DETAILS`, ``"readout"`` or ``"target layer"``.
         images: (3, H, W) RGB in [0, 1] each, all of one size; float64 is normalised before it is cast.
         relevance: how relevant features are; None matches all features alike.
         number: the place, among the targets of ``relevance``, of the target that the images show.
@@ -187,19 +191,26 @@ def features_of(
     """
     hidden = [layer for layer in layers if layer not in WITHOUT_RELEVANCE]
     maps: dict[str, Tensor] = {}
+    own = _of_pictures(layers, pictures)
     if relevance is None or readout is None:
-        activations, _ = network.taps(layers)(pictures)
-        return {layer: exact(values).flatten(2) for layer, values in activations.items()}, maps, None
+        activations, _ = network.taps(hidden)(pictures)
+        return own | {layer: exact(values).flatten(2) for layer, values in activations.items()}, maps, None
     if relevance.has_maps and hidden:
         tapped, maps, _ = activations_and_relevance(network, pictures, hidden, readout, relevance.method)
     else:
         tapped, _ = network.taps([*dict.fromkeys([*hidden, readout.layer])])(pictures)
     activations = {layer: exact(values) for layer, values in tapped.items()}
-    features = {layer: activations[layer].flatten(2) for layer in hidden}
-    features |= {INPUT: pictures.flatten(2)} if INPUT in layers else {}
+    features = own | {layer: activations[layer].flatten(2) for layer in hidden}
     features |= {READOUT: readout.map(activations[readout.layer])[:, None]} if READOUT in layers else {}
     features |= {TARGET_LAYER: activations[readout.layer].flatten(2)} if TARGET_LAYER in layers else {}
     return features, maps, readout.value(activations[readout.layer])
+
+
+def _of_pictures(layers: Sequence[str], pictures: Tensor) -> dict[str, Tensor]:
+    """Return those features (B, C, P) among ``layers`` that need no network."""
+    features = {INPUT: pictures.flatten(2)} if INPUT in layers else {}
+    bands = sum(layer in DETAILS for layer in layers)
+    return features | dict(zip(DETAILS, details(pictures, bands), strict=False))
 
 
 @dataclass
