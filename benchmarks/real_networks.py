@@ -77,6 +77,7 @@ METHODS: Mapping[str, Method] = {
     # Of transformers alone: the corner tokens left out, see vital_on_transformers.md.
     "vital_trimmed": Method(2000, preset="vital", overrides=("objective.alignment.trim=0.03",)),
     "vital_fourier": Method(400),
+    "vital_fourier_short": Method(150, preset="vital_fourier"),
     # 150 of 200 steps at 160 px: 0.40 of the processor time of vital_fourier on EfficientNet-Lite0.
     "vital_growing": Method(200, preset="vital_fourier", overrides=SMALL_FIRST),
     "maco": Method(256, views=16, equal_views=4),  # MACO's authors take 16 crops or more
@@ -117,7 +118,9 @@ def parts() -> Iterator[tuple[str, str, str]]:
             if network not in APPLIES.get(name, NETWORKS):
                 continue
             for cost in (EQUAL, PUBLISHED):
-                if cost == EQUAL or method.keys(EQUAL) != method.keys(PUBLISHED):
+                # A method of fewer passes has no form at equal cost.
+                apart = method.passes(PUBLISHED) >= PASSES if cost == EQUAL else method.keys(EQUAL) != method.keys(cost)
+                if apart:
                     yield network, name, cost
 
 

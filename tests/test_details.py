@@ -64,7 +64,7 @@ def test_a_plain_picture_has_no_details_and_grain_has_only_small_ones() -> None:
 
 
 def test_small_pictures_have_fewer_bands() -> None:
-    assert [bands_of(side) for side in (224, 32, 16, 8, 7, 1)] == [3, 3, 2, 1, 0, 0]
+    assert [bands_of(side) for side in (448, 224, 112, 64, 55, 1)] == [3, 3, 2, 1, 0, 0]
 
 
 def test_references_of_details_are_their_mean_sorted_coefficients() -> None:
@@ -89,7 +89,7 @@ def term(side: int, share: float = 1.0, size: tuple[int, int] | None = None, wei
 
 @pytest.mark.parametrize(
     ("side", "share", "size", "bands"),
-    [(32, 1.0, None, 3), (14, 1.0, None, 1), (7, 1.0, None, 0), (32, 0.5, (16, 16), 2), (32, 1.0, (8, 20), 1)],
+    [(224, 1.0, None, 3), (113, 1.0, None, 2), (32, 1.0, None, 0), (224, 0.5, (112, 112), 2), (128, 1.0, (56, 140), 1)],
 )
 def test_the_network_sees_as_many_bands_as_fit(
     side: int, share: float, size: tuple[int, int] | None, bands: int
@@ -104,12 +104,12 @@ def test_the_network_sees_as_many_bands_as_fit(
 
 
 def test_a_weight_of_zero_leaves_details_out() -> None:
-    made = term(32, weight=0.0)
+    made = term(64, weight=0.0)
     assert made.layers == ("conv1",)
     assert set(made.quantiles) == {"conv1"}
 
 
 def test_every_channel_of_details_counts_by_its_own_variance() -> None:
-    made = term(32)
-    for name in DETAILS:
+    made = term(112)
+    for name in DETAILS[:2]:
         torch.testing.assert_close(made.channel_weights[name], channel_precision(made.quantiles[name]))

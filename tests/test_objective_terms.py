@@ -111,6 +111,12 @@ np.save(PROBE, np.linspace(-1, 2, 8, dtype=np.float32))
 atexit.register(PROBE.unlink, missing_ok=True)
 
 
+@pytest.fixture(autouse=True)
+def small_pictures_have_details(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of ``SIZE`` px are too small for details; with this they have two bands."""
+    monkeypatch.setattr("vital_exp.images.details.FEWEST_SQUARES", SIZE // 4)
+
+
 @cache
 def network(double: bool = True) -> VisionNetwork:
     module = tiny_net()

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 MOST_BANDS = 3  # details of 2, 4 and 8 px; larger structures are what the network's layers compare
-FEWEST_POSITIONS = 4  # of a band, along the shorter side: fewer values have no distribution
+FEWEST_SQUARES = 28  # of a band along the shorter side, as of 8 px in 224: larger ones are things, no details
 
 
 def bands_of(side: int) -> int:
-    """Return the number of bands of pictures whose shorter side is ``side`` px: at most 3, each of 4 positions or more.
+    """Return the number of bands of a picture whose shorter side is ``side`` px: at most 3, each 28 squares or more wide.
 
     Examples:
         >>> from vital_exp.images.details import bands_of
-        >>> bands_of(224), bands_of(28), bands_of(7)
+        >>> bands_of(224), bands_of(112), bands_of(32)
         (3, 2, 0)
     """
     bands, side = 0, side // 2
-    while side >= FEWEST_POSITIONS and bands < MOST_BANDS:
+    while side >= FEWEST_SQUARES and bands < MOST_BANDS:
         bands, side = bands + 1, side // 2
     return bands
 

@@ -43,8 +43,8 @@ class DistributionTerm(Term):
         layer_weights: one per layer; None for those of the network's recipe, or 1 for ``layers``.
         depth_growth: g, where the weight of layer number d, from 0, is multiplied by g^d; 1 as published.
         pixel_weight: weight of the pixels, matched like a layer; 0 as published.
-        detail_weight: weight of each band of the picture's details of 2, 4 and 8 px (:mod:`vital_exp.images.details`),
-            matched like a layer; 0 as published. ``standardise`` divides each channel by its own variance.
+        detail_weight: weight of each band of the picture's details (:mod:`vital_exp.images.details`), matched like a
+            layer; 0 as published. ``standardise`` divides each channel by its own variance. Without effect below 56 px.
         readout_weight: for hidden units, weight of the target's read-out, matched like a layer of one channel; 0 as
             published. Without effect for classes.
         target_weight: for hidden units, weight of the target's layer with all its channels; 0 as published: only the
