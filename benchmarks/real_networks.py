@@ -72,14 +72,16 @@ class Method:
 
 
 SMALL_FIRST = ("image.grow_from=0.714", "image.grow_until=0.75")  # 160 px of 224
+PLAIN = ("objective.alignment.detail_weight=0",)  # without details; pictures of 32 px have none
 METHODS: Mapping[str, Method] = {
     "vital": Method(2000),
     # Of transformers alone: the corner tokens left out, see vital_on_transformers.md.
     "vital_trimmed": Method(2000, preset="vital", overrides=("objective.alignment.trim=0.03",)),
     "vital_fourier": Method(400),
     "vital_fourier_short": Method(150, preset="vital_fourier"),
-    # 150 of 200 steps at 160 px: 0.40 of the processor time of vital_fourier on EfficientNet-Lite0.
-    "vital_growing": Method(200, preset="vital_fourier", overrides=SMALL_FIRST),
+    "vital_fourier_plain": Method(400, preset="vital_fourier", overrides=PLAIN),
+    # 150 of 200 steps at 160 px: 0.40 of the processor time of vital_fourier_plain on EfficientNet-Lite0.
+    "vital_growing": Method(200, preset="vital_fourier", overrides=(*SMALL_FIRST, *PLAIN)),
     "maco": Method(256, views=16, equal_views=4),  # MACO's authors take 16 crops or more
     "fourier": Method(512),
     "deep_inversion": Method(2000),
@@ -87,7 +89,14 @@ METHODS: Mapping[str, Method] = {
     "accentuation": Method(100, views=16, equal_views=4),  # starts from a real image: an upper reference
 }
 # DeepInversion needs statistics of batch norms: MobileNetV2's were folded into its convolutions, the ViT has none.
-APPLIES = {"deep_inversion": ("cifar", "lite0"), "vital_trimmed": ("vit",), "vital_growing": ("mobilenet", "lite0")}
+LARGE = ("mobilenet", "lite0", "vit")  # 224 px
+APPLIES = {
+    "deep_inversion": ("cifar", "lite0"),
+    "vital_trimmed": ("vit",),
+    "vital_fourier_short": LARGE,
+    "vital_fourier_plain": LARGE,
+    "vital_growing": ("mobilenet", "lite0"),
+}
 METRICS = (
     *("accuracy", "transfer", "crops", "fid", "kid", "inception_score", "lpips_diversity", "correspondence"),
     *("path_similarity", "activation_ratio", "high_frequency", "seconds"),
