@@ -46,7 +46,7 @@ def published_loop(request: Request) -> PublishedLoop:
     start = torch.rand(1, 3, *network.preprocessing.size, generator=torch.Generator().manual_seed(0))
     normalised = model_space(start, network)
     loop = PublishedLoop(module, weights, activations, normalised, network.preprocessing.valid_range(normalised))
-    alone = ["transforms=none", "objective=alignment", f"cache_dir={request.config.cache_dir}"]
+    alone = ["transforms=none", "objective=alignment", f"cache_dir={request.config.cache}"]  # without ~
     library, _ = objective_and_gradient(network, targets, start, references=references, overrides=alone)
     with torch.no_grad():
         own = loop.losses(normalised)
