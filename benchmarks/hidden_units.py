@@ -102,6 +102,10 @@ RECIPES: Mapping[str, Recipe] = {
     "without the own layer": Recipe("vital_fourier", ("objective.alignment.target_weight=0",)),
     "first layer as published": Recipe("vital_fourier", ("objective.alignment.stem_weight=null",)),
     "with the unit's activation": Recipe("vital_fourier", ("objective.alignment.readout_weight=0.1",)),
+    **{
+        name: Recipe("vital_fourier", (f"objective.alignment.detail_weight={weight}",))
+        for name, weight in {"without details": 0, "details at 1": 1}.items()
+    },
     "windows enlarged": Recipe("vital_fourier", ("references.enlarge=true",)),
     "400 steps": Recipe("vital_fourier", ("steps=400",)),
     # What vital_fourier was until facets: patches, LRP, the unit's own activation as a layer of its own.
