@@ -10,7 +10,7 @@ FEWEST_SQUARES = 28  # of a band along the shorter side, as of 8 px in 224: larg
 
 
 def bands_of(side: int) -> int:
-    """Return the number of bands of a picture whose shorter side is ``side`` px: at most 3, each 28 squares or more wide.
+    """Return the number of bands of a picture whose shorter side is ``side`` px: at most 3, each of 28 squares or more.
 
     Examples:
         >>> from vital_exp.images.details import bands_of
