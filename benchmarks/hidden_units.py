@@ -115,6 +115,7 @@ RECIPES: Mapping[str, Recipe] = {
             *("relevance=lrp", "references.facets=1", "references.region=patch", "references.count=50"),
             *("references.candidates=50", "references.patch.search=strongest", "objective.alignment.readout_weight=1"),
             *("objective.alignment.target_weight=0", "objective.alignment.stem_weight=null", "steps=400"),
+            "objective.alignment.detail_weight=0",
         ),
         facets=False,
     ),
