@@ -27,7 +27,7 @@ from vital_exp.config_tree import config_dir, groups, known_keys, options_of
 SCREEN = 40  # lines
 ROOT = Path(__file__).resolve().parents[1]
 # What stands in mappings on one line, or in a mapping that is open: the mapping is in the reference.
-IN_MAPPINGS = ("model.arguments.", "method.steps.")
+IN_MAPPINGS = ("model.arguments.", "method.steps.", "method.details.")
 
 
 @cache
