@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from tests.tiny import tiny_net
-from vital_exp.images.details import bands_of, details
+from tests.tiny import command, tiny_net
+from vital_exp.images.details import DETAILS, bands_of, details
 from vital_exp.models.layers import Alignment
 from vital_exp.models.named import load_model
 from vital_exp.objectives.alignment_terms import SortMatching, channel_precision
 from vital_exp.objectives.terms import Objective, Problem
-from vital_exp.references.statistics import DETAILS, ReferenceStatistics, reference_statistics
+from vital_exp.references.statistics import ReferenceStatistics, reference_statistics
 from vital_exp.references.tensors import TensorReferences
 from vital_exp.targets.class_names import ClassNames
 from vital_exp.targets.readout import readout
@@ -32,7 +32,7 @@ def test_each_band_is_a_convolution_with_the_haar_filters(channels: int) -> None
     given = pictures(19, 26, channels)
     mean = given.mean(dim=1, keepdim=True)
     rest = given if channels == 1 else torch.cat([mean, given - mean], dim=1)
-    for band in details(given, 2):
+    for band in details(given, DETAILS[:2]).values():
         twin = torch.cat(
             [
                 conv2d(rest, one[None, None].expand(rest.shape[1], 1, 2, 2), stride=2, groups=rest.shape[1])
@@ -46,25 +46,31 @@ def test_each_band_is_a_convolution_with_the_haar_filters(channels: int) -> None
 
 def test_details_and_the_last_means_keep_the_energy() -> None:
     grey = pictures(16, 16, channels=1)
-    bands = details(grey, 3)
+    bands = details(grey, DETAILS).values()
     means = torch.nn.functional.avg_pool2d(grey, 8)
-    energy = (
-        sum(4 ** (number + 1) * band.square().sum() for number, band in enumerate(bands)) + 64 * means.square().sum()
-    )
+    energy = sum(4**size * band.square().sum() for size, band in enumerate(bands, 1)) + 64 * means.square().sum()
     torch.testing.assert_close(energy, grey.square().sum())
 
 
 def test_a_plain_picture_has_no_details_and_grain_has_only_small_ones() -> None:
     plain = torch.full((1, 3, 16, 16), 0.5)
-    assert all(not band.any() for band in details(plain, 3))
+    assert all(not band.any() for band in details(plain, DETAILS).values())
     board = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(8, 8).expand(1, 3, 16, 16)
-    finest, *coarser = details(board, 3)
+    finest, *coarser = details(board, DETAILS).values()
     assert finest.abs().amax() == 0.5
     assert all(not band.any() for band in coarser)
 
 
+def test_half_precision_loses_nothing_but_the_rounding_of_the_picture() -> None:
+    half = pictures(16, 16).bfloat16()
+    (found,) = details(half, DETAILS[:1]).values()
+    (wanted,) = details(half.float(), DETAILS[:1]).values()
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
 def test_small_pictures_have_fewer_bands() -> None:
-    assert [bands_of(side) for side in (448, 224, 112, 64, 55, 1)] == [3, 3, 2, 1, 0, 0]
+    assert [len(bands_of(side)) for side in (448, 224, 112, 64, 55, 1)] == [3, 3, 2, 1, 0, 0]
 
 
 def test_references_of_details_are_their_mean_sorted_coefficients() -> None:
@@ -73,7 +79,7 @@ def test_references_of_details_are_their_mean_sorted_coefficients() -> None:
     layers = (INPUT, *DETAILS[:2])
     found = reference_statistics(network, layers, iter(images))
     seen = network.preprocessing.normalise(images)
-    for name, band in zip(DETAILS, details(seen, 2), strict=False):
+    for name, band in details(seen, DETAILS[:2]).items():
         torch.testing.assert_close(found[f"quantiles/{name}"], band.sort(dim=-1).values.mean(dim=0))
 
 
@@ -113,3 +119,9 @@ def test_every_channel_of_details_counts_by_its_own_variance() -> None:
     made = term(112)
     for name in DETAILS[:2]:
         torch.testing.assert_close(made.channel_weights[name], channel_precision(made.quantiles[name]))
+
+
+@pytest.mark.parametrize("key", ["pixel_weight", "detail_weight", "readout_weight", "target_weight"])
+def test_a_weight_that_is_no_number_is_refused_by_its_own_key(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(f"objective.alignment.{key}=much", "evaluation=none", "logger=none", "hydra.run.dir=run") == 2
+    assert f"objective.alignment.{key}=much: a number" in capsys.readouterr().err

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from vital_exp.errors import UsageError
-from vital_exp.images.details import bands_of, details
+from vital_exp.images.details import DETAILS, bands_of, details
 from vital_exp.images.output import scaled_size
 from vital_exp.models.layers import is_transformer
 from vital_exp.models.network import VisionNetwork
 from vital_exp.objectives.alignment import sort_matching
 from vital_exp.objectives.terms import MASK, Problem, Term
 from vital_exp.references.quantiles import resample_quantiles
-from vital_exp.references.statistics import DETAILS, OF_PICTURES, READOUT, TARGET_LAYER
+from vital_exp.references.statistics import OF_PICTURES, READOUT, TARGET_LAYER
 from vital_exp.targets.unit import INPUT
-from vital_exp.values import one_of
+from vital_exp.values import number, one_of
 
 # Share of a layer's mean variance that is added to the variance of each of its channels.
 FLOOR_SHARE = 0.1
@@ -81,9 +81,10 @@ class DistributionTerm(Term):
         ):
             hidden = {layer: stem_weight if depth == 0 else own for depth, (layer, own) in enumerate(hidden.items())}
         grown = {layer: own * depth_growth**depth for depth, (layer, own) in enumerate(hidden.items())}
-        around = {INPUT: float(pixel_weight), **dict.fromkeys(_bands(problem), float(detail_weight))}
-        if problem.relevance:
-            around |= {READOUT: float(readout_weight), TARGET_LAYER: float(target_weight)}
+        self.bands = _bands(problem) if detail_weight else ()
+        around = {INPUT: _weight("pixel", pixel_weight), **dict.fromkeys(self.bands, _weight("detail", detail_weight))}
+        own = {READOUT: _weight("readout", readout_weight), TARGET_LAYER: _weight("target", target_weight)}
+        around |= own if problem.relevance else {}
         self.layer_weights = {layer: own for layer, own in {**around, **grown}.items() if own or layer in grown}
         if not self.layer_weights:
             below = f"no layer below {problem.readout.layer} to align"
@@ -91,7 +92,6 @@ class DistributionTerm(Term):
             raise UsageError("model.layers", "none", wanted)
         self.readout = problem.readout
         self.masked = tuple(grown) if problem.relevance and problem.relevance.has_maps else ()
-        own = (READOUT, TARGET_LAYER)
         read = dict.fromkeys(own, problem.readout.layer) | dict.fromkeys(DETAILS, INPUT)
         self.layers = tuple(dict.fromkeys(read.get(layer, layer) for layer in self.layer_weights))
         self.quantiles: dict[str, Tensor] = {}
@@ -119,9 +119,8 @@ class DistributionTerm(Term):
 
     def __call__(self, pictures: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
         """Return the (N,) weighted sum over layers."""
-        if bands := sum(layer in DETAILS for layer in self.layer_weights):
-            found = details(activations[INPUT], bands)
-            activations = {**activations, **dict(zip(DETAILS, found, strict=False))}
+        if self.bands:
+            activations = {**activations, **details(activations[INPUT], self.bands)}
         total = pictures.new_zeros(len(pictures))
         for layer, weight in self.layer_weights.items():
             features = self._features(layer, activations)
@@ -177,9 +176,14 @@ class SortMatching(DistributionTerm):
 
 
 def _bands(problem: Problem) -> Sequence[str]:
-    """Return the names of the bands of details that a picture has at the size at which the network sees it."""
+    """Return the bands of details that a picture has at the size at which the network sees it."""
     seen = scaled_size(problem.network.preprocessing.size, problem.statistics.share)
-    return DETAILS[: bands_of(min(*seen, *(problem.size or seen)))]
+    return bands_of(min(*seen, *(problem.size or seen)))
+
+
+def _weight(name: str, value: float) -> float:
+    """Return a weight of the term, checked."""
+    return number(f"objective.alignment.{name}_weight", value)
 
 
 def _layer_weights(

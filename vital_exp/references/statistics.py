@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vital_exp.images.details import MOST_BANDS, details
+from vital_exp.images.details import DETAILS, details
 from vital_exp.images.output import resized, scaled_size
 from vital_exp.models.identity import identity_of
 from vital_exp.models.network import VisionNetwork, model_space
@@ -32,9 +32,7 @@ IMAGES_PER_PASS = 8
 FORMAT = "mean sorted features, 5"
 READOUT = "readout"  # names the target's read-out, which is matched like a layer with a single channel
 TARGET_LAYER = "target layer"  # names all channels of the layer that the target is a unit of
-# Name the bands of the pictures' details, from the finest one; each is matched like a layer.
-DETAILS = tuple(f"details of {2**band} px" for band in range(1, MOST_BANDS + 1))
-OF_PICTURES = (INPUT, *DETAILS)
+OF_PICTURES = (INPUT, *DETAILS)  # features that need no network
 WITHOUT_RELEVANCE = (*OF_PICTURES, READOUT, TARGET_LAYER)
 QUANTILES, IMPORTANCE = "quantiles/", "importance/"  # prefixes of the names in a cache file
 
@@ -82,7 +80,7 @@ class ReferenceStatistics:
 
         Args:
             targets: one per picture; with ``relevance``, the same targets in the same order as there.
-            layers: module names, ``"input"`` for the images themselves, names of :data:`DETAILS`, ``"readout"`` for
+            layers: module names, ``"input"`` for the images themselves, bands of details, ``"readout"`` for
                 the target's read-out, ``"target layer"`` for all channels of the layer that the target reads from.
         """
         results: dict[str, dict[str, Tensor]] = {}
@@ -160,7 +158,7 @@ def reference_statistics(
 
     Args:
         network: the frozen network.
-        layers: module names, ``"input"``, names of :data:`DETAILS`, ``"readout"`` or ``"target layer"``.
+        layers: module names, ``"input"``, bands of details, ``"readout"`` or ``"target layer"``.
         images: (3, H, W) RGB in [0, 1] each, all of one size; float64 is normalised before it is cast.
         relevance: how relevant features are; None matches all features alike.
         number: the place, among the targets of ``relevance``, of the target that the images show.
@@ -208,9 +206,8 @@ def features_of(
 
 def _of_pictures(layers: Sequence[str], pictures: Tensor) -> dict[str, Tensor]:
     """Return those features (B, C, P) among ``layers`` that need no network."""
-    features = {INPUT: pictures.flatten(2)} if INPUT in layers else {}
-    bands = sum(layer in DETAILS for layer in layers)
-    return features | dict(zip(DETAILS, details(pictures, bands), strict=False))
+    features = {INPUT: exact(pictures).flatten(2)} if INPUT in layers else {}
+    return features | details(pictures, [layer for layer in layers if layer in DETAILS])
 
 
 @dataclass
